@@ -1,0 +1,29 @@
+"""Networks and what learns in them. torch is imported when a network is built, not before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from models.errors import InputError
+
+if TYPE_CHECKING:
+    from models.backbone import Backbone
+
+
+def build(name: str, num_classes: int) -> Backbone:
+    """A freshly initialised network by name, drawn from torch's global random state.
+
+    Raises:
+        InputError: no family of networks has this name.
+    """
+    from models import resnet, wide_resnet
+
+    for family in (resnet, wide_resnet):
+        network = family.match(name, num_classes)
+        if network is not None:
+            network.name, network.num_classes = name, num_classes
+            return network
+    raise InputError(
+        f"network {name!r} is not known: use resnet<6n+2>, resnet<6n+2>x4 or wrn_<6n+4>_<width>,"
+        " for example resnet20, resnet8x4 or wrn_40_2"
+    )

@@ -1,0 +1,135 @@
+"""Networks on disk: safetensors that say what they hold, and the state dicts of the public zoos."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import models
+from models.backbone import Backbone
+from models.errors import InputError
+
+# All metadata go under one key: safetensors keeps its metadata in a hash map, whose order is not
+# reproducible, and equal networks shall give equal bytes.
+_KEY = "ackd"
+_WRAPPERS = ("model", "state_dict", "student")
+_PREFIXES = ("module.", "_orig_mod.", "student.", "architecture.")
+
+
+def save_state(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Tensors with a JSON-able description in the file's header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, path, {_KEY: json.dumps(header, sort_keys=True)})
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the description that :func:`save_state` wrote.
+
+    Raises:
+        InputError: the file is missing, truncated, or holds no description.
+    """
+    try:
+        with safe_open(path, "pt") as handle:
+            header = (handle.metadata() or {}).get(_KEY)
+        state = load_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: no such file; run `dvc repro` to make it, or correct the path") from None
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: damaged or not a safetensors file ({error}); remove it and make it again"
+        ) from None
+    return state, json.loads(header) if header else {}
+
+
+def save_network(path: Path, network: Backbone) -> None:
+    """A network with its name and number of classes, so that :func:`load_network` needs only the file."""
+    header = {"network": network.name, "num_classes": network.num_classes}
+    save_state(path, network.state_dict(), header)
+
+
+def load_network(path: Path) -> Backbone:
+    """The network that :func:`save_network` wrote, in eval mode.
+
+    Raises:
+        InputError: the file is missing, damaged, or does not fit the network that it names.
+    """
+    state, header = load_state(path)
+    if "network" not in header:
+        raise InputError(f"{path}: does not say which network it holds; expected a file that a stage wrote")
+    network = models.build(header["network"], header["num_classes"])
+    load_strictly(network, state, path)
+    return network.eval()
+
+
+def load_checkpoint(path: Path, network: nn.Module) -> None:
+    """Load a state dict from elsewhere: safetensors, or a torch file read without unpickling code.
+
+    The usual wrappers (``model``, ``state_dict``, ``student``) and prefixes (``module.``,
+    ``_orig_mod.``) are taken off.
+
+    Raises:
+        InputError: the file cannot be read so, or its parameters are not the network's.
+    """
+    if path.suffix == ".safetensors":
+        state: Any = load_state(path)[0]
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (FileNotFoundError, IsADirectoryError):
+            raise InputError(f"{path}: no such file; correct the path of the checkpoint") from None
+        except pickle.UnpicklingError as error:
+            # The message of torch advises weights_only=False, which would run the file's code.
+            reason = str(error).split(". ")[0].splitlines()[0]
+            raise InputError(
+                f"{path}: holds more than tensors, and is not loaded because that could run code"
+                f" ({reason}); save its state dict alone, best as safetensors"
+            ) from None
+        except (RuntimeError, EOFError, OSError) as error:
+            raise InputError(f"{path}: damaged or not a torch file ({str(error).splitlines()[0]})") from None
+    load_strictly(network, _unwrapped(state, path), path)
+
+
+def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: holds no state dict; expected parameter names and tensors")
+    names = dict(state)
+    for prefix in _PREFIXES:
+        if names and all(name.startswith(prefix) for name in names):
+            names = {name.removeprefix(prefix): value for name, value in names.items()}
+    return names
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load ``state``, refusing any difference in names or shapes.
+
+    Raises:
+        InputError: names the first few parameters that are missing, unknown or of another shape.
+    """
+    own = network.state_dict()
+    differences = [f"{name} is missing" for name in own if name not in state]
+    differences += [f"{name} is unknown" for name in state if name not in own]
+    differences += [
+        f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if differences:
+        more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
+        kind = getattr(network, "name", type(network).__name__)
+        raise InputError(
+            f"{path}: not a checkpoint of {kind}: {', '.join(differences[:4])}{more};"
+            " name the network that it belongs to"
+        )
+    network.load_state_dict(dict(state))

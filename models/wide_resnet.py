@@ -1,0 +1,92 @@
+"""Wide residual networks ``wrn_<depth>_<width>`` (Zagoruyko & Komodakis 2016).
+
+Pre-activation blocks, no dropout; parameter names are those of the public CIFAR-100 model zoos. Stage
+features are the sums before the next BatchNorm and ReLU, and the final ``bn1`` belongs to the head.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone
+
+
+class WideBlock(nn.Module):
+    """BatchNorm, ReLU, 3x3 convolution, twice; the shortcut reads the activated input."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.convShortcut: nn.Module | None = None
+        if in_channels != channels:
+            self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        shortcut = x if self.convShortcut is None else self.convShortcut(activated)
+        summed: Tensor = out + shortcut
+        return summed
+
+
+class WideStage(nn.Module):
+    """A run of blocks; exists for its parameter names (``block1.layer.0...``)."""
+
+    def __init__(self, in_channels: int, channels: int, blocks: int, stride: int) -> None:
+        super().__init__()
+        first = WideBlock(in_channels, channels, stride)
+        self.layer = nn.Sequential(first, *(WideBlock(channels, channels, 1) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        return out
+
+
+class WideResNet(Backbone):
+    """A wide residual network of ``depth = 6 n + 4`` layers, ``width`` times 16, 32, 64 channels."""
+
+    stem_parts: ClassVar[tuple[str, ...]] = ("conv1",)
+    stage_parts: ClassVar[tuple[tuple[str, ...], ...]] = (("block1",), ("block2",), ("block3",))
+
+    def __init__(self, depth: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        blocks = (depth - 4) // 6
+        widths = [16 * width, 32 * width, 64 * width]
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.block1 = WideStage(16, widths[0], blocks, stride=1)
+        self.block2 = WideStage(widths[0], widths[1], blocks, stride=2)
+        self.block3 = WideStage(widths[1], widths[2], blocks, stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[2])
+        self.fc = nn.Linear(widths[2], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        nn.init.zeros_(self.fc.bias)
+
+    def stem(self, images: Tensor) -> Tensor:
+        out: Tensor = self.conv1(images)
+        return out
+
+    def embed(self, last_map: Tensor) -> Tensor:
+        return F.relu(self.bn1(last_map)).mean((2, 3))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        logits: Tensor = self.fc(embedding)
+        return logits
+
+
+def match(name: str, num_classes: int) -> WideResNet | None:
+    """The network called ``wrn_<depth>_<width>``."""
+    found = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
+    if found is None or int(found[1]) < 10 or (int(found[1]) - 4) % 6 or int(found[2]) < 1:
+        return None
+    return WideResNet(int(found[1]), int(found[2]), num_classes)

@@ -1,0 +1,30 @@
+"""How every stage starts and fails: ``python -m stages.<name>``."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+from models.errors import InputError
+from stages.params import Params, load_params
+
+
+def run_stage(stage: Callable[[Params], None]) -> None:
+    """Validate all of ``params.yaml``, run the stage, and turn a user's mistake into one sentence.
+
+    Exits with status 1 after an :class:`InputError` or a full disk; anything else is a defect of
+    this program and keeps its traceback. SIGINT ends with status 130.
+    """
+    try:
+        stage(load_params())
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        sys.exit(f"error: no space left on the disk{where}; free some and run again, nothing was half-written")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,287 @@
+"""The schema of ``params.yaml``: what changes a result, and the one place where a default is written."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from models.errors import InputError
+
+PARAMS_FILE = Path("params.yaml")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of ``params.yaml``; a key that it does not have is refused, and no value is coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Section):
+    """Where the images come from."""
+
+    source: str = "digits"
+    """``digits``, ``hf:<folder or hub id>[@revision]``, ``imagefolder:<path>`` or
+    ``torchvision:<name>:<root>``."""
+    image_size: PositiveInt | None = 32
+    """Height and width in pixels; null keeps the images' own size, which must then be one."""
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str | None = None
+    val_split: str | None = None
+    test_split: str | None = None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of the training images of each class, where the source has no split to validate on."""
+    train_per_class: PositiveInt | None = None
+    """Limits a trial run; validation and test stay whole."""
+    seed: int = 0
+
+
+class Augmentation(Section):
+    """Random changes of the training images; all are keyed by (seed, epoch, sample)."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 2
+    pad_mode: Literal["zero", "reflect"] = "zero"
+    horizontal_flip: bool = False
+    seed: int = 0
+
+
+class Training(Section):
+    """SGD with momentum, shared by everything that is trained."""
+
+    epochs: PositiveInt = 15
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: PositiveFloat = 0.1
+    schedule: Literal["one_cycle", "multi_step"] = "one_cycle"
+    milestones: list[PositiveInt] = []
+    """Epochs after which ``multi_step`` divides the learning rate by ten."""
+    momentum: Fraction = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _milestones_fit(self) -> Training:
+        if self.schedule == "multi_step":
+            if self.milestones != sorted(set(self.milestones)):
+                raise ValueError("milestones must rise, each once")
+            if self.milestones and self.milestones[-1] >= self.epochs:
+                raise ValueError(f"milestones must lie before the last of {self.epochs} epochs")
+        elif self.milestones:
+            raise ValueError("milestones belong to schedule: multi_step; leave them empty here")
+        return self
+
+
+class Teacher(Training):
+    """The network to learn from: trained here, or loaded from a checkpoint."""
+
+    network: str = "resnet20"
+    checkpoint: str | None = None
+    """A ``.safetensors`` or torch state-dict file; with it nothing is trained."""
+
+
+class Proxy(Section):
+    """Whom the student learns from."""
+
+    method: Literal["teacher"] = "teacher"
+
+
+class Kd(Section):
+    """Weights of cross entropy and of the distillation loss."""
+
+    ce_weight: NonNegativeFloat = 0.1
+    kd_weight: NonNegativeFloat = 0.9
+
+
+class Attention(Section):
+    enabled: bool = True
+
+
+class Adversarial(Section):
+    enabled: bool = True
+    objective: Literal["minimax", "diversity"] = "minimax"
+    """Whether the learners work against the discriminators (Eq. 7 as printed) or help them."""
+    discriminator_learning_rate: PositiveFloat = 1e-3
+
+
+class Ackd(Section):
+    """Adversarial collaborative distillation; the lambdas are those of Eq. 7."""
+
+    learners: Annotated[list[Annotated[str, Field(pattern=r"^D[1-9]B[1-9]$")]], Field(min_length=1)] = [
+        "D3B1",
+        "D2B2",
+    ]
+    """DNBM: branches off at the input of stage N and owns copies of M stages."""
+    lambda_teacher_to_learners: NonNegativeFloat = 1.0
+    lambda_learners_to_target: NonNegativeFloat = 1.0
+    lambda_adversarial: NonNegativeFloat = 1.0
+    lambda_ce: NonNegativeFloat = 1.0
+    attention: Attention = Attention()
+    adversarial: Adversarial = Adversarial()
+
+
+class Distill(Training):
+    """The student and how it learns."""
+
+    network: str = "resnet8"
+    method: Literal["scratch", "kd", "ackd"] = "ackd"
+    temperature: PositiveFloat = 4.0
+    kd: Kd = Kd()
+    ackd: Ackd = Ackd()
+
+
+class Export(Section):
+    """The ONNX files."""
+
+    opset: Literal[18, 20] = 18
+    precisions: Annotated[list[Literal["fp32", "fp16", "int8_u8s8", "int8_s8s8"]], Field(min_length=1)] = [
+        "fp32",
+        "fp16",
+        "int8_u8s8",
+        "int8_s8s8",
+    ]
+    calibration_images: PositiveInt = 256
+    """Training images that the int8 ranges are calibrated on."""
+    golden_images: PositiveInt = 16
+    """Test images whose logits travel with the model."""
+
+    @model_validator(mode="after")
+    def _fp32_first(self) -> Export:
+        if self.precisions[0] != "fp32" or len(set(self.precisions)) != len(self.precisions):
+            raise ValueError("precisions must begin with fp32, which the others are compared with, each once")
+        return self
+
+
+class Validate(Section):
+    """What an exported model must show."""
+
+    tensorrt: Literal["auto", "required", "off"] = "auto"
+    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 16]
+    """Of the golden batch, for the model with a dynamic batch."""
+    max_relative_error_fp32: PositiveFloat = 1e-4
+    max_relative_error_fp16: PositiveFloat = 1e-2
+    min_agreement_int8: Fraction = 0.9
+    """Share of test images on which an int8 model gives torch's answer."""
+
+
+class Profile(Section):
+    """How latency is measured."""
+
+    threads: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2]
+    warmup_runs: PositiveInt = 10
+    warmup_seconds: NonNegativeFloat = 0.5
+    min_runs: PositiveInt = 100
+    min_seconds: NonNegativeFloat = 3.0
+    max_runs: PositiveInt = 20000
+    """The cap, for models that are quicker than the clock is worth."""
+
+    @model_validator(mode="after")
+    def _cap_above_minimum(self) -> Profile:
+        if self.max_runs < self.min_runs:
+            raise ValueError("max_runs must not be below min_runs")
+        return self
+
+
+class Analyze(Section):
+    """What is compared between teacher, proxy, student and learners."""
+
+    cka_images: PositiveInt = 2000
+    """Test images for CKA and KL, the first so many."""
+    grad_cam_images: Annotated[int, Field(ge=1, le=32)] = 8
+
+
+class Gate(Section):
+    """The goals; null leaves one out."""
+
+    min_accuracy: Fraction | None = None
+    """Of the student on the test split."""
+    max_drop_from_teacher: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Teacher's accuracy minus the student's."""
+    max_export_drop: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Student's accuracy in torch minus that of each exported precision."""
+    max_p90_ms: PositiveFloat | None = None
+    """Of the quickest precision at one thread on the device that ran the profile."""
+    max_size_mb: PositiveFloat | None = None
+    """Of the largest static model file; MB = 10^6 bytes."""
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    teacher: Teacher = Teacher()
+    proxy: Proxy = Proxy()
+    distill: Distill = Distill()
+    export: Export = Export()
+    validate_: Annotated[Validate, Field(alias="validate")] = Validate()
+    profile: Profile = Profile()
+    analyze: Analyze = Analyze()
+    gate: Gate = Gate()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML 1.2 mapping, as DVC reads it (PyYAML would take ``1e-3`` for a string).
+
+    Raises:
+        InputError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        content = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run from the project's root") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"{path}: not readable as YAML ({detail}); correct the file") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping of sections; see the params.yaml of this project")
+    return content
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """The validated parameters.
+
+    Raises:
+        InputError: a key is unknown or a value does not fit; the message names each.
+    """
+    return parse_params(read_yaml(path), path)
+
+
+def parse_params(content: dict[str, Any], path: Path = PARAMS_FILE) -> Params:
+    """As :func:`load_params`, from a mapping; ``path`` is for the message."""
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        problems = [_sentence(dict(item)) for item in error.errors()]
+        raise InputError(f"{path}: {'; '.join(problems)}") from None
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    keys = [str(part) for part in problem["loc"]]
+    where = ".".join(keys) or "the file"
+    if problem["type"] == "extra_forbidden":
+        known = sorted(_known_keys(keys[:-1]))
+        near = difflib.get_close_matches(keys[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+        return f"{where} is not a parameter; {hint}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{where} is {problem['input']!r}, expected {message}" if problem["loc"] else message
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section: type[BaseModel] = Params
+    for key in path:
+        fields = {field.alias or name: field for name, field in section.model_fields.items()}
+        annotation = fields[key].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return [field.alias or name for name, field in section.model_fields.items()]
