@@ -18,8 +18,8 @@ def build(name: str, num_classes: int) -> Backbone:
     """
     from models import resnet, wide_resnet
 
-    for family in (resnet, wide_resnet):
-        network = family.match(name, num_classes)
+    for match in (resnet.match, wide_resnet.match):
+        network: Backbone | None = match(name, num_classes)
         if network is not None:
             network.name, network.num_classes = name, num_classes
             return network

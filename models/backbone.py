@@ -12,7 +12,7 @@ class Features(NamedTuple):
 
     Attributes:
         stem: ``[B, C0, H0, W0]``, the input of stage 1.
-        stages: the output of each stage, ``[B, Cs, Hs, Ws]``; the last one is the map before pooling.
+        stages: the output of each stage, ``[B, Cs, Hs, Ws]``; the last is the map before pooling.
         embedding: ``[B, D]``, the pooled last map.
         logits: ``[B, K]``.
     """
@@ -91,6 +91,9 @@ class Backbone(nn.Module):
 
         Afterwards only :meth:`features_from` at ``stage`` makes sense.
         """
-        dropped = [*self.stem_parts, *(part for parts in self.stage_parts[: stage - 1] for part in parts)]
+        dropped = [
+            *self.stem_parts,
+            *(part for parts in self.stage_parts[: stage - 1] for part in parts),
+        ]
         for part in dropped:
             self.set_submodule(part, nn.Identity())

@@ -41,7 +41,9 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = (handle.metadata() or {}).get(_KEY)
         state = load_file(path)
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: no such file; run `dvc repro` to make it, or correct the path") from None
+        raise InputError(
+            f"{path}: no such file; run `dvc repro` to make it, or correct the path"
+        ) from None
     except SafetensorError as error:
         raise InputError(
             f"{path}: damaged or not a safetensors file ({error}); remove it and make it again"
@@ -50,7 +52,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_network(path: Path, network: Backbone) -> None:
-    """A network with its name and number of classes, so that :func:`load_network` needs only the file."""
+    """A network with its name and number of classes, as :func:`load_network` needs them."""
     header = {"network": network.name, "num_classes": network.num_classes}
     save_state(path, network.state_dict(), header)
 
@@ -63,7 +65,9 @@ def load_network(path: Path) -> Backbone:
     """
     state, header = load_state(path)
     if "network" not in header:
-        raise InputError(f"{path}: does not say which network it holds; expected a file that a stage wrote")
+        raise InputError(
+            f"{path}: does not say which network it holds; expected a file that a stage wrote"
+        )
     network = models.build(header["network"], header["num_classes"])
     load_strictly(network, state, path)
     return network.eval()
@@ -93,7 +97,9 @@ def load_checkpoint(path: Path, network: nn.Module) -> None:
                 f" ({reason}); save its state dict alone, best as safetensors"
             ) from None
         except (RuntimeError, EOFError, OSError) as error:
-            raise InputError(f"{path}: damaged or not a torch file ({str(error).splitlines()[0]})") from None
+            raise InputError(
+                f"{path}: damaged or not a torch file ({str(error).splitlines()[0]})"
+            ) from None
     load_strictly(network, _unwrapped(state, path), path)
 
 
@@ -102,7 +108,9 @@ def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
             break
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise InputError(f"{path}: holds no state dict; expected parameter names and tensors")
     names = dict(state)
     for prefix in _PREFIXES:

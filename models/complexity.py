@@ -22,7 +22,9 @@ def count_macs(network: nn.Module, image_size: int) -> int:
     def add(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         if isinstance(module, nn.Conv2d):
-            kernel = module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
+            kernel = (
+                module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
+            )
             total += output[0].numel() * kernel
         elif isinstance(module, nn.Linear):
             total += output[0].numel() * module.in_features

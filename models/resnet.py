@@ -1,8 +1,8 @@
 """CIFAR residual networks, resnet8 to resnet110 (He et al. 2016, section 4.2).
 
-The shortcut is a 1x1 convolution with BatchNorm (option B) and the parameter names are those of the
-public CIFAR-100 model zoos, so that their checkpoints load unchanged. Stage features are taken after
-the ReLU.
+The shortcut is a 1x1 convolution with BatchNorm (option B) and the parameter names are those of
+the public CIFAR-100 model zoos, so that their checkpoints load unchanged. Stage features are taken
+after the ReLU.
 """
 
 from __future__ import annotations

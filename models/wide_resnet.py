@@ -1,7 +1,7 @@
 """Wide residual networks ``wrn_<depth>_<width>`` (Zagoruyko & Komodakis 2016).
 
-Pre-activation blocks, no dropout; parameter names are those of the public CIFAR-100 model zoos. Stage
-features are the sums before the next BatchNorm and ReLU, and the final ``bn1`` belongs to the head.
+Pre-activation blocks, no dropout; parameter names are those of the public CIFAR-100 model zoos.
+Stage features are the sums before the next BatchNorm and ReLU; the final ``bn1`` is the head's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class WideStage(nn.Module):
     def __init__(self, in_channels: int, channels: int, blocks: int, stride: int) -> None:
         super().__init__()
         first = WideBlock(in_channels, channels, stride)
-        self.layer = nn.Sequential(first, *(WideBlock(channels, channels, 1) for _ in range(blocks - 1)))
+        self.layer = nn.Sequential(
+            first, *(WideBlock(channels, channels, 1) for _ in range(blocks - 1))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x)

@@ -24,7 +24,10 @@ def run_stage(stage: Callable[[Params], None]) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        sys.exit(f"error: no space left on the disk{where}; free some and run again, nothing was half-written")
+        sys.exit(
+            f"error: no space left on the disk{where}; free some and run again,"
+            " nothing was half-written"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The schema of ``params.yaml``: what changes a result, and the one place where a default is written."""
+"""The schema of ``params.yaml``: what changes a result, and the one place of every default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A part of ``params.yaml``; a key that it does not have is refused, and no value is coerced."""
+    """A part of ``params.yaml``; unknown keys are refused, and no value is coerced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -115,7 +115,9 @@ class Adversarial(Section):
 class Ackd(Section):
     """Adversarial collaborative distillation; the lambdas are those of Eq. 7."""
 
-    learners: Annotated[list[Annotated[str, Field(pattern=r"^D[1-9]B[1-9]$")]], Field(min_length=1)] = [
+    learners: Annotated[
+        list[Annotated[str, Field(pattern=r"^D[1-9]B[1-9]$")]], Field(min_length=1)
+    ] = [
         "D3B1",
         "D2B2",
     ]
@@ -142,7 +144,9 @@ class Export(Section):
     """The ONNX files."""
 
     opset: Literal[18, 20] = 18
-    precisions: Annotated[list[Literal["fp32", "fp16", "int8_u8s8", "int8_s8s8"]], Field(min_length=1)] = [
+    precisions: Annotated[
+        list[Literal["fp32", "fp16", "int8_u8s8", "int8_s8s8"]], Field(min_length=1)
+    ] = [
         "fp32",
         "fp16",
         "int8_u8s8",
@@ -156,7 +160,9 @@ class Export(Section):
     @model_validator(mode="after")
     def _fp32_first(self) -> Export:
         if self.precisions[0] != "fp32" or len(set(self.precisions)) != len(self.precisions):
-            raise ValueError("precisions must begin with fp32, which the others are compared with, each once")
+            raise ValueError(
+                "precisions must begin with fp32, which the others are compared with, each once"
+            )
         return self
 
 
@@ -242,7 +248,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         detail = " ".join(str(error).split())
         raise InputError(f"{path}: not readable as YAML ({detail}); correct the file") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping of sections; see the params.yaml of this project")
+        raise InputError(
+            f"{path}: expected a mapping of sections; see the params.yaml of this project"
+        )
     return content
 
 

@@ -61,13 +61,15 @@ class DataSet:
             try:
                 arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
             except (OSError, ValueError) as error:
-                raise InputError(f"{path}: missing or damaged ({error}); run `dvc repro prepare_data`") from None
+                raise InputError(
+                    f"{path}: missing or damaged ({error}); run `dvc repro prepare_data`"
+                ) from None
         images, labels = arrays
         count = self.manifest["splits"][name]["count"]
         if len(images) != count or len(labels) != count:
             raise InputError(
-                f"{self.folder}: {name} has {len(images)} images and {len(labels)} labels where the manifest"
-                f" says {count}; run `dvc repro --force prepare_data`"
+                f"{self.folder}: {name} has {len(images)} images and {len(labels)} labels where"
+                f" the manifest says {count}; run `dvc repro --force prepare_data`"
             )
         return Images(images, labels)
 
