@@ -1,0 +1,95 @@
+"""Where a network looks: Grad-CAM (Selvaraju et al. 2017) and a panel of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.backbone import Features
+
+# Readable on white and on near-black: the page that shows the panel follows the reader's scheme.
+_INK = "#7d7d7d"
+_CELL_INCHES = 1.1
+
+
+def grad_cam(features: Features, classes: Tensor) -> Tensor:
+    """What in the last stage's map speaks for a class, between 0 (nothing) and 1 (most).
+
+    ``ReLU(sum_c w_c A_c)`` with ``w_c`` the gradient of the class's logit, averaged over the
+    map (Eq. 1-2), divided by its own maximum. All 0 where nothing speaks for the class.
+
+    Args:
+        features: computed with gradients enabled and BatchNorm in eval mode, so that an image
+            gets its logits independently of the others in the batch.
+        classes: ``[B]``, the class to explain for each image.
+
+    Returns:
+        ``[B, H, W]``, in the resolution of the last stage's map.
+    """
+    last_map = features.stages[-1]
+    of_class = features.logits.gather(1, classes[:, None]).sum()
+    (gradient,) = torch.autograd.grad(of_class, last_map, retain_graph=True)
+    weights = gradient.mean((2, 3), keepdim=True)
+    heat = F.relu((weights * last_map).sum(1)).detach()
+    peak = heat.amax((1, 2), keepdim=True)
+    return heat / torch.where(peak > 0, peak, torch.ones_like(peak))
+
+
+def resize(heat: Tensor, size: int) -> npt.NDArray[np.float32]:
+    """``[B, H, W]`` to ``[B, size, size]`` by bilinear interpolation."""
+    large = F.interpolate(heat[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    return large[:, 0].cpu().numpy()
+
+
+def draw_panel(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    titles: Sequence[str],
+    columns: Mapping[str, tuple[npt.NDArray[np.float32], Sequence[str]]],
+) -> None:
+    """Write a PNG with one row an image: the image, then each network's heat over it.
+
+    Equal arguments give equal bytes.
+
+    Args:
+        path: where to.
+        images: ``[B, H, W, 3]``.
+        titles: what each image shows.
+        columns: by network, the heat ``[B, H, W]`` in 0..1 and a caption for each image.
+    """
+    rows = len(images)
+    # A class may be called "$".
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}):
+        figure = Figure(
+            figsize=(_CELL_INCHES * (len(columns) + 1), _CELL_INCHES * 1.18 * rows + 0.2), dpi=160
+        )
+        grid = figure.subplots(rows, len(columns) + 1, squeeze=False)
+        for row, image in enumerate(images):
+            grid[row][0].imshow(image, interpolation="nearest")
+            grid[row][0].set_xlabel(titles[row], color=_INK, labelpad=3)
+            for axes, (heat, captions) in zip(grid[row][1:], columns.values(), strict=True):
+                axes.imshow(image, interpolation="nearest")
+                axes.imshow(heat[row], cmap="inferno", vmin=0, vmax=1, alpha=0.6)
+                axes.set_xlabel(captions[row], color=_INK, labelpad=3)
+        for axes, title in zip(grid[0], ["image", *columns], strict=True):
+            axes.set_title(title, color=_INK, fontsize=9, pad=5)
+        for axes in grid.flat:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        figure.subplots_adjust(
+            left=0.01,
+            right=0.99,
+            top=1 - 0.28 / figure.get_figheight(),
+            bottom=0.02,
+            hspace=0.22,
+            wspace=0.06,
+        )
+        figure.savefig(path, format="png", transparent=True, metadata={"Software": None})

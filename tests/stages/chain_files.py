@@ -1,0 +1,369 @@
+"""A small finished chain, as its stages would have left it: for the tests of what reads it all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import models
+from models.checkpoint import save_network, save_state
+from models.learners import Learners
+from stages.files import sha256, write_json
+from stages.params import Params
+
+CLASSES = ["red", "green", "blue", "a <b> & $c$"]
+SIZE = 16
+LEARNERS = ["D3B1", "D2B2"]
+PRECISIONS = ["fp32", "fp16", "int8_u8s8", "int8_s8s8"]
+DEVICE = {
+    "system": "Linux",
+    "machine": "x86_64",
+    "cpu": "Example CPU @ 2.0 GHz",
+    "cores": 2,
+    "cpu_features": ["avx2", "fma"],
+    "memory_gb": 8.0,
+    "governor": None,
+    "gpu": None,
+    "python": "3.11.9",
+    "runtimes": {"onnxruntime": "1.31.1", "torch": "2.14.1", "tensorrt": None},
+}
+
+
+def write_data(count: int = 24, seed: int = 0) -> None:
+    """Noise with one bright channel a class (grey for the last), in ``artifacts/data``."""
+    folder = Path("artifacts/data")
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    splits = {}
+    for split in ("train", "val", "test"):
+        labels = random.integers(0, len(CLASSES), count)
+        images = random.integers(0, 120, (count, SIZE, SIZE, 3), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[4:12, 4:12, label if label < 3 else slice(None)] += 120
+        np.save(folder / f"{split}_images.npy", images)
+        np.save(folder / f"{split}_labels.npy", labels)
+        per_class = np.bincount(labels, minlength=len(CLASSES)).tolist()
+        splits[split] = {"count": count, "per_class": per_class}
+    head = {"source": "digits", "image_size": SIZE, "classes": CLASSES}
+    write_json(
+        folder / "manifest.json",
+        {**head, "mean": [0.3, 0.3, 0.3], "std": [0.2, 0.2, 0.2], "splits": splits},
+    )
+    write_json(Path("reports/data.json"), {**head, "splits": splits})
+
+
+def write_networks(learners: list[str], seed: int = 0) -> None:
+    """A teacher, its copy as proxy, and a student with auxiliary learners, none of them trained."""
+    torch.manual_seed(seed)
+    teacher, student = (models.build(name, len(CLASSES)) for name in ("resnet14", "resnet8"))
+    group = Learners(student, learners)
+    for module in [*teacher.modules(), *student.modules(), *group.modules()]:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.5)
+    for name in ("teacher", "proxy", "student", "distilled"):
+        Path("artifacts", name).mkdir(parents=True)
+    for name in ("teacher", "proxy"):
+        save_network(Path("artifacts", name, "model.safetensors"), teacher)
+    save_network(Path("artifacts/student/model.safetensors"), student)
+    state = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
+    state |= {f"learners.{name}": tensor for name, tensor in group.state_dict().items()}
+    header = {
+        "method": "ackd",
+        "network": student.name,
+        "num_classes": len(CLASSES),
+        "learners": learners,
+    }
+    save_state(Path("artifacts/distilled/model.safetensors"), state, header)
+
+
+def write_onnx() -> None:
+    """``artifacts/onnx`` with real models: the mean colour times a matrix, in each precision."""
+    folder = Path("artifacts/onnx")
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(1)
+    weight = random.normal(size=(3, len(CLASSES))).astype(np.float32)
+    files: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        files[precision] = {}
+        for shape, batch in (("dynamic", "batch"), ("static", 1)):
+            path = folder / f"{precision}.{shape}.onnx"
+            onnx.save(_mean_colour(weight, batch, precision), path)
+            files[precision][shape] = {
+                "path": path.name,
+                "sha256": sha256(path),
+                "bytes": path.stat().st_size,
+            }
+    images = random.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(
+        folder / "fp32.dynamic.onnx", providers=["CPUExecutionProvider"]
+    )
+    (logits,) = session.run(None, {"images": images})
+    np.savez(folder / "golden.npz", images=images, logits=logits, labels=logits.argmax(1))
+    (folder / "labels.json").write_text(json.dumps(CLASSES))
+    write_json(
+        folder / "model.json",
+        {
+            "network": "resnet8",
+            "num_classes": len(CLASSES),
+            "image_size": SIZE,
+            "mean": [0.3, 0.3, 0.3],
+            "std": [0.2, 0.2, 0.2],
+            "opset": 18,
+            "ir_version": 10,
+            "input": "images",
+            "output": "logits",
+            "student_sha256": "0" * 64,
+            "files": files,
+            "golden": {
+                "path": "golden.npz",
+                "sha256": sha256(folder / "golden.npz"),
+                "images": len(images),
+            },
+        },
+    )
+
+
+def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        precision,
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(CLASSES)])],
+        [
+            numpy_helper.from_array(np.array([1, 2]), "axes"),
+            numpy_helper.from_array(weight, "weight"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def write_training(epochs: int = 15, method: str = "ackd") -> None:
+    """Metrics and curves of teacher, proxy and student, and what ``prune`` dropped."""
+    teacher = {
+        "network": "resnet20",
+        "accuracy": 0.9889,
+        "val_accuracy": 0.9861,
+        "best_epoch": 11,
+        "best_val_accuracy": 0.9889,
+        "accuracy_at_best": 0.9861,
+        "parameters": 272474,
+        "macs": 40813184,
+        "epochs": epochs,
+        "seconds": 61.2,
+    }
+    write_json(Path("reports/teacher/metrics.json"), teacher)
+    write_json(Path("reports/proxy/metrics.json"), {**teacher, "method": "teacher"})
+    _write_history("teacher", epochs, [])
+    learners = LEARNERS if method == "ackd" else []
+    student = {
+        **teacher,
+        "network": "resnet8",
+        "method": method,
+        "accuracy": 0.975,
+        "parameters": 78042,
+        "macs": 12501632,
+    }
+    if learners:
+        student["learners"] = {"D3B1": 0.9722, "D2B2": 0.9778, "ensemble": 0.9806}
+    write_json(Path("reports/distill/metrics.json"), student)
+    _write_history("distill", epochs, learners)
+    more = {"learners.0": 57962, "learners.1": 73258, "attention": 524610, "discriminators.0": 2625}
+    dropped = more if learners else {}
+    write_json(
+        Path("reports/prune.json"),
+        {
+            "network": "resnet8",
+            "parameters": {
+                "training": 78042 + sum(dropped.values()),
+                "student": 78042,
+                "plain": 78042,
+            },
+            "macs": {
+                "training": 12501632 + (9900000 if learners else 0),
+                "student": 12501632,
+                "plain": 12501632,
+            },
+            "dropped": dropped,
+            "bit_equal": True,
+            "images": 360,
+        },
+    )
+
+
+def _write_history(stage: str, epochs: int, learners: list[str]) -> None:
+    path = Path(f"reports/{stage}/history.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(epochs)
+    rows = []
+    for epoch in range(1, epochs + 1):
+        left = np.exp(-epoch / 3) + random.uniform(0, 0.02)
+        row = {
+            "epoch": epoch,
+            "learning_rate": 0.1 * (1 - epoch / (epochs + 1)),
+            "seconds": 4.1,
+            "images_per_second": 310.0,
+            "loss/total": 3 * left * (4 if learners else 1),
+            "train_accuracy": 1 - left,
+            "val_accuracy": 0.99 - 0.9 * left,
+        }
+        if learners:
+            row |= {f"loss/{term}": left * n for n, term in enumerate(("kd", "self", "ce"), 1)}
+            row["loss/adversarial"] = -2.2 - left
+            row |= {f"val_accuracy/{name}": 0.98 - left for name in [*learners, "ensemble"]}
+            row |= {f"attention/{name}": 1 / len(learners) + left * (-1) ** n * 0.4
+                    for n, name in enumerate(learners)}  # fmt: skip
+            row["discriminator_accuracy"] = 0.5 + 0.4 * left
+            row["cka/D3B1~D2B2"] = 0.9 - 0.3 * left
+        rows.append(row)
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_measurements(learners: bool = True) -> None:
+    """Device, validation, latency and analysis."""
+    write_json(Path("reports/device.json"), DEVICE)
+    drops = dict(zip(PRECISIONS, (0.0, 0.0, 0.0028, 0.0056), strict=True))
+    results = [
+        {
+            "runtime": "onnxruntime",
+            "version": "1.31.1",
+            "provider": "CPUExecutionProvider",
+            "precision": precision,
+            "shape": shape,
+            "file": f"{precision}.{shape}.onnx",
+            "status": "passed",
+            "reason": None,
+            "golden": {
+                "max_relative_error": 3e-7 if shape == "static" else 4e-7,
+                "cosine": 1.0,
+                "top1_agreement": 1.0,
+                "batch_sizes": [1, 3, 16] if shape == "dynamic" else [1],
+            },
+            "accuracy": 0.975 - drops[precision],
+            "drop": drops[precision],
+            "agreement": 1 - drops[precision],
+            "images": 360,
+        }
+        for precision in PRECISIONS
+        for shape in ("dynamic", "static")
+    ]
+    skipped = {
+        "runtime": "tensorrt",
+        "version": None,
+        "provider": None,
+        "precision": "fp32",
+        "shape": "static",
+        "file": "fp32.static.onnx",
+        "status": "skipped",
+        "reason": "no NVIDIA GPU",
+        "golden": None,
+        "accuracy": None,
+        "drop": None,
+        "agreement": None,
+        "images": None,
+    }
+    write_json(
+        Path("reports/validation.json"),
+        {"torch": {"accuracy": 0.975, "images": 360}, "results": [*results, skipped]},
+    )
+    _write_latency()
+    write_json(
+        Path("reports/analysis.json"),
+        {
+            "pairs": [
+                {"a": "teacher", "b": "proxy", "cka": 1.0, "kl": 0.0},
+                {"a": "teacher", "b": "student", "cka": 0.8123, "kl": 0.0912},
+                {"a": "proxy", "b": "student", "cka": 0.8123, "kl": 0.0912},
+            ],
+            "accuracy": {"teacher": 0.9889, "proxy": 0.9889, "student": 0.975},
+            "gap": {"teacher_proxy": 0.0, "teacher_student": 0.0139, "proxy_student": 0.0139},
+            "learners": {
+                "cka": {"D3B1~D2B2": 0.8711},
+                "agreement": {"D3B1~D2B2": 0.9694},
+                "accuracy": {"D3B1": 0.9667, "D2B2": 0.9722},
+            }
+            if learners
+            else None,
+            "images": 360,
+            "test_images": 360,
+        },
+    )
+
+
+def _write_latency() -> None:
+    random = np.random.default_rng(7)
+    centres = dict(zip(PRECISIONS, (0.31, 0.52, 0.17, 0.42), strict=True))
+    samples, results = {}, []
+    for precision in PRECISIONS:
+        for threads in (1, 2):
+            count = 400 if precision == "fp16" else 3000
+            times = centres[precision] / threads**0.5 * (1 + random.gamma(1.5, 0.04, count))
+            samples[f"local:|onnxruntime|{precision}|{threads}"] = times.round(6).tolist()
+            p50, p90, p99 = (float(np.percentile(times, q)) for q in (50, 90, 99))
+            results.append(
+                {
+                    "device": "local:",
+                    "runtime": "onnxruntime",
+                    "version": "1.31.1",
+                    "provider": "CPUExecutionProvider",
+                    "precision": precision,
+                    "file": f"{precision}.static.onnx",
+                    "model_sha256": "0" * 64,
+                    "threads": threads,
+                    "init_ms": 12.1,
+                    "first_ms": 1.9,
+                    "n": count,
+                    "min_ms": float(times.min()),
+                    "p50_ms": p50,
+                    "p90_ms": p90,
+                    "p99_ms": p99 if count >= 500 else None,
+                    "mean_ms": float(times.mean()),
+                    "cv": float(times.std() / times.mean()),
+                    "peak_rss_mb": 61.0,
+                    "load_before": 0.4,
+                    "load_after": 0.6,
+                    "temperature_before": None,
+                    "temperature_after": None,
+                    "noisy": precision == "int8_s8s8",
+                    "golden": {"max_relative_error": 3e-7, "cosine": 1.0, "top1_agreement": 1.0},
+                    "status": "passed",
+                    "reason": None,
+                }
+            )
+    Path("artifacts/latency").mkdir(parents=True)
+    write_json(Path("artifacts/latency/samples.json"), samples)
+    write_json(Path("reports/latency.json"), {"results": results})
+
+
+def write_params(content: str = "gate: {min_accuracy: 0.97}\n") -> Params:
+    Path("params.yaml").write_text(content)
+    return Params()
+
+
+def write_chain(method: str = "ackd") -> None:
+    """All that ``report`` reads but the Grad-CAM panel's content, which is one grey pixel."""
+    write_params()
+    write_data()
+    write_onnx()
+    write_training(method=method)
+    write_measurements(learners=method == "ackd")
+    from PIL import Image
+
+    Path("artifacts/analysis").mkdir(parents=True)
+    Image.new("RGB", (1, 1), "grey").save("artifacts/analysis/grad_cam.png")

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+from models.backbone import Features
+from stages.files import sha256
+from stages.grad_cam import draw_panel, grad_cam, resize
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = models.build("resnet8", 5)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.bias)
+    return network.eval()
+
+
+def test_equals_the_class_activation_map_of_a_network_with_pooling_and_one_linear_layer(network):
+    # Selvaraju et al., section 3.1: there, Grad-CAM is CAM, which needs no gradient.
+    images, classes = torch.randn(6, 3, 24, 24), torch.tensor([0, 1, 2, 3, 4, 0])
+    features = network.features(images)
+    maps = features.stages[-1].detach().numpy()
+    weights = network.fc.weight.detach().numpy()[classes]
+    expected = np.maximum(np.einsum("bc,bchw->bhw", weights, maps), 0)
+    peak = expected.max((1, 2), keepdims=True)
+    assert (peak > 0).sum() >= 3
+    expected /= np.where(peak > 0, peak, 1)
+    np.testing.assert_allclose(grad_cam(features, classes).numpy(), expected, atol=1e-5)
+
+
+def test_explains_an_image_by_itself(network):
+    images, classes = torch.randn(4, 3, 24, 24), torch.tensor([3, 1, 2, 0])
+    together = grad_cam(network.features(images), classes)
+    alone = grad_cam(network.features(images[2:3]), classes[2:3])
+    torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=0)
+
+
+def test_is_zero_where_nothing_speaks_for_the_class():
+    last_map = torch.rand(1, 2, 3, 3, requires_grad=True)
+    logits = -last_map.mean((2, 3))
+    heat = grad_cam(Features(last_map, (last_map,), logits, logits), torch.tensor([0]))
+    assert torch.equal(heat, torch.zeros(1, 3, 3))
+
+
+def test_resize_keeps_the_place_of_the_peak():
+    heat = torch.zeros(1, 4, 4)
+    heat[0, 1, 2] = 1
+    large = resize(heat, 16)
+    row, column = np.unravel_index(large[0].argmax(), (16, 16))
+    assert (row // 4, column // 4) == (1, 2)
+
+
+def test_the_panel_has_a_cell_for_each_image_and_network_and_is_reproducible(tmp_path):
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    images[0, :, :, 1] = 255
+    heat = np.ones((2, 8, 8), dtype=np.float32)
+    columns = {"teacher": (heat, ["a 10%", "$b"]), "target": (heat * 0, ["x", "y"])}
+    for name in ("first.png", "second.png"):
+        draw_panel(tmp_path / name, images, ["$a$", "b"], columns)
+    assert sha256(tmp_path / "first.png") == sha256(tmp_path / "second.png")
+    with Image.open(tmp_path / "first.png") as file:
+        panel = np.asarray(file.convert("RGBA"))
+    height, width, _ = panel.shape
+    image, teacher, target = (
+        panel[height // 4, int(width * x)].tolist() for x in (1 / 6, 3 / 6, 5 / 6)
+    )
+    assert image == [0, 255, 0, 255]
+    assert teacher[0] > 100  # the bright end of the colour map over green
+    assert target[0] < 10
+    assert panel[2, 2, 3] == 0  # transparent around, for light and dark pages
