@@ -2,9 +2,10 @@
 
 ``DNBM`` is a learner that branches off at the *input* of stage N and owns copies of the M stages
 N..S, then its own pooling and classifier. The shared trunk is computed once, for the target
-learner and for all that branch off it. The paper says "the Nth down-sampling layer" and is silent on the
-rest; the reading taken is the one under which its three learners, D3B1, D2B2 and D1B3, are full-depth
-networks of a three-stage student whose last feature maps have one shape, as Eq. 3 and Eq. 4 need.
+learner and for all that branch off it. The paper says "the Nth down-sampling layer" and is silent
+on the rest; the reading taken is the one under which its three learners, D3B1, D2B2 and D1B3, are
+full-depth networks of a three-stage student whose last feature maps have one shape, as Eq. 3 and
+Eq. 4 need.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def _branch_stage(code: str, target: Backbone) -> int:
     if found is None or int(found[1]) + int(found[2]) - 1 != stages or int(found[1]) < 1:
         fitting = ", ".join(f"D{n}B{stages - n + 1}" for n in range(stages, 0, -1))
         raise InputError(
-            f"distill.ackd.learners: {code!r} does not fit {target.name}, which has {stages} stages;"
-            f" use {fitting}"
+            f"distill.ackd.learners: {code!r} does not fit {target.name}, which has {stages}"
+            f" stages; use {fitting}"
         )
     return int(found[1])
 

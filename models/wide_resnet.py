@@ -53,7 +53,7 @@ class WideStage(nn.Module):
 
 
 class WideResNet(Backbone):
-    """A wide residual network of ``depth = 6 n + 4`` layers, ``width`` times 16, 32, 64 channels."""
+    """``depth = 6 n + 4`` layers, ``width`` times 16, 32 and 64 channels."""
 
     stem_parts: ClassVar[tuple[str, ...]] = ("conv1",)
     stage_parts: ClassVar[tuple[tuple[str, ...], ...]] = (("block1",), ("block2",), ("block3",))

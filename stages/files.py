@@ -60,7 +60,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run `dvc repro` to make it") from None
     except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); remove it and run `dvc repro`") from None
+        raise InputError(
+            f"{path}: not readable as JSON ({error}); remove it and run `dvc repro`"
+        ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object; remove it and run `dvc repro`")
     return content

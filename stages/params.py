@@ -101,17 +101,6 @@ class Kd(Section):
     kd_weight: NonNegativeFloat = 0.9
 
 
-class Attention(Section):
-    enabled: bool = True
-
-
-class Adversarial(Section):
-    enabled: bool = True
-    objective: Literal["minimax", "diversity"] = "minimax"
-    """Whether the learners work against the discriminators (Eq. 7 as printed) or help them."""
-    discriminator_learning_rate: PositiveFloat = 1e-3
-
-
 class Ackd(Section):
     """Adversarial collaborative distillation; the lambdas are those of Eq. 7."""
 
@@ -126,8 +115,13 @@ class Ackd(Section):
     lambda_learners_to_target: NonNegativeFloat = 1.0
     lambda_adversarial: NonNegativeFloat = 1.0
     lambda_ce: NonNegativeFloat = 1.0
-    attention: Attention = Attention()
-    adversarial: Adversarial = Adversarial()
+    attention: bool = True
+    """Learned weights of the learners (Eq. 3); without it each counts the same."""
+    adversarial: bool = True
+    """Whether discriminators (Eq. 4-5) take part."""
+    objective: Literal["minimax", "diversity"] = "minimax"
+    """Whether the learners work against the discriminators (Eq. 7 as printed) or help them."""
+    discriminator_learning_rate: PositiveFloat = 1e-3
 
 
 class Distill(Training):

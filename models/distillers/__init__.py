@@ -1,0 +1,33 @@
+"""The methods, one file each."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from models.errors import InputError
+
+if TYPE_CHECKING:
+    from models.backbone import Backbone
+    from models.distillers.base import Distiller
+
+_CLASSES = {"scratch": "Scratch", "kd": "Kd", "ackd": "Ackd"}
+
+
+def build(name: str, student: Backbone, options: Mapping[str, Any]) -> Distiller:
+    """A method by name; only its own file is imported.
+
+    Args:
+        name: ``scratch``, ``kd`` or ``ackd``.
+        student: the target learner; it becomes part of the distiller.
+        options: the keyword arguments of the method's class.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    if name not in _CLASSES:
+        raise InputError(f"method {name!r} is not known: use one of {', '.join(_CLASSES)}")
+    module = importlib.import_module(f"models.distillers.{name}")
+    distiller: Distiller = getattr(module, _CLASSES[name])(student, **options)
+    return distiller

@@ -1,0 +1,269 @@
+"""Adversarial collaborative knowledge distillation (Liu, Huang & Liu, section 3).
+
+The teacher's knowledge goes to the attention-weighted ensemble of auxiliary learners, theirs goes
+to the target learner, and discriminators keep the learners apart. Where the paper leaves a reading
+open, the one taken is named beside the equation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
+
+from models.backbone import Backbone, Features
+from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation
+from models.distillers.losses import kl_divergence
+from models.learners import Learners
+
+
+class Attention(nn.Module):
+    """Eq. 3: how much each of M learners counts for a sample, from their last feature maps.
+
+    The maps ``M x [B, C, H, W]`` are flattened and concatenated, ``[B, M*C*H*W]``, and pass a
+    two-layer perceptron with a softmax. The printed shape of ``g`` does not fit a perceptron with M
+    outputs; flattening all of a sample does. The hidden width is free in the paper, and C here.
+    """
+
+    def __init__(self, learners: int, map_shape: Sequence[int]) -> None:
+        super().__init__()
+        channels, height, width = map_shape
+        self.hidden = nn.Linear(learners * channels * height * width, channels)
+        self.weigh = nn.Linear(channels, learners)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Weights ``[B, M]`` that sum to 1 for each sample."""
+        flat = torch.cat([feature_map.flatten(1) for feature_map in maps], dim=1)
+        return F.softmax(self.weigh(F.relu(self.hidden(flat))).float(), dim=1)
+
+
+class Discriminator(nn.Module):
+    """1x1 convolutions with ReLU, C to C/2 to C/4 to a logit at each position.
+
+    No BatchNorm: its statistics would mix the maps of the two sources.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        widths = (channels, max(channels // 2, 1), max(channels // 4, 1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(widths[0], widths[1], 1),
+            nn.ReLU(),
+            nn.Conv2d(widths[1], widths[2], 1),
+            nn.ReLU(),
+            nn.Conv2d(widths[2], 1, 1),
+        )
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to logits ``[B, 1, H, W]``; positive means "this is my learner's"."""
+        logits: Tensor = self.layers(feature_map)
+        return logits
+
+
+class Discriminators(nn.ModuleList):
+    """One discriminator a learner, and their common objective."""
+
+    def __init__(self, learners: int, channels: int) -> None:
+        super().__init__(Discriminator(channels) for _ in range(learners))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Eq. 4 and 5: the adversarial objective, which the discriminators maximise.
+
+        ``L_ad^i = E log D_i(h_i) + 1/(M-1) sum_{j != i} E log(1 - D_i(h_j))``, averaged over i; the
+        fraction is read as standing before the whole sum, and the mean is over samples and
+        positions. At best 0; ``-2 log 2`` where no discriminator can tell.
+        """
+        terms = []
+        for i, discriminator in enumerate(self):
+            own = F.logsigmoid(discriminator(maps[i]).float()).mean()
+            others = [
+                F.logsigmoid(-discriminator(feature_map).float()).mean()
+                for j, feature_map in enumerate(maps)
+                if j != i
+            ]
+            terms.append(own + torch.stack(others).mean())
+        return torch.stack(terms).mean()
+
+    def accuracy(self, maps: Sequence[Tensor]) -> Tensor:
+        """``[B]``: the share of right answers, own and others' maps counting the same."""
+        shares = []
+        for i, discriminator in enumerate(self):
+            own = (discriminator(maps[i]) > 0).float().flatten(1).mean(1)
+            others = [
+                (discriminator(feature_map) < 0).float().flatten(1).mean(1)
+                for j, feature_map in enumerate(maps)
+                if j != i
+            ]
+            shares.append((own + torch.stack(others).mean(0)) / 2)
+        return torch.stack(shares).mean(0)
+
+
+class GroupOutput(NamedTuple):
+    """A forward pass of target and learners, with the trunk computed once."""
+
+    target: Features
+    learners: list[Features]
+    weights: Tensor
+    """``[B, M]``, Eq. 3."""
+    ensemble: Tensor
+    """``[B, K]``, Eq. 3."""
+
+    @property
+    def maps(self) -> list[Tensor]:
+        return [learner.stages[-1] for learner in self.learners]
+
+
+class Ackd(Distiller):
+    """``L = l1 L_kd^a + l2 L_kd^s + l3 L_ad + l4 L_ce`` (Eq. 7).
+
+    * ``L_kd^a`` (Eq. 2): teacher to ensemble, ``T^2 KL(p_t || p_e)``.
+    * ``L_kd^s`` (Eq. 6): ensemble to target, ``T^2 KL(p_e || p_s)``; the ensemble is detached, or
+      the learners would be drawn down to the target. As printed, Eq. 6 would maximise the
+      divergence; the text minimises it.
+    * ``L_ad`` (Eq. 4-5): the discriminators maximise it in a step of their own before the main
+      step, on detached maps; in the main step they are frozen and the learners minimise it
+      (``minimax``) or help the discriminators (``diversity``).
+    * ``L_ce``: cross entropy of the target and of each learner, summed.
+
+    Args:
+        student: the target learner.
+        image_size: height and width of the images, from which the attention takes its size.
+        temperature: T of Eq. 1.
+        learners: for example ``["D3B1", "D2B2"]``. One learner alone has no attention and no
+            adversary, as Eq. 4 divides by M - 1.
+        lambda_teacher_to_learners: l1.
+        lambda_learners_to_target: l2.
+        lambda_adversarial: l3.
+        lambda_ce: l4.
+        attention: False weighs every learner the same.
+        adversarial: False leaves out the discriminators.
+        objective: the learners' part in the adversarial game.
+        discriminator_learning_rate: of their Adam; the paper names neither.
+    """
+
+    needs: ClassVar[Needs] = "logits"
+
+    def __init__(
+        self,
+        student: Backbone,
+        *,
+        image_size: int,
+        temperature: float,
+        learners: Sequence[str],
+        lambda_teacher_to_learners: float,
+        lambda_learners_to_target: float,
+        lambda_adversarial: float,
+        lambda_ce: float,
+        attention: bool,
+        adversarial: bool,
+        objective: Literal["minimax", "diversity"],
+        discriminator_learning_rate: float,
+    ) -> None:
+        super().__init__(student)
+        self.learners = Learners(student, learners)
+        count = len(self.learners)
+        map_shape = _last_map_shape(student, image_size)
+        self.attention = Attention(count, map_shape) if attention and count > 1 else None
+        self.discriminators = None
+        if adversarial and count > 1:
+            self.discriminators = Discriminators(count, map_shape[0])
+        self.temperature = temperature
+        self.lambda_teacher_to_learners = lambda_teacher_to_learners
+        self.lambda_learners_to_target = lambda_learners_to_target
+        self.lambda_adversarial = lambda_adversarial
+        self.lambda_ce = lambda_ce
+        self.learners_side = 1.0 if objective == "minimax" else -1.0
+        self.discriminator_learning_rate = discriminator_learning_rate
+
+    def learner_names(self) -> list[str]:
+        return self.learners.names
+
+    def run_group(self, images: Tensor) -> GroupOutput:
+        """Target, learners, and their attention-weighted ensemble (Eq. 3)."""
+        target = self.student.features(images)
+        learners = self.learners(target)
+        logits = torch.stack([learner.logits for learner in learners], dim=1)
+        if self.attention is None:
+            weights = logits.new_full(logits.shape[:2], 1 / len(learners))
+        else:
+            weights = self.attention([learner.stages[-1] for learner in learners])
+        ensemble = (weights.unsqueeze(2) * logits).sum(1)
+        return GroupOutput(target, learners, weights, ensemble)
+
+    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
+        assert knowledge.logits is not None
+        group = self.run_group(batch.images)
+        ce_target = F.cross_entropy(group.target.logits.float(), batch.labels)
+        ce_learners = torch.stack(
+            [F.cross_entropy(learner.logits.float(), batch.labels) for learner in group.learners]
+        ).sum()
+        kd_learners = kl_divergence(group.ensemble, knowledge.logits, self.temperature)
+        kd_target = kl_divergence(group.target.logits, group.ensemble.detach(), self.temperature)
+        total = (
+            self.lambda_teacher_to_learners * kd_learners
+            + self.lambda_learners_to_target * kd_target
+            + self.lambda_ce * (ce_target + ce_learners)
+        )
+        losses = {
+            "total": total,
+            "kd_learners": kd_learners,
+            "kd_target": kd_target,
+            "ce_target": ce_target,
+            "ce_learners": ce_learners,
+        }
+        if self.discriminators is not None:
+            if self.step_adversary is not None:
+                self.step_adversary(self.discriminator_loss(group.maps))
+            losses["adversarial"] = self.adversarial_loss(group.maps)
+            losses["total"] = (
+                total + self.lambda_adversarial * self.learners_side * losses["adversarial"]
+            )
+        return losses
+
+    def discriminator_loss(self, maps: Sequence[Tensor]) -> Tensor:
+        """What the discriminators minimise: ``-L_ad`` on detached maps."""
+        assert self.discriminators is not None
+        objective: Tensor = self.discriminators([feature_map.detach() for feature_map in maps])
+        return -objective
+
+    def adversarial_loss(self, maps: Sequence[Tensor]) -> Tensor:
+        """``L_ad`` with the discriminators frozen, so that its gradient reaches the maps alone."""
+        assert self.discriminators is not None
+        frozen = {name: p.detach() for name, p in self.discriminators.named_parameters()}
+        objective: Tensor = functional_call(self.discriminators, frozen, (maps,))
+        return objective
+
+    def adversary_optimizer(self) -> Optimizer | None:
+        if self.discriminators is None:
+            return None
+        # The usual momenta of adversarial training; the paper names no optimizer.
+        rate = self.discriminator_learning_rate
+        return Adam(self.discriminators.parameters(), lr=rate, betas=(0.5, 0.999))
+
+    def observe(self, images: Tensor) -> Observation:
+        group = self.run_group(images)
+        names = self.learners.names
+        logits = {"target": group.target.logits}
+        logits |= {name: f.logits for name, f in zip(names, group.learners, strict=True)}
+        logits["ensemble"] = group.ensemble
+        embeddings = {name: f.embedding for name, f in zip(names, group.learners, strict=True)}
+        measures = {f"attention/{name}": group.weights[:, k] for k, name in enumerate(names)}
+        if self.discriminators is not None:
+            measures["discriminator_accuracy"] = self.discriminators.accuracy(group.maps)
+        return Observation(logits, embeddings, measures)
+
+
+def _last_map_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
+    # In eval mode, because a pass in train mode would change the running statistics.
+    training = network.training
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        images = torch.zeros(1, 3, image_size, image_size, device=device)
+        shape = network.eval().features(images).stages[-1].shape
+    network.train(training)
+    return shape[1], shape[2], shape[3]

@@ -1,0 +1,80 @@
+"""Stage ``distill``: train the student with whatever learns beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from models import distillers
+from models.checkpoint import load_network, save_state
+from models.distillers.base import Distiller
+from models.errors import InputError
+from stages.data.arrays import DataSet, load_data
+from stages.data.feed import Normalize, TrainFeed
+from stages.entry import run_stage
+from stages.files import new_folder
+from stages.params import Distill, Params
+from stages.training.device import prepare_device
+from stages.training.loop import Row, train
+from stages.training.results import measure_trained, write_reports
+
+PROXY = Path("artifacts/proxy/model.safetensors")
+DISTILLED_FOLDER = Path("artifacts/distilled")
+REPORTS = Path("reports/distill")
+
+
+def main(params: Params) -> None:
+    """Write ``artifacts/distilled`` and ``reports/distill``."""
+    settings = params.distill
+    data = load_data()
+    device = prepare_device()
+    teacher = load_network(PROXY).to(device)
+    if teacher.num_classes != len(data.classes):
+        raise InputError(
+            f"{PROXY}: tells {teacher.num_classes} classes apart, but the data have"
+            f" {len(data.classes)}; run `dvc repro` to train a teacher on these data"
+        )
+    # The student is drawn first, so that with one seed every method starts from the same weights.
+    torch.manual_seed(settings.seed)
+    student = models.build(settings.network, len(data.classes))
+    distiller = distillers.build(settings.method, student, _options(settings, data)).to(device)
+    feed = TrainFeed(data, params.augmentation, settings.batch_size, device)
+    trained = train(settings.method, distiller, teacher, feed, data.split("val"), settings)
+
+    normalize = Normalize(data.mean, data.std, device)
+    metrics = {"method": settings.method} | measure_trained(student, trained, data, normalize)
+    metrics |= _learner_accuracies(distiller, trained.history[-1])
+    write_reports(REPORTS, metrics, trained)
+    header = {
+        "method": settings.method,
+        "network": student.name,
+        "num_classes": student.num_classes,
+        "learners": list(settings.ackd.learners) if distiller.learner_names() else [],
+    }
+    with new_folder(DISTILLED_FOLDER) as folder:
+        save_state(folder / "model.safetensors", distiller.state_dict(), header)
+
+
+def _options(settings: Distill, data: DataSet) -> dict[str, Any]:
+    match settings.method:
+        case "scratch":
+            return {}
+        case "kd":
+            return {"temperature": settings.temperature} | settings.kd.model_dump()
+        case "ackd":
+            shared = {"temperature": settings.temperature, "image_size": data.image_size}
+            return shared | settings.ackd.model_dump()
+
+
+def _learner_accuracies(distiller: Distiller, last: Row) -> dict[str, Any]:
+    names = distiller.learner_names()
+    if not names:
+        return {}
+    return {"learners": {name: last[f"val_accuracy/{name}"] for name in [*names, "ensemble"]}}
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,107 @@
+"""Stage ``prune``: keep the target learner alone, and prove that nothing else was lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+import models
+from models.checkpoint import load_state, save_network
+from models.complexity import count_macs, count_parameters
+from models.errors import InputError
+from models.learners import LearnerGroup, load_learners
+from stages.data.arrays import DataSet, load_data
+from stages.data.feed import Normalize
+from stages.entry import run_stage
+from stages.files import new_folder, write_json
+from stages.params import Params
+from stages.training.device import prepare_device
+from stages.training.evaluate import batches
+
+DISTILLED = Path("artifacts/distilled/model.safetensors")
+STUDENT_FOLDER = Path("artifacts/student")
+REPORT = Path("reports/prune.json")
+
+
+def main(params: Params) -> None:
+    """Write ``artifacts/student`` and ``reports/prune.json``."""
+    del params
+    data = load_data()
+    state, header = load_state(DISTILLED)
+    group = load_learners(DISTILLED)
+    student = group.target
+    plain = models.build(header["network"], header["num_classes"])
+    if list(student.state_dict()) != list(plain.state_dict()):
+        raise InputError(f"{DISTILLED}: the student's parameters are not those of {plain.name}")
+    images = _require_bit_equal(group, data)
+
+    buffers = {name for name in state if name.endswith(("running_mean", "running_var"))}
+    buffers |= {name for name in state if name.endswith("num_batches_tracked")}
+    trained = Counter[str]()
+    for name in sorted(state.keys() - buffers):
+        trained[_part(name)] += state[name].numel()
+    size = data.image_size
+    parameters = {
+        "training": sum(trained.values()),
+        "student": count_parameters(student),
+        "plain": count_parameters(plain),
+    }
+    report = {
+        "network": plain.name,
+        "parameters": parameters,
+        "macs": {
+            "training": _group_macs(group, size),
+            "student": count_macs(student, size),
+            "plain": count_macs(plain, size),
+        },
+        "dropped": {part: count for part, count in trained.items() if part != "student"},
+        "bit_equal": True,
+        "images": images,
+    }
+    write_json(REPORT, report)
+    with new_folder(STUDENT_FOLDER) as folder:
+        save_network(folder / "model.safetensors", student)
+    dropped = parameters["training"] - parameters["student"]
+    print(f"prune: dropped {dropped:,} parameters; outputs bit-equal on {images} test images")
+
+
+def _part(name: str) -> str:
+    top, rest = name.split(".", 1)
+    return f"{top}.{rest.split('.', 1)[0]}" if top in {"learners", "discriminators"} else top
+
+
+def _group_macs(group: LearnerGroup, image_size: int) -> int:
+    """Of target and learners together; attention and discriminators are not counted."""
+
+    class Everything(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.group = group
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            target, learners = self.group.forward_all(images)
+            return torch.stack([target.logits, *(learner.logits for learner in learners)])
+
+    return count_macs(Everything(), image_size)
+
+
+@torch.no_grad()
+def _require_bit_equal(group: LearnerGroup, data: DataSet) -> int:
+    """How many test images there are; on each the target's logits are the same without learners."""
+    device = prepare_device()
+    alone = models.build(group.target.name, group.target.num_classes)
+    alone.load_state_dict(group.target.state_dict())
+    alone.eval().to(device)
+    group.to(device)
+    test = data.split("test")
+    for images in batches(test, Normalize(data.mean, data.std, device)):
+        if not torch.equal(alone(images), group.forward_all(images)[0].logits):
+            raise RuntimeError("the student's outputs changed when its learners were taken off")
+    group.cpu()
+    return len(test)
+
+
+if __name__ == "__main__":
+    run_stage(main)

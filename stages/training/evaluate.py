@@ -1,0 +1,53 @@
+"""What a network answers on a whole split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.distillers.base import Observation
+from stages.data.arrays import Images
+from stages.data.feed import Normalize
+
+_BATCH = 256
+
+
+class Seen(NamedTuple):
+    """A split as learners see it: by name, ``[N, ...]`` each, on the CPU."""
+
+    logits: dict[str, Tensor]
+    embeddings: dict[str, Tensor]
+    measures: dict[str, Tensor]
+
+
+def batches(split: Images, normalize: Normalize) -> Iterator[Tensor]:
+    """The split's images in order, normalised."""
+    for start in range(0, len(split), _BATCH):
+        yield normalize(split.images[start : start + _BATCH])
+
+
+@torch.no_grad()
+def predict(network: Callable[[Tensor], Tensor], split: Images, normalize: Normalize) -> Tensor:
+    """Logits ``[N, K]`` float32 on the CPU; the network must be in eval mode."""
+    return torch.cat([network(images).float().cpu() for images in batches(split, normalize)])
+
+
+@torch.no_grad()
+def observe(look: Callable[[Tensor], Observation], split: Images, normalize: Normalize) -> Seen:
+    """All that a method shows of a split."""
+    seen = [look(images) for images in batches(split, normalize)]
+    return Seen(*(_joined([getattr(part, kind) for part in seen]) for kind in Seen._fields))
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
+
+
+def accuracy(logits: Tensor, split: Images) -> float:
+    """Top-1 accuracy of logits ``[N, K]``, a fraction."""
+    right = logits.argmax(1) == torch.from_numpy(np.array(split.labels))
+    return float(right.double().mean())

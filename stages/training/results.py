@@ -1,0 +1,52 @@
+"""What every training writes: metrics, and a history row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from models.backbone import Backbone
+from models.complexity import count_macs, count_parameters
+from stages.data.arrays import DataSet
+from stages.data.feed import Normalize
+from stages.files import write_csv, write_json
+from stages.training.evaluate import accuracy, predict
+from stages.training.loop import Trained
+
+
+def measure(network: Backbone, data: DataSet, normalize: Normalize) -> dict[str, Any]:
+    """Accuracies and costs of a network in eval mode, for its metrics file."""
+    test, val = data.split("test"), data.split("val")
+    return {
+        "network": network.name,
+        "accuracy": accuracy(predict(network.eval(), test, normalize), test),
+        "val_accuracy": accuracy(predict(network, val, normalize), val),
+        "parameters": count_parameters(network),
+        "macs": count_macs(network, data.image_size),
+    }
+
+
+def measure_trained(
+    network: Backbone, trained: Trained, data: DataSet, normalize: Normalize
+) -> dict[str, Any]:
+    """As :func:`measure`, with what the best epoch on validation would have given on test.
+
+    The network ends with the last epoch's weights, which are the ones that are kept.
+    """
+    metrics = measure(network, data, normalize)
+    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict(trained.best_student)
+    at_best = measure(network, data, normalize)
+    network.load_state_dict(last)
+    return metrics | {
+        "best_epoch": trained.best_epoch,
+        "best_val_accuracy": at_best["val_accuracy"],
+        "accuracy_at_best": at_best["accuracy"],
+        "epochs": len(trained.history),
+    }
+
+
+def write_reports(folder: Path, metrics: dict[str, Any], trained: Trained) -> None:
+    """``metrics.json`` and ``history.csv``."""
+    write_csv(folder / "history.csv", trained.history)
+    write_json(folder / "metrics.json", metrics)
