@@ -1,0 +1,54 @@
+"""From an encoded image of any mode and size to RGB pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from models.errors import InputError
+
+
+def decode(
+    open_image: Callable[[], Image.Image], size: int | None, description: str
+) -> npt.NDArray[np.uint8]:
+    """The pixels ``[H, W, 3]`` of an image.
+
+    The EXIF orientation is honoured. Other modes become RGB as PIL converts them: grey levels and
+    palettes are spread over the channels, CMYK is converted, and transparency is dropped, which
+    shows what lies beneath. Levels of 16 bits are scaled to 8.
+
+    Args:
+        open_image: opens the file; it may still be undecoded.
+        size: height and width to bring it to: the shorter side is resized (bicubic, antialiased),
+            the longer one cropped about its centre. An image that has the size stays as it is;
+            None leaves every one as it is.
+        description: names the image in an error.
+
+    Raises:
+        InputError: it is no image, or a damaged or truncated one.
+    """
+    try:
+        with open_image() as image:
+            upright = _rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{description} cannot be read ({reason}); replace or remove it") from None
+    if size is not None and upright.size != (size, size):
+        upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(upright)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # PIL would clip at 255
+        levels = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            f"its levels are of 32 bits, mode {image.mode}, where 8 or 16 are expected"
+        )
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, PIL warns
+    return image.convert("RGB")

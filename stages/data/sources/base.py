@@ -1,0 +1,60 @@
+"""The contract of a source: named splits, their labels at once and their images on demand."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from models.errors import InputError
+
+VAL_NAMES = ("validation", "valid", "val")
+
+
+@dataclass(frozen=True)
+class SourceSplit:
+    """One split as the source has it."""
+
+    labels: Sequence[Any]
+    """One per image, all integers or all strings; integers index :attr:`Source.class_names`
+    where the source has them."""
+    image: Callable[[int], Image.Image]
+    """Opens the image at a position; called from several threads, so it keeps no state."""
+    describe: Callable[[int], str]
+    """Names the image at a position in a message: a path, or the split and the row."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a scheme found. Splits are opened only when they are used."""
+
+    split_names: Sequence[str]
+    open_split: Callable[[str], SourceSplit]
+    class_names: Sequence[str] | None = None
+    """In the order of the labels; None where the labels are the names."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that does not exist: with the nearest that does, else with all."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:  # upper and lower case are the likeliest slip where names are abbreviations
+        near = [candidate for candidate in known if candidate.lower() == name.lower()]
+    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+    return InputError(f"{what} {name!r} does not exist; {hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says, short enough for a part of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def raise_if_disk_full(error: BaseException) -> None:
+    """Lets a full disk be told as such, also where a library wraps it in an error of its own."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, OSError) and candidate.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise candidate from None

@@ -1,0 +1,121 @@
+"""Data sets in the layout of the Hugging Face hub: a local folder, or an id to download."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from models.errors import InputError
+from stages.data.sources.base import Source, SourceSplit, first_line, raise_if_disk_full, unknown
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_IMAGE_NAMES = ("image", "img")
+_LABEL_NAMES = ("label", "fine_label")
+
+
+def open_hub(location: str, image_column: str | None, label_column: str | None) -> Source:
+    """A local folder, read without any network; else an id of the hub, with optional ``@revision``.
+
+    The image column is the one of type ``Image``; of several, the one called image or img. The
+    label column is the one of type ``ClassLabel``; of several, the one called label, else
+    fine_label (CIFAR-100 has fine and coarse ones). Where none has that type, a column of integers
+    or strings with one of these two names serves.
+
+    Raises:
+        InputError: the folder or the id cannot be read, or a column cannot be found.
+    """
+    splits = _load(location)
+    features: Mapping[str, Any] = next(iter(splits.values())).features
+    image = image_column or _find_column(features, datasets.Image, _IMAGE_NAMES, "image")
+    label = label_column or _find_column(features, datasets.ClassLabel, _LABEL_NAMES, "label")
+    for key, column in (("image_column", image), ("label_column", label)):
+        if column not in features:
+            raise unknown(f"data.{key}", column, features)
+    class_names = _class_names(label, features[label])
+
+    def open_split(name: str) -> SourceSplit:
+        try:
+            rows = splits[name].cast_column(image, datasets.Image(decode=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"data.image_column: {image!r} does not hold images ({first_line(error)});"
+                " name the column that does"
+            ) from None
+        labels = rows[label][:]
+        for position, value in enumerate(labels):
+            if value is None or (class_names and value < 0):
+                raise InputError(
+                    f"{location}: row {position} of split {name!r} has no label;"
+                    " name a split whose labels are public"
+                )
+        return SourceSplit(
+            labels=labels,
+            image=lambda position: _open(rows[position][image]),
+            describe=lambda position: f"{location}: row {position} of split {name!r}",
+        )
+
+    return Source(list(splits), open_split, class_names)
+
+
+def _load(location: str) -> Mapping[str, Any]:
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    name, _, revision = location.partition("@")
+    if Path(location).expanduser().is_dir():
+        name, revision = str(Path(location).expanduser()), ""
+    elif Path(name).expanduser().is_dir():
+        raise InputError(
+            f"data.source: {name!r} is a folder here and has no revision; remove @{revision}"
+        )
+    elif not _HUB_ID.fullmatch(name):
+        raise InputError(
+            f"data.source: {location!r} is neither a folder here nor an id of the hub;"
+            " correct the path"
+        )
+    try:
+        return dict(datasets.load_dataset(name, revision=revision or None))
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise_if_disk_full(error)
+        reason = error.__cause__ or error
+        raise InputError(
+            f"data.source: could not read {location!r} ({first_line(reason)});"
+            " correct the path or id, or see that the hub can be reached"
+        ) from None
+
+
+def _find_column(
+    features: Mapping[str, Any], kind: type, preferred: tuple[str, ...], what: str
+) -> str:
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if len(found) == 1:
+        return found[0]
+    for name in preferred:
+        if name in found or (not found and name in features):
+            return name
+    problem = f"several columns hold {what}s" if found else f"no column is known to hold {what}s"
+    raise InputError(f"data.{what}_column: {problem}; name one of {', '.join(found or features)}")
+
+
+def _class_names(column: str, feature: Any) -> list[str] | None:
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    kind = str(getattr(feature, "dtype", feature))
+    if kind.removeprefix("u").startswith("int") or kind in ("string", "large_string", "bool"):
+        return None
+    raise InputError(
+        f"data.label_column: {column!r} holds {kind}, expected integers or strings;"
+        " name another column"
+    )
+
+
+def _open(cell: dict[str, Any]) -> Image.Image:
+    if cell is None:
+        raise OSError("the row is empty")
+    return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])

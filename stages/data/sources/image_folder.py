@@ -1,0 +1,69 @@
+"""Folders of image files, a folder for each class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from models.errors import InputError
+from stages.data.sources.base import VAL_NAMES, Source, SourceSplit
+
+EXTENSIONS = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+_SPLIT_NAMES = ("train", *VAL_NAMES, "test")
+
+
+def open_image_folder(location: str, named_splits: list[str]) -> Source:
+    """Either ``<split>/<class>/*`` or ``<class>/*``; the latter is one split, ``train``.
+
+    Folders named train, validation, valid, val or test, or as ``named_splits`` says, are splits
+    where a training split is among them. Files are looked for at any depth below a class; those
+    without the extension of an image, and hidden ones, are passed over.
+
+    Raises:
+        InputError: the folder is missing, holds no classes, or a class of it holds no image.
+    """
+    root = Path(location).expanduser()
+    if not root.is_dir():
+        raise InputError(f"data.source: {location!r} is not a folder; correct the path")
+    folders = _subfolders(root)
+    if any(folder.name in ("train", *named_splits) for folder in folders):
+        splits = {f.name: f for f in folders if f.name in (*_SPLIT_NAMES, *named_splits)}
+    else:
+        splits = {"train": root}
+    return Source(list(splits), lambda name: _open_split(splits[name]))
+
+
+def _open_split(folder: Path) -> SourceSplit:
+    files: list[Path] = []
+    labels: list[str] = []
+    for class_folder in _subfolders(folder):
+        images = sorted(path for path in class_folder.rglob("*") if _is_image(path, class_folder))
+        if not images:
+            raise InputError(
+                f"{class_folder}: this class has no image; add images or remove the folder"
+            )
+        files += images
+        labels += [class_folder.name] * len(images)
+    if not files:
+        raise InputError(
+            f"{folder}: no images found; expected a folder of image files for each class"
+        )
+    return SourceSplit(
+        labels=labels,
+        image=lambda position: Image.open(files[position]),
+        describe=lambda position: str(files[position]),
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()

@@ -1,0 +1,200 @@
+"""Which images of a source train, validate and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import InputError
+from stages.data.arrays import SPLITS, Split
+from stages.data.sources.base import VAL_NAMES, Source, SourceSplit, unknown
+from stages.params import Data
+
+TEST_FRACTION = 0.2
+"""Of the images of each class, where the source has no split to test on."""
+
+_Array: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ChosenSplit:
+    """The images of one split in the order in which they are written."""
+
+    source: SourceSplit
+    positions: _Array
+    """Where they are in the source's split, ``[N]``."""
+    labels: _Array
+    """Their class numbers, ``[N]``."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    classes: Sequence[str]
+    splits: dict[Split, ChosenSplit]
+    notes: list[str]
+    """What was decided without being asked for, a sentence each."""
+
+
+def choose_splits(source: Source, data: Data) -> Choice:
+    """Training, validation and test images; every draw depends on ``data.seed`` alone.
+
+    A split that ``params.yaml`` names is used as it is. Of the others, training takes the split
+    called ``train``, or the only one; test takes ``test``, or else the source's validation split
+    (``validation``, ``valid`` or ``val``), or else is carved from training; validation takes the
+    validation split where that does not serve as the test, or else is carved from training.
+    Carving takes the same fraction of each class. ``data.train_per_class`` limits what is left.
+
+    The images of each split are interleaved by class: the first n of them are as balanced as n
+    images can be, however the source sorts them.
+
+    Raises:
+        InputError: a split is unknown, empty or used twice; training has fewer than two classes; a
+            class is too small to carve from, or is validated or tested but not trained.
+    """
+    names, notes = _assign(source.split_names, data)
+    opened = {split: source.open_split(name) for split, name in names.items()}
+    for split, name in names.items():
+        if not opened[split].labels:
+            raise InputError(
+                f"{data.source}: split {name!r} is empty; name another in data.{split}_split"
+            )
+    classes, labels = _number(source, {split: part.labels for split, part in opened.items()}, data)
+    missing = len(classes) - len(np.unique(labels["train"]))
+    if missing:
+        notes.append(f"{missing} of {len(classes)} classes have no training image")
+
+    positions = {split: np.arange(len(values)) for split, values in labels.items()}
+    # Test before validation, so that val_fraction does not move the images that are tested.
+    for split, fraction in (("test", TEST_FRACTION), ("val", data.val_fraction)):
+        if split not in names:
+            carved = _draw(
+                positions["train"], labels["train"], _seed(data, split), fraction, classes
+            )
+            positions["train"] = np.setdiff1d(positions["train"], carved, assume_unique=True)
+            opened[split], positions[split], labels[split] = (
+                opened["train"],
+                carved,
+                labels["train"],
+            )
+            notes.append(f"{split} is carved from {names['train']!r}: {fraction:.0%} of each class")
+    if data.train_per_class is not None:
+        positions["train"] = _first_drawn(
+            positions["train"], labels["train"], _seed(data, "train"), data.train_per_class
+        )
+
+    splits: dict[Split, ChosenSplit] = {}
+    for split in SPLITS:
+        order = _interleaved(positions[split], labels[split])
+        splits[split] = ChosenSplit(opened[split], order, labels[split][order])
+    return Choice(classes, splits, notes)
+
+
+def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], list[str]]:
+    """The source's split for each of ours; one that is left out is to be carved."""
+    wanted: dict[Split, str | None] = {
+        "train": data.train_split,
+        "val": data.val_split,
+        "test": data.test_split,
+    }
+    names = {split: name for split, name in wanted.items() if name is not None}
+    for split, name in names.items():
+        if name not in available:
+            raise unknown(f"data.{split}_split: the split", name, available)
+
+    def free(candidates: Sequence[str]) -> str | None:
+        return next((n for n in candidates if n in available and n not in names.values()), None)
+
+    notes = []
+    if "train" not in names:
+        train = free(["train"]) or (available[0] if len(available) == 1 else None)
+        if train is None:
+            raise InputError(
+                f"{data.source}: no split is called train; name one of {', '.join(available)}"
+                " in data.train_split"
+            )
+        names["train"] = train
+    if "test" not in names and (test := free(["test"]) or free(VAL_NAMES)):
+        names["test"] = test
+        if test != "test":
+            notes.append(f"there is no test split: {test!r} serves as the test")
+    if "val" not in names and (val := free(VAL_NAMES)):
+        names["val"] = val
+    if len(set(names.values())) < len(names):
+        uses = ", ".join(f"{split} {name!r}" for split, name in names.items())
+        raise InputError(
+            f"{data.source}: a split is used twice ({uses}); name different ones in data"
+        )
+    return names, notes
+
+
+def _number(
+    source: Source, labels: dict[Split, Sequence[Any]], data: Data
+) -> tuple[Sequence[str], dict[Split, _Array]]:
+    """The class names, and the labels as numbers of classes that all occur in training."""
+    trained = sorted(set(labels["train"]))
+    if len(trained) < 2:
+        raise InputError(f"{data.source}: only one class in training; expected two or more")
+    names = source.class_names
+    number = {value: i for i, value in enumerate(trained if names is None else range(len(names)))}
+    for split, values in labels.items():
+        strange = sorted(set(values) - set(trained))
+        if strange:
+            classes = ", ".join(repr(str(v) if names is None else names[v]) for v in strange[:4])
+            more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
+            raise InputError(
+                f"{data.source}: {split} has images of {classes}{more}, which training has not;"
+                " add training images or remove these"
+            )
+    numbers = {split: np.array([number[v] for v in values]) for split, values in labels.items()}
+    return names or [str(value) for value in trained], numbers
+
+
+def _seed(data: Data, split: Split) -> list[int]:
+    return [data.seed % 2**64, SPLITS.index(split)]
+
+
+def _shuffled_classes(
+    positions: _Array, labels: _Array, seed: list[int]
+) -> list[tuple[int, _Array]]:
+    """The positions of each class in an order of its own, which other classes do not change."""
+    by_class = positions[np.argsort(labels[positions], kind="stable")]
+    numbers, starts = np.unique(labels[by_class], return_index=True)
+    groups = np.split(by_class, starts[1:])
+    return [
+        (int(number), np.random.default_rng([*seed, int(number)]).permutation(group))
+        for number, group in zip(numbers, groups, strict=True)
+    ]
+
+
+def _draw(
+    positions: _Array, labels: _Array, seed: list[int], fraction: float, classes: Sequence[str]
+) -> _Array:
+    """A share of each class, of one image at least, that leaves at least one."""
+    drawn = []
+    for number, group in _shuffled_classes(positions, labels, seed):
+        if len(group) < 2:
+            raise InputError(
+                f"class {classes[number]!r} has too few training images to carve a split from;"
+                " add images, or name splits to validate and test on"
+            )
+        drawn.append(group[: min(max(1, round(fraction * len(group))), len(group) - 1)])
+    return np.sort(np.concatenate(drawn))
+
+
+def _first_drawn(positions: _Array, labels: _Array, seed: list[int], count: int) -> _Array:
+    """At most ``count`` of each class; a larger count keeps those of a smaller one."""
+    groups = _shuffled_classes(positions, labels, seed)
+    return np.concatenate([group[:count] for _, group in groups])
+
+
+def _interleaved(positions: _Array, labels: _Array) -> _Array:
+    """In rounds of one image from each class, in the order of the source."""
+    by_class = np.sort(positions)
+    by_class = by_class[np.argsort(labels[by_class], kind="stable")]
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    rounds = np.arange(len(by_class)) - np.repeat(starts, counts)
+    return by_class[np.lexsort((labels[by_class], rounds))]

@@ -1,0 +1,165 @@
+"""Images from any source to uint8 arrays per split, with a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import InputError
+from stages.data.arrays import DATA_FOLDER, SPLITS
+from stages.data.decode import decode
+from stages.data.sources.schemes import open_source
+from stages.data.splits import ChosenSplit, choose_splits
+from stages.entry import run_stage
+from stages.files import new_folder, sha256, write_json
+from stages.params import Params
+from stages.progress import track
+
+REPORT = Path("reports/data.json")
+_CHUNK = 256  # images that are decoded at once; bounds the memory
+
+
+@dataclass
+class Statistics:
+    """What is learnt of the images while they are written."""
+
+    histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
+    """Pixels by channel and level."""
+    digests: list[bytes] = field(default_factory=list)
+    """One per image, equal for equal pixels."""
+
+    def add(self, images: npt.NDArray[np.uint8]) -> None:
+        for channel in range(3):
+            self.histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
+        self.digests += [
+            hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images
+        ]
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Per channel, of the levels scaled to 0..1."""
+        levels = np.arange(256)
+        count = self.histogram.sum(axis=1)
+        mean = self.histogram @ levels / count
+        variance = [
+            row @ (levels - m) ** 2 / n
+            for row, m, n in zip(self.histogram, mean, count, strict=True)
+        ]
+        return (mean / 255).tolist(), (np.sqrt(variance) / 255).tolist()
+
+
+def main(params: Params) -> None:
+    """Writes ``artifacts/data/`` and ``reports/data.json``."""
+    data = params.data
+    choice = choose_splits(open_source(data), data)
+    for note in choice.notes:
+        print(note)
+    size = data.image_size or _own_size(choice.splits["train"])
+    statistics = {}
+    splits: dict[str, dict[str, Any]] = {}
+    with new_folder(DATA_FOLDER) as folder:
+        for name in SPLITS:
+            chosen = choice.splits[name]
+            images_path, labels_path = folder / f"{name}_images.npy", folder / f"{name}_labels.npy"
+            statistics[name] = _write_images(
+                images_path, chosen, size, data.image_size is not None, name
+            )
+            np.save(labels_path, chosen.labels.astype(np.int64), allow_pickle=False)
+            per_class = np.bincount(chosen.labels, minlength=len(choice.classes))
+            splits[name] = {
+                "count": len(chosen.labels),
+                "per_class": per_class.tolist(),
+                "images_sha256": sha256(images_path),
+                "labels_sha256": sha256(labels_path),
+            }
+        mean, std = statistics["train"].mean_and_std()
+        if min(std) == 0:
+            raise InputError(
+                f"{data.source}: a colour channel has one value in all training images; use others"
+            )
+        trained = set(statistics["train"].digests)
+        repeated = {
+            f"{name}_images_also_in_train": sum(
+                digest in trained for digest in statistics[name].digests
+            )
+            for name in ("val", "test")
+        }
+        summary = {
+            "source": data.source,
+            "image_size": size,
+            "classes": list(choice.classes),
+            "mean": mean,
+            "std": std,
+            **repeated,
+        }
+        write_json(folder / "manifest.json", {**summary, "splits": splits})
+    counts = {
+        name: {key: split[key] for key in ("count", "per_class")} for name, split in splits.items()
+    }
+    write_json(REPORT, {**summary, "splits": counts})
+    sizes = ", ".join(f"{split['count']} {name}" for name, split in counts.items())
+    print(f"{data.source}: {sizes} images of {len(choice.classes)} classes, {size}x{size}")
+    for key, number in repeated.items():
+        print(f"{key}: {number} (with identical pixels)")
+
+
+def _own_size(chosen: ChosenSplit) -> int:
+    first = int(chosen.positions[0])
+    height, width, _ = _decode(chosen, first, None).shape
+    if height != width:
+        raise InputError(
+            f"{chosen.source.describe(first)} has {width}x{height} pixels, expected a square;"
+            " set data.image_size to resize and crop"
+        )
+    return int(height)
+
+
+def _decode(chosen: ChosenSplit, position: int, size: int | None) -> npt.NDArray[np.uint8]:
+    source = chosen.source
+    return decode(lambda: source.image(position), size, source.describe(position))
+
+
+def _write_images(
+    path: Path, chosen: ChosenSplit, size: int, resize: bool, name: str
+) -> Statistics:
+    """An array ``[N, size, size, 3]``, written as it is decoded.
+
+    Not through a memory map: writing into one on a full disk kills the process.
+    """
+    statistics = Statistics()
+    shape = (len(chosen.positions), size, size, 3)
+    positions = chosen.positions.tolist()
+
+    def pixels(position: int) -> npt.NDArray[np.uint8]:
+        image = _decode(chosen, position, size if resize else None)
+        if image.shape[:2] != (size, size):
+            height, width, _ = image.shape
+            raise InputError(
+                f"{chosen.source.describe(position)} has {width}x{height} pixels where others have"
+                f" {size}x{size}; set data.image_size to resize and crop"
+            )
+        return image
+
+    with path.open("wb") as handle, ThreadPoolExecutor(_cores()) as pool:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(handle, header)
+        chunks = range(0, len(positions), _CHUNK)
+        for start in track(chunks, f"{name} images", total=len(chunks)):
+            images = np.stack(list(pool.map(pixels, positions[start : start + _CHUNK])))
+            handle.write(images.tobytes())
+            statistics.add(images)
+    return statistics
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    run_stage(main)
