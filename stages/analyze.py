@@ -25,11 +25,14 @@ from models.checkpoint import load_network
 from models.learners import LearnerGroup, load_learners
 from models.similarity import linear_cka
 from stages.data.arrays import DataSet, Images, load_data
+from stages.data.feed import Normalize
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
 from stages.grad_cam import draw_panel, grad_cam, resize
 from stages.params import Params
 from stages.progress import track
+from stages.training.device import prepare_device
+from stages.training.evaluate import accuracy
 
 NETWORKS = {
     name: Path(f"artifacts/{name}/model.safetensors") for name in ("teacher", "proxy", "student")
@@ -38,7 +41,7 @@ DISTILLED = Path("artifacts/distilled/model.safetensors")
 ANALYSIS_FOLDER = Path("artifacts/analysis")
 ANALYSIS_FILE = Path("reports/analysis.json")
 
-_BATCH = 100
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -52,37 +55,40 @@ class Outputs:
     def answers(self) -> Tensor:
         return self.logits.argmax(1)
 
-    def accuracy(self, labels: Tensor) -> float:
-        return float((self.answers == labels).double().mean())
-
     def first(self, count: int) -> Outputs:
         return Outputs(self.embedding[:count], self.logits[:count])
 
 
 def main(params: Params) -> None:
     """Write ``reports/analysis.json`` and ``artifacts/analysis/grad_cam.png``."""
+    device = prepare_device()
     data = load_data()
-    test = data.split("test")
-    networks = {name: load_network(path) for name, path in NETWORKS.items()}
-    group = load_learners(DISTILLED)
+    test, normalize = data.split("test"), Normalize(data.mean, data.std, device)
+    networks = {name: load_network(path).to(device) for name, path in NETWORKS.items()}
+    group = load_learners(DISTILLED).to(device)
 
-    outputs = _outputs_of_networks(networks, data, test)
-    learners = _outputs_of_learners(group, data, test) if group.names else {}
-    labels = torch.from_numpy(np.array(test.labels))
+    outputs = _outputs_of_networks(networks, test, normalize)
+    learners = _outputs_of_learners(group, test, normalize) if group.names else {}
     count = min(params.analyze.cka_images, len(test))
     write_json(
         ANALYSIS_FILE,
         {
             "pairs": compare({name: out.first(count) for name, out in outputs.items()}),
-            **accuracies(outputs, labels),
-            "learners": diversity(learners, labels, count) if learners else None,
+            **accuracies(outputs, test),
+            "learners": diversity(learners, test, count) if learners else None,
             "images": count,
             "test_images": len(test),
         },
     )
+    chosen = one_per_class(test.labels, params.analyze.grad_cam_images)
+    shown = Images(test.images[chosen], test.labels[chosen])
     with new_folder(ANALYSIS_FOLDER) as folder:
-        shown = (networks["teacher"], group)
-        _draw(folder / "grad_cam.png", shown, data, test, params.analyze.grad_cam_images)
+        _draw(
+            folder / "grad_cam.png",
+            _looks(networks["teacher"], group, shown, normalize),
+            shown,
+            data,
+        )
 
 
 def compare(outputs: dict[str, Outputs]) -> list[dict[str, Any]]:
@@ -107,16 +113,14 @@ def kl_divergence(logits: Tensor, other: Tensor) -> float:
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
-def accuracies(outputs: dict[str, Outputs], labels: Tensor) -> dict[str, dict[str, float]]:
+def accuracies(outputs: dict[str, Outputs], test: Images) -> dict[str, dict[str, float]]:
     """Accuracy of each network, and by how much the first of each two is ahead."""
-    accuracy = {name: out.accuracy(labels) for name, out in outputs.items()}
-    return {
-        "accuracy": accuracy,
-        "gap": {f"{a}_{b}": accuracy[a] - accuracy[b] for a, b in combinations(accuracy, 2)},
-    }
+    right = {name: accuracy(out.logits, test) for name, out in outputs.items()}
+    gap = {f"{a}_{b}": right[a] - right[b] for a, b in combinations(right, 2)}
+    return {"accuracy": right, "gap": gap}
 
 
-def diversity(learners: dict[str, Outputs], labels: Tensor, cka_images: int) -> dict[str, Any]:
+def diversity(learners: dict[str, Outputs], test: Images, cka_images: int) -> dict[str, Any]:
     """How the auxiliary learners differ: CKA on the first images, the rest on all of them.
 
     ``agreement`` is the share of images that get the same answer from both.
@@ -130,7 +134,7 @@ def diversity(learners: dict[str, Outputs], labels: Tensor, cka_images: int) -> 
         "agreement": {
             pair: float((x.answers == y.answers).double().mean()) for pair, (x, y) in pairs.items()
         },
-        "accuracy": {name: out.accuracy(labels) for name, out in learners.items()},
+        "accuracy": {name: accuracy(out.logits, test) for name, out in learners.items()},
     }
 
 
@@ -145,7 +149,7 @@ def one_per_class(labels: npt.NDArray[np.int64], count: int) -> list[int]:
 
 
 def _outputs_of_networks(
-    networks: dict[str, Backbone], data: DataSet, test: Images
+    networks: dict[str, Backbone], test: Images, normalize: Normalize
 ) -> dict[str, Outputs]:
     by_file: dict[str, Outputs] = {}
     outputs = {}
@@ -153,55 +157,52 @@ def _outputs_of_networks(
         # The proxy may be a copy of the teacher's file; it need not run twice.
         key = sha256(NETWORKS[name])
         if key not in by_file:
-            by_file[key] = _outputs_of(network, name, data, test)
+            by_file[key] = _outputs_of(network, name, test, normalize)
         outputs[name] = by_file[key]
     return outputs
 
 
-def _outputs_of(network: Backbone, name: str, data: DataSet, test: Images) -> Outputs:
-    return _run(lambda x: [network.features(x)], name, data, test)[0]
+def _outputs_of(network: Backbone, name: str, test: Images, normalize: Normalize) -> Outputs:
+    return _run(lambda x: [network.features(x)], name, test, normalize)[0]
 
 
-def _outputs_of_learners(group: LearnerGroup, data: DataSet, test: Images) -> dict[str, Outputs]:
-    outputs = _run(lambda x: group.forward_all(x)[1], "learners", data, test)
+def _outputs_of_learners(
+    group: LearnerGroup, test: Images, normalize: Normalize
+) -> dict[str, Outputs]:
+    outputs = _run(lambda x: group.forward_all(x)[1], "learners", test, normalize)
     return dict(zip(group.names, outputs, strict=True))
 
 
 @torch.no_grad()
 def _run(
-    forward: Callable[[Tensor], Sequence[Features]], name: str, data: DataSet, test: Images
+    forward: Callable[[Tensor], Sequence[Features]], name: str, test: Images, normalize: Normalize
 ) -> list[Outputs]:
-    batches = [
-        forward(_normalised(test.images[start : start + _BATCH], data))
-        for start in track(range(0, len(test), _BATCH), f"analyze {name}")
-    ]
+    by_batch = []
+    for start in track(range(0, len(test), _BATCH), f"analyze {name}"):
+        seen = forward(normalize(test.images[start : start + _BATCH]))
+        by_batch.append([Outputs(f.embedding.cpu(), f.logits.cpu()) for f in seen])
     return [
-        Outputs(torch.cat([f.embedding for f in each]), torch.cat([f.logits for f in each]))
-        for each in zip(*batches, strict=True)
+        Outputs(torch.cat([out.embedding for out in each]), torch.cat([out.logits for out in each]))
+        for each in zip(*by_batch, strict=True)
     ]
 
 
-def _normalised(images: npt.NDArray[np.uint8], data: DataSet) -> Tensor:
-    x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (data.mean, data.std))
-    return (x - mean) / std
+def _looks(
+    teacher: Backbone, group: LearnerGroup, shown: Images, normalize: Normalize
+) -> dict[str, Features]:
+    images = normalize(shown.images)
+    target, learners = group.forward_all(images)
+    by_name = {"teacher": teacher.features(images), "target": target}
+    return by_name | dict(zip(group.names, learners, strict=True))
 
 
-def _draw(
-    path: Path, networks: tuple[Backbone, LearnerGroup], data: DataSet, test: Images, count: int
-) -> None:
-    teacher, group = networks
-    chosen = one_per_class(test.labels, count)
-    images, labels = test.images[chosen], torch.from_numpy(test.labels[chosen])
-    x = _normalised(images, data)
-    target, learners = group.forward_all(x)
-    features = {"teacher": teacher.features(x), "target": target}
-    features |= dict(zip(group.names, learners, strict=True))
-    columns = {
-        name: (resize(grad_cam(each, labels), images.shape[1]), _captions(each, data.classes))
-        for name, each in features.items()
-    }
-    draw_panel(path, images, [_short(data.classes[i]) for i in labels.tolist()], columns)
+def _draw(path: Path, looks: dict[str, Features], shown: Images, data: DataSet) -> None:
+    labels = torch.from_numpy(shown.labels)
+    columns = {}
+    for name, features in looks.items():
+        heat = grad_cam(features, labels.to(features.logits.device))
+        columns[name] = (resize(heat, data.image_size), _captions(features, data.classes))
+    draw_panel(path, shown.images, [_short(data.classes[i]) for i in labels.tolist()], columns)
 
 
 def _captions(features: Features, classes: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from PIL import Image
 from models.checkpoint import load_network, save_network
 from models.errors import InputError
 from stages import analyze
+from stages.data.arrays import Images
 from stages.files import sha256
 from stages.params import Analyze, Params
 
@@ -96,7 +97,8 @@ def test_agreement_counts_equal_answers():
     answers = torch.eye(4)
     same_twice = analyze.Outputs(torch.rand(4, 3), answers)
     other = analyze.Outputs(torch.rand(4, 3), answers[[0, 1, 3, 2]])
-    report = analyze.diversity({"a": same_twice, "b": other}, torch.arange(4), 4)
+    test = Images(np.zeros((4, 1, 1, 3), dtype=np.uint8), np.arange(4))
+    report = analyze.diversity({"a": same_twice, "b": other}, test, 4)
     assert report["agreement"] == {"a~b": 0.5}
     assert report["accuracy"] == {"a": 1.0, "b": 0.5}
 
