@@ -1,0 +1,1 @@
+"""Run an exported model: torch, onnxruntime, TensorRT."""

@@ -1,0 +1,393 @@
+"""Check and time the exported models on the machine that this file lies on.
+
+It needs Python 3.8 or newer, numpy and onnxruntime, and nothing else of the project: it travels in
+the bundle. ``python runner.py --check [FOLDER]`` proves that the files arrived unaltered and that
+every model gives torch's answers on the golden batch; ``python runner.py --profile --model FILE
+--golden FILE`` times one model and prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+try:
+    import numpy as np
+    import onnxruntime
+except ImportError as error:
+    sys.exit(
+        "error: {} is not installed for {}; run `{} -m pip install numpy onnxruntime`".format(
+            error.name, sys.executable, Path(sys.executable).name
+        )
+    )
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+# Wide for int8: a golden batch of some 16 images says little about agreement, and the export was
+# judged on the whole test split; what these catch is arithmetic that goes wrong on this device.
+MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 1e-2}
+MIN_COSINE_INT8 = 0.95
+MIN_AGREEMENT_INT8 = 0.75
+
+#: Below so many samples the 99th percentile rests on fewer than five of them.
+MIN_SAMPLES_P99 = 500
+#: Coefficient of variation above which a measurement is called noisy.
+NOISY_CV = 0.2
+
+
+class RunnerError(Exception):
+    """What the user can put right; the message is one sentence."""
+
+
+def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
+    """How far ``logits`` ``[N, K]`` are from ``reference`` ``[N, K]``.
+
+    Returns:
+        ``max_relative_error`` (``max|a-b| / max|b|``), ``cosine`` (of the two arrays as vectors)
+        and ``top1_agreement`` (a share of the N rows); all None where a logit is not finite.
+    """
+    if logits.shape != reference.shape or not np.isfinite(logits).all():
+        return {"max_relative_error": None, "cosine": None, "top1_agreement": None}
+    ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
+    norm = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    return {
+        "max_relative_error": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
+        "cosine": float((ours * theirs).sum()) / norm if norm else 0.0,
+        "top1_agreement": float((ours.argmax(1) == theirs.argmax(1)).mean()),
+    }
+
+
+def breach(precision: str, parity: Dict[str, Optional[float]]) -> Optional[str]:
+    """Why ``parity`` on the golden batch is not good enough for ``precision``; None where it is."""
+    relative_error, cosine = parity["max_relative_error"], parity["cosine"]
+    agreement = parity["top1_agreement"]
+    if relative_error is None or cosine is None or agreement is None:
+        return "logits of another shape than torch's, or not finite"
+    if precision in MAX_RELATIVE_ERROR:
+        limit = MAX_RELATIVE_ERROR[precision]
+        if relative_error > limit:
+            return f"relative error {relative_error:.1e} is above {limit:.0e}"
+    elif cosine < MIN_COSINE_INT8:
+        return f"cosine {cosine:.4f} is below {MIN_COSINE_INT8}"
+    elif agreement < MIN_AGREEMENT_INT8:
+        return f"top-1 agreement {agreement:.3f} is below {MIN_AGREEMENT_INT8}"
+    return None
+
+
+def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the CPU.
+
+    Raises:
+        RunnerError: onnxruntime does not take the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # On shared cores a spinning thread takes the time of the one that works.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    # onnxruntime's exceptions share no base class but this one.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise RunnerError(
+            f"{model}: onnxruntime {onnxruntime.__version__} does not load it ({reason})"
+        ) from None
+
+
+def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size: int) -> Array:
+    """Logits float32 ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``."""
+    feed = session.get_inputs()[0].name
+    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return np.concatenate([session.run(None, {feed: batch})[0] for batch in batches])
+
+
+def load_golden(path: Path) -> Tuple[Array, Array]:
+    """The images uint8 ``[G, H, W, 3]`` and torch's logits float32 ``[G, K]``.
+
+    Raises:
+        RunnerError: the file is missing or damaged.
+    """
+    try:
+        with np.load(str(path), allow_pickle=False) as golden:
+            return golden["images"], golden["logits"]
+    except FileNotFoundError:
+        raise RunnerError(f"{path}: no such file; copy the whole bundle") from None
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise RunnerError(f"{path}: damaged ({error}); copy the bundle again") from None
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def profile(
+    model: Path,
+    golden: Path,
+    *,
+    threads: int,
+    warmup_runs: int,
+    warmup_seconds: float,
+    min_runs: int,
+    min_seconds: float,
+    max_runs: int,
+) -> Dict[str, Any]:
+    """Time one model at batch 1, in ms, with parity on the golden batch in the same run.
+
+    Nothing is clipped. Warm-up and measurement each last until both their runs and their seconds
+    are reached; ``max_runs`` ends the measurement in any case.
+
+    Raises:
+        RunnerError: a file is missing, damaged, or not loadable.
+    """
+    if not model.is_file():
+        raise RunnerError(f"{model}: no such file; give an exported .onnx file")
+    images, reference = load_golden(golden)
+    load_before, temperature_before = load_average(), temperature()
+
+    start = time.perf_counter_ns()
+    session = open_session(model, threads)
+    init_ms = (time.perf_counter_ns() - start) / 1e6
+    feed = {session.get_inputs()[0].name: images[:1]}
+    first_ms = time_run(session, feed)
+
+    parity = compare(run_batches(session, images, 1), reference)
+    time_runs(session, feed, warmup_runs, warmup_seconds, sys.maxsize)
+    samples = time_runs(session, feed, min_runs, min_seconds, max_runs)
+
+    precision = session.get_modelmeta().custom_metadata_map.get("precision", "")
+    reason = breach(precision, parity)
+    result = {
+        "runtime": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "provider": session.get_providers()[0],
+        "precision": precision,
+        "file": model.name,
+        "model_sha256": sha256(model),
+        "threads": threads,
+        "init_ms": round(init_ms, 4),
+        "first_ms": round(first_ms, 4),
+    }
+    result.update(statistics(samples))
+    result.update(
+        {
+            "peak_rss_mb": peak_rss_mb(),
+            "load_before": load_before,
+            "load_after": load_average(),
+            "temperature_before": temperature_before,
+            "temperature_after": temperature(),
+            "noisy": result["cv"] > NOISY_CV,
+            "golden": parity,
+            "status": "failed" if reason else "passed",
+            "reason": reason,
+            "samples_ms": [round(sample, 4) for sample in samples],
+        }
+    )
+    return result
+
+
+def time_run(session: onnxruntime.InferenceSession, feed: Dict[str, Array]) -> float:
+    """Wall time of one run in ms."""
+    start = time.perf_counter_ns()
+    session.run(None, feed)
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+def time_runs(
+    session: onnxruntime.InferenceSession,
+    feed: Dict[str, Array],
+    min_runs: int,
+    min_seconds: float,
+    max_runs: int,
+) -> List[float]:
+    """Wall times in ms of at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``."""
+    samples = []  # type: List[float]
+    end = time.perf_counter() + min_seconds
+    while len(samples) < max_runs and (len(samples) < min_runs or time.perf_counter() < end):
+        samples.append(time_run(session, feed))
+    return samples
+
+
+def statistics(samples: List[float]) -> Dict[str, Any]:
+    """Percentiles (linear between ranks), mean and coefficient of variation of times in ms."""
+    times = np.asarray(samples)
+    p50, p90, p99 = (round(float(q), 4) for q in np.percentile(times, [50, 90, 99]))
+    return {
+        "n": len(samples),
+        "min_ms": round(float(times.min()), 4),
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99 if len(samples) >= MIN_SAMPLES_P99 else None,
+        "mean_ms": round(float(times.mean()), 4),
+        "cv": round(float(times.std() / times.mean()), 4),
+    }
+
+
+def peak_rss_mb() -> Optional[float]:
+    """The most memory that this process has held, in MB; None where the system does not say."""
+    # Before getrusage, whose figure on Linux begins with that of the process that started this one.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        bytes_per_unit = 1 if sys.platform == "darwin" else 1024
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 1e6, 1)
+    return None
+
+
+def load_average() -> Optional[float]:
+    """Runnable processes over the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def temperature() -> Optional[float]:
+    """The warmest thermal zone in degrees Celsius; None where none can be read."""
+    readings = []
+    for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        with contextlib.suppress(OSError, ValueError):
+            readings.append(int(zone.read_text()) / 1000)
+    return max(readings) if readings else None
+
+
+def check(folder: Path) -> bool:
+    """Prove the files unaltered and every model right on the golden batch; prints a table.
+
+    Raises:
+        RunnerError: the folder is no bundle, or a file is missing, altered or not loadable.
+    """
+    try:
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunnerError(
+            f"{folder} holds no model.json; give the folder of an unpacked bundle"
+        ) from None
+    except ValueError:
+        raise RunnerError(f"{folder / 'model.json'}: damaged; copy the bundle again") from None
+    verified = verify_sums(folder, description)
+    images, reference = load_golden(folder / description["golden"]["path"])
+    print(
+        "{} ({} classes), {} files unaltered, {} golden images, onnxruntime {}".format(
+            description["network"],
+            description["num_classes"],
+            verified,
+            len(images),
+            onnxruntime.__version__,
+        )
+    )
+    row = "{:<11} {:<8} {:>14} {:>9} {:>10}  {}"
+    print(row.format("precision", "batch", "relative error", "cosine", "agreement", "result"))
+    passed = True
+    for precision, files in description["files"].items():
+        for shape, entry in files.items():
+            session = open_session(folder / entry["path"], threads=1)
+            parity = compare(
+                run_batches(session, images, 1 if shape == "static" else len(images)), reference
+            )
+            reason = breach(precision, parity)
+            passed = passed and reason is None
+            figures = [
+                "-" if parity[key] is None else form.format(parity[key])
+                for key, form in (
+                    ("max_relative_error", "{:.1e}"),
+                    ("cosine", "{:.5f}"),
+                    ("top1_agreement", "{:.3f}"),
+                )
+            ]
+            result = "failed: " + reason if reason else "passed"
+            print(row.format(precision, shape, figures[0], figures[1], figures[2], result))
+    print("passed" if passed else "failed")
+    return passed
+
+
+def verify_sums(folder: Path, description: Dict[str, Any]) -> int:
+    """The number of files that are as they were sent, by SHA256SUMS or else by model.json.
+
+    Raises:
+        RunnerError: names the first file that is missing or altered.
+    """
+    sums_file = folder / "SHA256SUMS"
+    if sums_file.is_file():
+        lines = sums_file.read_text(encoding="utf-8").splitlines()
+        sums = [
+            (name, digest) for digest, name in (line.split(maxsplit=1) for line in lines if line)
+        ]
+    else:
+        entries = [entry for files in description["files"].values() for entry in files.values()]
+        sums = [(entry["path"], entry["sha256"]) for entry in [*entries, description["golden"]]]
+    for name, digest in sums:
+        path = folder / name.lstrip("*")
+        if not path.is_file():
+            raise RunnerError(f"{path}: missing; copy the whole bundle")
+        if sha256(path) != digest:
+            raise RunnerError(f"{path}: altered since it was made; copy the bundle again")
+    return len(sums)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Check or time the exported models on this machine."
+    )
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument(
+        "--check",
+        nargs="?",
+        type=Path,
+        const=Path(__file__).resolve().parent,
+        metavar="FOLDER",
+        help="sums and parity of every model in FOLDER; default: where this file lies",
+    )
+    mode.add_argument(
+        "--profile", action="store_true", help="time --model and print one line of JSON"
+    )
+    parser.add_argument("--model", type=Path, metavar="FILE", help="a static model, batch 1")
+    parser.add_argument(
+        "--golden", type=Path, metavar="FILE", help="default: golden.npz beside the model"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--warmup-runs", type=int, default=10)
+    parser.add_argument("--warmup-seconds", type=float, default=0.5)
+    parser.add_argument("--min-runs", type=int, default=100)
+    parser.add_argument("--min-seconds", type=float, default=3.0)
+    parser.add_argument("--max-runs", type=int, default=20000)
+    given = parser.parse_args()
+    if given.profile and given.model is None:
+        parser.error("--profile needs --model FILE")
+    try:
+        if given.check is not None:
+            return 0 if check(given.check) else 1
+        result = profile(
+            given.model,
+            given.golden or given.model.with_name("golden.npz"),
+            threads=given.threads,
+            warmup_runs=given.warmup_runs,
+            warmup_seconds=given.warmup_seconds,
+            min_runs=given.min_runs,
+            min_seconds=given.min_seconds,
+            max_runs=given.max_runs,
+        )
+    except RunnerError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(result, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""The student as ONNX: dynamic and static models per precision, and the golden batch beside them.
+
+Two exports of one student are byte-identical, and no file tells where it was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import nn
+
+from models.backbone import Backbone
+from models.checkpoint import load_network
+from models.errors import InputError
+from stages.data.arrays import DataSet, load_data
+from stages.entry import run_stage
+from stages.files import new_folder, sha256, write_json
+from stages.params import Export, Params
+from stages.progress import track
+from stages.quantize import quantize
+from stages.runtimes.base import Job
+from stages.runtimes.exported import ONNX_FOLDER, SHAPES
+from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
+
+STUDENT = Path("artifacts/student/model.safetensors")
+
+#: The newest that onnxruntime 1.19 reads, the last for Python 3.8.
+MAX_IR_VERSION = 10
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def main(params: Params) -> None:
+    data = load_data()
+    network = load_network(STUDENT)
+    _check_fits(network, data, params.export)
+    calibration = calibration_images(data, params.export.calibration_images)
+    facts = {
+        "network": network.name,
+        "classes": json.dumps(data.classes, ensure_ascii=False),
+        "mean": json.dumps(data.mean),
+        "std": json.dumps(data.std),
+        "student_sha256": sha256(STUDENT),
+    }
+    with new_folder(ONNX_FOLDER) as folder:
+        files: dict[str, dict[str, Any]] = {}
+        float32: dict[str, onnx.ModelProto] = {}
+        pairs = [(precision, shape) for precision in params.export.precisions for shape in SHAPES]
+        for precision, shape in track(pairs, "export"):
+            if precision in _DTYPES:
+                # load_network again: the wrapper changes the network's dtype in place.
+                deployed = DeployedNetwork(
+                    load_network(STUDENT), data.mean, data.std, _DTYPES[precision]
+                )
+                model = export_network(deployed, data.image_size, params.export.opset, shape)
+                if precision == "fp32":
+                    float32[shape] = model
+            else:
+                model = quantize(float32[shape], precision, calibration)
+            path = folder / f"{precision}.{shape}.onnx"
+            path.write_bytes(finish(model, params.export.opset, facts | {"precision": precision}))
+            entry = {"path": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
+            files.setdefault(precision, {})[shape] = entry
+        golden = folder / "golden.npz"
+        images, logits, labels = golden_batch(network, data, params.export.golden_images)
+        np.savez(golden, images=images, logits=logits, labels=labels)
+        (folder / "labels.json").write_text(
+            json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        description = {
+            "network": network.name,
+            "num_classes": network.num_classes,
+            "image_size": data.image_size,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "opset": params.export.opset,
+            "ir_version": float32["static"].ir_version,
+            "input": "images",
+            "output": "logits",
+            "student_sha256": facts["student_sha256"],
+            "files": files,
+            "golden": {
+                "path": golden.name,
+                "sha256": sha256(golden),
+                "images": params.export.golden_images,
+            },
+        }
+        write_json(folder / "model.json", description)
+
+
+def _check_fits(network: Backbone, data: DataSet, export: Export) -> None:
+    if network.num_classes != len(data.classes):
+        raise InputError(
+            f"{STUDENT}: gives {network.num_classes} logits where {data.folder} has"
+            f" {len(data.classes)} classes; run `dvc repro` to train the student on these data"
+        )
+    for key, wanted, split in (
+        ("golden_images", export.golden_images, "test"),
+        ("calibration_images", export.calibration_images, "train"),
+    ):
+        count = data.manifest["splits"][split]["count"]
+        if wanted > count:
+            raise InputError(
+                f"params.yaml: export.{key} is {wanted}, more than the {count} {split} images;"
+                " lower it"
+            )
+
+
+def calibration_images(data: DataSet, count: int) -> npt.NDArray[np.uint8]:
+    """``count`` training images ``[N, H, W, 3]``, evenly spaced, as the split may be in order."""
+    images = data.split("train").images
+    return images[np.arange(count) * len(images) // count]
+
+
+def golden_batch(network: Backbone, data: DataSet, count: int) -> tuple[npt.NDArray[Any], ...]:
+    """The first test images, torch's float32 logits, and the labels."""
+    test = data.split("test")
+    images = np.ascontiguousarray(test.images[:count])
+    logits = run_torch(DeployedNetwork(network, data.mean, data.std).eval(), Job(images, count))
+    return images, logits, np.ascontiguousarray(test.labels[:count])
+
+
+def export_network(network: nn.Module, image_size: int, opset: int, shape: str) -> onnx.ModelProto:
+    """A module that takes uint8 ``[B, H, W, 3]`` as ONNX, with a ``dynamic`` or ``static`` batch.
+
+    The static batch is 1.
+    """
+    dynamic = shape == "dynamic"
+    # A batch of 1 would be taken for a constant.
+    example = torch.zeros(2 if dynamic else 1, image_size, image_size, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        network.eval(),
+        (example,),
+        dynamo=True,
+        external_data=False,
+        opset_version=opset,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "batch"},) if dynamic else None,
+        verbose=False,
+    )
+    if program is None:  # only without dynamo
+        raise AssertionError("torch.onnx.export returned no program")
+    return program.model_proto
+
+
+def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> bytes:
+    """The bytes to write: without build paths, with ``facts`` as metadata, and checked."""
+    strip_metadata(model)
+    onnx.helper.set_model_props(model, dict(facts))
+    used = {node.domain for node in model.graph.node}
+    opsets = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    honoured = {entry.domain: entry.version for entry in opsets}
+    # The exporter writes another opset than was asked for without saying so.
+    if honoured != {"": opset}:
+        raise AssertionError(f"opset {opset} was asked for, {honoured} was written")
+    if model.ir_version > MAX_IR_VERSION:
+        raise AssertionError(f"IR version {model.ir_version} is too new for older runtimes")
+    onnx.checker.check_model(model, full_check=True)
+    # The checker alone does not see float16 meet float32.
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes on every part: the stack traces hold this machine's paths."""
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    for part in [model, graph, *graph.node, *values, *graph.initializer]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,84 @@
+"""onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from stages.runtimes.base import Execution, Job, RuntimeFailureError
+
+# Where each operator takes its weights; whatever else is in a graph computes next to nothing.
+_WEIGHTS_INPUT = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1, "MatMul": 1}
+_QUANTIZED_WEIGHTS_INPUT = {"QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3}
+
+
+class OnnxRuntime:
+    """As :class:`stages.runtimes.base.Runtime`; a required runtime, so that it is always there."""
+
+    name = "onnxruntime"
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
+    provider = "CPUExecutionProvider"
+
+    def version(self) -> str | None:
+        return importlib.metadata.version("onnxruntime")
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
+        # onnxruntime's exceptions share no base class but Exception.
+        try:
+            session, dtypes = self._load(model)
+            feed = session.get_inputs()[0].name
+            logits = [
+                np.concatenate([session.run(None, {feed: batch})[0] for batch in job.batches()])
+                for job in jobs
+            ]
+        except Exception as error:
+            raise RuntimeFailureError(" ".join(str(error).split())) from None
+        return Execution(logits, session.get_providers()[0], dtypes)
+
+    def _load(self, model: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        with tempfile.TemporaryDirectory() as folder:
+            options.optimized_model_filepath = f"{folder}/optimized.onnx"
+            session = onnxruntime.InferenceSession(model, options, providers=[self.provider])
+            dtypes = compute_dtypes(onnx.load(options.optimized_model_filepath))
+        ran = session.get_providers()[0]
+        if ran != self.provider:  # one that fails is replaced without an error
+            raise RuntimeFailureError(f"{self.provider} was asked for, {ran} ran")
+        return session, dtypes
+
+
+def compute_dtypes(optimized: onnx.ModelProto) -> list[str]:
+    """The formats in which an optimised graph multiplies by its weights.
+
+    A format that the provider has no kernel for appears as the one that it was cast to.
+    """
+    constants = {
+        tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+        for tensor in optimized.graph.initializer
+    }
+    producers = {output: node for node in optimized.graph.node for output in node.output}
+    found = set()
+    for node in optimized.graph.node:
+        position = _WEIGHTS_INPUT.get(node.op_type, _QUANTIZED_WEIGHTS_INPUT.get(node.op_type))
+        if position is None:
+            continue
+        name = node.input[position]
+        producer = producers.get(name)
+        # Weights that are dequantised first are used in the format of their scale.
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            name = producer.input[1]
+        if name in constants:
+            found.add(
+                constants[name].lower().replace("float", "float32").replace("float3216", "float16")
+            )
+    return sorted(found)

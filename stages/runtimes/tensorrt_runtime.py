@@ -1,0 +1,92 @@
+"""TensorRT, always in a process of its own, so that a crash inside it is a result like any other.
+
+This side never imports ``tensorrt``; :mod:`stages.runtimes.tensorrt_engine` does.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.runtimes.base import Execution, Job, RuntimeFailureError
+
+_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+#: Building an engine takes minutes at most; what lasts longer hangs.
+_TIMEOUT_SECONDS = 1800
+
+
+class TensorRtRuntime:
+    """As :class:`stages.runtimes.base.Runtime`, on the first NVIDIA GPU.
+
+    Args:
+        command: starts the process that builds and runs the engine.
+    """
+
+    name = "tensorrt"
+    # It takes symmetric int8 alone.
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8_s8s8")
+
+    def __init__(
+        self, command: Sequence[str] = (sys.executable, "-m", "stages.runtimes.tensorrt_engine")
+    ) -> None:
+        self.command = tuple(command)
+
+    def version(self) -> str | None:
+        for distribution in _DISTRIBUTIONS:
+            try:
+                return importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return None
+
+    def unavailable(self) -> str | None:
+        # The GPU first: without one, TensorRT may import and then crash.
+        if not torch.cuda.is_available():
+            return "no NVIDIA GPU that torch can use"
+        if importlib.util.find_spec("tensorrt") is None:
+            return "TensorRT is not installed (pip install 'ackd[tensorrt]')"
+        return None
+
+    def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
+        with tempfile.TemporaryDirectory() as folder:
+            for index, job in enumerate(jobs):
+                np.save(Path(folder, f"images{index}.npy"), job.images)
+            sizes = [str(job.batch_size) for job in jobs]
+            try:
+                process = subprocess.run(
+                    [*self.command, str(model), folder, *sizes],
+                    capture_output=True,
+                    text=True,
+                    timeout=_TIMEOUT_SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise RuntimeFailureError(f"did not end within {_TIMEOUT_SECONDS} s") from None
+            if process.returncode != 0:
+                raise RuntimeFailureError(_ending(process.returncode, process.stderr))
+            said = json.loads(Path(folder, "execution.json").read_text(encoding="utf-8"))
+            logits = [
+                np.load(Path(folder, f"logits{index}.npy"), allow_pickle=False)
+                for index in range(len(jobs))
+            ]
+        return Execution(logits, said["provider"], said["dtypes"])
+
+
+def _ending(returncode: int, stderr: str) -> str:
+    """How the process ended, and the last line that it wrote."""
+    if returncode < 0:
+        how = f"crashed with {signal.Signals(-returncode).name}"
+    else:
+        how = f"ended with status {returncode}"
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return f"{how}: {lines[-1]}" if lines else how

@@ -1,0 +1,58 @@
+"""The reference: the student in torch, with the preprocessing that its exports hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from stages.runtimes.base import Job
+
+
+class DeployedNetwork(nn.Module):
+    """A network that takes the camera's bytes: ``[B, H, W, 3]`` uint8 to logits ``[B, K]`` float32.
+
+    Args:
+        network: takes normalised ``[B, 3, H, W]``.
+        mean: per channel, of images scaled to 0..1.
+        std: likewise.
+        dtype: of the network's arithmetic; normalisation stays float32.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(dtype)
+        self.dtype = dtype
+        means, stds = (
+            torch.tensor(mean, dtype=torch.float64),
+            torch.tensor(std, dtype=torch.float64),
+        )
+        self.register_buffer("scale", (1 / (255 * stds)).float())
+        self.register_buffer("shift", (-means / stds).float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        # The cast before the permutation: TensorRT refuses uint8 that feeds anything else.
+        normalised = images.to(torch.float32) * self.scale + self.shift
+        logits: Tensor = self.network(normalised.permute(0, 3, 1, 2).to(self.dtype))
+        return logits.to(torch.float32)
+
+
+@torch.inference_mode()
+def run_torch(network: DeployedNetwork, job: Job) -> npt.NDArray[np.float32]:
+    """Logits float32 ``[N, K]`` of a network in eval mode, on the CPU."""
+    # A copy: torch warns of memory that it must not write to, as that of a mapped file.
+    return np.concatenate(
+        [network(torch.from_numpy(batch.copy())).numpy() for batch in job.batches()]
+    )

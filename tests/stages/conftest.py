@@ -1,0 +1,105 @@
+"""A small project to run the stages of the edge on: data, a student, and its exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import models
+from models.backbone import Backbone
+from models.checkpoint import save_network
+from stages import export_onnx
+from stages.files import sha256
+from stages.params import Params
+
+CLASSES = ["blue", "green", "red"]
+
+
+@pytest.fixture(scope="session")
+def tiny_params() -> Params:
+    """Defaults, shrunk."""
+    return Params.model_validate(
+        {
+            "export": {"calibration_images": 24, "golden_images": 8},
+            "validate": {"batch_sizes": [1, 3, 8]},
+            "profile": {
+                "threads": [1],
+                "warmup_runs": 2,
+                "warmup_seconds": 0.0,
+                "min_runs": 20,
+                "min_seconds": 0.05,
+            },
+        }
+    )
+
+
+def write_data(folder: Path) -> None:
+    """Images 16x16 of three classes, each brightest in a channel of its own, in the manifest's format."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    splits = {}
+    for name, count in (("train", 48), ("val", 12), ("test", 30)):
+        labels = np.arange(count, dtype=np.int64) % 3
+        images = generator.integers(0, 160, (count, 16, 16, 3), dtype=np.uint8)
+        images[np.arange(count), :, :, 2 - labels] += 80
+        np.save(folder / f"{name}_images.npy", images)
+        np.save(folder / f"{name}_labels.npy", labels)
+        splits[name] = {
+            "count": count,
+            "per_class": [count // 3] * 3,
+            "images_sha256": sha256(folder / f"{name}_images.npy"),
+            "labels_sha256": sha256(folder / f"{name}_labels.npy"),
+        }
+    scaled = np.load(folder / "train_images.npy") / 255
+    manifest = {
+        "source": "made",
+        "image_size": 16,
+        "classes": CLASSES,
+        "mean": scaled.mean((0, 1, 2)).tolist(),
+        "std": scaled.std((0, 1, 2)).tolist(),
+        "splits": splits,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def train_student(folder: Path) -> Backbone:
+    """A resnet8 with a few steps behind it: its BatchNorm is off the identity, its logits tell classes."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    images = np.load(folder / "train_images.npy") / 255
+    pixels = torch.tensor((images - manifest["mean"]) / manifest["std"], dtype=torch.float32)
+    labels = torch.from_numpy(np.load(folder / "train_labels.npy"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = models.build("resnet8", len(CLASSES))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(network(pixels.permute(0, 3, 1, 2)), labels).backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project root with ``artifacts/data`` and ``artifacts/student``; not to be written to."""
+    root = tmp_path_factory.mktemp("origin")
+    write_data(root / "artifacts/data")
+    (root / "artifacts/student").mkdir()
+    save_network(
+        root / "artifacts/student/model.safetensors", train_student(root / "artifacts/data")
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_exported(tiny_origin: Path, tiny_params: Params) -> Path:
+    """As :func:`tiny_origin`, with ``artifacts/onnx``; not to be written to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tiny_origin)
+        export_onnx.main(tiny_params)
+    return tiny_origin
