@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 import onnxruntime
 
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
+from stages.runtimes.versions import version_of
 
 # Where each operator takes its weights; whatever else is in a graph computes next to nothing.
 _WEIGHTS_INPUT = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1, "MatMul": 1}
@@ -26,7 +26,7 @@ class OnnxRuntime:
     provider = "CPUExecutionProvider"
 
     def version(self) -> str | None:
-        return importlib.metadata.version("onnxruntime")
+        return version_of(self.name)
 
     def unavailable(self) -> str | None:
         return None
@@ -78,7 +78,5 @@ def compute_dtypes(optimized: onnx.ModelProto) -> list[str]:
         if producer is not None and producer.op_type == "DequantizeLinear":
             name = producer.input[1]
         if name in constants:
-            found.add(
-                constants[name].lower().replace("float", "float32").replace("float3216", "float16")
-            )
+            found.add(constants[name])
     return sorted(found)

@@ -5,7 +5,6 @@ This side never imports ``tensorrt``; :mod:`stages.runtimes.tensorrt_engine` doe
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import signal
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
+from stages.runtimes.versions import version_of
 
-_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 #: Building an engine takes minutes at most; what lasts longer hangs.
 _TIMEOUT_SECONDS = 1800
 
@@ -42,12 +41,7 @@ class TensorRtRuntime:
         self.command = tuple(command)
 
     def version(self) -> str | None:
-        for distribution in _DISTRIBUTIONS:
-            try:
-                return importlib.metadata.version(distribution)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        return None
+        return version_of(self.name)
 
     def unavailable(self) -> str | None:
         # The GPU first: without one, TensorRT may import and then crash.

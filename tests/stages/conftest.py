@@ -39,7 +39,7 @@ def tiny_params() -> Params:
 
 
 def write_data(folder: Path) -> None:
-    """Images 16x16 of three classes, each brightest in a channel of its own, in the manifest's format."""
+    """Images 16x16 of three classes, each brightest in a channel of its own."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     splits = {}
@@ -68,7 +68,7 @@ def write_data(folder: Path) -> None:
 
 
 def train_student(folder: Path) -> Backbone:
-    """A resnet8 with a few steps behind it: its BatchNorm is off the identity, its logits tell classes."""
+    """A resnet8 after a few steps: its BatchNorm is no identity, its logits tell the classes."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     images = np.load(folder / "train_images.npy") / 255
     pixels = torch.tensor((images - manifest["mean"]) / manifest["std"], dtype=torch.float32)

@@ -1,0 +1,21 @@
+"""Which runtimes are installed, without importing any."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+
+#: A runtime may come under several names; the first that is installed counts.
+DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "torch": ("torch",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+}
+
+
+def version_of(runtime: str) -> str | None:
+    """The installed version of one of :data:`DISTRIBUTIONS`; None where there is none."""
+    for name in DISTRIBUTIONS[runtime]:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
