@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from stages.params import Params
 from stages.progress import track
 
 REPORT = Path("reports/data.json")
-_CHUNK = 256  # images that are decoded at once; bounds the memory
+_CHUNK = 256  # images that are decoded ahead of the writing; bounds the memory
 
 
 @dataclass
@@ -35,12 +36,10 @@ class Statistics:
     digests: list[bytes] = field(default_factory=list)
     """One per image, equal for equal pixels."""
 
-    def add(self, images: npt.NDArray[np.uint8]) -> None:
+    def add(self, image: npt.NDArray[np.uint8]) -> None:
         for channel in range(3):
-            self.histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
-        self.digests += [
-            hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images
-        ]
+            self.histogram[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
+        self.digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Per channel, of the levels scaled to 0..1."""
@@ -70,7 +69,9 @@ def main(params: Params) -> None:
             statistics[name] = _write_images(
                 images_path, chosen, size, data.image_size is not None, name
             )
-            np.save(labels_path, chosen.labels.astype(np.int64), allow_pickle=False)
+            with labels_path.open("wb") as handle:
+                _write_header(handle, np.int64, chosen.labels.shape)
+                handle.write(chosen.labels.astype(np.int64).tobytes())
             per_class = np.bincount(chosen.labels, minlength=len(choice.classes))
             splits[name] = {
                 "count": len(chosen.labels),
@@ -130,10 +131,10 @@ def _write_images(
 ) -> Statistics:
     """An array ``[N, size, size, 3]``, written as it is decoded.
 
-    Not through a memory map: writing into one on a full disk kills the process.
+    By plain writes: on a full disk a memory map kills the process, and ``np.save`` does not say why
+    it fails.
     """
     statistics = Statistics()
-    shape = (len(chosen.positions), size, size, 3)
     positions = chosen.positions.tolist()
 
     def pixels(position: int) -> npt.NDArray[np.uint8]:
@@ -146,15 +147,22 @@ def _write_images(
             )
         return image
 
+    def decoded() -> Iterator[npt.NDArray[np.uint8]]:
+        for start in range(0, len(positions), _CHUNK):
+            yield from pool.map(pixels, positions[start : start + _CHUNK])
+
     with path.open("wb") as handle, ThreadPoolExecutor(_cores()) as pool:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(handle, header)
-        chunks = range(0, len(positions), _CHUNK)
-        for start in track(chunks, f"{name} images", total=len(chunks)):
-            images = np.stack(list(pool.map(pixels, positions[start : start + _CHUNK])))
-            handle.write(images.tobytes())
-            statistics.add(images)
+        _write_header(handle, np.uint8, (len(positions), size, size, 3))
+        for image in track(decoded(), f"{name} images", total=len(positions)):
+            handle.write(image.tobytes())
+            statistics.add(image)
     return statistics
+
+
+def _write_header(handle: BinaryIO, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": description, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, header)
 
 
 def _cores() -> int:

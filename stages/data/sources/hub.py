@@ -16,6 +16,7 @@ from models.errors import InputError
 from stages.data.sources.base import Source, SourceSplit, first_line, raise_if_disk_full, unknown
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_BINARY = ("binary", "large_binary")  # encoded files, not declared as images
 _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "fine_label")
 
@@ -38,16 +39,15 @@ def open_hub(location: str, image_column: str | None, label_column: str | None) 
     for key, column in (("image_column", image), ("label_column", label)):
         if column not in features:
             raise unknown(f"data.{key}", column, features)
+    if not isinstance(features[image], datasets.Image) and _type(features[image]) not in _BINARY:
+        raise InputError(
+            f"data.image_column: {image!r} holds {_type(features[image])}, expected images;"
+            " name another column"
+        )
     class_names = _class_names(label, features[label])
 
     def open_split(name: str) -> SourceSplit:
-        try:
-            rows = splits[name].cast_column(image, datasets.Image(decode=False))
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"data.image_column: {image!r} does not hold images ({first_line(error)});"
-                " name the column that does"
-            ) from None
+        rows = splits[name].cast_column(image, datasets.Image(decode=False))
         labels = rows[label][:]
         for position, value in enumerate(labels):
             if value is None or (class_names and value < 0):
@@ -67,9 +67,13 @@ def open_hub(location: str, image_column: str | None, label_column: str | None) 
 def _load(location: str) -> Mapping[str, Any]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    # What the library logs as an error it also raises.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     name, _, revision = location.partition("@")
+    advice = "correct the id, or see that the hub can be reached"
     if Path(location).expanduser().is_dir():
         name, revision = str(Path(location).expanduser()), ""
+        advice = "expected a folder in the layout of the hub"
     elif Path(name).expanduser().is_dir():
         raise InputError(
             f"data.source: {name!r} is a folder here and has no revision; remove @{revision}"
@@ -85,8 +89,7 @@ def _load(location: str) -> Mapping[str, Any]:
         raise_if_disk_full(error)
         reason = error.__cause__ or error
         raise InputError(
-            f"data.source: could not read {location!r} ({first_line(reason)});"
-            " correct the path or id, or see that the hub can be reached"
+            f"data.source: could not read {location!r} ({first_line(reason)}); {advice}"
         ) from None
 
 
@@ -106,13 +109,17 @@ def _find_column(
 def _class_names(column: str, feature: Any) -> list[str] | None:
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
-    kind = str(getattr(feature, "dtype", feature))
+    kind = _type(feature)
     if kind.removeprefix("u").startswith("int") or kind in ("string", "large_string", "bool"):
         return None
     raise InputError(
         f"data.label_column: {column!r} holds {kind}, expected integers or strings;"
         " name another column"
     )
+
+
+def _type(feature: Any) -> str:
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
 def _open(cell: dict[str, Any]) -> Image.Image:
