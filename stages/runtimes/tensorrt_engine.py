@@ -8,7 +8,6 @@ Precision lives in the ONNX file: the network is strongly typed, which is all th
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,6 @@ from stages.runtimes.base import Job
 
 _WORKSPACE_BYTES = 1 << 30
 _TORCH_DTYPES = {"FLOAT": torch.float32, "UINT8": torch.uint8}
-# As the engine inspector names them, in its several spellings.
-_INSPECTOR_DTYPES = {
-    "float": "float32",
-    "fp32": "float32",
-    "half": "float16",
-    "fp16": "float16",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "int8": "int8",
-}
 
 
 class EngineError(Exception):
@@ -116,30 +105,12 @@ class Engine:
     def _dtype(self, name: str) -> torch.dtype | None:
         return _TORCH_DTYPES.get(self._engine.get_tensor_dtype(name).name)
 
-    def dtypes(self) -> list[str]:
-        """The formats of the weights in the engine's layers, as its inspector names them."""
+    def layers(self) -> list[Any]:
+        """What the inspector says of each layer."""
         inspector = self._engine.create_engine_inspector()
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        return layer_dtypes(json.loads(information)["Layers"])
-
-
-def layer_dtypes(layers: list[Any]) -> list[str]:
-    """The formats of the layers' weights, or of their outputs where no layer tells its weights'.
-
-    Args:
-        layers: ``Layers`` of the inspector's JSON; without details each is but a name.
-    """
-    detailed = [layer for layer in layers if isinstance(layer, dict)]
-    named = [
-        str(layer["Weights"]["Type"]) for layer in detailed if "Type" in layer.get("Weights", {})
-    ]
-    if not named:
-        outputs = [output for layer in detailed for output in layer.get("Outputs", [])]
-        named = [
-            str(output.get("Datatype", output.get("Format/Datatype", ""))) for output in outputs
-        ]
-    words = {word for text in named for word in re.findall(r"[a-z0-9]+", text.lower())}
-    return sorted({_INSPECTOR_DTYPES[word] for word in words if word in _INSPECTOR_DTYPES})
+        layers: list[Any] = json.loads(information).get("Layers", [])
+        return layers
 
 
 def main() -> None:
@@ -156,7 +127,7 @@ def main() -> None:
             np.save(folder / f"logits{index}.npy", logits)
     except EngineError as error:
         sys.exit(str(error))
-    execution = {"provider": torch.cuda.get_device_name(), "dtypes": engine.dtypes()}
+    execution = {"provider": torch.cuda.get_device_name(), "layers": engine.layers()}
     (folder / "execution.json").write_text(json.dumps(execution), encoding="utf-8")
 
 

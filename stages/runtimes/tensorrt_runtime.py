@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,16 @@ import torch
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 
+# As the engine inspector names them, in its several spellings.
+_INSPECTOR_DTYPES = {
+    "float": "float32",
+    "fp32": "float32",
+    "half": "float16",
+    "fp16": "float16",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+}
 #: Building an engine takes minutes at most; what lasts longer hangs.
 _TIMEOUT_SECONDS = 1800
 
@@ -73,7 +85,7 @@ class TensorRtRuntime:
                 np.load(Path(folder, f"logits{index}.npy"), allow_pickle=False)
                 for index in range(len(jobs))
             ]
-        return Execution(logits, said["provider"], said["dtypes"])
+        return Execution(logits, said["provider"], layer_dtypes(said["layers"]))
 
 
 def _ending(returncode: int, stderr: str) -> str:
@@ -84,3 +96,22 @@ def _ending(returncode: int, stderr: str) -> str:
         how = f"ended with status {returncode}"
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return f"{how}: {lines[-1]}" if lines else how
+
+
+def layer_dtypes(layers: list[Any]) -> list[str]:
+    """The formats of the layers' weights, or of their outputs where no layer tells its weights'.
+
+    Args:
+        layers: ``Layers`` of the inspector's JSON; without details each is but a name.
+    """
+    detailed = [layer for layer in layers if isinstance(layer, dict)]
+    named = [
+        str(layer["Weights"]["Type"]) for layer in detailed if "Type" in layer.get("Weights", {})
+    ]
+    if not named:
+        outputs = [output for layer in detailed for output in layer.get("Outputs", [])]
+        named = [
+            str(output.get("Datatype", output.get("Format/Datatype", ""))) for output in outputs
+        ]
+    words = {word for text in named for word in re.findall(r"[a-z0-9]+", text.lower())}
+    return sorted({_INSPECTOR_DTYPES[word] for word in words if word in _INSPECTOR_DTYPES})

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import models
+from models.checkpoint import load_network, save_network
+from models.errors import InputError
+from stages import export_onnx
+from stages.files import sha256
+from stages.params import Params
+from stages.quantize import tensorrt_violations
+from stages.runtimes.torch_runtime import DeployedNetwork
+
+ONNX = Path("artifacts/onnx")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def by_hand(origin: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Logits of the bare student, the images normalised in numpy with the manifest's figures."""
+    manifest = json.loads((origin / "artifacts/data/manifest.json").read_text())
+    normalised = (images / 255 - manifest["mean"]) / manifest["std"]
+    pixels = torch.tensor(normalised.transpose(0, 3, 1, 2), dtype=torch.float32)
+    with torch.inference_mode():
+        return load_network(origin / "artifacts/student/model.safetensors")(pixels).numpy()
+
+
+def run_onnx(path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    logits: npt.NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
+    return logits
+
+
+@pytest.fixture
+def project(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to write to, as the working directory."""
+    shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
+    shutil.copytree(tiny_origin / "artifacts/student", tmp_path / "artifacts/student")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_description_is_that_of_the_files(tiny_exported: Path, tiny_params: Params) -> None:
+    folder = tiny_exported / ONNX
+    description = json.loads((folder / "model.json").read_text())
+    assert list(description["files"]) == tiny_params.export.precisions
+    named = {"model.json", "labels.json", "golden.npz"}
+    for precision, shapes in description["files"].items():
+        for shape in ("dynamic", "static"):
+            entry = shapes[shape]
+            path = folder / entry["path"]
+            assert path.name == f"{precision}.{shape}.onnx"
+            assert (sha256(path), path.stat().st_size) == (entry["sha256"], entry["bytes"])
+            model = onnx.load(path)
+            assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+            assert model.ir_version == description["ir_version"] <= 10
+            named.add(path.name)
+    assert {path.name for path in folder.iterdir()} == named
+    assert sha256(folder / "golden.npz") == description["golden"]["sha256"]
+    assert json.loads((folder / "labels.json").read_text()) == ["blue", "green", "red"]
+    student = tiny_exported / "artifacts/student/model.safetensors"
+    assert description["student_sha256"] == sha256(student)
+
+
+def test_another_process_writes_the_same_bytes(tiny_exported: Path, project: Path) -> None:
+    (project / "params.yaml").write_text("export: {calibration_images: 24, golden_images: 8}\n")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-m", "stages.export_onnx"]
+    subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
+    made = {path.name: sha256(path) for path in (project / ONNX).iterdir()}
+    assert made == {path.name: sha256(path) for path in (tiny_exported / ONNX).iterdir()}
+
+
+def test_no_file_tells_where_it_was_made(tiny_exported: Path) -> None:
+    for path in (tiny_exported / ONNX).iterdir():
+        content = path.read_bytes()
+        for trace in (
+            str(REPOSITORY),
+            str(tiny_exported),
+            sys.prefix,
+            "site-packages",
+            "pkg.",
+            ".py",
+        ):
+            assert trace.encode() not in content, (path.name, trace)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [("fp32", 1e-5), ("fp16", 1e-2), ("int8_u8s8", 0.1), ("int8_s8s8", 0.1)],
+)
+def test_answers_are_the_students(tiny_exported: Path, precision: str, tolerance: float) -> None:
+    images = np.load(tiny_exported / "artifacts/data/test_images.npy")
+    expected = by_hand(tiny_exported, images)
+    scale = np.abs(expected).max()
+    dynamic = run_onnx(tiny_exported / ONNX / f"{precision}.dynamic.onnx", images)
+    assert np.abs(dynamic - expected).max() / scale < tolerance
+    static = np.concatenate(
+        [
+            run_onnx(tiny_exported / ONNX / f"{precision}.static.onnx", image[None])
+            for image in images[:6]
+        ]
+    )
+    np.testing.assert_allclose(static, dynamic[:6], atol=1e-4 * scale)
+
+
+def test_bytes_go_in_and_the_facts_travel_inside(tiny_exported: Path) -> None:
+    for shape, batch in (("dynamic", "batch"), ("static", 1)):
+        path = tiny_exported / ONNX / f"fp16.{shape}.onnx"
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (images,), (logits,) = session.get_inputs(), session.get_outputs()
+        assert (images.name, images.type, images.shape) == (
+            "images",
+            "tensor(uint8)",
+            [batch, 16, 16, 3],
+        )
+        assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", [batch, 3])
+        facts = session.get_modelmeta().custom_metadata_map
+        assert (facts["network"], facts["precision"]) == ("resnet8", "fp16")
+        assert json.loads(facts["classes"]) == ["blue", "green", "red"]
+        manifest = json.loads((tiny_exported / "artifacts/data/manifest.json").read_text())
+        assert json.loads(facts["mean"]) == manifest["mean"]
+        assert json.loads(facts["std"]) == manifest["std"]
+        # TensorRT takes uint8 for nothing but a cast.
+        (reader,) = [n for n in onnx.load(path).graph.node if "images" in n.input]
+        assert reader.op_type == "Cast"
+
+
+def test_fp16_computes_in_half_precision(tiny_exported: Path) -> None:
+    graph = onnx.load(tiny_exported / ONNX / "fp16.static.onnx").graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    convolutions = [types[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    assert convolutions == [onnx.TensorProto.FLOAT16] * 9
+
+
+def zero_point_types(path: Path) -> set[int]:
+    """Of what is quantised in the graph at run time: the activations."""
+    graph = onnx.load(path).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return {types[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
+
+
+def test_int8_is_of_the_kind_of_its_target(tiny_exported: Path) -> None:
+    for shape in ("dynamic", "static"):
+        u8s8 = tiny_exported / ONNX / f"int8_u8s8.{shape}.onnx"
+        s8s8 = tiny_exported / ONNX / f"int8_s8s8.{shape}.onnx"
+        assert zero_point_types(u8s8) == {onnx.TensorProto.UINT8}
+        assert zero_point_types(s8s8) == {onnx.TensorProto.INT8}
+        assert tensorrt_violations(onnx.load(s8s8).graph) == []
+        # The lint is able to find something.
+        assert tensorrt_violations(onnx.load(u8s8).graph)
+        for path in (u8s8, s8s8):
+            graph = onnx.load(path).graph
+            quantised = {
+                node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"
+            }
+            weights = [node.input[1] for node in graph.node if node.op_type in {"Conv", "Gemm"}]
+            assert len(weights) == 10
+            assert quantised.issuperset(weights)
+            # Preprocessing and logits stay float.
+            producer = {output: node for node in graph.node for output in node.output}
+            assert producer["logits"].op_type == "Gemm"
+            cast = next(node for node in graph.node if node.op_type == "Cast")
+            scaled = next(node for node in graph.node if cast.output[0] in node.input)
+            assert scaled.op_type == "Mul"
+
+
+def test_golden_batch(tiny_exported: Path) -> None:
+    golden = np.load(tiny_exported / ONNX / "golden.npz")
+    images = np.load(tiny_exported / "artifacts/data/test_images.npy")[:8]
+    np.testing.assert_array_equal(golden["images"], images)
+    labels = np.load(tiny_exported / "artifacts/data/test_labels.npy")[:8]
+    np.testing.assert_array_equal(golden["labels"], labels)
+    np.testing.assert_allclose(
+        golden["logits"], by_hand(tiny_exported, images), rtol=1e-4, atol=1e-5
+    )
+    assert golden["logits"].dtype == np.float32
+
+
+def test_calibration_images_are_spread_over_the_training_split(tiny_origin: Path) -> None:
+    data = export_onnx.load_data(tiny_origin / "artifacts/data")
+    train = np.load(tiny_origin / "artifacts/data/train_images.npy")
+    np.testing.assert_array_equal(export_onnx.calibration_images(data, 12), train[::4])
+    np.testing.assert_array_equal(export_onnx.calibration_images(data, 48), train)
+
+
+def test_an_opset_that_is_not_honoured_is_found(tiny_exported: Path) -> None:
+    model = onnx.load(tiny_exported / ONNX / "fp32.static.onnx")
+    with pytest.raises(AssertionError, match="opset 20 was asked for"):
+        export_onnx.finish(model, 20, {})
+
+
+def test_opset_20() -> None:
+    network = DeployedNetwork(models.build("resnet8", 3), [0.5] * 3, [0.2] * 3, torch.float16)
+    model = onnx.load_from_string(
+        export_onnx.finish(export_onnx.export_network(network, 16, 20, "dynamic"), 20, {"a": "b"})
+    )
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
+
+
+def failure(params: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        export_onnx.main(Params.model_validate({"export": params}))
+    assert not ONNX.exists()
+    assert not list(Path("artifacts").glob(".*"))
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("project")
+def test_more_images_than_there_are() -> None:
+    assert "export.golden_images is 31, more than the 30 test images" in failure(
+        {"golden_images": 31}
+    )
+    message = failure({"golden_images": 8, "calibration_images": 49})
+    assert "export.calibration_images is 49, more than the 48 train images" in message
+
+
+@pytest.mark.usefixtures("project")
+def test_a_student_of_other_classes() -> None:
+    save_network(export_onnx.STUDENT, models.build("resnet8", 4))
+    message = failure({"golden_images": 8, "calibration_images": 8})
+    assert "gives 4 logits where artifacts/data has 3 classes" in message
+
+
+@pytest.mark.usefixtures("project")
+def test_a_damaged_student() -> None:
+    export_onnx.STUDENT.write_bytes(export_onnx.STUDENT.read_bytes()[:1000])
+    assert "model.safetensors: damaged" in failure({})
