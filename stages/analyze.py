@@ -214,7 +214,7 @@ def _captions(features: Features, classes: list[str]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 12 else f"{name[:11]}…"
+    return name if len(name) <= 10 else f"{name[:9]}…"
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def draw_panel(
     """
     rows = len(images)
     # A class may be called "$".
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}):
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
         figure = Figure(
             figsize=(_CELL_INCHES * (len(columns) + 1), _CELL_INCHES * 1.18 * rows + 0.2), dpi=160
         )
@@ -80,7 +80,7 @@ def draw_panel(
                 axes.imshow(heat[row], cmap="inferno", vmin=0, vmax=1, alpha=0.6)
                 axes.set_xlabel(captions[row], color=_INK, labelpad=3)
         for axes, title in zip(grid[0], ["image", *columns], strict=True):
-            axes.set_title(title, color=_INK, fontsize=9, pad=5)
+            axes.set_title(title, color=_INK, fontsize=10, pad=5)
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)

@@ -53,10 +53,9 @@ def write_data(count: int = 24, seed: int = 0) -> None:
         per_class = np.bincount(labels, minlength=len(CLASSES)).tolist()
         splits[split] = {"count": count, "per_class": per_class}
     head = {"source": "digits", "image_size": SIZE, "classes": CLASSES}
-    write_json(
-        folder / "manifest.json",
-        {**head, "mean": [0.3, 0.3, 0.3], "std": [0.2, 0.2, 0.2], "splits": splits},
-    )
+    head |= {"mean": [0.3, 0.3, 0.3], "std": [0.2, 0.2, 0.2]}
+    head |= {"val_images_also_in_train": 0, "test_images_also_in_train": 2}
+    write_json(folder / "manifest.json", {**head, "splits": splits})
     write_json(Path("reports/data.json"), {**head, "splits": splits})
 
 

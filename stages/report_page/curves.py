@@ -1,0 +1,132 @@
+"""Which charts the page has, and from what."""
+
+from __future__ import annotations
+
+import math
+
+from stages.report_page.charts import (
+    Chart,
+    Point,
+    accuracy_against_latency,
+    distributions,
+    lines,
+)
+from stages.report_page.measurements import History, Measurements, Record
+
+Charts = list[tuple[str, Chart]]
+Series = dict[str, tuple[list[float], list[float]]]
+
+
+def scatter_chart(summary: Record) -> Chart | None:
+    """None where no export has both an accuracy and a latency."""
+    found = [
+        Point(name, export["p50_ms"], export["p90_ms"], export["accuracy"], bool(export["noisy"]))
+        for name, export in summary["exports"].items()
+        if export["accuracy"] is not None and export["p50_ms"] is not None
+    ]
+    if not found:
+        return None
+    told = "; ".join(f"{p.name} {p.accuracy:.2%} at {p.p50_ms:.3g} ms" for p in found)
+    return accuracy_against_latency(
+        "trade-off", found, summary["student"]["accuracy"], f"Accuracy against latency: {told}"
+    )
+
+
+def training_charts(measured: Measurements) -> Charts:
+    """Loss and accuracy of teacher and student, and the terms of the student's loss."""
+    charts = [
+        (
+            "Training loss, total",
+            lines(
+                "loss",
+                _of_both(measured, "loss/total"),
+                y_label="loss",
+                describes="Training loss of teacher and student by epoch",
+            ),
+        ),
+        (
+            "Validation accuracy",
+            lines(
+                "accuracy",
+                _of_both(measured, "val_accuracy"),
+                y_label="accuracy",
+                describes="Validation accuracy of teacher and student by epoch",
+                percent=True,
+            ),
+        ),
+    ]
+    student = measured.student_history
+    terms = _columns(student, "loss/")
+    if len(terms) > 2:
+        del terms["total"]
+        describes = f"Terms of the student's loss by epoch: {', '.join(terms)}"
+        chart = lines("terms", terms, y_label="loss", describes=describes)
+        charts.append(("The student’s loss, term by term", chart))
+    return charts
+
+
+def diversity_charts(measured: Measurements) -> Charts:
+    """How the auxiliary learners develop; only what the method logged."""
+    history = measured.student_history
+    target = {"target": _column(history, "val_accuracy")}
+    shown: list[tuple[str, str, Series, str]] = [
+        ("Validation accuracy", "accuracy", target | _columns(history, "val_accuracy/"), "%"),
+        ("CKA of every two", "linear CKA", _columns(history, "cka/"), ""),
+        ("Attention", "mean weight", _columns(history, "attention/"), "%"),
+        ("Discriminators, dotted: chance", "accuracy", _columns(history, "discriminator_"), "%"),
+    ]
+    return [
+        (
+            title,
+            lines(
+                f"learners-{number}",
+                series,
+                y_label=label,
+                describes=f"{title} by epoch: {', '.join(series)}",
+                percent=unit == "%",
+                reference=0.5 if title.startswith("Discriminators") else None,
+            ),
+        )
+        for number, (title, label, series, unit) in enumerate(shown)
+        if series
+    ]
+
+
+def latency_charts(measured: Measurements) -> Charts:
+    """One chart for each device and number of threads."""
+    groups: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for key, times in measured.samples.items():
+        device, runtime, precision, number = key.rsplit("|", 3)
+        if times:
+            label = precision if runtime == "onnxruntime" else f"{precision}, {runtime}"
+            groups.setdefault((device, int(number)), {})[label] = times
+    charts = []
+    for index, ((device, threads), samples) in enumerate(groups.items()):
+        unit = "thread" if threads == 1 else "threads"
+        where = "" if device == "local:" else f", {device}"
+        title = f"{threads} {unit}{where}"
+        describes = f"Distribution of latency with {title}: {', '.join(samples)}"
+        charts.append((title, distributions(f"latency-{index}", samples, describes)))
+    return charts
+
+
+def _of_both(measured: Measurements, column: str) -> Series:
+    """Teacher and student; a teacher that was loaded has an accuracy, but no loss."""
+    loaded = measured.teacher_history["epoch"] == [0]
+    teacher = "teacher (loaded, not trained here)" if loaded else "teacher"
+    both = {teacher: measured.teacher_history, "student": measured.student_history}
+    series = {name: _column(history, column) for name, history in both.items()}
+    return {name: (x, y) for name, (x, y) in series.items() if not all(map(math.isnan, y))}
+
+
+def _column(history: History, name: str) -> tuple[list[float], list[float]]:
+    return history["epoch"], history[name]
+
+
+def _columns(history: History, prefix: str) -> Series:
+    """By the rest of their names; the learners of a pair are joined by "and"."""
+    return {
+        name.removeprefix(prefix).replace("~", " and "): (history["epoch"], values)
+        for name, values in history.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,93 @@
+"""Everything that the stages before the report measured, read from their files."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+from stages.files import read_json
+
+REPORTS = Path("reports")
+ONNX_MODEL = Path("artifacts/onnx/model.json")
+SAMPLES = Path("artifacts/latency/samples.json")
+GRAD_CAM = Path("artifacts/analysis/grad_cam.png")
+
+Record = dict[str, Any]
+History = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The files of ``docs/files.md``, one attribute each.
+
+    Attributes:
+        teacher_history: a list by column of the CSV file, one value an epoch.
+        samples: latencies in ms by ``<device>|<runtime>|<precision>|<threads>``.
+        grad_cam: the bytes of the PNG file.
+    """
+
+    data: Record
+    teacher: Record
+    teacher_history: History
+    proxy: Record
+    student: Record
+    student_history: History
+    prune: Record
+    model: Record
+    device: Record
+    validation: Record
+    latency: Record
+    samples: dict[str, list[float]]
+    analysis: Record
+    grad_cam: bytes
+
+
+def read_measurements() -> Measurements:
+    """Raises InputError where a file is missing or damaged."""
+    return Measurements(
+        data=read_json(REPORTS / "data.json"),
+        teacher=read_json(REPORTS / "teacher/metrics.json"),
+        teacher_history=read_history(REPORTS / "teacher/history.csv"),
+        proxy=read_json(REPORTS / "proxy/metrics.json"),
+        student=read_json(REPORTS / "distill/metrics.json"),
+        student_history=read_history(REPORTS / "distill/history.csv"),
+        prune=read_json(REPORTS / "prune.json"),
+        model=read_json(ONNX_MODEL),
+        device=read_json(REPORTS / "device.json"),
+        validation=read_json(REPORTS / "validation.json"),
+        latency=read_json(REPORTS / "latency.json"),
+        samples=read_json(SAMPLES),
+        analysis=read_json(REPORTS / "analysis.json"),
+        grad_cam=_read_png(GRAD_CAM),
+    )
+
+
+def read_history(path: Path) -> History:
+    """The columns of a training's CSV file; an empty cell is NaN.
+
+    Raises:
+        InputError: the file is missing or holds something else than numbers.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+        return {column: [float(row[column] or "nan") for row in rows] for column in rows[0]}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run `dvc repro` to make it") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{path}: expected a number in every cell ({error}); remove it and run `dvc repro`"
+        ) from None
+
+
+def _read_png(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run `dvc repro analyze`") from None
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise InputError(f"{path}: not a PNG file; run `dvc repro --force analyze`")
+    return content

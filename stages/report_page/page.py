@@ -1,0 +1,205 @@
+"""``reports/index.html``: one file that needs no other and no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from stages.params import Params
+from stages.report_page import tables
+from stages.report_page.curves import (
+    diversity_charts,
+    latency_charts,
+    scatter_chart,
+    training_charts,
+)
+from stages.report_page.measurements import Measurements, Record
+
+_FOLDER = Path(__file__).parent
+_MANY_CLASSES = 20
+
+
+def render(measured: Measurements, summary: Record, params: Params) -> str:
+    """The page as HTML.
+
+    Args:
+        measured: what the stages wrote.
+        summary: of the same, by :func:`stages.report_page.summary.summarise`.
+        params: all of ``params.yaml``.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    learners = measured.analysis["learners"]
+    style = (_FOLDER / "style.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        style=Markup(style),
+        title=f"{summary['student']['network']} distilled from {summary['teacher']['network']}",
+        lede=_lede(summary),
+        tiles=_tiles(summary),
+        summary=summary,
+        golden_images=measured.model["golden"]["images"],
+        cpu=measured.device["cpu"] or "an unnamed CPU",
+        networks=tables.networks(summary),
+        exports=tables.exports(summary),
+        notes=_notes(summary),
+        validation=tables.validation(measured),
+        scatter=scatter_chart(summary),
+        noisy=any(export["noisy"] for export in summary["exports"].values()),
+        curves=training_charts(measured),
+        diversity=diversity_charts(measured) if learners else [],
+        learners=tables.learners(measured) if learners else None,
+        pairs_of_learners=tables.pairs_of_learners(measured) if learners else None,
+        summary_images=measured.analysis["images"],
+        similarity=tables.similarity(measured),
+        grad_cam="data:image/png;base64," + base64.b64encode(measured.grad_cam).decode("ascii"),
+        looked_at=", ".join(["teacher", "target", *(learners["accuracy"] if learners else [])]),
+        distributions=latency_charts(measured),
+        latency=tables.latency(measured),
+        prune_reading=_prune_reading(measured),
+        prune=tables.prune(measured),
+        data=_data(measured),
+        environment=_environment(measured),
+        parameters=_yaml(params),
+        not_measured=_not_measured(summary),
+    )
+
+
+def _lede(summary: Record) -> str:
+    student, teacher = summary["student"], summary["teacher"]
+    drop = round(100 * summary["drop_from_teacher"], 2)
+    against = (
+        f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'}" if drop else "the same as"
+    )
+    return (
+        f"The student {student['network']}, trained by {student['method'].upper()} on"
+        f" {summary['data']['source']}, is right on {tables.percent(student['accuracy'])} of"
+        f" {summary['data']['test']} test images, {against} its teacher {teacher['network']}."
+    )
+
+
+def _tiles(summary: Record) -> list[tuple[str, str, str]]:
+    student, teacher = summary["student"], summary["teacher"]
+    accuracy = f"test accuracy; the teacher has {tables.percent(teacher['accuracy'])}"
+    tiles = [(f"{100 * student['accuracy']:.2f}", "%", accuracy)]
+    for key, name, form in (
+        ("parameters", "parameters", tables.count),
+        ("macs", "multiply-adds", tables.millions),
+    ):
+        smaller, larger = sorted((teacher[key], student[key]))
+        than = "fewer" if teacher[key] >= student[key] else "more"
+        costs = f"{form(student[key])} against {form(teacher[key])}"
+        tiles.append((tables.ratio(larger, smaller), "", f"{than} {name}: {costs}"))
+    timed = {
+        name: export
+        for name, export in summary["exports"].items()
+        if export["status"] == "passed" and export["p50_ms"] is not None
+    }
+    if timed:
+        quickest = min(timed, key=lambda name: timed[name]["p50_ms"])
+        p50, p90 = (tables.significant(timed[quickest][key]) for key in ("p50_ms", "p90_ms"))
+        tiles.append(
+            (p50, "ms", f"median latency of the quickest export, {quickest}; p90 {p90} ms")
+        )
+    return tiles
+
+
+def _notes(summary: Record) -> list[str]:
+    exports = summary["exports"]
+    notes = [f"{name}: {export['reason']}." for name, export in exports.items() if export["reason"]]
+    noisy = [name for name, export in exports.items() if export["noisy"]]
+    if noisy:
+        notes.append(
+            f"Measured while the machine was noisy (coefficient of variation above 0.2):"
+            f" {', '.join(noisy)}."
+        )
+    return notes
+
+
+def _prune_reading(measured: Measurements) -> str:
+    report = measured.prune
+    gone = report["parameters"]["training"] - report["parameters"]["student"]
+    if not gone:
+        return "Nothing but the student was trained, so nothing was dropped."
+    return (
+        f"{tables.count(gone)} parameters served the training alone; without them the student’s"
+        f" outputs are the same, bit for bit, on {report['images']} test images."
+    )
+
+
+def _data(measured: Measurements) -> list[tuple[str, str]]:
+    data = measured.data
+    names = data["classes"]
+    listed = ", ".join(names[:_MANY_CLASSES])
+    more = f", … and {len(names) - _MANY_CLASSES} more" if len(names) > _MANY_CLASSES else ""
+    rows = [
+        ("source", data["source"]),
+        ("image size", f"{data['image_size']}×{data['image_size']}"),
+    ]
+    for name, split in data["splits"].items():
+        low, high = min(split["per_class"]), max(split["per_class"])
+        each = f"{low}" if low == high else f"{low} to {high}"
+        rows.append((name, f"{tables.count(split['count'])} images, {each} a class"))
+    rows += [
+        (
+            f"{name} images also in train",
+            f"{data[f'{name}_images_also_in_train']}, by identical pixels",
+        )
+        for name in ("val", "test")
+    ]
+    return [*rows, (f"{len(names)} classes", listed + more)]
+
+
+def _environment(measured: Measurements) -> list[tuple[str, str]]:
+    device = measured.device
+    gpu = device["gpu"]
+    runtimes = [
+        f"{name} {version or 'not installed'}" for name, version in device["runtimes"].items()
+    ]
+    return [
+        ("system", f"{device['system']}, {device['machine']}"),
+        ("CPU", tables.show(str, device["cpu"])),
+        ("cores", tables.show(str, device["cores"])),
+        ("CPU features", ", ".join(device["cpu_features"]) or tables.NOT_MEASURED),
+        ("memory", tables.show(lambda gb: f"{gb:g} GB", device["memory_gb"])),
+        ("CPU governor", tables.show(str, device["governor"])),
+        ("GPU", f"{gpu['name']}, driver {gpu['driver']}" if gpu else "none"),
+        ("Python", device["python"]),
+        ("runtimes", ", ".join(runtimes)),
+    ]
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes ``null``, which ruamel leaves out by default."""
+
+
+_Representer.add_representer(
+    type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
+def _yaml(params: Params) -> str:
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    text = io.StringIO()
+    yaml.dump(params.model_dump(by_alias=True), text)
+    return text.getvalue()
+
+
+def _not_measured(summary: Record) -> list[tuple[str, str]]:
+    """What lacks for the same reason stands in one row."""
+    by_reason: dict[str, list[str]] = {}
+    for item in summary["skipped"]:
+        by_reason.setdefault(item["reason"], []).append(item["what"])
+    return [("; ".join(what), reason) for reason, what in by_reason.items()]

@@ -1,0 +1,123 @@
+"""``reports/summary.json``: the figures that goals, tables and the model card are made of."""
+
+from __future__ import annotations
+
+from stages.report_page.measurements import Measurements, Record
+
+# Of one parameter in fp32; so networks that were never exported can be compared too.
+_BYTES = 4
+_MB = 1e6
+_P99_SAMPLES = 500
+
+
+def summarise(measured: Measurements) -> Record:
+    """The summary, as ``docs/files.md`` describes it."""
+    teacher, student = measured.teacher, measured.student
+    accuracy = measured.validation["torch"]["accuracy"]
+    splits = measured.data["splits"]
+    prune = measured.prune
+    return {
+        "data": {
+            "source": measured.data["source"],
+            **{name: splits[name]["count"] for name in ("train", "val", "test")},
+            "classes": len(measured.data["classes"]),
+            "image_size": measured.data["image_size"],
+        },
+        "teacher": _network(teacher, teacher["parameters"], teacher["macs"]),
+        "proxy": {
+            "method": measured.proxy["method"],
+            **_network(measured.proxy, measured.proxy["parameters"], measured.proxy["macs"]),
+        },
+        "student": {
+            "method": student["method"],
+            **_network(
+                {"network": prune["network"], "accuracy": accuracy},
+                prune["parameters"]["student"],
+                prune["macs"]["student"],
+            ),
+        },
+        "drop_from_teacher": teacher["accuracy"] - accuracy,
+        "exports": {
+            precision: _export(precision, measured) for precision in measured.model["files"]
+        },
+        "skipped": skipped(measured),
+    }
+
+
+def _network(metrics: Record, parameters: int, macs: int) -> Record:
+    return {
+        "network": metrics["network"],
+        "accuracy": metrics["accuracy"],
+        "parameters": parameters,
+        "macs": macs,
+        "size_mb": parameters * _BYTES / _MB,
+    }
+
+
+def _export(precision: str, measured: Measurements) -> Record:
+    results = [r for r in measured.validation["results"] if r["precision"] == precision]
+    own = [r for r in results if r["runtime"] == "onnxruntime" and r["status"] != "skipped"]
+    # The first that saw the whole test split; the model with a dynamic batch where both did.
+    own.sort(key=lambda r: r["shape"])
+    whole: Record = next((r for r in own if r["accuracy"] is not None), {})
+    errors = [r["golden"]["max_relative_error"] for r in own if r["golden"]]
+    failed = [r for r in results if r["status"] == "failed"]
+    status = "failed" if failed else "passed" if own else "skipped"
+    latency = _at_one_thread(precision, measured)
+    reasons = [r["reason"] for r in failed]
+    if not own:
+        reasons += [r["reason"] for r in results] or ["not validated"]
+    return {
+        "size_mb": measured.model["files"][precision]["static"]["bytes"] / _MB,
+        **{key: whole.get(key) for key in ("accuracy", "drop")},
+        "max_relative_error": max(errors, default=None),
+        "agreement": whole.get("agreement"),
+        "status": status,
+        "reason": "; ".join(dict.fromkeys(reasons)) or None,
+        **{key: latency.get(key) for key in ("p50_ms", "p90_ms")},
+        "threads": 1,
+        "noisy": latency.get("noisy"),
+    }
+
+
+def _at_one_thread(precision: str, measured: Measurements) -> Record:
+    for result in measured.latency["results"]:
+        local = result["device"] == "local:" and result["runtime"] == "onnxruntime"
+        if local and result["precision"] == precision and result["threads"] == 1:
+            return dict(result)
+    return {}
+
+
+def skipped(measured: Measurements) -> list[dict[str, str]]:
+    """What was not measured, each with its reason."""
+    missing: list[tuple[str, str]] = []
+    for result in measured.validation["results"]:
+        if result["status"] != "passed":
+            what = f"{result['runtime']} {result['precision']} {result['shape']}"
+            missing.append((what, result["reason"]))
+    for result in measured.latency["results"]:
+        what = f"{result['precision']}, threads: {result['threads']}"
+        if result["status"] != "passed":
+            missing.append((f"latency of {what}", result["reason"]))
+        elif result["p99_ms"] is None:
+            missing.append((f"p99 of {what}", f"{result['n']} samples, under {_P99_SAMPLES}"))
+    for precision in measured.model["files"]:
+        if not _at_one_thread(precision, measured):
+            missing.append((f"latency of {precision}, threads: 1", "profile.threads lacks 1"))
+    if measured.analysis["learners"] is None:
+        method = measured.student["method"]
+        missing.append(("auxiliary learners", f"the method {method} has none"))
+    missing += _of_device(measured)
+    return [{"what": what, "reason": reason} for what, reason in missing]
+
+
+def _of_device(measured: Measurements) -> list[tuple[str, str]]:
+    def unread(key: str) -> bool:
+        return all(r[key] is None for r in measured.latency["results"])
+
+    missing = []
+    if measured.device["governor"] is None:
+        missing.append(("CPU governor", "not readable on the device that measured"))
+    if unread("temperature_before"):
+        missing.append(("temperature", "not readable on the device that measured"))
+    return missing

@@ -1,0 +1,249 @@
+"""The tables of the page: figures as text, with their units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from stages.report_page.measurements import Measurements, Record
+
+NOT_MEASURED = Markup('<span class="missing">not measured</span>')
+
+
+class Table(NamedTuple):
+    """Column names, rows of as many cells, and a title."""
+
+    head: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def points(fraction: float) -> str:
+    """A difference of two fractions, in percentage points; 0 has no sign."""
+    value = round(100 * fraction, 2)
+    return f"{value:+.2f}".replace("-", "−") if value else "0.00"
+
+
+def significant(value: float) -> str:
+    """Three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
+    rounded = float(f"{value:.3g}")
+    if rounded == 0 or abs(rounded) >= 1e-3:
+        return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:#.3g}"
+    return f"{rounded:.1e}".replace("e-0", "e-").replace("-", "−")
+
+
+def millions(count: int) -> str:
+    return f"{significant(count / 1e6)} M"
+
+
+def ratio(larger: float, smaller: float) -> str:
+    return f"{significant(larger / smaller)}×"
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def show(form: Callable[[Any], str], value: Any) -> str:
+    """``value`` in ``form``, or that it was not measured."""
+    return NOT_MEASURED if value is None else form(value)
+
+
+def networks(summary: Record) -> Table:
+    head = ["", "network", "accuracy", "parameters", "MACs", "fp32 weights, MB"]
+    teacher, proxy, student = (summary[name] for name in ("teacher", "proxy", "student"))
+    shown = {"teacher": teacher, "proxy": proxy, "student": student}
+    if proxy["method"] == "teacher":
+        del shown["proxy"]
+    rows = [
+        [
+            name,
+            network["network"],
+            percent(network["accuracy"]),
+            count(network["parameters"]),
+            millions(network["macs"]),
+            significant(network["size_mb"]),
+        ]
+        for name, network in shown.items()
+    ]
+    ratios = [ratio(teacher[key], student[key]) for key in ("parameters", "macs", "size_mb")]
+    drop = f"{points(summary['drop_from_teacher'])} points"
+    rows.append(["teacher against student", "", drop, *ratios])
+    return Table(head, rows, "Teacher and student")
+
+
+def exports(summary: Record) -> Table:
+    head = [
+        "precision",
+        "status",
+        "accuracy",
+        "drop, points",
+        "parity",
+        "agreement",
+        "size, MB",
+        "p50, ms",
+        "p90, ms",
+    ]
+    rows = [
+        [
+            precision,
+            export["status"],
+            show(percent, export["accuracy"]),
+            show(points, export["drop"]),
+            show(significant, export["max_relative_error"]),
+            show(percent, export["agreement"]),
+            significant(export["size_mb"]),
+            show(significant, export["p50_ms"]),
+            show(significant, export["p90_ms"]),
+        ]
+        for precision, export in summary["exports"].items()
+    ]
+    return Table(head, rows, "The student’s exports, in onnxruntime")
+
+
+def validation(measured: Measurements) -> Table:
+    head = [
+        "runtime",
+        "provider",
+        "precision",
+        "shape",
+        "status",
+        "parity",
+        "cosine",
+        "golden top-1",
+        "accuracy",
+        "agreement",
+        "images",
+    ]
+    rows = []
+    for result in measured.validation["results"]:
+        golden = result["golden"] or {}
+        rows.append(
+            [
+                " ".join(filter(None, (result["runtime"], result["version"]))),
+                show(str, result["provider"]),
+                result["precision"],
+                result["shape"],
+                result["status"],
+                show(significant, golden.get("max_relative_error")),
+                show("{:.6f}".format, golden.get("cosine")),
+                show(percent, golden.get("top1_agreement")),
+                show(percent, result["accuracy"]),
+                show(percent, result["agreement"]),
+                show(count, result["images"]),
+            ]
+        )
+    return Table(head, rows, "Every validation")
+
+
+def learners(measured: Measurements) -> Table:
+    analysis = measured.analysis
+    history = measured.student_history
+    head = ["learner", "test accuracy", "attention, last epoch"]
+    rows = [
+        [
+            name,
+            percent(accuracy),
+            show(percent, history.get(f"attention/{name}", [None])[-1]),
+        ]
+        for name, accuracy in analysis["learners"]["accuracy"].items()
+    ]
+    return Table(
+        [*head],
+        [*rows, ["target (the student)", percent(analysis["accuracy"]["student"]), "—"]],
+        f"On all {analysis['test_images']} test images",
+    )
+
+
+def pairs_of_learners(measured: Measurements) -> Table | None:
+    analysis = measured.analysis
+    if not analysis["learners"]["cka"]:
+        return None
+    rows = [
+        [
+            pair.replace("~", " and "),
+            significant(cka),
+            percent(analysis["learners"]["agreement"][pair]),
+        ]
+        for pair, cka in analysis["learners"]["cka"].items()
+    ]
+    head = [
+        "pair",
+        f"CKA, {analysis['images']} images",
+        f"agreement, {analysis['test_images']} images",
+    ]
+    return Table(head, rows, "Every two learners")
+
+
+def similarity(measured: Measurements) -> Table:
+    gap = measured.analysis["gap"]
+    rows = [
+        [
+            f"{pair['a']}, {pair['b']}",
+            f"{pair['cka']:.4f}",
+            f"{pair['kl']:.4f}",
+            points(gap[f"{pair['a']}_{pair['b']}"]),
+        ]
+        for pair in measured.analysis["pairs"]
+    ]
+    head = ["first, second", "CKA", "KL, nats", "accuracy gap, points"]
+    return Table(head, rows, "First against second")
+
+
+def latency(measured: Measurements) -> Table:
+    head = [
+        "precision, threads",
+        "runs",
+        "min",
+        "p50",
+        "p90",
+        "p99",
+        "mean",
+        "variation",
+        "first run",
+        "session start",
+        "peak memory, MB",
+        "noisy",
+    ]
+    times = ("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
+    rows = [
+        [
+            f"{result['precision']}, {result['threads']}",
+            show(count, result["n"]),
+            *(show(significant, result[key]) for key in times),
+            show(percent, result["cv"]),
+            show(significant, result["first_ms"]),
+            show(significant, result["init_ms"]),
+            show(significant, result["peak_rss_mb"]),
+            show(lambda noisy: "yes" if noisy else "no", result["noisy"]),
+        ]
+        for result in measured.latency["results"]
+    ]
+    return Table(head, rows, "Times in milliseconds, batch 1")
+
+
+def prune(measured: Measurements) -> Table:
+    # The files number the learners, in the order of their names.
+    learners = list(measured.student.get("learners", {}))
+
+    def named(part: str) -> str:
+        kind, _, number = part.partition(".")
+        return f"{kind.removesuffix('s')} {learners[int(number)]}" if number else kind
+
+    parameters, macs = (measured.prune[key] for key in ("parameters", "macs"))
+    rows = [
+        ["while training", count(parameters["training"]), millions(macs["training"])],
+        *(
+            [f"− {named(part)}", count(number), ""]
+            for part, number in measured.prune["dropped"].items()
+        ),
+        ["student", count(parameters["student"]), millions(macs["student"])],
+        ["plain network of that name", count(parameters["plain"]), millions(macs["plain"])],
+    ]
+    return Table(["", "parameters", "MACs"], rows, "What trained, and what is left")
