@@ -46,7 +46,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     except SafetensorError as error:
         raise InputError(
-            f"{path}: damaged or not a safetensors file ({error}); remove it and make it again"
+            f"{path}: damaged or not a safetensors file ({error}); make or get it again"
         ) from None
     return state, json.loads(header) if header else {}
 
@@ -89,16 +89,15 @@ def load_checkpoint(path: Path, network: nn.Module) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (FileNotFoundError, IsADirectoryError):
             raise InputError(f"{path}: no such file; correct the path of the checkpoint") from None
-        except pickle.UnpicklingError as error:
-            # The message of torch advises weights_only=False, which would run the file's code.
-            reason = str(error).split(". ")[0].splitlines()[0]
+        except pickle.UnpicklingError:
+            # torch's message advises to switch this protection off.
             raise InputError(
-                f"{path}: holds more than tensors, and is not loaded because that could run code"
-                f" ({reason}); save its state dict alone, best as safetensors"
+                f"{path}: damaged, or holds more than tensors, which is not loaded because that"
+                " could run code; save its state dict alone, best as safetensors"
             ) from None
-        except (RuntimeError, EOFError, OSError) as error:
+        except (RuntimeError, EOFError, OSError):
             raise InputError(
-                f"{path}: damaged or not a torch file ({str(error).splitlines()[0]})"
+                f"{path}: damaged or not a torch file; get it again, or correct the path"
             ) from None
     load_strictly(network, _unwrapped(state, path), path)
 

@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from models.backbone import Backbone, Features
 
-
 Needs = Literal["nothing", "logits", "features"]
 """What a method asks of the teacher."""
 

@@ -1,0 +1,278 @@
+"""ACKD against Eq. 3 to 7 in numpy, and who may learn from what."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import models
+from models import distillers
+from models.distillers.ackd import Ackd
+from models.distillers.base import Batch, Knowledge
+from tests.models.distillers.test_kd import ce, kl, softmax
+
+OPTIONS: dict[str, Any] = {
+    "image_size": 16,
+    "temperature": 4.0,
+    "learners": ["D3B1", "D2B2"],
+    "lambda_teacher_to_learners": 1.0,
+    "lambda_learners_to_target": 1.0,
+    "lambda_adversarial": 1.0,
+    "lambda_ce": 1.0,
+    "attention": True,
+    "adversarial": True,
+    "objective": "minimax",
+    "discriminator_learning_rate": 1e-3,
+}
+BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]))
+KNOWLEDGE = Knowledge(torch.randn(6, 5))
+
+
+def make(**options: Any) -> Ackd:
+    torch.manual_seed(0)
+    method = distillers.build("ackd", models.build("resnet8", 5), OPTIONS | options)
+    assert isinstance(method, Ackd)
+    for module in method.modules():  # statistics unlike the initial ones
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return method.eval()
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()
+
+
+def linear(layer: nn.Module, x: np.ndarray) -> np.ndarray:
+    return x @ array(layer.weight).T + array(layer.bias)
+
+
+def conv1x1(layer: nn.Module, x: np.ndarray) -> np.ndarray:
+    weight = array(layer.weight)[:, :, 0, 0]
+    return np.einsum("oc,bchw->bohw", weight, x) + array(layer.bias)[:, None, None]
+
+
+def discriminate(discriminator: nn.Module, x: np.ndarray) -> np.ndarray:
+    """The probability that a position is the discriminator's own learner's."""
+    first, _, second, _, third = discriminator.layers
+    hidden = np.maximum(conv1x1(first, x), 0)
+    hidden = np.maximum(conv1x1(second, hidden), 0)
+    return 1 / (1 + np.exp(-conv1x1(third, hidden)))
+
+
+def adversarial(discriminators: nn.ModuleList, maps: list[np.ndarray]) -> float:
+    """Eq. 4 and 5, term by term."""
+    count = len(maps)
+    per_learner = []
+    for i in range(count):
+        total = 0.0
+        for j in range(count):
+            if j != i:
+                total += np.log(discriminate(discriminators[i], maps[i])).mean()
+                total += np.log(1 - discriminate(discriminators[i], maps[j])).mean()
+        per_learner.append(total / (count - 1))
+    return float(np.mean(per_learner))
+
+
+@pytest.mark.parametrize("learners", [["D3B1", "D2B2"], ["D3B1", "D2B2", "D1B3"]])
+def test_every_term(learners: list[str]) -> None:
+    lambdas = {
+        "lambda_teacher_to_learners": 0.7,
+        "lambda_learners_to_target": 1.3,
+        "lambda_adversarial": 0.4,
+        "lambda_ce": 0.9,
+    }
+    method = make(learners=learners, **lambdas)
+    losses = method(BATCH, KNOWLEDGE)
+
+    target = method.student.features(BATCH.images)
+    features = method.learners(target)
+    maps = [array(f.stages[-1]) for f in features]
+    logits = [array(f.logits) for f in features]
+    labels, teacher = BATCH.labels.numpy(), array(KNOWLEDGE.logits)
+
+    # Eq. 3
+    flat = np.concatenate([m.reshape(len(m), -1) for m in maps], axis=1)
+    hidden = np.maximum(linear(method.attention.hidden, flat), 0)
+    weights = softmax(linear(method.attention.weigh, hidden))
+    ensemble = sum(weights[:, k : k + 1] * z for k, z in enumerate(logits))
+    group = method.run_group(BATCH.images)
+    np.testing.assert_allclose(array(group.weights), weights, rtol=1e-4)
+    np.testing.assert_allclose(array(group.ensemble), ensemble, rtol=1e-4, atol=1e-5)
+
+    wanted = {
+        "kd_learners": kl(teacher, ensemble, 4.0),  # Eq. 2
+        "kd_target": kl(ensemble, array(target.logits), 4.0),  # Eq. 6
+        "ce_target": ce(array(target.logits), labels),
+        "ce_learners": sum(ce(z, labels) for z in logits),
+        "adversarial": adversarial(method.discriminators, maps),
+    }
+    wanted["total"] = (  # Eq. 7
+        0.7 * wanted["kd_learners"]
+        + 1.3 * wanted["kd_target"]
+        + 0.4 * wanted["adversarial"]
+        + 0.9 * (wanted["ce_target"] + wanted["ce_learners"])
+    )
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-4)
+
+
+def test_without_attention_each_learner_counts_the_same() -> None:
+    method = make(attention=False)
+    group = method.run_group(BATCH.images)
+    assert torch.equal(group.weights, torch.full((6, 2), 0.5))
+    mean = (group.learners[0].logits + group.learners[1].logits) / 2
+    assert torch.allclose(group.ensemble, mean)
+    assert method.attention is None
+
+
+def test_without_an_adversary_there_is_no_such_term() -> None:
+    method = make(adversarial=False)
+    assert "adversarial" not in method(BATCH, KNOWLEDGE)
+    assert method.adversary_optimizer() is None
+    assert not any(name.startswith("discriminators") for name in method.state_dict())
+
+
+def test_one_learner_alone_has_neither_attention_nor_adversary() -> None:
+    method = make(learners=["D2B2"])
+    group = method.run_group(BATCH.images)
+    assert torch.equal(group.ensemble, group.learners[0].logits)
+    assert set(method(BATCH, KNOWLEDGE)) == {
+        "total",
+        "kd_learners",
+        "kd_target",
+        "ce_target",
+        "ce_learners",
+    }
+
+
+def test_diversity_turns_the_learners_sign_only() -> None:
+    minimax, diversity = make(), make(objective="diversity")
+    a, b = minimax(BATCH, KNOWLEDGE), diversity(BATCH, KNOWLEDGE)
+    assert torch.equal(a["adversarial"], b["adversarial"])
+    difference = (a["total"] - b["total"]).item()
+    assert difference == pytest.approx(2 * a["adversarial"].item(), rel=1e-5)
+    maps = minimax.run_group(BATCH.images).maps
+    assert torch.equal(minimax.discriminator_loss(maps), diversity.discriminator_loss(maps))
+
+
+def parameters_of(method: Ackd, part: str) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in method.named_parameters() if name.startswith(part))
+
+
+def test_the_main_step_gives_no_gradient_to_the_discriminators() -> None:
+    method = make()
+    method(BATCH, KNOWLEDGE)["total"].backward()
+    assert all(p.grad is None for _, p in parameters_of(method, "discriminators"))
+    for part in ("student", "learners", "attention"):
+        missing = [name for name, p in parameters_of(method, part) if p.grad is None]
+        assert missing == []
+
+
+def test_the_discriminators_step_gives_no_gradient_to_anything_else() -> None:
+    method = make()
+    method.discriminator_loss(method.run_group(BATCH.images).maps).backward()
+    for name, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("discriminators"), name
+
+
+def test_the_ensemble_is_detached_where_the_target_learns_from_it() -> None:
+    only = {"lambda_teacher_to_learners": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
+    method = make(**only)
+    method(BATCH, KNOWLEDGE)["total"].backward()
+    for part in ("learners", "attention"):
+        assert all(p.grad is None or not p.grad.any() for _, p in parameters_of(method, part))
+    assert method.student.fc.weight.grad.any()
+
+
+def test_the_target_never_sees_the_teacher_directly() -> None:
+    only = {"lambda_learners_to_target": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
+    method = make(**only)
+    method(BATCH, KNOWLEDGE)["total"].backward()
+    assert (
+        method.student.layer3[0].conv1.weight.grad is None
+        or not method.student.layer3[0].conv1.weight.grad.any()
+    )
+    assert method.student.layer1[0].conv1.weight.grad.any()  # through the shared trunk
+
+
+@pytest.mark.parametrize(("objective", "rises"), [("minimax", False), ("diversity", True)])
+def test_who_works_for_and_against_the_objective(objective: str, rises: bool) -> None:
+    only = {"lambda_teacher_to_learners": 0.0, "lambda_learners_to_target": 0.0, "lambda_ce": 0.0}
+    method = make(objective=objective, **only)
+
+    def objective_now() -> float:
+        return float(method.adversarial_loss(method.run_group(BATCH.images).maps).detach())
+
+    optimizer = method.adversary_optimizer()
+    before = objective_now()
+    for _ in range(5):
+        optimizer.zero_grad()
+        method.discriminator_loss(method.run_group(BATCH.images).maps).backward()
+        optimizer.step()
+    after_discriminators = objective_now()
+    assert after_discriminators > before
+
+    main = torch.optim.SGD(method.learners.parameters(), lr=1e-2)
+    for _ in range(5):
+        main.zero_grad()
+        method(BATCH, KNOWLEDGE)["total"].backward()
+        main.step()
+    assert (objective_now() > after_discriminators) == rises
+
+
+def test_the_discriminators_step_comes_before_the_main_losses() -> None:
+    method = make()
+    optimizer = method.adversary_optimizer()
+    seen: list[float] = []
+
+    def step(loss: torch.Tensor) -> None:
+        seen.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    method.step_adversary = step
+    losses = method(BATCH, KNOWLEDGE)
+    assert len(seen) == 1
+    # The learners meet the discriminators as they are after their step, and can still go backward.
+    assert losses["adversarial"].item() > -seen[0]
+    losses["total"].backward()
+
+
+def test_discriminator_accuracy_is_the_share_of_right_answers() -> None:
+    method = make()
+    with torch.no_grad():
+        group = method.run_group(BATCH.images)
+        measured = method.discriminators.accuracy(group.maps)
+    maps = [array(feature_map) for feature_map in group.maps]
+    wanted = np.zeros(6)
+    for i, j in ((0, 1), (1, 0)):
+        own = (discriminate(method.discriminators[i], maps[i]) > 0.5).mean((1, 2, 3))
+        other = (discriminate(method.discriminators[i], maps[j]) < 0.5).mean((1, 2, 3))
+        wanted += (own + other) / 4
+    np.testing.assert_allclose(measured.numpy(), wanted, atol=1e-6)
+
+
+def test_what_can_be_observed() -> None:
+    method = make()
+    with torch.no_grad():
+        seen = method.observe(BATCH.images)
+        group = method.run_group(BATCH.images)
+    assert list(seen.logits) == ["target", "D3B1", "D2B2", "ensemble"]
+    assert torch.equal(seen.logits["target"], method.student(BATCH.images))
+    assert torch.equal(seen.logits["ensemble"], group.ensemble)
+    assert list(seen.embeddings) == ["D3B1", "D2B2"]
+    assert torch.allclose(
+        seen.measures["attention/D3B1"] + seen.measures["attention/D2B2"], torch.ones(6)
+    )
+
+
+def test_building_leaves_the_running_statistics_alone() -> None:
+    student = models.build("resnet8", 5)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    distillers.build("ackd", student, OPTIONS)
+    assert student.training
+    assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())

@@ -1,0 +1,115 @@
+"""Auxiliary learners: what they cost, what they share, and that they leave no trace."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from models.checkpoint import save_state
+from models.complexity import count_parameters
+from models.errors import InputError
+from models.learners import LearnerGroup, Learners, load_learners
+
+
+@pytest.mark.parametrize(
+    ("student", "code", "parameters"),
+    [
+        ("resnet20", "D3B1", 212_196),
+        ("resnet20", "D2B2", 263_844),
+        ("resnet20", "D1B3", 277_860),
+        ("resnet56", "D3B1", 656_100),
+        ("resnet56", "D2B2", 819_108),
+        ("resnet56", "D1B3", 861_156),
+        ("wrn_40_1", "D3B1", 434_084),
+        ("wrn_40_1", "D2B2", 541_316),
+        ("wrn_40_1", "D1B3", 569_348),
+    ],
+)
+def test_extra_parameters(student: str, code: str, parameters: int) -> None:
+    learners = Learners(models.build(student, 100), [code])
+    assert count_parameters(learners) == parameters
+
+
+def test_a_learner_is_full_depth_and_has_the_targets_shapes() -> None:
+    target = models.build("resnet8", 7)
+    group = LearnerGroup(target, Learners(target, ["D3B1", "D2B2", "D1B3"])).eval()
+    with torch.no_grad():
+        features, learners = group.forward_all(torch.randn(2, 3, 32, 32))
+    assert [learner.stages[-1].shape for learner in learners] == [features.stages[-1].shape] * 3
+    assert [learner.logits.shape for learner in learners] == [(2, 7)] * 3
+    assert group.names == ["D3B1", "D2B2", "D1B3"]
+
+
+def test_the_trunk_is_computed_once() -> None:
+    target = models.build("resnet8", 7)
+    group = LearnerGroup(target, Learners(target, ["D3B1", "D2B2"])).eval()
+    calls = []
+    for name in ("conv1", "layer1", "layer2", "layer3"):
+        target.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    group.forward_all(torch.randn(2, 3, 32, 32))
+    assert calls == ["conv1", "layer1", "layer2", "layer3"]
+
+
+def test_gradients_reach_the_shared_trunk_but_not_the_targets_own_stages() -> None:
+    target = models.build("resnet8", 7)
+    learners = Learners(target, ["D3B1"])
+    learners(target.features(torch.randn(2, 3, 32, 32)))[0].logits.sum().backward()
+    assert target.conv1.weight.grad is not None
+    assert target.layer2[0].conv1.weight.grad.abs().sum() > 0
+    assert target.layer3[0].conv1.weight.grad is None
+    assert target.fc.weight.grad is None
+
+
+def test_learners_are_fresh_and_unlike_each_other() -> None:
+    target = models.build("resnet8", 7)
+    learners = Learners(target, ["D3B1", "D3B1"])
+    first, second = (tail.layer3[0].conv1.weight for tail in learners)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, target.layer3[0].conv1.weight)
+    assert learners.names == ["D3B1", "D3B1#2"]
+
+
+def test_taken_off_nothing_is_left() -> None:
+    plain = models.build("resnet8", 7)
+    keys = list(plain.state_dict())
+    group = LearnerGroup(plain, Learners(plain, ["D3B1", "D2B2"])).eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        beside = group.forward_all(images)[0].logits
+    alone = models.build("resnet8", 7).eval()
+    alone.load_state_dict(group.target.state_dict())
+    assert list(group.target.state_dict()) == keys
+    assert torch.equal(alone(images), beside)
+
+
+@pytest.mark.parametrize("code", ["D3B2", "D4B1", "D0B4", "D2B1"])
+def test_a_code_that_does_not_fit_is_refused(code: str) -> None:
+    with pytest.raises(InputError, match=f"'{code}' does not fit resnet8.*use D3B1, D2B2, D1B3"):
+        Learners(models.build("resnet8", 7), [code])
+
+
+def test_written_and_read_again(tmp_path: Path) -> None:
+    target = models.build("resnet8", 7)
+    group = LearnerGroup(target, Learners(target, ["D3B1", "D2B2"]))
+    group.train().forward_all(torch.randn(4, 3, 32, 32))  # moves the running statistics
+    whole = nn.ModuleDict({"student": group.target, "learners": group.learners})
+    header = {"network": "resnet8", "num_classes": 7, "learners": ["D3B1", "D2B2"]}
+    path = tmp_path / "model.safetensors"
+    save_state(path, whole.state_dict(), header)
+    again = load_learners(path)
+    images = torch.randn(4, 3, 32, 32)
+    assert not again.training
+    assert torch.equal(again.target(images), group.eval().target(images))
+    for a, b in zip(again.forward_all(images)[1], group.forward_all(images)[1], strict=True):
+        assert torch.equal(a.logits, b.logits)
+
+
+def test_a_file_of_another_stage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_state(
+        path, models.build("resnet8", 7).state_dict(), {"network": "resnet8", "num_classes": 7}
+    )
+    with pytest.raises(InputError, match="expected a file that the stage distill wrote"):
+        load_learners(path)

@@ -1,0 +1,101 @@
+"""The networks are those of the public zoos: their sizes, costs, names and shapes."""
+
+import pytest
+import torch
+
+import models
+from models.complexity import count_macs, count_parameters
+from models.errors import InputError
+
+# name: parameters, MACs at 32x32 with 100 classes, state-dict keys, stage shapes, embedding
+TABLE = {
+    "resnet8": (83_892, 12_507_392, 56, [(16, 32), (32, 16), (64, 8)], 64),
+    "resnet14": (181_108, 26_663_168, 92, [(16, 32), (32, 16), (64, 8)], 64),
+    "resnet20": (278_324, 40_818_944, 128, [(16, 32), (32, 16), (64, 8)], 64),
+    "resnet32": (472_756, 69_130_496, 200, [(16, 32), (32, 16), (64, 8)], 64),
+    "resnet44": (667_188, 97_442_048, 272, [(16, 32), (32, 16), (64, 8)], 64),
+    "resnet56": (861_620, 125_753_600, 344, [(16, 32), (32, 16), (64, 8)], 64),
+    "resnet110": (1_736_564, 253_155_584, 668, [(16, 32), (32, 16), (64, 8)], 64),
+    "resnet8x4": (1_233_540, 177_071_104, 62, [(64, 32), (128, 16), (256, 8)], 256),
+    "resnet32x4": (7_433_860, 1_083_040_768, 206, [(64, 32), (128, 16), (256, 8)], 256),
+    "wrn_16_2": (703_284, 101_118_464, 83, [(32, 32), (64, 16), (128, 8)], 128),
+    "wrn_40_1": (569_780, 83_286_272, 226, [(16, 32), (32, 16), (64, 8)], 64),
+    "wrn_40_2": (2_255_156, 327_610_880, 227, [(32, 32), (64, 16), (128, 8)], 128),
+    "wrn_28_2": (1_479_220, 214_364_672, 155, [(32, 32), (64, 16), (128, 8)], 128),
+    "wrn_28_4": (5_872_180, 845_620_224, 155, [(64, 32), (128, 16), (256, 8)], 256),
+    "wrn_28_10": (36_536_884, 5_243_386_368, 155, [(160, 32), (320, 16), (640, 8)], 640),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_size_cost_and_shapes(name: str) -> None:
+    parameters, macs, keys, stages, width = TABLE[name]
+    network = models.build(name, 100).eval()
+    assert count_parameters(network) == parameters
+    assert count_macs(network, 32) == macs
+    assert len(network.state_dict()) == keys
+    with torch.no_grad():
+        images = torch.randn(2, 3, 32, 32)
+        features = network.features(images)
+        assert [(f.shape[1], f.shape[2]) for f in features.stages] == stages
+        assert all(f.shape[2] == f.shape[3] for f in features.stages)
+        assert features.embedding.shape == (2, width)
+        assert torch.equal(features.logits, network(images))
+
+
+def test_state_dict_names_of_the_zoos() -> None:
+    names = set(models.build("resnet20", 100).state_dict())
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv1.weight",
+        "layer2.0.downsample.0.weight",
+    } <= names
+    assert {
+        "layer3.0.downsample.1.running_var",
+        "layer3.2.bn2.bias",
+        "fc.weight",
+        "fc.bias",
+    } <= names
+    names = set(models.build("wrn_40_2", 100).state_dict())
+    assert {
+        "conv1.weight",
+        "block1.layer.0.bn1.weight",
+        "block1.layer.0.convShortcut.weight",
+    } <= names
+    assert {"block3.layer.5.conv2.weight", "bn1.running_var", "fc.bias"} <= names
+    # With width 1 the first stage changes no channels and has no shortcut.
+    assert "block1.layer.0.convShortcut.weight" not in models.build("wrn_40_1", 100).state_dict()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_2"])
+@pytest.mark.parametrize("size", [32, 64, 96, 224])
+def test_any_input_size(name: str, size: int) -> None:
+    # A fixed pooling window turned one image of 64x64 into four samples in a reference code.
+    with torch.no_grad():
+        assert models.build(name, 10).eval()(torch.randn(3, 3, size, size)).shape == (3, 10)
+
+
+def test_counting_leaves_the_network_as_it_was() -> None:
+    network = models.build("resnet8", 10).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    count_macs(network, 32)
+    assert network.training
+    assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet21", "resnet2", "resnet", "wrn_41_2", "wrn_40_0", "vgg"])
+def test_an_unknown_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"'{name}' is not known: use .*resnet20"):
+        models.build(name, 10)
+
+
+def test_entering_at_a_stage_gives_the_rest() -> None:
+    network = models.build("wrn_16_2", 10).eval()
+    with torch.no_grad():
+        whole = network.features(torch.randn(2, 3, 32, 32))
+        for stage in (1, 2, 3):
+            rest = network.features_from(whole.stage_input(stage), stage)
+            assert torch.equal(rest.logits, whole.logits)
+            assert len(rest.stages) == 4 - stage

@@ -1,0 +1,98 @@
+"""params.yaml: every mistake gets a sentence that names the key and what was expected."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import InputError
+from stages.params import Params, load_params, parse_params
+
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({"distil": {}}, "distil is not a parameter; did you mean 'distill'?"),
+    (
+        {"distill": {"temprature": 4}},
+        "distill.temprature is not a parameter; did you mean 'temperature'?",
+    ),
+    (
+        {"distill": {"ackd": {"learner": []}}},
+        "distill.ackd.learner is not a parameter; did you mean 'learners'?",
+    ),
+    (
+        {"validate": {"tensort": "off"}},
+        "validate.tensort is not a parameter; did you mean 'tensorrt'?",
+    ),
+    ({"data": {"zzz": 1}}, "data.zzz is not a parameter; use one of "),
+    ({"teacher": {"epochs": "ten"}}, "teacher.epochs is 'ten', expected a valid integer"),
+    ({"teacher": {"epochs": 1.5}}, "teacher.epochs is 1.5, expected a valid integer"),
+    ({"teacher": {"epochs": True}}, "teacher.epochs is True, expected a valid integer"),
+    ({"teacher": {"epochs": 0}}, "teacher.epochs is 0, expected greater than or equal to 1"),
+    (
+        {"teacher": {"learning_rate": "0.1"}},
+        "teacher.learning_rate is '0.1', expected a valid number",
+    ),
+    (
+        {"distill": {"method": "akcd"}},
+        "distill.method is 'akcd', expected 'scratch', 'kd' or 'ackd'",
+    ),
+    ({"distill": {"ackd": {"learners": ["X1"]}}}, "distill.ackd.learners.0 is 'X1', expected "),
+    ({"distill": {"ackd": {"learners": []}}}, "distill.ackd.learners is [], expected "),
+    ({"gate": {"min_accuracy": 97}}, "gate.min_accuracy is 97, expected less than or equal to 1"),
+    ({"export": {"precisions": ["fp16"]}}, "precisions must begin with fp32"),
+    ({"profile": {"min_runs": 10, "max_runs": 5}}, "max_runs must not be below min_runs"),
+    (
+        {"teacher": {"schedule": "multi_step", "epochs": 5, "milestones": [5]}},
+        "before the last of 5 epochs",
+    ),
+    (
+        {"teacher": {"schedule": "multi_step", "epochs": 9, "milestones": [5, 3]}},
+        "milestones must rise",
+    ),
+    ({"teacher": {"milestones": [3]}}, "milestones belong to schedule: multi_step"),
+]
+
+
+@pytest.mark.parametrize(("content", "sentence"), CASES)
+def test_a_mistake_is_named(content: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_params(content)
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith("params.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_params({"teacher": {"epochs": 0}, "gates": {}})
+    assert "teacher.epochs" in str(caught.value)
+    assert "did you mean 'gate'" in str(caught.value)
+
+
+def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("distill:\n  weight_decay: 5e-4\nvalidate:\n  tensorrt: off\n")
+    params = load_params(path)
+    assert params.distill.weight_decay == 5e-4
+    assert params.validate_.tensorrt == "off"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"params.yaml: no such file; run from the project's root"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(InputError, match=r"params.yaml: not readable as YAML"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("- 1")
+    with pytest.raises(InputError, match="expected a mapping of sections"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("data:\n  seed: 1\n  seed: 2\n")
+    with pytest.raises(InputError, match="not readable as YAML.*seed"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_integer_serves_where_a_number_is_wanted() -> None:
+    assert parse_params({"distill": {"temperature": 4}}).distill.temperature == 4.0
+
+
+def test_the_defaults_are_valid() -> None:
+    assert parse_params({}) == Params()

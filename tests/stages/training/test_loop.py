@@ -1,0 +1,161 @@
+"""One loop for every method."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from models import distillers
+from models.backbone import Backbone
+from models.distillers.base import Batch, Distiller, Knowledge
+from models.errors import InputError
+from stages.data.arrays import DataSet, load_data
+from stages.data.feed import TrainFeed
+from stages.files import write_json
+from stages.params import Ackd, Augmentation, Training
+from stages.training.evaluate import accuracy, predict
+from stages.training.loop import Trained, train
+
+CPU = torch.device("cpu")
+SETTINGS = Training(epochs=8, batch_size=16, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Three classes that differ in brightness."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, count in (("train", 96), ("val", 30), ("test", 30)):
+        labels = np.arange(count, dtype=np.int64) % 3
+        images = rng.integers(0, 60, (count, 16, 16, 3)) + 80 * labels[:, None, None, None]
+        np.save(folder / f"{split}_images.npy", images.astype(np.uint8))
+        np.save(folder / f"{split}_labels.npy", labels)
+        splits[split] = {"count": count}
+    manifest = {"classes": list("abc"), "image_size": 16, "mean": [0.43] * 3, "std": [0.27] * 3}
+    write_json(folder / "manifest.json", manifest | {"splits": splits})
+    return load_data(folder)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "scratch": {},
+    "kd": {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9},
+    "ackd": {"temperature": 4.0, "image_size": 16} | Ackd().model_dump(),
+}
+
+
+def run(data: DataSet, method: str, teacher: Backbone | None = None) -> tuple[Distiller, Trained]:
+    torch.manual_seed(0)
+    distiller = distillers.build(method, models.build("resnet8", 3), OPTIONS[method])
+    feed = TrainFeed(data, Augmentation(crop_padding=1), SETTINGS.batch_size, CPU)
+    return distiller, train(method, distiller, teacher, feed, data.split("val"), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def teacher(data: DataSet) -> Backbone:
+    network = run(data, "scratch")[0].student.eval()
+    network.zero_grad()
+    return network
+
+
+def digest(module: torch.nn.Module) -> str:
+    parts = [t.numpy().tobytes() for t in module.state_dict().values()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_every_method_learns_repeatably_and_leaves_its_teacher_alone(
+    data: DataSet, teacher: Backbone, method: str
+) -> None:
+    before = digest(teacher)
+    given = None if method == "scratch" else teacher
+    distiller, trained = run(data, method, given)
+    test = data.split("test")
+    feed = TrainFeed(data, Augmentation(), 16, CPU)
+    reached = accuracy(predict(distiller.student.eval(), test, feed.normalize), test)
+    assert reached > 0.9
+    again, trained_again = run(data, method, given)
+    assert digest(distiller) == digest(again)
+    # Weights, gradients and running statistics of the teacher are as they were.
+    assert digest(teacher) == before
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not teacher.training
+    for a, b in zip(trained.history, trained_again.history, strict=True):
+        timed = {"seconds", "images_per_second"}
+        assert {k: v for k, v in a.items() if k not in timed} == {
+            k: v for k, v in b.items() if k not in timed
+        }
+
+
+def test_history_tells_of_every_term_and_learner(data: DataSet, teacher: Backbone) -> None:
+    _, trained = run(data, "ackd", teacher)
+    assert [row["epoch"] for row in trained.history] == list(range(1, 9))
+    wanted = {"epoch", "learning_rate", "seconds", "images_per_second", "val_accuracy"}
+    terms = ("total", "kd_learners", "kd_target", "ce_target", "ce_learners", "adversarial")
+    wanted |= {f"loss/{term}" for term in terms}
+    wanted |= {f"val_accuracy/{name}" for name in ("D3B1", "D2B2", "ensemble")}
+    wanted |= {"attention/D3B1", "attention/D2B2", "discriminator_accuracy", "cka/D3B1~D2B2"}
+    for row in trained.history:
+        assert set(row) == wanted
+        assert row["attention/D3B1"] + row["attention/D2B2"] == pytest.approx(1, abs=1e-5)
+        assert 0 <= row["cka/D3B1~D2B2"] <= 1 + 1e-9
+
+
+def test_the_best_epoch_is_the_first_highest_on_validation(data: DataSet) -> None:
+    _, trained = run(data, "scratch")
+    accuracies = [row["val_accuracy"] for row in trained.history]
+    assert trained.best_epoch == accuracies.index(max(accuracies)) + 1
+    student = models.build("resnet8", 3)
+    student.load_state_dict(trained.best_student)
+    val = data.split("val")
+    feed = TrainFeed(data, Augmentation(), 16, CPU)
+    assert accuracy(predict(student.eval(), val, feed.normalize), val) == max(accuracies)
+
+
+def test_the_discriminators_learn_in_their_own_step_alone(data: DataSet, teacher: Backbone) -> None:
+    torch.manual_seed(0)
+    options = OPTIONS["ackd"] | {"lambda_adversarial": 0.0, "discriminator_learning_rate": 1e-9}
+    distiller = distillers.build("ackd", models.build("resnet8", 3), options)
+    before = {k: v.clone() for k, v in distiller.state_dict().items() if "discriminators" in k}
+    feed = TrainFeed(data, Augmentation(), 16, CPU)
+    train("ackd", distiller, teacher, feed, data.split("val"), SETTINGS)
+    after = distiller.state_dict()
+    # Weight decay or the main learning rate would have moved them visibly.
+    assert all(torch.allclose(after[name], value, atol=1e-6) for name, value in before.items())
+
+
+def test_the_loss_of_the_log_is_the_mean_over_samples(data: DataSet) -> None:
+    class Constant(Distiller):
+        needs = "nothing"
+
+        def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, torch.Tensor]:
+            return {"total": 0 * self.student(batch.images).sum() + batch.labels.double().mean()}
+
+    distiller = Constant(models.build("resnet8", 3))
+    feed = TrainFeed(data, Augmentation(), 36, CPU)  # batches of 36, 36 and 24
+    trained = train("constant", distiller, None, feed, data.split("val"), SETTINGS)
+    assert trained.history[0]["loss/total"] == pytest.approx(1.0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: DataSet) -> None:
+    distiller = distillers.build("scratch", models.build("resnet8", 3), {})
+    feed = TrainFeed(data, Augmentation(), 16, CPU)
+    settings = Training(epochs=3, batch_size=16, learning_rate=1e30, schedule="multi_step")
+    with pytest.raises(InputError, match="the loss 'total' became nan in epoch 1; use a smaller"):
+        train("scratch", distiller, None, feed, data.split("val"), settings)
+
+
+def test_a_method_without_its_teacher_is_refused(data: DataSet) -> None:
+    with pytest.raises(InputError, match="Kd learns from a teacher, and none was given"):
+        run(data, "kd")
+
+
+def test_progress_is_a_line_an_epoch_in_a_log(data: DataSet, capsys: Any) -> None:
+    run(data, "scratch")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert lines[1].startswith("scratch: epoch 2/8  total ")
+    assert lines[1].endswith(" s left")

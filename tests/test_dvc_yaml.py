@@ -1,0 +1,142 @@
+"""dvc.yaml says what the code does: the files and the parameters that a stage depends on."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.params import Params, Section, load_params
+
+ROOT = Path(__file__).parent.parent
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+# What these decide is in params.yaml, or is not a result: DVC tracks the parameters themselves.
+PLUMBING = {
+    "models/errors.py",
+    "stages/entry.py",
+    "stages/files.py",
+    "stages/params.py",
+    "stages/progress.py",
+    "stages/training/display.py",
+}
+
+
+def imports(path: Path) -> set[Path]:
+    """The files of this project that ``path`` imports at run time, at any level of indentation."""
+    found = set()
+    typing_only: set[ast.AST] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            typing_only.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            base = ROOT / name.replace(".", "/")
+            found |= {p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()}
+    return found
+
+
+def closure(start: set[Path]) -> set[str]:
+    done: set[Path] = set()
+    todo = set(start)
+    while todo:
+        path = todo.pop()
+        done.add(path)
+        todo |= imports(path) - done
+    return {p.relative_to(ROOT).as_posix() for p in done if p.read_text(encoding="utf-8").strip()}
+
+
+def test_the_stages_are_those_of_the_design() -> None:
+    assert set(STAGES) == {
+        "prepare_data",
+        "train_teacher",
+        "train_proxy",
+        "distill",
+        "prune",
+        "export_onnx",
+        "identify_device",
+        "validate",
+        "profile_latency",
+        "analyze",
+        "report",
+        "gate",
+        "package",
+    }
+    for name, stage in STAGES.items():
+        assert stage["cmd"] == f"python -m stages.{name}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(name: str) -> None:
+    declared = {d for d in STAGES[name]["deps"] if d.endswith((".py", ".j2", ".css"))}
+    start = {ROOT / "stages" / f"{name}.py"}
+    if name == "train_teacher":
+        start.add(ROOT / "models/distillers/scratch.py")
+    templated = "models/distillers/${distill.method}.py"
+    if name == "distill":
+        assert templated in declared  # the methods that are not used do not count
+        declared.remove(templated)
+        start.add(ROOT / "models/distillers/base.py")
+        start.add(ROOT / "models/distillers/losses.py")
+        start.add(ROOT / "models/learners.py")
+    packages = {p for p in closure(start) if p.endswith("__init__.py")}
+    assert declared == closure(start) - PLUMBING - packages
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_reads_the_parameters_that_it_declares(name: str) -> None:
+    source = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
+    read = {section.rstrip("_") for section in re.findall(r"\bparams\.([a-z_]+)", source)}
+    declared = set(STAGES[name].get("params", []))
+    if "params.yaml" in STAGES[name]["deps"]:
+        declared = set(Params.model_fields)
+        assert read <= declared
+    else:
+        assert read == declared
+
+
+def test_every_dependency_is_a_file_or_some_stages_output() -> None:
+    made = set()
+    for stage in STAGES.values():
+        for kind in ("outs", "metrics", "plots"):
+            made |= {next(iter(o)) if isinstance(o, dict) else o for o in stage.get(kind, [])}
+    for stage in STAGES.values():
+        for dep in stage["deps"]:
+            assert "${" in dep or dep in made or (ROOT / dep).is_file(), dep
+
+
+def keys(section: type[Section], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in section.model_fields.items():
+        key = prefix + (field.alias or name)
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            found |= keys(inner, key + ".")
+        else:
+            found.add(key)
+    return found
+
+
+def flat(content: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+    return found
+
+
+def test_params_yaml_has_every_key() -> None:
+    # A key that is left out would take its default from the code, where DVC does not see a change.
+    assert flat(YAML(typ="safe").load(ROOT / "params.yaml")) == keys(Params)
+
+
+def test_params_yaml_is_valid() -> None:
+    load_params(ROOT / "params.yaml")
