@@ -1,0 +1,103 @@
+"""Images of every kind to RGB pixels, against values known by hand."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.errors import InputError
+from stages.data.decode import decode
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes, size: int | None = None) -> np.ndarray:
+    return decode(lambda: Image.open(io.BytesIO(data)), size, "the image")
+
+
+def test_rgb_stays_as_it_is() -> None:
+    original = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(original))), original)
+
+
+def test_grey_levels_are_spread_over_the_channels() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    got = pixels(encoded(Image.fromarray(grey)))
+    np.testing.assert_array_equal(got, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    grey = np.array([[0, 257, 32768, 65535]], np.uint16)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(grey)))[0, :, 0], [0, 1, 128, 255])
+
+
+def test_thirty_two_bits_are_refused() -> None:
+    data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
+    with pytest.raises(InputError, match=r"the image cannot be read .*32 bits"):
+        pixels(data)
+
+
+def test_palette_with_transparency_gives_its_colours() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([0, 1])
+    data = encoded(image, transparency=b"\x00\xff")
+    assert pixels(data).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+
+
+def test_transparency_is_dropped() -> None:
+    assert pixels(encoded(Image.new("RGBA", (1, 1), (1, 2, 3, 0)))).tolist() == [[[1, 2, 3]]]
+
+
+def test_cmyk_is_converted() -> None:
+    got = pixels(encoded(Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "TIFF"))
+    assert got[0, 0].tolist() == [0, 255, 255]
+
+
+def test_exif_orientation_is_honoured() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    picture = np.zeros((8, 16, 3), np.uint8)
+    picture[:, :8] = 255  # white on the left, so on top once it is turned
+    got = pixels(encoded(Image.fromarray(picture), "JPEG", exif=exif, quality=100))
+    assert got.shape == (16, 8, 3)
+    assert got[:6].min() > 200
+    assert got[-6:].max() < 50
+
+
+def test_the_longer_side_is_cropped_about_its_centre() -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (32, 96, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(picture)), 32), picture[:, 32:64])
+
+
+def test_shrinking_is_antialiased() -> None:
+    squares = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    got = pixels(encoded(Image.fromarray(squares)), 16)
+    assert got.shape == (16, 16, 3)
+    assert abs(got.astype(int) - 127).max() <= 20  # picking single pixels would give 0 and 255
+
+
+def test_growing_keeps_a_constant() -> None:
+    assert (pixels(encoded(Image.new("RGB", (8, 8), (9, 8, 7))), 32) == [9, 8, 7]).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_a_truncated_image_is_named(kind: str) -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    with pytest.raises(
+        InputError, match=r"^the image cannot be read \(.+\); replace or remove it$"
+    ):
+        pixels(data[: len(data) // 2])
+
+
+def test_no_image_is_named() -> None:
+    with pytest.raises(InputError, match=r"the image cannot be read \(not an image\)"):
+        pixels(b"some text")

@@ -1,0 +1,344 @@
+"""Every scheme of ``data.source`` on real files."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from models.errors import InputError
+from stages.data.sources.schemes import open_source
+from stages.params import Data
+
+REPO = Path(__file__).parents[3]
+REAL = Path(os.environ.get("ACKD_TEST_DATA", REPO.parent / "shared" / "data"))
+DIGITS = load_digits()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def digit(position: int) -> Image.Image:
+    return Image.fromarray((DIGITS.images[position] * 15).astype(np.uint8))
+
+
+def write_folder(folder: Path, classes: tuple[str, ...], count: int = 3) -> None:
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            digit(k * count + i).save(folder / name / f"{i}.png")
+
+
+# digits
+
+
+def test_digits_are_all_there_once() -> None:
+    source = open_source(Data())
+    parts = [source.open_split(name) for name in source.split_names]
+    assert source.split_names == ["train", "test"]
+    assert source.class_names == [str(k) for k in range(10)]
+    assert [len(part.labels) for part in parts] == [1437, 360]
+    got = [
+        (np.asarray(part.image(i)).tobytes(), part.labels[i])
+        for part in parts
+        for i in range(len(part.labels))
+    ]
+    levels = np.floor(DIGITS.images * 255 / 16 + 0.5).astype(np.uint8)
+    wanted = [(image.tobytes(), label) for image, label in zip(levels, DIGITS.target, strict=True)]
+    assert sorted(got) == sorted(wanted)
+
+
+def test_digits_test_split_is_stratified_and_independent_of_the_seed() -> None:
+    labels = [open_source(Data(seed=s)).open_split("test").labels for s in (0, 1)]
+    assert labels[0] == labels[1]
+    assert np.bincount(labels[0]).tolist() == pytest.approx(np.bincount(DIGITS.target) / 5, abs=1)
+
+
+# imagefolder
+
+
+def test_image_folder_with_splits(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", ("b", "a"))
+    write_folder(tmp_path / "val", ("a", "b"), 2)
+    write_folder(tmp_path / "notes", ("x",))
+    (tmp_path / "train" / "a" / "README.txt").write_text("no image")
+    (tmp_path / "train" / "a" / ".hidden.png").write_text("no image")
+    (tmp_path / "train" / "a" / "deeper").mkdir()
+    digit(99).save(tmp_path / "train" / "a" / "deeper" / "9.PNG")
+    source = open_source(Data(source=f"imagefolder:{tmp_path}"))
+    assert sorted(source.split_names) == ["train", "val"]
+    train = source.open_split("train")
+    assert train.labels == ["a"] * 4 + ["b"] * 3
+    assert train.describe(3) == str(tmp_path / "train" / "a" / "deeper" / "9.PNG")
+    with train.image(3) as image:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(digit(99)))
+
+
+def test_image_folder_of_classes(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("a", "b"))
+    source = open_source(Data(source=f"imagefolder:{tmp_path}"))
+    assert source.split_names == ["train"]
+    assert source.open_split("train").labels == ["a"] * 3 + ["b"] * 3
+
+
+def test_image_folder_with_named_splits(tmp_path: Path) -> None:
+    write_folder(tmp_path / "learn", ("a", "b"))
+    write_folder(tmp_path / "try", ("a", "b"))
+    data = Data(source=f"imagefolder:{tmp_path}", train_split="learn", test_split="try")
+    assert sorted(open_source(data).split_names) == ["learn", "try"]
+
+
+# hf
+
+
+Save = Callable[[dict[str, list[object]], datasets.Features], str]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    def write(columns: dict[str, list[object]], features: datasets.Features) -> str:
+        folder = tmp_path / "set"
+        (folder / "data").mkdir(parents=True)
+        rows = datasets.Dataset.from_dict(columns, features=features)
+        rows.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+        return f"hf:{folder}"
+
+    return write
+
+
+IMAGES = [digit(i) for i in range(4)]
+IMAGE, NAMES = datasets.Image(), datasets.ClassLabel(names=["cat", "dog"])
+TEXT, NUMBER = datasets.Value("string"), datasets.Value("int64")
+
+
+def test_hub_columns_are_found_by_type(save: Save) -> None:
+    features = datasets.Features(caption=TEXT, kind=NAMES, picture=IMAGE)
+    where = save({"caption": ["x"] * 4, "kind": [0, 1, 1, 0], "picture": IMAGES}, features)
+    source = open_source(Data(source=where))
+    split = source.open_split("train")
+    assert source.class_names == ["cat", "dog"]
+    assert split.labels == [0, 1, 1, 0]
+    np.testing.assert_array_equal(np.asarray(split.image(2)), np.asarray(IMAGES[2]))
+    assert split.describe(2).endswith("row 2 of split 'train'")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (("label", "fine_label", "other"), "label"),
+        (("coarse_label", "fine_label"), "fine_label"),
+    ],
+)
+def test_hub_prefers_the_usual_label(save: Save, names: tuple[str, ...], chosen: str) -> None:
+    features = datasets.Features(img=IMAGE, **dict.fromkeys(names, NAMES))
+    values = {name: [int(name == chosen)] * 4 for name in names}
+    split = open_source(Data(source=save({"img": IMAGES, **values}, features))).open_split("train")
+    assert split.labels == [1, 1, 1, 1]
+
+
+def test_hub_takes_undeclared_labels_and_images(save: Save) -> None:
+    features = datasets.Features(file=datasets.Value("binary"), label=TEXT)
+    buffer = io.BytesIO()
+    IMAGES[1].save(buffer, "PNG")
+    where = save({"file": [buffer.getvalue()] * 2, "label": ["cat", "dog"]}, features)
+    source = open_source(Data(source=where, image_column="file"))
+    split = source.open_split("train")
+    assert source.class_names is None
+    assert split.labels == ["cat", "dog"]
+    np.testing.assert_array_equal(np.asarray(split.image(0)), np.asarray(IMAGES[1]))
+
+
+@pytest.mark.parametrize(
+    ("features", "data", "message"),
+    [
+        ({"img": IMAGE, "a": NAMES, "b": NAMES}, {}, "data.label_column: several .* one of a, b"),
+        ({"img": IMAGE, "number": NUMBER}, {}, "data.label_column: no column .* img, number"),
+        ({"x": IMAGE, "y": IMAGE, "label": NAMES}, {}, "data.image_column: several .* one of x, y"),
+        ({"img": IMAGE, "label": NAMES}, {"label_column": "lable"}, "'lable' .* mean 'label'"),
+        ({"img": IMAGE, "label": NAMES}, {"image_column": "image"}, "'image' .* mean 'img'"),
+        (
+            {"img": IMAGE, "label": NAMES},
+            {"image_column": "label"},
+            "'label' holds int64, expected images",
+        ),
+        (
+            {"img": IMAGE, "label": NAMES},
+            {"label_column": "img"},
+            "'img' holds .*, expected integers",
+        ),
+    ],
+)
+def test_hub_columns_that_do_not_fit(
+    save: Save, features: dict[str, object], data: dict[str, str], message: str
+) -> None:
+    columns = {name: IMAGES if kind is IMAGE else [0, 1, 0, 1] for name, kind in features.items()}
+    where = save(columns, datasets.Features(**features))
+    with pytest.raises(InputError, match=message):
+        open_source(Data(source=where, **data))
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+def test_hub_split_without_public_labels_is_refused(save: Save, missing: int | None) -> None:
+    where = save(
+        {"img": IMAGES, "label": [0, 1, missing, 0]}, datasets.Features(img=IMAGE, label=NAMES)
+    )
+    with pytest.raises(InputError, match="row 2 of split 'train' has no label"):
+        open_source(Data(source=where)).open_split("train")
+
+
+def test_hub_folder_needs_no_network(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a local folder must not touch the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    where = save({"img": IMAGES, "label": [0, 1, 1, 0]}, datasets.Features(img=IMAGE, label=NAMES))
+    assert open_source(Data(source=where)).open_split("train").labels == [0, 1, 1, 0]
+
+
+def test_hub_folder_that_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_text("no parquet")
+    with pytest.raises(InputError, match=r"could not read .*expected a folder in the layout"):
+        open_source(Data(source=f"hf:{tmp_path}"))
+
+
+def test_hub_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no revision; remove @v1"):
+        open_source(Data(source=f"hf:{tmp_path}@v1"))
+
+
+def test_hub_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("data:\n  source: hf:owner/name@main\n")
+    done = run_stage(tmp_path, HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "could not read 'owner/name@main'" in done.stderr
+    assert "see that the hub can be reached" in done.stderr
+
+
+# torchvision
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_torchvision_array_set(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = (DIGITS.images * 15).astype(np.uint8)
+    for prefix, rows in (("train", slice(0, 50)), ("t10k", slice(50, 60))):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", images[rows])
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", DIGITS.target[rows])
+    source = open_source(Data(source=f"torchvision:MNIST:{tmp_path}"))
+    assert source.split_names == ["train", "test"]
+    assert source.class_names is not None
+    assert source.class_names[3] == "3 - three"
+    test = source.open_split("test")
+    assert test.labels == DIGITS.target[50:60].tolist()
+    np.testing.assert_array_equal(np.asarray(test.image(4)), images[54])
+
+
+def test_torchvision_set_of_files(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        write_folder(tmp_path / "country211" / split, ("AD", "AE"))
+    source = open_source(Data(source=f"torchvision:Country211:{tmp_path}"))
+    assert source.split_names == ["train", "valid", "test"]
+    assert source.class_names == ["AD", "AE"]
+    split = source.open_split("valid")
+    assert split.labels == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_array_equal(np.asarray(split.image(5)), np.asarray(digit(5)))
+
+
+def test_torchvision_table_fits_the_library() -> None:
+    from torchvision import datasets as library
+
+    from stages.data.sources.torchvision_sets import SETS
+
+    for name, splits in SETS.items():
+        parameters = inspect.signature(getattr(library, name)).parameters
+        assert "download" in parameters
+        for arguments in splits.values():
+            assert set(arguments) <= set(parameters), name
+
+
+def test_torchvision_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("data:\n  source: torchvision:CIFAR10:files\n")
+    nowhere = "http://127.0.0.1:9"
+    done = run_stage(tmp_path, http_proxy=nowhere, https_proxy=nowhere, no_proxy="")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "torchvision's files of CIFAR10 are not complete in 'files'" in done.stderr
+
+
+# what no scheme takes
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("digts", "the scheme 'digts' does not exist; did you mean 'digits'"),
+        ("zip:x", "use one of digits, hf, imagefolder, torchvision"),
+        ("hf", "expected hf:<where>"),
+        ("imagefolder:", "expected imagefolder:<where>"),
+        ("digits:8x8", "expected digits;"),
+        ("imagefolder:/no/such/place", "'/no/such/place' is not a folder"),
+        ("hf:/no/such/place", "neither a folder here nor an id of the hub"),
+        ("torchvision:cifar10:x", "'cifar10' does not exist; did you mean 'CIFAR10'"),
+        ("torchvision:zzz:x", "use one of CIFAR10"),
+        ("torchvision:CIFAR10", "no folder is named; write torchvision:CIFAR10:<root>"),
+    ],
+)
+def test_sources_that_do_not_exist(source: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_source(Data(source=source))
+
+
+@pytest.mark.parametrize("key", ["image_column", "label_column"])
+def test_columns_belong_to_hub_sources(key: str) -> None:
+    with pytest.raises(InputError, match=f"data.{key} is for hf: sources"):
+        open_source(Data(**{key: "x"}))
+
+
+# real sets
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not at {REAL}")
+def test_cinic10() -> None:
+    source = open_source(Data(source=f"hf:{REAL / 'cinic10-samples'}"))
+    split = source.open_split("train")
+    assert np.bincount(split.labels).tolist() == [200] * 10
+    assert split.image(0).size == (32, 32)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not at {REAL}")
+def test_imagenet_folders() -> None:
+    source = open_source(Data(source=f"imagefolder:{REAL / 'imagenet-18'}"))
+    assert sorted(source.split_names) == ["train", "val"]
+    train, val = (source.open_split(name) for name in ("train", "val"))
+    assert (len(train.labels), len(val.labels)) == (576, 62)
+    assert train.labels[0] == "n01440764"
+    assert len(set(train.labels)) == 18
+
+
+def run_stage(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(REPO), "HF_HOME": str(folder / "hf")} | environment
+    command = [sys.executable, "-m", "stages.prepare_data"]
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
+    )

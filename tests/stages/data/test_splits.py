@@ -1,0 +1,167 @@
+"""Who trains, validates and tests: the rules of assignment, carving, limiting and order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.errors import InputError
+from stages.data.sources.base import Source, SourceSplit
+from stages.data.splits import Choice, choose_splits
+from stages.params import Data
+
+
+def source(names: Sequence[str] | None = None, **splits: list[int] | list[str]) -> Source:
+    def open_split(name: str) -> SourceSplit:
+        return SourceSplit(
+            splits[name], lambda position: Image.new("RGB", (1, 1)), lambda p: f"{name}[{p}]"
+        )
+
+    return Source(list(splits), open_split, names)
+
+
+def positions(choice: Choice) -> dict[str, list[int]]:
+    return {name: sorted(split.positions.tolist()) for name, split in choice.splits.items()}
+
+
+TEN = [0, 1] * 10
+
+
+def test_splits_of_the_source_are_used_as_they_are() -> None:
+    choice = choose_splits(source(train=TEN, val=[0, 1, 0], test=[1, 0]), Data())
+    assert positions(choice) == {"train": list(range(20)), "val": [0, 1, 2], "test": [0, 1]}
+    assert choice.classes == ["0", "1"]
+    assert choice.notes == []
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val"])
+def test_a_validation_split_serves_as_the_test(name: str) -> None:
+    choice = choose_splits(source(train=TEN, **{name: [1, 1, 0]}), Data(val_fraction=0.3))
+    got = positions(choice)
+    assert got["test"] == [0, 1, 2]
+    assert len(got["val"]) == 6
+    assert sorted(got["train"] + got["val"]) == list(range(20))
+    assert any("serves as the test" in note for note in choice.notes)
+
+
+def test_one_split_is_carved_twice_whatever_its_name() -> None:
+    labels = ["b"] * 100 + ["a"] * 50
+    choice = choose_splits(source(everything=labels), Data(val_fraction=0.25))
+    counts = {n: np.bincount(s.labels).tolist() for n, s in choice.splits.items()}
+    # a fifth of each class, then a quarter of what is left
+    assert counts == {"train": [30, 60], "val": [10, 20], "test": [10, 20]}
+    together = [p for split in positions(choice).values() for p in split]
+    assert sorted(together) == list(range(150))
+    assert choice.classes == ["a", "b"]
+    for split in choice.splits.values():
+        assert [choice.classes[k] for k in split.labels] == [labels[p] for p in split.positions]
+
+
+def test_named_splits_win() -> None:
+    data = Data(train_split="b", val_split="test", test_split="a")
+    choice = choose_splits(source(a=[0, 1], b=TEN, test=[1, 0, 1], train=[0]), data)
+    assert {name: len(split.labels) for name, split in choice.splits.items()} == {
+        "train": 20,
+        "val": 3,
+        "test": 2,
+    }
+
+
+def test_a_named_val_split_does_not_become_the_test() -> None:
+    choice = choose_splits(source(train=TEN, val=[0, 1]), Data(val_split="val"))
+    assert {n: len(s.labels) for n, s in choice.splits.items()} == {
+        "train": 16,
+        "val": 2,
+        "test": 4,
+    }
+
+
+def test_val_fraction_does_not_move_the_test() -> None:
+    labels = [0, 1, 2] * 40
+    few, many = (
+        positions(choose_splits(source(all=labels), Data(val_fraction=f))) for f in (0.1, 0.5)
+    )
+    assert few["test"] == many["test"]
+
+
+def test_the_draw_depends_on_the_seed_alone() -> None:
+    labels = [0, 1, 2] * 40
+    first, again, other = (
+        positions(choose_splits(source(all=labels), Data(seed=s))) for s in (3, 3, -4)
+    )
+    assert first == again
+    assert first["val"] != other["val"]
+    assert first["test"] != other["test"]
+
+
+def test_train_per_class_is_nested_and_leaves_the_rest_whole() -> None:
+    labels = [0] * 40 + [1] * 5 + [2] * 40
+    whole, ten, three = (
+        choose_splits(source(train=labels, test=[0, 1, 2]), Data(train_per_class=n))
+        for n in (None, 10, 3)
+    )
+    assert np.bincount(ten.splits["train"].labels).tolist() == [10, 4, 10]  # one of five validates
+    assert np.bincount(three.splits["train"].labels).tolist() == [3, 3, 3]
+    trained = [set(positions(choice)["train"]) for choice in (three, ten, whole)]
+    assert trained[0] < trained[1] < trained[2]
+    assert positions(ten)["val"] == positions(whole)["val"]
+    assert positions(ten)["test"] == positions(whole)["test"]
+
+
+def test_any_prefix_is_balanced() -> None:
+    labels = [0] * 5 + [1] * 3 + [2] * 5
+    choice = choose_splits(source(train=TEN + [2] * 10, test=labels, val=[0, 1, 2]), Data())
+    test = choice.splits["test"]
+    assert test.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 2, 0, 2]
+    assert test.positions.tolist() == [0, 5, 8, 1, 6, 9, 2, 7, 10, 3, 11, 4, 12]
+
+
+def test_integers_sort_as_numbers_and_need_not_be_dense() -> None:
+    choice = choose_splits(source(train=[10, 2, 10, 2], val=[2, 10], test=[10]), Data())
+    assert choice.classes == ["2", "10"]
+    assert choice.splits["test"].labels.tolist() == [1]
+
+
+def test_declared_names_keep_their_numbers() -> None:
+    choice = choose_splits(
+        source(["cat", "dog", "fox"], train=[2, 0, 2, 0], val=[0], test=[2]), Data()
+    )
+    assert choice.classes == ["cat", "dog", "fox"]
+    assert choice.splits["test"].labels.tolist() == [2]
+    assert "1 of 3 classes have no training image" in choice.notes
+
+
+@pytest.mark.parametrize(
+    ("splits", "data", "message"),
+    [
+        (
+            {"train": TEN, "test": [0]},
+            Data(train_split="trian"),
+            "data.train_split.*'trian'.*mean 'train'",
+        ),
+        (
+            {"train": TEN, "test": [0]},
+            Data(val_split="zzz"),
+            "data.val_split.*use one of train, test",
+        ),
+        ({"train": TEN, "test": [0]}, Data(val_split="test", test_split="test"), "used twice"),
+        ({"a": TEN, "b": [0]}, Data(), "no split is called train; name one of a, b"),
+        ({"train": TEN, "test": []}, Data(), "split 'test' is empty"),
+        ({"train": [], "test": [0]}, Data(), "split 'train' is empty"),
+        ({"train": ["a"] * 9, "test": ["a"]}, Data(), "only one class"),
+        ({"train": ["a", "b"] * 9, "val": ["a"], "test": ["c"]}, Data(), "test has images of 'c'"),
+        ({"train": ["a", "b"] * 9, "val": ["d"], "test": ["a"]}, Data(), "val has images of 'd'"),
+        ({"train": ["a", "a", "b"], "test": ["a"]}, Data(), "class 'b' has too few"),
+    ],
+)
+def test_refusals(splits: dict[str, list[int]], data: Data, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_splits(source(**splits), data)
+
+
+def test_a_declared_class_that_is_tested_but_not_trained_is_named() -> None:
+    with pytest.raises(InputError, match="test has images of 'dog', which training has not"):
+        choose_splits(source(["cat", "dog", "fox"], train=[0, 2] * 5, test=[1, 0]), Data())
