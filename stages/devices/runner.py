@@ -59,10 +59,10 @@ def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
     if logits.shape != reference.shape or not np.isfinite(logits).all():
         return {"max_relative_error": None, "cosine": None, "top1_agreement": None}
     ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
-    norm = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    largest, norm = np.abs(theirs).max(), np.linalg.norm(ours) * np.linalg.norm(theirs)
     return {
-        "max_relative_error": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
-        "cosine": float((ours * theirs).sum()) / norm if norm else 0.0,
+        "max_relative_error": float(np.abs(ours - theirs).max() / (largest or 1.0)),
+        "cosine": float((ours * theirs).sum() / (norm or 1.0)),
         "top1_agreement": float((ours.argmax(1) == theirs.argmax(1)).mean()),
     }
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from stages.runtimes.base import Job, RuntimeFailureError
+from stages.runtimes.onnx_runtime import OnnxRuntime
+
+
+def test_batches_and_what_ran(tiny_exported: Path) -> None:
+    images = np.load(tiny_exported / "artifacts/data/test_images.npy")[:7]
+    model = tiny_exported / "artifacts/onnx/fp32.dynamic.onnx"
+    execution = OnnxRuntime().run(model, [Job(images, 3), Job(images[:2], 1)])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"images": images})[0]
+    np.testing.assert_allclose(execution.logits[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(execution.logits[1], expected[:2], rtol=1e-4, atol=1e-5)
+    assert execution.provider == "CPUExecutionProvider"
+    assert execution.dtypes == ["float32"]
+    assert OnnxRuntime().version() == onnxruntime.__version__
+
+
+def test_int8_is_found_in_what_ran(tiny_exported: Path) -> None:
+    images = np.load(tiny_exported / "artifacts/data/test_images.npy")[:1]
+    model = tiny_exported / "artifacts/onnx/int8_u8s8.static.onnx"
+    assert "int8" in OnnxRuntime().run(model, [Job(images, 1)]).dtypes
+
+
+def test_a_file_that_is_no_model_is_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(RuntimeFailureError, match=r"model\.onnx"):
+        OnnxRuntime().run(tmp_path / "model.onnx", [])
+
+
+def test_a_batch_that_does_not_fit_is_a_reason(tiny_exported: Path) -> None:
+    model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
+    with pytest.raises(RuntimeFailureError, match="images"):
+        OnnxRuntime().run(model, [Job(np.zeros((2, 16, 16, 3), dtype=np.uint8), 2)])
+
+
+def test_a_provider_that_fell_back_is_a_reason(
+    tiny_exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # onnxruntime warns of a provider that it lacks, and takes the CPU.
+    monkeypatch.setattr(OnnxRuntime, "provider", "CUDAExecutionProvider")
+    model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(RuntimeFailureError, match="CUDAExecutionProvider was asked for, CPUExec"),
+    ):
+        OnnxRuntime().run(model, [])

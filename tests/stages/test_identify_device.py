@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from stages import identify_device
+from stages.params import Params
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def command(folder: Path, name: str, output: str, status: int = 0) -> None:
+    """An executable that prints ``output``."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\nexit {status}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The first folder of the PATH."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_the_report_is_stable_and_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    identify_device.main(Params())
+    first = identify_device.REPORT.read_bytes()
+    identify_device.main(Params())
+    assert identify_device.REPORT.read_bytes() == first
+    device = json.loads(first)
+    assert device["runtimes"]["onnxruntime"] == version("onnxruntime")
+    assert device["runtimes"]["torch"] == version("torch")
+    assert device["python"] == platform.python_version()
+    assert device["cores"] == os.cpu_count()
+    assert device["memory_gb"] > 0
+
+
+def test_no_runtime_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("{}\n")
+    program = (
+        "import runpy, sys; runpy.run_module('stages.identify_device', run_name='__main__');"
+        "print(sorted({'torch', 'numpy', 'onnx', 'onnxruntime', 'rich'} & set(sys.modules)))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert finished.stdout.strip() == "[]"
+    assert (tmp_path / "reports/device.json").is_file()
+
+
+def test_the_processor_of_a_pc(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\n"
+        "flags\t\t: fpu avx2 sse4_2 avx512_vnni\n\n"
+        "processor\t: 1\nmodel name\t: Another\nflags\t\t: fpu\n"
+    )
+    assert identify_device.cpu_of_linux(tmp_path / "cpuinfo") == (
+        "Some CPU @ 2.0GHz",
+        ["avx2", "avx512_vnni", "sse4_2"],
+    )
+
+
+def test_the_processor_of_a_board(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp\n\n"
+        "Model\t\t: Some Board Rev 1.4\n"
+    )
+    name, features = identify_device.cpu_of_linux(tmp_path / "cpuinfo")
+    assert (name, features) == ("Some Board Rev 1.4", ["asimd", "asimddp", "asimdhp"])
+
+
+def test_a_processor_that_does_not_tell(tmp_path: Path) -> None:
+    assert identify_device.cpu_of_linux(tmp_path / "absent") == (None, [])
+
+
+def test_the_processor_of_a_mac(tools: Path) -> None:
+    command(
+        tools,
+        "sysctl",
+        "machdep.cpu.brand_string: Some M1\nhw.optional.arm.FEAT_DotProd: 1\n"
+        "hw.optional.arm.FEAT_I8MM: 0\nkern.version: a: b",
+    )
+    assert identify_device.cpu_of_macos() == ("Some M1", ["DotProd"])
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "expected"),
+    [
+        ("Some GPU, 580.1, 16384", 0, {"name": "Some GPU", "driver": "580.1", "memory_mb": 16384}),
+        ("Orin, 540.4, [N/A]", 0, {"name": "Orin", "driver": "540.4", "memory_mb": None}),
+        ("No devices were found", 0, None),
+        ("NVIDIA-SMI has failed, a, b", 9, None),
+    ],
+)
+def test_gpu(tools: Path, output: str, status: int, expected: dict[str, object] | None) -> None:
+    command(tools, "nvidia-smi", output, status)
+    assert identify_device.gpu() == expected
+
+
+def test_no_gpu_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert identify_device.gpu() is None

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+
+from models.errors import InputError
+from stages import profile_latency
+from stages.files import read_json, sha256
+from stages.params import Params
+
+# The contract of docs/files.md.
+FIELDS = {
+    *("device", "runtime", "version", "provider", "precision", "file", "model_sha256", "threads"),
+    *("init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms", "cv"),
+    *("peak_rss_mb", "load_before", "load_after", "temperature_before", "temperature_after"),
+    *("noisy", "golden", "status", "reason"),
+}
+
+
+@pytest.fixture
+def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to write to, as the working directory."""
+    shutil.copytree(tiny_exported / "artifacts/onnx", tmp_path / "artifacts/onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_precision_is_measured(project: Path, tiny_params: Params) -> None:
+    profile_latency.main(tiny_params)
+    results = read_json(profile_latency.REPORT)["results"]
+    samples = read_json(profile_latency.SAMPLES_FOLDER / "samples.json")
+    assert [row["precision"] for row in results] == ["fp32", "fp16", "int8_u8s8", "int8_s8s8"]
+    for row in results:
+        assert set(row) == FIELDS
+        assert (row["device"], row["runtime"], row["threads"]) == ("local:", "onnxruntime", 1)
+        assert (row["status"], row["reason"]) == ("passed", None)
+        assert row["model_sha256"] == sha256(project / "artifacts/onnx" / row["file"])
+        assert row["file"] == f"{row['precision']}.static.onnx"
+        times = samples[f"local:|onnxruntime|{row['precision']}|1"]
+        assert len(times) == row["n"] >= 20
+        assert row["p50_ms"] == pytest.approx(statistics.median(times), abs=1e-3)
+        assert row["mean_ms"] == pytest.approx(statistics.fmean(times), abs=1e-3)
+        assert row["min_ms"] == min(times) > 0
+        assert row["noisy"] == (row["cv"] > 0.2)
+        assert row["init_ms"] > row["min_ms"]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_runner_that_crashes_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
+) -> None:
+    real = profile_latency.RUNNER
+    wrapper = tmp_path / "runner.py"
+    wrapper.write_text(
+        "import os, runpy, sys\n"
+        "if 'fp16.static.onnx' in ' '.join(sys.argv): os.abort()\n"
+        f"runpy.run_path({str(real)!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr(profile_latency, "RUNNER", wrapper)
+    profile_latency.main(tiny_params)
+    results = read_json(profile_latency.REPORT)["results"]
+    assert [row["status"] for row in results] == ["passed", "failed", "passed", "passed"]
+    assert results[1]["reason"] == "the runner ended with status -6"
+    assert results[1]["p50_ms"] is None
+    assert set(results[1]) == FIELDS
+    samples = json.loads((profile_latency.SAMPLES_FOLDER / "samples.json").read_text())
+    assert samples["local:|onnxruntime|fp16|1"] == []
+
+
+@pytest.mark.usefixtures("project")
+def test_nothing_measured_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
+) -> None:
+    (tmp_path / "runner.py").write_text("import sys; sys.exit('error: no such processor')")
+    monkeypatch.setattr(profile_latency, "RUNNER", tmp_path / "runner.py")
+    with pytest.raises(InputError, match=r"nothing could be measured.*error: no such processor"):
+        profile_latency.main(tiny_params)
+
+
+def test_an_altered_model_is_not_measured(project: Path, tiny_params: Params) -> None:
+    path = project / "artifacts/onnx/fp32.static.onnx"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(InputError, match=r"fp32\.static\.onnx: altered since its export"):
+        profile_latency.main(tiny_params)
+    assert not (project / "reports").exists()

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import models
+from models.checkpoint import save_network
+from models.errors import InputError
+from stages import validate
+from stages.files import read_json, sha256, write_json
+from stages.params import Params
+from stages.runtimes.tensorrt_runtime import TensorRtRuntime
+
+ONNX = Path("artifacts/onnx")
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to write to, as the working directory."""
+    shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def params(**changes: Any) -> Params:
+    return Params.model_validate({"validate": {"batch_sizes": [1, 3, 8]} | changes})
+
+
+def replace(name: str, weight: float) -> None:
+    """Put ``weight`` into the classifier's bias of an export, and its sum into model.json."""
+    path = ONNX / name
+    model = onnx.load(path)
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == gemm.input[2])
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[0] = weight
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    onnx.save(model, path)
+    description = read_json(ONNX / "model.json")
+    precision, shape, _ = name.split(".")
+    description["files"][precision][shape]["sha256"] = sha256(path)
+    write_json(ONNX / "model.json", description)
+
+
+def rows(runtime: str = "onnxruntime") -> list[dict[str, Any]]:
+    return [row for row in read_json(validate.REPORT)["results"] if row["runtime"] == runtime]
+
+
+@pytest.mark.usefixtures("project")
+def test_every_export_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "STATIC_IMAGES", 20)
+    validate.main(params(tensorrt="off"))
+    assert read_json(validate.REPORT)["torch"] == {"accuracy": 1.0, "images": 30}
+    assert [(row["precision"], row["shape"]) for row in rows()] == [
+        (precision, shape)
+        for precision in ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
+        for shape in ("dynamic", "static")
+    ]
+    for row in rows():
+        assert (row["status"], row["reason"]) == ("passed", None)
+        assert row["images"] == (30 if row["shape"] == "dynamic" else 20)
+        assert row["golden"]["batch_sizes"] == ([1, 3, 8] if row["shape"] == "dynamic" else [1])
+        assert 0 < row["golden"]["max_relative_error"] < 0.1
+        assert row["provider"] == "CPUExecutionProvider"
+    assert [row["reason"] for row in rows("tensorrt")] == ["validate.tensorrt is off"] * 6
+    assert {row["status"] for row in rows("tensorrt")} == {"skipped"}
+    assert rows("tensorrt")[0]["accuracy"] is None
+
+
+@pytest.mark.usefixtures("project")
+def test_figures_against_an_independent_calculation() -> None:
+    # Class 0 is never answered any more: a third of the test images is lost.
+    replace("int8_s8s8.dynamic.onnx", -1e6)
+    with pytest.raises(InputError):
+        validate.main(params(tensorrt="off"))
+    (row,) = (row for row in rows() if row["file"] == "int8_s8s8.dynamic.onnx")
+    assert row["accuracy"] == pytest.approx(20 / 30)
+    assert row["drop"] == pytest.approx(10 / 30)
+    assert row["agreement"] == pytest.approx(20 / 30)
+    reference = np.load(ONNX / "golden.npz")["logits"].astype(np.float64)
+    largest = np.abs(reference).max()
+    assert row["golden"]["max_relative_error"] == pytest.approx(1e6 / largest, rel=1e-3)
+    assert row["golden"]["top1_agreement"] == np.mean(reference.argmax(1) != 0)
+
+
+@pytest.mark.usefixtures("project")
+def test_every_failure_is_named_after_the_report_is_written() -> None:
+    replace("fp16.static.onnx", 1.0)
+    replace("int8_s8s8.dynamic.onnx", -1e6)
+    with pytest.raises(InputError) as caught:
+        validate.main(params())
+    message = str(caught.value)
+    assert "2 of 14 failed" in message
+    assert "fp16.static.onnx in onnxruntime (relative error " in message
+    assert (
+        "int8_s8s8.dynamic.onnx in onnxruntime (agreement with torch 0.667 is below 0.9)" in message
+    )
+    assert sorted(row["file"] for row in rows() if row["status"] == "failed") == [
+        "fp16.static.onnx",
+        "int8_s8s8.dynamic.onnx",
+    ]
+
+
+@pytest.mark.usefixtures("project")
+def test_logits_that_are_not_finite_fail() -> None:
+    replace("fp32.dynamic.onnx", float("nan"))
+    with pytest.raises(InputError, match=r"fp32\.dynamic\.onnx in onnxruntime .*not finite"):
+        validate.main(params())
+    assert rows()[0]["golden"]["max_relative_error"] is None
+    assert rows()[0]["accuracy"] is None
+
+
+def test_an_altered_file_is_named(project: Path) -> None:
+    path = project / ONNX / "int8_u8s8.static.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (project / "params.yaml").write_text("validate: {batch_sizes: [1, 3, 8]}\n")
+    finished = subprocess.run(
+        [sys.executable, "-m", "stages.validate"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: artifacts/onnx/int8_u8s8.static.onnx: altered since its export")
+    assert not (project / "reports").exists()
+
+
+def test_required_without_tensorrt_fails_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        TensorRtRuntime, "unavailable", lambda self: "no NVIDIA GPU that torch can use"
+    )
+    with pytest.raises(InputError, match=r"validate\.tensorrt is required, but no NVIDIA GPU"):
+        validate.main(params(tensorrt="required"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("project")
+def test_a_crash_of_tensorrt_is_a_reported_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+    monkeypatch.setattr(validate, "TensorRtRuntime", lambda: TensorRtRuntime(crash))
+    monkeypatch.setattr(TensorRtRuntime, "unavailable", lambda self: None)
+    with pytest.raises(InputError, match=r"6 of 14 failed: .* in tensorrt .crashed with SIGSEGV"):
+        validate.main(params())
+    assert {(row["status"], row["reason"]) for row in rows("tensorrt")} == {
+        ("failed", "crashed with SIGSEGV")
+    }
+    assert rows("tensorrt")[0]["golden"] is None
+
+
+@pytest.mark.usefixtures("project")
+def test_a_student_that_was_not_exported() -> None:
+    save_network(validate.STUDENT, models.build("resnet8", 3))
+    with pytest.raises(InputError, match="not the student that was exported"):
+        validate.main(params())
+    assert not validate.REPORT.exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_batch_size_above_the_golden_batch() -> None:
+    with pytest.raises(InputError, match="batch_sizes has 9, more than the 8 images"):
+        validate.main(params(batch_sizes=[1, 9]))
+
+
+@pytest.mark.usefixtures("project")
+def test_a_missing_file_is_named() -> None:
+    (ONNX / "golden.npz").unlink()
+    with pytest.raises(InputError, match=r"artifacts/onnx/golden\.npz: no such file"):
+        validate.main(params())
+
+
+def test_report_is_plain_json(
+    tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").symlink_to(tiny_exported / "artifacts")
+    contents = []
+    for _ in range(2):
+        validate.main(params(tensorrt="off"))
+        contents.append(validate.REPORT.read_bytes())
+    assert contents[0] == contents[1]
+    json.loads(contents[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
