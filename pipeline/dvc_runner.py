@@ -1,0 +1,300 @@
+"""The chain as DVC knows it: graph, state, and the run of one stage; nothing else imports dvc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from models.errors import InputError
+from pipeline.guard import GRACE_S, Guard, stop
+from pipeline.resources import Needs, parse_needs
+
+Outcome = Literal["ran", "unchanged", "restored"]
+
+_HOUSEKEEPING = (
+    "Running stage '",
+    "> ",
+    "Updating lock file 'dvc.lock'",
+    "Generating lock file 'dvc.lock'",
+    "To track the changes with git, run:",
+    "\tgit add ",
+    "To enable auto staging, run:",
+    "\tdvc config core.autostage true",
+    "Use `dvc push` to send your updates",
+    "Stage '",
+    "Data and pipelines are up to date.",
+    "ERROR: failed to reproduce",
+)
+"""How the lines begin that dvc itself writes around a stage's own output."""
+
+
+class StageError(RuntimeError):
+    """A stage did not come to its end; the message is its own last word."""
+
+
+class StageBusyError(StageError):
+    """Another DVC process holds the files of this stage; worth another try."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of ``dvc.yaml`` and the names of those it directly depends on."""
+
+    name: str
+    upstream: tuple[str, ...]
+    needs: Needs
+    always_runs: bool
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Whether the next run executes the stage, and why, a short phrase for each reason."""
+
+    name: str
+    state: Literal["up to date", "will run", "may run", "always runs"]
+    reasons: tuple[str, ...]
+
+
+def load_graph(root: Path) -> list[Stage]:
+    """The stages in an order in which each follows those it depends on.
+
+    Raises:
+        InputError: ``root`` is no DVC project, or its ``dvc.yaml`` is not valid.
+    """
+    import networkx
+
+    with _open(root) as repo:
+        graph = repo.index.graph
+        order = networkx.lexicographical_topological_sort(
+            graph.reverse(copy=True), key=lambda stage: stage.addressing
+        )
+        return [
+            Stage(
+                name=stage.addressing,
+                upstream=tuple(sorted(above.addressing for above in graph.successors(stage))),
+                needs=parse_needs(stage.addressing, stage.meta),
+                always_runs=bool(stage.always_changed),
+            )
+            for stage in order
+        ]
+
+
+def load_status(root: Path) -> list[StageStatus]:
+    """What the next run would do with every stage, in the order of the chain.
+
+    A stage below one that will run may run: only if it then finds other inputs. One that always
+    runs, such as ``identify_device``, does not by itself put those below it in doubt.
+
+    Raises:
+        InputError: as :func:`load_graph`, or another DVC process holds the project.
+    """
+    stages = load_graph(root)
+    with _open(root) as repo:
+        changes = repo.status()
+    statuses: dict[str, StageStatus] = {}
+    for stage in stages:
+        reasons = tuple(_reasons(changes.get(stage.name, [])))
+        moving = [
+            name for name in stage.upstream if statuses[name].state in ("will run", "may run")
+        ]
+        if stage.always_runs:
+            status = StageStatus(stage.name, "always runs", reasons)
+        elif reasons:
+            status = StageStatus(stage.name, "will run", reasons)
+        elif moving:
+            why = (
+                f"if {' or '.join(moving)} {'gives' if len(moving) == 1 else 'give'} other results"
+            )
+            status = StageStatus(stage.name, "may run", (why,))
+        else:
+            status = StageStatus(stage.name, "up to date", ())
+        statuses[stage.name] = status
+    return list(statuses.values())
+
+
+class Runner:
+    """Runs stages in processes of their own, and leaves none of them behind.
+
+    Args:
+        root: folder of ``dvc.yaml``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._live: set[int] = set()
+        self._stopping = False
+        self._guard = Guard()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.stop_all()
+        finally:
+            self._guard.close()
+
+    def stop_all(self, grace_s: float = GRACE_S) -> None:
+        """Interrupt, terminate, kill every running stage; none starts afterwards."""
+        with self._lock:
+            self._stopping = True
+            groups = sorted(self._live)
+        stop(groups, grace_s)
+
+    def repro(
+        self,
+        stage: str,
+        log: Callable[[str], None],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Outcome:
+        """Bring one stage up to date with its inputs as they are; those above it are left alone.
+
+        Args:
+            stage: its name in ``dvc.yaml``.
+            log: takes each line that the stage itself writes.
+            env: variables in addition to this process's own.
+            timeout_s: seconds after which the stage is stopped.
+
+        Raises:
+            StageBusyError: another DVC process works on the same files.
+            StageError: the command failed, took too long, or was stopped.
+        """
+        process = self._start(stage, env or {})
+        group = -process.pid
+        timed_out = threading.Event()
+
+        def stop_late() -> None:
+            timed_out.set()
+            stop([group])
+
+        timer = threading.Timer(timeout_s, stop_late) if timeout_s else None
+        lines: list[str] = []
+        try:
+            if timer:
+                timer.start()
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if lines[-1] and not line.startswith(_HOUSEKEEPING):
+                    log(lines[-1])
+            code = process.wait()
+        finally:
+            if timer:
+                timer.cancel()
+            assert process.stdout is not None
+            process.stdout.close()
+            with self._lock:
+                self._live.discard(group)
+            self._guard.release(group)
+        if timed_out.is_set():
+            raise StageError(f"took longer than {timeout_s:g} s and was stopped")
+        if code and self._stopping:
+            raise StageError("stopped")
+        if code:
+            raise _failure(lines, code)
+        return _outcome(stage, lines)
+
+    def _start(self, stage: str, env: Mapping[str, str]) -> subprocess.Popen[str]:
+        # `cmd: python -m stages.x` takes python from PATH: it must be the one that runs this.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        with self._lock:
+            if self._stopping:
+                raise StageError("stopped before it began")
+            # --wait-for-lock must stand before repro: without it a finished training is thrown
+            # away when another process holds the lock at its end.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage],
+                cwd=self._root,
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "DVC_NO_ANALYTICS": "1",
+                    **env,
+                    "PATH": path,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+            self._live.add(-process.pid)
+            self._guard.watch(-process.pid)
+        return process
+
+
+@contextlib.contextmanager
+def _open(root: Path) -> Iterator[Any]:
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            yield repo
+    except NotDvcRepoError:
+        raise InputError(
+            f"{root.resolve().name}: this folder is not a DVC project;"
+            " run `git init` and `dvc init` in it"
+        ) from None
+    except LockError:
+        raise InputError(
+            "another DVC process holds this project; wait until it ends, then try again"
+        ) from None
+    except DvcException as error:
+        raise InputError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+
+
+def _reasons(changes: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
+    for change in changes:
+        if isinstance(change, str):
+            yield {"changed command": "command changed"}.get(change, change)
+            continue
+        for kind, entries in change.items():
+            for path, what in entries.items():
+                if isinstance(what, Mapping):
+                    yield from (f"{key} {how}" for key, how in what.items())
+                else:
+                    yield f"{path} {_PLAIN.get(what, what)}{' (output)' * (kind == 'changed outs')}"
+
+
+_PLAIN = {"deleted": "missing", "not in cache": "not in the cache"}
+
+
+def _outcome(stage: str, lines: Sequence[str]) -> Outcome:
+    # dvc's exit code tells failure from success, and nothing more.
+    if any(line.startswith(f"Stage '{stage}' didn't change, skipping") for line in lines):
+        return "unchanged"
+    if any(line.startswith(f"Stage '{stage}' is cached - skipping run") for line in lines):
+        return "restored"
+    return "ran"
+
+
+def _failure(lines: Sequence[str], code: int) -> StageError:
+    text = "\n".join(lines)
+    if "is busy, it is being blocked by" in text or "Unable to acquire lock" in text:
+        return StageBusyError("another DVC process is at work on its files")
+    own = [line for line in lines if line and not line.startswith(_HOUSEKEEPING)]
+    sentences = [line.removeprefix("error: ") for line in own if line.startswith("error: ")]
+    dvc = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if code < 0:
+        dvc.append(f"ended by {signal.Signals(-code).name}")
+    return StageError((sentences or own[-1:] or dvc or [f"exit status {code}"])[-1])
