@@ -11,6 +11,7 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from stages.figures import count, millions, origin, percent, ratio, significant
 from stages.params import Params
 from stages.report_page import tables
 from stages.report_page.curves import (
@@ -44,7 +45,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
     style = (_FOLDER / "style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         style=Markup(style),
-        title=f"{summary['student']['network']} distilled from {summary['teacher']['network']}",
+        title=f"{summary['student']['network']}, {origin(summary)}",
         lede=_lede(summary),
         tiles=_tiles(summary),
         summary=summary,
@@ -82,24 +83,23 @@ def _lede(summary: Record) -> str:
         f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'}" if drop else "the same as"
     )
     return (
-        f"The student {student['network']}, trained by {student['method'].upper()} on"
-        f" {summary['data']['source']}, is right on {tables.percent(student['accuracy'])} of"
-        f" {summary['data']['test']} test images, {against} its teacher {teacher['network']}."
+        f"Trained on {summary['data']['source']}, it is right on {percent(student['accuracy'])} of"
+        f" {summary['data']['test']} test images, {against} the teacher {teacher['network']}."
     )
 
 
 def _tiles(summary: Record) -> list[tuple[str, str, str]]:
     student, teacher = summary["student"], summary["teacher"]
-    accuracy = f"test accuracy; the teacher has {tables.percent(teacher['accuracy'])}"
+    accuracy = f"test accuracy; the teacher has {percent(teacher['accuracy'])}"
     tiles = [(f"{100 * student['accuracy']:.2f}", "%", accuracy)]
     for key, name, form in (
-        ("parameters", "parameters", tables.count),
-        ("macs", "multiply-adds", tables.millions),
+        ("parameters", "parameters", count),
+        ("macs", "multiply-adds", millions),
     ):
         smaller, larger = sorted((teacher[key], student[key]))
         than = "fewer" if teacher[key] >= student[key] else "more"
         costs = f"{form(student[key])} against {form(teacher[key])}"
-        tiles.append((tables.ratio(larger, smaller), "", f"{than} {name}: {costs}"))
+        tiles.append((ratio(larger, smaller), "", f"{than} {name}: {costs}"))
     timed = {
         name: export
         for name, export in summary["exports"].items()
@@ -107,7 +107,7 @@ def _tiles(summary: Record) -> list[tuple[str, str, str]]:
     }
     if timed:
         quickest = min(timed, key=lambda name: timed[name]["p50_ms"])
-        p50, p90 = (tables.significant(timed[quickest][key]) for key in ("p50_ms", "p90_ms"))
+        p50, p90 = (significant(timed[quickest][key]) for key in ("p50_ms", "p90_ms"))
         tiles.append(
             (p50, "ms", f"median latency of the quickest export, {quickest}; p90 {p90} ms")
         )
@@ -132,7 +132,7 @@ def _prune_reading(measured: Measurements) -> str:
     if not gone:
         return "Nothing but the student was trained, so nothing was dropped."
     return (
-        f"{tables.count(gone)} parameters served the training alone; without them the student’s"
+        f"{count(gone)} parameters served the training alone; without them the student’s"
         f" outputs are the same, bit for bit, on {report['images']} test images."
     )
 
@@ -149,7 +149,7 @@ def _data(measured: Measurements) -> list[tuple[str, str]]:
     for name, split in data["splits"].items():
         low, high = min(split["per_class"]), max(split["per_class"])
         each = f"{low}" if low == high else f"{low} to {high}"
-        rows.append((name, f"{tables.count(split['count'])} images, {each} a class"))
+        rows.append((name, f"{count(split['count'])} images, {each} a class"))
     rows += [
         (
             f"{name} images also in train",

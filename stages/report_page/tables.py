@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from stages.figures import count, millions, percent, points, ratio, significant
 from stages.report_page.measurements import Measurements, Record
 
 NOT_MEASURED = Markup('<span class="missing">not measured</span>')
@@ -18,36 +19,6 @@ class Table(NamedTuple):
     head: list[str]
     rows: list[list[str]]
     caption: str = ""
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
-def points(fraction: float) -> str:
-    """A difference of two fractions, in percentage points; 0 has no sign."""
-    value = round(100 * fraction, 2)
-    return f"{value:+.2f}".replace("-", "−") if value else "0.00"
-
-
-def significant(value: float) -> str:
-    """Three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
-    rounded = float(f"{value:.3g}")
-    if rounded == 0 or abs(rounded) >= 1e-3:
-        return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:#.3g}"
-    return f"{rounded:.1e}".replace("e-0", "e-").replace("-", "−")
-
-
-def millions(count: int) -> str:
-    return f"{significant(count / 1e6)} M"
-
-
-def ratio(larger: float, smaller: float) -> str:
-    return f"{significant(larger / smaller)}×"
-
-
-def count(number: int) -> str:
-    return f"{number:,}"
 
 
 def show(form: Callable[[Any], str], value: Any) -> str:
@@ -120,6 +91,7 @@ def validation(measured: Measurements) -> Table:
         "accuracy",
         "agreement",
         "images",
+        "computed in",
     ]
     rows = []
     for result in measured.validation["results"]:
@@ -137,6 +109,7 @@ def validation(measured: Measurements) -> Table:
                 show(percent, result["accuracy"]),
                 show(percent, result["agreement"]),
                 show(count, result["images"]),
+                show(", ".join, result["dtypes"]),
             ]
         )
     return Table(head, rows, "Every validation")

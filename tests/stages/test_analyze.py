@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-import chain_files
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +10,7 @@ from PIL import Image
 from models.checkpoint import load_network, save_network
 from models.errors import InputError
 from stages import analyze
+from tests.stages import chain_files
 from stages.data.arrays import Images
 from stages.files import sha256
 from stages.params import Analyze, Params

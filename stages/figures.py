@@ -1,0 +1,43 @@
+"""Figures as text, the same in the page and in the model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def points(fraction: float) -> str:
+    """A difference of two fractions, in percentage points; 0 has no sign."""
+    value = round(100 * fraction, 2)
+    return f"{value:+.2f}".replace("-", "−") if value else "0.00"
+
+
+def significant(value: float) -> str:
+    """Three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
+    rounded = float(f"{value:.3g}")
+    if rounded == 0 or abs(rounded) >= 1e-3:
+        return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:#.3g}"
+    return f"{rounded:.1e}".replace("e-0", "e-").replace("-", "−")
+
+
+def millions(count: int) -> str:
+    return f"{significant(count / 1e6)} M"
+
+
+def ratio(larger: float, smaller: float) -> str:
+    return f"{significant(larger / smaller)}×"
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def origin(summary: dict[str, Any]) -> str:
+    """How the student of ``reports/summary.json`` came about."""
+    method: str = summary["student"]["method"]
+    if method == "scratch":
+        return "trained from scratch"
+    return f"distilled from {summary['teacher']['network']} by {method.upper()}"

@@ -1,0 +1,103 @@
+"""The bundle: what goes to a device, as a folder and as one file."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+from stages.entry import run_stage
+from stages.files import new_file, new_folder, read_json, sha256, write_json
+from stages.model_card import model_card
+from stages.params import Params
+from stages.runtimes.exported import SHAPES, Exported, load_exported
+
+SUMMARY = Path("reports/summary.json")
+GATE = Path("reports/gate.json")
+DEVICE = Path("reports/device.json")
+RUNNER = Path(__file__).parent / "devices" / "runner.py"
+BUNDLE = Path("artifacts/bundle")
+BUNDLE_FILE = Path("artifacts/bundle.tar.gz")
+SUMS = "SHA256SUMS"
+
+
+def main(params: Params) -> None:
+    """Write ``artifacts/bundle`` and ``artifacts/bundle.tar.gz``.
+
+    Raises:
+        InputError: a goal of the gate is missed, an exported file was altered, or no export
+            passed its validation.
+    """
+    del params
+    gate = read_json(GATE)
+    if not gate["passed"]:
+        missed = ", ".join(dict.fromkeys(g["goal"] for g in gate["goals"] if not g["met"]))
+        raise InputError(
+            f"{GATE}: the gate is not passed ({missed}); better the student, or change gate in"
+            " params.yaml, and run `dvc repro`"
+        )
+    summary = read_json(SUMMARY)
+    exported = load_exported()
+    description = exported.description | {"files": _passed(exported, summary)}
+    card = model_card(summary, description, read_json(DEVICE), gate["goals"])
+
+    with new_folder(BUNDLE) as folder, new_file(BUNDLE_FILE) as archive:
+        for name in _names(description):
+            shutil.copyfile(exported.folder / name, folder / name)
+        shutil.copyfile(RUNNER, folder / "runner.py")
+        write_json(folder / "model.json", description)
+        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        write_sums(folder)
+        write_archive(archive, folder, BUNDLE.name)
+    print(f"package: {BUNDLE_FILE} with {', '.join(description['files'])}")
+
+
+def _passed(exported: Exported, summary: dict[str, Any]) -> dict[str, Any]:
+    """The files of ``model.json`` whose precision passed its validation."""
+    files: dict[str, Any] = exported.description["files"]
+    if list(summary["exports"]) != list(files):
+        raise InputError(f"{SUMMARY}: not of the models in {exported.folder}; run `dvc repro`")
+    passed = {
+        precision: entry
+        for precision, entry in files.items()
+        if summary["exports"][precision]["status"] == "passed"
+    }
+    if not passed:
+        raise InputError(
+            f"{SUMMARY}: no export passed its validation, so there is nothing to package; see"
+            " reports/validation.json for the reasons"
+        )
+    return passed
+
+
+def _names(description: dict[str, Any]) -> list[str]:
+    models = [entry[shape]["path"] for entry in description["files"].values() for shape in SHAPES]
+    return [*models, description["golden"]["path"], "labels.json"]
+
+
+def write_sums(folder: Path) -> None:
+    """``SHA256SUMS`` of all files in ``folder``, as ``sha256sum --check`` reads it."""
+    lines = [f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def write_archive(path: Path, folder: Path, name: str) -> None:
+    """The files of ``folder`` under ``name/``; equal contents give equal bytes."""
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for file in sorted(folder.iterdir()):
+            # Owner, group and time stay those of a fresh TarInfo: 0.
+            entry = tarfile.TarInfo(f"{name}/{file.name}")
+            entry.size = file.stat().st_size
+            with file.open("rb") as content:
+                archive.addfile(entry, content)
+
+
+if __name__ == "__main__":
+    run_stage(main)
