@@ -68,7 +68,7 @@ def quantize(
             per_channel=True,
             activation_type=_ACTIVATIONS[precision],
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=preprocessing_nodes(model.graph),
+            nodes_to_exclude=[*preprocessing_nodes(model.graph), *_batch_norms(model.graph)],
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={
                 "WeightSymmetric": True,
@@ -90,6 +90,11 @@ def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
         if node.op_type == "Transpose":
             return names
     raise AssertionError("no Transpose: the preprocessing was not exported as it is written")
+
+
+def _batch_norms(graph: onnx.GraphProto) -> list[str]:
+    """Those that follow no convolution to be folded into: no runtime computes them in int8."""
+    return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
 
 
 def tensorrt_violations(graph: onnx.GraphProto) -> list[str]:

@@ -21,7 +21,7 @@ from models.errors import InputError
 from stages import export_onnx
 from stages.files import sha256
 from stages.params import Params
-from stages.quantize import tensorrt_violations
+from stages.quantize import quantize, tensorrt_violations
 from stages.runtimes.torch_runtime import DeployedNetwork
 
 ONNX = Path("artifacts/onnx")
@@ -175,6 +175,22 @@ def test_int8_is_of_the_kind_of_its_target(tiny_exported: Path) -> None:
             cast = next(node for node in graph.node if node.op_type == "Cast")
             scaled = next(node for node in graph.node if cast.output[0] in node.input)
             assert scaled.op_type == "Mul"
+
+
+def test_batch_norm_without_a_convolution_stays_float(
+    tiny_origin: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = DeployedNetwork(models.build("wrn_10_1", 3), [0.5] * 3, [0.2] * 3)
+    model = export_onnx.export_network(network, 16, 18, "static")
+    images = np.load(tiny_origin / "artifacts/data/train_images.npy")[:4]
+    graph = quantize(model, "int8_s8s8", images).graph
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    assert len(norms) > 0
+    assert {weights.get(name) for node in norms for name in node.input[1:]} == {
+        onnx.TensorProto.FLOAT
+    }
+    assert [r for r in caplog.records if r.levelname == "WARNING"] == []
 
 
 def test_golden_batch(tiny_exported: Path) -> None:
