@@ -1,0 +1,197 @@
+"""train_teacher, train_proxy, distill and prune, one after the other on a small real set."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from models.checkpoint import load_network, load_state, save_network
+from models.errors import InputError
+from models.learners import load_learners
+from stages import distill, prune, train_proxy, train_teacher
+from stages.params import Params
+
+SHORT = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02}
+CONTENT: dict[str, Any] = {
+    "augmentation": {"crop_padding": 1},
+    "teacher": SHORT | {"network": "resnet14"},
+    "distill": SHORT | {"network": "resnet8"},
+}
+
+
+def params(**distill: Any) -> Params:
+    return Params.model_validate(CONTENT | {"distill": CONTENT["distill"] | distill})
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project root in which all four stages ran, with ACKD."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(tiny_origin / "artifacts/data", root / "artifacts/data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for stage in (train_teacher, train_proxy, distill, prune):
+            stage.main(params())
+    return root
+
+
+@pytest.fixture
+def root(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of its own for a test that writes."""
+    shutil.copytree(trained, tmp_path / "root")
+    monkeypatch.chdir(tmp_path / "root")
+    return tmp_path / "root"
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_metrics_and_history(trained: Path) -> None:
+    for stage, network in (("teacher", "resnet14"), ("distill", "resnet8")):
+        metrics = read(trained / "reports" / stage / "metrics.json")
+        assert metrics["network"] == network
+        assert 0 <= metrics["accuracy"] <= 1
+        assert 1 <= metrics["best_epoch"] <= metrics["epochs"] == 3
+        assert metrics["best_val_accuracy"] >= metrics["val_accuracy"]
+        with (trained / "reports" / stage / "history.csv").open() as handle:
+            rows = list(csv.DictReader(handle))
+        assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+        assert float(rows[-1]["val_accuracy"]) == pytest.approx(metrics["val_accuracy"], rel=1e-5)
+    learners = read(trained / "reports/distill/metrics.json")["learners"]
+    assert list(learners) == ["D3B1", "D2B2", "ensemble"]
+
+
+def test_the_proxy_is_the_teacher(trained: Path) -> None:
+    teacher = (trained / "artifacts/teacher/model.safetensors").read_bytes()
+    assert (trained / "artifacts/proxy/model.safetensors").read_bytes() == teacher
+    metrics = read(trained / "reports/proxy/metrics.json")
+    assert metrics["method"] == "teacher"
+    assert metrics["accuracy"] == read(trained / "reports/teacher/metrics.json")["accuracy"]
+
+
+def test_everything_that_was_trained_is_in_the_file(trained: Path) -> None:
+    state, header = load_state(trained / "artifacts/distilled/model.safetensors")
+    assert header == {
+        "method": "ackd",
+        "network": "resnet8",
+        "num_classes": 3,
+        "learners": ["D3B1", "D2B2"],
+    }
+    tops = {name.split(".")[0] for name in state}
+    assert tops == {"student", "learners", "attention", "discriminators"}
+
+
+def test_the_student_is_the_plain_network(trained: Path) -> None:
+    student = load_network(trained / "artifacts/student/model.safetensors")
+    plain = models.build("resnet8", 3)
+    file = load_file(trained / "artifacts/student/model.safetensors")
+    assert set(file) == set(plain.state_dict())
+    group = load_learners(trained / "artifacts/distilled/model.safetensors")
+    images = torch.randn(4, 3, 16, 16)
+    assert torch.equal(student(images), group.forward_all(images)[0].logits)
+
+
+def test_prune_says_what_was_dropped(trained: Path) -> None:
+    report = read(trained / "reports/prune.json")
+    state, _ = load_state(trained / "artifacts/distilled/model.safetensors")
+    counted = {
+        part: sum(
+            tensor.numel()
+            for name, tensor in state.items()
+            if name.startswith(f"{part}.") and "running" not in name and "batches" not in name
+        )
+        for part in report["dropped"]
+    }
+    assert report["dropped"] == counted
+    assert set(counted) == {
+        "attention",
+        "learners.0",
+        "learners.1",
+        "discriminators.0",
+        "discriminators.1",
+    }
+    sizes, macs = report["parameters"], report["macs"]
+    assert sizes["student"] == sizes["plain"] == sizes["training"] - sum(counted.values())
+    assert macs["student"] == macs["plain"] < macs["training"]
+    assert report["bit_equal"] is True
+    assert report["images"] == 30
+
+
+def test_repeated_the_weights_are_the_same_bytes(trained: Path, root: Path) -> None:
+    for stage in (train_teacher, train_proxy, distill, prune):
+        stage.main(params())
+    for name in ("teacher", "proxy", "distilled", "student"):
+        path = f"artifacts/{name}/model.safetensors"
+        assert (root / path).read_bytes() == (trained / path).read_bytes(), name
+    for name in ("teacher/metrics", "distill/metrics", "prune"):
+        assert read(root / f"reports/{name}.json") == read(trained / f"reports/{name}.json")
+
+
+@pytest.mark.parametrize("method", ["scratch", "kd"])
+def test_methods_without_learners(root: Path, method: str) -> None:
+    distill.main(params(method=method))
+    prune.main(params(method=method))
+    metrics = read(root / "reports/distill/metrics.json")
+    assert metrics["method"] == method
+    assert "learners" not in metrics
+    assert read(root / "reports/prune.json")["dropped"] == {}
+    assert load_learners(root / "artifacts/distilled/model.safetensors").names == []
+
+
+def test_with_one_seed_every_method_starts_from_one_student(root: Path) -> None:
+    # With a learning rate of nearly zero the weights stay where they began.
+    starts = []
+    for method in ("scratch", "kd", "ackd"):
+        distill.main(params(method=method, learning_rate=1e-12, epochs=1))
+        state, _ = load_state(root / "artifacts/distilled/model.safetensors")
+        starts.append(state["student.layer3.0.conv1.weight"])
+    assert torch.allclose(starts[0], starts[1], atol=1e-6)
+    assert torch.allclose(starts[0], starts[2], atol=1e-6)
+
+
+def test_a_teacher_from_a_checkpoint_is_measured_and_not_trained(root: Path) -> None:
+    torch.manual_seed(5)
+    network = models.build("resnet14", 3)
+    torch.save({"state_dict": network.state_dict()}, root / "teacher.pth")
+    content = CONTENT | {"teacher": {"network": "resnet14", "checkpoint": "teacher.pth"}}
+    train_teacher.main(Params.model_validate(content))
+    loaded = load_file(root / "artifacts/teacher/model.safetensors")
+    assert all(torch.equal(loaded[name], t) for name, t in network.state_dict().items())
+    metrics = read(root / "reports/teacher/metrics.json")
+    assert "epochs" not in metrics
+    train_proxy.main(Params.model_validate(content))
+
+
+def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root: Path) -> None:
+    old = (root / "artifacts/teacher/model.safetensors").read_bytes()
+    save_network(root / "student.safetensors", models.build("resnet8", 3))
+    teacher = {"network": "resnet14", "checkpoint": "student.safetensors"}
+    with pytest.raises(InputError, match="student.safetensors: not a checkpoint of resnet14"):
+        train_teacher.main(Params.model_validate(CONTENT | {"teacher": teacher}))
+    assert (root / "artifacts/teacher/model.safetensors").read_bytes() == old
+
+
+def test_a_truncated_teacher_is_named_before_training(root: Path) -> None:
+    path = root / "artifacts/proxy/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="artifacts/proxy/model.safetensors: damaged"):
+        distill.main(params())
+
+
+def test_a_teacher_of_other_classes_is_refused(root: Path) -> None:
+    save_network(root / "artifacts/proxy/model.safetensors", models.build("resnet14", 7))
+    with pytest.raises(InputError, match="tells 7 classes apart, but the data have 3"):
+        distill.main(params())
+
+
+def test_a_learner_that_does_not_fit_is_refused_before_training(root: Path) -> None:
+    with pytest.raises(InputError, match="'D2B1' does not fit resnet8"):
+        distill.main(params(ackd={"learners": ["D2B1"]}))
