@@ -17,6 +17,7 @@ from typing import Any, Literal
 from models.errors import InputError
 from pipeline.guard import GRACE_S, Guard, stop
 from pipeline.resources import Needs, parse_needs
+from stages.params import read_yaml
 
 Outcome = Literal["ran", "unchanged", "restored"]
 
@@ -100,9 +101,13 @@ def load_status(root: Path) -> list[StageStatus]:
     stages = load_graph(root)
     with _open(root) as repo:
         changes = repo.status()
+    lock = root / "dvc.lock"
+    recorded = read_yaml(lock).get("stages", {}) if lock.exists() else {}
     statuses: dict[str, StageStatus] = {}
     for stage in stages:
         reasons = tuple(_reasons(changes.get(stage.name, [])))
+        if reasons and stage.name not in recorded and not stage.name.endswith(".dvc"):
+            reasons = ("never run",)
         moving = [
             name for name in stage.upstream if statuses[name].state in ("will run", "may run")
         ]
@@ -266,7 +271,8 @@ def _open(root: Path) -> Iterator[Any]:
 def _reasons(changes: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
     for change in changes:
         if isinstance(change, str):
-            yield {"changed command": "command changed"}.get(change, change)
+            if change != "always changed":
+                yield {"changed command": "command changed"}.get(change, change)
             continue
         for kind, entries in change.items():
             for path, what in entries.items():

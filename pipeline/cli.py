@@ -1,0 +1,167 @@
+"""The command line, ``ackd``; what a command needs is imported when it runs: help stays quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from models.errors import InputError
+
+console = Console()
+
+
+class _Commands(TyperGroup):
+    """Ends a user's mistake with one sentence and exit status 1, whichever command finds it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="From images and a big teacher to a small student on a device.\n\n"
+    "The chain is in dvc.yaml and its parameters in params.yaml: choose a preset with"
+    " `ackd use`, see what would happen with `ackd status`, run it with `ackd run` (or with"
+    " `dvc repro`), and look at the result with `ackd show`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PREFECT_ENVIRONMENT = {
+    # A first start creates a database, which takes longer than the default of 20 s allows.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+_REASONS = 4
+
+
+@app.command()
+def use(
+    preset: Annotated[
+        str | None, typer.Argument(help="Its name; without one, the presets are listed.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set-param",
+            "-S",
+            metavar="KEY=VALUE",
+            help="Set one parameter after the preset, such as distill.temperature=2."
+            " May be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Lay a preset over params.yaml, whose comments stay."""
+    from pipeline import presets
+    from stages.params import PARAMS_FILE
+
+    _require_project()
+    if preset is None and not settings:
+        table = Table("preset", "what it does", box=None, header_style="bold")
+        for name, description in presets.list_presets().items():
+            table.add_row(name, escape(description))
+        console.print(table)
+        return
+    changes = presets.use(preset, settings or [])
+    for change in changes:
+        console.print(change, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{PARAMS_FILE}: {len(changes)} changed; `ackd status` says what this reruns"
+        if changes
+        else f"{PARAMS_FILE}: nothing to change"
+    )
+
+
+@app.command()
+def run() -> None:
+    """Run the chain as a Prefect flow: independent stages side by side, unchanged ones skipped.
+
+    Without PREFECT_API_URL a temporary server on this machine is used. ACKD_GPUS=0,1 hands out
+    those GPUs, each to one training at a time. Ctrl-C stops every stage.
+    """
+    from pipeline.guard import run_guarded
+    from pipeline.summary import SUMMARY, show
+    from stages.params import load_params
+
+    _require_project()
+    load_params()
+    code = run_guarded(
+        [sys.executable, "-m", "pipeline.flow"], {**PREFECT_ENVIRONMENT, **os.environ}
+    )
+    if code:
+        raise typer.Exit(code)
+    if SUMMARY.exists():
+        console.print()
+        show(console)
+
+
+@app.command()
+def status() -> None:
+    """List all stages: up to date, or will run and why."""
+    from pipeline.dvc_runner import load_status
+    from stages.params import load_params
+
+    _require_project()
+    load_params()
+    table = Table("stage", "state", "why", box=None, header_style="bold")
+    for stage in load_status(Path()):
+        colour = {"will run": "yellow", "may run": "cyan", "up to date": "green"}.get(stage.state)
+        state = f"[{colour}]{stage.state}[/]" if colour else stage.state
+        table.add_row(stage.name, state, escape(_shortened(stage.reasons)))
+    console.print(table)
+
+
+@app.command()
+def show() -> None:
+    """Show the result: accuracy, size and latency of teacher, student and every export."""
+    from pipeline import summary
+
+    _require_project()
+    summary.show(console)
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what of this machine is usable, and what is missing for what."""
+    from pipeline.doctor import examine
+
+    table = Table("what", "found", "without it", box=None, header_style="bold")
+    for finding in examine():
+        mark = "[green]yes[/]" if finding.usable else "[yellow]no[/] "
+        missing = "" if finding.usable else escape(finding.missing)
+        table.add_row(finding.what, f"{mark} {escape(finding.found)}", missing)
+    console.print(table)
+
+
+def _shortened(reasons: Sequence[str]) -> str:
+    more = len(reasons) - _REASONS
+    return "; ".join([*reasons[:_REASONS], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _require_project() -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        if not Path(name).is_file():
+            raise InputError(
+                f"{name}: not found in {Path.cwd().name or '/'}; run ackd in the project's root"
+            )
+
+
+if __name__ == "__main__":
+    app()

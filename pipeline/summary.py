@@ -1,0 +1,100 @@
+"""The figures of ``reports/summary.json`` as tables on a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stages.files import read_json
+
+SUMMARY = Path("reports/summary.json")
+PAGE = Path("reports/index.html")
+BUNDLE = Path("artifacts/bundle.tar.gz")
+
+_NONE = "-"
+
+
+def show(console: Console) -> None:
+    """Print the networks, the exports, what was skipped and where the results lie.
+
+    Raises:
+        InputError: there is no summary yet, or it is damaged.
+    """
+    summary = read_json(SUMMARY)
+    data = summary["data"]
+    size = "" if data["image_size"] is None else f", {data['image_size']} x {data['image_size']}"
+    console.print(
+        f"[bold]{escape(str(data['source']))}[/]: {data['train']:,} training,"
+        f" {data['val']:,} validation, {data['test']:,} test images,"
+        f" {data['classes']} classes{size}",
+        highlight=False,
+    )
+    console.print()
+    console.print(_networks(summary))
+    console.print(_exports(summary["exports"]))
+    if summary["skipped"]:
+        console.print("\n[bold]Not measured[/]")
+        for item in summary["skipped"]:
+            console.print(f"  {item['what']}: {item['reason']}", highlight=False, markup=False)
+    console.print()
+    for what, path in (("report", PAGE), ("bundle", BUNDLE)):
+        # A missed goal leaves the report and stops the bundle.
+        place = str(path) if path.exists() else "none; see the goals in reports/gate.json"
+        console.print(f"[bold]{what}[/]  {place}", highlight=False)
+
+
+def _networks(summary: dict[str, Any]) -> Table:
+    table = Table(title="Networks", title_justify="left", title_style="bold")
+    for column in ("", "network", "accuracy", "parameters", "MACs", "MB"):
+        table.add_column(column, justify="left" if column in ("", "network") else "right")
+    for role in ("teacher", "student"):
+        network = summary[role]
+        method = f" ({network['method']})" if "method" in network else ""
+        table.add_row(
+            role,
+            f"{network['network']}{method}",
+            _percent(network["accuracy"]),
+            _format(network["parameters"], ",d"),
+            _format(network["macs"], ",d"),
+            _format(network["size_mb"], ".2f"),
+        )
+    drop = summary["drop_from_teacher"]
+    table.caption = f"drop from teacher to student: {_percent(drop)}"
+    return table
+
+
+def _exports(exports: dict[str, Any]) -> Table:
+    table = Table(title="Exports", title_justify="left", title_style="bold")
+    table.add_column("precision")
+    table.add_column("parity")
+    columns = ("relative error", "same answer", "accuracy", "MB", "p50 ms", "p90 ms")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for precision, export in exports.items():
+        table.add_row(
+            precision,
+            export["status"],
+            _format(export["max_relative_error"], ".1e"),
+            _percent(export["agreement"]),
+            _percent(export["accuracy"]),
+            _format(export["size_mb"], ".2f"),
+            _format(export["p50_ms"], ".3f"),
+            _format(export["p90_ms"], ".3f") + (" *" if export["noisy"] else ""),
+        )
+    threads = sorted({export["threads"] for export in exports.values()})
+    table.caption = f"latency of one image, threads: {', '.join(map(str, threads))}"
+    if any(export["noisy"] for export in exports.values()):
+        table.caption += "; * the machine was noisy"
+    return table
+
+
+def _percent(fraction: float | None) -> str:
+    return _format(fraction, ".2%")
+
+
+def _format(value: float | None, spec: str) -> str:
+    return _NONE if value is None else format(value, spec)
