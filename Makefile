@@ -1,0 +1,51 @@
+# `make` lists the targets. Everything is installed in .venv; nothing else is to be set by hand.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+BIN := .venv/bin
+# Every python3 from 3.11 to 3.13 that is found, the best tested first.
+PYTHONS := python3.11 python3.12 python3.13 python3
+# The stages are `python -m stages.<name>`: they take python from PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/installed ## Train, distil, export, measure and pack on handwritten digits, then show the result
+	@$(BIN)/python -m dvc repro
+	@$(BIN)/ackd show
+
+test: lint ## Every check: format, types, layers and tests
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev ## The checks of the code alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed-dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment and the tools' caches; results and DVC's cache stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+
+.venv/bin/python:
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+	    exec $$python -m venv .venv; \
+	  fi; \
+	done; \
+	echo "error: no Python 3.11, 3.12 or 3.13 was found; install one of them and run make again" >&2; \
+	exit 1
+
+# The stamps are older than what they were installed from exactly when that has changed.
+.venv/installed: pyproject.toml requirements.lock | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml requirements.lock | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@ .venv/installed
