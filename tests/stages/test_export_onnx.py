@@ -19,12 +19,14 @@ import models
 from models.checkpoint import load_network, save_network
 from models.errors import InputError
 from stages import export_onnx
+from stages.data.arrays import load_data
 from stages.files import sha256
 from stages.params import Params
 from stages.quantize import quantize, tensorrt_violations
 from stages.runtimes.torch_runtime import DeployedNetwork
 
 ONNX = Path("artifacts/onnx")
+STUDENT = Path("artifacts/student/model.safetensors")
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -34,7 +36,8 @@ def by_hand(origin: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float
     normalised = (images / 255 - manifest["mean"]) / manifest["std"]
     pixels = torch.tensor(normalised.transpose(0, 3, 1, 2), dtype=torch.float32)
     with torch.inference_mode():
-        return load_network(origin / "artifacts/student/model.safetensors")(pixels).numpy()
+        logits: npt.NDArray[np.float32] = load_network(origin / STUDENT)(pixels).numpy()
+    return logits
 
 
 def run_onnx(path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -70,7 +73,7 @@ def test_description_is_that_of_the_files(tiny_exported: Path, tiny_params: Para
     assert {path.name for path in folder.iterdir()} == named
     assert sha256(folder / "golden.npz") == description["golden"]["sha256"]
     assert json.loads((folder / "labels.json").read_text()) == ["blue", "green", "red"]
-    student = tiny_exported / "artifacts/student/model.safetensors"
+    student = tiny_exported / STUDENT
     assert description["student_sha256"] == sha256(student)
 
 
@@ -206,7 +209,7 @@ def test_golden_batch(tiny_exported: Path) -> None:
 
 
 def test_calibration_images_are_spread_over_the_training_split(tiny_origin: Path) -> None:
-    data = export_onnx.load_data(tiny_origin / "artifacts/data")
+    data = load_data(tiny_origin / "artifacts/data")
     train = np.load(tiny_origin / "artifacts/data/train_images.npy")
     np.testing.assert_array_equal(export_onnx.calibration_images(data, 12), train[::4])
     np.testing.assert_array_equal(export_onnx.calibration_images(data, 48), train)

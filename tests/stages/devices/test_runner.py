@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -227,7 +228,7 @@ def test_a_measurement_lasts_for_runs_and_seconds(
     min_runs: int, min_seconds: float, max_runs: int, expected: tuple[int, int]
 ) -> None:
     def wait(outputs: None, feed: dict[str, Any]) -> None:
-        runner.time.sleep(0.001)
+        time.sleep(0.001)
 
     session = cast(Any, SimpleNamespace(run=wait))
     samples = runner.time_runs(session, {}, min_runs, min_seconds, max_runs)
