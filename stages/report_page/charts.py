@@ -214,7 +214,7 @@ def _svg(name: str, figure: Figure) -> Markup:
     text = text.replace("xlink:href=", "href=")
     # Ids must be unique in the page that holds several charts.
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return Markup(text)

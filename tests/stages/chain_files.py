@@ -315,7 +315,8 @@ def _write_latency() -> None:
         for threads in (1, 2):
             count = 400 if precision == "fp16" else 3000
             times = centres[precision] / threads**0.5 * (1 + random.gamma(1.5, 0.04, count))
-            samples[f"local:|onnxruntime|{precision}|{threads}"] = times.round(6).tolist()
+            times = times.round(6)
+            samples[f"local:|onnxruntime|{precision}|{threads}"] = times.tolist()
             p50, p90, p99 = (float(np.percentile(times, q)) for q in (50, 90, 99))
             results.append(
                 {

@@ -1,0 +1,184 @@
+import gzip
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from models.errors import InputError
+from stages import gate, package, report
+from stages.files import sha256
+from stages.params import Gate, Params
+from tests.stages import chain_files
+
+PARAMS = Params(gate=Gate(min_accuracy=0.97, max_export_drop=0.02))
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    """All that ``package`` reads, made by the stages before it."""
+    monkeypatch.chdir(tmp_path)
+    chain_files.write_chain()
+    report.main(PARAMS)
+    gate.main(PARAMS)
+
+
+def unpacked(folder: Path) -> Path:
+    with tarfile.open("artifacts/bundle.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "bundle"
+
+
+def fail(precision: str) -> None:
+    """Have the validation of ``precision`` failed."""
+    summary = json.loads(Path("reports/summary.json").read_text())
+    summary["exports"][precision]["status"] = "failed"
+    Path("reports/summary.json").write_text(json.dumps(summary))
+
+
+def test_holds_what_a_device_needs_and_the_sums_of_it(chain):
+    package.main(PARAMS)
+    bundle = Path("artifacts/bundle")
+    models = {f"{p}.{s}.onnx" for p in chain_files.PRECISIONS for s in ("dynamic", "static")}
+    others = {"golden.npz", "labels.json", "model.json", "runner.py", "MODEL_CARD.md"}
+    assert {path.name for path in bundle.iterdir()} == models | others | {"SHA256SUMS"}
+    for name in models | {"golden.npz", "labels.json", "model.json"}:
+        assert sha256(bundle / name) == sha256(Path("artifacts/onnx", name))
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+        cwd=bundle,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert checked.stdout.count(": OK") == len(models | others)
+    assert checked.stdout.splitlines() == sorted(checked.stdout.splitlines())
+
+
+def test_the_archive_is_the_folder_and_the_same_each_time(chain):
+    package.main(PARAMS)
+    first = sha256(Path("artifacts/bundle.tar.gz"))
+    folder = unpacked(Path("elsewhere"))
+    for path in Path("artifacts/bundle").iterdir():
+        assert sha256(path) == sha256(folder / path.name)
+        path.touch()
+    package.main(PARAMS)
+    assert sha256(Path("artifacts/bundle.tar.gz")) == first
+
+    with tarfile.open("artifacts/bundle.tar.gz") as archive:
+        entries = archive.getmembers()
+    assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)
+    assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode) for e in entries} == {
+        (0, 0, 0, "", "", 0o644)
+    }
+    with gzip.open("artifacts/bundle.tar.gz") as packed:
+        packed.read(1)
+        assert packed.mtime == 0
+
+
+def test_the_runner_in_an_unpacked_bundle_passes_and_refuses_an_altered_one(chain):
+    package.main(PARAMS)
+    folder = unpacked(Path("device"))
+    command = [sys.executable, "-I", "runner.py", "--check"]
+    passed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert passed.returncode == 0, passed.stderr
+    assert "int8_s8s8" in passed.stdout
+    card = folder / "MODEL_CARD.md"
+    card.write_text(card.read_text() + " ")
+    altered = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert altered.returncode == 1
+    assert "MODEL_CARD.md: altered" in altered.stderr
+
+
+def test_the_card_has_the_figures_and_lines_that_run(chain):
+    package.main(PARAMS)
+    folder = unpacked(Path("device"))
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert card.startswith("# resnet8, distilled from resnet20 by ACKD\n")
+    assert "| student | resnet8 | 97.50 % | 78,042 | 12.5 M |" in card
+    assert re.search(r"^\| int8_u8s8 \| 97\.22 % \| \+0\.28 \| 4\.0e−7 \| 99\.72 % \|", card, re.M)
+    assert "Example CPU @ 2.0 GHz" in card
+    assert "tensorrt fp32 static: no NVIDIA GPU" in card
+    assert "- min_accuracy 0.97: 0.975 (resnet8)" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert code.count("\n") == 5
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() in chain_files.CLASSES
+
+
+def test_what_failed_its_validation_is_left_out(chain):
+    fail("fp16")
+    package.main(PARAMS)
+    bundle = Path("artifacts/bundle")
+    assert not list(bundle.glob("fp16.*"))
+    assert list(json.loads((bundle / "model.json").read_text())["files"]) == [
+        "fp32",
+        "int8_u8s8",
+        "int8_s8s8",
+    ]
+    assert "fp16" not in (bundle / "MODEL_CARD.md").read_text().split("## Goals")[0]
+
+
+def test_refuses_when_nothing_passed_its_validation(chain):
+    for precision in chain_files.PRECISIONS:
+        fail(precision)
+    with pytest.raises(InputError, match="no export passed its validation"):
+        package.main(PARAMS)
+    assert not Path("artifacts/bundle").exists()
+
+
+def test_refuses_when_a_goal_is_missed(chain):
+    with pytest.raises(InputError):
+        gate.main(Params(gate=Gate(min_accuracy=1.0)))
+    with pytest.raises(InputError, match=r"reports/gate\.json: the gate is not passed \(min_acc"):
+        package.main(PARAMS)
+    assert not Path("artifacts/bundle").exists()
+    assert not Path("artifacts/bundle.tar.gz").exists()
+
+
+def test_refuses_a_file_that_was_altered_after_its_export(chain):
+    package.main(PARAMS)
+    before = sha256(Path("artifacts/bundle.tar.gz"))
+    path = Path("artifacts/onnx/fp16.static.onnx")
+    path.write_bytes(path.read_bytes().replace(b"weight", b"wEight"))
+    with pytest.raises(InputError, match=r"fp16\.static\.onnx: altered since its export"):
+        package.main(PARAMS)
+    assert sha256(Path("artifacts/bundle.tar.gz")) == before
+
+
+def test_refuses_a_summary_of_other_exports(chain):
+    summary = json.loads(Path("reports/summary.json").read_text())
+    del summary["exports"]["fp16"]
+    Path("reports/summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"summary\.json: not of the models"):
+        package.main(PARAMS)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(chain, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(package, "write_archive", full)
+    with pytest.raises(OSError, match="No space left"):
+        package.main(PARAMS)
+    assert not list(Path("artifacts").glob("*bundle*"))
+
+
+def test_an_archive_depends_on_contents_alone(tmp_path):
+    archives = []
+    for order in ("ab", "ba"):
+        folder = tmp_path / order
+        folder.mkdir()
+        for name in order:
+            (folder / name).write_text(name)
+        package.write_archive(tmp_path / f"{order}.tar.gz", folder, "bundle")
+        archives.append((tmp_path / f"{order}.tar.gz").read_bytes())
+    assert archives[0] == archives[1]
+    with tarfile.open(fileobj=io.BytesIO(archives[0])) as archive:
+        assert archive.getnames() == ["bundle/a", "bundle/b"]

@@ -1,0 +1,460 @@
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.errors import InputError
+from stages import report
+from stages.figures import millions, points, ratio, significant
+from stages.files import sha256
+from stages.params import Params
+from stages.report_page import charts
+from tests.stages import chain_files
+
+PAGE, SUMMARY = Path("reports/index.html"), Path("reports/summary.json")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        chain_files.write_chain()
+    return folder
+
+
+@pytest.fixture
+def chain(finished, tmp_path, monkeypatch):
+    """A finished chain of its own, to be changed at will."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+class Page(HTMLParser):
+    """What a browser would see: texts by section, tables as lists, and every reference."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.section = ""
+        self.order: list[str] = []
+        self.text: dict[str, str] = {"": ""}
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.images: list[str] = []
+        self.style = ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = attributes["id"]
+            self.order.append(self.section)
+            self.text[self.section] = ""
+        elif tag == "table":
+            self.tables.setdefault(self.section, []).append([])
+        elif tag == "tr":
+            self.tables[self.section][-1].append([])
+        elif tag in {"td", "th"}:
+            self.tables[self.section][-1][-1].append("")
+        elif tag == "img":
+            self.images.append(attributes["src"])
+            assert attributes["alt"]
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        for name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
+            if name in attributes:
+                self.references.append(attributes[name])
+        self.references += re.findall(
+            r"url\(([^)]*)\)", " ".join(filter(None, attributes.values()))
+        )
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag == "section":
+            self.section = ""
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            self.style += data
+            return
+        self.text[self.section] += data
+        if {"td", "th"} & set(self.open):
+            self.tables[self.section][-1][-1][-1] += data
+
+
+def made() -> tuple[dict, Page]:
+    report.main(Params())
+    return json.loads(SUMMARY.read_text()), Page(PAGE.read_text(encoding="utf-8"))
+
+
+def change(path: str, edit) -> None:
+    content = json.loads(Path(path).read_text())
+    edit(content)
+    Path(path).write_text(json.dumps(content))
+
+
+def test_the_summary_is_as_docs_files_says(chain):
+    summary, _ = made()
+    assert summary["data"] == {
+        "source": "digits",
+        "train": 24,
+        "val": 24,
+        "test": 24,
+        "classes": 4,
+        "image_size": 16,
+    }
+    assert summary["teacher"] == {
+        "network": "resnet20",
+        "accuracy": 0.9889,
+        "parameters": 272474,
+        "macs": 40813184,
+        "size_mb": pytest.approx(1.089896),
+    }
+    assert summary["proxy"] == {"method": "teacher", **summary["teacher"]}
+    assert summary["student"]["accuracy"] == 0.975
+    assert summary["student"]["method"] == "ackd"
+    assert summary["student"]["parameters"] == 78042
+    assert summary["drop_from_teacher"] == pytest.approx(0.0139)
+    samples = json.loads(Path("artifacts/latency/samples.json").read_text())
+    assert list(summary["exports"]) == chain_files.PRECISIONS
+    int8 = summary["exports"]["int8_u8s8"]
+    assert int8 == {
+        "size_mb": Path("artifacts/onnx/int8_u8s8.static.onnx").stat().st_size / 1e6,
+        "accuracy": pytest.approx(0.9722),
+        "drop": 0.0028,
+        "max_relative_error": 4e-7,  # the worse of the two shapes
+        "agreement": pytest.approx(0.9972),
+        "status": "passed",
+        "reason": None,
+        "p50_ms": pytest.approx(np.median(samples["local:|onnxruntime|int8_u8s8|1"])),
+        "p90_ms": pytest.approx(np.quantile(samples["local:|onnxruntime|int8_u8s8|1"], 0.9)),
+        "threads": 1,
+        "noisy": False,
+    }
+    assert {"what": "tensorrt fp32 static", "reason": "no NVIDIA GPU"} in summary["skipped"]
+    p99 = {"what": "p99 of fp16, threads: 1", "reason": "400 samples, under 500"}
+    assert p99 in summary["skipped"]
+
+
+def test_accuracies_are_those_of_the_whole_test_split(chain):
+    def static_saw_less(content):
+        for result in content["results"]:
+            if result["shape"] == "static":
+                result |= {"accuracy": 0.1, "drop": 0.9, "agreement": 0.1, "images": 10}
+
+    change("reports/validation.json", static_saw_less)
+    summary, _ = made()
+    assert summary["exports"]["fp32"]["accuracy"] == pytest.approx(0.975)
+
+
+def test_a_failed_validation_and_a_failed_latency_show_with_their_reasons(chain):
+    def fail(content):
+        for result in content["results"]:
+            if result["precision"] == "fp16":
+                result |= {"status": "failed", "reason": "wrong <logits>", "golden": None}
+                result |= {"accuracy": None, "drop": None, "agreement": None}
+
+    def crash(content):
+        for result in content["results"]:
+            if result["precision"] == "int8_s8s8":
+                figures = set(result) - {"device", "runtime", "precision", "file", "threads"}
+                result.update(dict.fromkeys(figures), status="failed", reason="it crashed")
+
+    change("reports/validation.json", fail)
+    change("reports/latency.json", crash)
+    samples = Path("artifacts/latency/samples.json")
+    change(str(samples), lambda s: s.update({"local:|onnxruntime|int8_s8s8|1": []}))
+    summary, page = made()
+    fp16, int8 = (summary["exports"][name] for name in ("fp16", "int8_s8s8"))
+    assert (fp16["status"], fp16["reason"], fp16["accuracy"]) == ("failed", "wrong <logits>", None)
+    assert (int8["status"], int8["p50_ms"], int8["noisy"]) == ("passed", None, None)
+    row = next(row for row in page.tables["results"][1] if row[0] == "fp16")
+    assert row[:5] == ["fp16", "failed", *["not measured"] * 3]
+    assert "fp16: wrong <logits>." in page.text["results"]
+    reasons = {reason: what for what, reason in page.tables["not-measured"][0]}
+    assert "latency of int8_s8s8, threads: 1" in reasons["it crashed"]
+    assert "onnxruntime fp16 dynamic" in reasons["wrong <logits>"]
+
+
+def test_the_page_has_its_sections_in_order(chain):
+    _, page = made()
+    assert page.order == [
+        "results",
+        "trade-off",
+        "curves",
+        "learners",
+        "similarity",
+        "grad-cam",
+        "latency",
+        "prune",
+        "data",
+        "environment",
+        "parameters",
+        "not-measured",
+    ]
+    networks, exports, validation = page.tables["results"]
+    assert networks[1] == ["teacher", "resnet20", "98.89 %", "272,474", "40.8 M", "1.09"]
+    assert networks[2] == ["student", "resnet8", "97.50 %", "78,042", "12.5 M", "0.312"]
+    assert networks[3][2:] == ["+1.39 points", "3.49×", "3.26×", "3.49×"]
+    assert exports[3][:6] == ["int8_u8s8", "passed", "97.22 %", "+0.28", "4.0e−7", "99.72 %"]
+    assert len(validation) == 1 + 8 + 1
+    assert ["teacher, student", "0.8123", "0.0912", "+1.39"] in page.tables["similarity"][0]
+    assert ["− learner D2B2", "73,258", ""] in page.tables["prune"][0]
+    assert ["D3B1 and D2B2", "0.871", "96.94 %"] in page.tables["learners"][1]
+    assert "min_accuracy: null" in page.text["parameters"]
+    assert "discriminator_learning_rate: 0.001" in page.text["parameters"]
+    assert ["test images also in train", "2, by identical pixels"] in page.tables["data"][0]
+
+
+def test_the_page_needs_no_network_and_no_other_file(chain):
+    _, page = made()
+    html = PAGE.read_text(encoding="utf-8")
+    assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    assert "@import" not in page.style
+    assert "url(" not in page.style
+    assert all(r.startswith(("data:", "#")) for r in page.references), page.references
+    assert [image.partition(",")[0] for image in page.images] == ["data:image/png;base64"]
+    assert not {"script", "iframe", "object", "embed"} & set(re.findall(r"<(\w+)", html))
+    assert str(Path.cwd()) not in html
+
+
+def test_ids_are_unique_and_references_into_the_page_exist(chain):
+    _, page = made()
+    assert len(page.ids) == len(set(page.ids))
+    inside = {reference[1:] for reference in page.references if reference.startswith("#")}
+    assert inside
+    assert inside <= set(page.ids)
+
+
+def test_the_charts_have_no_colour_and_no_font_of_their_own(chain):
+    made()
+    html = PAGE.read_text(encoding="utf-8")
+    drawings = re.findall(r"<svg.*?</svg>", html, re.S)
+    assert len(drawings) == 1 + 3 + 4 + 2
+    for drawing in drawings:
+        assert not re.search(r"(?:fill|stroke): ?#|rgb\(|font-family|font:", drawing)
+    used = set(re.findall(r"var\((--[\w-]+)\)", html))
+    style = html.split("<style>")[1].split("</style>")[0]
+    dark = style.split("prefers-color-scheme: dark")[1].split("\n}")[0]
+    light = style.split("@media")[0]
+    assert used - {"--colour"} <= set(re.findall(r"(--[\w-]+):", light))
+    assert set(re.findall(r"(--[\w-]+):", light)) == set(re.findall(r"(--[\w-]+):", dark))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
+def test_text_and_lines_have_enough_contrast(scheme):
+    """WCAG 2.2: 4.5 for text, 3 for what a drawing means."""
+    style = (Path(report.__file__).parent / "report_page/style.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", style, re.S)
+    declared = blocks[["light", "dark", "print"].index(scheme)]
+    colours = dict(re.findall(r"(--[\w-]+): (#\w+);", declared))
+
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(c * 2 for c in colour[1:])
+        channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    paper = luminance(colours["--paper"])
+    for name, colour in colours.items():
+        if name in {"--ink", "--muted"} or name.startswith("--series"):
+            low, high = sorted((luminance(colour), paper))
+            contrast = (high + 0.05) / (low + 0.05)
+            assert contrast >= (3 if name.startswith("--series") else 4.5), (name, contrast)
+
+
+def test_equal_measurements_give_equal_bytes(chain):
+    sums = []
+    for _ in range(2):
+        made()
+        sums.append((sha256(PAGE), sha256(SUMMARY)))
+    assert sums[0] == sums[1]
+
+
+def test_names_are_escaped(chain):
+    _, page = made()
+    assert "a <b> & $c$" in page.tables["data"][0][-1][1]
+    change("reports/device.json", lambda d: d.update(cpu="<script>alert(1)</script>"))
+    _, page = made()
+    assert "<script>" not in PAGE.read_text()
+    assert "<script>alert(1)</script>" in page.text["environment"]
+
+
+@pytest.mark.parametrize("method", ["kd", "scratch"])
+def test_a_method_without_learners_has_no_section_for_them(tmp_path, monkeypatch, method):
+    monkeypatch.chdir(tmp_path)
+    chain_files.write_chain(method)
+    summary, page = made()
+    assert "learners" not in page.order
+    assert {"what": "auxiliary learners", "reason": f"the method {method} has none"} in summary[
+        "skipped"
+    ]
+    assert "Nothing but the student was trained" in page.text["prune"]
+    origin = "trained from scratch" if method == "scratch" else "distilled from resnet20 by KD"
+    assert f"resnet8, {origin}" in page.text[""]
+
+
+def test_a_loaded_teacher_has_a_level_line_and_no_loss(chain):
+    Path("reports/teacher/history.csv").write_text("epoch,loss/total,val_accuracy\n0,,0.99\n")
+    _, page = made()
+    assert page.text["curves"].count("teacher (loaded, not trained here)") == 1
+
+
+def test_a_proxy_that_is_not_the_teacher_has_its_row(chain):
+    change("reports/proxy/metrics.json", lambda m: m.update(method="eskd", accuracy=0.9))
+    _, page = made()
+    assert [row[0] for row in page.tables["results"][0]][1:4] == ["teacher", "proxy", "student"]
+    assert page.tables["results"][0][2][2] == "90.00 %"
+
+
+def test_without_one_thread_latency_is_said_to_be_missing(chain):
+    def keep_two(content):
+        content["results"] = [r for r in content["results"] if r["threads"] == 2]
+
+    change("reports/latency.json", keep_two)
+    summary, page = made()
+    missing = {"what": "latency at one thread", "reason": "profile.threads lacks 1"}
+    assert missing in summary["skipped"]
+    assert "Not measured: no export has both" in page.text["trade-off"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("reports/latency.json", None, r"reports/latency\.json: no such file"),
+        ("reports/analysis.json", "{", r"reports/analysis\.json: not readable as JSON"),
+        ("reports/distill/history.csv", "epoch,val_accuracy\n1,a\n", "expected a number"),
+        ("reports/distill/history.csv", "", "expected a number"),
+        ("reports/teacher/history.csv", None, r"teacher/history\.csv: no such file"),
+        ("artifacts/analysis/grad_cam.png", "no picture", "not a PNG file"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named_and_nothing_is_written(chain, path, content, message):
+    Path(path).unlink()
+    if content is not None:
+        Path(path).write_text(content)
+    with pytest.raises(InputError, match=message):
+        report.main(Params())
+    assert not PAGE.exists()
+    assert not SUMMARY.exists()
+
+
+def points_of(svg: str, series: int) -> np.ndarray:
+    """The vertices of a series' line in the coordinates of the drawing."""
+    path = re.search(rf'<path d="([^"]+)"[^>]*stroke: var\(--series-{series}\)', svg, re.S)
+    return np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1]), dtype=float)
+
+
+def test_a_curve_is_drawn_at_its_values():
+    chart = charts.lines(
+        "name", {"a": ([1, 2, 3], [0.0, 4.0, 1.0])}, y_label="loss", describes="a curve"
+    )
+    x, y = points_of(chart.svg, 1).T
+    np.testing.assert_allclose(np.diff(x)[1:], np.diff(x)[0], rtol=1e-4)
+    np.testing.assert_allclose((y[0] - y) / (y[0] - y[1]), [0, 1, 0.25], atol=1e-4)
+    assert chart.legend == [("a", "var(--series-1)", False)]
+
+
+def test_a_distribution_shows_every_quantile_and_the_extremes():
+    times = np.random.default_rng(0).lognormal(size=5000)
+    chart = charts.distributions("name", {"a": list(times)}, "a distribution")
+    x, y = points_of(chart.svg, 1).T
+    share = (y[0] - y) / (y[0] - y[-1])
+    # x is logarithmic: scaled to the known minimum and maximum it must give the median.
+    scale = np.log(times.max() / times.min()) / (x[-1] - x[0])
+    median = times.min() * np.exp((np.interp(0.5, share, x) - x[0]) * scale)
+    assert median == pytest.approx(np.median(times), rel=0.01)
+
+
+def test_labels_of_equal_points_do_not_overlap():
+    same = [charts.Point(f"export {n}", 1.0, 1.1, 0.9, False) for n in range(4)]
+    svg = charts.accuracy_against_latency("name", same, 0.9, "four").svg
+    found = re.findall(r"""<text[^>]*? y="([\d.]+)"[^>]*>export \d</text>""", svg)
+    heights = [float(height) for height in found]
+    assert len(heights) == 4
+    assert min(np.diff(sorted(heights))) >= 10
+
+
+def test_more_series_than_colours_are_told_apart_by_dashes():
+    many = {str(n): ([1, 2], [n, n]) for n in range(8)}
+    legend = charts.lines("name", many, y_label="y", describes="many").legend
+    assert len(legend) == 8
+    assert len({(colour, dashed) for _, colour, dashed in legend}) == 8
+
+
+def test_figures_as_text():
+    assert [significant(x) for x in (0.0, 0.03125, 4.049, 99.96, 1234.4, 4.2e-7)] == [
+        "0.00",
+        "0.0312",
+        "4.05",
+        "100",
+        "1,230",
+        "4.2e−7",
+    ]
+    assert [points(x) for x in (0.0139, -0.0139, 0.00001, -0.00001)] == [
+        "+1.39",
+        "−1.39",
+        "0.00",
+        "0.00",
+    ]
+    assert millions(40813184) == "40.8 M"
+    assert ratio(272474, 78042) == "3.49×"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_it_in_light_and_dark_and_as_wide_as_a_phone(chain, tmp_path):
+    made()
+    shown = {}
+    for scheme, setting in (("light", 1), ("dark", 0)):
+        picture = tmp_path / f"{scheme}.png"
+        browse(
+            tmp_path,
+            "--window-size=1000,2000",
+            f"--blink-settings=preferredColorScheme={setting}",
+            f"--screenshot={picture}",
+            PAGE.resolve().as_uri(),
+        )
+        with Image.open(picture) as image:
+            shown[scheme] = np.asarray(image.convert("L"), dtype=float)
+    assert shown["light"].mean() > 200
+    assert shown["dark"].mean() < 60
+    assert shown["light"].std() > 10  # there is something on it
+    assert shown["dark"].std() > 10
+
+    # The page in a frame as wide as a phone tells how wide it wants to be.
+    frame = tmp_path / "phone.html"
+    frame.write_text(
+        f'<iframe id="page" src="{PAGE.resolve().as_uri()}" style="width:380px;border:0"></iframe>'
+        "<script>onload = () => document.title ="
+        " document.getElementById('page').contentDocument.documentElement.scrollWidth</script>"
+    )
+    html = browse(tmp_path, "--allow-file-access-from-files", "--dump-dom", frame.as_uri())
+    assert int(re.search(r"<title>(\d+)</title>", html)[1]) <= 380
+
+
+def browse(tmp_path: Path, *arguments: str) -> str:
+    quiet = ["disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    quiet += ["disable-component-update", "disable-sync", "hide-scrollbars", "no-sandbox"]
+    command = [CHROMIUM, "--headless", *(f"--{flag}" for flag in quiet)]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
