@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -35,9 +36,21 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
+
+
 def origin(summary: dict[str, Any]) -> str:
     """How the student of ``reports/summary.json`` came about."""
     method: str = summary["student"]["method"]
     if method == "scratch":
         return "trained from scratch"
     return f"distilled from {summary['teacher']['network']} by {method.upper()}"
+
+
+def by_reason(skipped: Iterable[dict[str, str]]) -> dict[str, list[str]]:
+    """``skipped`` of ``reports/summary.json``: what lacks for each reason."""
+    found: dict[str, list[str]] = {}
+    for item in skipped:
+        found.setdefault(item["reason"], []).append(item["what"])
+    return found

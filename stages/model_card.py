@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from stages.figures import count, millions, origin, percent, points, significant
+from stages.figures import by_reason, count, millions, origin, percent, points, significant
 
 _CARD = """\
 # {network}, {origin}
@@ -90,7 +90,9 @@ def model_card(
         **{key: description[key] for key in ("input", "output", "opset", "ir_version")},
         file=next(iter(description["files"].values()))["static"]["path"],
         goals=_list(_goal(goal) for goal in goals) or "None were set.",
-        skipped=_list(f"{item['what']}: {item['reason']}" for item in summary["skipped"])
+        skipped=_list(
+            f"{reason}: {', '.join(what)}" for reason, what in by_reason(summary["skipped"]).items()
+        )
         or "Nothing is missing.",
     )
 

@@ -68,9 +68,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Point:
-    """An export in the chart of accuracy against latency."""
+    """An export in the chart of accuracy against latency.
+
+    Attributes:
+        number: its place among all exports, so that it has the same colour in every chart.
+    """
 
     name: str
+    number: int
     p50_ms: float
     p90_ms: float
     accuracy: float
@@ -114,10 +119,15 @@ def lines(
 
 
 def distributions(name: str, samples: Mapping[str, Sequence[float]], describes: str) -> Chart:
-    """Empirical distribution functions of latencies in ms, none of the samples left out."""
+    """Empirical distribution functions of latencies in ms, none of the samples left out.
+
+    A label without samples keeps its colour for itself, so that the others have the same one in
+    every chart.
+    """
     with _axes() as (figure, axes):
         for times, (colour, dash) in zip(samples.values(), _looks(), strict=False):
-            axes.plot(np.quantile(times, _QUANTILES), _QUANTILES, color=colour, linestyle=dash)
+            if times:
+                axes.plot(np.quantile(times, _QUANTILES), _QUANTILES, color=colour, linestyle=dash)
         for share in (0.5, 0.9):
             axes.axhline(share, color=_MUTED, linestyle=_DASHES[2], linewidth=1)
         axes.set(
@@ -128,7 +138,9 @@ def distributions(name: str, samples: Mapping[str, Sequence[float]], describes: 
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 1])
         axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-        return Chart(_svg(name, figure), describes, _legend(samples, itertools.repeat(False)))
+        legend = _legend(samples, itertools.repeat(False))
+        shown = [entry for entry, times in zip(legend, samples.values(), strict=True) if times]
+        return Chart(_svg(name, figure), describes, shown)
 
 
 def accuracy_against_latency(
@@ -144,7 +156,8 @@ def accuracy_against_latency(
         right = max(p.p90_ms for p in points)
         axes.set_xlim(0, right * 1.3)
         axes.axhline(student, color=_MUTED, linestyle=_DASHES[2], linewidth=1)
-        for point, (colour, _) in zip(points, _looks(), strict=False):
+        for point in points:
+            colour = _SERIES[point.number % len(_SERIES)]
             where = [point.p50_ms, point.p90_ms], [point.accuracy] * 2
             axes.plot(*where, color=colour, linewidth=1.5, solid_capstyle="round")
             face = _PAPER if point.noisy else colour

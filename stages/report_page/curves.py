@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from stages.figures import threads
 from stages.report_page.charts import (
     Chart,
     Point,
@@ -20,8 +21,8 @@ Series = dict[str, tuple[list[float], list[float]]]
 def scatter_chart(summary: Record) -> Chart | None:
     """None where no export has both an accuracy and a latency."""
     found = [
-        Point(name, export["p50_ms"], export["p90_ms"], export["accuracy"], bool(export["noisy"]))
-        for name, export in summary["exports"].items()
+        Point(name, number, export["p50_ms"], export["p90_ms"], export["accuracy"], export["noisy"])
+        for number, (name, export) in enumerate(summary["exports"].items())
         if export["accuracy"] is not None and export["p50_ms"] is not None
     ]
     if not found:
@@ -96,15 +97,14 @@ def latency_charts(measured: Measurements) -> Charts:
     """One chart for each device and number of threads."""
     groups: dict[tuple[str, int], dict[str, list[float]]] = {}
     for key, times in measured.samples.items():
-        device, runtime, precision, number = key.rsplit("|", 3)
-        if times:
-            label = precision if runtime == "onnxruntime" else f"{precision}, {runtime}"
-            groups.setdefault((device, int(number)), {})[label] = times
+        device, runtime, precision, text = key.rsplit("|", 3)
+        label = precision if runtime == "onnxruntime" else f"{precision}, {runtime}"
+        groups.setdefault((device, int(text)), {})[label] = times
     charts = []
-    for index, ((device, threads), samples) in enumerate(groups.items()):
-        unit = "thread" if threads == 1 else "threads"
-        where = "" if device == "local:" else f", {device}"
-        title = f"{threads} {unit}{where}"
+    for index, ((device, number), samples) in enumerate(groups.items()):
+        if not any(samples.values()):
+            continue
+        title = threads(number) + ("" if device == "local:" else f", {device}")
         describes = f"Distribution of latency with {title}: {', '.join(samples)}"
         charts.append((title, distributions(f"latency-{index}", samples, describes)))
     return charts

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from stages.figures import count, millions, origin, percent, ratio, significant
+from stages.figures import by_reason, count, millions, origin, percent, ratio, significant
 from stages.params import Params
 from stages.report_page import tables
 from stages.report_page.curves import (
@@ -72,7 +72,9 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         data=_data(measured),
         environment=_environment(measured),
         parameters=_yaml(params),
-        not_measured=_not_measured(summary),
+        not_measured=[
+            ("; ".join(what), reason) for reason, what in by_reason(summary["skipped"]).items()
+        ],
     )
 
 
@@ -195,11 +197,3 @@ def _yaml(params: Params) -> str:
     text = io.StringIO()
     yaml.dump(params.model_dump(by_alias=True), text)
     return text.getvalue()
-
-
-def _not_measured(summary: Record) -> list[tuple[str, str]]:
-    """What lacks for the same reason stands in one row."""
-    by_reason: dict[str, list[str]] = {}
-    for item in summary["skipped"]:
-        by_reason.setdefault(item["reason"], []).append(item["what"])
-    return [("; ".join(what), reason) for reason, what in by_reason.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stages.figures import threads
 from stages.report_page.measurements import Measurements, Record
 
 # Of one parameter in fp32; so networks that were never exported can be compared too.
@@ -92,14 +93,13 @@ def _at_one_thread(precision: str, measured: Measurements) -> Record:
 
 
 def skipped(measured: Measurements) -> list[dict[str, str]]:
-    """What was not measured, each with its reason."""
+    """What was not measured, each with its reason; what failed with its figures is not here."""
     missing: list[tuple[str, str]] = []
     for result in measured.validation["results"]:
-        if result["status"] != "passed":
-            what = f"{result['runtime']} {result['precision']} {result['shape']}"
-            missing.append((what, result["reason"]))
+        if result["golden"] is None:
+            missing.append((f"{result['runtime']} {result['precision']}", result["reason"]))
     for result in measured.latency["results"]:
-        what = f"{result['precision']}, threads: {result['threads']}"
+        what = f"{result['precision']} at {threads(result['threads'])}"
         if result["status"] != "passed":
             missing.append((f"latency of {what}", result["reason"]))
         elif result["p99_ms"] is None:
@@ -110,7 +110,7 @@ def skipped(measured: Measurements) -> list[dict[str, str]]:
         method = measured.student["method"]
         missing.append(("auxiliary learners", f"the method {method} has none"))
     missing += _of_device(measured)
-    return [{"what": what, "reason": reason} for what, reason in missing]
+    return [{"what": what, "reason": reason} for what, reason in dict.fromkeys(missing)]
 
 
 def _of_device(measured: Measurements) -> list[tuple[str, str]]:

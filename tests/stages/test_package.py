@@ -102,7 +102,7 @@ def test_the_card_has_the_figures_and_lines_that_run(chain):
     assert "| student | resnet8 | 97.50 % | 78,042 | 12.5 M |" in card
     assert re.search(r"^\| int8_u8s8 \| 97\.22 % \| \+0\.28 \| 4\.0e−7 \| 99\.72 % \|", card, re.M)
     assert "Example CPU @ 2.0 GHz" in card
-    assert "tensorrt fp32 static: no NVIDIA GPU" in card
+    assert "no NVIDIA GPU: tensorrt fp32" in card
     assert "- min_accuracy 0.97: 0.975 (resnet8)" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
     assert code.count("\n") == 5

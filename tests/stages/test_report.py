@@ -150,8 +150,8 @@ def test_the_summary_is_as_docs_files_says(chain):
         "threads": 1,
         "noisy": False,
     }
-    assert {"what": "tensorrt fp32 static", "reason": "no NVIDIA GPU"} in summary["skipped"]
-    p99 = {"what": "p99 of fp16, threads: 1", "reason": "400 samples, under 500"}
+    assert {"what": "tensorrt fp32", "reason": "no NVIDIA GPU"} in summary["skipped"]
+    p99 = {"what": "p99 of fp16 at 1 thread", "reason": "400 samples, under 500"}
     assert p99 in summary["skipped"]
 
 
@@ -191,8 +191,8 @@ def test_a_failed_validation_and_a_failed_latency_show_with_their_reasons(chain)
     assert row[:5] == ["fp16", "failed", *["not measured"] * 3]
     assert "fp16: wrong <logits>." in page.text["results"]
     reasons = {reason: what for what, reason in page.tables["not-measured"][0]}
-    assert "latency of int8_s8s8, threads: 1" in reasons["it crashed"]
-    assert "onnxruntime fp16 dynamic" in reasons["wrong <logits>"]
+    assert "latency of int8_s8s8 at 1 thread" in reasons["it crashed"]
+    assert "onnxruntime fp16" in reasons["wrong <logits>"]
 
 
 def test_the_page_has_its_sections_in_order(chain):
@@ -386,7 +386,7 @@ def test_a_distribution_shows_every_quantile_and_the_extremes():
 
 
 def test_labels_of_equal_points_do_not_overlap():
-    same = [charts.Point(f"export {n}", 1.0, 1.1, 0.9, False) for n in range(4)]
+    same = [charts.Point(f"export {n}", n, 1.0, 1.1, 0.9, False) for n in range(4)]
     svg = charts.accuracy_against_latency("name", same, 0.9, "four").svg
     found = re.findall(r"""<text[^>]*? y="([\d.]+)"[^>]*>export \d</text>""", svg)
     heights = [float(height) for height in found]
@@ -418,6 +418,17 @@ def test_figures_as_text():
     ]
     assert millions(40813184) == "40.8 M"
     assert ratio(272474, 78042) == "3.49×"
+
+
+def test_a_precision_has_one_colour_in_every_chart(chain):
+    change("reports/latency.json", lambda c: c["results"].pop(0))  # fp32 at one thread
+    change("artifacts/latency/samples.json", lambda s: s.update({"local:|onnxruntime|fp32|1": []}))
+    made()
+    scatter, *_, one, _two = re.findall(r"<svg.*?</svg>", PAGE.read_text(), re.S)
+    assert "--series-1" not in scatter
+    assert "--series-1" not in one
+    for drawing in (scatter, one):
+        assert {f"--series-{n}" for n in (2, 3, 4)} <= set(re.findall(r"--series-\d", drawing))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
