@@ -14,7 +14,7 @@ NOT_MEASURED = Markup('<span class="missing">not measured</span>')
 
 
 class Table(NamedTuple):
-    """Column names, rows of as many cells, and a title."""
+    """Column names, rows, and a title; the last cell of a shorter row takes the rest of it."""
 
     head: list[str]
     rows: list[list[str]]
@@ -79,39 +79,27 @@ def exports(summary: Record) -> Table:
 
 
 def validation(measured: Measurements) -> Table:
-    head = [
-        "runtime",
-        "provider",
-        "precision",
-        "shape",
-        "status",
-        "parity",
-        "cosine",
-        "golden top-1",
-        "accuracy",
-        "agreement",
-        "images",
-        "computed in",
-    ]
+    head = ["runtime", "precision", "shape", "status", "provider", "computed in", "parity"]
+    head += ["cosine", "golden top\u20111", "accuracy", "agreement", "images"]
     rows = []
     for result in measured.validation["results"]:
-        golden = result["golden"] or {}
-        rows.append(
-            [
-                " ".join(filter(None, (result["runtime"], result["version"]))),
-                show(str, result["provider"]),
-                result["precision"],
-                result["shape"],
-                result["status"],
-                show(significant, golden.get("max_relative_error")),
-                show("{:.6f}".format, golden.get("cosine")),
-                show(percent, golden.get("top1_agreement")),
-                show(percent, result["accuracy"]),
-                show(percent, result["agreement"]),
-                show(count, result["images"]),
-                show(", ".join, result["dtypes"]),
-            ]
-        )
+        golden = result["golden"]
+        runtime = " ".join(filter(None, (result["runtime"], result["version"])))
+        row = [runtime, result["precision"], result["shape"], result["status"]]
+        if golden is None:
+            rows.append([*row, result["reason"]])
+            continue
+        row += [
+            result["provider"].removesuffix("ExecutionProvider"),
+            ", ".join(result["dtypes"]),
+            show(significant, golden["max_relative_error"]),
+            show("{:.5f}".format, golden["cosine"]),
+            show(percent, golden["top1_agreement"]),
+            show(percent, result["accuracy"]),
+            show(percent, result["agreement"]),
+            count(result["images"]),
+        ]
+        rows.append(row)
     return Table(head, rows, "Every validation")
 
 

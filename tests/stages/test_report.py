@@ -217,6 +217,10 @@ def test_the_page_has_its_sections_in_order(chain):
     assert networks[3][2:] == ["+1.39 points", "3.49×", "3.26×", "3.49×"]
     assert exports[3][:6] == ["int8_u8s8", "passed", "97.22 %", "+0.28", "4.0e−7", "99.72 %"]
     assert len(validation) == 1 + 8 + 1
+    assert validation[1][:7] == [
+        *("onnxruntime 1.31.1", "fp32", "dynamic", "passed", "CPU", "float32", "4.0e−7")
+    ]
+    assert validation[-1] == ["tensorrt", "fp32", "static", "skipped", "no NVIDIA GPU"]
     assert ["teacher, student", "0.8123", "0.0912", "+1.39"] in page.tables["similarity"][0]
     assert ["− learner D2B2", "73,258", ""] in page.tables["prune"][0]
     assert ["D3B1 and D2B2", "0.871", "96.94 %"] in page.tables["learners"][1]
