@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.M
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def write_training(epochs: int = 15, method: str = "ackd") -> None:
+def write_training(epochs: int = 15, method: str = "ackd", learners: list[str] = LEARNERS) -> None:
     """Metrics and curves of teacher, proxy and student, and what ``prune`` dropped."""
     teacher = {
         "network": "resnet20",
@@ -167,7 +168,7 @@ def write_training(epochs: int = 15, method: str = "ackd") -> None:
     write_json(Path("reports/teacher/metrics.json"), teacher)
     write_json(Path("reports/proxy/metrics.json"), {**teacher, "method": "teacher"})
     _write_history("teacher", epochs, [])
-    learners = LEARNERS if method == "ackd" else []
+    learners = learners if method == "ackd" else []
     student = {
         **teacher,
         "network": "resnet8",
@@ -177,11 +178,16 @@ def write_training(epochs: int = 15, method: str = "ackd") -> None:
         "macs": 12501632,
     }
     if learners:
-        student["learners"] = {"D3B1": 0.9722, "D2B2": 0.9778, "ensemble": 0.9806}
+        student["learners"] = dict.fromkeys(learners, 0.9722) | {"ensemble": 0.9806}
     write_json(Path("reports/distill/metrics.json"), student)
     _write_history("distill", epochs, learners)
-    more = {"learners.0": 57962, "learners.1": 73258, "attention": 524610, "discriminators.0": 2625}
-    dropped = more if learners else {}
+    sizes = {
+        "learners.0": 57962,
+        "learners.1": 73258,
+        "attention": 524610,
+        "discriminators.0": 2625,
+    }
+    dropped = sizes if len(learners) > 1 else {"learners.0": 57962} if learners else {}
     write_json(
         Path("reports/prune.json"),
         {
@@ -225,8 +231,9 @@ def _write_history(stage: str, epochs: int, learners: list[str]) -> None:
             row |= {f"val_accuracy/{name}": 0.98 - left for name in [*learners, "ensemble"]}
             row |= {f"attention/{name}": 1 / len(learners) + left * (-1) ** n * 0.4
                     for n, name in enumerate(learners)}  # fmt: skip
+        if len(learners) > 1:
             row["discriminator_accuracy"] = 0.5 + 0.4 * left
-            row["cka/D3B1~D2B2"] = 0.9 - 0.3 * left
+            row |= {f"cka/{a}~{b}": 0.9 - 0.3 * left for a, b in combinations(learners, 2)}
         rows.append(row)
     with path.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")

@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-
 import numpy as np
 import pytest
 import torch
@@ -10,10 +9,10 @@ from PIL import Image
 from models.checkpoint import load_network, save_network
 from models.errors import InputError
 from stages import analyze
-from tests.stages import chain_files
 from stages.data.arrays import Images
 from stages.files import sha256
 from stages.params import Analyze, Params
+from tests.stages import chain_files
 
 PARAMS = Params(analyze=Analyze(cka_images=20, grad_cam_images=3))
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -321,6 +322,25 @@ def test_a_loaded_teacher_has_a_level_line_and_no_loss(chain):
     Path("reports/teacher/history.csv").write_text("epoch,loss/total,val_accuracy\n0,,0.99\n")
     _, page = made()
     assert page.text["curves"].count("teacher (loaded, not trained here)") == 1
+
+
+@pytest.mark.parametrize("learners", [["D3B1"], ["D3B1", "D2B2", "D1B3"]])
+def test_one_epoch_and_any_number_of_learners(chain, learners):
+    chain_files.write_training(epochs=1, learners=learners)
+    pairs = [f"{a}~{b}" for a, b in itertools.combinations(learners, 2)]
+
+    def analysed(content):
+        content["learners"] = {
+            "cka": dict.fromkeys(pairs, 0.5),
+            "agreement": dict.fromkeys(pairs, 0.9),
+            "accuracy": dict.fromkeys(learners, 0.8),
+        }
+
+    change("reports/analysis.json", analysed)
+    _, page = made()
+    rows = [row[0] for row in page.tables["learners"][0]]
+    assert rows == ["learner", *learners, "target (the student)"]
+    assert len(page.tables["learners"]) == (2 if pairs else 1)
 
 
 def test_a_proxy_that_is_not_the_teacher_has_its_row(chain):
