@@ -1,0 +1,38 @@
+"""What the machine's owner has set, and what tools would send or keep, stays out of the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports the tools, because they read these when they are imported.
+_PRIVATE = Path(tempfile.mkdtemp(prefix="ackd-tests-"))
+for _name in [name for name in os.environ if name.startswith(("ACKD_", "DVC_", "PREFECT_"))]:
+    del os.environ[_name]
+os.environ.update(
+    DO_NOT_TRACK="1",
+    DVC_NO_ANALYTICS="1",
+    DVC_GLOBAL_CONFIG_DIR=str(_PRIVATE / "dvc-global"),
+    DVC_SYSTEM_CONFIG_DIR=str(_PRIVATE / "dvc-system"),
+    DVC_SITE_CACHE_DIR=str(_PRIVATE / "dvc-site"),
+    GIT_CONFIG_GLOBAL=os.devnull,
+    GIT_CONFIG_SYSTEM=os.devnull,
+    HF_HUB_DISABLE_TELEMETRY="1",
+    PREFECT_HOME=str(_PRIVATE / "prefect"),
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
+    # Rich takes its width and colours from the terminal that pytest happens to run in.
+    COLUMNS="200",
+    TERM="dumb",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_folders() -> Iterator[None]:
+    yield
+    shutil.rmtree(_PRIVATE, ignore_errors=True)

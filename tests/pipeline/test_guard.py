@@ -1,0 +1,150 @@
+"""Real processes, interrupted, terminated and killed: none may be left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pipeline.guard import run_guarded, stop
+from tests.pipeline.conftest import ROOT, change_stage, wait_for
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
+)
+
+MARK = "ACKD_TEST_MARK"
+RUN_ONE_STAGE = """
+from pathlib import Path
+from pipeline.dvc_runner import Runner
+with Runner(Path()) as runner:
+    runner.repro("first", print)
+"""
+
+
+def left(mark: str) -> list[str]:
+    """Command lines of the processes, zombies aside, that inherited the mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def none_left(mark: str, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if not left(mark):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def start(command: list[str], project: Path, **env: str) -> tuple[subprocess.Popen[str], str]:
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT), MARK: mark, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # As in a terminal, whose Ctrl-C reaches the whole group.
+        start_new_session=True,
+    )
+    wait_for(project / "started")
+    return process, mark
+
+
+@pytest.fixture
+def long_project(project: Path) -> Path:
+    """The first stage is a shell that waits for a Python that sleeps."""
+    change_stage(
+        project,
+        "echo hello from first && cp source.txt first.txt",
+        "touch started; python -c 'import time; time.sleep(120)'; touch first.txt",
+    )
+    return project
+
+
+def locks(project: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((project / ".dvc/tmp/rwlock").read_text())
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_and_all_below_it(
+    long_project: Path, prefect_server: None, number: signal.Signals
+) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    process, mark = start(
+        ["-m", "pipeline.cli", "run"], long_project, PREFECT_API_URL=str(PREFECT_API_URL.value())
+    )
+    began = time.monotonic()
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert time.monotonic() - began < 10
+    assert none_left(mark, within_s=1), left(mark)
+    assert locks(long_project) == {}
+    assert "interrupted: every stage is stopped" in output
+    assert "prefect/" not in output, "a traceback"
+
+
+def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> None:
+    process, mark = start(["-m", "pipeline.cli", "run"], long_project)
+    assert any("uvicorn" in command for command in left(mark))
+    assert any("time.sleep(120)" in command for command in left(mark))
+    process.kill()
+    process.communicate()
+    assert none_left(mark, within_s=30), left(mark)
+    assert locks(long_project) == {}
+
+
+def test_a_killed_runner_leaves_no_stage(long_project: Path) -> None:
+    process, mark = start(["-c", RUN_ONE_STAGE], long_project)
+    process.kill()
+    process.communicate()
+    assert none_left(mark, within_s=30), left(mark)
+    assert locks(long_project) == {}
+
+
+def test_what_ignores_the_first_signals_is_killed(tmp_path: Path) -> None:
+    stubborn = subprocess.Popen(
+        ["sh", "-c", "trap '' INT TERM; touch started; while :; do sleep 0.1; done"],
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    wait_for(tmp_path / "started")
+    began = time.monotonic()
+    stop([-stubborn.pid], grace_s=0.3)
+    assert stubborn.wait(timeout=5) == -signal.SIGKILL
+    assert time.monotonic() - began >= 0.6
+
+
+def test_to_stop_what_is_gone_is_no_error() -> None:
+    gone = subprocess.Popen(["true"], start_new_session=True)
+    gone.wait()
+    stop([-gone.pid])
+
+
+def test_the_exit_status_of_a_guarded_command_is_its_own() -> None:
+    assert run_guarded(["sh", "-c", "exit 3"], os.environ) == 3
+    assert run_guarded(["sh", "-c", "kill -9 $$"], os.environ) == 128 + signal.SIGKILL
+
+
+def test_what_a_guarded_command_leaves_behind_is_stopped(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    assert run_guarded(["sh", "-c", "sleep 120 & exit 0"], {**os.environ, MARK: mark}) == 0
+    assert none_left(mark, within_s=1), left(mark)
