@@ -33,6 +33,8 @@ class DeployedNetwork(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        if dtype == torch.float16:
+            normalise_statistics(network)
         self.network = network.to(dtype)
         self.dtype = dtype
         means, stds = (
@@ -47,6 +49,24 @@ class DeployedNetwork(nn.Module):
         normalised = images.to(torch.float32) * self.scale + self.shift
         logits: Tensor = self.network(normalised.permute(0, 3, 1, 2).to(self.dtype))
         return logits.to(torch.float32)
+
+
+@torch.no_grad()
+def normalise_statistics(network: nn.Module) -> None:
+    """Give every BatchNorm mean 0 and variance 1, and let its weight and bias make up for it.
+
+    What it computes in eval mode is the same. But a training may leave variances that are infinite
+    in half precision, which ends at 65,504, while the quotient of weight and deviation is not.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            scale = module.weight / torch.sqrt(module.running_var + module.eps)
+            module.bias.sub_(module.running_mean * scale)
+            module.weight.copy_(scale)
+            module.running_mean.zero_()
+            module.running_var.fill_(1 - module.eps)
 
 
 @torch.inference_mode()

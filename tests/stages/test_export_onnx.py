@@ -23,7 +23,8 @@ from stages.data.arrays import load_data
 from stages.files import sha256
 from stages.params import Params
 from stages.quantize import quantize, tensorrt_violations
-from stages.runtimes.torch_runtime import DeployedNetwork
+from stages.runtimes.base import Job
+from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
 
 ONNX = Path("artifacts/onnx")
 STUDENT = Path("artifacts/student/model.safetensors")
@@ -257,3 +258,18 @@ def test_a_student_of_other_classes() -> None:
 def test_a_damaged_student() -> None:
     export_onnx.STUDENT.write_bytes(export_onnx.STUDENT.read_bytes()[:1000])
     assert "model.safetensors: damaged" in failure({})
+
+
+def test_fp16_bears_statistics_beyond_its_range(tmp_path: Path) -> None:
+    # A variance above 65,504 is infinite in half precision, and the channel would be lost.
+    network = models.build("resnet8", 3).eval()
+    network.get_parameter("conv1.weight").data *= 400
+    network.get_buffer("bn1.running_var").fill_(1e5)
+    deployed = DeployedNetwork(network, [0.5] * 3, [0.25] * 3)
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    wanted = run_torch(deployed, Job(images, 4))
+    half = DeployedNetwork(network, [0.5] * 3, [0.25] * 3, torch.float16)
+    model = export_onnx.export_network(half, 16, 18, "dynamic")
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (measured,) = session.run(None, {"images": images})
+    assert np.abs(measured - wanted).max() / np.abs(wanted).max() < 1e-2
