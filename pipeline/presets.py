@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import io
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +54,36 @@ def use(preset: str | None, settings: Sequence[str]) -> list[str]:
     """
     overlays = [] if preset is None else [_overlay(preset)]
     overlays += [_setting(text) for text in settings]
-    read_yaml(PARAMS_FILE)
+    before = read_yaml(PARAMS_FILE)
+    params = _yaml().load(PARAMS_FILE)
+    for overlay in overlays:
+        _lay(overlay, params, "")
+    text = _dumped(params)
+    after = YAML(typ="safe").load(text)
+    parse_params(after)
+    with new_file(PARAMS_FILE) as partial:
+        partial.write_text(text, encoding="utf-8")
+    old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
+    return [
+        f"{key}: {_shown(old.get(key))} -> {_shown(value)}"
+        for key, value in new.items()
+        if key not in old or old[key] != value
+    ]
+
+
+def _yaml() -> YAML:
     yaml = YAML()
     yaml.Representer = _PlainNull
     yaml.width = 10_000
-    params = yaml.load(PARAMS_FILE)
-    changes: list[str] = []
-    for overlay in overlays:
-        changes += _lay(overlay, params, "")
-    written = io.StringIO()
-    yaml.dump(params, written)
-    parse_params(YAML(typ="safe").load(written.getvalue()))
-    with new_file(PARAMS_FILE) as partial:
-        partial.write_text(written.getvalue(), encoding="utf-8")
-    return changes
+    return yaml
+
+
+def _dumped(content: Any, flow: bool = False) -> str:
+    yaml = _yaml()
+    yaml.default_flow_style = flow
+    text = io.StringIO()
+    yaml.dump(content, text)
+    return text.getvalue()
 
 
 def _overlay(preset: str) -> Mapping[str, Any]:
@@ -100,20 +116,16 @@ def _setting(text: str) -> Mapping[str, Any]:
     return setting
 
 
-def _lay(overlay: Mapping[str, Any], params: MutableMapping[str, Any], prefix: str) -> list[str]:
-    changes: list[str] = []
+def _lay(overlay: Mapping[str, Any], params: MutableMapping[str, Any], prefix: str) -> None:
     for key, value in overlay.items():
-        where = f"{prefix}{key}"
         old = params.get(key)
         if isinstance(value, Mapping) and isinstance(old, MutableMapping):
-            changes += _lay(value, old, f"{where}.")
+            _lay(value, old, f"{prefix}{key}.")
         elif isinstance(value, Mapping) and old is not None:
-            raise InputError(f"{where}: is {old!r} and has no keys; set it as a whole")
-        elif key not in params or old != value or type(old) is not type(value):
-            changes.append(f"{where}: {_shown(old)} -> {_shown(value)}")
+            raise InputError(f"{prefix}{key}: is {old!r} and has no keys; set it as a whole")
+        elif key not in params or old != value:
             params[key] = copy.deepcopy(value)
             _move_comment(params, key, value)
-    return changes
 
 
 def _move_comment(params: MutableMapping[str, Any], key: str, value: Any) -> None:
@@ -126,23 +138,15 @@ def _move_comment(params: MutableMapping[str, Any], key: str, value: Any) -> Non
 
 
 def _shown(value: Any) -> str:
-    text = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = True
-    yaml.width = 10_000
-    yaml.dump(_plain(value), text)
-    return text.getvalue().removesuffix("...\n").strip()
+    return _dumped(value, flow=True).removesuffix("...\n").strip()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _first_line(path: Path) -> str:

@@ -164,7 +164,7 @@ def test_wrong_params_fail_before_anything_runs(project: Path) -> None:
 
 
 def test_a_lock_of_another_dvc_process_is_waited_for(project: Path) -> None:
-    other = subprocess.Popen(["sleep", "3"])
+    other = subprocess.Popen(["sleep", "1.5"])
     held = {str(project / "first.txt"): {"pid": other.pid, "cmd": "another dvc"}}
     (project / ".dvc/tmp").mkdir(exist_ok=True)
     (project / ".dvc/tmp/rwlock").write_text(json.dumps({"write": held, "read": {}}))

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 MARK = "ACKD_TEST_MARK"
+OUTPUT = "output.log"
 RUN_ONE_STAGE = """
 from pathlib import Path
 from pipeline.dvc_runner import Runner
@@ -50,18 +51,18 @@ def none_left(mark: str, within_s: float) -> bool:
     return False
 
 
-def start(command: list[str], project: Path, **env: str) -> tuple[subprocess.Popen[str], str]:
+def start(command: list[str], project: Path, **env: str) -> tuple[subprocess.Popen[bytes], str]:
     mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT), MARK: mark, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # As in a terminal, whose Ctrl-C reaches the whole group.
-        start_new_session=True,
-    )
+    with (project / OUTPUT).open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": str(ROOT), MARK: mark, **env},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # As in a terminal, whose Ctrl-C reaches the whole group.
+            start_new_session=True,
+        )
     wait_for(project / "started")
     return process, mark
 
@@ -93,11 +94,11 @@ def test_a_signal_stops_the_run_and_all_below_it(
     )
     began = time.monotonic()
     os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.wait(timeout=60) == 128 + number
     assert time.monotonic() - began < 10
     assert none_left(mark, within_s=1), left(mark)
     assert locks(long_project) == {}
+    output = (long_project / OUTPUT).read_text()
     assert "interrupted: every stage is stopped" in output
     assert "prefect/" not in output, "a traceback"
 
@@ -107,7 +108,7 @@ def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> 
     assert any("uvicorn" in command for command in left(mark))
     assert any("time.sleep(120)" in command for command in left(mark))
     process.kill()
-    process.communicate()
+    process.wait()
     assert none_left(mark, within_s=30), left(mark)
     assert locks(long_project) == {}
 
@@ -115,7 +116,7 @@ def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> 
 def test_a_killed_runner_leaves_no_stage(long_project: Path) -> None:
     process, mark = start(["-c", RUN_ONE_STAGE], long_project)
     process.kill()
-    process.communicate()
+    process.wait()
     assert none_left(mark, within_s=30), left(mark)
     assert locks(long_project) == {}
 
@@ -146,5 +147,6 @@ def test_the_exit_status_of_a_guarded_command_is_its_own() -> None:
 
 def test_what_a_guarded_command_leaves_behind_is_stopped(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
-    assert run_guarded(["sh", "-c", "sleep 120 & exit 0"], {**os.environ, MARK: mark}) == 0
+    leave = "import subprocess; subprocess.Popen(['sleep', '120'])"
+    assert run_guarded([sys.executable, "-c", leave], {**os.environ, MARK: mark}) == 0
     assert none_left(mark, within_s=1), left(mark)

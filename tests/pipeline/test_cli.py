@@ -1,0 +1,253 @@
+"""The commands, through typer's own runner, and once as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pipeline import cli
+from pipeline.doctor import Finding, examine
+from tests.pipeline.conftest import ROOT, change_stage
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+COMMANDS = ("use", "run", "status", "show", "doctor")
+
+SUMMARY: dict[str, Any] = {
+    "data": {
+        "source": "digits",
+        "train": 1294,
+        "val": 143,
+        "test": 360,
+        "classes": 10,
+        "image_size": 32,
+    },
+    "teacher": {
+        "network": "resnet20",
+        "accuracy": 0.9944,
+        "parameters": 272474,
+        "macs": 40551232,
+        "size_mb": 1.089896,
+    },
+    "student": {
+        "network": "resnet8",
+        "method": "ackd",
+        "accuracy": 0.9833,
+        "parameters": 78042,
+        "macs": 12239616,
+        "size_mb": 0.312168,
+    },
+    "drop_from_teacher": 0.0111,
+    "exports": {
+        "fp32": {
+            "size_mb": 0.33,
+            "accuracy": 0.9833,
+            "drop": 0.0,
+            "max_relative_error": 2.5e-7,
+            "agreement": 1.0,
+            "status": "passed",
+            "p50_ms": 0.31,
+            "p90_ms": 0.334,
+            "threads": 1,
+            "noisy": True,
+        },
+        "fp16": {
+            "size_mb": 0.17,
+            "accuracy": None,
+            "drop": None,
+            "max_relative_error": None,
+            "agreement": None,
+            "status": "skipped",
+            "p50_ms": None,
+            "p90_ms": None,
+            "threads": 1,
+            "noisy": None,
+        },
+    },
+    "skipped": [{"what": "tensorrt [fp32]", "reason": "no NVIDIA GPU that torch can use"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "console", Console(width=200))
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def cells(output: str) -> list[list[str]]:
+    lines = [line.replace("│", "  ").strip() for line in output.splitlines()]
+    return [[cell for cell in line.split("  ") if cell.strip()] for line in lines]
+
+
+def test_help_names_every_command() -> None:
+    code, output, _ = invoke("--help")
+    assert code == 0
+    assert all(command in output for command in COMMANDS)
+    for command in COMMANDS:
+        code, output, _ = invoke(command, "--help")
+        assert code == 0
+        assert "Usage" in output
+
+
+def test_help_imports_no_heavy_package() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom pipeline.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([n for n in ('torch', 'prefect', 'dvc', 'onnxruntime', 'datasets', 'numpy')"
+        " if n in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["use", "run", "status", "show"])
+def test_outside_a_project_it_is_one_sentence(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, error = invoke(command)
+    assert (code, output) == (1, "")
+    name = tmp_path.name
+    assert error == f"error: dvc.yaml: not found in {name}; run ackd in the project's root\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_use_lists_changes_and_sets(project: Path) -> None:
+    (project / "presets").symlink_to(ROOT / "presets")
+    code, output, _ = invoke("use")
+    assert code == 0
+    assert "cifar100/trial" in output
+    code, output, _ = invoke("use", "cifar100/trial", "-S", "data.source=hf:/data/cifar100")
+    assert code == 0
+    assert "data.source: digits -> hf:/data/cifar100" in output
+    assert "network: resnet56" in (project / "params.yaml").read_text()
+    code, output, error = invoke("use", "-S", "distill.temprature=1")
+    assert (code, output) == (1, "")
+    assert error.startswith("error: params.yaml: distill.temprature is not a parameter; did you")
+    assert len(error.splitlines()) == 1
+
+
+def test_status_is_a_table_of_all_stages(project: Path) -> None:
+    code, output, _ = invoke("status")
+    assert code == 0
+    rows = [[cell.strip() for cell in row] for row in cells(output) if row]
+    assert rows[1:] == [[s, "will run", "never run"] for s in ("first", "left", "right", "last")]
+
+
+def test_status_and_run_refuse_wrong_params(project: Path) -> None:
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 15", "epochs: 0"))
+    for command in ("status", "run"):
+        code, output, error = invoke(command)
+        assert (code, output) == (1, "")
+        assert error.startswith("error: params.yaml: distill.epochs is 0, expected")
+    assert not (project / "first.txt").exists()
+
+
+def test_many_reasons_are_cut_short(project: Path) -> None:
+    (project / "dvc.lock").write_text("schema: '2.0'\nstages: {first: {cmd: other}}\n")
+    change_stage(project, "deps: [source.txt]", "deps: [source.txt, a, b, c, d]")
+    code, output, _ = invoke("status")
+    assert code == 0
+    (row,) = [line for line in output.splitlines() if line.split()[:1] == ["first"]]
+    assert "command changed" in row or "more" in row
+    assert row.rstrip().endswith("more")
+    assert row.count(";") == 4
+
+
+def test_show_before_a_run_is_one_sentence(project: Path) -> None:
+    code, output, error = invoke("show")
+    assert (code, output) == (1, "")
+    assert error == "error: reports/summary.json: no such file; run `dvc repro` to make it\n"
+
+
+def test_show_has_every_figure_and_place(project: Path) -> None:
+    (project / "reports").mkdir()
+    (project / "reports/summary.json").write_text(json.dumps(SUMMARY))
+    (project / "reports/index.html").write_text("")
+    code, output, _ = invoke("show")
+    assert code == 0
+    rows = [[cell.strip() for cell in row] for row in cells(output)]
+    assert ["teacher", "resnet20", "99.44%", "272,474", "40,551,232", "1.09"] in rows
+    assert ["student", "resnet8 (ackd)", "98.33%", "78,042", "12,239,616", "0.31"] in rows
+    fp32 = ["fp32", "passed", "2.5e-07", "100.00%", "98.33%", "0.33", "0.310", "0.334 *"]
+    assert fp32 in rows
+    assert ["fp16", "skipped", "-", "-", "-", "0.17", "-", "-"] in rows
+    assert "drop from teacher to student: 1.11%" in output
+    assert "tensorrt [fp32]: no NVIDIA GPU that torch can use" in output
+    assert "report  reports/index.html" in output
+    assert "bundle  none; see the goals in reports/gate.json" in output
+    (project / "artifacts").mkdir()
+    (project / "artifacts/bundle.tar.gz").write_bytes(b"")
+    assert "bundle  artifacts/bundle.tar.gz" in invoke("show")[1]
+
+
+def test_doctor_works_anywhere_and_says_what_is_missing_for_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = invoke("doctor")
+    assert code == 0
+    findings = {finding.what: finding for finding in examine()}
+    assert all(what in output for what in findings)
+    assert findings["Python"].found == ".".join(map(str, sys.version_info[:3]))
+    assert findings["torch"].usable
+    assert findings["onnxruntime on"].found.split(", ")[-1] == "CPU"
+    assert findings["dvc.yaml"] == Finding(
+        "dvc.yaml", False, "not here", "this is not the root of a project: nothing runs here"
+    )
+    assert all(finding.missing for finding in findings.values() if not finding.usable)
+    monkeypatch.chdir(ROOT)
+    assert {f.what: f.usable for f in examine()}["dvc.yaml"]
+
+
+def test_run_as_a_process_ends_with_its_table_and_status(
+    project: Path, prefect_server: None
+) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "run"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    rows = [row[:2] for row in cells(done.stdout)]
+    assert [[cell.strip() for cell in row] for row in rows[1:]] == [
+        [stage, "Completed"] for stage in ("first", "left", "right", "last")
+    ]
+    assert "hello from first" in done.stderr
+    assert "Updating lock file" not in done.stderr
+
+    change_stage(project, "cmd: cp first.txt left.txt", "cmd: 'echo \"error: no ink\" >&2; exit 3'")
+    failed = run()
+    assert failed.returncode == 1
+    assert "error: left failed: no ink; not run: last\n" in failed.stderr
+    assert "Traceback" not in failed.stderr
