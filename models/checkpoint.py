@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import models
@@ -27,7 +27,8 @@ _PREFIXES = ("module.", "_orig_mod.", "student.", "architecture.")
 def save_state(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Tensors with a JSON-able description in the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, path, {_KEY: json.dumps(header, sort_keys=True)})
+    # Not safetensors' own save_file: its error hides that the disk is full.
+    path.write_bytes(save(tensors, {_KEY: json.dumps(header, sort_keys=True)}))
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,10 @@
 """Weights on disk: equal bytes for equal networks, and a sentence for everything that is wrong."""
 
 import argparse
+import errno
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,3 +116,16 @@ def test_missing_and_unlabelled_files(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "a.pth")
     with pytest.raises(InputError, match="holds no state dict"):
         load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
+
+
+def test_a_full_disk_is_the_systems_own_error(tmp_path: Path) -> None:
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        with pytest.raises(OSError) as caught:
+            save_network(tmp_path / "a", models.build("resnet8", 10))
+        assert caught.value.errno == errno.ENOSPC
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
