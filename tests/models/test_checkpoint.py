@@ -124,7 +124,7 @@ def test_a_full_disk_is_the_systems_own_error(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError, match="No space left") as caught:
             save_network(tmp_path / "a", models.build("resnet8", 10))
         assert caught.value.errno == errno.ENOSPC
     finally:
