@@ -69,7 +69,7 @@ def _networks(summary: dict[str, Any]) -> Table:
 
 def _exports(exports: dict[str, Any]) -> Table:
     table = Table(title="Exports", title_justify="left", title_style="bold")
-    table.add_column("precision")
+    table.add_column("precision", no_wrap=True)
     table.add_column("parity")
     columns = ("relative error", "same answer", "accuracy", "MB", "p50 ms", "p90 ms")
     for column in columns:
