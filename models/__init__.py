@@ -13,17 +13,20 @@ if TYPE_CHECKING:
 def build(name: str, num_classes: int) -> Backbone:
     """A freshly initialised network by name, drawn from torch's global random state.
 
+    ``resnet50`` and ``resnet152`` are the ImageNet networks, although 50 and 152 are 6 n + 2 too.
+
     Raises:
         InputError: no family of networks has this name.
     """
-    from models import resnet, wide_resnet
+    from models import imagenet_resnet, resnet, wide_resnet
 
-    for match in (resnet.match, wide_resnet.match):
+    for match in (imagenet_resnet.match, resnet.match, wide_resnet.match):
         network: Backbone | None = match(name, num_classes)
         if network is not None:
             network.name, network.num_classes = name, num_classes
             return network
     raise InputError(
         f"network {name!r} is not known: use resnet<6n+2>, resnet<6n+2>x4 or wrn_<6n+4>_<width>,"
-        " for example resnet20, resnet8x4 or wrn_40_2"
+        " for example resnet20, resnet8x4 or wrn_40_2, or resnet18, 34, 50, 101 or 152, the first"
+        " three also as resnet18_cifar and so on"
     )

@@ -42,7 +42,7 @@ class ResNet(Backbone):
     """A CIFAR residual network of ``depth = 6 n + 2`` layers.
 
     Args:
-        depth: 8, 14, 20, 32, 44, 56, 110, ...
+        depth: 8, 14, 20, 32, 44, 56, 110, ...; 50 and 152 are in ``imagenet_resnet.py``.
         channels: of the stem and the three stages.
         num_classes: the number of logits.
     """

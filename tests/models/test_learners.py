@@ -25,10 +25,13 @@ from models.learners import LearnerGroup, Learners, load_learners
         ("wrn_40_1", "D3B1", 434_084),
         ("wrn_40_1", "D2B2", 541_316),
         ("wrn_40_1", "D1B3", 569_348),
+        ("resnet18", "D4B1", 8_906_728),
+        ("resnet18", "D3B2", 11_006_440),
+        ("resnet18", "D1B4", 11_679_976),
     ],
 )
 def test_extra_parameters(student: str, code: str, parameters: int) -> None:
-    learners = Learners(models.build(student, 100), [code])
+    learners = Learners(models.build(student, 1000 if student == "resnet18" else 100), [code])
     assert count_parameters(learners) == parameters
 
 
@@ -40,6 +43,18 @@ def test_a_learner_is_full_depth_and_has_the_targets_shapes() -> None:
     assert [learner.stages[-1].shape for learner in learners] == [features.stages[-1].shape] * 3
     assert [learner.logits.shape for learner in learners] == [(2, 7)] * 3
     assert group.names == ["D3B1", "D2B2", "D1B3"]
+
+
+@pytest.mark.parametrize("student", ["resnet18", "resnet18_cifar"])
+def test_learners_of_a_network_of_four_stages(student: str) -> None:
+    target = models.build(student, 7)
+    group = LearnerGroup(target, Learners(target, ["D4B1", "D3B2"])).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features, learners = group.forward_all(images)
+        assert torch.equal(features.logits, target(images))
+    assert [len(learner.stages) for learner in learners] == [1, 2]
+    assert [learner.stages[-1].shape for learner in learners] == [features.stages[-1].shape] * 2
 
 
 def test_the_trunk_is_computed_once() -> None:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torchvision
 
 import models
 from models.complexity import count_macs, count_parameters
 from models.errors import InputError
+from models.imagenet_resnet import ImageNetResNet
 
 # name: parameters, MACs at 32x32 with 100 classes, state-dict keys, stage shapes, embedding
 TABLE = {
@@ -68,7 +70,64 @@ def test_state_dict_names_of_the_zoos() -> None:
     assert "block1.layer.0.convShortcut.weight" not in models.build("wrn_40_1", 100).state_dict()
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_2"])
+# name: parameters, MACs, input size, classes, state-dict keys, stage shapes, embedding
+IMAGENET = {
+    "resnet18": (11_689_512, 1_814_073_344, 224, 1000, 122, [64, 128, 256, 512], 56),
+    "resnet34": (21_797_672, 3_663_761_408, 224, 1000, 218, [64, 128, 256, 512], 56),
+    "resnet50": (25_557_032, 4_089_184_256, 224, 1000, 320, [256, 512, 1024, 2048], 56),
+    "resnet18_cifar": (11_220_132, 555_468_800, 32, 100, 122, [64, 128, 256, 512], 32),
+    "resnet34_cifar": (21_328_292, 1_159_448_576, 32, 100, 218, [64, 128, 256, 512], 32),
+    "resnet50_cifar": (23_705_252, 1_298_014_208, 32, 100, 320, [256, 512, 1024, 2048], 32),
+}
+AT_64 = {
+    "resnet18": (11_279_112, 148_148_224),
+    "resnet50": (23_917_832, 334_053_376),
+    "resnet18_cifar": (11_271_432, 2_221_772_800),
+    "resnet50_cifar": (23_910_152, 5_191_647_232),
+}
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_networks(name: str) -> None:
+    parameters, macs, size, classes, keys, widths, first_map = IMAGENET[name]
+    network = models.build(name, classes).eval()
+    assert count_parameters(network) == parameters
+    assert count_macs(network, size) == macs
+    assert len(network.state_dict()) == keys
+    with torch.no_grad():
+        images = torch.randn(1, 3, size, size)
+        features = network.features(images)
+        shapes = [(width, first_map >> i) for i, width in enumerate(widths)]
+        assert [(f.shape[1], f.shape[2]) for f in features.stages] == shapes
+        assert features.embedding.shape == (1, widths[-1])
+        assert torch.equal(features.logits, network(images))
+
+
+@pytest.mark.parametrize("name", AT_64)
+def test_imagenet_networks_on_64_pixels(name: str) -> None:
+    network = models.build(name, 200)
+    assert (count_parameters(network), count_macs(network, 64)) == AT_64[name]
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_torchvisions_checkpoints_load_and_give_its_answers(depth: int) -> None:
+    theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10).eval()
+    ours = models.build(f"resnet{depth}", 10).eval()
+    assert isinstance(ours, ImageNetResNet)  # 50 and 152 are also depths of CIFAR networks
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        images = torch.randn(2, 3, 65, 65)
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_the_cifar_stem_keeps_the_names() -> None:
+    assert list(models.build("resnet50_cifar", 10).state_dict()) == list(
+        models.build("resnet50", 10).state_dict()
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_2", "resnet18", "resnet18_cifar"])
 @pytest.mark.parametrize("size", [32, 64, 96, 224])
 def test_any_input_size(name: str, size: int) -> None:
     # A fixed pooling window turned one image of 64x64 into four samples in a reference code.
@@ -85,7 +144,9 @@ def test_counting_leaves_the_network_as_it_was() -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("name", ["resnet21", "resnet2", "resnet", "wrn_41_2", "wrn_40_0", "vgg"])
+@pytest.mark.parametrize(
+    "name", ["resnet21", "resnet101_cifar", "resnet", "wrn_41_2", "wrn_40_0", "vgg"]
+)
 def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"'{name}' is not known: use .*resnet20"):
         models.build(name, 10)
