@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,13 @@ class Outputs:
         return Outputs(self.embedding[:count], self.logits[:count])
 
 
+class Shown(NamedTuple):
+    """The images of the panel, uint8 ``[N, H, W, 3]``, and their labels ``[N]``."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
 def main(params: Params) -> None:
     """Write ``reports/analysis.json`` and ``artifacts/analysis/grad_cam.png``."""
     device = prepare_device()
@@ -81,7 +88,7 @@ def main(params: Params) -> None:
         },
     )
     chosen = one_per_class(test.labels, params.analyze.grad_cam_images)
-    shown = Images(test.images[chosen], test.labels[chosen])
+    shown = Shown(test.images[chosen], test.labels[chosen])
     with new_folder(ANALYSIS_FOLDER) as folder:
         _draw(
             folder / "grad_cam.png",
@@ -188,7 +195,7 @@ def _run(
 
 
 def _looks(
-    teacher: Backbone, group: LearnerGroup, shown: Images, normalize: Normalize
+    teacher: Backbone, group: LearnerGroup, shown: Shown, normalize: Normalize
 ) -> dict[str, Features]:
     images = normalize(shown.images)
     target, learners = group.forward_all(images)
@@ -196,7 +203,7 @@ def _looks(
     return by_name | dict(zip(group.names, learners, strict=True))
 
 
-def _draw(path: Path, looks: dict[str, Features], shown: Images, data: DataSet) -> None:
+def _draw(path: Path, looks: dict[str, Features], shown: Shown, data: DataSet) -> None:
     labels = torch.from_numpy(shown.labels)
     columns = {}
     for name, features in looks.items():

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
-from stages.data.arrays import DATA_FOLDER, SPLITS
+from stages.data.arrays import DATA_FOLDER, SPLITS, write_header
 from stages.data.decode import decode
 from stages.data.sources.schemes import open_source
 from stages.data.splits import ChosenSplit, choose_splits
@@ -70,7 +70,7 @@ def main(params: Params) -> None:
                 images_path, chosen, size, data.image_size is not None, name
             )
             with labels_path.open("wb") as handle:
-                _write_header(handle, np.int64, chosen.labels.shape)
+                write_header(handle, np.int64, chosen.labels.shape)
                 handle.write(chosen.labels.astype(np.int64).tobytes())
             per_class = np.bincount(chosen.labels, minlength=len(choice.classes))
             splits[name] = {
@@ -152,17 +152,11 @@ def _write_images(
             yield from pool.map(pixels, positions[start : start + _CHUNK])
 
     with path.open("wb") as handle, ThreadPoolExecutor(_cores()) as pool:
-        _write_header(handle, np.uint8, (len(positions), size, size, 3))
+        write_header(handle, np.uint8, (len(positions), size, size, 3))
         for image in track(decoded(), f"{name} images", total=len(positions)):
             handle.write(image.tobytes())
             statistics.add(image)
     return statistics
-
-
-def _write_header(handle: BinaryIO, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
-    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    header = {"descr": description, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(handle, header)
 
 
 def _cores() -> int:

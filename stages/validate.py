@@ -148,7 +148,8 @@ def validate(
     batch_sizes = settings.batch_sizes if shape == "dynamic" else [1]
     images = len(reference.test) if shape == "dynamic" else min(STATIC_IMAGES, len(reference.test))
     jobs = [Job(reference.golden_images, size) for size in batch_sizes]
-    jobs.append(Job(reference.test.images[:images], _BATCH if shape == "dynamic" else 1))
+    test = reference.test.images.first(images)
+    jobs.append(Job(test, _BATCH if shape == "dynamic" else 1))
     try:
         execution = runtime.run(exported.file(precision, shape), jobs)
     except RuntimeFailureError as error:

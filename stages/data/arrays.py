@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,94 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 DATA_FOLDER = Path("artifacts/data")
 
+Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.int64]
+
+
+class ImageFile:
+    """Images uint8 ``[N, H, W, 3]`` in a ``.npy`` file; indexing reads those that are asked for.
+
+    What it gives lies in memory of its own. The pages of a memory map count as the process's
+    memory once they are touched, which then grows to the size of the file. No file is held open,
+    so that an instance can be handed to other processes.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as handle:
+                np.lib.format.read_magic(handle)
+                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(handle)
+                self._start = handle.tell()
+            size = path.stat().st_size
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from None
+        if dtype != np.uint8 or fortran_order or len(shape) != 4:
+            raise self._damaged(f"{dtype} {list(shape)} instead of uint8 [N, H, W, 3]")
+        if size != self._start + int(np.prod(shape)):
+            raise self._damaged(f"{size} bytes are too few or too many for {list(shape)}")
+        self.shape: tuple[int, ...] = shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Rows) -> npt.NDArray[np.uint8]:
+        """The images ``[B, H, W, 3]`` of a slice or of a sequence of indices.
+
+        Raises:
+            InputError: the file was removed or cut after it was opened.
+        """
+        all_rows = range(len(self))
+        wanted = all_rows[rows] if isinstance(rows, slice) else [all_rows[row] for row in rows]
+        images = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        if isinstance(wanted, range) and wanted.step == 1:
+            self._read([(wanted.start, images)])
+        else:
+            self._read(zip(wanted, images, strict=True))
+        return images
+
+    def first(self, count: int) -> ImageFile:
+        """The same file as if it ended after ``count`` images."""
+        part = copy.copy(self)
+        part.shape = (min(count, len(self)), *self.shape[1:])
+        return part
+
+    def _read(self, places: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> None:
+        """Fill each array from the image of that index on."""
+        image_bytes = int(np.prod(self.shape[1:]))
+        try:
+            with self.path.open("rb", buffering=0) as handle:
+                for index, images in places:
+                    handle.seek(self._start + index * image_bytes)
+                    rest = images.reshape(-1)
+                    while rest.size:  # one read gives 2 GB at most
+                        count = handle.readinto(rest.data)
+                        if not count:
+                            raise self._damaged("it was cut after it was opened")
+                        rest = rest[count:]
+        except OSError as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, reason: object) -> InputError:
+        return InputError(
+            f"{self.path}: missing or damaged ({reason}); run `dvc repro prepare_data`"
+        )
+
+
+def write_header(handle: BinaryIO, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+    """The beginning of a ``.npy`` file; the array's bytes are to follow."""
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": description, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, header)
+
 
 @dataclass(frozen=True)
 class Images:
-    """One split: images ``[N, H, W, 3]`` uint8 (memory-mapped) and labels ``[N]`` int64."""
+    """One split: images uint8 ``[N, H, W, 3]`` and labels int64 ``[N]``."""
 
-    images: npt.NDArray[np.uint8]
+    images: ImageFile
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -53,19 +136,32 @@ class DataSet:
     def std(self) -> Sequence[float]:
         return tuple(self.manifest["std"])
 
+    def count(self, name: Split) -> int:
+        """Images of a split, by the manifest."""
+        return int(self.manifest["splits"][name]["count"])
+
+    def labels(self, name: Split) -> npt.NDArray[np.int64]:
+        """``[N]``.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        path = self.folder / f"{name}_labels.npy"
+        try:
+            labels: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"{path}: missing or damaged ({error}); run `dvc repro prepare_data`"
+            ) from None
+        return labels
+
+    def images(self, name: Split) -> ImageFile:
+        """``[N, H, W, 3]``, to be read piece by piece; raises as :class:`ImageFile`."""
+        return ImageFile(self.folder / f"{name}_images.npy")
+
     def split(self, name: Split) -> Images:
         """Raises InputError where the arrays are damaged or do not fit the manifest."""
-        arrays = []
-        for kind in ("images", "labels"):
-            path = self.folder / f"{name}_{kind}.npy"
-            try:
-                arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{path}: missing or damaged ({error}); run `dvc repro prepare_data`"
-                ) from None
-        images, labels = arrays
-        count = self.manifest["splits"][name]["count"]
+        images, labels, count = self.images(name), self.labels(name), self.count(name)
         if len(images) != count or len(labels) != count:
             raise InputError(
                 f"{self.folder}: {name} has {len(images)} images and {len(labels)} labels where"

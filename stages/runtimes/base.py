@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from stages.data.arrays import ImageFile
 
 
 class RuntimeFailureError(Exception):
@@ -18,15 +20,13 @@ class RuntimeFailureError(Exception):
 class Job(NamedTuple):
     """Images uint8 ``[N, H, W, 3]``, to be run in batches of at most ``batch_size``."""
 
-    images: npt.NDArray[np.uint8]
+    images: ImageFile | npt.NDArray[np.uint8]
     batch_size: int
 
-    def batches(self) -> list[npt.NDArray[np.uint8]]:
+    def batches(self) -> Iterator[npt.NDArray[np.uint8]]:
         """The images in order; the last batch may be smaller."""
-        return [
-            self.images[start : start + self.batch_size]
-            for start in range(0, len(self.images), self.batch_size)
-        ]
+        for start in range(0, len(self.images), self.batch_size):
+            yield self.images[start : start + self.batch_size]
 
 
 @dataclass(frozen=True)

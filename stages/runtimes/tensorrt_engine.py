@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorrt as trt
 import torch
 
+from stages.data.arrays import ImageFile
 from stages.runtimes.base import Job
 
 _WORKSPACE_BYTES = 1 << 30
@@ -116,7 +117,7 @@ class Engine:
 def main() -> None:
     model, folder = Path(sys.argv[1]), Path(sys.argv[2])
     jobs = [
-        Job(np.load(folder / f"images{index}.npy", allow_pickle=False), int(size))
+        Job(ImageFile(folder / f"images{index}.npy"), int(size))
         for index, size in enumerate(sys.argv[3:])
     ]
     logger = trt.Logger(trt.Logger.Severity.ERROR)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stages.data.arrays import write_header
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 
@@ -66,7 +67,7 @@ class TensorRtRuntime:
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         with tempfile.TemporaryDirectory() as folder:
             for index, job in enumerate(jobs):
-                np.save(Path(folder, f"images{index}.npy"), job.images)
+                _write_images(Path(folder, f"images{index}.npy"), job)
             sizes = [str(job.batch_size) for job in jobs]
             try:
                 process = subprocess.run(
@@ -86,6 +87,14 @@ class TensorRtRuntime:
                 for index in range(len(jobs))
             ]
         return Execution(logits, said["provider"], layer_dtypes(said["layers"]))
+
+
+def _write_images(path: Path, job: Job) -> None:
+    """As ``np.save``, without holding all images at once."""
+    with path.open("wb") as handle:
+        write_header(handle, np.uint8, job.images.shape)
+        for batch in job.batches():
+            handle.write(batch.tobytes())
 
 
 def _ending(returncode: int, stderr: str) -> str:

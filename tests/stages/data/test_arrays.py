@@ -1,0 +1,129 @@
+"""Images that are read from their file piece by piece."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import InputError
+from stages.data.arrays import ImageFile, write_header
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), np.uint8)
+
+
+@pytest.fixture
+def images(tmp_path: Path, pixels: np.ndarray) -> ImageFile:
+    np.save(tmp_path / "train_images.npy", pixels)
+    return ImageFile(tmp_path / "train_images.npy")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        slice(None),
+        slice(3, 7),
+        slice(18, 40),
+        slice(40, 50),
+        slice(-3, None),
+        slice(1, 15, 4),
+        [5, 0, 19, 5, -1],
+        np.array([7, 2]),
+        [],
+    ],
+    ids=str,
+)
+def test_indexing_is_numpys(images: ImageFile, pixels: np.ndarray, rows: object) -> None:
+    wanted = pixels[np.asarray(rows, int)] if isinstance(rows, list) else pixels[rows]
+    np.testing.assert_array_equal(images[rows], wanted)
+    assert images[rows].flags.writeable
+
+
+def test_an_index_beyond_the_end_is_refused(images: ImageFile) -> None:
+    for row in (20, -21):
+        with pytest.raises(IndexError):
+            images[[0, row]]
+
+
+def test_the_first_images_alone(images: ImageFile, pixels: np.ndarray) -> None:
+    part = images.first(6)
+    assert len(part) == 6
+    np.testing.assert_array_equal(part[4:10], pixels[4:6])
+    with pytest.raises(IndexError):
+        part[[6]]
+    assert len(images.first(99)) == len(images) == 20
+
+
+def test_another_process_can_have_it(images: ImageFile, pixels: np.ndarray) -> None:
+    for again in (pickle.loads(pickle.dumps(images)), copy.copy(images)):
+        np.testing.assert_array_equal(again[[3]], pixels[[3]])
+
+
+def test_a_header_as_numpy_writes_it(tmp_path: Path, pixels: np.ndarray) -> None:
+    with (tmp_path / "ours.npy").open("wb") as handle:
+        write_header(handle, np.uint8, pixels.shape)
+        handle.write(pixels.tobytes())
+    np.testing.assert_array_equal(np.load(tmp_path / "ours.npy"), pixels)
+    np.testing.assert_array_equal(ImageFile(tmp_path / "ours.npy")[:], pixels)
+
+
+def test_what_is_damaged_or_something_else_is_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "val_images.npy"
+    with pytest.raises(InputError, match=r"val_images.npy: missing or damaged .*No such file"):
+        ImageFile(path)
+    np.save(path, pixels)
+    whole = path.read_bytes()
+    for content in (b"", b"\x93NUMPY", whole[:60], whole[:-1], whole + b"\0", b"x" * 300):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"val_images.npy: missing or damaged .*dvc repro"):
+            ImageFile(path)
+    for other in (pixels.astype(np.float32), pixels[0], np.asfortranarray(pixels)):
+        np.save(path, other)
+        with pytest.raises(InputError, match=r"instead of uint8 \[N, H, W, 3\]"):
+            ImageFile(path)
+
+
+def test_a_file_that_is_cut_or_removed_while_it_is_read(images: ImageFile) -> None:
+    os.truncate(images.path, images.path.stat().st_size - 61)
+    assert images[:18].shape == (18, 4, 5, 3)
+    with pytest.raises(InputError, match="cut after it was opened"):
+        images[[2, 19]]
+    images.path.unlink()
+    with pytest.raises(InputError, match=r"missing or damaged .*No such file"):
+        images[:1]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from stages.data.arrays import ImageFile
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+images = ImageFile(Path(sys.argv[1]))
+before, total = peak(), 0
+for start in range(0, len(images), 64):
+    total += int(images[start : start + 64].sum())
+print(total, peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_reading_a_whole_file_needs_the_memory_of_a_piece(tmp_path: Path) -> None:
+    path = tmp_path / "train_images.npy"
+    np.save(path, np.ones((1000, 160, 160, 3), np.uint8))  # 77 MB, of which a piece is 5
+    ran = subprocess.run(
+        [sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True
+    )
+    total, grown_kb = map(int, ran.stdout.split())
+    assert total == 1000 * 160 * 160 * 3
+    assert grown_kb < 20_000
