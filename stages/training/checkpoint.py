@@ -1,0 +1,183 @@
+"""Where an interrupted training goes on from.
+
+A checkpoint belongs to a fingerprint of all that decides the result, so that one of an older
+setting, of other data or of changed code is never taken up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.errors import InputError
+from stages.files import sha256
+from stages.training.durable import (
+    DamagedFileError,
+    durable_file,
+    open_sealed,
+    remove_abandoned,
+    seal,
+)
+
+_PLACE = "ACKD_CHECKPOINTS"
+_DEFAULT_ROOT = Path(".checkpoints")
+_SUFFIX = ".checkpoint"
+_KEPT = 2
+# They start, show and save a training; what it computes does not depend on them.
+_PLUMBING = {"stages.entry", "stages.progress", "stages.training.display"}
+
+
+def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Iterable[Path]) -> str:
+    """The sha256 of what decides a training's result.
+
+    That is the stage, its settings, its inputs, torch's version, and the code: every module of
+    ``models`` and ``stages`` that is imported by now.
+
+    Args:
+        stage: its name in ``dvc.yaml``.
+        settings: JSON-able, nested as needed.
+        inputs: files and folders. A folder with a ``manifest.json`` counts by that alone, because
+            it holds the sums of what lies beside it.
+
+    Raises:
+        InputError: an input is missing.
+    """
+    content = {
+        "stage": stage,
+        "settings": settings,
+        "inputs": {path.as_posix(): _input_sums(path) for path in inputs},
+        "torch": torch.__version__,
+        "code": {name: sha256(path) for name, path in _imported_code()},
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _input_sums(path: Path) -> dict[str, str]:
+    manifest = path / "manifest.json"
+    if manifest.is_file():
+        files = [manifest]
+    elif path.is_dir():
+        files = [inner for inner in path.rglob("*") if inner.is_file()]
+    elif path.is_file():
+        files = [path]
+    else:
+        raise InputError(f"{path}: no such file or folder; run `dvc repro` to make it")
+    return {file.relative_to(path).as_posix(): sha256(file) for file in files}
+
+
+def _imported_code() -> Iterator[tuple[str, Path]]:
+    for module in list(sys.modules.values()):
+        # By its spec: the stage that runs is called __main__ otherwise.
+        spec = getattr(module, "__spec__", None)
+        if spec is None or spec.origin is None or spec.name in _PLUMBING:
+            continue
+        if spec.name.partition(".")[0] in {"models", "stages"}:
+            yield spec.name, Path(spec.origin)
+
+
+class Checkpoints:
+    """The checkpoints of one training; the last two are kept.
+
+    They never stop a training: what cannot be written is said, and the older ones stay.
+
+    Args:
+        stage: its name in ``dvc.yaml``.
+        fingerprint: see :func:`fingerprint`.
+        root: by default the environment variable ACKD_CHECKPOINTS, or ``.checkpoints`` here.
+    """
+
+    def __init__(self, stage: str, fingerprint: str, root: Path | None = None) -> None:
+        self.root = Path(os.environ.get(_PLACE) or _DEFAULT_ROOT) if root is None else root
+        self.folder = self.root / stage / fingerprint
+        self._identity = f"{stage} {fingerprint}"
+        self._failing = False
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state that was saved, on the CPU; None where there is none.
+
+        A damaged checkpoint is named in one line and removed, and the one before it is used.
+        """
+        for path in reversed(self._paths()):
+            try:
+                content = open_sealed(path, self._identity)
+            except DamagedFileError:
+                print(f"{path}: damaged; going on from an older one, if there is one", flush=True)
+                # It would count as one of the last two.
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            except OSError as error:
+                print(f"{path}: not readable ({error.strerror}); trying an older one", flush=True)
+            else:
+                state: dict[str, Any] = torch.load(
+                    io.BytesIO(content), map_location="cpu", weights_only=True
+                )
+                return state
+        return None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a state of dicts, lists, tensors, numbers and strings; older ones then go.
+
+        Raises:
+            TypeError: the state holds something else, which :meth:`load` would refuse.
+        """
+        _require_plain(state, "state")
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        older = self._paths()
+        number = int(older[-1].stem) + 1 if older else 0
+        path = self.folder / f"{number:08d}{_SUFFIX}"
+        try:
+            remove_abandoned(self.folder)
+            with durable_file(path) as handle:
+                handle.write(seal(self._identity, content))
+                handle.write(content)
+            for old in older[: 1 - _KEPT]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            # Said once, not after every epoch.
+            if not self._failing:
+                print(
+                    f"{path}: not written ({error.strerror}); training goes on, and would resume"
+                    f" from {older[-1].name if older else 'its beginning'}",
+                    flush=True,
+                )
+            self._failing = True
+        else:
+            self._failing = False
+
+    def clear(self) -> None:
+        """Remove the checkpoints, which a finished training needs no longer."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for parent in (self.folder.parent, self.root):
+            with contextlib.suppress(OSError):  # others are in it
+                parent.rmdir()
+
+    def _paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob(f"[0-9]*{_SUFFIX}"))
+
+
+def _require_plain(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _require_plain(key, f"a key of {where}")
+            _require_plain(inner, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            _require_plain(inner, f"{where}[{place}]")
+    # Exactly these: a float of numpy's is a float too, and is not loaded again.
+    elif not isinstance(value, Tensor) and type(value) not in (int, float, bool, str, type(None)):
+        raise TypeError(f"{where} is a {type(value).__name__}; only plain values are loaded again")
