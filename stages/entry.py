@@ -13,8 +13,9 @@ from stages.params import Params, load_params
 def run_stage(stage: Callable[[Params], None]) -> None:
     """Validate all of ``params.yaml``, run the stage, and turn a user's mistake into one sentence.
 
-    Exits with status 1 after an :class:`InputError` or a full disk; anything else is a defect of
-    this program and keeps its traceback. SIGINT ends with status 130.
+    Exits with status 1 after an :class:`InputError`, a full disk or a worker process that was
+    killed; anything else is a defect of this program and keeps its traceback. SIGINT ends with
+    status 130.
     """
     try:
         stage(load_params())
@@ -27,6 +28,14 @@ def run_stage(stage: Callable[[Params], None]) -> None:
         sys.exit(
             f"error: no space left on the disk{where}; free some and run again,"
             " nothing was half-written"
+        )
+    except RuntimeError as error:
+        # torch raises it from a signal handler, wherever the program happens to be.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        sys.exit(
+            f"error: {str(error).strip(' .')}; free memory, also in /dev/shm, or set ACKD_WORKERS=0"
+            " to read images without workers, and run again"
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

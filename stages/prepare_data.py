@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from stages.data.sources.schemes import open_source
 from stages.data.splits import ChosenSplit, choose_splits
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
+from stages.machine import cores
 from stages.params import Params
 from stages.progress import track
 
@@ -33,13 +34,14 @@ class Statistics:
 
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
     """Pixels by channel and level."""
-    digests: list[bytes] = field(default_factory=list)
+    digests: array[int] = field(default_factory=lambda: array("Q"))
     """One per image, equal for equal pixels."""
 
     def add(self, image: npt.NDArray[np.uint8]) -> None:
         for channel in range(3):
             self.histogram[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
-        self.digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+        digest = hashlib.blake2b(image.tobytes(), digest_size=8).digest()
+        self.digests.append(int.from_bytes(digest, "little"))
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Per channel, of the levels scaled to 0..1."""
@@ -84,10 +86,9 @@ def main(params: Params) -> None:
             raise InputError(
                 f"{data.source}: a colour channel has one value in all training images; use others"
             )
-        trained = set(statistics["train"].digests)
         repeated = {
-            f"{name}_images_also_in_train": sum(
-                digest in trained for digest in statistics[name].digests
+            f"{name}_images_also_in_train": int(
+                np.isin(statistics[name].digests, statistics["train"].digests).sum()
             )
             for name in ("val", "test")
         }
@@ -151,16 +152,12 @@ def _write_images(
         for start in range(0, len(positions), _CHUNK):
             yield from pool.map(pixels, positions[start : start + _CHUNK])
 
-    with path.open("wb") as handle, ThreadPoolExecutor(_cores()) as pool:
+    with path.open("wb") as handle, ThreadPoolExecutor(cores()) as pool:
         write_header(handle, np.uint8, (len(positions), size, size, 3))
         for image in track(decoded(), f"{name} images", total=len(positions)):
             handle.write(image.tobytes())
             statistics.add(image)
     return statistics
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""Which feed: training images that stay in memory, or that are read while training."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from models.errors import InputError
+from stages.data.arrays import DataSet
+from stages.data.feed import Feed, MemoryFeed
+from stages.data.stream import StreamFeed
+from stages.machine import cores, free_memory
+from stages.params import Augmentation
+
+_VARIABLE = "ACKD_WORKERS"
+_MAX_WORKERS = 8
+_SHARE = 0.25  # of what is free; the networks need the rest
+
+
+def build_feed(
+    data: DataSet,
+    augmentation: Augmentation,
+    batch_size: int,
+    device: torch.device,
+    process: int = 0,
+    processes: int = 1,
+    mode: Literal["auto", "memory", "stream"] = "auto",
+) -> Feed:
+    """The training images, in the way that ``mode`` says; the batches are the same.
+
+    ``auto`` keeps them in memory where, padded, they take a quarter at most of what is free on the
+    device, and in RAM for each process of this host. The first process says which it became.
+
+    Raises:
+        InputError: as :class:`Feed`, or ``ACKD_WORKERS`` is no number.
+    """
+    # Other launchers than ours set it too.
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    workers = _wanted_workers(neighbours)
+    needed = data.count("train") * 3 * (data.image_size + 2 * augmentation.crop_padding) ** 2
+    limit = _SHARE * free_memory() / neighbours
+    if device.type == "cuda":
+        limit = min(limit, _SHARE * torch.cuda.mem_get_info(device)[0])
+    streams = mode == "stream" or (mode == "auto" and needed > limit)
+    if process == 0:
+        how = f"streamed by {workers} workers" if streams else "kept in memory"
+        print(f"feed: training images {how}, {needed / 1e6:.1f} MB ({mode})", flush=True)
+    if streams:
+        return StreamFeed(
+            data, augmentation, batch_size, device, process, processes, workers=workers
+        )
+    return MemoryFeed(data, augmentation, batch_size, device, process, processes)
+
+
+def _wanted_workers(neighbours: int) -> int:
+    text = os.environ.get(_VARIABLE, "")
+    if not text:
+        return min(_MAX_WORKERS, max(1, cores() // neighbours))
+    if not text.isdecimal():
+        raise InputError(
+            f"{_VARIABLE} is {text!r}, expected a number of processes, or 0 for none besides the"
+            " training itself"
+        )
+    return int(text)

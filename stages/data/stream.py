@@ -1,0 +1,84 @@
+"""Training images that are read while training, for sets that do not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models.errors import InputError
+from stages.data.arrays import DataSet, ImageFile
+from stages.data.augmentation import crop_and_flip, pad
+from stages.data.feed import Feed
+from stages.params import Augmentation
+
+_Indices: TypeAlias = npt.NDArray[np.int64]
+
+_PREFETCH = 2  # parts that each worker reads ahead, which bounds the memory
+
+
+class StreamFeed(Feed):
+    """Worker processes read and augment what is needed next; the batches are those of MemoryFeed.
+
+    The workers live for one epoch, and end by themselves when this process is gone.
+
+    Args:
+        workers: how many processes; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        augmentation: Augmentation,
+        batch_size: int,
+        device: torch.device,
+        process: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(data, augmentation, batch_size, device, process, processes)
+        self.images = data.split("train").images
+        self.workers = workers
+
+    def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        loader = DataLoader(
+            _Parts(self.images, [part.numpy() for part in parts], self.augmentation, epoch),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=_PREFETCH if self.workers else None,
+            pin_memory=self.normalize.device.type == "cuda",
+            # It draws a seed, which must not come from the numbers that methods draw.
+            generator=torch.Generator(),
+        )
+        for images in loader:
+            if isinstance(images, InputError):
+                raise images
+            yield images
+
+
+class _Parts(Dataset[Tensor | InputError]):
+    """The augmented images of each part, ``[B, H, W, 3]``."""
+
+    def __init__(
+        self, images: ImageFile, parts: Sequence[_Indices], settings: Augmentation, epoch: int
+    ) -> None:
+        self.images, self.parts = images, parts
+        self.settings, self.epoch = settings, epoch
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> Tensor | InputError:
+        indices = self.parts[number]
+        try:
+            images = torch.from_numpy(self.images[indices])
+        except InputError as error:
+            return error  # torch would raise it with the worker's traceback in its message
+        padded = pad(images, self.settings.crop_padding, self.settings.pad_mode)
+        rows = torch.arange(len(indices))
+        return crop_and_flip(padded, rows, torch.from_numpy(indices), self.settings, self.epoch)

@@ -1,0 +1,64 @@
+"""What this machine has to give; nothing here changes a result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes of RAM that this process can still take, within the limits of its control groups.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    return min([_free_in_system(root), *_free_in_groups(root)])
+
+
+def _free_in_system(root: Path) -> int:
+    try:
+        fields = _fields(root / "proc/meminfo")
+    except OSError:  # not Linux; what others use is not known
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return fields["MemAvailable:"] * 1024
+
+
+def _free_in_groups(root: Path) -> Iterator[int]:
+    """What each control group with a limit has left, of version 1 and 2."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, limit, usage, cached = "sys/fs/cgroup", "max", "current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, limit, usage = "sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes"
+            cached = "total_inactive_file"
+        else:
+            continue
+        # In a container the path may be the host's, and the base alone is there.
+        inner = Path(path.lstrip("/"))
+        for group in {root / base / part for part in (inner, *inner.parents)}:
+            try:
+                most = (group / f"memory.{limit}").read_text(encoding="utf-8").strip()
+                used = int((group / f"memory.{usage}").read_text(encoding="utf-8"))
+                # Files that were read count as used, but give way.
+                used -= _fields(group / "memory.stat").get(cached, 0)
+            except OSError:
+                continue
+            if most != "max":
+                yield int(most) - used
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    words = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    return {word[0]: int(word[1]) for word in words if len(word) > 1}

@@ -1,0 +1,161 @@
+"""Training images that are read while training."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.errors import InputError
+from stages.data.arrays import DataSet
+from stages.data.feed import MemoryFeed, Share
+from stages.data.stream import StreamFeed
+from stages.params import Augmentation
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[3]
+SETTINGS = Augmentation(crop_padding=2, horizontal_flip=True, seed=4)
+COUNT = 50
+
+
+def assert_same(found: Iterator[Share], wanted: Iterator[Share]) -> None:
+    steps = 0
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a.batch.images, b.batch.images)
+        assert torch.equal(a.batch.labels, b.batch.labels)
+        assert torch.equal(a.batch.indices, b.batch.indices)
+        assert a.weight == b.weight
+        steps += 1
+    assert steps
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_the_batches_are_those_of_the_memory_feed(data: DataSet, workers: int, mode: str) -> None:
+    settings = SETTINGS.model_copy(update={"pad_mode": mode})
+    stream = StreamFeed(data, settings, 16, CPU, workers=workers)
+    memory = MemoryFeed(data, settings, 16, CPU)
+    assert (len(stream), stream.steps) == (len(memory), memory.steps) == (COUNT, 4)
+    for epoch in (0, 3):
+        assert_same(stream.epoch(epoch), memory.epoch(epoch))
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_each_process_sees_its_share(data: DataSet, process: int) -> None:
+    # The last batch of 1 leaves nothing for the second process.
+    stream = StreamFeed(data, SETTINGS, 7, CPU, process, 2, workers=2)
+    assert_same(stream.epoch(1), MemoryFeed(data, SETTINGS, 7, CPU, process, 2).epoch(1))
+
+
+def test_going_on_within_an_epoch(data: DataSet) -> None:
+    stream = StreamFeed(data, SETTINGS, 16, CPU, workers=1)
+    memory = MemoryFeed(data, SETTINGS, 16, CPU)
+    assert_same(stream.epoch(2, start_step=2), memory.epoch(2, start_step=2))
+    assert list(stream.epoch(2, start_step=4)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_random_state_is_left_alone(data: DataSet, workers: int) -> None:
+    # What a method draws would otherwise depend on the feed.
+    before = torch.get_rng_state()
+    list(StreamFeed(data, SETTINGS, 16, CPU, workers=workers).epoch(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are in /proc")
+
+
+@linux
+def test_workers_end_with_the_epoch_and_when_it_is_left(data: DataSet) -> None:
+    feed = StreamFeed(data, SETTINGS, 16, CPU, workers=2)
+    own = set(children(os.getpid()))
+    epoch = feed.epoch(0)
+    next(epoch)
+    assert len(set(children(os.getpid())) - own) == 2
+    epoch.close()
+    assert set(children(os.getpid())) == own
+    list(feed.epoch(0))
+    assert set(children(os.getpid())) == own
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_is_one_sentence(data: DataSet, workers: int) -> None:
+    feed = StreamFeed(data, SETTINGS, 16, CPU, workers=workers)
+    path = data.folder / "train_images.npy"
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(InputError, match=r"train_images.npy: missing or damaged") as caught:
+        list(feed.epoch(0))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"train_images.npy: missing or damaged"):
+        StreamFeed(data, SETTINGS, 16, CPU)
+
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from stages.data.arrays import load_data
+from stages.data.stream import StreamFeed
+from stages.entry import run_stage
+from stages.params import Augmentation
+
+def main(params):
+    data = load_data(Path(sys.argv[1]))
+    feed = StreamFeed(data, Augmentation(), 8, torch.device("cpu"), workers=2)
+    for step, share in enumerate(feed.epoch(0)):
+        if step == 1:
+            print("at work", flush=True)
+            if sys.argv[2] == "lose":
+                (task,) = Path("/proc/self/task").glob(f"{os.getpid()}/children")
+                os.kill(int(task.read_text().split()[0]), signal.SIGKILL)
+            time.sleep(60)
+
+run_stage(main)
+"""
+
+
+def start(folder: Path, what: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, folder, what],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@linux
+def test_no_worker_outlives_a_killed_training(data: DataSet) -> None:
+    process = start(data.folder, "wait")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end, "a worker is left"
+        time.sleep(0.1)
+
+
+@linux
+def test_a_lost_worker_ends_the_training_with_one_sentence(data: DataSet) -> None:
+    process = start(data.folder, "lose")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("error: DataLoader worker (pid ")
+    assert "is killed by signal: Killed" in errors
+    assert "ACKD_WORKERS=0" in errors
+    assert errors.count("\n") == 1

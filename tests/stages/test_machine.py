@@ -1,0 +1,73 @@
+"""Free memory, as the system and its control groups tell it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stages.machine import cores, free_memory
+
+GB = 10**9
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def group(prefix: str, limit: int | str, used: int, cached: int) -> dict[str, str]:
+    return {
+        f"{prefix}/memory.max": f"{limit}\n",
+        f"{prefix}/memory.current": f"{used}\n",
+        f"{prefix}/memory.stat": f"anon 5\ninactive_file {cached}\n",
+    }
+
+
+SYSTEM = {
+    "proc/meminfo": f"MemTotal: 99 kB\nMemAvailable:   {16 * GB // 1000} kB\nHugePages_Total: 0\n"
+}
+AVAILABLE = 16 * GB // 1000 * 1024
+INNER = {"proc/self/cgroup": "0::/service/inner\n"}
+BASE = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("groups", "wanted"),
+    [
+        ({}, AVAILABLE),
+        (INNER | group(f"{BASE}/service/inner", 4 * GB, 3 * GB, GB), 2 * GB),
+        (INNER | group(f"{BASE}/service/inner", "max", 3 * GB, GB), AVAILABLE),
+        # The limit of a group above counts; so does the one that a container sees at the base.
+        (
+            INNER
+            | group(f"{BASE}/service", 3 * GB, 2 * GB, 0)
+            | group(f"{BASE}/service/inner", "max", GB, 0),
+            GB,
+        ),
+        (INNER | group(BASE, 5 * GB, 2 * GB, 0), 3 * GB),
+        (INNER | group(BASE, 99 * GB, 2 * GB, 0), AVAILABLE),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/\n4:memory:/docker/1\n",
+                f"{BASE}/memory/memory.limit_in_bytes": f"{3 * GB}\n",
+                f"{BASE}/memory/memory.usage_in_bytes": f"{2 * GB}\n",
+                f"{BASE}/memory/memory.stat": f"total_inactive_file {GB}\n",
+            },
+            2 * GB,
+        ),
+    ],
+    ids=["no groups", "limit", "no limit", "limit above", "container", "high limit", "version 1"],
+)
+def test_free_memory(tmp_path: Path, groups: dict[str, str], wanted: int) -> None:
+    assert free_memory(write(tmp_path, SYSTEM | groups)) == wanted
+
+
+def test_this_machine() -> None:
+    assert 0 < free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+def test_elsewhere_than_on_linux(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
