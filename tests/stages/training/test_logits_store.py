@@ -1,0 +1,380 @@
+"""The teacher's logits: the same cold and warm, proven by their sums, within their bound."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import models
+from models.errors import InputError
+from stages.training.logits_store import LogitsStore, round_logits
+from tests.stages.training.machine import PROCESSES, small_disk
+
+SAMPLES, CLASSES = 60, 10
+SEAL = 32
+FILE_BYTES = SEAL + SAMPLES * CLASSES * 2
+KEY: dict[str, Any] = {
+    "teacher_sha256": "ab" * 32,
+    "data_sha256": "cd" * 32,
+    "augmentation": {"crop_padding": 2, "horizontal_flip": True, "seed": 0},
+    "precision": "fp32",
+}
+KEY_BYTES = len(json.dumps(KEY, indent=2)) + 1
+GIGABYTE = 10**9
+
+
+def made_logits(epoch: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(epoch)
+    return round_logits(5 * torch.randn(SAMPLES, CLASSES, generator=generator))
+
+
+def make_store(root: Path, max_bytes: int = GIGABYTE, **changes: Any) -> LogitsStore:
+    return LogitsStore(KEY | changes, SAMPLES, CLASSES, root=root, max_bytes=max_bytes)
+
+
+def bits(logits: Tensor | None) -> bytes:
+    assert logits is not None
+    return logits.numpy().tobytes()
+
+
+def path_of(store: LogitsStore, epoch: int = 0) -> Path:
+    return store.folder / f"epoch-{epoch:05d}.logits"
+
+
+def used(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.name for path in root.rglob("*") if path.is_file())
+
+
+# Rounding
+
+
+def test_logits_are_rounded_as_ieee_says() -> None:
+    logits = torch.linspace(-3, 3, 1001)
+    expected = logits.numpy().astype(np.float16)
+    assert round_logits(logits).numpy().tobytes() == expected.tobytes()
+    assert round_logits(torch.tensor([65504.0, -65519.0])).tolist() == [65504.0, -65504.0]
+
+
+@pytest.mark.parametrize("bad", [65520.0, -1e9, float("nan"), float("inf")])
+def test_a_logit_that_float16_cannot_hold_is_refused(bad: float) -> None:
+    with pytest.raises(InputError, match="expected finite ones up to 65504"):
+        round_logits(torch.tensor([[1.0, bad]]))
+
+
+# Reading what was written
+
+
+def test_what_is_read_is_what_was_computed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = models.build("resnet8", CLASSES).eval()
+    with torch.no_grad():
+        live = round_logits(network(torch.randn(SAMPLES, 3, 16, 16)))
+    assert make_store(tmp_path).read(3) is None
+    make_store(tmp_path).write(3, live)
+
+    store = make_store(tmp_path)
+    stored = store.read(3)
+    assert stored is not None
+    assert (stored.dtype, stored.shape) == (torch.float16, (SAMPLES, CLASSES))
+    assert bits(stored) == bits(live)
+    assert path_of(store, 3).read_bytes()[SEAL:] == live.numpy().tobytes()
+    assert store.read(2) is None
+
+    stored.zero_()  # private to this process
+    assert bits(make_store(tmp_path).read(3)) == bits(live)
+
+
+def test_it_is_memory_mapped(tmp_path: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not say what is mapped")
+    store = make_store(tmp_path)
+    store.write(0, made_logits())
+    stored = store.read(0)
+    assert str(path_of(store)) in maps.read_text()
+    del stored
+    assert str(path_of(store)) not in maps.read_text()
+
+
+def test_the_folder_says_what_it_is_for(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.write(0, made_logits())
+    canonical = json.dumps(KEY, sort_keys=True, separators=(",", ":"))
+    assert store.folder == tmp_path / hashlib.sha256(canonical.encode()).hexdigest()
+    assert json.loads((store.folder / "key.json").read_text()) == KEY
+    turned = LogitsStore(dict(reversed(KEY.items())), SAMPLES, CLASSES, root=tmp_path, max_bytes=1)
+    assert turned.folder == store.folder
+    for changes in ({"precision": "bf16"}, {"augmentation": {"seed": 1}}):
+        assert make_store(tmp_path, **changes).folder != store.folder
+
+
+def test_only_rounded_logits_of_all_samples_are_kept(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    with pytest.raises(ValueError, match="expected float16"):
+        store.write(0, made_logits().float())
+    with pytest.raises(ValueError, match="expected float16"):
+        store.write(0, made_logits()[:-1])
+
+
+# Damage
+
+
+def test_one_flipped_bit_anywhere_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, live = make_store(tmp_path), made_logits()
+    store.write(0, live)
+    path, choose = path_of(store), random.Random(0)
+    whole = path.read_bytes()
+    inside = [choose.randrange(len(whole)) for _ in range(40)]
+    for position in [0, SEAL - 1, SEAL, len(whole) - 1, *inside]:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << choose.randrange(8)
+        path.write_bytes(damaged)
+        assert store.read(0) is None
+        said = capsys.readouterr().out
+        assert said == f"{path}: damaged, or of another teacher; computed again\n"
+    store.write(0, live)
+    assert bits(store.read(0)) == bits(live)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("length", [0, 1, SEAL - 1, SEAL, SEAL + 1, FILE_BYTES - 1, FILE_BYTES + 1])
+def test_a_file_of_another_length_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int
+) -> None:
+    store = make_store(tmp_path)
+    store.write(0, made_logits())
+    content = path_of(store).read_bytes()
+    assert len(content) == FILE_BYTES
+    path_of(store).write_bytes((content + b"\0")[:length])
+    assert store.read(0) is None
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_foreign_file_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_store(tmp_path)
+    store.write(0, made_logits())
+    content = path_of(store).read_bytes()
+    other = make_store(tmp_path, teacher_sha256="ef" * 32)
+    other.folder.mkdir()
+    path_of(other).write_bytes(content)
+    assert other.read(0) is None
+    path_of(store, 1).write_bytes(content)
+    assert store.read(1) is None
+    # As many numbers, arranged otherwise.
+    turned = LogitsStore(KEY, CLASSES, SAMPLES, root=tmp_path, max_bytes=GIGABYTE)
+    assert turned.read(0) is None
+    assert capsys.readouterr().out.count("computed again") == 3
+    assert bits(store.read(0)) == bits(made_logits())
+
+
+# Several at once
+
+
+def write_again_and_again(root: Path, epochs: int, seconds: float) -> None:
+    end, store = time.monotonic() + seconds, make_store(root)
+    while time.monotonic() < end:
+        for epoch in range(epochs):
+            store.write(epoch, made_logits(epoch))
+
+
+def test_two_writers_and_a_reader_at_once_do_no_harm(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    writers = [
+        PROCESSES.Process(target=write_again_and_again, args=(tmp_path, 2, 2.0)) for _ in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    store, expected = make_store(tmp_path), [bits(made_logits(epoch)) for epoch in range(2)]
+    read = 0
+    while any(writer.is_alive() for writer in writers):
+        for epoch in range(2):
+            stored = store.read(epoch)
+            if stored is not None:
+                assert bits(stored) == expected[epoch]
+                read += 1
+            else:
+                assert read < 2, "what was there is gone"
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert read > 10
+    assert files(tmp_path) == ["epoch-00000.logits", "epoch-00001.logits", "key.json"]
+    assert capfd.readouterr().out == ""  # neither damage nor a failure was reported
+
+
+def fill(root: Path, max_bytes: int, teacher: str) -> None:
+    store = make_store(root, max_bytes, teacher_sha256=teacher)
+    for epoch in range(40):
+        store.write(epoch, made_logits(epoch))
+
+
+def test_several_writers_keep_the_bound_together(tmp_path: Path) -> None:
+    bound = 2 * KEY_BYTES + 30 * FILE_BYTES
+    teachers = ["1" * 64, "2" * 64]
+    writers = [PROCESSES.Process(target=fill, args=(tmp_path, bound, name)) for name in teachers]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        kept = [path for path in tmp_path.glob("*/*") if not path.name.endswith(".partial")]
+        assert sum(path.stat().st_size for path in kept) <= bound
+    assert used(tmp_path) <= bound
+    stores = [make_store(tmp_path, bound, teacher_sha256=name) for name in teachers]
+    kept_epochs = [e for store in stores for e in range(40) if store.read(e) is not None]
+    assert len(kept_epochs) > 10
+
+
+# Room
+
+
+def test_the_bound_is_for_all_keys_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound = KEY_BYTES + 2 * FILE_BYTES
+    store = make_store(tmp_path, bound)
+    for epoch in range(5):
+        store.write(epoch, made_logits(epoch))
+    assert files(tmp_path) == ["epoch-00000.logits", "epoch-00001.logits", "key.json"]
+    assert used(tmp_path) == bound
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert f"no more are kept in {tmp_path}" in said
+    assert "ACKD_LOGITS_MAX_GB" in said
+
+    make_store(tmp_path, bound, precision="bf16").write(0, made_logits())
+    assert used(tmp_path) == bound
+    assert capsys.readouterr().out.count("\n") == 1
+
+    # What takes the place of a damaged file needs no room of its own.
+    path_of(store).write_bytes(bytes(FILE_BYTES))
+    make_store(tmp_path, bound).write(0, made_logits())
+    assert bits(store.read(0)) == bits(made_logits())
+
+
+def test_without_room_nothing_is_written_and_all_is_read(tmp_path: Path) -> None:
+    make_store(tmp_path).write(0, made_logits())
+    store = make_store(tmp_path, 0)
+    store.write(1, made_logits())
+    assert "epoch-00001.logits" not in files(tmp_path)
+    assert bits(store.read(0)) == bits(made_logits())
+    assert store.describe(2).endswith("no more are written, because ACKD_LOGITS_MAX_GB is 0")
+
+
+def test_the_estimate_is_exact(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "root")
+    for start, end in ((0, 3), (3, 7)):
+        before = used(tmp_path)
+        estimate = store.estimate(end)
+        for epoch in range(start, end):
+            store.write(epoch, made_logits(epoch))
+        assert used(tmp_path) == before + estimate
+    assert store.estimate(7) == 0
+
+
+def test_what_is_there_and_what_is_to_come_is_one_line(tmp_path: Path) -> None:
+    store = LogitsStore(KEY, 50_000, 100, root=tmp_path, max_bytes=3 * GIGABYTE)
+    begin = f"teacher logits: 0 of 240 epochs are in {store.folder}; the others take "
+    assert store.describe(240) == f"{begin}2.40 GB, and ACKD_LOGITS_MAX_GB leaves 3.00 GB"
+    tight = LogitsStore(KEY, 50_000, 100, root=tmp_path, max_bytes=GIGABYTE)
+    assert tight.describe(240).endswith("leaves 1.00 GB: not all will be kept")
+    small = make_store(tmp_path)
+    small.write(0, made_logits())
+    assert small.describe(1) == f"teacher logits: 1 of 1 epochs are in {small.folder}"
+    # A file that is cut short does not count.
+    path_of(small).write_bytes(b"short")
+    assert small.describe(1).startswith("teacher logits: 0 of 1 epochs")
+
+
+# Places that cannot be written to
+
+
+def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path, "size=16k") as disk:
+        store = make_store(disk / "logits")
+        for epoch in range(30):
+            store.write(epoch, made_logits(epoch))
+        said = capsys.readouterr().out
+        assert said.count("\n") == 1
+        assert "No space left on device; make room there" in said
+        kept = [epoch for epoch in range(30) if path_of(store, epoch).exists()]
+        assert kept == list(range(len(kept)))
+        assert kept
+        assert len(files(disk)) == len(kept) + 1  # and no partial
+        for epoch in kept:
+            assert bits(store.read(epoch)) == bits(made_logits(epoch))
+
+
+def test_a_place_that_is_read_only_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path, "ro") as disk:
+        store = make_store(disk / "logits")
+        for epoch in range(3):
+            assert store.read(epoch) is None
+            store.write(epoch, made_logits())
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "Read-only file system; make room there, or set ACKD_LOGITS" in said
+
+
+def test_a_place_that_is_no_folder_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    store = make_store(tmp_path / "file" / "logits")
+    assert store.describe(2).startswith("teacher logits: 0 of 2 epochs")
+    for epoch in range(3):
+        assert store.read(epoch) is None
+        store.write(epoch, made_logits())
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+# The environment
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "nan", "inf", "1 GB"])
+def test_a_bound_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ACKD_LOGITS_MAX_GB", text)
+    with pytest.raises(InputError, match=f"ACKD_LOGITS_MAX_GB is '{text}', expected a number"):
+        LogitsStore(KEY, 1, 1)
+
+
+def test_the_environment_says_where_and_how_much(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("ACKD_LOGITS", "ACKD_LOGITS_MAX_GB", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = LogitsStore(KEY, 1, 1)
+    assert (store.root, store.max_bytes) == (tmp_path / ".cache/ackd/logits", 10**10)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert LogitsStore(KEY, 1, 1).root == tmp_path / "cache/ackd/logits"
+    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "mine"))
+    monkeypatch.setenv("ACKD_LOGITS_MAX_GB", "2.5")
+    store = LogitsStore(KEY, 1, 1)
+    assert (store.root, store.max_bytes) == (tmp_path / "mine", 2_500_000_000)
+
+
+def test_without_a_home_the_variable_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    with pytest.raises(InputError, match="set ACKD_LOGITS to a folder"):
+        LogitsStore(KEY, 1, 1)
