@@ -37,7 +37,7 @@ def open_image_folder(location: str, named_splits: list[str]) -> Source:
 
 
 def _open_split(folder: Path) -> SourceSplit:
-    files: list[Path] = []
+    files: list[str] = []  # below ``folder``; millions of Path objects would take a gigabyte
     labels: list[str] = []
     for class_folder in _subfolders(folder):
         images = sorted(path for path in class_folder.rglob("*") if _is_image(path, class_folder))
@@ -45,7 +45,7 @@ def _open_split(folder: Path) -> SourceSplit:
             raise InputError(
                 f"{class_folder}: this class has no image; add images or remove the folder"
             )
-        files += images
+        files += [path.relative_to(folder).as_posix() for path in images]
         labels += [class_folder.name] * len(images)
     if not files:
         raise InputError(
@@ -53,8 +53,8 @@ def _open_split(folder: Path) -> SourceSplit:
         )
     return SourceSplit(
         labels=labels,
-        image=lambda position: Image.open(files[position]),
-        describe=lambda position: str(files[position]),
+        image=lambda position: Image.open(folder / files[position]),
+        describe=lambda position: str(folder / files[position]),
     )
 
 
