@@ -13,13 +13,14 @@ from models.checkpoint import load_network, save_state
 from models.distillers.base import Distiller
 from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import Normalize, TrainFeed
-from stages.entry import run_stage
+from stages.data.feed import Normalize
 from stages.files import new_folder
 from stages.params import Distill, Params
-from stages.training.device import prepare_device
-from stages.training.loop import Row, train
+from stages.training.engine import start_engine
+from stages.training.launch import run_training_stage
+from stages.training.loop import Row
 from stages.training.results import measure_trained, write_reports
+from stages.training.run import run_training
 
 PROXY = Path("artifacts/proxy/model.safetensors")
 DISTILLED_FOLDER = Path("artifacts/distilled")
@@ -30,8 +31,8 @@ def main(params: Params) -> None:
     """Write ``artifacts/distilled`` and ``reports/distill``."""
     settings = params.distill
     data = load_data()
-    device = prepare_device()
-    teacher = load_network(PROXY).to(device)
+    engine = start_engine(params.training)
+    teacher = load_network(PROXY).to(engine.device)
     if teacher.num_classes != len(data.classes):
         raise InputError(
             f"{PROXY}: tells {teacher.num_classes} classes apart, but the data have"
@@ -40,22 +41,25 @@ def main(params: Params) -> None:
     # The student is drawn first, so that with one seed every method starts from the same weights.
     torch.manual_seed(settings.seed)
     student = models.build(settings.network, len(data.classes))
-    distiller = distillers.build(settings.method, student, _options(settings, data)).to(device)
-    feed = TrainFeed(data, params.augmentation, settings.batch_size, device)
-    trained = train(settings.method, distiller, teacher, feed, data.split("val"), settings)
-
-    normalize = Normalize(data.mean, data.std, device)
-    metrics = {"method": settings.method} | measure_trained(student, trained, data, normalize)
-    metrics |= _learner_accuracies(distiller, trained.history[-1])
-    write_reports(REPORTS, metrics, trained)
-    header = {
-        "method": settings.method,
-        "network": student.name,
-        "num_classes": student.num_classes,
-        "learners": list(settings.ackd.learners) if distiller.learner_names() else [],
-    }
-    with new_folder(DISTILLED_FOLDER) as folder:
-        save_state(folder / "model.safetensors", distiller.state_dict(), header)
+    distiller = engine.place(distillers.build(settings.method, student, _options(settings, data)))
+    progress, checkpoints = run_training(
+        "distill", settings.method, distiller, data, params, settings, engine, (teacher, PROXY)
+    )
+    if engine.is_main:
+        normalize = Normalize(data.mean, data.std, engine.device)
+        metrics = {"method": settings.method} | measure_trained(student, progress, data, normalize)
+        metrics |= _learner_accuracies(distiller, progress.history[-1])
+        write_reports(REPORTS, metrics, progress, engine)
+        header = {
+            "method": settings.method,
+            "network": student.name,
+            "num_classes": student.num_classes,
+            "learners": list(settings.ackd.learners) if distiller.learner_names() else [],
+        }
+        with new_folder(DISTILLED_FOLDER) as folder:
+            save_state(folder / "model.safetensors", distiller.state_dict(), header)
+        checkpoints.clear()
+    engine.accelerator.end_training()
 
 
 def _options(settings: Distill, data: DataSet) -> dict[str, Any]:
@@ -77,4 +81,4 @@ def _learner_accuracies(distiller: Distiller, last: Row) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_training_stage(main, "stages.distill")

@@ -44,6 +44,9 @@ class Data(Section):
     train_per_class: PositiveInt | None = None
     """Limits a trial run; validation and test stay whole."""
     seed: int = 0
+    feed: Literal["auto", "memory", "stream"] = "auto"
+    """Training images in memory, or read while training; auto takes memory where they fit. The
+    result is the same."""
 
 
 class Augmentation(Section):
@@ -78,6 +81,26 @@ class Training(Section):
         elif self.milestones:
             raise ValueError("milestones belong to schedule: multi_step; leave them empty here")
         return self
+
+
+class EngineSettings(Section):
+    """How anything is trained, teacher and student alike."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of convolutions and linear layers; auto is bf16 where the processor or GPU has it natively.
+    Losses are float32 always."""
+    compile: bool = False
+    """Compile the networks first; pays on GPUs and for long trainings."""
+    sync_batchnorm: bool = False
+    """BatchNorm over all processes' images instead of each process's own; GPUs only."""
+    logits_store: bool = True
+    """Keep the teacher's logits for later runs that see the same images."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints."""
+    checkpoint_minutes: PositiveFloat = 10.0
+    """Minutes between checkpoints within an epoch."""
+    tracker: Literal["none", "tensorboard", "mlflow"] = "none"
+    """Where the history goes besides its CSV file."""
 
 
 class Teacher(Training):
@@ -218,6 +241,7 @@ class Params(Section):
 
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
+    training: EngineSettings = EngineSettings()
     teacher: Teacher = Teacher()
     proxy: Proxy = Proxy()
     distill: Distill = Distill()

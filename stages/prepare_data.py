@@ -136,7 +136,7 @@ def _write_images(
     it fails.
     """
     statistics = Statistics()
-    positions = chosen.positions.tolist()
+    positions = chosen.positions
 
     def pixels(position: int) -> npt.NDArray[np.uint8]:
         image = _decode(chosen, position, size if resize else None)
@@ -150,7 +150,7 @@ def _write_images(
 
     def decoded() -> Iterator[npt.NDArray[np.uint8]]:
         for start in range(0, len(positions), _CHUNK):
-            yield from pool.map(pixels, positions[start : start + _CHUNK])
+            yield from pool.map(pixels, positions[start : start + _CHUNK].tolist())
 
     with path.open("wb") as handle, ThreadPoolExecutor(cores()) as pool:
         write_header(handle, np.uint8, (len(positions), size, size, 3))

@@ -8,15 +8,16 @@ import torch
 
 import models
 from models import distillers
+from models.backbone import Backbone
 from models.checkpoint import load_checkpoint, save_network
 from stages.data.arrays import load_data
-from stages.data.feed import Normalize, TrainFeed
-from stages.entry import run_stage
+from stages.data.feed import Normalize
 from stages.files import new_folder, write_csv, write_json
 from stages.params import Params
-from stages.training.device import prepare_device
-from stages.training.loop import train
+from stages.training.engine import start_engine
+from stages.training.launch import run_training_stage
 from stages.training.results import measure, measure_trained, write_reports
+from stages.training.run import run_training
 
 TEACHER_FOLDER = Path("artifacts/teacher")
 REPORTS = Path("reports/teacher")
@@ -26,27 +27,40 @@ def main(params: Params) -> None:
     """Write ``artifacts/teacher`` and ``reports/teacher``."""
     settings = params.teacher
     data = load_data()
-    device = prepare_device()
+    engine = start_engine(params.training)
     torch.manual_seed(settings.seed)
     network = models.build(settings.network, len(data.classes))
-    normalize = Normalize(data.mean, data.std, device)
+    normalize = Normalize(data.mean, data.std, engine.device)
     if settings.checkpoint is not None:
         load_checkpoint(Path(settings.checkpoint), network)
-        metrics = measure(network.to(device), data, normalize)
-        print(f"teacher: {settings.checkpoint} has {metrics['accuracy']:.2%} on the test images")
-        # Nothing was trained: one row that says where the curve would end.
-        row = {"epoch": 0, "loss/total": "", "val_accuracy": metrics["val_accuracy"]}
-        write_csv(REPORTS / "history.csv", [row])
-        write_json(REPORTS / "metrics.json", metrics)
+        if engine.is_main:
+            metrics = measure(network.to(engine.device), data, normalize)
+            print(
+                f"teacher: {settings.checkpoint} has {metrics['accuracy']:.2%} on the test images"
+            )
+            # Nothing was trained: one row that says where the curve would end.
+            row = {"epoch": 0, "loss/total": "", "val_accuracy": metrics["val_accuracy"]}
+            write_csv(REPORTS / "history.csv", [row])
+            write_json(REPORTS / "metrics.json", metrics)
+            write_json(REPORTS / "environment.json", engine.describe())
+            _save(network)
     else:
-        distiller = distillers.build("scratch", network, {}).to(device)
-        feed = TrainFeed(data, params.augmentation, settings.batch_size, device)
-        trained = train("teacher", distiller, None, feed, data.split("val"), settings)
-        metrics = measure_trained(network, trained, data, normalize)
-        write_reports(REPORTS, metrics, trained)
+        distiller = engine.place(distillers.build("scratch", network, {}))
+        progress, checkpoints = run_training(
+            "train_teacher", "teacher", distiller, data, params, settings, engine
+        )
+        if engine.is_main:
+            metrics = measure_trained(network, progress, data, normalize)
+            write_reports(REPORTS, metrics, progress, engine)
+            _save(network)
+            checkpoints.clear()
+    engine.accelerator.end_training()
+
+
+def _save(network: Backbone) -> None:
     with new_folder(TEACHER_FOLDER) as folder:
         save_network(folder / "model.safetensors", network)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_training_stage(main, "stages.train_teacher")

@@ -15,10 +15,11 @@ Needs = Literal["nothing", "logits", "features"]
 
 
 class Batch(NamedTuple):
-    """Normalised images ``[B, 3, H, W]`` and labels ``[B]``."""
+    """Normalised images ``[B, 3, H, W]``, labels ``[B]`` and sample indices ``[B]``."""
 
     images: Tensor
     labels: Tensor
+    indices: Tensor
 
 
 class Knowledge(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,42 +18,77 @@ from stages.params import Augmentation
 
 
 class Normalize:
-    """``[B, H, W, 3]`` uint8 to ``[B, 3, H, W]`` float32 of mean 0 and deviation 1."""
+    """``[B, H, W, 3]`` uint8 to ``[B, 3, H, W]`` float32 of mean 0 and deviation 1.
+
+    What it returns keeps the channels innermost in memory, which is what convolutions like best.
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         self.device = device
         # (x / 255 - mean) / std as one multiplication and one addition.
         std_tensor = torch.tensor(std, dtype=torch.float64)
-        self.scale = (1 / (255 * std_tensor)).float().view(1, 3, 1, 1).to(device)
-        shift = -torch.tensor(mean, dtype=torch.float64) / std_tensor
-        self.shift = shift.float().view(1, 3, 1, 1).to(device)
+        self.scale = (1 / (255 * std_tensor)).float().to(device)
+        self.shift = (-torch.tensor(mean, dtype=torch.float64) / std_tensor).float().to(device)
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        # torch takes no read-only memory, which is what a memory-mapped file is.
-        batch = torch.from_numpy(images if images.flags.writeable else images.copy())
-        planes = batch.to(self.device).permute(0, 3, 1, 2)
-        scaled = planes.to(torch.float32, memory_format=torch.contiguous_format)
-        return scaled * self.scale + self.shift
+    def __call__(self, images: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        if isinstance(images, np.ndarray):
+            # torch takes no read-only memory, which is what a memory-mapped file is.
+            images = torch.from_numpy(images if images.flags.writeable else images.copy())
+        pixels = images.to(self.device).to(torch.float32)
+        return (pixels * self.scale + self.shift).permute(0, 3, 1, 2)
 
 
-class TrainFeed:
-    """The training images, held in memory as uint8.
+class Share(NamedTuple):
+    """One process's part of a global batch.
 
-    What it gives is a function of the data seed, the epoch and the sample index alone. The last
-    batch of an epoch may be smaller.
+    Attributes:
+        batch: its samples.
+        weight: what its mean loss must be multiplied by, so that the mean over all processes is
+            the mean over the global batch; 1 where all have the same number of samples.
+    """
+
+    batch: Batch
+    weight: float
+
+
+class Feed:
+    """The training images of a process, epoch by epoch.
+
+    What it gives is a function of the data seed, the epoch and the sample index alone. Each global
+    batch is cut into as many parts as there are processes. The last batch of an epoch may be
+    smaller; a process for which nothing is left of it sees a sample again, with weight 0.
+
+    Args:
+        data: the data set.
+        augmentation: padding, flip and seed.
+        batch_size: of the global batch.
+        device: where the batches go.
+        process: this process's number, from 0.
+        processes: how many there are.
 
     Raises:
-        InputError: an epoch would not fill one batch.
+        InputError: an epoch would not fill one batch, or a batch not all processes.
     """
 
     def __init__(
-        self, data: DataSet, augmentation: Augmentation, batch_size: int, device: torch.device
+        self,
+        data: DataSet,
+        augmentation: Augmentation,
+        batch_size: int,
+        device: torch.device,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
-        split = data.split("train")
-        if batch_size > len(split):
+        count = data.count("train")
+        if batch_size > count:
             raise InputError(
-                f"batch_size is {batch_size}, but there are {len(split)} training images;"
+                f"batch_size is {batch_size}, but there are {count} training images;"
                 " use a smaller batch_size or more images"
+            )
+        if batch_size < 2 * processes:
+            raise InputError(
+                f"batch_size is {batch_size}, too small for {processes} processes, which need two"
+                " images each; use a larger batch_size or fewer processes"
             )
         if augmentation.pad_mode == "reflect" and augmentation.crop_padding >= data.image_size:
             raise InputError(
@@ -61,8 +97,8 @@ class TrainFeed:
             )
         self.augmentation = augmentation
         self.batch_size = batch_size
-        self.padded = pad(split.images, augmentation.crop_padding, augmentation.pad_mode)
-        self.labels = torch.from_numpy(np.array(split.labels))
+        self.process, self.processes = process, processes
+        self.labels = torch.from_numpy(np.array(data.labels("train")))
         self.normalize = Normalize(data.mean, data.std, device)
 
     def __len__(self) -> int:
@@ -73,19 +109,48 @@ class TrainFeed:
         """Batches an epoch."""
         return -(-len(self) // self.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 0."""
-        settings = self.augmentation
-        order = epoch_order(settings.seed, epoch, len(self))
-        for start in range(0, len(self), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            images = crop_and_flip(
-                self.padded,
-                indices,
-                settings.crop_padding,
-                settings.horizontal_flip,
-                settings.seed,
-                epoch,
-            )
-            labels = self.labels[torch.from_numpy(indices)].to(self.normalize.device)
-            yield Batch(self.normalize(images), labels)
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Share]:
+        """The process's shares of an epoch's batches.
+
+        Args:
+            epoch: counted from 0.
+            start_step: the batches before it are left out.
+        """
+        order = epoch_order(self.augmentation.seed, epoch, len(self))
+        batches = torch.split(order, self.batch_size)[start_step:]
+        parts = [self._own_part(batch) for batch in batches]
+        device = self.normalize.device
+        for indices, batch, images in zip(parts, batches, self._images(parts, epoch), strict=True):
+            filled = len(batch) > self.process
+            weight = len(indices) * self.processes / len(batch) if filled else 0.0
+            labels = self.labels[indices].to(device)
+            yield Share(Batch(self.normalize(images), labels, indices.to(device)), weight)
+
+    def _own_part(self, batch: Tensor) -> Tensor:
+        part = batch[self.process :: self.processes]
+        return part if len(part) else batch[:1]
+
+    def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        """The augmented uint8 images ``[B, H, W, 3]`` of each part, in turn."""
+        raise NotImplementedError
+
+
+class MemoryFeed(Feed):
+    """All training images lie padded in the device's memory and are augmented there."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        augmentation: Augmentation,
+        batch_size: int,
+        device: torch.device,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        super().__init__(data, augmentation, batch_size, device, process, processes)
+        images = torch.from_numpy(data.split("train").images[:])
+        self.padded = pad(images, augmentation.crop_padding, augmentation.pad_mode).to(device)
+
+    def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        for indices in parts:
+            yield crop_and_flip(self.padded, indices, indices, self.augmentation, epoch)

@@ -11,14 +11,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Display:
-    """Progress of ``epochs`` of ``steps`` each; a context manager."""
+    """Progress of ``epochs`` of ``steps`` each; a context manager.
 
-    def __init__(self, what: str, epochs: int, steps: int) -> None:
+    Args:
+        what: the name that it is shown under; None shows nothing.
+        epochs: in all.
+        steps: an epoch.
+        done: steps that an earlier, interrupted run has made.
+    """
+
+    def __init__(self, what: str | None, epochs: int, steps: int, done: int = 0) -> None:
         self.what, self.epochs, self.steps = what, epochs, steps
-        self.start = time.monotonic()
+        self.start, self.done_before = time.monotonic(), done / steps
         console = Console()
         self.bar: Progress | None = None
-        if console.is_terminal:
+        if what is not None and console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -26,7 +33,7 @@ class Display:
                 TimeRemainingColumn(),
                 console=console,
             )
-            self.task = self.bar.add_task(what, total=epochs * steps, figures="")
+            self.task = self.bar.add_task(what, total=epochs * steps, completed=done, figures="")
 
     def __enter__(self) -> Display:
         if self.bar is not None:
@@ -56,11 +63,14 @@ class Display:
             if name.startswith("loss/")
         )
         figures = f"{losses}  val {row['val_accuracy']:.2%}  {row['images_per_second']:.0f} img/s"
+        if self.what is None:
+            return
         if self.bar is not None:
             description = f"{self.what} {number}/{self.epochs}"
             self.bar.update(self.task, description=description, figures=figures)
             return
-        left = (time.monotonic() - self.start) / number * (self.epochs - number)
+        pace = (time.monotonic() - self.start) / (number - self.done_before)
+        left = pace * (self.epochs - number)
         print(
             f"{self.what}: epoch {number}/{self.epochs}  {figures}  {left:.0f} s left", flush=True
         )

@@ -27,6 +27,7 @@ def build_optimizer(
         lr=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
     total = settings.epochs * steps_per_epoch
 

@@ -1,4 +1,4 @@
-"""What every training writes: metrics, and a history row by row."""
+"""What every training writes: metrics, a history row by row, and where it was made."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from models.complexity import count_macs, count_parameters
 from stages.data.arrays import DataSet
 from stages.data.feed import Normalize
 from stages.files import write_csv, write_json
+from stages.training.engine import Engine
 from stages.training.evaluate import accuracy, predict
-from stages.training.loop import Trained
+from stages.training.loop import Progress
 
 
 def measure(network: Backbone, data: DataSet, normalize: Normalize) -> dict[str, Any]:
-    """Accuracies and costs of a network in eval mode, for its metrics file."""
+    """Accuracies, in float32, and costs of a network, for its metrics file."""
     test, val = data.split("test"), data.split("val")
     return {
         "network": network.name,
@@ -27,7 +28,7 @@ def measure(network: Backbone, data: DataSet, normalize: Normalize) -> dict[str,
 
 
 def measure_trained(
-    network: Backbone, trained: Trained, data: DataSet, normalize: Normalize
+    network: Backbone, progress: Progress, data: DataSet, normalize: Normalize
 ) -> dict[str, Any]:
     """As :func:`measure`, with what the best epoch on validation would have given on test.
 
@@ -35,18 +36,21 @@ def measure_trained(
     """
     metrics = measure(network, data, normalize)
     last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    network.load_state_dict(trained.best_student)
+    network.load_state_dict(progress.best_student)
     at_best = measure(network, data, normalize)
     network.load_state_dict(last)
     return metrics | {
-        "best_epoch": trained.best_epoch,
+        "best_epoch": progress.best_epoch,
         "best_val_accuracy": at_best["val_accuracy"],
         "accuracy_at_best": at_best["accuracy"],
-        "epochs": len(trained.history),
+        "epochs": len(progress.history),
     }
 
 
-def write_reports(folder: Path, metrics: dict[str, Any], trained: Trained) -> None:
-    """``metrics.json`` and ``history.csv``."""
-    write_csv(folder / "history.csv", trained.history)
+def write_reports(
+    folder: Path, metrics: dict[str, Any], progress: Progress, engine: Engine
+) -> None:
+    """``metrics.json``, ``history.csv`` and ``environment.json``."""
+    write_csv(folder / "history.csv", progress.history)
     write_json(folder / "metrics.json", metrics)
+    write_json(folder / "environment.json", engine.describe())

@@ -310,7 +310,7 @@ def test_cifar100(project: Path) -> None:
         np.testing.assert_array_equal(test.images[[position]][0], np.asarray(rows[position]["img"]))
     np.testing.assert_allclose(manifest["mean"], [0.5071, 0.4866, 0.4409], atol=0.006)
     np.testing.assert_allclose(manifest["std"], [0.2673, 0.2564, 0.2762], atol=0.006)
-    known = {image.tobytes() for image in train.images}
+    known = {image.tobytes() for image in train.images[:]}
     twins = sum(image.tobytes() in known for image in test.images[:])
     assert manifest["test_images_also_in_train"] == twins
 

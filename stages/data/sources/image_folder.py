@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -40,12 +41,12 @@ def _open_split(folder: Path) -> SourceSplit:
     files: list[str] = []  # below ``folder``; millions of Path objects would take a gigabyte
     labels: list[str] = []
     for class_folder in _subfolders(folder):
-        images = sorted(path for path in class_folder.rglob("*") if _is_image(path, class_folder))
+        images = _image_names(class_folder)
         if not images:
             raise InputError(
                 f"{class_folder}: this class has no image; add images or remove the folder"
             )
-        files += [path.relative_to(folder).as_posix() for path in images]
+        files += [f"{class_folder.name}/{name}" for name in images]
         labels += [class_folder.name] * len(images)
     if not files:
         raise InputError(
@@ -64,6 +65,15 @@ def _subfolders(folder: Path) -> list[Path]:
     )
 
 
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
+def _image_names(folder: Path) -> list[str]:
+    """The images at any depth, as ``inner/name.png``, sorted folder by folder."""
+    found = []
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inner = Path(base).relative_to(folder)
+        found += [(inner / name).as_posix() for name in names if _is_image(name)]
+    return sorted(found, key=lambda name: name.split("/"))
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")

@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "objective": "minimax",
     "discriminator_learning_rate": 1e-3,
 }
-BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]))
+BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]), torch.arange(6))
 KNOWLEDGE = Knowledge(torch.randn(6, 5))
 
 

@@ -56,7 +56,7 @@ def test_total() -> None:
         torch.tensor([0, 3, 5, 1, 1]),
         torch.randn(5, 6),
     )
-    losses = kd(Batch(images, labels), Knowledge(teacher))
+    losses = kd(Batch(images, labels, torch.arange(len(labels))), Knowledge(teacher))
     z = student(images).detach().double().numpy()
     wanted = 0.1 * ce(z, labels.numpy()) + 0.9 * kl(teacher.double().numpy(), z, 4.0)
     assert losses["total"].item() == pytest.approx(wanted, rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 
 from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import Normalize, TrainFeed
+from stages.data.feed import MemoryFeed, Normalize
 from stages.files import write_json
 from stages.params import Augmentation
 
@@ -39,18 +39,21 @@ def test_normalisation(data: DataSet) -> None:
 
 def test_an_epoch_sees_every_image_once_with_its_label(data: DataSet) -> None:
     still = Augmentation(crop_padding=0, horizontal_flip=False)
-    feed = TrainFeed(data, still, 16, CPU)
-    batches = list(feed.epoch(3))
+    feed = MemoryFeed(data, still, 16, CPU)
+    shares = list(feed.epoch(3))
+    assert all(share.weight == 1 for share in shares)
+    batches = [share.batch for share in shares]
     assert [len(batch.labels) for batch in batches] == [16, 16, 16, 2]
     assert feed.steps == 4
     split = data.split("train")
-    all_normalized = feed.normalize(split.images)
+    all_normalized = feed.normalize(split.images[:])
     found = []
     for batch in batches:
         for image, label in zip(batch.images, batch.labels, strict=True):
             (index,) = [i for i in range(50) if torch.equal(all_normalized[i], image)]
             assert split.labels[index] == label
             found.append(index)
+    assert torch.cat([batch.indices for batch in batches]).tolist() == found
     assert sorted(found) == list(range(50))
 
 
@@ -58,23 +61,62 @@ def test_the_batch_size_does_not_change_the_images(data: DataSet) -> None:
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True, seed=4)
     streams = []
     for batch_size in (7, 50):
-        batches = list(TrainFeed(data, augmentation, batch_size, CPU).epoch(2))
-        streams.append(torch.cat([batch.images for batch in batches]))
+        shares = MemoryFeed(data, augmentation, batch_size, CPU).epoch(2)
+        streams.append(torch.cat([share.batch.images for share in shares]))
     assert torch.equal(*streams)
-    other = torch.cat([b.images for b in TrainFeed(data, augmentation, 50, CPU).epoch(3)])
+    other = torch.cat([s.batch.images for s in MemoryFeed(data, augmentation, 50, CPU).epoch(3)])
     assert not torch.equal(streams[0], other)
+
+
+def test_an_epoch_goes_on_where_it_was_left(data: DataSet) -> None:
+    feed = MemoryFeed(data, Augmentation(crop_padding=2), 16, CPU)
+    whole, rest = list(feed.epoch(1)), list(feed.epoch(1, start_step=2))
+    assert len(rest) == 2
+    for a, b in zip(whole[2:], rest, strict=True):
+        assert torch.equal(a.batch.images, b.batch.images)
+
+
+@pytest.mark.parametrize("batch_size", [16, 49, 50])  # 50 images: the last batch has 2, 1 and 50
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_each_batch(data: DataSet, batch_size: int, processes: int) -> None:
+    augmentation = Augmentation(crop_padding=2, horizontal_flip=True)
+    whole = list(MemoryFeed(data, augmentation, batch_size, CPU).epoch(0))
+    parts = [
+        list(MemoryFeed(data, augmentation, batch_size, CPU, rank, processes).epoch(0))
+        for rank in range(processes)
+    ]
+    for step, share in enumerate(whole):
+        own = [part[step] for part in parts]
+        images = {}
+        for part in own:
+            for index, image in zip(part.batch.indices.tolist(), part.batch.images, strict=True):
+                if part.weight:
+                    assert index not in images
+                images.setdefault(index, image)
+        assert set(images) == set(share.batch.indices.tolist())
+        for index, image in zip(share.batch.indices.tolist(), share.batch.images, strict=True):
+            assert torch.equal(images[index], image)
+        # The weighted mean over processes is the mean over the batch.
+        mean = share.batch.labels.double().mean()
+        parts_mean = sum(p.weight * p.batch.labels.double().mean() for p in own) / processes
+        assert torch.allclose(mean, torch.as_tensor(parts_mean))
+
+
+def test_too_many_processes_are_refused(data: DataSet) -> None:
+    with pytest.raises(InputError, match="batch_size is 7, too small for 4 processes"):
+        MemoryFeed(data, Augmentation(), 7, CPU, 0, 4)
 
 
 def test_a_batch_larger_than_the_data_is_refused(data: DataSet) -> None:
     with pytest.raises(InputError, match="batch_size is 51, but there are 50 training images"):
-        TrainFeed(data, Augmentation(), 51, CPU)
+        MemoryFeed(data, Augmentation(), 51, CPU)
 
 
 def test_a_border_that_cannot_be_reflected_is_refused(data: DataSet) -> None:
     with pytest.raises(
         InputError, match="augmentation.crop_padding is 8, which cannot be reflected"
     ):
-        TrainFeed(data, Augmentation(crop_padding=8, pad_mode="reflect"), 10, CPU)
+        MemoryFeed(data, Augmentation(crop_padding=8, pad_mode="reflect"), 10, CPU)
 
 
 def test_arrays_that_do_not_fit_the_manifest_are_refused(data: DataSet) -> None:

@@ -58,7 +58,8 @@ def test_a_partial_that_is_taken_for_an_abandoned_one_is_opened_anew(
     # As if another's clean-up came between the opening and the lock, once.
     import fcntl
 
-    real, removed = fcntl.flock, []
+    real = fcntl.flock
+    removed: list[Path] = []
 
     def flock(handle: object, how: int) -> None:
         if not removed:
@@ -78,9 +79,9 @@ def test_a_seal_is_for_one_content_of_one_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(seal("me", b"content") + b"content")
     content = open_sealed(path, "me")
-    assert content == b"content"
+    assert bytes(content) == b"content"
     content[0] = 0  # a private copy
-    assert open_sealed(path, "me") == b"content"
+    assert bytes(open_sealed(path, "me")) == b"content"
     with pytest.raises(DamagedFileError):
         open_sealed(path, "you")
     for damaged in (b"", b"short", path.read_bytes()[:-1], path.read_bytes() + b"x"):

@@ -13,11 +13,12 @@ from models.backbone import Backbone
 from models.distillers.base import Batch, Distiller, Knowledge
 from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import TrainFeed
+from stages.data.feed import MemoryFeed
 from stages.files import write_json
-from stages.params import Ackd, Augmentation, Training
+from stages.params import Ackd, Augmentation, EngineSettings, Training
+from stages.training.engine import Engine, start_engine
 from stages.training.evaluate import accuracy, predict
-from stages.training.loop import Trained, train
+from stages.training.loop import Progress, Trainer
 
 CPU = torch.device("cpu")
 SETTINGS = Training(epochs=8, batch_size=16, learning_rate=0.01)
@@ -47,11 +48,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(data: DataSet, method: str, teacher: Backbone | None = None) -> tuple[Distiller, Trained]:
+def engine(**settings: Any) -> Engine:
+    return start_engine(EngineSettings(**({"precision": "fp32"} | settings)))
+
+
+def train(
+    data: DataSet,
+    distiller: Distiller,
+    teacher: Backbone | None = None,
+    settings: Training = SETTINGS,
+    **engine_settings: Any,
+) -> Progress:
+    feed = MemoryFeed(data, Augmentation(crop_padding=1), settings.batch_size, CPU)
+    started = engine(**engine_settings)
+    started.place(distiller)
+    return Trainer("test", distiller, teacher, feed, data.split("val"), settings, started).train()
+
+
+def run(
+    data: DataSet, method: str, teacher: Backbone | None = None, **engine_settings: Any
+) -> tuple[Distiller, Progress]:
     torch.manual_seed(0)
     distiller = distillers.build(method, models.build("resnet8", 3), OPTIONS[method])
-    feed = TrainFeed(data, Augmentation(crop_padding=1), SETTINGS.batch_size, CPU)
-    return distiller, train(method, distiller, teacher, feed, data.split("val"), SETTINGS)
+    return distiller, train(data, distiller, teacher, **engine_settings)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +93,7 @@ def test_every_method_learns_repeatably_and_leaves_its_teacher_alone(
     given = None if method == "scratch" else teacher
     distiller, trained = run(data, method, given)
     test = data.split("test")
-    feed = TrainFeed(data, Augmentation(), 16, CPU)
+    feed = MemoryFeed(data, Augmentation(), 16, CPU)
     reached = accuracy(predict(distiller.student.eval(), test, feed.normalize), test)
     assert reached > 0.9
     again, trained_again = run(data, method, given)
@@ -111,7 +130,7 @@ def test_the_best_epoch_is_the_first_highest_on_validation(data: DataSet) -> Non
     student = models.build("resnet8", 3)
     student.load_state_dict(trained.best_student)
     val = data.split("val")
-    feed = TrainFeed(data, Augmentation(), 16, CPU)
+    feed = MemoryFeed(data, Augmentation(), 16, CPU)
     assert accuracy(predict(student.eval(), val, feed.normalize), val) == max(accuracies)
 
 
@@ -120,8 +139,7 @@ def test_the_discriminators_learn_in_their_own_step_alone(data: DataSet, teacher
     options = OPTIONS["ackd"] | {"lambda_adversarial": 0.0, "discriminator_learning_rate": 1e-9}
     distiller = distillers.build("ackd", models.build("resnet8", 3), options)
     before = {k: v.clone() for k, v in distiller.state_dict().items() if "discriminators" in k}
-    feed = TrainFeed(data, Augmentation(), 16, CPU)
-    train("ackd", distiller, teacher, feed, data.split("val"), SETTINGS)
+    train(data, distiller, teacher)
     after = distiller.state_dict()
     # Weight decay or the main learning rate would have moved them visibly.
     assert all(torch.allclose(after[name], value, atol=1e-6) for name, value in before.items())
@@ -135,21 +153,20 @@ def test_the_loss_of_the_log_is_the_mean_over_samples(data: DataSet) -> None:
             return {"total": 0 * self.student(batch.images).sum() + batch.labels.double().mean()}
 
     distiller = Constant(models.build("resnet8", 3))
-    feed = TrainFeed(data, Augmentation(), 36, CPU)  # batches of 36, 36 and 24
-    trained = train("constant", distiller, None, feed, data.split("val"), SETTINGS)
+    # Batches of 36, 36 and 24.
+    trained = train(data, distiller, settings=SETTINGS.model_copy(update={"batch_size": 36}))
     assert trained.history[0]["loss/total"] == pytest.approx(1.0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: DataSet) -> None:
     distiller = distillers.build("scratch", models.build("resnet8", 3), {})
-    feed = TrainFeed(data, Augmentation(), 16, CPU)
     settings = Training(epochs=3, batch_size=16, learning_rate=1e30, schedule="multi_step")
-    with pytest.raises(InputError, match="the loss 'total' became nan in epoch 1; use a smaller"):
-        train("scratch", distiller, None, feed, data.split("val"), settings)
+    with pytest.raises(InputError, match="the loss 'total' became nan in epoch 1, step 2; use a"):
+        train(data, distiller, settings=settings)
 
 
 def test_a_method_without_its_teacher_is_refused(data: DataSet) -> None:
-    with pytest.raises(InputError, match="Kd learns from a teacher, and none was given"):
+    with pytest.raises(InputError, match="Kd needs a teacher, and none was given"):
         run(data, "kd")
 
 
@@ -157,5 +174,5 @@ def test_progress_is_a_line_an_epoch_in_a_log(data: DataSet, capsys: Any) -> Non
     run(data, "scratch")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
-    assert lines[1].startswith("scratch: epoch 2/8  total ")
+    assert lines[1].startswith("test: epoch 2/8  total ")
     assert lines[1].endswith(" s left")

@@ -1,0 +1,167 @@
+"""What trains: devices, processes and precision, by way of Accelerate."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from models.backbone import Backbone
+from models.distillers.base import Distiller
+from models.errors import InputError
+from stages.params import EngineSettings
+from stages.training.device import prepare_device
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+RUNS_FOLDER = Path("runs")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The processes of a training, and how they compute.
+
+    Attributes:
+        accelerator: knows this process's device and number.
+        precision: what ``auto`` became.
+        settings: the parameters.
+    """
+
+    accelerator: Accelerator
+    precision: Precision
+    settings: EngineSettings
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and lines."""
+        return bool(self.accelerator.is_main_process)
+
+    def place(self, distiller: Distiller) -> Distiller:
+        """Move a distiller to this process's device, in the layout that convolutions like best."""
+        distiller.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.settings.sync_batchnorm:
+            if self.device.type != "cuda":
+                raise InputError(
+                    "training.sync_batchnorm is true, but there is no GPU, and torch has it only"
+                    " there; set it to false"
+                )
+            nn.SyncBatchNorm.convert_sync_batchnorm(distiller)  # type: ignore[no-untyped-call]
+        if self.settings.compile:
+            for module in distiller.modules():
+                if isinstance(module, Backbone):
+                    compile_network(module)
+        return distiller
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes."""
+        mean: Tensor = self.accelerator.reduce(tensor, reduction="mean")
+        return mean
+
+    def kernels(self, batch_size: int) -> list[str | int]:
+        """What a network's last bits depend on besides its weights, its input and torch."""
+        if self.device.type == "cuda":
+            return [_device_name(self.device), batch_size, self.accelerator.num_processes]
+        return [torch.backends.cpu.get_cpu_capability()]  # see ``stages.training.inference``
+
+    def describe(self) -> dict[str, Any]:
+        """What a result depends on besides parameters and code; nothing that changes by itself."""
+        packages = ("torch", "accelerate", "numpy")
+        return {
+            "git_revision": _git("rev-parse", "HEAD"),
+            "git_clean": _git("status", "--porcelain", "--untracked-files=no") == "",
+            "device": _device_name(self.device),
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "precision": self.precision,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "compile": self.settings.compile,
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+        }
+
+
+def start_engine(settings: EngineSettings) -> Engine:
+    """Join this process to the others, if there are any.
+
+    Raises:
+        InputError: the precision or the tracker is not to be had here.
+    """
+    device = prepare_device()
+    precision = choose_precision(settings.precision, device)
+    if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:
+        raise InputError(
+            f"training.tracker is {settings.tracker}, which is not installed; install it with"
+            f" `pip install {settings.tracker}`, or set none"
+        )
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with=None if settings.tracker == "none" else settings.tracker,
+        project_dir=RUNS_FOLDER,
+        # BatchNorm goes by process; the loop averages the running statistics when they matter.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if device.type == "cpu" and accelerator.num_processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    return Engine(accelerator, precision, settings)
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """``auto`` is bf16 where the arithmetic units have it, and fp32 elsewhere.
+
+    Raises:
+        InputError: fp16 without a GPU.
+    """
+    if wanted == "fp16" and device.type != "cuda":
+        raise InputError("training.precision is fp16, which needs a GPU; use auto, bf16 or fp32")
+    if wanted == "auto":
+        return "bf16" if has_native_bf16(device) else "fp32"
+    assert wanted in {"fp32", "bf16", "fp16"}
+    return wanted  # type: ignore[return-value]
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are made by hardware, not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+
+
+def compile_network(network: Backbone) -> None:
+    """Compile what a network does between its stem and its logits, in place.
+
+    Every shape gets its own code: shapes that are found out to vary would give other last bits to
+    a resumed training, which finds it out elsewhere.
+    """
+    # A student and its learners share a method, and each meets a few sizes of batch.
+    torch._dynamo.config.recompile_limit = 64
+    compiled = torch.compile(network.features_from, dynamic=False)
+    network.features_from = compiled  # type: ignore[method-assign]
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,129 @@
+"""One command, several processes: ``ACKD_PROCESSES=2 dvc repro``.
+
+``torchrun`` and ``accelerate launch`` work as well, and are what several hosts need; this launcher
+is for one host, and for a failure that is one sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from models.errors import InputError
+from stages.entry import run_stage
+from stages.params import Params, load_params
+
+_VARIABLE = "ACKD_PROCESSES"
+_GRACE_SECONDS = 5.0
+_TAIL = 2000
+
+
+def run_training_stage(stage: Callable[[Params], None], name: str) -> None:
+    """As :func:`stages.entry.run_stage`, in as many processes as ``ACKD_PROCESSES`` says.
+
+    Args:
+        stage: the function that each process runs.
+        name: the module that holds it, for example ``stages.distill``.
+    """
+    if "RANK" in os.environ:
+        _end_with_the_parent()
+        run_stage(stage)
+    elif (count := _wanted_processes()) == 1:
+        run_stage(stage)
+    else:
+        run_stage(lambda _params: _launch(name, count))
+
+
+def _wanted_processes() -> int:
+    text = os.environ.get(_VARIABLE, "1")
+    if not text.isdigit() or int(text) < 1:
+        sys.exit(f"error: {_VARIABLE} is {text!r}, expected a number of processes, 1 or more")
+    return int(text)
+
+
+def _launch(name: str, count: int) -> None:
+    """Run the workers; when one fails, stop the others and say which.
+
+    Raises:
+        InputError: a worker failed. The first one has written its own reason before.
+    """
+    load_params()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    with tempfile.TemporaryDirectory() as folder:
+        workers = []
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+            # All say the same, so the first may speak for them, unless it is not the one to fail.
+            with Path(folder, str(rank)).open("wb") as log:
+                workers.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", name],
+                        env={**os.environ, **shared, **own},
+                        stdout=None if rank == 0 else log,
+                        stderr=None if rank == 0 else log,
+                    )
+                )
+        try:
+            failed = _wait(workers)
+        finally:
+            _stop(workers)
+        if failed is not None:
+            if failed > 0:
+                log_text = Path(folder, str(failed)).read_text(encoding="utf-8", errors="replace")
+                sys.stderr.write(log_text[-_TAIL:])
+            code = workers[failed].returncode
+            how = (
+                f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            )
+            raise InputError(
+                f"process {failed} of {count} {how}, and the others were stopped; what was trained"
+                " so far is kept, run again to go on from there"
+            )
+
+
+def _wait(workers: list[subprocess.Popen[bytes]]) -> int | None:
+    """The number of the first worker that fails; None when all have ended well."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        for rank, code in enumerate(codes):
+            if code:
+                return rank
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.1)
+
+
+def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.terminate()
+    end = time.monotonic() + _GRACE_SECONDS
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def _end_with_the_parent() -> None:
+    """A worker whose launcher is gone, even by ``kill -9``, must not go on alone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

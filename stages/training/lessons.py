@@ -1,0 +1,92 @@
+"""What the teacher says of each batch: computed, or read from the store."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.backbone import Backbone
+from models.distillers.base import Batch, Distiller, Knowledge
+from models.errors import InputError
+from stages.training.engine import Engine
+from stages.training.inference import FrozenNetwork
+from stages.training.logits_store import LogitsStore, round_logits
+
+
+class Lessons:
+    """The teacher's knowledge, epoch by epoch.
+
+    Logits are rounded to float16 wherever they come from, so that a student's weights are the same
+    with the store warm, cold or off. Features are never stored.
+
+    Args:
+        teacher: on the engine's device; it is put into eval mode, as a frozen teacher's running
+            statistics must not move.
+        distiller: says what it needs.
+        engine: how the teacher computes.
+        store: where its logits are kept, or None.
+        samples: training images, all processes together.
+
+    Raises:
+        InputError: the method needs a teacher and there is none.
+    """
+
+    def __init__(
+        self,
+        teacher: Backbone | None,
+        distiller: Distiller,
+        engine: Engine,
+        store: LogitsStore | None,
+        samples: int,
+    ) -> None:
+        self.needs = distiller.needs
+        self.engine = engine
+        self.store = store if distiller.needs == "logits" else None
+        self.samples = samples
+        self.stored: Tensor | None = None
+        self.kept: Tensor | None = None
+        if self.needs != "nothing":
+            if teacher is None:
+                raise InputError(f"{type(distiller).__name__} needs a teacher, and none was given")
+            self.teacher = teacher.eval().requires_grad_(False)
+            self.teacher.to(memory_format=torch.channels_last)
+            self.answers = FrozenNetwork(teacher)
+
+    def begin_epoch(self, epoch: int, start_step: int) -> None:
+        """Look into the store; what an interrupted epoch did before ``start_step`` is not there."""
+        self.kept = None
+        self.stored = None if self.store is None else self.store.read(epoch)
+        if self.store is not None and self.stored is None and start_step == 0:
+            classes = self.teacher.num_classes
+            self.kept = torch.zeros(self.samples, classes, dtype=torch.float16)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Keep what was computed, if that is all of the epoch."""
+        if self.store is None or self.kept is None:
+            return
+        # Each process has filled its own rows of zeros: the sum of the bits is the whole. int32,
+        # because processes on CPUs cannot add int16.
+        bits = self.kept.view(torch.int16).to(torch.int32)
+        if self.engine.accelerator.num_processes > 1:
+            moved = bits.to(self.engine.device)
+            bits = self.engine.accelerator.reduce(moved, reduction="sum").cpu()
+        if self.engine.is_main:
+            self.store.write(epoch, bits.to(torch.int16).view(torch.float16))
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, weight: float) -> Knowledge:
+        """What the method needs of a batch; one of weight 0 repeats another process's sample."""
+        if self.needs == "nothing":
+            return Knowledge()
+        if self.needs == "features":
+            with self.engine.accelerator.autocast():
+                features = self.teacher.features(batch.images)
+            return Knowledge(features.logits.float(), features)
+        if self.stored is not None:
+            logits = self.stored[batch.indices.cpu()].to(self.engine.device)
+        else:
+            with self.engine.accelerator.autocast():
+                logits = round_logits(self.answers(batch.images))
+            if self.kept is not None and weight > 0:
+                self.kept[batch.indices.cpu()] = logits.cpu()
+        return Knowledge(logits.float())

@@ -1,0 +1,92 @@
+"""From parameters to a training: what the stages that train have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from models.backbone import Backbone
+from models.distillers.base import Distiller
+from stages.data.arrays import DATA_FOLDER, DataSet
+from stages.data.feeds import build_feed
+from stages.files import sha256
+from stages.params import Params, Training
+from stages.training.checkpoint import Checkpoints, fingerprint
+from stages.training.engine import Engine
+from stages.training.logits_store import LogitsStore
+from stages.training.loop import Progress, Trainer
+
+
+def run_training(
+    stage: str,
+    what: str,
+    distiller: Distiller,
+    data: DataSet,
+    params: Params,
+    settings: Training,
+    engine: Engine,
+    teacher: tuple[Backbone, Path] | None = None,
+) -> tuple[Progress, Checkpoints]:
+    """Train a distiller, going on from where an interrupted run of the same training ended.
+
+    Args:
+        stage: the stage's name, which its checkpoints lie under.
+        what: the name that progress is shown under.
+        distiller: placed by the engine.
+        data: the data set.
+        params: all parameters.
+        settings: those of this training.
+        engine: devices, processes and precision.
+        teacher: the network on the engine's device, and the file that it came from.
+
+    Returns:
+        What the training leaves besides the weights in the distiller, and its checkpoints: to be
+        cleared when all that the stage writes is written.
+    """
+    accelerator = engine.accelerator
+    feed = build_feed(
+        data,
+        params.augmentation,
+        settings.batch_size,
+        engine.device,
+        accelerator.process_index,
+        accelerator.num_processes,
+        params.data.feed,
+    )
+    store = None
+    if teacher is not None and distiller.needs == "logits" and params.training.logits_store:
+        key = {
+            "teacher_sha256": sha256(teacher[1]),
+            "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
+            "augmentation": params.augmentation.model_dump(),
+            "precision": engine.precision,
+            # What else rounds: other kernels give other last bits.
+            "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
+        }
+        store = LogitsStore(key, len(feed), teacher[0].num_classes)
+        if engine.is_main:
+            print(store.describe(settings.epochs), flush=True)
+    chosen = {
+        "augmentation": params.augmentation.model_dump(),
+        "settings": settings.model_dump(),
+        "precision": engine.precision,
+        "compile": params.training.compile,
+        "sync_batchnorm": params.training.sync_batchnorm,
+    }
+    inputs = [DATA_FOLDER, *([] if teacher is None else [teacher[1]])]
+    checkpoints = Checkpoints(stage, fingerprint(stage, chosen, inputs))
+    if params.training.tracker != "none":
+        accelerator.init_trackers(stage)
+    trainer = Trainer(
+        what,
+        distiller,
+        None if teacher is None else teacher[0],
+        feed,
+        data.split("val"),
+        settings,
+        engine,
+        checkpoints,
+        store,
+    )
+    return trainer.train(), checkpoints

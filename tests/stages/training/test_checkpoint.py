@@ -1,0 +1,389 @@
+"""Checkpoints: whole whatever happens to their writer, and never those of another training."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+
+import models
+from models.errors import InputError
+from stages.files import sha256
+from stages.training.checkpoint import Checkpoints, fingerprint
+from tests.stages.training.machine import PROCESSES, small_disk
+
+ROOT = Path(__file__).parents[3]
+KILLS = 25
+
+
+def checkpoints(root: Path, print_of: str = "0" * 64) -> Checkpoints:
+    return Checkpoints("distill", print_of, root)
+
+
+def made_state(number: int, size: int = 1000) -> dict[str, Any]:
+    return {"number": number, "weights": torch.full((size,), float(number))}
+
+
+def number_of(state: dict[str, Any] | None) -> int:
+    """The number of a state that is whole."""
+    assert state is not None
+    assert torch.equal(state["weights"], torch.full_like(state["weights"], state["number"]))
+    return int(state["number"])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What is loaded is what was saved
+
+
+class Run:
+    """A training whose steps depend on all of its state."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(1)
+        self.network = models.build("resnet8", 3)
+        halves = list(self.network.parameters())
+        middle = len(halves) // 2
+        self.sgd = torch.optim.SGD(halves[:middle], lr=0.1, momentum=0.9, weight_decay=5e-4)
+        self.adam = torch.optim.AdamW(halves[middle:], lr=1e-3)
+        self.schedule = OneCycleLR(self.sgd, max_lr=0.1, total_steps=20)
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+        self.network.zero_grad()
+        loss = F.cross_entropy(self.network(images), labels)
+        torch.autograd.backward(loss)
+        self.sgd.step()
+        self.adam.step()
+        self.schedule.step()
+        self.losses.append(loss.item())
+
+    def state(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"network": self.network, "sgd": self.sgd, "adam": self.adam}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"random": torch.get_rng_state(), "losses": self.losses, "best": None}
+        return state | {"schedule": _plain(self.schedule.state_dict())}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.sgd.load_state_dict(state["sgd"])
+        self.adam.load_state_dict(state["adam"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
+        self.losses = state["losses"]
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in state.items() if isinstance(v, int | float | str | bool | list)}
+
+
+def weights(run: Run) -> list[Tensor]:
+    return [tensor.clone() for tensor in run.network.state_dict().values()]
+
+
+def test_a_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    run = Run()
+    for _ in range(4):
+        run.step()
+    checkpoints(tmp_path).save(run.state())
+    for _ in range(4):
+        run.step()
+
+    again = Run()
+    torch.manual_seed(77)
+    state = checkpoints(tmp_path).load()
+    assert state is not None
+    again.load(state)
+    assert again.losses == run.losses[:4]
+    for _ in range(4):
+        again.step()
+    assert again.losses == run.losses
+    assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(run), strict=True))
+
+
+def test_the_last_two_are_kept_and_the_last_is_loaded(tmp_path: Path) -> None:
+    keeper = checkpoints(tmp_path)
+    assert keeper.load() is None
+    for number in range(12):
+        keeper.save(made_state(number))
+        assert number_of(checkpoints(tmp_path).load()) == number
+    assert names(keeper.folder) == ["00000010.checkpoint", "00000011.checkpoint"]
+    assert checkpoints(tmp_path, "1" * 64).load() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "where"),
+    [
+        ({"history": [{"loss": np.float64(1)}]}, r"state\['history'\]\[0\]\['loss'\] is a float64"),
+        ({"random": np.random.default_rng(0)}, r"state\['random'\] is a Generator"),
+        ({Path("a"): 1}, "a key of state is a"),
+    ],
+)
+def test_what_would_not_be_loaded_again_is_refused(
+    tmp_path: Path, state: dict[Any, Any], where: str
+) -> None:
+    with pytest.raises(TypeError, match=where):
+        checkpoints(tmp_path).save(state)
+    assert names(tmp_path) == []
+
+
+def test_success_removes_them_and_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / ".checkpoints"
+    first, second = checkpoints(root), checkpoints(root, "1" * 64)
+    other = Checkpoints("train_teacher", "0" * 64, root)
+    for keeper in (first, second, other):
+        keeper.save(made_state(1))
+    first.clear()
+    assert first.load() is None
+    assert number_of(second.load()) == 1
+    second.clear()
+    assert names(root) == ["train_teacher"]
+    other.clear()
+    assert names(tmp_path) == []
+    other.clear()  # nothing is there, and that is no mistake
+
+
+def test_the_environment_says_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ACKD_CHECKPOINTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Checkpoints("distill", "ab").save(made_state(1))
+    assert names(tmp_path / ".checkpoints/distill/ab") == ["00000000.checkpoint"]
+    monkeypatch.setenv("ACKD_CHECKPOINTS", str(tmp_path / "elsewhere"))
+    Checkpoints("distill", "ab").save(made_state(1))
+    assert names(tmp_path / "elsewhere/distill/ab") == ["00000000.checkpoint"]
+
+
+# Damage
+
+
+def test_a_damaged_one_gives_way_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keeper, choose = checkpoints(tmp_path), random.Random(0)
+    for number in range(2):
+        keeper.save(made_state(number))
+    newest = keeper.folder / "00000001.checkpoint"
+    whole = newest.read_bytes()
+    positions = [0, 31, 32, len(whole) - 1, *(choose.randrange(len(whole)) for _ in range(20))]
+    damages = [whole[:p] + bytes([whole[p] ^ 1]) + whole[p + 1 :] for p in positions]
+    damages += [whole[:length] for length in (0, 1, 32, len(whole) // 2, len(whole) - 1)]
+    for damaged in damages:
+        newest.write_bytes(damaged)
+        assert number_of(keeper.load()) == 0
+        said = capsys.readouterr().out
+        assert said == f"{newest}: damaged; going on from an older one, if there is one\n"
+    # The damaged one does not count as one of the last two: the good one stays beside the next.
+    keeper.save(made_state(2))
+    assert number_of(keeper.load()) == 2
+    newest.write_bytes(b"damaged")
+    assert number_of(keeper.load()) == 0
+    assert names(keeper.folder) == ["00000000.checkpoint"]
+
+
+def test_a_checkpoint_of_another_training_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, other = checkpoints(tmp_path), checkpoints(tmp_path, "1" * 64)
+    other.save(made_state(1))
+    shutil.copytree(other.folder, mine.folder)
+    assert mine.load() is None
+    assert "damaged" in capsys.readouterr().out
+
+
+# Whatever happens to the writer
+
+
+def save_until_killed(root: Path, done: Any) -> None:
+    keeper = checkpoints(root)
+    state = keeper.load()
+    number = 0 if state is None else number_of(state)
+    while True:
+        number += 1
+        keeper.save(made_state(number, size=200_000))
+        done.value = number
+
+
+def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done, choose, halves = PROCESSES.Value("q", 0, lock=False), random.Random(0), 0
+    for _ in range(KILLS):
+        before = done.value
+        writer = PROCESSES.Process(target=save_until_killed, args=(tmp_path, done))
+        writer.start()
+        while done.value == before:
+            assert writer.is_alive()
+            time.sleep(0.001)
+        time.sleep(choose.uniform(0, 0.03))
+        writer.kill()
+        writer.join()
+        assert writer.exitcode == -9
+        keeper = checkpoints(tmp_path)
+        assert number_of(keeper.load()) in (done.value, done.value + 1)
+        partials = list(keeper.folder.glob(".*.partial"))
+        assert len(partials) <= 1, "the partials of those who were killed before are left"
+        halves += len(partials)
+        assert len(list(keeper.folder.glob("*.checkpoint"))) <= 3
+    assert halves > 0, "no kill fell into a write: the test has shown nothing"
+    assert capfd.readouterr().out == ""  # nothing was damaged
+
+    keeper.save(made_state(1))
+    assert len(names(keeper.folder)) == 2
+
+
+def test_a_full_disk_keeps_the_old_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path, "size=250k") as disk:
+        keeper = checkpoints(disk)
+        for number in range(2):
+            keeper.save(made_state(number, size=25_000))  # 100 kB
+        old = {path.name: sha256(path) for path in keeper.folder.iterdir()}
+        for number in range(2, 6):
+            keeper.save(made_state(number, size=25_000))
+            assert number_of(keeper.load()) == 1
+            assert {path.name: sha256(path) for path in keeper.folder.iterdir()} == old
+        said = capsys.readouterr().out
+        assert said.count("\n") == 1
+        assert "not written (No space left on device)" in said
+        assert "would resume from 00000001.checkpoint" in said
+        # As soon as there is room it goes on, and says so when that ends again.
+        keeper.save(made_state(6))
+        assert number_of(keeper.load()) == 6
+        keeper.save(made_state(7, size=75_000))
+        assert capsys.readouterr().out.count("\n") == 1
+        assert number_of(keeper.load()) == 6
+
+
+def test_a_place_that_cannot_be_written_to_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    keeper = checkpoints(tmp_path / "file")
+    for number in range(3):
+        keeper.save(made_state(number))
+        assert keeper.load() is None
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "not written (Not a directory); training goes on" in said
+    assert "would resume from its beginning" in said
+    keeper.clear()
+    assert (tmp_path / "file").exists()
+
+
+# The fingerprint
+
+PROBE = """
+import json
+import sys
+from pathlib import Path
+
+import models.resnet
+import stages.entry
+import stages.data.augmentation
+from stages.training.checkpoint import fingerprint
+
+
+def now() -> str:
+    return fingerprint("probe", {}, [])
+
+
+def after_a_change(path: str) -> str:
+    old = Path(path).read_bytes()
+    Path(path).write_bytes(old + b"# another line")
+    changed = now()
+    Path(path).write_bytes(old)
+    return changed
+
+
+if __name__ == "__main__":
+    changed = {path: after_a_change(path) for path in sys.argv[1:]}
+    print(json.dumps(changed | {"plain": now()}))
+"""
+
+
+def run_probe(project: Path, *command: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_the_code_that_computes_counts(tmp_path: Path) -> None:
+    for package in ("models", "stages"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    (tmp_path / "stages/probe.py").write_text(PROBE)
+    counts = ["models/resnet.py", "stages/data/augmentation.py", "stages/probe.py"]
+    counts += ["models/__init__.py"]
+    does_not = ["stages/entry.py", "stages/report.py", "models/wide_resnet.py"]
+    found = run_probe(tmp_path, "-m", "stages.probe", *counts, *does_not)
+    plain = found["plain"]
+    assert len({plain, *(found[path] for path in counts)}) == len(counts) + 1
+    assert {found[path] for path in does_not} == {plain}
+
+    # Elsewhere, and imported instead of run, it is the same code.
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for package in ("models", "stages"):
+        shutil.move(tmp_path / package, moved / package)
+    again = "import json; from stages import probe; print(json.dumps(probe.now()))"
+    assert run_probe(moved, "-c", again) == plain
+
+
+def test_settings_and_inputs_count(tmp_path: Path) -> None:
+    data, weights = tmp_path / "data", tmp_path / "model.safetensors"
+    folder = tmp_path / "folder"
+    for place in (data, folder):
+        place.mkdir()
+    (data / "manifest.json").write_text("{}")
+    (data / "images.npy").write_bytes(b"images")
+    (folder / "a").write_bytes(b"a")
+    weights.write_bytes(b"weights")
+    settings = {"epochs": 3, "nested": {"a": 1, "b": [1.5, None, "x"]}}
+
+    def now(stage: str = "distill", settings: dict[str, Any] = settings) -> str:
+        return fingerprint(stage, settings, [data, weights, folder])
+
+    plain = now()
+    assert len(plain) == 64
+    turned = {"nested": {"b": [1.5, None, "x"], "a": 1}, "epochs": 3}
+    assert (
+        now(settings=turned) == plain == fingerprint("distill", settings, [folder, weights, data])
+    )
+    (tmp_path / "unrelated").write_bytes(b"x")
+    (data / "images.npy").write_bytes(b"the manifest has its sum")
+    assert now() == plain
+
+    seen = {plain, now("train_teacher")}
+    seen.add(now(settings=settings | {"epochs": 4}))
+    seen.add(now(settings=settings | {"nested": {"a": 1, "b": [1.5, None, "y"]}}))
+    seen.add(fingerprint("distill", settings, [data, weights]))
+    for path in (data / "manifest.json", weights, folder / "a"):
+        path.write_bytes(path.read_bytes() + b" ")
+        seen.add(now())
+    (folder / "a").rename(folder / "b")
+    seen.add(now())
+    assert len(seen) == 9
+    weights.unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: no such file or folder; run `dvc"):
+        now()
