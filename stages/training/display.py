@@ -8,6 +8,9 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+_TERMINAL_SECONDS, _LOG_SECONDS = 0.5, 60.0
 
 
 class Display:
@@ -17,12 +20,17 @@ class Display:
         what: the name that it is shown under; None shows nothing.
         epochs: in all.
         steps: an epoch.
+        images: an epoch.
         done: steps that an earlier, interrupted run has made.
     """
 
-    def __init__(self, what: str | None, epochs: int, steps: int, done: int = 0) -> None:
-        self.what, self.epochs, self.steps = what, epochs, steps
-        self.start, self.done_before = time.monotonic(), done / steps
+    def __init__(
+        self, what: str | None, epochs: int, steps: int, images: int, done: int = 0
+    ) -> None:
+        self.what, self.epochs, self.steps, self.images = what, epochs, steps, images
+        self.done = self.done_before = done
+        self.start = self.shown = self.epoch_start = time.monotonic()
+        self.steps_of_epoch = 0
         console = Console()
         self.bar: Progress | None = None
         if what is not None and console.is_terminal:
@@ -49,28 +57,47 @@ class Display:
         if self.bar is not None:
             self.bar.stop()
 
-    def step(self) -> None:
-        """One batch more is done."""
+    def step(self, losses: Mapping[str, Tensor]) -> None:
+        """One batch more is done; ``losses`` are its own."""
+        self.done += 1
+        self.steps_of_epoch += 1
         if self.bar is not None:
             self.bar.advance(self.task)
+        now = time.monotonic()
+        if self.what is None or now - self.shown < (
+            _LOG_SECONDS if self.bar is None else _TERMINAL_SECONDS
+        ):
+            return
+        images = self.steps_of_epoch * self.images / self.steps
+        pace = f"{images / (now - self.epoch_start):.0f} img/s"
+        terms = _terms({name: float(loss) for name, loss in losses.items()})
+        self._show(f"{terms}  {pace}", "" if self.bar else f", step {self._step} of {self.steps}")
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """An epoch is done; ``row`` is its line of the history."""
-        number = int(row["epoch"])
-        losses = " ".join(
-            f"{name.removeprefix('loss/')} {value:.3f}"
-            for name, value in row.items()
-            if name.startswith("loss/")
-        )
-        figures = f"{losses}  val {row['val_accuracy']:.2%}  {row['images_per_second']:.0f} img/s"
-        if self.what is None:
-            return
+        if self.what is not None:
+            prefix = "loss/"
+            losses = {n.removeprefix(prefix): v for n, v in row.items() if n.startswith(prefix)}
+            pace = f"{row['images_per_second']:.0f} img/s"
+            self._show(f"{_terms(losses)}  val {row['val_accuracy']:.2%}  {pace}")
+        self.epoch_start = time.monotonic()
+        self.steps_of_epoch = 0
+
+    @property
+    def _step(self) -> int:
+        """Of the epoch, counted from 1."""
+        return (self.done - 1) % self.steps + 1
+
+    def _show(self, figures: str, place: str = "") -> None:
+        self.shown = time.monotonic()
+        number = f"{(self.done - 1) // self.steps + 1}/{self.epochs}"
         if self.bar is not None:
-            description = f"{self.what} {number}/{self.epochs}"
-            self.bar.update(self.task, description=description, figures=figures)
+            self.bar.update(self.task, description=f"{self.what} {number}", figures=figures)
             return
-        pace = (time.monotonic() - self.start) / (number - self.done_before)
-        left = pace * (self.epochs - number)
-        print(
-            f"{self.what}: epoch {number}/{self.epochs}  {figures}  {left:.0f} s left", flush=True
-        )
+        pace = (self.shown - self.start) / (self.done - self.done_before)
+        left = pace * (self.epochs * self.steps - self.done)
+        print(f"{self.what}: epoch {number}{place}  {figures}  {left:.0f} s left", flush=True)
+
+
+def _terms(losses: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())

@@ -123,7 +123,7 @@ class Trainer:
         progress, settings = self.progress, self.settings
         done = progress.epoch * self.feed.steps + progress.step
         shown = self.what if self.engine.is_main else None
-        with Display(shown, settings.epochs, self.feed.steps, done) as display:
+        with Display(shown, settings.epochs, self.feed.steps, len(self.feed), done) as display:
             while progress.epoch < settings.epochs:
                 self._train_epoch(display)
                 row = self._finish_epoch()
@@ -150,7 +150,7 @@ class Trainer:
             self.schedule.step()
             progress.step += 1
             self._count(losses, len(share.batch.labels) if share.weight > 0 else 0)
-            display.step()
+            display.step(losses)
             if self._checkpoint_is_due():
                 progress.seconds = time.perf_counter() - start
                 self._save()

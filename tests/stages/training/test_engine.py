@@ -1,0 +1,90 @@
+"""Devices, precision and what is written down of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from models import distillers
+from models.distillers.base import Batch, Knowledge
+from models.errors import InputError
+from stages.params import EngineSettings
+from stages.training.engine import choose_precision, has_native_bf16, start_engine
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [("avx2 avx512f avx512_bf16 fma", True), ("avx2 avx512f amx_bf16", True), ("avx512f", False)],
+)
+def test_auto_takes_bf16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, flags: str, native: bool
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags\t\t: fpu {flags}\n")
+    assert has_native_bf16(CPU) is native
+    assert choose_precision("auto", CPU) == ("bf16" if native else "fp32")
+    assert choose_precision("fp32", CPU) == "fp32"
+    assert choose_precision("bf16", CPU) == "bf16"
+
+
+def test_half_precision_needs_a_gpu() -> None:
+    with pytest.raises(InputError, match="training.precision is fp16, which needs a GPU; use auto"):
+        choose_precision("fp16", CPU)
+
+
+def test_what_is_not_there_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(InputError, match=r"training.tracker is mlflow, which is not installed"):
+            start_engine(EngineSettings(tracker="mlflow"))
+    engine = start_engine(EngineSettings(sync_batchnorm=True, precision="fp32"))
+    if engine.device.type == "cpu":
+        distiller = distillers.build("scratch", models.build("resnet8", 3), {})
+        with pytest.raises(InputError, match="sync_batchnorm is true, but there is no GPU"):
+            engine.place(distiller)
+
+
+def test_under_reduced_precision_losses_and_weights_stay_float32() -> None:
+    engine = start_engine(EngineSettings(precision="bf16"))
+    options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
+    distiller = engine.place(distillers.build("kd", models.build("resnet8", 3), options))
+    seen = {}
+    distiller.student.fc.register_forward_hook(lambda _m, _i, out: seen.update(fc=out.dtype))
+    wrapped = engine.accelerator.prepare_model(distiller)
+    images = torch.randn(4, 3, 16, 16).to(memory_format=torch.channels_last)
+    batch = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))
+    losses = wrapped(batch, Knowledge(torch.randn(4, 3)))
+    assert seen["fc"] == torch.bfloat16
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert all(parameter.dtype == torch.float32 for parameter in distiller.parameters())
+
+
+def test_the_environment_is_the_same_each_time() -> None:
+    engine = start_engine(EngineSettings(precision="fp32"))
+    described = engine.describe()
+    assert described == engine.describe()
+    assert described["precision"] == "fp32"
+    assert described["deterministic"] is True
+    assert described["processes"] == 1
+    assert described["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_networks_learn_the_same() -> None:
+    gradients = []
+    for compile_ in (False, True):
+        engine = start_engine(EngineSettings(precision="fp32", compile=compile_))
+        torch.manual_seed(0)
+        distiller = engine.place(distillers.build("scratch", models.build("resnet8", 3), {}))
+        torch.manual_seed(1)
+        images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
+        labels = torch.arange(8) % 3
+        distiller(Batch(images, labels, labels), Knowledge())["total"].backward()
+        gradients.append([p.grad for p in distiller.parameters()])
+    for eager, compiled in zip(*gradients, strict=True):
+        assert eager is not None
+        torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,58 @@
+"""A frozen network answers as the network does, whatever stands beside an image."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from models.backbone import Backbone
+from stages.training.inference import FrozenNetwork
+
+
+def settled(name: str) -> tuple[Backbone, Tensor]:
+    """A network whose running statistics are not those of a new one, and images for it."""
+    torch.manual_seed(0)
+    network = models.build(name, 10).to(memory_format=torch.channels_last)
+    images = torch.randn(70, 3, 32, 32).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for _ in range(3):
+            network(images)
+    return network.eval(), images
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet8x4", "wrn_16_1", "resnet18"])
+def test_it_computes_the_same_function_with_less(name: str) -> None:
+    network, images = settled(name)
+    frozen = FrozenNetwork(network)
+    with torch.no_grad():
+        wanted = network(images)
+    logits = frozen(images)
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
+    assert not logits.requires_grad
+
+    def count(module: nn.Module) -> int:
+        return sum(isinstance(inner, nn.BatchNorm2d) for inner in module.modules())
+
+    # A pre-activation network keeps those that follow an addition: one a block, and the last.
+    assert count(frozen.folded) == (7 if name == "wrn_16_1" else 0)
+
+
+def test_the_network_itself_is_left_as_it_was() -> None:
+    network, images = settled("resnet8")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    FrozenNetwork(network)(images)
+    after = network.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_1"])
+def test_logits_do_not_depend_on_the_rest_of_the_batch(name: str) -> None:
+    network, images = settled(name)
+    frozen = FrozenNetwork(network)
+    wanted = frozen(images)
+    order = torch.randperm(len(images))
+    assert torch.equal(frozen(images[order]), wanted[order])
+    for size in (1, 7, 16, 31, 64):
+        parts = [frozen(part) for part in torch.split(images, size)]
+        assert torch.equal(torch.cat(parts), wanted), size
