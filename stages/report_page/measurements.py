@@ -32,9 +32,11 @@ class Measurements:
     data: Record
     teacher: Record
     teacher_history: History
+    teacher_environment: Record
     proxy: Record
     student: Record
     student_history: History
+    student_environment: Record
     prune: Record
     model: Record
     device: Record
@@ -51,9 +53,11 @@ def read_measurements() -> Measurements:
         data=read_json(REPORTS / "data.json"),
         teacher=read_json(REPORTS / "teacher/metrics.json"),
         teacher_history=read_history(REPORTS / "teacher/history.csv"),
+        teacher_environment=read_json(REPORTS / "teacher/environment.json"),
         proxy=read_json(REPORTS / "proxy/metrics.json"),
         student=read_json(REPORTS / "distill/metrics.json"),
         student_history=read_history(REPORTS / "distill/history.csv"),
+        student_environment=read_json(REPORTS / "distill/environment.json"),
         prune=read_json(REPORTS / "prune.json"),
         model=read_json(ONNX_MODEL),
         device=read_json(REPORTS / "device.json"),

@@ -58,6 +58,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         scatter=scatter_chart(summary),
         noisy=any(export["noisy"] for export in summary["exports"].values()),
         curves=training_charts(measured),
+        training=_training(measured),
         diversity=diversity_charts(measured) if learners else [],
         learners=tables.learners(measured) if learners else None,
         pairs_of_learners=tables.pairs_of_learners(measured) if learners else None,
@@ -160,6 +161,39 @@ def _data(measured: Measurements) -> list[tuple[str, str]]:
         for name in ("val", "test")
     ]
     return [*rows, (f"{len(names)} classes", listed + more)]
+
+
+def _training(measured: Measurements) -> list[tuple[str, str]]:
+    """Which epoch's weights are kept, what the best would have given, and how it was computed."""
+    rows = []
+    for who, metrics, engine in (
+        ("teacher", measured.teacher, measured.teacher_environment),
+        ("student", measured.student, measured.student_environment),
+    ):
+        if "best_epoch" not in metrics:
+            rows.append((who, "loaded from a checkpoint, not trained here"))
+            continue
+        last, best = metrics["accuracy"], metrics["accuracy_at_best"]
+        rows.append(
+            (
+                who,
+                f"epoch {metrics['epochs']}, the last, is kept: {percent(last)} on the test images;"
+                f" epoch {metrics['best_epoch']} was the best on validation and would have"
+                f" {percent(best)}",
+            )
+        )
+        # Without a repository there is no revision.
+        revision = (engine["git_revision"] or "unknown")[:10]
+        changed = "" if engine["git_clean"] else " with changes"
+        rows.append(
+            (
+                f"{who}, computed by",
+                f"{engine['device']}, {engine['precision']}{', compiled' * engine['compile']},"
+                f" processes: {engine['processes']}, threads of each: {engine['threads']},"
+                f" torch {engine['versions']['torch']}; revision {revision}{changed}",
+            )
+        )
+    return rows
 
 
 def _environment(measured: Measurements) -> list[tuple[str, str]]:

@@ -151,6 +151,19 @@ def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.M
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+ENVIRONMENT = {
+    "git_revision": "989e1df0c3a2b4d5e6f708192a3b4c5d6e7f8091",
+    "git_clean": False,
+    "device": "cpu",
+    "processes": 2,
+    "threads": 1,
+    "precision": "bf16",
+    "deterministic": True,
+    "compile": False,
+    "versions": {"torch": "2.14.1", "accelerate": "1.15.0", "numpy": "2.3.1"},
+}
+
+
 def write_training(epochs: int = 15, method: str = "ackd", learners: list[str] = LEARNERS) -> None:
     """Metrics and curves of teacher, proxy and student, and what ``prune`` dropped."""
     teacher = {
@@ -166,6 +179,8 @@ def write_training(epochs: int = 15, method: str = "ackd", learners: list[str] =
         "seconds": 61.2,
     }
     write_json(Path("reports/teacher/metrics.json"), teacher)
+    write_json(Path("reports/teacher/environment.json"), ENVIRONMENT)
+    write_json(Path("reports/distill/environment.json"), ENVIRONMENT)
     write_json(Path("reports/proxy/metrics.json"), {**teacher, "method": "teacher"})
     _write_history("teacher", epochs, [])
     learners = learners if method == "ackd" else []

@@ -223,6 +223,9 @@ def test_the_page_has_its_sections_in_order(chain):
     ]
     assert validation[-1] == ["tensorrt", "fp32", "static", "skipped", "no NVIDIA GPU"]
     assert ["teacher, student", "0.8123", "0.0912", "+1.39"] in page.tables["similarity"][0]
+    assert page.tables["curves"][0][2][0] == "student"
+    assert page.tables["curves"][0][2][1].startswith("epoch 15, the last, is kept: 97.50 % on")
+    assert "cpu, bf16, processes: 2, threads of each: 1" in page.tables["curves"][0][3][1]
     assert ["− learner D2B2", "73,258", ""] in page.tables["prune"][0]
     assert ["D3B1 and D2B2", "0.871", "96.94 %"] in page.tables["learners"][1]
     assert "min_accuracy: null" in page.text["parameters"]
@@ -320,8 +323,12 @@ def test_a_method_without_learners_has_no_section_for_them(tmp_path, monkeypatch
 
 def test_a_loaded_teacher_has_a_level_line_and_no_loss(chain):
     Path("reports/teacher/history.csv").write_text("epoch,loss/total,val_accuracy\n0,,0.99\n")
+    metrics = json.loads(Path("reports/teacher/metrics.json").read_text())
+    del metrics["best_epoch"], metrics["epochs"]
+    Path("reports/teacher/metrics.json").write_text(json.dumps(metrics))
     _, page = made()
     assert page.text["curves"].count("teacher (loaded, not trained here)") == 1
+    assert page.tables["curves"][0][0] == ["teacher", "loaded from a checkpoint, not trained here"]
 
 
 @pytest.mark.parametrize("learners", [["D3B1"], ["D3B1", "D2B2", "D1B3"]])

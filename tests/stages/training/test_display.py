@@ -38,9 +38,7 @@ def test_a_log_has_a_line_an_epoch_and_a_line_a_minute_within_a_long_one(
     assert lines[-1] == "kd: epoch 2/3  total 1.500  val 25.00%  300 img/s  400 s left"
 
 
-def test_short_epochs_have_no_line_within(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_short_epochs_have_no_line_within(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Display("kd", epochs=1, steps=10, images=1000) as display:
         for _ in range(10):
             clock.now += 1
