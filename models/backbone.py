@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -85,6 +86,20 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to logits ``[B, K]``, always and only."""
         return self.features(images).logits
+
+    @torch.no_grad()
+    def probe(self, image_size: int) -> Features:
+        """Every intermediate result for one black image: whoever builds on them reads the shapes.
+
+        It runs in eval mode, because a pass in train mode would change the running statistics.
+        """
+        training = self.training
+        parameter = next(self.parameters())
+        images = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
+        try:
+            return self.eval().features(images.to(parameter.dtype))
+        finally:
+            self.train(training)
 
     def keep_tail(self, stage: int) -> None:
         """Drop the stem and the stages before ``stage``; what is left keeps its parameter names.

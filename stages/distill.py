@@ -12,7 +12,7 @@ from models import distillers
 from models.checkpoint import load_network, save_state
 from models.distillers.base import Distiller
 from models.errors import InputError
-from stages.data.arrays import DataSet, load_data
+from stages.data.arrays import load_data
 from stages.data.feed import Normalize
 from stages.files import new_folder
 from stages.params import Distill, Params
@@ -20,7 +20,7 @@ from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.loop import Row
 from stages.training.results import measure_trained, write_reports
-from stages.training.run import run_training
+from stages.training.run import run_training, setting_of
 
 PROXY = Path("artifacts/proxy/model.safetensors")
 DISTILLED_FOLDER = Path("artifacts/distilled")
@@ -41,7 +41,9 @@ def main(params: Params) -> None:
     # The student is drawn first, so that with one seed every method starts from the same weights.
     torch.manual_seed(settings.seed)
     student = models.build(settings.network, len(data.classes))
-    distiller = engine.place(distillers.build(settings.method, student, _options(settings, data)))
+    setting = setting_of(data, settings, engine, teacher)
+    method = distillers.build(settings.method, student, setting, _options(settings))
+    distiller = engine.place(method)
     progress, checkpoints = run_training(
         "distill", settings.method, distiller, data, params, settings, engine, (teacher, PROXY)
     )
@@ -62,15 +64,14 @@ def main(params: Params) -> None:
     engine.accelerator.end_training()
 
 
-def _options(settings: Distill, data: DataSet) -> dict[str, Any]:
+def _options(settings: Distill) -> dict[str, Any]:
     match settings.method:
         case "scratch":
             return {}
         case "kd":
             return {"temperature": settings.temperature} | settings.kd.model_dump()
         case "ackd":
-            shared = {"temperature": settings.temperature, "image_size": data.image_size}
-            return shared | settings.ackd.model_dump()
+            return {"temperature": settings.temperature} | settings.ackd.model_dump()
 
 
 def _learner_accuracies(distiller: Distiller, last: Row) -> dict[str, Any]:

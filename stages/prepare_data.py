@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from stages.params import Params
 from stages.progress import track
 
 REPORT = Path("reports/data.json")
-_CHUNK = 256  # images that are decoded ahead of the writing; bounds the memory
+_AHEAD = 8  # images a core that are decoded ahead of the writing; bounds the memory
 
 
 @dataclass
@@ -149,8 +150,13 @@ def _write_images(
         return image
 
     def decoded() -> Iterator[npt.NDArray[np.uint8]]:
-        for start in range(0, len(positions), _CHUNK):
-            yield from pool.map(pixels, positions[start : start + _CHUNK].tolist())
+        ahead: deque[Future[npt.NDArray[np.uint8]]] = deque()
+        for position in positions:
+            ahead.append(pool.submit(pixels, int(position)))
+            if len(ahead) == _AHEAD * cores():
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
     with path.open("wb") as handle, ThreadPoolExecutor(cores()) as pool:
         write_header(handle, np.uint8, (len(positions), size, size, 3))

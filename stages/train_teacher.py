@@ -17,7 +17,7 @@ from stages.params import Params
 from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.results import measure, measure_trained, write_reports
-from stages.training.run import run_training
+from stages.training.run import run_training, setting_of
 
 TEACHER_FOLDER = Path("artifacts/teacher")
 REPORTS = Path("reports/teacher")
@@ -45,7 +45,8 @@ def main(params: Params) -> None:
             write_json(REPORTS / "environment.json", engine.describe())
             _save(network)
     else:
-        distiller = engine.place(distillers.build("scratch", network, {}))
+        setting = setting_of(data, settings, engine)
+        distiller = engine.place(distillers.build("scratch", network, setting, {}))
         progress, checkpoints = run_training(
             "train_teacher", "teacher", distiller, data, params, settings, engine
         )

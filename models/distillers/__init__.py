@@ -10,17 +10,18 @@ from models.errors import InputError
 
 if TYPE_CHECKING:
     from models.backbone import Backbone
-    from models.distillers.base import Distiller
+    from models.distillers.base import Distiller, Setting
 
 _CLASSES = {"scratch": "Scratch", "kd": "Kd", "ackd": "Ackd"}
 
 
-def build(name: str, student: Backbone, options: Mapping[str, Any]) -> Distiller:
+def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, Any]) -> Distiller:
     """A method by name; only its own file is imported.
 
     Args:
         name: ``scratch``, ``kd`` or ``ackd``.
         student: the target learner; it becomes part of the distiller.
+        setting: what it is built for.
         options: the keyword arguments of the method's class.
 
     Raises:
@@ -29,5 +30,5 @@ def build(name: str, student: Backbone, options: Mapping[str, Any]) -> Distiller
     if name not in _CLASSES:
         raise InputError(f"method {name!r} is not known: use one of {', '.join(_CLASSES)}")
     module = importlib.import_module(f"models.distillers.{name}")
-    distiller: Distiller = getattr(module, _CLASSES[name])(student, **options)
+    distiller: Distiller = getattr(module, _CLASSES[name])(student, setting, **options)
     return distiller

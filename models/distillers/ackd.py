@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from models.backbone import Backbone, Features
-from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation
+from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation, Setting
 from models.distillers.losses import kl_divergence
 from models.learners import Learners
 
@@ -132,7 +132,7 @@ class Ackd(Distiller):
 
     Args:
         student: the target learner.
-        image_size: height and width of the images, from which the attention takes its size.
+        setting: the attention takes its size from the images'.
         temperature: T of Eq. 1.
         learners: for example ``["D3B1", "D2B2"]``. One learner alone has no attention and no
             adversary, as Eq. 4 divides by M - 1.
@@ -151,8 +151,8 @@ class Ackd(Distiller):
     def __init__(
         self,
         student: Backbone,
+        setting: Setting,
         *,
-        image_size: int,
         temperature: float,
         learners: Sequence[str],
         lambda_teacher_to_learners: float,
@@ -164,10 +164,10 @@ class Ackd(Distiller):
         objective: Literal["minimax", "diversity"],
         discriminator_learning_rate: float,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, setting)
         self.learners = Learners(student, learners)
         count = len(self.learners)
-        map_shape = _last_map_shape(student, image_size)
+        map_shape = student.probe(setting.image_size).stages[-1].shape[1:]
         self.attention = Attention(count, map_shape) if attention and count > 1 else None
         self.discriminators = None
         if adversarial and count > 1:
@@ -256,14 +256,3 @@ class Ackd(Distiller):
         if self.discriminators is not None:
             measures["discriminator_accuracy"] = self.discriminators.accuracy(group.maps)
         return Observation(logits, embeddings, measures)
-
-
-def _last_map_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
-    # In eval mode, because a pass in train mode would change the running statistics.
-    training = network.training
-    device = next(network.parameters()).device
-    with torch.no_grad():
-        images = torch.zeros(1, 3, image_size, image_size, device=device)
-        shape = network.eval().features(images).stages[-1].shape
-    network.train(training)
-    return shape[1], shape[2], shape[3]

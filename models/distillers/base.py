@@ -14,6 +14,24 @@ Needs = Literal["nothing", "logits", "features"]
 """What a method asks of the teacher."""
 
 
+class Setting(NamedTuple):
+    """What is known before a training, and what methods take their sizes from.
+
+    Attributes:
+        teacher: None where there is none; a method may look at its shapes and keeps nothing of it.
+        image_size: height and width in pixels.
+        labels: ``[N]``, of the training images in the order of their indices.
+        batch_size: images a step of one process.
+        epochs: of the training.
+    """
+
+    teacher: Backbone | None
+    image_size: int
+    labels: Tensor
+    batch_size: int
+    epochs: int
+
+
 class Batch(NamedTuple):
     """Normalised images ``[B, 3, H, W]``, labels ``[B]`` and sample indices ``[B]``."""
 
@@ -49,6 +67,10 @@ class Distiller(nn.Module):
     As all of it is submodules, parameters, state dict, device moves and distribution are right by
     construction. The teacher is not part of it: what it knows comes as :class:`Knowledge`.
 
+    Args:
+        student: the target learner; it becomes a part of this.
+        setting: what the method is built for.
+
     Attributes:
         student: the target learner.
         step_adversary: set by the training loop where :meth:`adversary_optimizer` gives one; takes
@@ -58,7 +80,7 @@ class Distiller(nn.Module):
 
     needs: ClassVar[Needs]
 
-    def __init__(self, student: Backbone) -> None:
+    def __init__(self, student: Backbone, setting: Setting) -> None:
         super().__init__()
         self.student = student
         self.step_adversary: Callable[[Tensor], None] | None = None

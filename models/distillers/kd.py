@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.backbone import Backbone
-from models.distillers.base import Batch, Distiller, Knowledge, Needs
+from models.distillers.base import Batch, Distiller, Knowledge, Needs, Setting
 from models.distillers.losses import kl_divergence
 
 
@@ -21,9 +21,15 @@ class Kd(Distiller):
     needs: ClassVar[Needs] = "logits"
 
     def __init__(
-        self, student: Backbone, *, temperature: float, ce_weight: float, kd_weight: float
+        self,
+        student: Backbone,
+        setting: Setting,
+        *,
+        temperature: float,
+        ce_weight: float,
+        kd_weight: float,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, setting)
         self.temperature = temperature
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight

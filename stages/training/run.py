@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from models.backbone import Backbone
-from models.distillers.base import Distiller
+from models.distillers.base import Distiller, Setting
 from stages.data.arrays import DATA_FOLDER, DataSet
 from stages.data.feeds import build_feed
 from stages.files import sha256
@@ -16,6 +16,19 @@ from stages.training.checkpoint import Checkpoints, fingerprint
 from stages.training.engine import Engine
 from stages.training.logits_store import LogitsStore
 from stages.training.loop import Progress, Trainer
+
+
+def setting_of(
+    data: DataSet, settings: Training, engine: Engine, teacher: Backbone | None = None
+) -> Setting:
+    """What a method is built for."""
+    return Setting(
+        teacher,
+        data.image_size,
+        torch.from_numpy(data.labels("train")),
+        settings.batch_size // engine.accelerator.num_processes,
+        settings.epochs,
+    )
 
 
 def run_training(

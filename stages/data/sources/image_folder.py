@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from pathlib import Path
 
 from PIL import Image
@@ -10,9 +11,7 @@ from PIL import Image
 from models.errors import InputError
 from stages.data.sources.base import VAL_NAMES, Source, SourceSplit
 
-EXTENSIONS = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _SPLIT_NAMES = ("train", *VAL_NAMES, "test")
 
 
@@ -37,8 +36,27 @@ def open_image_folder(location: str, named_splits: list[str]) -> Source:
     return Source(list(splits), lambda name: _open_split(splits[name]))
 
 
+class _Names:
+    """File names, end to end: of millions, as many strings would take far more memory.
+
+    Path objects most of all, as Python keeps a table of all their parts, which never shrinks.
+    """
+
+    def __init__(self) -> None:
+        self._joined = bytearray()
+        self._ends = array("Q")
+
+    def append(self, name: str) -> None:
+        self._joined += os.fsencode(name)
+        self._ends.append(len(self._joined))
+
+    def __getitem__(self, number: int) -> str:
+        start = self._ends[number - 1] if number else 0
+        return os.fsdecode(bytes(self._joined[start : self._ends[number]]))
+
+
 def _open_split(folder: Path) -> SourceSplit:
-    files: list[str] = []  # below ``folder``; millions of Path objects would take a gigabyte
+    files = _Names()  # below ``folder``
     labels: list[str] = []
     for class_folder in _subfolders(folder):
         images = _image_names(class_folder)
@@ -46,16 +64,17 @@ def _open_split(folder: Path) -> SourceSplit:
             raise InputError(
                 f"{class_folder}: this class has no image; add images or remove the folder"
             )
-        files += [f"{class_folder.name}/{name}" for name in images]
+        for name in images:
+            files.append(f"{class_folder.name}/{name}")
         labels += [class_folder.name] * len(images)
-    if not files:
+    if not labels:
         raise InputError(
             f"{folder}: no images found; expected a folder of image files for each class"
         )
     return SourceSplit(
         labels=labels,
-        image=lambda position: Image.open(folder / files[position]),
-        describe=lambda position: str(folder / files[position]),
+        image=lambda position: Image.open(f"{folder}/{files[position]}"),
+        describe=lambda position: f"{folder}/{files[position]}",
     )
 
 
@@ -70,10 +89,11 @@ def _image_names(folder: Path) -> list[str]:
     found = []
     for base, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        inner = Path(base).relative_to(folder)
-        found += [(inner / name).as_posix() for name in names if _is_image(name)]
-    return sorted(found, key=lambda name: name.split("/"))
+        inner = Path(base).relative_to(folder).as_posix()
+        prefix = "" if inner == "." else f"{inner}/"
+        found += [prefix + name for name in names if _is_image(name)]
+    return sorted(found, key=lambda name: name.replace("/", "\0"))
 
 
 def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
+    return name.lower().endswith(_EXTENSIONS) and not name.startswith(".")

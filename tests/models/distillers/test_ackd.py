@@ -13,9 +13,9 @@ from models import distillers
 from models.distillers.ackd import Ackd
 from models.distillers.base import Batch, Knowledge
 from tests.models.distillers.test_kd import ce, kl, softmax
+from tests.setting import make_setting
 
 OPTIONS: dict[str, Any] = {
-    "image_size": 16,
     "temperature": 4.0,
     "learners": ["D3B1", "D2B2"],
     "lambda_teacher_to_learners": 1.0,
@@ -33,7 +33,7 @@ KNOWLEDGE = Knowledge(torch.randn(6, 5))
 
 def make(**options: Any) -> Ackd:
     torch.manual_seed(0)
-    method = distillers.build("ackd", models.build("resnet8", 5), OPTIONS | options)
+    method = distillers.build("ackd", models.build("resnet8", 5), make_setting(), OPTIONS | options)
     assert isinstance(method, Ackd)
     for module in method.modules():  # statistics unlike the initial ones
         if isinstance(module, nn.BatchNorm2d):
@@ -273,6 +273,6 @@ def test_what_can_be_observed() -> None:
 def test_building_leaves_the_running_statistics_alone() -> None:
     student = models.build("resnet8", 5)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    distillers.build("ackd", student, OPTIONS)
+    distillers.build("ackd", student, make_setting(), OPTIONS)
     assert student.training
     assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())

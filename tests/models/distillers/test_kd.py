@@ -9,6 +9,7 @@ from models import distillers
 from models.distillers.base import Batch, Knowledge
 from models.distillers.losses import kl_divergence
 from models.errors import InputError
+from tests.setting import make_setting
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -50,7 +51,7 @@ def test_divergence_and_gradient_vanish_where_both_agree() -> None:
 def test_total() -> None:
     student = models.build("resnet8", 6)
     options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
-    kd = distillers.build("kd", student, options).eval()
+    kd = distillers.build("kd", student, make_setting(), options).eval()
     images, labels, teacher = (
         torch.randn(5, 3, 32, 32),
         torch.tensor([0, 3, 5, 1, 1]),
@@ -65,4 +66,4 @@ def test_total() -> None:
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError, match="method 'kdd' is not known: use one of scratch, kd, ackd"):
-        distillers.build("kdd", models.build("resnet8", 6), {})
+        distillers.build("kdd", models.build("resnet8", 6), make_setting(), {})

@@ -25,6 +25,7 @@ from stages.data.feed import MemoryFeed
 from stages.params import Augmentation, Params
 from stages.training.logits_store import round_logits
 from stages.training.optimizer import build_optimizer
+from tests.setting import make_setting
 from tests.stages.training.test_loop import OPTIONS
 
 PROCESSES = 2
@@ -82,7 +83,7 @@ class Accumulated:
         self.teacher = load_network(Path("artifacts/proxy/model.safetensors"))
         torch.manual_seed(self.settings.seed)
         student = models.build("resnet8", 3)
-        first = distillers.build(method, student, OPTIONS[method])
+        first = distillers.build(method, student, make_setting(batch_size=7), OPTIONS[method])
         self.copies: list[Distiller] = [first, copy.deepcopy(first)]
         self.barrier = threading.Barrier(PROCESSES)
         self.hashes: list[set[str]] = [set(), set()]

@@ -11,6 +11,7 @@ from models.distillers.base import Batch, Knowledge
 from models.errors import InputError
 from stages.params import EngineSettings
 from stages.training.engine import choose_precision, has_native_bf16, start_engine
+from tests.setting import make_setting
 
 CPU = torch.device("cpu")
 
@@ -43,7 +44,7 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch: pytest.Monkey
             start_engine(EngineSettings(tracker="mlflow"))
     engine = start_engine(EngineSettings(sync_batchnorm=True, precision="fp32"))
     if engine.device.type == "cpu":
-        distiller = distillers.build("scratch", models.build("resnet8", 3), {})
+        distiller = distillers.build("scratch", models.build("resnet8", 3), make_setting(), {})
         with pytest.raises(InputError, match="sync_batchnorm is true, but there is no GPU"):
             engine.place(distiller)
 
@@ -51,7 +52,9 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch: pytest.Monkey
 def test_under_reduced_precision_losses_and_weights_stay_float32() -> None:
     engine = start_engine(EngineSettings(precision="bf16"))
     options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
-    distiller = engine.place(distillers.build("kd", models.build("resnet8", 3), options))
+    distiller = engine.place(
+        distillers.build("kd", models.build("resnet8", 3), make_setting(), options)
+    )
     seen = {}
     distiller.student.fc.register_forward_hook(lambda _m, _i, out: seen.update(fc=out.dtype))
     wrapped = engine.accelerator.prepare_model(distiller)
@@ -79,7 +82,9 @@ def test_compiled_networks_learn_the_same() -> None:
     for compile_ in (False, True):
         engine = start_engine(EngineSettings(precision="fp32", compile=compile_))
         torch.manual_seed(0)
-        distiller = engine.place(distillers.build("scratch", models.build("resnet8", 3), {}))
+        distiller = engine.place(
+            distillers.build("scratch", models.build("resnet8", 3), make_setting(), {})
+        )
         torch.manual_seed(1)
         images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
         labels = torch.arange(8) % 3

@@ -19,6 +19,7 @@ from stages.params import Ackd, Augmentation, EngineSettings, Training
 from stages.training.engine import Engine, start_engine
 from stages.training.evaluate import accuracy, predict
 from stages.training.loop import Progress, Trainer
+from tests.setting import make_setting
 
 CPU = torch.device("cpu")
 SETTINGS = Training(epochs=8, batch_size=16, learning_rate=0.01)
@@ -41,10 +42,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     return load_data(folder)
 
 
+SETTING = make_setting()
 OPTIONS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "kd": {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9},
-    "ackd": {"temperature": 4.0, "image_size": 16} | Ackd().model_dump(),
+    "ackd": {"temperature": 4.0} | Ackd().model_dump(),
 }
 
 
@@ -69,7 +71,7 @@ def run(
     data: DataSet, method: str, teacher: Backbone | None = None, **engine_settings: Any
 ) -> tuple[Distiller, Progress]:
     torch.manual_seed(0)
-    distiller = distillers.build(method, models.build("resnet8", 3), OPTIONS[method])
+    distiller = distillers.build(method, models.build("resnet8", 3), SETTING, OPTIONS[method])
     return distiller, train(data, distiller, teacher, **engine_settings)
 
 
@@ -137,7 +139,7 @@ def test_the_best_epoch_is_the_first_highest_on_validation(data: DataSet) -> Non
 def test_the_discriminators_learn_in_their_own_step_alone(data: DataSet, teacher: Backbone) -> None:
     torch.manual_seed(0)
     options = OPTIONS["ackd"] | {"lambda_adversarial": 0.0, "discriminator_learning_rate": 1e-9}
-    distiller = distillers.build("ackd", models.build("resnet8", 3), options)
+    distiller = distillers.build("ackd", models.build("resnet8", 3), SETTING, options)
     before = {k: v.clone() for k, v in distiller.state_dict().items() if "discriminators" in k}
     train(data, distiller, teacher)
     after = distiller.state_dict()
@@ -152,14 +154,14 @@ def test_the_loss_of_the_log_is_the_mean_over_samples(data: DataSet) -> None:
         def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, torch.Tensor]:
             return {"total": 0 * self.student(batch.images).sum() + batch.labels.double().mean()}
 
-    distiller = Constant(models.build("resnet8", 3))
+    distiller = Constant(models.build("resnet8", 3), SETTING)
     # Batches of 36, 36 and 24.
     trained = train(data, distiller, settings=SETTINGS.model_copy(update={"batch_size": 36}))
     assert trained.history[0]["loss/total"] == pytest.approx(1.0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: DataSet) -> None:
-    distiller = distillers.build("scratch", models.build("resnet8", 3), {})
+    distiller = distillers.build("scratch", models.build("resnet8", 3), SETTING, {})
     settings = Training(epochs=3, batch_size=16, learning_rate=1e30, schedule="multi_step")
     with pytest.raises(InputError, match="the loss 'total' became nan in epoch 1, step 2; use a"):
         train(data, distiller, settings=settings)

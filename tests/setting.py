@@ -1,0 +1,15 @@
+"""What methods are built for in the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from models.distillers.base import Setting
+
+
+def make_setting(**known: Any) -> Setting:
+    """48 training images of three classes and 16 pixels, in batches of 6."""
+    default = Setting(None, 16, torch.arange(48) % 3, batch_size=6, epochs=8)
+    return default._replace(**known)
