@@ -70,7 +70,7 @@ class Display:
             return
         images = self.steps_of_epoch * self.images / self.steps
         pace = f"{images / (now - self.epoch_start):.0f} img/s"
-        terms = _terms({name: float(loss) for name, loss in losses.items()})
+        terms = _terms({name: float(loss.detach()) for name, loss in losses.items()})
         self._show(f"{terms}  {pace}", "" if self.bar else f", step {self._step} of {self.steps}")
 
     def epoch(self, row: Mapping[str, float]) -> None:

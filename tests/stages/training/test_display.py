@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_log_has_a_line_an_epoch_and_a_line_a_minute_within_a_long_one(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    losses = {"total": torch.tensor(2.0), "ce": torch.tensor(0.5)}
+    losses = {"total": torch.tensor(2.0, requires_grad=True), "ce": torch.tensor(0.5)}
     with Display("kd", epochs=3, steps=10, images=1000, done=10) as display:
         for _ in range(10):
             clock.now += 40
