@@ -76,14 +76,25 @@ class Distiller(nn.Module):
         step_adversary: set by the training loop where :meth:`adversary_optimizer` gives one; takes
             a loss of the adversary, and steps the adversary's parameters alone. ``forward`` calls
             it between the forward pass and the main losses.
+        gather: set by the training loop where several processes train; joins what each of them
+            holds, ``[B, ...]``, along the first axis, in the order of the processes. B may differ.
+            What remembers single samples keeps alike in all processes by means of it; the loop
+            itself averages nothing but BatchNorm's statistics.
+        needs_full_batches: whether every batch must hold ``setting.batch_size`` samples; the
+            training loop then leaves out the rest of an epoch that does not fill one.
     """
 
     needs: ClassVar[Needs]
+    needs_full_batches: ClassVar[bool] = False
 
     def __init__(self, student: Backbone, setting: Setting) -> None:
         super().__init__()
         self.student = student
         self.step_adversary: Callable[[Tensor], None] | None = None
+        self.gather: Callable[[Tensor], Tensor] = _alone
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the steps of an epoch, counted from 0, or before those that are left."""
 
     def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
         """The losses by name, scalars, ``total`` among them."""
@@ -100,3 +111,7 @@ class Distiller(nn.Module):
     def learner_names(self) -> list[str]:
         """The auxiliary learners, in the order of their parameters."""
         return []
+
+
+def _alone(own: Tensor) -> Tensor:
+    return own

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, Knowledge, Needs, Setting
-from models.distillers.losses import kl_divergence
+from models.distillers.losses import at_least_float32, kl_divergence
 
 
 class FeatureDistiller(Distiller):
@@ -37,13 +38,13 @@ class FeatureDistiller(Distiller):
         self.feature_weight = feature_weight
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """The method's own term, a float32 scalar; ``teacher`` has no gradient."""
+        """The method's own term, a scalar of float32 or more; ``teacher`` has no gradient."""
         raise NotImplementedError
 
     def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
         assert knowledge.features is not None
         student = self.student.features(batch.images)
-        ce = F.cross_entropy(student.logits.float(), batch.labels)
+        ce = F.cross_entropy(at_least_float32(student.logits), batch.labels)
         feature = self.feature_loss(student, knowledge.features, batch)
         total = self.ce_weight * ce + self.feature_weight * feature
         losses = {"ce": ce, "feature": feature}
@@ -53,3 +54,34 @@ class FeatureDistiller(Distiller):
             )
             total = total + self.kd_weight * losses["kd"]
         return {"total": total} | losses
+
+
+def at_common_size(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps ``[B, C, H, W]``, average-pooled to the smaller H and the smaller W of both."""
+    height, width = (min(student_map.shape[i], teacher_map.shape[i]) for i in (2, 3))
+    return average_pool(student_map, height, width), average_pool(teacher_map, height, width)
+
+
+def average_pool(feature_map: Tensor, height: int, width: int) -> Tensor:
+    """``[B, C, H, W]`` to ``[B, C, height, width]``, at least float32.
+
+    The windows are those of ``adaptive_avg_pool2d``, which has no deterministic gradient on a GPU:
+    they are written as a matrix for the rows and one for the columns.
+    """
+    if feature_map.dtype in {torch.float16, torch.bfloat16}:
+        feature_map = feature_map.float()
+    if feature_map.shape[2:] == (height, width):
+        return feature_map
+    rows = _windows(feature_map.shape[2], height, feature_map.device).to(feature_map.dtype)
+    columns = _windows(feature_map.shape[3], width, feature_map.device).to(feature_map.dtype)
+    with torch.autocast(feature_map.device.type, enabled=False):
+        return torch.einsum("bchw,ih,jw->bcij", feature_map, rows, columns)
+
+
+def _windows(length: int, parts: int, device: torch.device) -> Tensor:
+    """``[parts, length]``: each row averages one of the windows."""
+    part = torch.arange(parts, device=device).unsqueeze(1)
+    place = torch.arange(length, device=device)
+    first, last = part * length // parts, ((part + 1) * length - 1) // parts
+    inside = ((first <= place) & (place <= last)).double()
+    return inside / inside.sum(1, keepdim=True)
