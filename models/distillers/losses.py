@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32 where autocast has given it less; float64 stays float64."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -18,6 +24,6 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
         teacher_logits: ``[B, K]``.
         temperature: T.
     """
-    log_p = F.log_softmax(student_logits.float() / temperature, dim=1)
-    log_q = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    log_p = F.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
+    log_q = F.log_softmax(at_least_float32(teacher_logits) / temperature, dim=1)
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
