@@ -103,7 +103,7 @@ def start_engine(settings: EngineSettings) -> Engine:
     if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:
         raise InputError(
             f"training.tracker is {settings.tracker}, which is not installed; install it with"
-            f" `pip install {settings.tracker}`, or set none"
+            f" `pip install -e '.[{settings.tracker}]'`, or set none"
         )
     accelerator = Accelerator(
         cpu=device.type == "cpu",
