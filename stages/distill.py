@@ -45,7 +45,7 @@ def main(params: Params) -> None:
     method = distillers.build(settings.method, student, setting, _options(settings))
     distiller = engine.place(method)
     progress, checkpoints = run_training(
-        "distill", settings.method, distiller, data, params, settings, engine, (teacher, PROXY)
+        "distill", settings.method, distiller, data, params, settings, engine, teacher
     )
     if engine.is_main:
         normalize = Normalize(data.mean, data.std, engine.device)

@@ -114,7 +114,20 @@ class Teacher(Training):
 class Proxy(Section):
     """Whom the student learns from."""
 
-    method: Literal["teacher"] = "teacher"
+    method: Literal["teacher", "early_stopped", "assistants"] = "teacher"
+    """The teacher itself; its network trained anew in fewer epochs (ESKD); or the last of a chain
+    of assistants, each distilled from the one before (TAKD)."""
+    epochs: PositiveInt = 10
+    """Of the early-stopped teacher; the teacher's schedule is compressed into them."""
+    assistants: list[str] = []
+    """Networks, from the one that learns from the teacher to the one that the student learns from;
+    they are trained by the teacher's schedule and the weights of ``distill.kd``."""
+
+    @model_validator(mode="after")
+    def _assistants_are_named(self) -> Proxy:
+        if self.method == "assistants" and not self.assistants:
+            raise ValueError("assistants must name a network at least, such as [resnet44]")
+        return self
 
 
 class Kd(Section):

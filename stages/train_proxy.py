@@ -1,15 +1,35 @@
-"""Stage ``train_proxy``: whom the student learns from. By default that is the teacher itself."""
+"""Stage ``train_proxy``: whom the student learns from.
+
+* ``teacher``: the teacher itself.
+* ``early_stopped``: the teacher's network, trained anew with the whole schedule compressed into
+  fewer epochs (ESKD: Cho & Hariharan 2019, as the ACKD paper describes it).
+* ``assistants``: a chain of networks, each distilled from the one before, the first from the
+  teacher (TAKD: Mirzadeh et al. 2020).
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
-from stages.entry import run_stage
+import torch
+
+import models
+from models import distillers
+from models.backbone import Backbone
+from models.checkpoint import load_network, save_network
+from stages.data.arrays import DataSet, load_data
+from stages.data.feed import Normalize
 from stages.files import new_folder, read_json, write_json
-from stages.params import Params
+from stages.params import Params, Teacher
+from stages.training.checkpoint import Checkpoints
+from stages.training.engine import Engine, start_engine
+from stages.training.launch import run_training_stage
+from stages.training.results import measure_trained
+from stages.training.run import run_training, setting_of
 
-TEACHER_FOLDER = Path("artifacts/teacher")
+TEACHER = Path("artifacts/teacher/model.safetensors")
 TEACHER_METRICS = Path("reports/teacher/metrics.json")
 PROXY_FOLDER = Path("artifacts/proxy")
 METRICS = Path("reports/proxy/metrics.json")
@@ -19,11 +39,73 @@ _SHARED = ("network", "accuracy", "val_accuracy", "parameters", "macs")
 
 def main(params: Params) -> None:
     """Write ``artifacts/proxy`` and its metrics."""
-    teacher = read_json(TEACHER_METRICS)
-    write_json(METRICS, {"method": params.proxy.method} | {key: teacher[key] for key in _SHARED})
-    with new_folder(PROXY_FOLDER) as folder:
-        shutil.copyfile(TEACHER_FOLDER / "model.safetensors", folder / "model.safetensors")
+    if params.proxy.method == "teacher":
+        teacher = read_json(TEACHER_METRICS)
+        write_json(METRICS, {"method": "teacher"} | {key: teacher[key] for key in _SHARED})
+        with new_folder(PROXY_FOLDER) as folder:
+            shutil.copyfile(TEACHER, folder / "model.safetensors")
+        return
+    data = load_data()
+    engine = start_engine(params.training)
+    proxies = _Proxies(params, data, engine)
+    network = proxies.stop_early() if params.proxy.method == "early_stopped" else proxies.descend()
+    if engine.is_main:
+        last = proxies.chain[-1]
+        write_json(METRICS, {"method": params.proxy.method} | last | {"chain": proxies.chain})
+        with new_folder(PROXY_FOLDER) as folder:
+            save_network(folder / "model.safetensors", network)
+        for checkpoints in proxies.checkpoints:
+            checkpoints.clear()
+    engine.accelerator.end_training()
+
+
+class _Proxies:
+    """Trains them, and keeps their metrics and checkpoints until all are done."""
+
+    def __init__(self, params: Params, data: DataSet, engine: Engine) -> None:
+        self.params, self.data, self.engine = params, data, engine
+        self.chain: list[dict[str, Any]] = []
+        self.checkpoints: list[Checkpoints] = []
+
+    def stop_early(self) -> Backbone:
+        settings = compressed(self.params.teacher, self.params.proxy.epochs)
+        return self._train("early-stopped teacher", settings.network, settings, None)
+
+    def descend(self) -> Backbone:
+        network = load_network(TEACHER).to(self.engine.device)
+        for name in self.params.proxy.assistants:
+            network = self._train(f"assistant {name}", name, self.params.teacher, network)
+        return network
+
+    def _train(self, what: str, name: str, settings: Teacher, teacher: Backbone | None) -> Backbone:
+        settings = settings.model_copy(update={"network": name})
+        torch.manual_seed(settings.seed)
+        network = models.build(name, len(self.data.classes))
+        setting = setting_of(self.data, settings, self.engine, teacher)
+        method, options = "scratch", {}
+        if teacher is not None:
+            distill = self.params.distill
+            method, options = "kd", {"temperature": distill.temperature} | distill.kd.model_dump()
+        distiller = self.engine.place(distillers.build(method, network, setting, options))
+        progress, checkpoints = run_training(
+            "train_proxy", what, distiller, self.data, self.params, settings, self.engine, teacher
+        )
+        self.checkpoints.append(checkpoints)
+        normalize = Normalize(self.data.mean, self.data.std, self.engine.device)
+        self.chain.append(measure_trained(network, progress, self.data, normalize))
+        # A plain one: what was trained may be compiled, or have other BatchNorms.
+        plain = models.build(name, len(self.data.classes)).to(self.engine.device)
+        plain.load_state_dict(network.state_dict())
+        return plain
+
+
+def compressed(settings: Teacher, epochs: int) -> Teacher:
+    """The same schedule in fewer epochs: milestones keep their share of the whole."""
+    share = epochs / settings.epochs
+    milestones = [round(milestone * share) for milestone in settings.milestones]
+    content = settings.model_dump() | {"epochs": epochs, "milestones": milestones}
+    return Teacher.model_validate(content)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_training_stage(main, "stages.train_proxy")

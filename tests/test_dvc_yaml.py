@@ -120,8 +120,10 @@ def sections_read(source: str) -> set[str]:
         node.attr.rstrip("_")
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "params"
+        and (
+            (isinstance(node.value, ast.Name) and node.value.id == "params")
+            or (isinstance(node.value, ast.Attribute) and node.value.attr == "params")
+        )
         and id(node) not in untracked
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
 
 import torch
 
@@ -10,12 +10,20 @@ from models.backbone import Backbone
 from models.distillers.base import Distiller, Setting
 from stages.data.arrays import DATA_FOLDER, DataSet
 from stages.data.feeds import build_feed
-from stages.files import sha256
 from stages.params import Params, Training
 from stages.training.checkpoint import Checkpoints, fingerprint
 from stages.training.engine import Engine
 from stages.training.logits_store import LogitsStore
 from stages.training.loop import Progress, Trainer
+
+
+def weights_sha256(network: Backbone) -> str:
+    """Of the network's name and every number of its state dict."""
+    digest = hashlib.sha256(network.name.encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def setting_of(
@@ -39,7 +47,7 @@ def run_training(
     params: Params,
     settings: Training,
     engine: Engine,
-    teacher: tuple[Backbone, Path] | None = None,
+    teacher: Backbone | None = None,
 ) -> tuple[Progress, Checkpoints]:
     """Train a distiller, going on from where an interrupted run of the same training ended.
 
@@ -51,7 +59,7 @@ def run_training(
         params: all parameters.
         settings: those of this training.
         engine: devices, processes and precision.
-        teacher: the network on the engine's device, and the file that it came from.
+        teacher: on the engine's device.
 
     Returns:
         What the training leaves besides the weights in the distiller, and its checkpoints: to be
@@ -67,34 +75,35 @@ def run_training(
         accelerator.num_processes,
         params.data.feed,
     )
+    taught_by = None if teacher is None else weights_sha256(teacher)
     store = None
     if teacher is not None and distiller.needs == "logits" and params.training.logits_store:
         key = {
-            "teacher_sha256": sha256(teacher[1]),
+            "teacher_sha256": taught_by,
             "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
             "augmentation": params.augmentation.model_dump(),
             "precision": engine.precision,
             # What else rounds: other kernels give other last bits.
             "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
         }
-        store = LogitsStore(key, len(feed), teacher[0].num_classes)
+        store = LogitsStore(key, len(feed), teacher.num_classes)
         if engine.is_main:
             print(store.describe(settings.epochs), flush=True)
     chosen = {
         "augmentation": params.augmentation.model_dump(),
         "settings": settings.model_dump(),
+        "teacher_sha256": taught_by,
         "precision": engine.precision,
         "compile": params.training.compile,
         "sync_batchnorm": params.training.sync_batchnorm,
     }
-    inputs = [DATA_FOLDER, *([] if teacher is None else [teacher[1]])]
-    checkpoints = Checkpoints(stage, fingerprint(stage, chosen, inputs))
+    checkpoints = Checkpoints(stage, fingerprint(stage, chosen, [DATA_FOLDER]))
     if params.training.tracker != "none":
         accelerator.init_trackers(stage)
     trainer = Trainer(
         what,
         distiller,
-        None if teacher is None else teacher[0],
+        teacher,
         feed,
         data.split("val"),
         settings,

@@ -15,7 +15,7 @@ from models.checkpoint import load_network, load_state, save_network
 from models.errors import InputError
 from models.learners import load_learners
 from stages import distill, prune, train_proxy, train_teacher
-from stages.params import Params
+from stages.params import Params, Teacher
 
 SHORT = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02}
 CONTENT: dict[str, Any] = {
@@ -195,3 +195,48 @@ def test_a_teacher_of_other_classes_is_refused(root: Path) -> None:
 def test_a_learner_that_does_not_fit_is_refused_before_training(root: Path) -> None:
     with pytest.raises(InputError, match="'D2B1' does not fit resnet8"):
         distill.main(params(ackd={"learners": ["D2B1"]}))
+
+
+def proxy_params(**proxy: Any) -> Params:
+    return Params.model_validate(CONTENT | {"proxy": proxy})
+
+
+def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root: Path) -> None:
+    train_teacher.main(Params.model_validate(CONTENT))
+    train_proxy.main(proxy_params(method="early_stopped", epochs=1))
+    metrics = read(root / "reports/proxy/metrics.json")
+    teacher = read(root / "reports/teacher/metrics.json")
+    assert metrics["method"] == "early_stopped"
+    assert (metrics["network"], metrics["epochs"]) == (teacher["network"], 1)
+    proxy = load_network(root / "artifacts/proxy/model.safetensors")
+    # One epoch of a teacher is what a teacher of one epoch is.
+    content = CONTENT | {"teacher": CONTENT["teacher"] | {"epochs": 1}}
+    train_teacher.main(Params.model_validate(content))
+    wanted = load_network(root / "artifacts/teacher/model.safetensors").state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in proxy.state_dict().items())
+
+
+def test_assistants_learn_one_from_another(root: Path) -> None:
+    train_teacher.main(Params.model_validate(CONTENT))
+    train_proxy.main(proxy_params(method="assistants", assistants=["resnet14", "resnet8"]))
+    metrics = read(root / "reports/proxy/metrics.json")
+    assert [link["network"] for link in metrics["chain"]] == ["resnet14", "resnet8"]
+    assert metrics["accuracy"] == metrics["chain"][-1]["accuracy"]
+    assert load_network(root / "artifacts/proxy/model.safetensors").name == "resnet8"
+    assert not (root / ".checkpoints").exists()
+    # Another first assistant makes another second one.
+    first = (root / "artifacts/proxy/model.safetensors").read_bytes()
+    train_proxy.main(proxy_params(method="assistants", assistants=["resnet8x4", "resnet8"]))
+    assert (root / "artifacts/proxy/model.safetensors").read_bytes() != first
+
+
+def test_a_compressed_schedule_keeps_its_shape() -> None:
+    teacher = Teacher(epochs=200, schedule="multi_step", milestones=[100, 150], learning_rate=0.1)
+    short = train_proxy.compressed(teacher, 65)
+    assert (short.epochs, short.milestones) == (65, [32, 49])  # as the spec rounds 32.5 and 48.75
+    assert short.learning_rate == 0.1
+
+
+def test_assistants_must_be_named() -> None:
+    with pytest.raises(ValueError, match="assistants must name a network at least"):
+        proxy_params(method="assistants")
