@@ -1,0 +1,113 @@
+"""Correlation congruence (Peng et al. 2019), as compared in benchmarks and as published."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone, Features
+from models.distillers.base import Batch, Setting
+from models.distillers.feature import FeatureDistiller
+from models.distillers.losses import at_least_float32
+
+# Of the benchmark's linear embeddings, and of the paper's kernel.
+_EMBEDDING = 128
+_GAMMA = 0.4
+_ORDER = 2
+
+
+class Cc(FeatureDistiller):
+    """How samples relate to each other in the teacher, they shall in the student.
+
+    Peng et al. 2019, section 3, print ``L_feature = ||K(f_s) - K(f_t)||_F^2 / B^2`` on the pooled
+    embeddings. The code that they gave to RepDistiller, which most comparisons ran, the one in the
+    ACKD paper among them, computes something else; hence two variants.
+
+    * ``repdistiller``: ``mean_{i<B} sum_j d_ij d_{i+1,j}`` with ``d = |e_s - e_t|``, where ``e`` is
+      a trained linear embedding of 128 numbers for either network. Each sample is paired with the
+      next of the batch, so the loss depends on the order, and is 0 for a batch of one. As both
+      embeddings are trained, they can lower it by shrinking, whatever the student does. Weights ce
+      1, kd 0, feature 0.02.
+    * ``rbf``: the printed loss with the Gaussian kernel, expanded to order P = 2: ``K_ij = sum_{p
+      <= P} exp(-2g) (2g)^p / p! (f_i . f_j)^p`` for ``f`` of norm 1 and g = 0.4. Nothing is
+      trained beside the student. A public code of it takes ce 1, kd 0, feature 100.
+
+    Width, resolution and number of stages are free in both. The batch is what one process sees.
+
+    Args:
+        student: the target learner.
+        setting: embeddings take their sizes from the teacher's and the images'.
+        temperature: of KD, where it takes part.
+        ce_weight: of the cross entropy.
+        kd_weight: of KD.
+        feature_weight: of the variant's loss.
+        variant: which of the two.
+    """
+
+    def __init__(
+        self,
+        student: Backbone,
+        setting: Setting,
+        *,
+        temperature: float,
+        ce_weight: float,
+        kd_weight: float,
+        feature_weight: float,
+        variant: Literal["repdistiller", "rbf"],
+    ) -> None:
+        super().__init__(
+            student,
+            setting,
+            temperature=temperature,
+            ce_weight=ce_weight,
+            kd_weight=kd_weight,
+            feature_weight=feature_weight,
+        )
+        self.incongruence: nn.Module = Kernels()
+        if variant == "repdistiller":
+            assert setting.teacher is not None
+            widths = [
+                network.probe(setting.image_size).embedding.shape[1]
+                for network in (student, setting.teacher)
+            ]
+            self.incongruence = Neighbours(*widths)
+
+    def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        ours, theirs = at_least_float32(student.embedding), at_least_float32(teacher.embedding)
+        with torch.autocast(ours.device.type, enabled=False):
+            loss: Tensor = self.incongruence(ours, theirs)
+        return loss
+
+
+class Neighbours(nn.Module):
+    """The loss of ``repdistiller``; embeddings ``[B, student_width]``, ``[B, teacher_width]``."""
+
+    def __init__(self, student_width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.embed_student = nn.Linear(student_width, _EMBEDDING)
+        self.embed_teacher = nn.Linear(teacher_width, _EMBEDDING)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        distance = (self.embed_student(student) - self.embed_teacher(teacher)).abs()
+        products: Tensor = distance[:-1] * distance[1:]
+        # A batch of one has no neighbours: a mean over none would be NaN.
+        return products.sum() / max(len(products), 1)
+
+
+class Kernels(nn.Module):
+    """The loss of ``rbf``; embeddings ``[B, D]`` of any two D."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return F.mse_loss(_kernel(student), _kernel(teacher))
+
+
+def _kernel(embedding: Tensor) -> Tensor:
+    """``[B, D]`` to ``[B, B]``."""
+    unit = F.normalize(embedding, dim=1)
+    cosines = unit @ unit.T
+    terms = [(2 * _GAMMA * cosines) ** p / math.factorial(p) for p in range(_ORDER + 1)]
+    return math.exp(-2 * _GAMMA) * torch.stack(terms).sum(0)

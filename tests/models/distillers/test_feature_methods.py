@@ -1,0 +1,202 @@
+"""What holds for every method that compares features."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+import models
+from models.backbone import Backbone, Features
+from models.distillers.at import At
+from models.distillers.base import Batch, Knowledge
+from models.distillers.cc import Cc
+from models.distillers.feature import FeatureDistiller
+from models.distillers.sp import Sp
+from models.distillers.vid import Vid
+from tests.models.distillers.test_kd import ce, kl
+from tests.models.distillers.tiny import Tiny, array
+from tests.setting import make_setting
+
+# As the references weigh them, so that no term's gradient drowns.
+METHODS = {
+    "at": (At, {"feature_weight": 1000.0}),
+    "sp": (Sp, {"feature_weight": 3000.0}),
+    "cc": (Cc, {"feature_weight": 0.02, "variant": "repdistiller"}),
+    "cc_rbf": (Cc, {"feature_weight": 100.0, "variant": "rbf"}),
+    "vid": (Vid, {"feature_weight": 1.0}),
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def make(name: str, student: Backbone, teacher: Backbone, size: int = 8) -> FeatureDistiller:
+    kind, options = METHODS[name]
+    setting = make_setting(teacher=teacher, image_size=size)
+    return kind(student, setting, temperature=4.0, ce_weight=0.8, kd_weight=0.7, **options)
+
+
+def draw_batch(samples: int, size: int = 8) -> Batch:
+    images = torch.randn(samples, 3, size, size)
+    return Batch(images, torch.arange(samples) % 3, torch.arange(samples))
+
+
+def ask(teacher: Backbone, batch: Batch) -> Knowledge:
+    """As the training loop does: in eval mode, without gradients."""
+    with torch.no_grad():
+        features = teacher.eval().features(batch.images)
+    return Knowledge(features.logits, features)
+
+
+def in_double(features: Features) -> Features:
+    maps = tuple(feature_map.double() for feature_map in features.stages)
+    stem, _, embedding, logits = features
+    return Features(stem.double(), maps, embedding.double(), logits.double())
+
+
+@every_method
+def test_total_is_the_weighted_sum(name: str) -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2).double(), Tiny(3, 2, 4).double()
+    method = make(name, student, teacher).double().eval()
+    batch = draw_batch(4)._replace(images=torch.randn(4, 3, 8, 8).double())
+    knowledge = ask(teacher, batch)
+    losses = method(batch, knowledge)
+    z, labels = array(student(batch.images)), batch.labels.numpy()
+    feature = method.feature_loss(student.features(batch.images), knowledge.features, batch)
+    wanted = {
+        "ce": ce(z, labels),
+        "kd": kl(array(knowledge.logits), z, 4.0),
+        "feature": feature.item(),
+    }
+    weight = METHODS[name][1]["feature_weight"]
+    wanted["total"] = 0.8 * wanted["ce"] + 0.7 * wanted["kd"] + weight * wanted["feature"]
+    measured = {key: loss.item() for key, loss in losses.items()}
+    assert measured == pytest.approx(wanted, rel=1e-12, abs=1e-10)
+    assert feature.item() != 0
+
+
+@every_method
+def test_without_kd_there_is_no_such_term(name: str) -> None:
+    kind, options = METHODS[name]
+    teacher = Tiny(3, 2, 4)
+    setting = make_setting(teacher=teacher, image_size=8)
+    weights = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0}
+    method = kind(Tiny(2, 3, 2), setting, **weights, **options)
+    batch = draw_batch(4)
+    losses = method(batch, ask(teacher, batch))
+    assert set(losses) == {"total", "ce", "feature"}
+    wanted = losses["ce"] + options["feature_weight"] * losses["feature"]
+    assert torch.allclose(losses["total"], wanted)
+
+
+@every_method
+def test_gradients_of_student_and_helpers_are_the_numerical_ones(name: str) -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, stride=2)
+    method = make(name, student, teacher).double()
+    batch = draw_batch(4)._replace(images=torch.randn(4, 3, 8, 8).double())
+    knowledge = ask(teacher.double(), batch)
+    parameters = dict(method.named_parameters())
+
+    def total(*values: Tensor) -> Tensor:
+        given = dict(zip(parameters, values, strict=True))
+        losses = functional_call(method, given, (batch, knowledge))
+        return losses["total"]
+
+    values = [p.detach().clone().requires_grad_() for p in parameters.values()]
+    # One random direction for each parameter: the whole Jacobian would take minutes.
+    assert torch.autograd.gradcheck(total, values, atol=1e-7, rtol=1e-4, fast_mode=True)
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("student", "teacher", "size"),
+    [
+        ("resnet8", "resnet8x4", 16),  # wider
+        ("resnet8", "resnet18_cifar", 16),  # a stage more
+        ("resnet18_cifar", "resnet8", 16),  # a stage less
+        ("resnet8", "resnet18", 32),  # other resolutions
+        ("resnet18", "wrn_10_1", 32),
+        ("wrn_10_2", "resnet8", 18),  # 18, 9 and 5 pixels
+    ],
+)
+def test_networks_of_any_shape_meet(name: str, student: str, teacher: str, size: int) -> None:
+    torch.manual_seed(0)
+    networks = models.build(student, 3), models.build(teacher, 3)
+    method = make(name, *networks, size=size)
+    batch = draw_batch(3, size)
+    losses = method(batch, ask(networks[1], batch))
+    assert all(loss.isfinite() for loss in losses.values())
+    losses["total"].backward()
+    untouched = [key for key, p in method.named_parameters() if p.grad is None]
+    assert untouched == []
+
+
+@every_method
+def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher(name: str) -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 3)
+    method = make(name, student, teacher)
+    batch = draw_batch(6)
+    method(batch, ask(teacher, batch))["feature"].backward()
+    still = [key for key, p in method.named_parameters() if p.grad is None or not p.grad.any()]
+    # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
+    assert all(key.startswith("student.fc") or key.endswith("0.bias") for key in still), still
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+@every_method
+def test_building_changes_neither_network(name: str) -> None:
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4)
+    before = [{k: t.clone() for k, t in n.state_dict().items()} for n in (student, teacher)]
+    method = make(name, student, teacher)
+    for network, kept in zip((student, teacher), before, strict=True):
+        assert network.training
+        assert all(torch.equal(kept[k], t) for k, t in network.state_dict().items())
+    theirs = {id(tensor) for tensor in [*teacher.parameters(), *teacher.buffers()]}
+    assert not any(id(t) in theirs for t in [*method.parameters(), *method.buffers()])
+
+
+@every_method
+def test_what_is_trained_is_saved(name: str) -> None:
+    teacher = Tiny(3, 2, 4)
+    method = make(name, Tiny(2, 3, 2), teacher)
+    assert {key for key, _ in method.named_parameters()} <= set(method.state_dict())
+    torch.manual_seed(1)
+    other = make(name, Tiny(2, 3, 2), teacher)
+    other.load_state_dict(method.state_dict())
+    batch = draw_batch(4)
+    knowledge = ask(teacher, batch)
+    assert torch.equal(
+        method.eval()(batch, knowledge)["total"], other.eval()(batch, knowledge)["total"]
+    )
+
+
+@every_method
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_losses_are_float32_under_autocast(name: str, half: torch.dtype) -> None:
+    torch.manual_seed(0)
+    teacher = Tiny(3, 2, 4, stride=2)
+    method = make(name, Tiny(2, 3, 2), teacher).eval()
+    batch = draw_batch(4)
+    with torch.autocast("cpu", half):
+        knowledge = ask(teacher, batch)
+        losses = method(batch, knowledge)
+        features = method.student.features(batch.images)
+    assert features.stages[-1].dtype == half
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    exact = method.double().feature_loss(in_double(features), in_double(knowledge.features), batch)
+    # VID's convolutions are half precision; nothing else is.
+    tolerance = 0.05 if name == "vid" else 1e-4
+    assert losses["feature"].item() == pytest.approx(exact.item(), rel=tolerance)
+
+
+@every_method
+def test_a_batch_of_one(name: str) -> None:
+    teacher = Tiny(3, 2, 4)
+    method = make(name, Tiny(2, 3, 2), teacher)
+    batch = draw_batch(1)
+    losses = method(batch, ask(teacher, batch))
+    losses["total"].backward()
+    assert all(np.isfinite(loss.item()) for loss in losses.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())

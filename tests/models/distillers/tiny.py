@@ -1,0 +1,106 @@
+"""Networks so small that a loss can be differentiated numerically, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone, Features
+
+Array = npt.NDArray[np.float64]
+
+
+class Tiny(Backbone):
+    """A stage for each width; every stage but the first halves the resolution."""
+
+    stem_parts = ("conv",)
+
+    def __init__(self, *widths: int, stride: int = 1) -> None:
+        super().__init__()
+        self.name, self.num_classes = "tiny", 3
+        self.conv = nn.Conv2d(3, widths[0], 3, stride, 1)
+        self.stage_parts = tuple((f"stage{i}",) for i in range(1, len(widths) + 1))
+        before = widths[0]
+        for i, width in enumerate(widths, 1):
+            conv = nn.Conv2d(before, width, 3, 1 if i == 1 else 2, 1)
+            self.add_module(f"stage{i}", nn.Sequential(conv, nn.BatchNorm2d(width), nn.Softplus()))
+            before = width
+        self.fc = nn.Linear(before, 3)
+        for module in self.modules():  # so that samples differ much from each other
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.7)
+
+    def stem(self, images: Tensor) -> Tensor:
+        return F.softplus(self.conv(images))
+
+    def embed(self, last_map: Tensor) -> Tensor:
+        return last_map.mean((2, 3))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        return self.fc(embedding)
+
+
+def make_features(network: Backbone, image_size: int, samples: int, seed: int) -> Features:
+    """Normal numbers in the shapes of the network's features, float64, each a leaf of its own."""
+    rng = np.random.default_rng(seed)
+
+    def draw(like: Tensor) -> Tensor:
+        drawn = torch.from_numpy(rng.normal(size=(samples, *like.shape[1:])))
+        return drawn.requires_grad_()
+
+    probed = network.probe(image_size)
+    maps = tuple(draw(feature_map) for feature_map in probed.stages)
+    return Features(draw(probed.stem), maps, draw(probed.embedding), draw(probed.logits))
+
+
+def detach(features: Features) -> Features:
+    """As a teacher's features come: without gradients."""
+    maps = tuple(feature_map.detach() for feature_map in features.stages)
+    stem, _, embedding, logits = features
+    return Features(stem.detach(), maps, embedding.detach(), logits.detach())
+
+
+def array(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def numerical_gradients(
+    loss: Callable[..., float], inputs: Sequence[Array], step: float = 1e-5
+) -> list[Array]:
+    """Central differences of ``loss(*inputs)`` by each number of each input."""
+    gradients = []
+    for moved in inputs:
+        gradient = np.zeros_like(moved)
+        for place in np.ndindex(moved.shape):
+            kept = moved[place]
+            moved[place] = kept + step
+            above = loss(*inputs)
+            moved[place] = kept - step
+            below = loss(*inputs)
+            moved[place] = kept
+            gradient[place] = (above - below) / (2 * step)
+        gradients.append(gradient)
+    return gradients
+
+
+def pool(feature_map: Array, height: int, width: int) -> Array:
+    """Adaptive average pooling of ``[B, C, H, W]``, window by window."""
+    _, _, rows, columns = feature_map.shape
+    pooled = np.empty((*feature_map.shape[:2], height, width))
+    for i in range(height):
+        for j in range(width):
+            top, bottom = i * rows // height, -(-(i + 1) * rows // height)
+            left, right = j * columns // width, -(-(j + 1) * columns // width)
+            pooled[:, :, i, j] = feature_map[:, :, top:bottom, left:right].mean((2, 3))
+    return pooled
+
+
+def pool_pair(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both at the smaller height and width."""
+    height, width = np.minimum(a.shape[2:], b.shape[2:])
+    return pool(a, height, width), pool(b, height, width)
