@@ -68,8 +68,7 @@ def average_pool(feature_map: Tensor, height: int, width: int) -> Tensor:
     The windows are those of ``adaptive_avg_pool2d``, which has no deterministic gradient on a GPU:
     they are written as a matrix for the rows and one for the columns.
     """
-    if feature_map.dtype in {torch.float16, torch.bfloat16}:
-        feature_map = feature_map.float()
+    feature_map = at_least_float32(feature_map)
     if feature_map.shape[2:] == (height, width):
         return feature_map
     rows = _windows(feature_map.shape[2], height, feature_map.device).to(feature_map.dtype)

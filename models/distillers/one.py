@@ -1,0 +1,152 @@
+"""On-the-fly native ensemble (Lan, Zhu & Gong 2018): learning without a teacher."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone, Features
+from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation, Setting
+from models.distillers.losses import at_least_float32, kl_divergence
+from models.learners import Learners
+
+
+class Gate(nn.Module):
+    """How much each of M branches counts for a sample, from the map that all of them branch off.
+
+    ``softmax(ReLU(BatchNorm(Linear(mean_hw(h)))))`` of ``h``, ``[B, C, H, W]``.
+    """
+
+    def __init__(self, channels: int, branches: int) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(channels, branches)
+        self.norm = nn.BatchNorm1d(branches)
+
+    def forward(self, shared_map: Tensor) -> Tensor:
+        """Weights ``[B, M]`` that sum to 1 for each sample."""
+        scores = self.weigh(shared_map.mean((2, 3)))
+        if len(scores) == 1 and isinstance(self.norm, nn.BatchNorm1d):
+            # One sample has no variance: it is normalised as in eval mode. A SyncBatchNorm, which
+            # may have taken this one's place, sees those of other processes.
+            norm = self.norm
+            scores = F.batch_norm(
+                scores, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+            )
+        else:
+            scores = self.norm(scores)
+        return F.softmax(F.relu(at_least_float32(scores)), dim=1)
+
+
+class GroupOutput(NamedTuple):
+    """A forward pass of target and learners, with the trunk computed once."""
+
+    target: Features
+    learners: list[Features]
+    weights: Tensor
+    """``[B, M]``, of the target and the learners."""
+    ensemble: Tensor
+    """``[B, K]``, float32 or more."""
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """``[B, K]`` of the target and of each learner."""
+        return [branch.logits for branch in (self.target, *self.learners)]
+
+
+class One(Distiller):
+    """``ce_weight * (CE(z_e, y) + sum_k CE(z_k, y)) + kd_weight w(t) sum_k T^2 KL(p_e || p_k)``.
+
+    The student's last stage gets M - 1 copies beside it, each with a classifier of its own, all
+    initialised afresh; what comes before is shared. A gate weighs the M logits for each sample,
+    ``z_e = sum_k g_k z_k``, and the ensemble, detached, teaches its own members. Every loss is a
+    mean over the batch. In epoch t, counted from 0, ``w(t) = exp(-5 (1 - t/R)^2)`` where ``t < R``,
+    and 1 from then on.
+
+    The source is the paper's section 3 with the authors' code, of which the ramp ``w`` is, over the
+    first 80 of 300 epochs; R is as large a share of any other number of epochs. The code adds 1e-7
+    to ``p_e`` against log 0, which a log-softmax does not need, and gives its networks of 44 layers
+    and more bottlenecks, where a student here stays what it is. The reference's weights are 1 and
+    1, with T = 3 and M = 3, and the branch that it reports is the student.
+
+    Args:
+        student: the target learner.
+        setting: gives the number of epochs.
+        temperature: T.
+        ce_weight: of the cross entropies.
+        kd_weight: of the divergences, once the ramp is over.
+        branches: M, the student's own last stage among them.
+        ramp_up: R as a share of all epochs.
+    """
+
+    needs: ClassVar[Needs] = "nothing"
+
+    def __init__(
+        self,
+        student: Backbone,
+        setting: Setting,
+        *,
+        temperature: float,
+        ce_weight: float,
+        kd_weight: float,
+        branches: int,
+        ramp_up: float,
+    ) -> None:
+        super().__init__(student, setting)
+        last = student.num_stages
+        self.learners = Learners(student, [f"D{last}B1"] * (branches - 1))
+        shared_map = student.probe(setting.image_size).stage_input(last)
+        self.gate = Gate(shared_map.shape[1], branches)
+        self.temperature = temperature
+        self.ce_weight = ce_weight
+        self.kd_weight = kd_weight
+        self.ramp_epochs = ramp_up * setting.epochs
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        done = min(epoch / self.ramp_epochs, 1.0) if self.ramp_epochs > 0 else 1.0
+        self.ramp = math.exp(-5 * (1 - done) ** 2)
+
+    def learner_names(self) -> list[str]:
+        return self.learners.names
+
+    def run_group(self, images: Tensor) -> GroupOutput:
+        """Target, learners, and their gated ensemble."""
+        target = self.student.features(images)
+        learners = self.learners(target)
+        weights = self.gate(target.stage_input(self.student.num_stages))
+        logits = torch.stack([branch.logits for branch in (target, *learners)], dim=1)
+        ensemble = (weights.unsqueeze(2) * at_least_float32(logits)).sum(1)
+        return GroupOutput(target, learners, weights, ensemble)
+
+    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
+        group = self.run_group(batch.images)
+        ce_target, *ce_learners = (
+            F.cross_entropy(at_least_float32(logits), batch.labels) for logits in group.logits
+        )
+        losses = {
+            "ce_target": ce_target,
+            "ce_learners": torch.stack(ce_learners).sum(),
+            "ce_ensemble": F.cross_entropy(group.ensemble, batch.labels),
+        }
+        teacher = group.ensemble.detach()
+        losses["kd"] = torch.stack(
+            [kl_divergence(logits, teacher, self.temperature) for logits in group.logits]
+        ).sum()
+        ce = losses["ce_target"] + losses["ce_learners"] + losses["ce_ensemble"]
+        total = self.ce_weight * ce + self.kd_weight * self.ramp * losses["kd"]
+        return {"total": total} | losses
+
+    def observe(self, images: Tensor) -> Observation:
+        group = self.run_group(images)
+        branches = ["target", *self.learners.names]
+        logits = dict(zip(branches, group.logits, strict=True)) | {"ensemble": group.ensemble}
+        embeddings = {
+            name: features.embedding
+            for name, features in zip(self.learners.names, group.learners, strict=True)
+        }
+        measures = {f"attention/{name}": group.weights[:, k] for k, name in enumerate(branches)}
+        return Observation(logits, embeddings, measures)

@@ -1,0 +1,135 @@
+"""Cross-layer distillation with semantic calibration (Chen et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone, Features
+from models.distillers.base import Batch, Setting
+from models.distillers.feature import FeatureDistiller, at_common_size
+from models.distillers.losses import at_least_float32
+from models.errors import InputError
+
+
+class Projection(nn.Module):
+    """Rows of a similarity matrix ``[B, B]`` to unit vectors ``[B, D]``."""
+
+    def __init__(self, batch_size: int, size: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(batch_size, 2 * size)
+        self.project = nn.Linear(2 * size, size)
+
+    def forward(self, similarity: Tensor) -> Tensor:
+        return F.normalize(self.project(F.relu(self.hidden(similarity))))
+
+
+class Regressor(nn.Sequential):
+    """A student's map to the channels of a teacher's, by way of twice as many."""
+
+    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+        hidden = 2 * teacher_channels
+        super().__init__(
+            nn.Conv2d(student_channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, teacher_channels, 1, bias=False),
+        )
+
+
+class SemCkd(FeatureDistiller):
+    """``L_feature = 1/(B S) sum_b sum_ij alpha_bij * mean_chw (R_ij(f_i^s) - f_j^t)^2``.
+
+    Every one of the student's S stages i learns from every stage j of the teacher; ``R_ij`` is a
+    convolutional regressor, and the larger of the two maps is pooled to the smaller's size before
+    it. How much a pair counts for a sample is learned: ``alpha_bi = softmax_j(q_bi . k_bj)``, where
+    queries and keys are made by perceptrons of how similar the sample is to each of its batch:
+    ``q_i = MLP_i(M_i M_i')`` and ``k_j = MLP_j(M_j M_j')``, where ``M`` is the map as ``[B, CHW]``.
+    The similarities are not normalised; queries and keys are, to unit length, so that the weights
+    stay near to uniform.
+
+    This is what the authors' code computes. The perceptrons are as wide as the batch: an epoch's
+    rest that does not fill one is left out, and each process has its share of the batch. The
+    reference's weights are ``ce_weight`` 1, ``kd_weight`` 1 at T = 4, and ``feature_weight`` 400,
+    or 50 on ImageNet.
+
+    Args:
+        student: the target learner.
+        setting: gives the sizes of all maps and of the batch.
+        temperature: of KD.
+        ce_weight: of the cross entropy.
+        kd_weight: of KD.
+        feature_weight: of ``L_feature``.
+
+    Raises:
+        InputError: the batch is too small for queries and keys, which have a quarter of its size.
+    """
+
+    needs_full_batches: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        student: Backbone,
+        setting: Setting,
+        *,
+        temperature: float,
+        ce_weight: float,
+        kd_weight: float,
+        feature_weight: float,
+    ) -> None:
+        super().__init__(
+            student,
+            setting,
+            temperature=temperature,
+            ce_weight=ce_weight,
+            kd_weight=kd_weight,
+            feature_weight=feature_weight,
+        )
+        assert setting.teacher is not None
+        size = setting.batch_size // 4
+        if size == 0:
+            raise InputError(
+                f"batch_size leaves each process {setting.batch_size} images a step, but semckd"
+                " needs 4; use a larger batch_size or fewer processes"
+            )
+        widths = [
+            [stage.shape[1] for stage in network.probe(setting.image_size).stages]
+            for network in (student, setting.teacher)
+        ]
+        self.queries, self.keys = (
+            nn.ModuleList(Projection(setting.batch_size, size) for _ in stages) for stages in widths
+        )
+        self.regressors = nn.ModuleList(Regressor(own, other) for own, other in product(*widths))
+
+    def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        # Sums over whole maps, which are too large for fp16.
+        with torch.autocast(batch.images.device.type, enabled=False):
+            queries = _project(self.queries, student.stages)
+            keys = _project(self.keys, teacher.stages)
+            weights = F.softmax(torch.einsum("ibd,jbd->bij", queries, keys), dim=2)
+        pairs = zip(self.regressors, product(student.stages, teacher.stages), strict=True)
+        distances = [_distance(regressor, own, other) for regressor, (own, other) in pairs]
+        weighted = weights.flatten(1) * torch.stack(distances, dim=1)
+        return weighted.sum(1).mean() / len(student.stages)
+
+
+def _project(projections: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
+    """Queries or keys ``[stages, B, D]``."""
+    flat = [at_least_float32(feature_map).flatten(1) for feature_map in maps]
+    return torch.stack(
+        [project(rows @ rows.T) for project, rows in zip(projections, flat, strict=True)]
+    )
+
+
+def _distance(regressor: nn.Module, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """``[B]``: the mean squared error over channels and positions."""
+    own, other = at_common_size(student_map, teacher_map)
+    return (at_least_float32(regressor(own)) - other).square().mean((1, 2, 3))

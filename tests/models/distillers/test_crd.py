@@ -1,0 +1,430 @@
+"""CRD against its formula in numpy, and what it remembers and draws."""
+
+import copy
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import models
+from models.backbone import Backbone, Features
+from models.distillers.base import Batch, Knowledge
+from models.distillers.crd import Crd
+from models.errors import InputError
+from tests.models.distillers.test_kd import ce, kl
+from tests.models.distillers.tiny import (
+    Array,
+    Tiny,
+    array,
+    detach,
+    make_features,
+    numerical_gradients,
+)
+from tests.setting import make_setting
+
+OPTIONS: dict[str, Any] = {
+    "temperature": 4.0,
+    "ce_weight": 1.0,
+    "kd_weight": 0.0,
+    "feature_weight": 0.8,
+    "embedding_size": 4,
+    "negatives": 20,
+    "contrast_temperature": 0.07,
+    "momentum": 0.5,
+}
+SAMPLES = 48
+
+
+def make(
+    student: Backbone | None = None, teacher: Backbone | None = None, size: int = 8, **options: Any
+) -> Crd:
+    setting = make_setting(teacher=teacher or Tiny(3, 2, 4, 5), image_size=size)
+    return Crd(student or Tiny(2, 3, 2), setting, **(OPTIONS | options))
+
+
+def make_batch(indices: list[int], size: int = 8, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(len(indices), 3, size, size, generator=generator)
+    return Batch(images, torch.tensor(indices) % 3, torch.tensor(indices))
+
+
+def features_for(method: Crd, batch: Batch, seed: int = 0) -> tuple[Features, Features]:
+    student = make_features(method.student, 8, len(batch.indices), seed)
+    teacher = make_features(Tiny(3, 2, 4, 5), 8, len(batch.indices), seed + 100)
+    return student, detach(teacher)
+
+
+def ask(teacher: Backbone, batch: Batch) -> Knowledge:
+    with torch.no_grad():
+        features = teacher.eval().features(batch.images)
+    return Knowledge(features.logits, features)
+
+
+def embed(layer: nn.Module, embedding: Array) -> Array:
+    out = embedding @ array(layer.weight).T + array(layer.bias)
+    return out / np.sqrt((out**2).sum(1, keepdims=True))
+
+
+def side(anchors: Array, memory: Array, own: Array, negatives: list[Array], z: Array | None) -> Any:
+    """L_s or L_t with its Z, term by term; every sample's negatives as indices, K of them."""
+    scores = [
+        np.exp(memory[[i, *drawn]] @ v / 0.07)
+        for v, i, drawn in zip(anchors, own, negatives, strict=True)
+    ]
+    if z is None:
+        z = np.mean(np.concatenate(scores)) * SAMPLES
+    loss, noise = 0.0, len(negatives[0]) / SAMPLES
+    for score in scores:
+        p = score / z
+        loss -= np.log(p[0] / (p[0] + noise + 1e-7))
+        loss -= np.log(noise / (p[1:] + noise + 1e-7)).sum()
+    return loss / len(anchors), z
+
+
+def reference(
+    method: Crd, student: Array, teacher: Array, batch: Batch, z: Any = (None, None)
+) -> Any:
+    """The loss, and Z of L_s and L_t."""
+    s, t = embed(method.embed_student, student), embed(method.embed_teacher, teacher)
+    drawn = [np.flatnonzero(row) for row in method.draw_negatives(batch).numpy()]
+    own = batch.indices.numpy()
+    loss_s, z_s = side(s, array(method.memory_teacher.embeddings), own, drawn, z[0])
+    loss_t, z_t = side(t, array(method.memory_student.embeddings), own, drawn, z[1])
+    return loss_s + loss_t, (z_s, z_t)
+
+
+def test_loss_and_constants() -> None:
+    torch.manual_seed(0)
+    method = make().double().eval()
+    first, second = make_batch([3, 7, 8, 40]), make_batch([3, 20, 9])
+    student, teacher = features_for(method, first)
+    loss = method.feature_loss(student, teacher, first)
+    wanted, z = reference(method, array(student.embedding), array(teacher.embedding), first)
+    assert loss.item() == pytest.approx(wanted, rel=1e-10)
+    assert method.memory_teacher.normaliser.item() == pytest.approx(z[0], rel=1e-12)
+    assert method.memory_student.normaliser.item() == pytest.approx(z[1], rel=1e-12)
+    # The constants are the first batch's for good.
+    student, teacher = features_for(method, second, seed=1)
+    loss = method.feature_loss(student, teacher, second)
+    wanted, _ = reference(method, array(student.embedding), array(teacher.embedding), second, z)
+    assert loss.item() == pytest.approx(wanted, rel=1e-10)
+
+
+def test_gradient_is_the_numerical_one() -> None:
+    torch.manual_seed(0)
+    method = make().double().eval()
+    batch = make_batch([3, 7, 8, 40])
+    student, teacher = features_for(method, batch)
+    loss = method.feature_loss(student, teacher, batch)
+    loss.backward()
+    _, z = reference(method, array(student.embedding), array(teacher.embedding), batch)
+    weight, bias = method.embed_teacher.weight.data.numpy(), method.embed_student.bias.data.numpy()
+    embedding = array(student.embedding).copy()
+
+    def value(embedding: Array, *_: Array) -> float:
+        return float(reference(method, embedding, array(teacher.embedding), batch, z)[0])
+
+    numerical = numerical_gradients(value, [embedding, weight, bias])
+    analytical = [student.embedding.grad, method.embed_teacher.weight.grad]
+    for ours, theirs in zip([*analytical, method.embed_student.bias.grad], numerical, strict=True):
+        np.testing.assert_allclose(array(ours), theirs, rtol=1e-6, atol=1e-8)
+        assert np.abs(theirs).max() > 1e-3
+
+
+def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn() -> None:
+    torch.manual_seed(0)
+    method = make(negatives=1000).double().eval()
+    batch = make_batch([3, 7, 8, 40])
+    student, teacher = features_for(method, batch)
+    drawn = method.draw_negatives(batch)
+    labels = torch.arange(SAMPLES) % 3
+    assert torch.equal(drawn, labels != batch.labels.unsqueeze(1))
+    loss = method.feature_loss(student, teacher, batch)
+
+    def at(z: list[float]) -> float:
+        """Each of the 32 others 1000 / 32 times."""
+        total = 0.0
+        sides = [
+            (embed(method.embed_student, array(student.embedding)), method.memory_teacher, z[0]),
+            (embed(method.embed_teacher, array(teacher.embedding)), method.memory_student, z[1]),
+        ]
+        for anchors, memory, constant in sides:
+            p = np.exp(anchors @ array(memory.embeddings).T / 0.07) / constant
+            noise = 1000 / SAMPLES
+            for b, i in enumerate(batch.indices):
+                total -= np.log(p[b, i] / (p[b, i] + noise + 1e-7)) / 4
+                negative = np.log(noise / (p[b, drawn[b].numpy()] + noise + 1e-7))
+                total -= 1000 / 32 * negative.sum() / 4
+        return total
+
+    constants = [m.normaliser.item() for m in (method.memory_teacher, method.memory_student)]
+    assert loss.item() == pytest.approx(at(constants), rel=1e-10)
+
+
+def test_total() -> None:
+    torch.manual_seed(0)
+    teacher = Tiny(3, 2, 4, 5).double()
+    method = make(teacher=teacher, kd_weight=0.5).double().eval()
+    batch = make_batch([3, 7, 8, 40])
+    batch = batch._replace(images=batch.images.double())
+    knowledge = ask(teacher, batch)
+    losses = method(batch, knowledge)
+    z = array(method.student(batch.images))
+    wanted, _ = reference(
+        method,
+        array(method.student.features(batch.images).embedding),
+        array(knowledge.features.embedding),
+        batch,
+    )
+    total = ce(z, batch.labels.numpy()) + 0.5 * kl(array(knowledge.logits), z, 4.0) + 0.8 * wanted
+    assert losses["total"].item() == pytest.approx(total, rel=1e-10)
+
+
+def test_memories_follow_the_embeddings_after_the_scores_are_taken() -> None:
+    torch.manual_seed(0)
+    method = make(momentum=0.3).double()
+    twin = copy.deepcopy(method).eval()
+    batch = make_batch([3, 7, 8, 40])
+    student, teacher = features_for(method, batch)
+    before = [array(m.embeddings).copy() for m in (method.memory_student, method.memory_teacher)]
+    loss = method.feature_loss(student, teacher, batch)
+    loss.backward()
+    # Loss and gradient are those of the memories before they moved.
+    still = make_features(method.student, 8, 4, 0)
+    unmoved = twin.feature_loss(still, teacher, batch)
+    unmoved.backward()
+    assert loss.item() == unmoved.item()
+    assert torch.equal(student.embedding.grad, still.embedding.grad)
+    new = [
+        embed(method.embed_student, array(student.embedding)),
+        embed(method.embed_teacher, array(teacher.embedding)),
+    ]
+    memories = (method.memory_student, method.memory_teacher)
+    for memory, kept, v in zip(memories, before, new, strict=True):
+        for row, i in zip(v, batch.indices, strict=True):
+            mixed = 0.3 * kept[i] + 0.7 * row
+            kept[i] = mixed / np.linalg.norm(mixed)
+        np.testing.assert_allclose(array(memory.embeddings), kept, rtol=1e-12, atol=1e-14)
+
+
+def test_in_eval_mode_nothing_moves() -> None:
+    method = make().double().eval()
+    batch = make_batch([3, 7])
+    method.feature_loss(*features_for(method, batch), batch)
+    before = copy.deepcopy(dict(method.named_buffers()))
+    method.feature_loss(*features_for(method, batch, seed=1), batch)
+    assert all(torch.equal(before[name], b) for name, b in method.named_buffers())
+
+
+def test_first_memories_have_the_expected_length() -> None:
+    torch.manual_seed(0)
+    rows = make(embedding_size=128).memory_student.embeddings
+    bound = (3 / 128) ** 0.5
+    assert rows.abs().max() <= bound
+    assert rows.abs().max() > 0.99 * bound
+    assert rows.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_negatives_are_of_other_classes_and_none_comes_twice() -> None:
+    method = make()
+    batch = make_batch(list(range(SAMPLES)))
+    drawn = method.draw_negatives(batch)
+    assert (drawn.sum(1) == 20).all()
+    assert not (drawn & (batch.labels.unsqueeze(1) == method.labels)).any()
+
+
+def test_negatives_depend_on_seed_epoch_and_sample_alone() -> None:
+    torch.manual_seed(0)
+    method = make()
+    batch = make_batch([5, 11, 30])
+    drawn = method.draw_negatives(batch)
+    assert torch.equal(method.draw_negatives(make_batch([30, 2, 5]))[[2, 0]], drawn[[0, 2]])
+    method.begin_epoch(1)
+    assert not torch.equal(method.draw_negatives(batch), drawn)
+    method.begin_epoch(0)
+    assert torch.equal(method.draw_negatives(batch), drawn)
+    torch.manual_seed(1)
+    assert not torch.equal(make().draw_negatives(batch), drawn)
+
+
+def test_every_set_of_negatives_is_as_likely() -> None:
+    torch.manual_seed(0)
+    method = make(negatives=8)
+    epochs, batch = 1500, make_batch([0, 1, 4])
+    draws = []
+    for epoch in range(epochs):
+        method.begin_epoch(epoch)
+        draws.append(method.draw_negatives(batch).double())
+    drawn = torch.stack(draws)  # [epochs, 3, N]
+    others = 32
+    p = 8 / others
+    single = drawn.mean(0)[method.labels != batch.labels.unsqueeze(1)]
+    deviations = (single - p) / (p * (1 - p) / epochs) ** 0.5
+    chi_square, freedom = deviations.square().sum().item() * 31 / 32, 3 * 31
+    assert chi_square == pytest.approx(freedom, abs=4 * (2 * freedom) ** 0.5)
+    # Two samples together, and the same sample for two anchors of one class: no more than chance.
+    together = torch.einsum("ei,ej->ij", drawn[:, 0], drawn[:, 0]) / epochs
+    candidates = (method.labels != 0).nonzero().squeeze(1)
+    pairs = together[candidates][:, candidates][~torch.eye(others, dtype=torch.bool)]
+    expected = p * 7 / 31
+    assert (pairs - expected).abs().max() < 5 * (expected * (1 - expected) / epochs) ** 0.5
+    overlap = (drawn[:, 1] * drawn[:, 2]).sum(1)  # both of class 1
+    hypergeometric = 8 * p * (1 - p) * (others - 8) / (others - 1)
+    assert overlap.mean().item() == pytest.approx(8 * p, abs=4 * (hypergeometric / epochs) ** 0.5)
+    assert overlap.var().item() == pytest.approx(hypergeometric, rel=0.2)
+
+
+def test_resuming_goes_on_with_the_same_memories_constants_and_draws() -> None:
+    torch.manual_seed(0)
+    teacher = Tiny(3, 2, 4, 5)
+    method = make(teacher=teacher)
+    for epoch in range(2):
+        method.begin_epoch(epoch)
+        for seed, indices in enumerate(([0, 1, 2], [3, 4, 5])):
+            batch = make_batch(indices, seed=seed)
+            method(batch, ask(teacher, batch))
+    state = copy.deepcopy(method.state_dict())
+    assert {"seed", "memory_student.embeddings", "memory_teacher.normaliser"} <= set(state)
+    torch.manual_seed(9)
+    resumed = make(teacher=teacher)
+    resumed.load_state_dict(state)
+    batch = make_batch([6, 7, 8], seed=2)
+    losses = []
+    for each in (method, resumed):
+        each.begin_epoch(2)
+        losses.append(each(batch, ask(teacher, batch))["total"].item())
+    assert losses[0] == losses[1]
+    after, again = method.state_dict(), resumed.state_dict()
+    assert all(torch.equal(after[name], again[name]) for name in after)
+
+
+class Processes:
+    """Joins what threads hold, as several processes would."""
+
+    def __init__(self, count: int) -> None:
+        self.held: list[Any] = [None] * count
+        self.barrier = threading.Barrier(count, timeout=60)
+
+    def gather_in(self, rank: int) -> Any:
+        def gather(own: Tensor) -> Tensor:
+            self.held[rank] = own
+            self.barrier.wait()
+            joined = torch.cat(list(self.held))
+            self.barrier.wait()
+            return joined
+
+        return gather
+
+
+@pytest.mark.parametrize(
+    "parts", [([0, 5, 9], [1, 6]), ([0, 5, 9], [0])], ids=["uneven", "one_repeats"]
+)
+def test_several_processes_remember_what_one_would(parts: tuple[list[int], list[int]]) -> None:
+    torch.manual_seed(0)
+    teacher = Tiny(3, 2, 4, 5).double()
+    one = make(teacher=teacher).double()
+    one.student.eval()  # BatchNorm alone goes by process
+    copies = [copy.deepcopy(one), copy.deepcopy(one)]
+    processes = Processes(2)
+    whole = make_batch([0, 5, 9, 1, 6] if parts[1] != [0] else [0, 5, 9])
+    whole = whole._replace(images=whole.images.double())
+    losses = [0.0, 0.0]
+
+    def run(rank: int) -> None:
+        copies[rank].gather = processes.gather_in(rank)
+        places = torch.tensor([whole.indices.tolist().index(i) for i in parts[rank]])
+        batch = Batch(*(tensor[places] for tensor in whole))
+        if len(places) == 1:  # as with other BatchNorm statistics: that embedding is not to count
+            batch = batch._replace(images=batch.images * 2)
+        losses[rank] = copies[rank](batch, ask(teacher, batch))["feature"].item()
+
+    if parts[1] == [0]:
+        for method in (one, *copies):  # such a batch is never the first
+            method.memory_teacher.normaliser.fill_(50.0)
+            method.memory_student.normaliser.fill_(50.0)
+            method.begin_epoch(1)
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wanted = one(whole, ask(teacher, whole))["feature"].item()
+    if parts[1] == [0]:
+        assert losses[0] == pytest.approx(wanted, rel=1e-12)
+    else:
+        assert (3 * losses[0] + 2 * losses[1]) / 5 == pytest.approx(wanted, rel=1e-12)
+    for name, tensor in one.named_buffers():
+        for each in copies:
+            assert torch.allclose(each.get_buffer(name), tensor, rtol=1e-12, atol=1e-14), name
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_scores_are_float32_under_autocast(half: torch.dtype) -> None:
+    torch.manual_seed(0)
+    teacher = Tiny(3, 2, 4, 5)
+    method = make(teacher=teacher).eval()
+    batch = make_batch([3, 7, 8, 40])
+    with torch.no_grad():  # the likeness of a perfect match, 1.6e6, is too much for fp16
+        embeddings = F.normalize(torch.randn(SAMPLES, 4))
+        method.memory_teacher.embeddings.copy_(embeddings)
+    with torch.autocast("cpu", half):
+        knowledge = ask(teacher, batch)
+        features = method.student.features(batch.images)
+        assert features.stages[-1].dtype == half
+        losses = method(batch, knowledge)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert losses["feature"].isfinite()
+    own, other = features.embedding.double(), knowledge.features.embedding.double()
+    method.double()
+    constants = [m.normaliser.item() for m in (method.memory_teacher, method.memory_student)]
+    wanted, _ = reference(method, array(own), array(other), batch, constants)
+    assert losses["feature"].item() == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "size"),
+    [
+        ("resnet8", "resnet8x4", 16),
+        ("resnet8", "resnet18_cifar", 16),
+        ("resnet18", "wrn_10_2", 32),
+    ],
+)
+def test_networks_of_any_shape_meet(student: str, teacher: str, size: int) -> None:
+    torch.manual_seed(0)
+    networks = models.build(student, 3), models.build(teacher, 3)
+    method = make(*networks, size=size)
+    batch = make_batch([3, 7, 8], size)
+    losses = method(batch, ask(networks[1], batch))
+    losses["total"].backward()
+    assert [name for name, p in method.named_parameters() if p.grad is None] == []
+
+
+def test_gradients_reach_the_student_and_both_layers_and_never_the_teacher() -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
+    method = make(student, teacher)
+    batch = make_batch([3, 7, 8, 40, 41, 42])
+    method(batch, ask(teacher, batch))["feature"].backward()
+    still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
+    # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
+    assert all(name.startswith("student.fc") or name.endswith("0.bias") for name in still), still
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_building_changes_neither_network() -> None:
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
+    before = [copy.deepcopy(network.state_dict()) for network in (student, teacher)]
+    make(student, teacher)
+    for network, kept in zip((student, teacher), before, strict=True):
+        assert network.training
+        assert all(torch.equal(kept[name], t) for name, t in network.state_dict().items())
+
+
+def test_images_of_one_class_are_refused() -> None:
+    setting = make_setting(teacher=Tiny(3, 2), labels=torch.full((48,), 2), image_size=8)
+    with pytest.raises(InputError, match="all training images are of one"):
+        Crd(Tiny(2, 3), setting, **OPTIONS)

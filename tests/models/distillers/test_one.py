@@ -1,0 +1,220 @@
+"""ONE against its formula in numpy."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import models
+from models.distillers.base import Batch, Knowledge
+from models.distillers.one import One
+from tests.models.distillers.test_kd import ce, kl, softmax
+from tests.models.distillers.tiny import Array, array, numerical_gradients
+from tests.setting import make_setting
+
+OPTIONS: dict[str, Any] = {
+    "temperature": 3.0,
+    "ce_weight": 1.0,
+    "kd_weight": 1.0,
+    "branches": 3,
+    "ramp_up": 0.25,
+}
+BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]), torch.arange(6))
+
+
+def make(network: str = "resnet8", epochs: int = 8, **options: Any) -> One:
+    torch.manual_seed(0)
+    method = One(models.build(network, 5), make_setting(epochs=epochs), **(OPTIONS | options))
+    for module in method.modules():  # statistics unlike the initial ones
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+    return method
+
+
+def in_double(method: One) -> tuple[One, Batch]:
+    return method.double().eval(), BATCH._replace(images=BATCH.images.double())
+
+
+def gate(method: One, shared_map: Array, *, training: bool) -> Array:
+    module = method.gate
+    scores = shared_map.mean((2, 3)) @ array(module.weigh.weight).T + array(module.weigh.bias)
+    mean, var = array(module.norm.running_mean), array(module.norm.running_var)
+    if training:
+        mean, var = scores.mean(0), scores.var(0)
+    scores = (scores - mean) / np.sqrt(var + 1e-5) * array(module.norm.weight)
+    return softmax(np.maximum(scores + array(module.norm.bias), 0))
+
+
+def losses_of(logits: list[Array], weights: Array, labels: Array, teacher: Array | None) -> Any:
+    """Without the weights; ``teacher`` is the ensemble where that is held fixed."""
+    ensemble = sum(weights[:, [k]] * z for k, z in enumerate(logits))
+    divergences = [kl(ensemble if teacher is None else teacher, z, 3.0) for z in logits]
+    return {
+        "ce_target": ce(logits[0], labels),
+        "ce_learners": sum(ce(z, labels) for z in logits[1:]),
+        "ce_ensemble": ce(ensemble, labels),
+        "kd": sum(divergences),
+    }
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("network", "branches"), [("resnet8", 3), ("wrn_10_1", 2)])
+def test_losses(network: str, branches: int, training: bool) -> None:
+    method, batch = in_double(make(network, branches=branches, ce_weight=0.7, kd_weight=0.3))
+    method.gate.train(training)
+    method.begin_epoch(1)
+    group = method.run_group(batch.images)
+    logits = [array(z) for z in group.logits]
+    weights = gate(method, array(group.target.stages[-2]), training=training)
+    assert len(logits) == branches
+    np.testing.assert_allclose(array(group.weights), weights, rtol=1e-12)
+    wanted = losses_of(logits, weights, batch.labels.numpy(), None)
+    supervised = wanted["ce_target"] + wanted["ce_learners"] + wanted["ce_ensemble"]
+    # Epoch 1 of 8, of which 2 are the ramp.
+    wanted["total"] = 0.7 * supervised + 0.3 * math.exp(-1.25) * wanted["kd"]
+    measured = {name: loss.item() for name, loss in method(batch, Knowledge()).items()}
+    assert measured == pytest.approx(wanted, rel=1e-10)
+
+
+def test_the_references_guard_against_log_0_changes_nothing_that_is_seen() -> None:
+    method, batch = in_double(make())
+    group = method.run_group(batch.images)
+    q = softmax(array(group.ensemble) / 3) + 1e-7
+    theirs = sum(
+        9 * (q * (np.log(q) - np.log(softmax(array(z) / 3)))).sum(1).mean() for z in group.logits
+    )
+    assert method(batch, Knowledge())["kd"].item() == pytest.approx(theirs, abs=1e-4)
+
+
+def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed() -> None:
+    method, batch = in_double(make())
+    method.begin_epoch(8)
+    method(batch, Knowledge())["total"].backward()
+    group = method.run_group(batch.images)
+    shared, teacher = array(group.target.stages[-2]), array(group.ensemble)
+    branches = [method.student, *method.learners]
+    embeddings = [array(f.embedding) for f in (group.target, *group.learners)]
+    parameters = [branch.fc.weight for branch in branches]
+    parameters += [method.gate.weigh.weight, method.gate.norm.bias]
+
+    def total(*moved: Array) -> float:  # numpy shares the parameters' memory
+        logits = [
+            e @ array(b.fc.weight).T + array(b.fc.bias)
+            for e, b in zip(embeddings, branches, strict=True)
+        ]
+        weights = gate(method, shared, training=False)
+        return float(sum(losses_of(logits, weights, batch.labels.numpy(), teacher).values()))
+
+    numerical = numerical_gradients(total, [p.detach().numpy() for p in parameters])
+    for parameter, wanted in zip(parameters, numerical, strict=True):
+        np.testing.assert_allclose(array(parameter.grad), wanted, rtol=1e-6, atol=1e-8)
+        assert np.abs(wanted).max() > 1e-4
+
+
+def test_the_ensemble_is_detached_where_its_members_learn_from_it() -> None:
+    method = make(ce_weight=0.0)
+    method(BATCH, Knowledge())["total"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in method.gate.parameters())
+    assert method.student.fc.weight.grad.any()
+
+
+def test_ramp() -> None:
+    method = make(epochs=300, ramp_up=80 / 300)
+    ramp = []
+    for epoch in (0, 40, 79, 80, 299):
+        method.begin_epoch(epoch)
+        ramp.append(method.ramp)
+    wanted = [math.exp(-5), math.exp(-1.25), math.exp(-5 / 6400), 1.0, 1.0]
+    assert ramp == pytest.approx(wanted, rel=1e-12)
+    assert make(ramp_up=0.0).ramp == 1
+    # It has the same shape in a shorter training, and begins anew with its first epoch.
+    assert make().ramp == pytest.approx(math.exp(-5))
+
+
+def test_gradients_reach_everything() -> None:
+    method = make()
+    method(BATCH, Knowledge())["total"].backward()
+    still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
+    assert set(still) <= {"gate.weigh.bias"}  # BatchNorm undoes a bias
+
+
+def test_a_batch_of_one() -> None:
+    method = make()
+    method.double()
+    one = BATCH._replace(images=BATCH.images[:1].double(), labels=BATCH.labels[:1])
+    before = copy.deepcopy(method.gate.state_dict())
+    losses = method(one, Knowledge())
+    losses["total"].backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(torch.equal(before[name], t) for name, t in method.gate.state_dict().items())
+    group = method.run_group(one.images)
+    wanted = gate(method, array(group.target.stages[-2]), training=False)
+    np.testing.assert_allclose(array(group.weights), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_losses_are_float32_under_autocast(half: torch.dtype) -> None:
+    method = make().eval()
+    with torch.autocast("cpu", half):
+        losses = method(BATCH, Knowledge())
+        group = method.run_group(BATCH.images)
+    assert group.target.logits.dtype == half
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert group.ensemble.dtype == group.weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("resnet8", ["D3B1", "D3B1#2"]),
+        ("wrn_10_2", ["D3B1", "D3B1#2"]),
+        ("resnet18_cifar", ["D4B1", "D4B1#2"]),
+    ],
+)
+def test_branches_are_copies_of_the_last_stage(network: str, names: list[str]) -> None:
+    method = make(network)
+    student = method.student
+    assert method.learner_names() == names
+    plain = models.build(network, 5)
+    assert list(student.state_dict()) == list(plain.state_dict())
+    stage = student.stage_parts[-1][0]
+    for learner in method.learners:
+        own = learner.get_submodule(stage).state_dict()
+        assert list(own) == list(student.get_submodule(stage).state_dict())
+        before = [n for n, _ in learner.named_parameters() if n.startswith(student.stem_parts)]
+        assert before == []
+        weight = student.fc.weight
+        assert learner.fc.weight.shape == weight.shape
+        assert not torch.equal(learner.fc.weight, weight)
+    assert {name.partition(".")[0] for name in method.state_dict()} == {
+        "student",
+        "learners",
+        "gate",
+    }
+
+
+def test_what_can_be_observed() -> None:
+    method = make().eval()
+    with torch.no_grad():
+        seen = method.observe(BATCH.images)
+        group = method.run_group(BATCH.images)
+    assert list(seen.logits) == ["target", "D3B1", "D3B1#2", "ensemble"]
+    assert torch.equal(seen.logits["target"], method.student(BATCH.images))
+    assert torch.equal(seen.logits["ensemble"], group.ensemble)
+    assert list(seen.embeddings) == ["D3B1", "D3B1#2"]
+    shares = [seen.measures[f"attention/{name}"] for name in ("target", "D3B1", "D3B1#2")]
+    assert torch.allclose(torch.stack(shares).sum(0), torch.ones(6))
+
+
+def test_building_leaves_the_running_statistics_alone() -> None:
+    student = models.build("resnet8", 5)
+    before = copy.deepcopy(student.state_dict())
+    One(student, make_setting(), **OPTIONS)
+    assert student.training
+    assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())

@@ -1,0 +1,259 @@
+"""SemCKD against its formula in numpy."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import models
+from models.backbone import Backbone, Features
+from models.distillers.base import Batch, Knowledge
+from models.distillers.semckd import SemCkd
+from models.errors import InputError
+from tests.models.distillers.test_kd import ce, kl, softmax
+from tests.models.distillers.tiny import (
+    Array,
+    Tiny,
+    array,
+    detach,
+    make_features,
+    numerical_gradients,
+    pool_pair,
+)
+from tests.setting import make_setting
+
+OPTIONS: dict[str, Any] = {
+    "temperature": 4.0,
+    "ce_weight": 1.0,
+    "kd_weight": 1.0,
+    "feature_weight": 400.0,
+}
+
+
+def make(student: Backbone, teacher: Backbone, batch_size: int = 6, size: int = 8) -> SemCkd:
+    setting = make_setting(teacher=teacher, image_size=size, batch_size=batch_size)
+    return SemCkd(student, setting, **OPTIONS)
+
+
+def make_batch(samples: int = 6, size: int = 8) -> Batch:
+    return Batch(
+        torch.randn(samples, 3, size, size), torch.arange(samples) % 3, torch.arange(samples)
+    )
+
+
+def ask(teacher: Backbone, batch: Batch) -> Knowledge:
+    with torch.no_grad():
+        features = teacher.eval().features(batch.images)
+    return Knowledge(features.logits, features)
+
+
+def linear(layer: nn.Module, x: Array) -> Array:
+    return x @ array(layer.weight).T + array(layer.bias)
+
+
+def project(perceptron: nn.Module, feature_map: Array) -> Array:
+    flat = feature_map.reshape(len(feature_map), -1)
+    out = linear(perceptron.project, np.maximum(linear(perceptron.hidden, flat @ flat.T), 0))
+    return out / np.sqrt((out**2).sum(1, keepdims=True))
+
+
+def convolve(x: Array, weight: Array) -> Array:
+    """Without bias, of stride 1, padded so that the size stays."""
+    around = weight.shape[2] // 2
+    padded = np.pad(x, ((0, 0), (0, 0), (around, around), (around, around)))
+    height, width = x.shape[2:]
+    out = np.zeros((len(x), len(weight), height, width))
+    for i in range(weight.shape[2]):
+        for j in range(weight.shape[3]):
+            part = padded[:, :, i : i + height, j : j + width]
+            out += np.einsum("oc,bchw->bohw", weight[:, :, i, j], part)
+    return out
+
+
+def normalise(norm: nn.Module, x: Array) -> Array:
+    """BatchNorm in train mode."""
+    mean, var = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
+    scale, shift = (array(t)[:, None, None] for t in (norm.weight, norm.bias))
+    return (x - mean) / np.sqrt(var + 1e-5) * scale + shift
+
+
+def regress(regressor: nn.Module, x: Array) -> Array:
+    for conv, norm in ((0, 1), (3, 4)):
+        x = convolve(x, array(regressor[conv].weight))
+        x = np.maximum(normalise(regressor[norm], x), 0)
+    return convolve(x, array(regressor[6].weight))
+
+
+def reference(method: SemCkd, student: list[Array], teacher: list[Array]) -> float:
+    queries = [project(p, f) for p, f in zip(method.queries, student, strict=True)]
+    keys = [project(p, f) for p, f in zip(method.keys, teacher, strict=True)]
+    loss, samples = 0.0, len(student[0])
+    for i, own in enumerate(student):
+        alpha = softmax(np.stack([(queries[i] * key).sum(1) for key in keys], axis=1))
+        for j, other in enumerate(teacher):
+            ours, theirs = pool_pair(own, other)
+            error = regress(method.regressors[i * len(teacher) + j], ours) - theirs
+            loss += (alpha[:, j] * (error**2).mean((1, 2, 3))).sum()
+    return loss / (samples * len(student))
+
+
+def draw(student: Backbone, teacher: Backbone, size: int) -> tuple[Features, Features]:
+    return make_features(student, size, 6, 0), detach(make_features(teacher, size, 6, 1))
+
+
+@pytest.mark.parametrize(
+    ("widths", "stride", "size"),
+    [
+        (((2, 3, 2), (3, 2, 4)), 1, 8),
+        (((2, 3, 2), (3, 2, 4, 5)), 1, 8),  # three stages and four
+        (((2, 3, 2, 4), (3, 2, 4)), 2, 8),  # four and three, the teacher's maps smaller
+        (((3, 2), (2, 4, 3)), 2, 9),  # 9 and 5 pixels meet 5, 3 and 2
+    ],
+)
+def test_loss(widths: tuple[tuple[int, ...], tuple[int, ...]], stride: int, size: int) -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(*widths[0]), Tiny(*widths[1], stride=stride)
+    method = make(student, teacher, size=size).double()
+    assert [len(p) for p in (method.queries, method.keys)] == [len(w) for w in widths]
+    for module in method.modules():  # scales and shifts unlike the initial ones
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    own, other = draw(student, teacher, size)
+    loss = method.feature_loss(own, other, make_batch())
+    wanted = reference(method, [array(f) for f in own.stages], [array(f) for f in other.stages])
+    assert loss.item() == pytest.approx(wanted, rel=1e-10)
+
+
+def test_gradient_by_the_students_maps_is_the_numerical_one() -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3), Tiny(3, 2, 2)
+    method = make(student, teacher, size=4).double()
+    own, other = draw(student, teacher, 4)
+    method.feature_loss(own, other, make_batch(size=4)).backward()
+    maps = [array(feature_map).copy() for feature_map in own.stages]
+    theirs = [array(feature_map) for feature_map in other.stages]
+    numerical = numerical_gradients(lambda *moved: reference(method, list(moved), theirs), maps)
+    for feature_map, wanted in zip(own.stages, numerical, strict=True):
+        np.testing.assert_allclose(array(feature_map.grad), wanted, rtol=1e-5, atol=1e-8)
+        assert np.abs(wanted).max() > 1e-3
+
+
+def test_gradients_by_student_and_helpers_are_the_numerical_ones() -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, stride=2)
+    method = make(student, teacher).double()
+    batch = make_batch()
+    batch = batch._replace(images=batch.images.double())
+    knowledge = ask(teacher.double(), batch)
+    parameters = dict(method.named_parameters())
+
+    def total(*values: Tensor) -> Tensor:
+        given = dict(zip(parameters, values, strict=True))
+        losses: dict[str, Tensor] = functional_call(method, given, (batch, knowledge))
+        return losses["total"]
+
+    values = [p.detach().clone().requires_grad_() for p in parameters.values()]
+    # One random direction for each parameter: the whole Jacobian would take minutes.
+    assert torch.autograd.gradcheck(total, values, atol=1e-6, rtol=1e-4, fast_mode=True)
+
+
+def test_total() -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2).double(), Tiny(3, 2, 4).double()
+    method = make(student, teacher).double()
+    student.eval()
+    batch = make_batch()
+    batch = batch._replace(images=batch.images.double())
+    knowledge = ask(teacher, batch)
+    losses = method(batch, knowledge)
+    features = student.features(batch.images)
+    z, maps = array(features.logits), [array(f) for f in features.stages]
+    wanted = {
+        "ce": ce(z, batch.labels.numpy()),
+        "kd": kl(array(knowledge.logits), z, 4.0),
+        "feature": reference(method, maps, [array(f) for f in knowledge.features.stages]),
+    }
+    wanted["total"] = wanted["ce"] + wanted["kd"] + 400 * wanted["feature"]
+    measured = {name: loss.item() for name, loss in losses.items()}
+    assert measured == pytest.approx(wanted, rel=1e-10)
+
+
+def test_shapes_are_inferred() -> None:
+    method = make(Tiny(2, 3, 2), Tiny(3, 2, 4, 5), batch_size=10)
+    assert method.needs_full_batches
+    # d = B // 4, and twice that between.
+    assert {tuple(p.hidden.weight.shape) for p in method.queries} == {(4, 10)}
+    assert {tuple(p.project.weight.shape) for p in method.keys} == {(2, 4)}
+    channels = [(r[0].in_channels, r[3].out_channels, r[6].out_channels) for r in method.regressors]
+    assert channels == [(own, 2 * other, other) for own in (2, 3, 2) for other in (3, 2, 4, 5)]
+    assert all(c.bias is None for c in method.regressors.modules() if isinstance(c, nn.Conv2d))
+
+
+def test_a_batch_of_fewer_than_four_is_refused() -> None:
+    with pytest.raises(InputError, match="batch_size leaves each process 3 images a step"):
+        make(Tiny(2, 3), Tiny(3, 2), batch_size=3)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_similarities_are_float32_under_autocast(half: torch.dtype) -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4)
+    method = make(student, teacher).eval()
+    batch = make_batch()
+    with torch.autocast("cpu", half):
+        knowledge = ask(teacher, batch)
+        losses = method(batch, knowledge)
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}
+        features = student.features(batch.images)
+        assert features.stages[-1].dtype == half
+        # Similarities of 1e6 and more do not fit into fp16.
+        large = [feature_map * 200 for feature_map in features.stages]
+        loss = method.feature_loss(
+            features._replace(stages=tuple(large)), knowledge.features, batch
+        )
+        assert max(f.float().flatten(1).square().sum(1).max() for f in large) > 1e6
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "size"),
+    [
+        ("resnet8", "resnet8x4", 16),
+        ("resnet8", "resnet18_cifar", 16),
+        ("resnet18", "wrn_10_1", 32),
+    ],
+)
+def test_networks_of_any_shape_meet(student: str, teacher: str, size: int) -> None:
+    torch.manual_seed(0)
+    networks = models.build(student, 3), models.build(teacher, 3)
+    method = make(*networks, size=size)
+    batch = make_batch(size=size)
+    losses = method(batch, ask(networks[1], batch))
+    losses["total"].backward()
+    assert [name for name, p in method.named_parameters() if p.grad is None] == []
+
+
+def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher() -> None:
+    torch.manual_seed(0)
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
+    method = make(student, teacher, batch_size=16)
+    batch = make_batch(16)
+    method(batch, ask(teacher, batch))["feature"].backward()
+    still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
+    # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
+    assert all(name.startswith("student.fc") or name.endswith("0.bias") for name in still), still
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_building_changes_neither_network() -> None:
+    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
+    before = [copy.deepcopy(network.state_dict()) for network in (student, teacher)]
+    make(student, teacher)
+    for network, kept in zip((student, teacher), before, strict=True):
+        assert network.training
+        assert all(torch.equal(kept[name], t) for name, t in network.state_dict().items())
