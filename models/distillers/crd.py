@@ -182,7 +182,8 @@ class Crd(FeatureDistiller):
         own, likeness = own / memory.normaliser, likeness / memory.normaliser
         noise = self.negatives / len(self.labels)
         positive = torch.log(own / (own + noise + _EPSILON))
-        negative = torch.log(noise / (likeness + noise + _EPSILON)) * drawn
+        # The logarithms of numbers next to 1, of which there are thousands, as float32 needs them.
+        negative = -torch.log1p((likeness + _EPSILON) / noise) * drawn
         loss: Tensor = -(positive + self.negatives * negative.sum(1) / count).mean()
         return loss
 

@@ -385,6 +385,24 @@ def test_scores_are_float32_under_autocast(half: torch.dtype) -> None:
     assert losses["feature"].item() == pytest.approx(wanted, rel=1e-4)
 
 
+def test_float32_suffices_for_thousands_of_negatives() -> None:
+    torch.manual_seed(0)
+    setting = make_setting(
+        teacher=Tiny(3, 2, 4, 5), image_size=8, labels=torch.arange(50_000) % 100
+    )
+    method = Crd(Tiny(2, 3, 2), setting, **(OPTIONS | {"negatives": 16384})).eval()
+    batch = make_batch([3, 7, 8, 40])._replace(labels=torch.tensor([3, 7, 8, 40]))
+    student, teacher = features_for(method, batch)
+    single = method.feature_loss(in_single(student), in_single(teacher), batch)
+    assert single.dtype == torch.float32
+    exact = method.double().feature_loss(student, teacher, batch)
+    assert single.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+def in_single(features: Features) -> Features:
+    return features._replace(embedding=features.embedding.detach().float())
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "size"),
     [
