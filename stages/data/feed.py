@@ -35,7 +35,7 @@ class Normalize:
             # torch takes no read-only memory, which is what a memory-mapped file is.
             images = torch.from_numpy(images if images.flags.writeable else images.copy())
         pixels = images.to(self.device).to(torch.float32)
-        return (pixels * self.scale + self.shift).permute(0, 3, 1, 2)
+        return pixels.mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
 
 
 class Share(NamedTuple):
