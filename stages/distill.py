@@ -15,7 +15,7 @@ from models.errors import InputError
 from stages.data.arrays import load_data
 from stages.data.feed import Normalize
 from stages.files import new_folder
-from stages.params import Distill, Params
+from stages.params import Distill, Params, Section
 from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.loop import Row
@@ -56,8 +56,9 @@ def main(params: Params) -> None:
             "method": settings.method,
             "network": student.name,
             "num_classes": student.num_classes,
-            "learners": list(settings.ackd.learners) if distiller.learner_names() else [],
+            "learners": [name.partition("#")[0] for name in distiller.learner_names()],
         }
+        header["buffers"] = [name for name, _ in distiller.named_buffers()]
         with new_folder(DISTILLED_FOLDER) as folder:
             save_state(folder / "model.safetensors", distiller.state_dict(), header)
         checkpoints.clear()
@@ -65,13 +66,10 @@ def main(params: Params) -> None:
 
 
 def _options(settings: Distill) -> dict[str, Any]:
-    match settings.method:
-        case "scratch":
-            return {}
-        case "kd":
-            return {"temperature": settings.temperature} | settings.kd.model_dump()
-        case "ackd":
-            return {"temperature": settings.temperature} | settings.ackd.model_dump()
+    if settings.method == "scratch":
+        return {}
+    section: Section = getattr(settings, settings.method)
+    return {"temperature": settings.temperature} | section.model_dump()
 
 
 def _learner_accuracies(distiller: Distiller, last: Row) -> dict[str, Any]:

@@ -137,6 +137,71 @@ class Kd(Section):
     kd_weight: NonNegativeFloat = 0.9
 
 
+class FeatureWeights(Section):
+    """Weights of cross entropy, KD and the method's own term; with kd_weight, KD takes part."""
+
+    ce_weight: NonNegativeFloat = 1.0
+    kd_weight: NonNegativeFloat = 0.0
+    feature_weight: NonNegativeFloat
+
+
+class At(FeatureWeights):
+    """Attention transfer."""
+
+    feature_weight: NonNegativeFloat = 1000.0
+
+
+class Sp(FeatureWeights):
+    """Similarity-preserving distillation."""
+
+    feature_weight: NonNegativeFloat = 3000.0
+
+
+class Cc(FeatureWeights):
+    """Correlation congruence."""
+
+    feature_weight: NonNegativeFloat = 0.02
+    variant: Literal["repdistiller", "rbf"] = "repdistiller"
+    """As benchmarks compare it, or as published; a public code of ``rbf`` weighs it 100."""
+
+
+class Vid(FeatureWeights):
+    """Variational information distillation."""
+
+    feature_weight: NonNegativeFloat = 1.0
+
+
+class Crd(FeatureWeights):
+    """Contrastive representation distillation."""
+
+    feature_weight: NonNegativeFloat = 0.8
+    embedding_size: PositiveInt = 128
+    negatives: PositiveInt = 16384
+    """Samples of other classes that each image is contrasted with."""
+    contrast_temperature: PositiveFloat = 0.07
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Of what is remembered of each sample."""
+
+
+class SemCkd(FeatureWeights):
+    """Cross-layer distillation with semantic calibration."""
+
+    kd_weight: NonNegativeFloat = 1.0
+    feature_weight: NonNegativeFloat = 400.0
+
+
+class One(Section):
+    """On-the-fly native ensemble; it has no teacher."""
+
+    ce_weight: NonNegativeFloat = 1.0
+    kd_weight: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 3.0
+    branches: Annotated[int, Field(ge=2)] = 3
+    """The student's own last stage among them."""
+    ramp_up: Fraction = 0.2667
+    """The share of all epochs in which the ensemble's weight rises."""
+
+
 class Ackd(Section):
     """Adversarial collaborative distillation; the lambdas are those of Eq. 7."""
 
@@ -164,9 +229,18 @@ class Distill(Training):
     """The student and how it learns."""
 
     network: str = "resnet8"
-    method: Literal["scratch", "kd", "ackd"] = "ackd"
+    method: Literal["scratch", "kd", "at", "sp", "cc", "vid", "crd", "semckd", "one", "ackd"] = (
+        "ackd"
+    )
     temperature: PositiveFloat = 4.0
     kd: Kd = Kd()
+    at: At = At()
+    sp: Sp = Sp()
+    cc: Cc = Cc()
+    vid: Vid = Vid()
+    crd: Crd = Crd()
+    semckd: SemCkd = SemCkd()
+    one: One = One()
     ackd: Ackd = Ackd()
 
 

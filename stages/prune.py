@@ -37,10 +37,8 @@ def main(params: Params) -> None:
         raise InputError(f"{DISTILLED}: the student's parameters are not those of {plain.name}")
     images = _require_bit_equal(group, data)
 
-    buffers = {name for name in state if name.endswith(("running_mean", "running_var"))}
-    buffers |= {name for name in state if name.endswith("num_batches_tracked")}
     trained = Counter[str]()
-    for name in sorted(state.keys() - buffers):
+    for name in sorted(state.keys() - set(header["buffers"])):
         trained[_part(name)] += state[name].numel()
     size = data.image_size
     parameters = {
@@ -68,8 +66,8 @@ def main(params: Params) -> None:
 
 
 def _part(name: str) -> str:
-    top, rest = name.split(".", 1)
-    return f"{top}.{rest.split('.', 1)[0]}" if top in {"learners", "discriminators"} else top
+    top, _, rest = name.partition(".")
+    return f"{top}.{rest.partition('.')[0]}" if top in {"learners", "discriminators"} else top
 
 
 def _group_macs(group: LearnerGroup, image_size: int) -> int:

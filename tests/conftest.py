@@ -15,6 +15,7 @@ _PRIVATE = Path(tempfile.mkdtemp(prefix="ackd-tests-"))
 for _name in [name for name in os.environ if name.startswith(("ACKD_", "DVC_", "PREFECT_"))]:
     del os.environ[_name]
 os.environ.update(
+    ACKD_LOGITS=str(_PRIVATE / "logits"),
     DO_NOT_TRACK="1",
     DVC_NO_ANALYTICS="1",
     DVC_GLOBAL_CONFIG_DIR=str(_PRIVATE / "dvc-global"),

@@ -12,14 +12,25 @@ if TYPE_CHECKING:
     from models.backbone import Backbone
     from models.distillers.base import Distiller, Setting
 
-_CLASSES = {"scratch": "Scratch", "kd": "Kd", "ackd": "Ackd"}
+_CLASSES = {
+    "scratch": "Scratch",
+    "kd": "Kd",
+    "at": "At",
+    "sp": "Sp",
+    "cc": "Cc",
+    "vid": "Vid",
+    "crd": "Crd",
+    "semckd": "SemCkd",
+    "one": "One",
+    "ackd": "Ackd",
+}
 
 
 def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, Any]) -> Distiller:
     """A method by name; only its own file is imported.
 
     Args:
-        name: ``scratch``, ``kd`` or ``ackd``.
+        name: of a file beside this one.
         student: the target learner; it becomes part of the distiller.
         setting: what it is built for.
         options: the keyword arguments of the method's class.

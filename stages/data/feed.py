@@ -65,6 +65,7 @@ class Feed:
         device: where the batches go.
         process: this process's number, from 0.
         processes: how many there are.
+        full_batches: leave out the rest of an epoch's images that does not fill a batch.
 
     Raises:
         InputError: an epoch would not fill one batch, or a batch not all processes.
@@ -78,6 +79,7 @@ class Feed:
         device: torch.device,
         process: int = 0,
         processes: int = 1,
+        full_batches: bool = False,
     ) -> None:
         count = data.count("train")
         if batch_size > count:
@@ -90,6 +92,11 @@ class Feed:
                 f"batch_size is {batch_size}, too small for {processes} processes, which need two"
                 " images each; use a larger batch_size or fewer processes"
             )
+        if full_batches and batch_size % processes:
+            raise InputError(
+                f"batch_size is {batch_size}, which {processes} processes cannot share evenly, as"
+                " this method needs; use a multiple of their number"
+            )
         if augmentation.pad_mode == "reflect" and augmentation.crop_padding >= data.image_size:
             raise InputError(
                 f"augmentation.crop_padding is {augmentation.crop_padding}, which cannot be"
@@ -97,6 +104,7 @@ class Feed:
             )
         self.augmentation = augmentation
         self.batch_size = batch_size
+        self.full_batches = full_batches
         self.process, self.processes = process, processes
         self.labels = torch.from_numpy(np.array(data.labels("train")))
         self.normalize = Normalize(data.mean, data.std, device)
@@ -107,7 +115,13 @@ class Feed:
     @property
     def steps(self) -> int:
         """Batches an epoch."""
-        return -(-len(self) // self.batch_size)
+        full, rest = divmod(len(self), self.batch_size)
+        return full if self.full_batches or rest == 0 else full + 1
+
+    @property
+    def seen(self) -> int:
+        """Images an epoch."""
+        return self.steps * self.batch_size if self.full_batches else len(self)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Share]:
         """The process's shares of an epoch's batches.
@@ -117,7 +131,7 @@ class Feed:
             start_step: the batches before it are left out.
         """
         order = epoch_order(self.augmentation.seed, epoch, len(self))
-        batches = torch.split(order, self.batch_size)[start_step:]
+        batches = torch.split(order, self.batch_size)[start_step : self.steps]
         parts = [self._own_part(batch) for batch in batches]
         device = self.normalize.device
         for indices, batch, images in zip(parts, batches, self._images(parts, epoch), strict=True):
@@ -146,8 +160,9 @@ class MemoryFeed(Feed):
         device: torch.device,
         process: int = 0,
         processes: int = 1,
+        full_batches: bool = False,
     ) -> None:
-        super().__init__(data, augmentation, batch_size, device, process, processes)
+        super().__init__(data, augmentation, batch_size, device, process, processes, full_batches)
         images = torch.from_numpy(data.split("train").images[:])
         self.padded = pad(images, augmentation.crop_padding, augmentation.pad_mode).to(device)
 

@@ -26,6 +26,7 @@ def build_feed(
     device: torch.device,
     process: int = 0,
     processes: int = 1,
+    full_batches: bool = False,
     mode: Literal["auto", "memory", "stream"] = "auto",
 ) -> Feed:
     """The training images, in the way that ``mode`` says; the batches are the same.
@@ -49,9 +50,9 @@ def build_feed(
         print(f"feed: training images {how}, {needed / 1e6:.1f} MB ({mode})", flush=True)
     if streams:
         return StreamFeed(
-            data, augmentation, batch_size, device, process, processes, workers=workers
+            data, augmentation, batch_size, device, process, processes, full_batches, workers
         )
-    return MemoryFeed(data, augmentation, batch_size, device, process, processes)
+    return MemoryFeed(data, augmentation, batch_size, device, process, processes, full_batches)
 
 
 def _wanted_workers(neighbours: int) -> int:

@@ -70,6 +70,16 @@ class Engine:
         mean: Tensor = self.accelerator.reduce(tensor, reduction="mean")
         return mean
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """What every process holds, ``[B, ...]`` each with its own B, along the first axis."""
+        accelerator = self.accelerator
+        if accelerator.num_processes == 1:
+            return tensor
+        counts = accelerator.gather(torch.tensor([len(tensor)], device=self.device)).tolist()
+        padded = accelerator.gather(accelerator.pad_across_processes(tensor))
+        parts = padded.split(max(counts))
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
     def kernels(self, batch_size: int) -> list[str | int]:
         """What a network's last bits depend on besides its weights, its input and torch."""
         if self.device.type == "cuda":

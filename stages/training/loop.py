@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from models.backbone import Backbone
@@ -106,6 +107,7 @@ class Trainer:
             distiller._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
             distiller.step_adversary = self._step_adversary
             self.adversary = engine.accelerator.prepare_optimizer(self.adversary)
+        distiller.gather = engine.gather
         self.wrapped = engine.accelerator.prepare_model(distiller)
         self.optimizer = engine.accelerator.prepare_optimizer(optimizer)
         self.weight = 1.0
@@ -123,7 +125,7 @@ class Trainer:
         progress, settings = self.progress, self.settings
         done = progress.epoch * self.feed.steps + progress.step
         shown = self.what if self.engine.is_main else None
-        with Display(shown, settings.epochs, self.feed.steps, len(self.feed), done) as display:
+        with Display(shown, settings.epochs, self.feed.steps, self.feed.seen, done) as display:
             while progress.epoch < settings.epochs:
                 self._train_epoch(display)
                 row = self._finish_epoch()
@@ -139,6 +141,7 @@ class Trainer:
         progress = self.progress
         start = time.perf_counter() - progress.seconds
         self.distiller.train()
+        self.distiller.begin_epoch(progress.epoch)
         self.lessons.begin_epoch(progress.epoch, progress.step)
         for share in self.feed.epoch(progress.epoch, progress.step):
             self.weight = share.weight
@@ -189,9 +192,9 @@ class Trainer:
         totals = engine.average(sums) * engine.accelerator.num_processes
         self._average_statistics()
         row: Row = {"epoch": progress.epoch + 1, "learning_rate": float(learning_rate)}
-        row |= {"seconds": progress.seconds, "images_per_second": len(self.feed) / progress.seconds}
+        row |= {"seconds": progress.seconds, "images_per_second": self.feed.seen / progress.seconds}
         for name, total in zip(names, totals.tolist(), strict=True):
-            row[f"loss/{name}"] = total / len(self.feed)
+            row[f"loss/{name}"] = total / self.feed.seen
         if engine.is_main:
             self.distiller.eval()
             with engine.accelerator.autocast():
@@ -214,9 +217,11 @@ class Trainer:
         average of what all processes have seen.
         """
         if self.engine.accelerator.num_processes > 1:
-            for buffer in self.distiller.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.engine.average(buffer.clone()))
+            for module in self.distiller.modules():
+                if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                    assert module.running_var is not None
+                    for statistic in (module.running_mean, module.running_var):
+                        statistic.copy_(self.engine.average(statistic.clone()))
 
     def _step_adversary(self, loss: Tensor) -> None:
         assert self.adversary is not None

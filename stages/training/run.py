@@ -73,6 +73,7 @@ def run_training(
         engine.device,
         accelerator.process_index,
         accelerator.num_processes,
+        distiller.needs_full_batches,
         params.data.feed,
     )
     taught_by = None if teacher is None else weights_sha256(teacher)
@@ -94,6 +95,7 @@ def run_training(
         "settings": settings.model_dump(),
         "teacher_sha256": taught_by,
         "precision": engine.precision,
+        "processes": accelerator.num_processes,
         "compile": params.training.compile,
         "sync_batchnorm": params.training.sync_batchnorm,
     }

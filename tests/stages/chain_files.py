@@ -81,6 +81,7 @@ def write_networks(learners: list[str], seed: int = 0) -> None:
         "network": student.name,
         "num_classes": len(CLASSES),
         "learners": learners,
+        "buffers": [],
     }
     save_state(Path("artifacts/distilled/model.safetensors"), state, header)
 

@@ -33,7 +33,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"distill": {"method": "akcd"}},
-        "distill.method is 'akcd', expected 'scratch', 'kd' or 'ackd'",
+        "distill.method is 'akcd', expected 'scratch', 'kd', 'at',",
     ),
     ({"distill": {"ackd": {"learners": ["X1"]}}}, "distill.ackd.learners.0 is 'X1', expected "),
     ({"distill": {"ackd": {"learners": []}}}, "distill.ackd.learners is [], expected "),

@@ -25,6 +25,15 @@ CONTENT: dict[str, Any] = {
 }
 
 
+# What methods train beside the student.
+HELPERS = {
+    "cc": {"incongruence"},
+    "vid": {"predictors"},
+    "crd": {"embed_student", "embed_teacher"},
+    "semckd": {"keys", "queries", "regressors"},
+}
+
+
 def params(**distill: Any) -> Params:
     return Params.model_validate(CONTENT | {"distill": CONTENT["distill"] | distill})
 
@@ -79,6 +88,9 @@ def test_the_proxy_is_the_teacher(trained: Path) -> None:
 
 def test_everything_that_was_trained_is_in_the_file(trained: Path) -> None:
     state, header = load_state(trained / "artifacts/distilled/model.safetensors")
+    buffers = header.pop("buffers")
+    assert "student.bn1.running_mean" in buffers
+    assert not any(name.endswith("weight") for name in buffers)
     assert header == {
         "method": "ackd",
         "network": "resnet8",
@@ -135,15 +147,28 @@ def test_repeated_the_weights_are_the_same_bytes(trained: Path, root: Path) -> N
         assert read(root / f"reports/{name}.json") == read(trained / f"reports/{name}.json")
 
 
-@pytest.mark.parametrize("method", ["scratch", "kd"])
+@pytest.mark.parametrize("method", ["scratch", "kd", "at", "sp", "cc", "vid", "crd", "semckd"])
 def test_methods_without_learners(root: Path, method: str) -> None:
     distill.main(params(method=method))
     prune.main(params(method=method))
     metrics = read(root / "reports/distill/metrics.json")
     assert metrics["method"] == method
     assert "learners" not in metrics
-    assert read(root / "reports/prune.json")["dropped"] == {}
+    assert set(read(root / "reports/prune.json")["dropped"]) == HELPERS.get(method, set())
     assert load_learners(root / "artifacts/distilled/model.safetensors").names == []
+
+
+def test_learners_of_a_method_without_a_teacher_are_dropped(root: Path) -> None:
+    distill.main(params(method="one"))
+    prune.main(params(method="one"))
+    assert set(read(root / "reports/distill/metrics.json")["learners"]) == {
+        "D3B1",
+        "D3B1#2",
+        "ensemble",
+    }
+    assert read(root / "reports/prune.json")["dropped"].keys() >= {"learners.0", "gate"}
+    group = load_learners(root / "artifacts/distilled/model.safetensors")
+    assert group.names == ["D3B1", "D3B1#2"]
 
 
 def test_with_one_seed_every_method_starts_from_one_student(root: Path) -> None:

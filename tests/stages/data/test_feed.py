@@ -57,6 +57,20 @@ def test_an_epoch_sees_every_image_once_with_its_label(data: DataSet) -> None:
     assert sorted(found) == list(range(50))
 
 
+def test_full_batches_leave_the_rest_of_an_epoch_out(data: DataSet) -> None:
+    feed = MemoryFeed(data, Augmentation(), 16, CPU, full_batches=True)
+    assert (feed.steps, feed.seen, len(feed)) == (3, 48, 50)
+    assert [len(share.batch.labels) for share in feed.epoch(0)] == [16, 16, 16]
+    # Another epoch leaves others out.
+    left = [
+        set(range(50)) - {int(i) for share in feed.epoch(e) for i in share.batch.indices}
+        for e in (0, 1)
+    ]
+    assert left[0] != left[1]
+    with pytest.raises(InputError, match="batch_size is 16, which 3 processes cannot share"):
+        MemoryFeed(data, Augmentation(), 16, CPU, 0, 3, full_batches=True)
+
+
 def test_the_batch_size_does_not_change_the_images(data: DataSet) -> None:
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True, seed=4)
     streams = []

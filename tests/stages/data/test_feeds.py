@@ -66,7 +66,7 @@ def test_the_number_of_workers(
     monkeypatch.setattr(feeds, "cores", lambda: cores)
     if text is not None:
         monkeypatch.setenv("ACKD_WORKERS", text)
-    feed = build_feed(data, Augmentation(), 16, CPU, 0, processes, "stream")
+    feed = build_feed(data, Augmentation(), 16, CPU, 0, processes, mode="stream")
     assert isinstance(feed, StreamFeed)
     assert feed.workers == workers
 

@@ -207,6 +207,26 @@ def test_one_and_two_processes_see_the_same_images_and_write_the_same_files(root
     assert sorted(seen(0, 2) + seen(1, 2)) == sorted(seen(0, 1))
 
 
+@pytest.mark.parametrize("method", ["vid", "crd", "semckd", "one"])
+def test_what_methods_keep_is_right_in_two_processes(root: Path, method: str) -> None:
+    write_params(root, method=method)
+    layouts = []
+    for processes in (1, 2):
+        done = distill(root, processes)
+        assert done.returncode == 0, done.stderr
+        state, _ = load_state(root / "artifacts/distilled/model.safetensors")
+        layouts.append({name: tensor.shape for name, tensor in state.items()})
+    if method == "semckd":  # whose sizes come from a process's share of the batch
+        assert layouts[0].keys() == layouts[1].keys()
+        assert layouts[1]["queries.0.hidden.weight"][1] == 7
+    else:
+        assert layouts[0] == layouts[1]
+    if method == "crd":  # every sample was seen, by whichever process, and is remembered
+        for side in ("student", "teacher"):
+            lengths = state[f"memory_{side}.embeddings"].norm(dim=1)
+            torch.testing.assert_close(lengths, torch.ones(48))
+
+
 def children(process: int) -> list[int]:
     path = Path(f"/proc/{process}/task/{process}/children")
     return [int(number) for number in path.read_text().split()]
