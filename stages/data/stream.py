@@ -40,9 +40,10 @@ class StreamFeed(Feed):
         device: torch.device,
         process: int = 0,
         processes: int = 1,
+        full_batches: bool = False,
         workers: int = 0,
     ) -> None:
-        super().__init__(data, augmentation, batch_size, device, process, processes)
+        super().__init__(data, augmentation, batch_size, device, process, processes, full_batches)
         self.images = data.split("train").images
         self.workers = workers
 
