@@ -155,7 +155,8 @@ def test_gradients_by_student_and_helpers_are_the_numerical_ones() -> None:
     def total(*values: Tensor) -> Tensor:
         given = dict(zip(parameters, values, strict=True))
         losses: dict[str, Tensor] = functional_call(method, given, (batch, knowledge))
-        return losses["total"]
+        # At 36,000 the loss would leave differences of 1e-6 no digits.
+        return losses["total"] / 1000
 
     values = [p.detach().clone().requires_grad_() for p in parameters.values()]
     # One random direction for each parameter: the whole Jacobian would take minutes.
