@@ -1,0 +1,59 @@
+"""Our own training, as its stage ``distill`` runs it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.networks import build_distiller, load_pair
+from benchmarks.worker import Clock, Task
+from models.backbone import Backbone
+from stages.data.arrays import DataSet, load_data
+from stages.data.feed import MemoryFeed, Share
+from stages.params import Augmentation, EngineSettings, Training
+from stages.training.engine import start_engine
+from stages.training.logits_store import LogitsStore
+from stages.training.loop import Trainer
+from stages.training.run import setting_of
+
+#: As the peers' data sets of CIFAR-100 augment.
+_AUGMENTATION = Augmentation(crop_padding=4, horizontal_flip=True)
+
+
+class PacedFeed(MemoryFeed):
+    """The feed, for as long as the clock says: an epoch is the first one again and again."""
+
+    clock: Clock
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Share]:
+        again = (super(PacedFeed, self).epoch(epoch, start_step) for _ in itertools.count())
+        shares = itertools.chain.from_iterable(again)
+        return self.clock.pace(shares, lambda share: len(share.batch.labels))
+
+
+def train(task: Task, clock: Clock) -> None:
+    """Train by ``task.options``: ``method``, ``store`` (warm, or none) and ``compile``."""
+    data = load_data(Path(task.data))
+    engine = start_engine(EngineSettings(compile=task.options["compile"]))
+    teacher, student = load_pair(task)
+    teacher.to(engine.device)
+    settings = Training(epochs=200, batch_size=task.batch_size, learning_rate=0.05)
+    setting = setting_of(data, settings, engine, teacher)
+    distiller = engine.place(build_distiller(task.options["method"], student, setting))
+    # The last batch of an epoch, if it is smaller, would have to be compiled for.
+    feed = PacedFeed(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
+    feed.clock = clock
+    store = _warm_store(data, teacher) if task.options["store"] else None
+    val = data.split("val")
+    Trainer("benchmark", distiller, teacher, feed, val, settings, engine, None, store).train()
+
+
+def _warm_store(data: DataSet, teacher: Backbone) -> LogitsStore:
+    """With logits drawn at random, in the current folder: their values cost nothing."""
+    samples, classes = data.count("train"), teacher.num_classes
+    store = LogitsStore({}, samples, classes, root=Path("logits"), max_bytes=10**11)
+    store.write(0, torch.randn(samples, classes).half())
+    return store

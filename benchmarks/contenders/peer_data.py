@@ -1,0 +1,50 @@
+"""The project's images behind torchvision's CIFAR-100, which both peers read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision import datasets
+
+from benchmarks.worker import Clock, Task
+
+
+def serve_images(task: Task) -> None:
+    """Let ``torchvision.datasets.CIFAR100`` give the task's images, wherever it is told to look."""
+    images = np.load(task.train_images)
+    labels = np.load(task.train_labels).tolist()
+
+    def initialize(
+        self: Any,
+        root: str = "",
+        train: bool = True,
+        transform: Callable[..., Any] | None = None,
+        target_transform: Callable[..., Any] | None = None,
+        download: bool = False,
+    ) -> None:
+        del root, train, download
+        self.data, self.targets = images, labels
+        self.transform, self.target_transform = transform, target_transform
+
+    datasets.CIFAR100.__init__ = initialize
+
+
+class PacedLoader:
+    """A loader whose epoch is as long as the clock says; batches are ``(images, labels, ...)``."""
+
+    def __init__(self, loader: torch.utils.data.DataLoader[Any], clock: Clock) -> None:
+        self.loader, self.clock = loader, clock
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.clock.pace(_again(self.loader), lambda batch: len(batch[1]))
+
+
+def _again(loader: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader

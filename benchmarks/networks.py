@@ -1,0 +1,103 @@
+"""A pair of networks: the same weights for every contender, and what a step of each costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from benchmarks.worker import Task
+from models import distillers
+from models.backbone import Backbone
+from models.complexity import count_macs
+from models.distillers.base import Batch, Distiller, Knowledge, Setting
+from stages.data.arrays import load_data
+from stages.data.feed import Normalize
+from stages.params import Distill
+from stages.training.engine import choose_precision
+
+_CPU = torch.device("cpu")
+_CALIBRATION_IMAGES = 64
+
+
+def write_pair(
+    teacher_name: str, student_name: str, data_folder: str, folder: str
+) -> dict[str, Any]:
+    """Draw both networks and write ``teacher.pt`` and ``student.pt``, which contenders load.
+
+    Returns:
+        ``macs``: multiply-adds of an image, in the teacher's forward pass (``teacher``) and in a
+        whole step of each method without the teacher (``kd``, ``ackd``); ``precision``: what
+        ``auto`` is here; ``torch``: its version.
+
+    Raises:
+        InputError: there is no such network, or the data are missing or damaged.
+    """
+    data = load_data(Path(data_folder))
+    classes, size = len(data.classes), data.image_size
+    torch.manual_seed(0)
+    teacher, student = (models.build(name, classes) for name in (teacher_name, student_name))
+    images = data.images("train")[:_CALIBRATION_IMAGES]
+    _calibrate(teacher, Normalize(data.mean, data.std, _CPU)(images))
+    torch.save(teacher.state_dict(), Path(folder, "teacher.pt"))
+    torch.save(student.state_dict(), Path(folder, "student.pt"))
+    labels = torch.from_numpy(data.labels("train"))
+    setting = Setting(teacher, size, labels, len(labels), epochs=1)
+    macs = {"teacher": float(count_macs(teacher, size))}
+    for method in ("kd", "ackd"):
+        macs[method] = count_step_macs(build_distiller(method, student, setting), size)
+    return {
+        "macs": macs,
+        "precision": choose_precision("auto", _CPU),
+        "torch": torch.__version__,
+    }
+
+
+def load_pair(task: Task) -> tuple[Backbone, Backbone]:
+    """Teacher and student as :func:`write_pair` left them."""
+    pair = []
+    for name, role in ((task.teacher, "teacher"), (task.student, "student")):
+        network = models.build(name, task.classes)
+        network.load_state_dict(torch.load(Path(task.weights, f"{role}.pt"), weights_only=True))
+        pair.append(network)
+    return pair[0], pair[1]
+
+
+def build_distiller(method: str, student: Backbone, setting: Setting) -> Distiller:
+    """``kd`` or ``ackd`` with the default options."""
+    defaults = Distill()
+    options = (defaults.kd if method == "kd" else defaults.ackd).model_dump()
+    return distillers.build(
+        method, student, setting, {"temperature": defaults.temperature} | options
+    )
+
+
+def count_step_macs(distiller: Distiller, image_size: int) -> float:
+    """Multiply-adds of an image in a training step, the adversary's included, without the teacher.
+
+    Counted by torch as they are called for: three times those of the forward pass, but for the
+    gradients that nobody needs, such as those of the images.
+    """
+    count = 2
+    images, classes = torch.randn(count, 3, image_size, image_size), distiller.student.num_classes
+    batch = Batch(images, torch.zeros(count, dtype=torch.int64), torch.arange(count))
+    distiller.step_adversary = torch.Tensor.backward
+    with FlopCounterMode(display=False) as counter:
+        distiller(batch, Knowledge(torch.zeros(count, classes)))["total"].backward()
+    distiller.step_adversary = None
+    operations: int = counter.get_total_flops()
+    return operations / 2 / count
+
+
+@torch.no_grad()
+def _calibrate(network: Backbone, images: torch.Tensor) -> None:
+    """Give BatchNorm the statistics of some images: without, a deep network's logits overflow."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(images)
+    network.eval()
