@@ -65,5 +65,5 @@ def test_total() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(InputError, match="method 'kdd' is not known: use one of scratch, kd, ackd"):
+    with pytest.raises(InputError, match="method 'kdd' is not known: use one of scratch, kd, at"):
         distillers.build("kdd", models.build("resnet8", 6), make_setting(), {})
