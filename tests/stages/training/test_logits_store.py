@@ -382,7 +382,8 @@ def test_without_a_home_the_variable_is_asked_for(monkeypatch: pytest.MonkeyPatc
     def unknown() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("ACKD_LOGITS", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", unknown)
     with pytest.raises(InputError, match="set ACKD_LOGITS to a folder"):
         LogitsStore(KEY, 1, 1)
