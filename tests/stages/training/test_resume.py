@@ -37,7 +37,7 @@ def write_params(root: Path, minutes: float, **distill: Any) -> None:
     content = {
         "augmentation": {"crop_padding": 1},
         "training": {"precision": "fp32", "checkpoint_minutes": minutes},
-        "distill": {"epochs": 120, "batch_size": 10, "learning_rate": 0.01} | distill,
+        "distill": {"epochs": 200, "batch_size": 10, "learning_rate": 0.01} | distill,
     }
     (root / "params.yaml").write_text(json.dumps(content))
 
@@ -81,7 +81,7 @@ def test_killed_at_random_moments_the_weights_are_the_same(root: Path) -> None:
             resumed += "an interrupted training goes on at" in line
             if "kd: epoch" in line:
                 break
-        time.sleep(moments.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the training ended before it was killed"
