@@ -133,7 +133,8 @@ def _peak_memory_mb() -> float:
 def main() -> None:
     task = Task(**json.loads(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a contender prints goes to its log
+    os.dup2(2, 1)  # what a contender prints goes to its log, before the error that ends it
+    sys.stdout = sys.stderr
     importlib.import_module(task.module).train(task, Clock(sys.stdin, replies))
 
 

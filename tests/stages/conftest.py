@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ from stages.files import sha256
 from stages.params import Params
 
 CLASSES = ["blue", "green", "red"]
+
+
+@pytest.fixture(autouse=True)
+def _flows_leave_no_exit_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader's worker, a fork of this process, would end by those of the flows that ran in it.
+
+    They fail there, as the flows' threads are not forked. Stages never run in a flow's process.
+    """
+    monkeypatch.setattr(threading, "_threading_atexits", [])
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,16 @@ class Accumulated:
                 self._average(lambda c: [b for b in c.buffers() if b.is_floating_point()])
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """As many threads as the processes have: others sum in another order, which training widens."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("method", ["kd", "ackd"])
 def test_two_processes_are_one_that_accumulates(root: Path, method: str) -> None:
     write_params(root, method=method)
