@@ -116,19 +116,23 @@ def summarize_pair(
     }
 
 
+def describe(rounds: int) -> dict[str, Any]:
+    """``date``, ``n`` and ``machine``, with which every file of results begins."""
+    device = identify()
+    machine = {key: device[key] for key in ("cpu", "cores", "memory_gb", "system", "python")}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"date": date, "n": rounds, "machine": machine}
+
+
 def collect(pairs: Mapping[str, Any], facts: Mapping[str, Any], rounds: int) -> dict[str, Any]:
     """The whole of the JSON file.
 
     Its ``ratios`` are medians, by name and then by pair; the spreads stand under ``pairs``.
     """
-    device = identify()
-    machine = {key: device[key] for key in ("cpu", "cores", "memory_gb", "system", "python")}
-    machine |= {"native_bf16": facts["precision"] == "bf16", "torch": facts["torch"]}
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "n": rounds,
+    run = describe(rounds)
+    run["machine"] |= {"native_bf16": facts["precision"] == "bf16", "torch": facts["torch"]}
+    return run | {
         "batch_size": BATCH_SIZE,
-        "machine": machine,
         "ratios": _medians(pairs, "ratios"),
         "ratios_compiled": _medians(pairs, "ratios_compiled"),
         "pairs": dict(pairs),

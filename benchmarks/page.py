@@ -9,9 +9,6 @@ from typing import Any
 from models.errors import InputError
 from stages.files import new_file
 
-BEGIN = "<!-- written by benchmarks.training: begin -->"
-END = "<!-- written by benchmarks.training: end -->"
-
 #: The ratios, what they say, and what they are to reach.
 RATIOS = {
     "kd_live_vs_repdistiller": ("KD with a live teacher, of RepDistiller", "2 or more"),
@@ -30,9 +27,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     bf16 = "with" if machine["native_bf16"] else "without"
     head = (
-        f"{machine['cpu']}, {machine['cores']} cores, {bf16} native bf16, torch"
-        f" {machine['torch']}, {results['date'][:10]}; batch {results['batch_size']}; median of"
-        f" {results['n']} rounds (smallest to largest)."
+        f"{describe_run(results)} {bf16.capitalize()} native bf16, torch {machine['torch']},"
+        f" batch {results['batch_size']}."
     )
     parts = [head, _ratios(results["pairs"])]
     for pair, content in results["pairs"].items():
@@ -40,8 +36,23 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_section(page: Path, text: str) -> None:
-    """Replace what stands between the two marker lines.
+def describe_run(results: Mapping[str, Any]) -> str:
+    """Machine, date and what the figures are, as a sentence."""
+    machine = results["machine"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {results['date'][:10]}; median of"
+        f" {results['n']} rounds (smallest to largest)."
+    )
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines between which ``benchmarks.<name>`` writes."""
+    line = f"<!-- written by benchmarks.{name}: {{}} -->"
+    return line.format("begin"), line.format("end")
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marker lines of ``benchmarks.<name>``.
 
     Raises:
         InputError: the page is missing, or has no such lines.
@@ -50,10 +61,11 @@ def write_section(page: Path, text: str) -> None:
         content = page.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{page}: no such file; run from the project's root") from None
-    before, begin, rest = content.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(f"{END}\n")
+    first, last = markers(name)
+    before, begin, rest = content.partition(f"{first}\n")
+    _, end, after = rest.partition(f"{last}\n")
     if not begin or not end:
-        raise InputError(f"{page}: expected the lines {BEGIN!r} and {END!r}; put them back")
+        raise InputError(f"{page}: expected the lines {first!r} and {last!r}; put them back")
     with new_file(page) as partial:
         partial.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
 
@@ -65,21 +77,21 @@ def _ratios(pairs: Mapping[str, Any]) -> str:
         for name, kind in (("", "ratios"), (", compiled", "ratios_compiled"))
     ]
     rows = [
-        [title, *(_spread(ratios[key], 3) for _, ratios in columns), target]
+        [title, *(spread(ratios[key], 3) for _, ratios in columns), target]
         for key, (title, target) in RATIOS.items()
     ]
-    return _table(["ratio", *(name for name, _ in columns), "target"], rows)
+    return table(["ratio", *(name for name, _ in columns), "target"], rows)
 
 
 def _limits(limits: Mapping[str, Any]) -> str:
-    figures = (f"{name} {_spread(limit, 0)} GFLOPS" for name, limit in limits.items())
+    figures = (f"{name} {spread(limit, 0)} GFLOPS" for name, limit in limits.items())
     return f"Large matrix products: {', '.join(figures)}."
 
 
 def _rows(rows: Mapping[str, Any]) -> str:
     heads = ["", "precision", "images/s", "RepDistiller = 1", "of the limit", "waits for images"]
     heads += ["peak memory, MB", "compiles, s"]
-    return _table(heads, [_row(row, len(heads)) for row in rows.values()])
+    return table(heads, [_row(row, len(heads)) for row in rows.values()])
 
 
 def _row(row: Mapping[str, Any], cells: int) -> list[str]:
@@ -89,8 +101,8 @@ def _row(row: Mapping[str, Any], cells: int) -> list[str]:
     return [
         row["title"],
         row["precision"],
-        _spread(row["images_per_second"], 0),
-        _spread(row["ratio_to_repdistiller"], 2),
+        spread(row["images_per_second"], 0),
+        spread(row["ratio_to_repdistiller"], 2),
         f"{row['share_of_limit']['median']:.0%}",
         f"{row['feed_share']['median']:.1%}",
         f"{row['peak_memory_mb']:.0f}",
@@ -98,13 +110,15 @@ def _row(row: Mapping[str, Any], cells: int) -> list[str]:
     ]
 
 
-def _spread(summary: Mapping[str, float] | None, digits: int) -> str:
+def spread(summary: Mapping[str, float] | None, digits: int) -> str:
+    """Median, smallest and largest, as text."""
     if summary is None:
         return "not measured"
     median, low, high = (f"{summary[key]:.{digits}f}" for key in ("median", "min", "max"))
     return f"{median} ({low} to {high})"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown; figures stand to the right."""
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     content = collect(results, pair.facts, arguments.rounds)
     write_json(arguments.output, content)
     print(markdown(content))
-    write_section(arguments.page, markdown(content))
+    write_section(arguments.page, "training", markdown(content))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help="the images, as the stage prepare_data writes them (default: %(default)s)",
     )
-    parser.add_argument("--rounds", type=_positive, default=5, help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=5, help="default: %(default)s")
     parser.add_argument(
         "--steps",
-        type=_positive,
+        type=positive,
         help="of each contender in a round (default: as many as take about 2.5 seconds)",
     )
     parser.add_argument(
@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of 1 or more, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from benchmarks import figures, rows, training
-from benchmarks.page import BEGIN, END, write_section
+from benchmarks.page import markers, write_section
 from benchmarks.process import Contender
 from benchmarks.worker import Task
 from models.errors import InputError
 from stages.machine import cores
 
 FAKE = "tests.benchmarks.fake"
+BEGIN, END = markers("training")
 MACS = {"teacher": 250.0, "kd": 100.0, "ackd": 200.0}
 
 
@@ -178,6 +179,6 @@ def test_a_contender_that_fails_is_named_with_its_last_words(tmp_path: Path) -> 
 def test_a_page_without_its_marker_lines_is_refused(tmp_path: Path, page: Path) -> None:
     page.write_text(f"{BEGIN}\n")
     with pytest.raises(InputError, match="put them back"):
-        write_section(page, "new\n")
+        write_section(page, "training", "new\n")
     with pytest.raises(InputError, match="no such file"):
-        write_section(tmp_path / "none.md", "new\n")
+        write_section(tmp_path / "none.md", "training", "new\n")

@@ -1,0 +1,39 @@
+"""What is measured are real runs of dvc; the flow has tests of its own, and a server to start."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import overhead
+from benchmarks.page import markers
+
+
+@pytest.fixture(autouse=True)
+def _dvc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "RUNNERS", {"dvc": overhead.RUNNERS["dvc"]})
+    monkeypatch.setattr(overhead, "LENGTHS", (1, 3))
+
+
+def test_a_round_of_real_runs_becomes_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, output = tmp_path / "page.md", tmp_path / "overhead.json"
+    begin, end = markers("overhead")
+    page.write_text(f"{begin}\n{end}\n")
+    overhead.main(["--rounds", "1", "--output", str(output), "--page", str(page)])
+    measured = json.loads(output.read_text())["runners"]["dvc"]
+    whole = measured["3_changed"]["median"]
+    assert measured["stage_changed"]["median"] == pytest.approx(
+        (whole - measured["1_changed"]["median"]) / 2
+    )
+    assert whole > measured["3_unchanged"]["median"] > 0
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| `dvc repro`"))
+    assert f"{whole:.2f} ({whole:.2f} to {whole:.2f})" in row
+    assert row in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+    overhead.make_chain(tmp_path, 1)
+    with pytest.raises(overhead.InputError, match="`dvc repro` failed: .*f0"):
+        overhead.seconds("dvc", tmp_path)
