@@ -216,8 +216,16 @@ class Ackd(Section):
     lambda_learners_to_target: NonNegativeFloat = 1.0
     lambda_adversarial: NonNegativeFloat = 1.0
     lambda_ce: NonNegativeFloat = 1.0
+    lambda_teacher_to_each: NonNegativeFloat = 0.0
+    """Not in the paper: each learner learns from the teacher, besides the ensemble of all."""
+    lambda_teacher_to_target: NonNegativeFloat = 0.0
+    """Not in the paper: the target learns from the teacher too."""
+    ramp_up: Fraction = 0.0
+    """Not in the paper: the share of all epochs in which the ensemble's weight for the target rises."""
     attention: bool = True
     """Learned weights of the learners (Eq. 3); without it each counts the same."""
+    attention_pool: Literal["none", "avg"] = "none"
+    """What the attention sees of the learners' maps: all of them, or means over positions."""
     adversarial: bool = True
     """Whether discriminators (Eq. 4-5) take part."""
     objective: Literal["minimax", "diversity"] = "minimax"

@@ -18,7 +18,7 @@ from torch.optim import Adam, Optimizer
 
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation, Setting
-from models.distillers.losses import kl_divergence
+from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
 from models.learners import Learners
 
 
@@ -28,18 +28,26 @@ class Attention(nn.Module):
     The maps ``M x [B, C, H, W]`` are flattened and concatenated, ``[B, M*C*H*W]``, and pass a
     two-layer perceptron with a softmax. The printed shape of ``g`` does not fit a perceptron with M
     outputs; flattening all of a sample does. The hidden width is free in the paper, and C here.
+
+    Args:
+        learners: M.
+        map_shape: ``(C, H, W)``.
+        pooled: the perceptron sees each map's mean over its positions instead, ``[B, M*C]``.
     """
 
-    def __init__(self, learners: int, map_shape: Sequence[int]) -> None:
+    def __init__(self, learners: int, map_shape: Sequence[int], pooled: bool) -> None:
         super().__init__()
         channels, height, width = map_shape
-        self.hidden = nn.Linear(learners * channels * height * width, channels)
+        self.pooled = pooled
+        positions = 1 if pooled else height * width
+        self.hidden = nn.Linear(learners * channels * positions, channels)
         self.weigh = nn.Linear(channels, learners)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Weights ``[B, M]`` that sum to 1 for each sample."""
-        flat = torch.cat([feature_map.flatten(1) for feature_map in maps], dim=1)
-        return F.softmax(self.weigh(F.relu(self.hidden(flat))).float(), dim=1)
+        parts = [m.mean((2, 3)) if self.pooled else m.flatten(1) for m in maps]
+        scores = self.weigh(F.relu(self.hidden(torch.cat(parts, dim=1))))
+        return F.softmax(at_least_float32(scores), dim=1)
 
 
 class Discriminator(nn.Module):
@@ -80,9 +88,9 @@ class Discriminators(nn.ModuleList):
         """
         terms = []
         for i, discriminator in enumerate(self):
-            own = F.logsigmoid(discriminator(maps[i]).float()).mean()
+            own = F.logsigmoid(at_least_float32(discriminator(maps[i]))).mean()
             others = [
-                F.logsigmoid(-discriminator(feature_map).float()).mean()
+                F.logsigmoid(-at_least_float32(discriminator(feature_map))).mean()
                 for j, feature_map in enumerate(maps)
                 if j != i
             ]
@@ -130,6 +138,11 @@ class Ackd(Distiller):
       (``minimax``) or help the discriminators (``diversity``).
     * ``L_ce``: cross entropy of the target and of each learner, summed.
 
+    Beside the letter of the paper, and 0 by default, stand ``T^2 KL(p_t || p_k)`` of each learner,
+    summed (``lambda_teacher_to_each``), the same of the target (``lambda_teacher_to_target``), and
+    a rise of ``l2`` over the first epochs as ONE has it (``ramp_up``): at the start the ensemble
+    knows less than the teacher.
+
     Args:
         student: the target learner.
         setting: the attention takes its size from the images'.
@@ -140,7 +153,11 @@ class Ackd(Distiller):
         lambda_learners_to_target: l2.
         lambda_adversarial: l3.
         lambda_ce: l4.
+        lambda_teacher_to_each: of the teacher's divergence from each learner.
+        lambda_teacher_to_target: of the teacher's divergence from the target.
+        ramp_up: the share of all epochs in which l2 rises.
         attention: False weighs every learner the same.
+        attention_pool: ``avg`` shows the attention each map's mean over positions.
         adversarial: False leaves out the discriminators.
         objective: the learners' part in the adversarial game.
         discriminator_learning_rate: of their Adam; the paper names neither.
@@ -159,7 +176,11 @@ class Ackd(Distiller):
         lambda_learners_to_target: float,
         lambda_adversarial: float,
         lambda_ce: float,
+        lambda_teacher_to_each: float,
+        lambda_teacher_to_target: float,
+        ramp_up: float,
         attention: bool,
+        attention_pool: Literal["none", "avg"],
         adversarial: bool,
         objective: Literal["minimax", "diversity"],
         discriminator_learning_rate: float,
@@ -168,7 +189,9 @@ class Ackd(Distiller):
         self.learners = Learners(student, learners)
         count = len(self.learners)
         map_shape = student.probe(setting.image_size).stages[-1].shape[1:]
-        self.attention = Attention(count, map_shape) if attention and count > 1 else None
+        self.attention = None
+        if attention and count > 1:
+            self.attention = Attention(count, map_shape, attention_pool == "avg")
         self.discriminators = None
         if adversarial and count > 1:
             self.discriminators = Discriminators(count, map_shape[0])
@@ -177,8 +200,15 @@ class Ackd(Distiller):
         self.lambda_learners_to_target = lambda_learners_to_target
         self.lambda_adversarial = lambda_adversarial
         self.lambda_ce = lambda_ce
+        self.lambda_teacher_to_each = lambda_teacher_to_each
+        self.lambda_teacher_to_target = lambda_teacher_to_target
+        self.ramp_share, self.epochs = ramp_up, setting.epochs
+        self.begin_epoch(0)
         self.learners_side = 1.0 if objective == "minimax" else -1.0
         self.discriminator_learning_rate = discriminator_learning_rate
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.ramp = sigmoid_ramp(epoch, self.ramp_share, self.epochs)
 
     def learner_names(self) -> list[str]:
         return self.learners.names
@@ -192,38 +222,43 @@ class Ackd(Distiller):
             weights = logits.new_full(logits.shape[:2], 1 / len(learners))
         else:
             weights = self.attention([learner.stages[-1] for learner in learners])
-        ensemble = (weights.unsqueeze(2) * logits).sum(1)
+        ensemble = (weights.unsqueeze(2) * at_least_float32(logits)).sum(1)
         return GroupOutput(target, learners, weights, ensemble)
 
     def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
         assert knowledge.logits is not None
         group = self.run_group(batch.images)
-        ce_target = F.cross_entropy(group.target.logits.float(), batch.labels)
-        ce_learners = torch.stack(
-            [F.cross_entropy(learner.logits.float(), batch.labels) for learner in group.learners]
-        ).sum()
-        kd_learners = kl_divergence(group.ensemble, knowledge.logits, self.temperature)
-        kd_target = kl_divergence(group.target.logits, group.ensemble.detach(), self.temperature)
-        total = (
-            self.lambda_teacher_to_learners * kd_learners
-            + self.lambda_learners_to_target * kd_target
-            + self.lambda_ce * (ce_target + ce_learners)
+        teacher, temperature = knowledge.logits, self.temperature
+        ce_target, *ce_learners = (
+            F.cross_entropy(at_least_float32(features.logits), batch.labels)
+            for features in (group.target, *group.learners)
         )
+        kd_target = kl_divergence(group.target.logits, group.ensemble.detach(), temperature)
         losses = {
-            "total": total,
-            "kd_learners": kd_learners,
+            "kd_learners": kl_divergence(group.ensemble, teacher, temperature),
             "kd_target": kd_target,
             "ce_target": ce_target,
-            "ce_learners": ce_learners,
+            "ce_learners": torch.stack(ce_learners).sum(),
         }
+        total = (
+            self.lambda_teacher_to_learners * losses["kd_learners"]
+            + self.lambda_learners_to_target * self.ramp * kd_target
+            + self.lambda_ce * (ce_target + losses["ce_learners"])
+        )
+        if self.lambda_teacher_to_each > 0:
+            losses["kd_each"] = torch.stack(
+                [kl_divergence(learner.logits, teacher, temperature) for learner in group.learners]
+            ).sum()
+            total = total + self.lambda_teacher_to_each * losses["kd_each"]
+        if self.lambda_teacher_to_target > 0:
+            losses["kd_direct"] = kl_divergence(group.target.logits, teacher, temperature)
+            total = total + self.lambda_teacher_to_target * losses["kd_direct"]
         if self.discriminators is not None:
             if self.step_adversary is not None:
                 self.step_adversary(self.discriminator_loss(group.maps))
             losses["adversarial"] = self.adversarial_loss(group.maps)
-            losses["total"] = (
-                total + self.lambda_adversarial * self.learners_side * losses["adversarial"]
-            )
-        return losses
+            total = total + self.lambda_adversarial * self.learners_side * losses["adversarial"]
+        return {"total": total} | losses
 
     def discriminator_loss(self, maps: Sequence[Tensor]) -> Tensor:
         """What the discriminators minimise: ``-L_ad`` on detached maps."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.backbone import Backbone
 from models.distillers.base import Batch, Distiller, Knowledge, Needs, Setting
-from models.distillers.losses import kl_divergence
+from models.distillers.losses import at_least_float32, kl_divergence
 
 
 class Kd(Distiller):
@@ -37,6 +37,6 @@ class Kd(Distiller):
     def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
         assert knowledge.logits is not None
         logits = self.student(batch.images)
-        ce = F.cross_entropy(logits.float(), batch.labels)
+        ce = F.cross_entropy(at_least_float32(logits), batch.labels)
         kd = kl_divergence(logits, knowledge.logits, self.temperature)
         return {"total": self.ce_weight * ce + self.kd_weight * kd, "ce": ce, "kd": kd}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,3 +29,16 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     log_p = F.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
     log_q = F.log_softmax(at_least_float32(teacher_logits) / temperature, dim=1)
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+
+
+def sigmoid_ramp(epoch: int, share: float, epochs: int) -> float:
+    """``exp(-5 (1 - t/R)^2)`` in epoch t, counted from 0, where ``t < R``; 1 from then on.
+
+    Args:
+        epoch: t.
+        share: R as a share of all epochs; with 0 there is no ramp.
+        epochs: of the training.
+    """
+    length = share * epochs
+    done = min(epoch / length, 1.0) if length > 0 else 1.0
+    return math.exp(-5 * (1 - done) ** 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation, Setting
-from models.distillers.losses import at_least_float32, kl_divergence
+from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
 from models.learners import Learners
 
 
@@ -103,12 +102,11 @@ class One(Distiller):
         self.temperature = temperature
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
-        self.ramp_epochs = ramp_up * setting.epochs
+        self.ramp_share, self.epochs = ramp_up, setting.epochs
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
-        done = min(epoch / self.ramp_epochs, 1.0) if self.ramp_epochs > 0 else 1.0
-        self.ramp = math.exp(-5 * (1 - done) ** 2)
+        self.ramp = sigmoid_ramp(epoch, self.ramp_share, self.epochs)
 
     def learner_names(self) -> list[str]:
         return self.learners.names

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Distiller, Knowledge, Needs
+from models.distillers.losses import at_least_float32
 
 
 class Scratch(Distiller):
@@ -16,4 +17,5 @@ class Scratch(Distiller):
     needs: ClassVar[Needs] = "nothing"
 
     def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        return {"total": F.cross_entropy(self.student(batch.images).float(), batch.labels)}
+        logits = at_least_float32(self.student(batch.images))
+        return {"total": F.cross_entropy(logits, batch.labels)}

@@ -22,7 +22,11 @@ OPTIONS: dict[str, Any] = {
     "lambda_learners_to_target": 1.0,
     "lambda_adversarial": 1.0,
     "lambda_ce": 1.0,
+    "lambda_teacher_to_each": 0.0,
+    "lambda_teacher_to_target": 0.0,
+    "ramp_up": 0.0,
     "attention": True,
+    "attention_pool": "none",
     "adversarial": True,
     "objective": "minimax",
     "discriminator_learning_rate": 1e-3,
@@ -117,6 +121,32 @@ def test_every_term(learners: list[str]) -> None:
         + 0.9 * (wanted["ce_target"] + wanted["ce_learners"])
     )
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-4)
+
+
+def test_what_is_beside_the_letter_of_the_paper() -> None:
+    given = {"lambda_teacher_to_each": 0.6, "lambda_teacher_to_target": 0.3, "ramp_up": 0.5}
+    method, plain = make(**given), make()
+    losses, by_the_letter = method(BATCH, KNOWLEDGE), plain(BATCH, KNOWLEDGE)
+    target = method.student.features(BATCH.images)
+    teacher = array(KNOWLEDGE.logits)
+    each = sum(kl(teacher, array(f.logits), 4.0) for f in method.learners(target))
+    direct = kl(teacher, array(target.logits), 4.0)
+    assert losses["kd_each"].item() == pytest.approx(each, rel=1e-4)
+    assert losses["kd_direct"].item() == pytest.approx(direct, rel=1e-4)
+    missing = (1 - np.exp(-5)) * by_the_letter["kd_target"].item()  # epoch 0 of the ramp
+    wanted = by_the_letter["total"].item() + 0.6 * each + 0.3 * direct - missing
+    assert losses["total"].item() == pytest.approx(wanted, rel=1e-4)
+    method.begin_epoch(4)  # of 8
+    assert method.ramp == 1
+
+
+def test_pooled_attention_sees_means() -> None:
+    method = make(attention_pool="avg")
+    group = method.run_group(BATCH.images)
+    means = np.concatenate([array(m).mean((2, 3)) for m in group.maps], axis=1)
+    hidden = np.maximum(linear(method.attention.hidden, means), 0)
+    weights = softmax(linear(method.attention.weigh, hidden))
+    np.testing.assert_allclose(array(group.weights), weights, rtol=1e-4)
 
 
 def test_without_attention_each_learner_counts_the_same() -> None:

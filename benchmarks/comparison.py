@@ -1,0 +1,127 @@
+"""Which way of learning gives the better student? Several seeds each, on identical images.
+
+``python -m benchmarks.comparison benchmarks/comparisons/NAME.yaml --data SOURCE --work FOLDER``
+trains one teacher and then a student for each seed and each variant of the file, by the pipeline's
+own stages. A seed gives all variants the same initial weights, and the images are the same for all.
+What is done is kept: run again after an interruption, and it goes on.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from scipy import stats
+
+from benchmarks.page import table, write_section
+from benchmarks.study import Json, Study
+from models.errors import InputError
+from stages.params import read_yaml
+
+_RESULTS = Path("benchmarks/results")
+_PAGE = Path("docs/results.md")
+_CONFIDENCE = 0.95
+
+
+def main(
+    plan: Annotated[Path, typer.Argument(help="YAML with params, baseline, seeds and variants")],
+    data: Annotated[str, typer.Option(help="As data.source of params.yaml")],
+    work: Annotated[Path, typer.Option(help="Folder of the trainings; kept")],
+    teacher_checkpoint: Annotated[
+        Path | None, typer.Option(help="What an earlier run trained (its artifacts/teacher)")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train this variant alone; may be repeated")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="The first so many alone [default: the plan's]")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON [default: in benchmarks/results, named as the plan]")
+    ] = None,
+    page: Annotated[Path, typer.Option(help="Where the table goes")] = _PAGE,
+) -> None:
+    """Train what is still missing, and write the table."""
+    content = read_yaml(plan)
+    variants: dict[str, Json] = content["variants"]
+    unknown = set(only or []) - variants.keys()
+    if unknown:
+        raise InputError(f"--only: {plan} has no variant {', '.join(sorted(unknown))}")
+    params = content["params"] | {"data": content["params"].get("data", {}) | {"source": data}}
+    study = Study(params, work, output or _RESULTS / f"{plan.stem}.json")
+    study.train_teacher(teacher_checkpoint)
+    for seed in range(seeds or content["seeds"]):
+        for name, distill in variants.items():
+            if only is None or name in only:
+                settings = {"distill": distill | {"seed": seed}}
+                study.distil(f"{name}, seed {seed}", settings)
+    text = markdown(study.results, list(variants), content["baseline"])
+    print(text)
+    write_section(page, plan.stem, text)
+
+
+def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
+    """Test accuracy of the last epoch in percent, by seed."""
+    prefix = f"{variant}, seed "
+    return {
+        int(name.removeprefix(prefix)): 100 * run["accuracy"]
+        for name, run in runs.items()
+        if name.startswith(prefix)
+    }
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % confidence interval of the mean; None for fewer than two."""
+    count = len(differences)
+    if count < 2:
+        return None
+    error = statistics.stdev(differences) / count**0.5
+    reach = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error
+    mean = statistics.fmean(differences)
+    return mean - reach, mean + reach
+
+
+def markdown(results: Mapping[str, Any], variants: Sequence[str], baseline: str) -> str:
+    """A row for each variant: mean and spread, and the paired difference from the baseline."""
+    runs = results["runs"]
+    reference = accuracies(runs, baseline)
+    heads = ["", "accuracy, %", "smallest to largest", f"over {baseline}, points", "95 % interval"]
+    rows = []
+    for variant in variants:
+        found = accuracies(runs, variant)
+        if not found:
+            continue
+        pairs = [found[seed] - reference[seed] for seed in sorted(found) if seed in reference]
+        between = interval(pairs) if variant != baseline else None
+        rows.append(
+            [
+                variant,
+                f"{statistics.fmean(found.values()):.2f}",
+                f"{min(found.values()):.2f} to {max(found.values()):.2f} ({len(found)} seeds)",
+                f"{statistics.fmean(pairs):+.2f}" if pairs and variant != baseline else "",
+                "" if between is None else f"{between[0]:+.2f} to {between[1]:+.2f}",
+            ]
+        )
+    params = results["params"]
+    teacher, distill = params["teacher"], params["distill"]
+    machines = ", ".join(sorted({run["machine"] for run in runs.values()}))
+    head = (
+        f"{teacher['network']} ({teacher['epochs']} epochs, {results['teacher']['accuracy']:.2%})"
+        f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
+        f" epoch; {machines}."
+    )
+    return f"{head}\n\n{table(heads, rows)}\n"
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {error.cmd[2]} failed, see above; run again to go on from there")
