@@ -45,7 +45,10 @@ def main(
     study.train_teacher(teacher_checkpoint)
     for seed in range(seeds):
         for precision in _OURS:
-            settings = {"training": {"precision": precision}, "distill": {"seed": seed}}
+            settings: dict[str, Json] = {
+                "training": {"precision": precision},
+                "distill": {"seed": seed},
+            }
             study.distil(f"{precision} {seed}", settings)
         name = f"repdistiller {seed}"
         if repdistiller is not None and study.missing(name, {"seed": seed}):

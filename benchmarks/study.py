@@ -25,7 +25,7 @@ class Study:
 
     Args:
         params: the sections of ``params.yaml`` that all students share.
-        work: of the pipeline's artifacts and reports; kept, so that an interrupted training goes on.
+        work: of artifacts and reports; kept, so that an interrupted training goes on.
         output: JSON with ``params``, ``teacher`` and ``runs``.
 
     Raises:

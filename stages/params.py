@@ -221,7 +221,7 @@ class Ackd(Section):
     lambda_teacher_to_target: NonNegativeFloat = 0.0
     """Not in the paper: the target learns from the teacher too."""
     ramp_up: Fraction = 0.0
-    """Not in the paper: the share of all epochs in which the ensemble's weight for the target rises."""
+    """Not in the paper: the share of all epochs in which the weight of the ensemble rises."""
     attention: bool = True
     """Learned weights of the learners (Eq. 3); without it each counts the same."""
     attention_pool: Literal["none", "avg"] = "none"

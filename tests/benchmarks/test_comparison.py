@@ -1,0 +1,86 @@
+"""A small study by the real stages, and its arithmetic against figures worked out by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import comparison
+from benchmarks.page import markers
+from benchmarks.study import Study
+from models.errors import InputError
+
+PLAN = """\
+params:
+  data: {image_size: 8, train_per_class: 8}
+  training: {precision: fp32}
+  teacher: {network: resnet8, epochs: 1, batch_size: 40}
+  distill: {network: resnet8, epochs: 1, batch_size: 40}
+seeds: 2
+baseline: kd
+variants:
+  kd: {method: kd}
+  warm: {method: kd, temperature: 8.0}
+"""
+
+
+def test_a_study_is_trained_once_and_becomes_a_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
+    plan, page, output = (tmp_path / name for name in ("plan.yaml", "page.md", "plan.json"))
+    plan.write_text(PLAN)
+    begin, end = markers("plan")
+    page.write_text(f"{begin}\n{end}\n")
+
+    def compare(seeds: int) -> list[str]:
+        """The trainings that ran."""
+        comparison.main(plan, "digits", tmp_path / "work", seeds=seeds, output=output, page=page)
+        shown = capfd.readouterr().out.splitlines()
+        return [line.split(":")[0] for line in shown if ", seed " in line]
+
+    assert compare(1) == ["kd, seed 0", "warm, seed 0"]
+    assert compare(2) == ["kd, seed 1", "warm, seed 1"]
+    assert compare(2) == []
+
+    runs = json.loads(output.read_text())["runs"]
+    differences = [
+        100 * (runs[f"warm, seed {seed}"]["accuracy"] - runs[f"kd, seed {seed}"]["accuracy"])
+        for seed in (0, 1)
+    ]
+    (row,) = (line for line in page.read_text().splitlines() if line.startswith("| warm"))
+    assert f"| {sum(differences) / 2:+.2f} |" in row
+    assert float(runs["kd, seed 0"]["last_epoch"]["epoch"]) == 1
+
+    plan.write_text(PLAN.replace("temperature: 8", "temperature: 9"))
+    with pytest.raises(InputError, match=r"warm, seed 0 had other settings"):
+        compare(1)
+    plan.write_text(PLAN.replace("epochs: 1", "epochs: 2"))
+    with pytest.raises(InputError, match="holds results of other settings"):
+        compare(1)
+
+
+def test_a_teacher_that_is_another_is_refused(tmp_path: Path) -> None:
+    study = Study({"teacher": {}}, tmp_path, tmp_path / "output.json")
+    (tmp_path / "artifacts/proxy").mkdir(parents=True)
+    (tmp_path / "artifacts/proxy/model.safetensors").write_bytes(b"one")
+    (tmp_path / "reports/teacher").mkdir(parents=True)
+    (tmp_path / "reports/teacher/metrics.json").write_text('{"accuracy": 0.5}')
+    study.train_teacher(None)
+    (tmp_path / "artifacts/proxy/model.safetensors").write_bytes(b"another")
+    with pytest.raises(InputError, match="holds results with another teacher"):
+        Study({"teacher": {}}, tmp_path, tmp_path / "output.json").train_teacher(None)
+
+
+def test_the_interval_is_students() -> None:
+    # Mean 2, standard deviation 1, and 4.3027 of it for two degrees of freedom.
+    low, high = comparison.interval([1.0, 2.0, 3.0]) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), rel=1e-5)
+    assert comparison.interval([1.0]) is None
+
+
+def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN)
+    with pytest.raises(InputError, match="has no variant colder"):
+        comparison.main(plan, "digits", tmp_path, only=["colder"])
