@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from stages.params import Distill
+
 ROOT = Path(__file__).parent.parent
+METHODS = [m for m in Distill.model_fields["method"].annotation.__args__ if m != "ackd"]
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"image_size": 16},
     "teacher": {"network": "resnet14", "epochs": 3, "learning_rate": 0.03},
+    "proxy": {"epochs": 1, "assistants": ["resnet8"]},
     "distill": {"epochs": 3, "learning_rate": 0.03},
     "export": {"calibration_images": 64},
     "validate": {"min_agreement_int8": 0.5},
@@ -146,6 +150,27 @@ def test_more_epochs_of_distillation_do_not_train_the_teacher_again(copy: Path) 
     assert "reports/distill/metrics.json" in call(copy, "dvc", "metrics", "show").stdout
     call(copy, "dvc", "plots", "show")
     assert "Validation accuracy" in (copy / "dvc_plots/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "proxy"),
+    [(method, "teacher") for method in METHODS] + [("kd", "early_stopped"), ("kd", "assistants")],
+)
+def test_every_method_comes_to_a_bundle(copy: Path, method: str, proxy: str) -> None:
+    change(
+        copy,
+        proxy={"method": proxy},
+        distill={"method": method, "epochs": 1},
+        gate={"min_accuracy": None},
+    )
+    ran, _ = repro(copy)
+    assert ("train_proxy" in ran) == (proxy != "teacher")
+    assert {"distill", "prune", "export_onnx", "package"} <= set(ran)
+    assert read(copy / "reports/distill/metrics.json")["method"] == method
+    assert read(copy / "reports/proxy/metrics.json")["method"] == proxy
+    summary = read(copy / "reports/summary.json")
+    assert all(export["passed"] for export in summary["exports"].values())
+    assert (copy / "artifacts/bundle.tar.gz").is_file()
 
 
 def test_an_experiment_changes_a_parameter(copy: Path) -> None:
