@@ -122,11 +122,20 @@ class Proxy(Section):
     assistants: list[str] = []
     """Networks, from the one that learns from the teacher to the one that the student learns from;
     they are trained by the teacher's schedule and the weights of ``distill.kd``."""
+    candidates: list[str] = []
+    """Instead of naming the assistant: networks to choose it from, the student's first. Each is
+    trained alone, by the teacher's schedule, and the one whose accuracy on validation lies nearest
+    the middle between the student's and the teacher's is taken."""
 
     @model_validator(mode="after")
     def _assistants_are_named(self) -> Proxy:
-        if self.method == "assistants" and not self.assistants:
-            raise ValueError("assistants must name a network at least, such as [resnet44]")
+        if self.method == "assistants" and not self.assistants and len(self.candidates) < 2:
+            raise ValueError(
+                "assistants must name a network at least, such as [resnet44], or candidates two,"
+                " such as [resnet20, resnet32, resnet44]"
+            )
+        if self.assistants and self.candidates:
+            raise ValueError("give assistants or candidates, and leave the other one empty")
         return self
 
 
@@ -345,6 +354,15 @@ class Params(Section):
     profile: Profile = Profile()
     analyze: Analyze = Analyze()
     gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _candidates_begin_with_the_student(self) -> Params:
+        candidates, student = self.proxy.candidates, self.distill.network
+        if candidates and candidates[0] != student:
+            raise ValueError(
+                f"proxy.candidates begins with {candidates[0]}, expected the student, {student}"
+            )
+        return self
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

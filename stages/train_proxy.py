@@ -4,7 +4,8 @@
 * ``early_stopped``: the teacher's network, trained anew with the whole schedule compressed into
   fewer epochs (ESKD: Cho & Hariharan 2019, as the ACKD paper describes it).
 * ``assistants``: a chain of networks, each distilled from the one before, the first from the
-  teacher (TAKD: Mirzadeh et al. 2020).
+  teacher (TAKD: Mirzadeh et al. 2020). Of candidates, the one is taken whose accuracy lies nearest
+  the mean of the student's and the teacher's, as the ACKD paper chooses it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def main(params: Params) -> None:
     network = proxies.stop_early() if params.proxy.method == "early_stopped" else proxies.descend()
     if engine.is_main:
         last = proxies.chain[-1]
-        write_json(METRICS, {"method": params.proxy.method} | last | {"chain": proxies.chain})
+        metrics = {"method": params.proxy.method} | last | {"chain": proxies.chain}
+        if proxies.candidates:
+            metrics["candidates"] = proxies.candidates
+        write_json(METRICS, metrics)
         with new_folder(PROXY_FOLDER) as folder:
             save_network(folder / "model.safetensors", network)
         for checkpoints in proxies.checkpoints:
@@ -65,6 +69,7 @@ class _Proxies:
     def __init__(self, params: Params, data: DataSet, engine: Engine) -> None:
         self.params, self.data, self.engine = params, data, engine
         self.chain: list[dict[str, Any]] = []
+        self.candidates: list[dict[str, Any]] = []
         self.checkpoints: list[Checkpoints] = []
 
     def stop_early(self) -> Backbone:
@@ -73,9 +78,22 @@ class _Proxies:
 
     def descend(self) -> Backbone:
         network = load_network(TEACHER).to(self.engine.device)
-        for name in self.params.proxy.assistants:
+        for name in self.params.proxy.assistants or [self._choose()]:
             network = self._train(f"assistant {name}", name, self.params.teacher, network)
         return network
+
+    def _choose(self) -> str:
+        """The candidate in the middle between student and teacher, by accuracy on validation."""
+        student, *others = self.params.proxy.candidates
+        for name in (student, *others):
+            self._train(f"candidate {name}", name, self.params.teacher, None)
+        alone = {link["network"]: link["val_accuracy"] for link in self.chain}
+        middle = (alone[student] + read_json(TEACHER_METRICS)["val_accuracy"]) / 2
+        chosen = min(others, key=lambda name: abs(alone[name] - middle))
+        if self.engine.is_main:
+            print(f"assistant: {chosen}, {alone[chosen]:.2%} where the middle is {middle:.2%}")
+        self.candidates, self.chain = self.chain, []
+        return chosen
 
     def _train(self, what: str, name: str, settings: Teacher, teacher: Backbone | None) -> Backbone:
         settings = settings.model_copy(update={"network": name})
@@ -91,8 +109,11 @@ class _Proxies:
             "train_proxy", what, distiller, self.data, self.params, settings, self.engine, teacher
         )
         self.checkpoints.append(checkpoints)
-        normalize = Normalize(self.data.mean, self.data.std, self.engine.device)
-        self.chain.append(measure_trained(network, progress, self.data, normalize))
+        metrics: dict[str, Any] = {}
+        if self.engine.is_main:  # which alone knows the best epoch
+            normalize = Normalize(self.data.mean, self.data.std, self.engine.device)
+            metrics = measure_trained(network, progress, self.data, normalize)
+        self.chain.append(self.engine.share(metrics))
         # A plain one: what was trained may be compiled, or have other BatchNorms.
         plain = models.build(name, len(self.data.classes)).to(self.engine.device)
         plain.load_state_dict(network.state_dict())

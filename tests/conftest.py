@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 # As many threads in all as there are cores: more of them wait for each other.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
 # Before anything imports the tools, because they read these when they are imported.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from models.backbone import Backbone
@@ -79,6 +80,13 @@ class Engine:
         padded = accelerator.gather(accelerator.pad_across_processes(tensor))
         parts = padded.split(max(counts))
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def share(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The main process's content, in every process; what the others give is not looked at."""
+        box = [content]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(box)
+        return box[0]
 
     def kernels(self, batch_size: int) -> list[str | int]:
         """What a network's last bits depend on besides its weights, its input and torch."""

@@ -255,6 +255,31 @@ def test_assistants_learn_one_from_another(root: Path) -> None:
     assert (root / "artifacts/proxy/model.safetensors").read_bytes() != first
 
 
+def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root: Path) -> None:
+    train_teacher.main(Params.model_validate(CONTENT))
+    names = ["resnet8", "resnet14", "resnet8x4"]
+    train_proxy.main(proxy_params(method="assistants", candidates=names))
+    metrics = read(root / "reports/proxy/metrics.json")
+    alone = {link["network"]: link["val_accuracy"] for link in metrics["candidates"]}
+    assert list(alone) == names
+    top = read(root / "reports/teacher/metrics.json")["val_accuracy"]
+    distances = [abs(alone[name] - (alone["resnet8"] + top) / 2) for name in names[1:]]
+    chosen = names[1 + distances.index(min(distances))]
+    assert [link["network"] for link in metrics["chain"]] == [chosen]
+    proxy = (root / "artifacts/proxy/model.safetensors").read_bytes()
+    # It is the same network as where it is named.
+    train_proxy.main(proxy_params(method="assistants", assistants=[chosen]))
+    assert (root / "artifacts/proxy/model.safetensors").read_bytes() == proxy
+    assert not (root / ".checkpoints").exists()
+
+
+def test_candidates_begin_with_the_student() -> None:
+    with pytest.raises(ValueError, match="begins with resnet14, expected the student, resnet8"):
+        proxy_params(method="assistants", candidates=["resnet14", "resnet20"])
+    with pytest.raises(ValueError, match="leave the other one empty"):
+        proxy_params(method="assistants", candidates=["resnet8", "x"], assistants=["y"])
+
+
 def test_a_compressed_schedule_keeps_its_shape() -> None:
     teacher = Teacher(epochs=200, schedule="multi_step", milestones=[100, 150], learning_rate=0.1)
     short = train_proxy.compressed(teacher, 65)

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,8 +43,6 @@ TIMED = {"seconds", "images_per_second"}
 @pytest.fixture
 def root(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project in which a student can be distilled."""
-    import shutil
-
     shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
     torch.manual_seed(3)
     (tmp_path / "artifacts/proxy").mkdir()
@@ -60,8 +59,12 @@ def write_params(root: Path, **distill: Any) -> None:
 
 
 def distill(root: Path, processes: int, **more: str) -> subprocess.CompletedProcess[str]:
+    return run("distill", root, processes, **more)
+
+
+def run(stage: str, root: Path, processes: int, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "stages.distill"],
+        [sys.executable, "-m", f"stages.{stage}"],
         cwd=root,
         env={**os.environ, "ACKD_PROCESSES": str(processes)} | more,
         capture_output=True,
@@ -239,6 +242,28 @@ def test_what_methods_keep_is_right_in_two_processes(root: Path, method: str) ->
         for side in ("student", "teacher"):
             lengths = state[f"memory_{side}.embeddings"].norm(dim=1)
             torch.testing.assert_close(lengths, torch.ones(48))
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        {"method": "early_stopped", "epochs": 1},
+        {"method": "assistants", "candidates": ["resnet8", "resnet14", "resnet8x4"]},
+    ],
+)
+def test_proxies_are_trained_by_two_processes(root: Path, proxy: dict[str, Any]) -> None:
+    short = {"epochs": 2, "batch_size": 14, "learning_rate": 0.02}
+    content = CONTENT | {"teacher": short | {"network": "resnet14"}, "proxy": proxy}
+    (root / "params.yaml").write_text(json.dumps(content))
+    (root / "artifacts/teacher").mkdir()
+    shutil.copy(root / "artifacts/proxy/model.safetensors", root / "artifacts/teacher")
+    (root / "reports/teacher").mkdir(parents=True)
+    (root / "reports/teacher/metrics.json").write_text('{"val_accuracy": 0.5}')
+    done = run("train_proxy", root, PROCESSES)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((root / "reports/proxy/metrics.json").read_text())
+    network = load_network(root / "artifacts/proxy/model.safetensors")
+    assert network.name == metrics["network"] == metrics["chain"][-1]["network"]
 
 
 def children(process: int) -> list[int]:
