@@ -1,38 +1,46 @@
-"""How alike teacher, proxy, student and auxiliary learners are, and where they look.
+"""How alike teacher, proxy, student and auxiliary learners are, where they look and where they err.
 
 Linear CKA of the pooled embeddings and KL divergence of the predictions between teacher, proxy and
 student are the paper's Table 1 (ACKD, section 3.1); it names neither layer nor temperature, so the
 usual ones are taken: the embedding before the classifier, and temperature 1. Grad-CAM panels are
-its Figure 3.
+its Figure 3. The rest says whether the parts of the method do their work: the learners' agreement,
+their attention by class, calibration, and every class by itself, also against another run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+import models
+from models import distillers
 from models.backbone import Backbone, Features
-from models.checkpoint import load_network
+from models.checkpoint import load_network, load_state, load_strictly
+from models.distillers.base import Distiller, Setting
+from models.errors import InputError
 from models.learners import LearnerGroup, load_learners
-from models.similarity import linear_cka
+from stages.analysis.calibration import calibration
+from stages.analysis.classes import (
+    OneClass,
+    by_class,
+    class_means,
+    compare_runs,
+    read_baseline,
+    write_classes,
+)
+from stages.analysis.outputs import GroupOutputs, Outputs, run_group, run_network
+from stages.analysis.similarity import accuracies, compare, diversity, gaps
 from stages.data.arrays import DataSet, Images, load_data
 from stages.data.feed import Normalize
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
 from stages.grad_cam import draw_panel, grad_cam, resize
-from stages.params import Params
-from stages.progress import track
+from stages.params import Distill, Params
 from stages.training.device import prepare_device
-from stages.training.evaluate import accuracy
 
 NETWORKS = {
     name: Path(f"artifacts/{name}/model.safetensors") for name in ("teacher", "proxy", "student")
@@ -40,23 +48,6 @@ NETWORKS = {
 DISTILLED = Path("artifacts/distilled/model.safetensors")
 ANALYSIS_FOLDER = Path("artifacts/analysis")
 ANALYSIS_FILE = Path("reports/analysis.json")
-
-_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a network says about N images: embeddings ``[N, D]`` and logits ``[N, K]``."""
-
-    embedding: Tensor
-    logits: Tensor
-
-    @property
-    def answers(self) -> Tensor:
-        return self.logits.argmax(1)
-
-    def first(self, count: int) -> Outputs:
-        return Outputs(self.embedding[:count], self.logits[:count])
 
 
 class Shown(NamedTuple):
@@ -67,27 +58,44 @@ class Shown(NamedTuple):
 
 
 def main(params: Params) -> None:
-    """Write ``reports/analysis.json`` and ``artifacts/analysis/grad_cam.png``."""
-    device = prepare_device()
+    """Write ``reports/analysis.json``, ``reports/classes.csv`` and the Grad-CAM panel."""
+    settings = params.analyze
     data = load_data()
+    baseline = None
+    if settings.baseline is not None:
+        baseline = read_baseline(Path(settings.baseline), data.classes)
+    device = prepare_device()
     test, normalize = data.split("test"), Normalize(data.mean, data.std, device)
     networks = {name: load_network(path).to(device) for name, path in NETWORKS.items()}
     group = load_learners(DISTILLED).to(device)
+    method = load_method(params.distill, data, networks["proxy"]) if group.names else None
 
-    outputs = _outputs_of_networks(networks, test, normalize)
-    learners = _outputs_of_learners(group, test, normalize) if group.names else {}
-    count = min(params.analyze.cka_images, len(test))
+    count = min(settings.cka_images, len(test))
+    outputs = _outputs_of_networks(networks, test, normalize, count)
+    seen = run_group(method.to(device), test, normalize, count) if method else None
+    right = {name: out.answers == test.labels for name, out in outputs.items()}
+    accuracy = accuracies({name: out.answers for name, out in outputs.items()}, test.labels)
+    classes = by_class(test, data.classes, right["student"])
+    gains = compare_runs(classes, baseline) if baseline else None
     write_json(
         ANALYSIS_FILE,
         {
-            "pairs": compare({name: out.first(count) for name, out in outputs.items()}),
-            **accuracies(outputs, test),
-            "learners": diversity(learners, test, count) if learners else None,
+            "pairs": compare(outputs),
+            "accuracy": accuracy,
+            "gap": gaps(accuracy),
+            "calibration": {
+                name: calibration(out.confidence, right[name]) for name, out in outputs.items()
+            },
+            "learners": diversity(seen, test.labels) if seen else None,
+            "baseline": None
+            if gains is None
+            else {"path": settings.baseline, "paired": gains.paired, **gains.mean._asdict()},
             "images": count,
             "test_images": len(test),
         },
     )
-    chosen = one_per_class(test.labels, params.analyze.grad_cam_images)
+    write_classes(classes, _figures_by_class(outputs, seen, test, classes), gains)
+    chosen = one_per_class(test.labels, settings.grad_cam_images)
     shown = Shown(test.images[chosen], test.labels[chosen])
     with new_folder(ANALYSIS_FOLDER) as folder:
         _draw(
@@ -98,51 +106,24 @@ def main(params: Params) -> None:
         )
 
 
-def compare(outputs: dict[str, Outputs]) -> list[dict[str, Any]]:
-    """CKA and KL of every two networks, in the order given.
+def load_method(settings: Distill, data: DataSet, teacher: Backbone) -> Distiller:
+    """All that the stage ``distill`` trained, attention included, in eval mode.
 
-    KL is that of the second's prediction from the first's, ``KL(first || second)``.
+    Raises:
+        InputError: the file is missing, damaged, or of another method.
     """
-    return [
-        {
-            "a": a,
-            "b": b,
-            "cka": linear_cka(outputs[a].embedding, outputs[b].embedding),
-            "kl": kl_divergence(outputs[a].logits, outputs[b].logits),
-        }
-        for a, b in combinations(outputs, 2)
-    ]
-
-
-def kl_divergence(logits: Tensor, other: Tensor) -> float:
-    """``KL(p || q)`` in nats at temperature 1, the mean over the images; ``[N, K]`` each."""
-    p, q = (F.log_softmax(z.double(), 1) for z in (logits, other))
-    return float((p.exp() * (p - q)).sum(1).mean())
-
-
-def accuracies(outputs: dict[str, Outputs], test: Images) -> dict[str, dict[str, float]]:
-    """Accuracy of each network, and by how much the first of each two is ahead."""
-    right = {name: accuracy(out.logits, test) for name, out in outputs.items()}
-    gap = {f"{a}_{b}": right[a] - right[b] for a, b in combinations(right, 2)}
-    return {"accuracy": right, "gap": gap}
-
-
-def diversity(learners: dict[str, Outputs], test: Images, cka_images: int) -> dict[str, Any]:
-    """How the auxiliary learners differ: CKA on the first images, the rest on all of them.
-
-    ``agreement`` is the share of images that get the same answer from both.
-    """
-    pairs = {f"{a}~{b}": (learners[a], learners[b]) for a, b in combinations(learners, 2)}
-    return {
-        "cka": {
-            pair: linear_cka(x.first(cka_images).embedding, y.first(cka_images).embedding)
-            for pair, (x, y) in pairs.items()
-        },
-        "agreement": {
-            pair: float((x.answers == y.answers).double().mean()) for pair, (x, y) in pairs.items()
-        },
-        "accuracy": {name: accuracy(out.logits, test) for name, out in learners.items()},
-    }
+    state, header = load_state(DISTILLED)
+    if header["method"] != settings.method:
+        raise InputError(
+            f"{DISTILLED}: trained by {header['method']}, but distill.method is"
+            f" {settings.method}; run `dvc repro`"
+        )
+    labels = torch.from_numpy(data.labels("train"))
+    setting = Setting(teacher, data.image_size, labels, settings.batch_size, settings.epochs)
+    student = models.build(header["network"], header["num_classes"])
+    method = distillers.build(settings.method, student, setting, settings.options())
+    load_strictly(method, state, DISTILLED)
+    return method.eval()
 
 
 def one_per_class(labels: npt.NDArray[np.int64], count: int) -> list[int]:
@@ -156,7 +137,7 @@ def one_per_class(labels: npt.NDArray[np.int64], count: int) -> list[int]:
 
 
 def _outputs_of_networks(
-    networks: dict[str, Backbone], test: Images, normalize: Normalize
+    networks: dict[str, Backbone], test: Images, normalize: Normalize, count: int
 ) -> dict[str, Outputs]:
     by_file: dict[str, Outputs] = {}
     outputs = {}
@@ -164,34 +145,26 @@ def _outputs_of_networks(
         # The proxy may be a copy of the teacher's file; it need not run twice.
         key = sha256(NETWORKS[name])
         if key not in by_file:
-            by_file[key] = _outputs_of(network, name, test, normalize)
+            by_file[key] = run_network(network, name, test, normalize, count)
         outputs[name] = by_file[key]
     return outputs
 
 
-def _outputs_of(network: Backbone, name: str, test: Images, normalize: Normalize) -> Outputs:
-    return _run(lambda x: [network.features(x)], name, test, normalize)[0]
-
-
-def _outputs_of_learners(
-    group: LearnerGroup, test: Images, normalize: Normalize
-) -> dict[str, Outputs]:
-    outputs = _run(lambda x: group.forward_all(x)[1], "learners", test, normalize)
-    return dict(zip(group.names, outputs, strict=True))
-
-
-@torch.no_grad()
-def _run(
-    forward: Callable[[Tensor], Sequence[Features]], name: str, test: Images, normalize: Normalize
-) -> list[Outputs]:
-    by_batch = []
-    for start in track(range(0, len(test), _BATCH), f"analyze {name}"):
-        seen = forward(normalize(test.images[start : start + _BATCH]))
-        by_batch.append([Outputs(f.embedding.cpu(), f.logits.cpu()) for f in seen])
-    return [
-        Outputs(torch.cat([out.embedding for out in each]), torch.cat([out.logits for out in each]))
-        for each in zip(*by_batch, strict=True)
-    ]
+def _figures_by_class(
+    outputs: dict[str, Outputs], seen: GroupOutputs | None, test: Images, classes: list[OneClass]
+) -> dict[str, list[float | None]]:
+    """``accuracy/<network or learner>`` and ``attention/<learner>``, a value for each class."""
+    answers = {name: outputs[name].answers for name in ("teacher", "student")}
+    attention = {}
+    if seen is not None:
+        # The target is the student.
+        answers |= {name: given for name, given in seen.answers.items() if name != "target"}
+        attention = seen.attention
+    columns = {f"accuracy/{name}": given == test.labels for name, given in answers.items()}
+    columns |= {f"attention/{name}": weights for name, weights in attention.items()}
+    return {
+        name: class_means(values, test.labels, len(classes)) for name, values in columns.items()
+    }
 
 
 def _looks(

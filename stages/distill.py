@@ -15,7 +15,7 @@ from models.errors import InputError
 from stages.data.arrays import load_data
 from stages.data.feed import Normalize
 from stages.files import new_folder
-from stages.params import Distill, Params, Section
+from stages.params import Params
 from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.loop import Row
@@ -42,7 +42,7 @@ def main(params: Params) -> None:
     torch.manual_seed(settings.seed)
     student = models.build(settings.network, len(data.classes))
     setting = setting_of(data, settings, engine, teacher)
-    method = distillers.build(settings.method, student, setting, _options(settings))
+    method = distillers.build(settings.method, student, setting, settings.options())
     distiller = engine.place(method)
     progress, checkpoints = run_training(
         "distill", settings.method, distiller, data, params, settings, engine, teacher
@@ -63,13 +63,6 @@ def main(params: Params) -> None:
             save_state(folder / "model.safetensors", distiller.state_dict(), header)
         checkpoints.clear()
     engine.accelerator.end_training()
-
-
-def _options(settings: Distill) -> dict[str, Any]:
-    if settings.method == "scratch":
-        return {}
-    section: Section = getattr(settings, settings.method)
-    return {"temperature": settings.temperature} | section.model_dump()
 
 
 def _learner_accuracies(distiller: Distiller, last: Row) -> dict[str, Any]:

@@ -260,6 +260,13 @@ class Distill(Training):
     one: One = One()
     ackd: Ackd = Ackd()
 
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the chosen method's class."""
+        if self.method == "scratch":
+            return {}
+        section: Section = getattr(self, self.method)
+        return {"temperature": self.temperature} | section.model_dump()
+
 
 class Export(Section):
     """The ONNX files."""
@@ -323,6 +330,8 @@ class Analyze(Section):
     cka_images: PositiveInt = 2000
     """Test images for CKA and KL, the first so many."""
     grad_cam_images: Annotated[int, Field(ge=1, le=32)] = 8
+    baseline: Annotated[str, Field(min_length=1)] | None = None
+    """A ``reports/classes.csv`` that was kept of another run, to compare every class with."""
 
 
 class Gate(Section):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from models.checkpoint import load_network
 from models.errors import InputError
+from stages.analysis.calibration import calibration, confidence
 from stages.data.arrays import Images, load_data
 from stages.devices.runner import compare
 from stages.entry import run_stage
@@ -141,7 +142,7 @@ def validate(
         "status": "skipped",
         "reason": absent,
         "golden": None,
-        **dict.fromkeys(("accuracy", "drop", "agreement", "images")),
+        **dict.fromkeys(("accuracy", "drop", "agreement", "calibration_error", "images")),
     }
     if absent:
         return row
@@ -172,11 +173,13 @@ def _figures(
     theirs = reference.test_logits[:images]
     whole = compare(logits, theirs)
     figures: dict[str, Any] = {"images": images, "agreement": whole["top1_agreement"]}
-    figures |= {"accuracy": None, "drop": None}
+    figures |= dict.fromkeys(("accuracy", "drop", "calibration_error"))
     if figures["agreement"] is not None:
         labels = reference.test.labels[:images]
         figures["accuracy"] = _accuracy(logits, labels)
         figures["drop"] = _accuracy(theirs, labels) - figures["accuracy"]
+        right = logits.argmax(1) == labels
+        figures["calibration_error"] = calibration(confidence(logits), right)["error"]
     worst: dict[str, Any] = {}
     for key, choose in (("max_relative_error", max), ("cosine", min), ("top1_agreement", min)):
         values = [parity[key] for parity in parities]

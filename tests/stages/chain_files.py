@@ -15,10 +15,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import models
+from models import distillers
 from models.checkpoint import save_network, save_state
-from models.learners import Learners
+from models.distillers.base import Setting
 from stages.files import sha256, write_json
-from stages.params import Params
+from stages.params import Ackd, Distill, Params
 
 CLASSES = ["red", "green", "blue", "a <b> & $c$"]
 SIZE = 16
@@ -61,11 +62,16 @@ def write_data(count: int = 24, seed: int = 0) -> None:
 
 
 def write_networks(learners: list[str], seed: int = 0) -> None:
-    """A teacher, its copy as proxy, and a student with auxiliary learners, none of them trained."""
+    """A teacher, its copy as proxy, and a student trained by ACKD with ``learners`` or by KD.
+
+    None of them is trained, and every weight is drawn, so that no two answer alike.
+    """
     torch.manual_seed(seed)
     teacher, student = (models.build(name, len(CLASSES)) for name in ("resnet14", "resnet8"))
-    group = Learners(student, learners)
-    for module in [*teacher.modules(), *student.modules(), *group.modules()]:
+    settings = Distill(ackd=Ackd(learners=learners)) if learners else Distill(method="kd")
+    setting = Setting(teacher, SIZE, torch.zeros(24, dtype=torch.int64), 8, 1)
+    method = distillers.build(settings.method, student, setting, settings.options())
+    for module in [*teacher.modules(), *method.modules()]:
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.5)
@@ -74,16 +80,14 @@ def write_networks(learners: list[str], seed: int = 0) -> None:
     for name in ("teacher", "proxy"):
         save_network(Path("artifacts", name, "model.safetensors"), teacher)
     save_network(Path("artifacts/student/model.safetensors"), student)
-    state = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
-    state |= {f"learners.{name}": tensor for name, tensor in group.state_dict().items()}
     header = {
-        "method": "ackd",
+        "method": settings.method,
         "network": student.name,
         "num_classes": len(CLASSES),
-        "learners": learners,
+        "learners": [name.partition("#")[0] for name in method.learner_names()],
         "buffers": [],
     }
-    save_state(Path("artifacts/distilled/model.safetensors"), state, header)
+    save_state(Path("artifacts/distilled/model.safetensors"), method.state_dict(), header)
 
 
 def write_onnx() -> None:

@@ -1,17 +1,21 @@
+import csv
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from models.checkpoint import load_network, save_network
 from models.errors import InputError
+from models.learners import load_learners
 from stages import analyze
-from stages.data.arrays import Images
 from stages.files import sha256
-from stages.params import Analyze, Params
+from stages.params import Analyze, Distill, Params
 from tests.stages import chain_files
 
 PARAMS = Params(analyze=Analyze(cka_images=20, grad_cam_images=3))
@@ -87,20 +91,126 @@ def test_a_proxy_of_its_own_is_run(chain):
 def test_says_how_the_learners_differ(chain):
     analyze.main(PARAMS)
     learners = json.loads(Path("reports/analysis.json").read_text())["learners"]
-    assert list(learners) == ["cka", "agreement", "accuracy"]
-    assert list(learners["accuracy"]) == chain_files.LEARNERS
+    group = load_learners(Path("artifacts/distilled/model.safetensors"))
+    x = (np.load("artifacts/data/test_images.npy").astype(np.float64) / 255 - 0.3) / 0.2
+    with torch.no_grad():
+        target, branches = group.forward_all(torch.tensor(x.transpose(0, 3, 1, 2)).float())
+    logits = {"target": target.logits.numpy()}
+    logits |= {
+        name: f.logits.numpy() for name, f in zip(chain_files.LEARNERS, branches, strict=True)
+    }
+    weights = attention_by_hand([f.stages[-1].numpy() for f in branches])
+    logits["ensemble"] = sum(
+        weights[:, [k]] * logits[n] for k, n in enumerate(chain_files.LEARNERS)
+    )
+    answers = {name: z.argmax(1) for name, z in logits.items()}
+    labels = np.load("artifacts/data/test_labels.npy")
+
+    assert list(learners) == ["cka", "agreement", "accuracy", "attention"]
     assert 0 < learners["cka"]["D3B1~D2B2"] < 1
-    assert 0 <= learners["agreement"]["D3B1~D2B2"] <= 1
+    assert learners["accuracy"] == {
+        n: pytest.approx((a == labels).mean()) for n, a in answers.items()
+    }
+    assert learners["agreement"] == {
+        f"{a}~{b}": pytest.approx((answers[a] == answers[b]).mean())
+        for a, b in itertools.combinations(answers, 2)
+    }
+    assert learners["attention"] == pytest.approx(
+        dict(zip(chain_files.LEARNERS, weights.mean(0), strict=True)), abs=1e-6
+    )
+    for label, row in enumerate(rows_of("reports/classes.csv")):
+        for k, name in enumerate(chain_files.LEARNERS):
+            of_class = weights[labels == label, k].mean()
+            assert float(row[f"attention/{name}"]) == pytest.approx(of_class, abs=1e-5)
+            kept = (answers[name] == labels)[labels == label].mean()
+            assert float(row[f"accuracy/{name}"]) == pytest.approx(kept, abs=1e-5)
 
 
-def test_agreement_counts_equal_answers():
-    answers = torch.eye(4)
-    same_twice = analyze.Outputs(torch.rand(4, 3), answers)
-    other = analyze.Outputs(torch.rand(4, 3), answers[[0, 1, 3, 2]])
-    test = Images(np.zeros((4, 1, 1, 3), dtype=np.uint8), np.arange(4))
-    report = analyze.diversity({"a": same_twice, "b": other}, test, 4)
-    assert report["agreement"] == {"a~b": 0.5}
-    assert report["accuracy"] == {"a": 1.0, "b": 0.5}
+def attention_by_hand(maps: list[np.ndarray]) -> np.ndarray:
+    """Eq. 3 from the file's own numbers: ``[N, M]``."""
+    w = load_file("artifacts/distilled/model.safetensors")
+    hidden, bias, weigh, offset = (
+        w[f"attention.{name}"].double().numpy()
+        for name in ("hidden.weight", "hidden.bias", "weigh.weight", "weigh.bias")
+    )
+    flat = np.concatenate([m.reshape(len(m), -1) for m in maps], 1).astype(np.float64)
+    scores = np.maximum(flat @ hidden.T + bias, 0) @ weigh.T + offset
+    return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_calibration_and_classes_of_a_whole_chain(chain):
+    analyze.main(PARAMS)
+    report = json.loads(Path("reports/analysis.json").read_text())
+    labels = np.load("artifacts/data/test_labels.npy")
+    rows = rows_of("reports/classes.csv")
+    assert [row["class"] for row in rows] == chain_files.CLASSES
+    assert [int(row["images"]) for row in rows] == [int((labels == k).sum()) for k in range(4)]
+    assert not any(key.startswith("gain") for key in rows[0])
+    for name in ("teacher", "student"):
+        _, logits = outputs_by_hand(name)
+        claimed = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1)
+        right = logits.argmax(1) == labels
+        error = 0.0
+        for low in np.arange(15) / 15:
+            inside = (claimed >= low) & (claimed < low + 1 / 15)
+            error += abs(right[inside].sum() - claimed[inside].sum()) / len(labels)
+        assert report["calibration"][name]["error"] == pytest.approx(error, abs=1e-5)
+        for label, row in enumerate(rows):
+            kept = right[labels == label]
+            assert float(row[f"accuracy/{name}"]) == pytest.approx(kept.mean(), abs=1e-5)
+            if name == "student":
+                padded = [*kept, *[False] * (-len(kept) % 8)]
+                bits = "".join(str(int(bit)) for bit in padded)
+                assert int(row["student_right"], 16) == int(bits, 2)
+
+
+def test_compares_every_class_with_another_run(chain):
+    analyze.main(PARAMS)
+    shutil.move("reports/classes.csv", "other.csv")
+    path = Path("artifacts/student/model.safetensors")
+    network = load_network(path)
+    torch.nn.init.normal_(network.fc.weight)
+    save_network(path, network)
+    against = Analyze(cka_images=20, grad_cam_images=3, baseline="other.csv")
+    analyze.main(Params(analyze=against))
+    ours, theirs = rows_of("reports/classes.csv"), rows_of("other.csv")
+    gained = [
+        float(a["accuracy/student"]) - float(b["accuracy/student"])
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    assert any(gained)
+    assert [float(row["gain"]) for row in ours] == pytest.approx(gained, abs=1e-5)
+    for row in ours:
+        assert float(row["gain_low"]) <= float(row["gain"]) <= float(row["gain_high"])
+    report = json.loads(Path("reports/analysis.json").read_text())["baseline"]
+    assert list(report) == ["path", "paired", "gain", "low", "high"]
+    assert (report["path"], report["paired"]) == ("other.csv", True)
+    assert report["gain"] == pytest.approx(np.mean(gained), abs=1e-5)
+
+
+def test_a_baseline_that_does_not_fit_is_refused_before_any_work(chain, monkeypatch):
+    monkeypatch.setattr(analyze, "load_network", lambda path: pytest.fail("began to work"))
+    for content, message in (
+        (None, r"analyze\.baseline: other\.csv: no such file"),
+        ("class,images,images_digest,student_right\ncat,1,ab,80\n", r"is of 1 classes \(cat\)"),
+        ("class,images\ncat,1\n", "lacks the columns"),
+    ):
+        Path("other.csv").unlink(missing_ok=True)
+        if content is not None:
+            Path("other.csv").write_text(content)
+        with pytest.raises(InputError, match=message):
+            analyze.main(Params(analyze=Analyze(baseline="other.csv")))
+    assert not Path("reports/classes.csv").exists()
+
+
+def test_the_learners_must_be_of_the_method_in_the_parameters(chain):
+    with pytest.raises(InputError, match=r"trained by ackd, but distill\.method is kd"):
+        analyze.main(Params(distill=Distill(method="kd")))
 
 
 def test_without_learners_they_are_null_and_the_panel_is_narrower(tmp_path, monkeypatch):
@@ -124,7 +234,14 @@ def test_equal_inputs_give_equal_bytes(chain):
     for _ in range(2):
         analyze.main(PARAMS)
         sums.append(
-            [sha256(Path(p)) for p in ("reports/analysis.json", "artifacts/analysis/grad_cam.png")]
+            [
+                sha256(Path(path))
+                for path in (
+                    "reports/analysis.json",
+                    "reports/classes.csv",
+                    "artifacts/analysis/grad_cam.png",
+                )
+            ]
         )
     assert sums[0] == sums[1]
 
@@ -133,12 +250,6 @@ def test_takes_images_of_every_class():
     labels = np.array([0, 0, 0, 2, 2, 1])
     assert analyze.one_per_class(labels, 4) == [0, 5, 3, 1]
     assert sorted(analyze.one_per_class(labels, 99)) == [0, 1, 2, 3, 4, 5]
-
-
-def test_kl_divergence_is_not_symmetric_and_survives_extreme_logits():
-    sharp, flat = torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    assert analyze.kl_divergence(sharp, flat) == pytest.approx(np.log(2))
-    assert analyze.kl_divergence(flat, sharp) == pytest.approx(100 - np.log(2))
 
 
 def test_a_missing_network_is_named_and_nothing_is_written(chain):

@@ -1,0 +1,1 @@
+"""What the stage ``analyze`` calculates, and the files that the report reads of it."""

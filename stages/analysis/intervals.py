@@ -1,0 +1,80 @@
+"""How sure a difference of two accuracies is: 95 % confidence intervals.
+
+Both are the plain (Wald) interval after a half or a whole answer was added to every cell of the
+table of answers, which makes it hold for the few images that a class has, all of them right too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Right = npt.NDArray[np.bool_]
+
+_Z = 1.959964
+
+
+class Gain(NamedTuple):
+    """How much more often ours is right: a difference of fractions with its interval."""
+
+    gain: float
+    low: float
+    high: float
+
+
+class _Estimate(NamedTuple):
+    """A difference, what the added answers make of it, and the variance of that."""
+
+    gain: float
+    centre: float
+    variance: float
+
+
+def gain(ours: Right, theirs: Right, paired: bool) -> Gain:
+    """Of accuracy on one class.
+
+    Args:
+        ours: ``[N]``, whether each answer is right.
+        theirs: ``[M]``, likewise; where ``paired``, of the same images in the same order.
+        paired: by Agresti and Min (2005) on the images that only one of both gets right; else by
+            Agresti and Caffo (2000).
+    """
+    return _interval(_estimate(ours, theirs, paired))
+
+
+def mean_gain(classes: Sequence[tuple[Right, Right, bool]]) -> Gain:
+    """The mean over the classes, each with the arguments of :func:`gain` and the same weight.
+
+    The variance of the mean is that of the classes' estimates.
+    """
+    found = [_estimate(*one) for one in classes]
+    mean = sum(estimate.gain for estimate in found) / len(found)
+    variance = sum(estimate.variance for estimate in found) / len(found) ** 2
+    return _interval(_Estimate(mean, mean, variance))
+
+
+def _estimate(ours: Right, theirs: Right, paired: bool) -> _Estimate:
+    raw = float(ours.mean() - theirs.mean())
+    if paired:
+        count = len(ours) + 2
+        won, lost = (ours & ~theirs).sum() + 0.5, (theirs & ~ours).sum() + 0.5
+        centre = (won - lost) / count
+        return _Estimate(raw, centre, ((won + lost) / count - centre**2) / count)
+    shares = [(right.sum() + 1) / (len(right) + 2) for right in (ours, theirs)]
+    variances = [
+        share * (1 - share) / (len(right) + 2)
+        for share, right in zip(shares, (ours, theirs), strict=True)
+    ]
+    return _Estimate(raw, shares[0] - shares[1], sum(variances))
+
+
+def _interval(estimate: _Estimate) -> Gain:
+    half = _Z * math.sqrt(estimate.variance)
+    # A difference of fractions, and where all are won or lost the interval reaches it.
+    low = max(min(estimate.centre - half, estimate.gain), -1.0)
+    high = min(max(estimate.centre + half, estimate.gain), 1.0)
+    return Gain(estimate.gain, float(low), float(high))

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import InputError
+from stages.analysis.classes import (
+    OneClass,
+    by_class,
+    class_means,
+    compare_runs,
+    read_baseline,
+    read_classes,
+    write_classes,
+)
+from stages.data.arrays import Images
+
+NAMES = ["cat", 'a, "b"', "none"]
+
+
+def seen(seed: int, digest: str = "0") -> list[OneClass]:
+    random = np.random.default_rng(seed)
+    counts = (13, 24, 0)
+    return [
+        OneClass(name, digest, random.uniform(size=count) < 0.6)
+        for name, count in zip(NAMES, counts, strict=True)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_another_run_reads_what_was_written():
+    ours = seen(0)
+    write_classes(ours, {"accuracy/student": [0.5, 1 / 3, None]}, None)
+    for one, found in zip(ours, read_baseline(Path("reports/classes.csv"), NAMES), strict=True):
+        assert (one.name, one.digest) == (found.name, found.digest)
+        np.testing.assert_array_equal(one.right, found.right)
+    rows = read_classes()
+    assert [row["accuracy/student"] for row in rows] == ["0.5", "0.333333", ""]
+    assert [row["images"] for row in rows] == ["13", "24", "0"]
+
+
+def test_a_file_with_gains_can_be_compared_with_in_turn():
+    ours, theirs = seen(0), seen(1)
+    gains = compare_runs(ours, theirs)
+    write_classes(ours, {}, gains)
+    assert float(read_classes()[0]["gain"]) == pytest.approx(gains.classes[0].gain, abs=1e-6)
+    assert read_classes()[2]["gain_low"] == ""
+    read_baseline(Path("reports/classes.csv"), NAMES)
+
+
+def test_runs_are_paired_where_they_saw_the_same_images():
+    ours, theirs = seen(0), seen(1)
+    paired = compare_runs(ours, theirs)
+    expected = [ours[k].right.mean() - theirs[k].right.mean() for k in range(2)]
+    assert paired.paired
+    assert paired.mean.gain == pytest.approx(np.mean(expected))
+    assert [g and g.gain for g in paired.classes] == [*map(pytest.approx, expected), None]
+    other = compare_runs(ours, seen(1, digest="1"))
+    assert not other.paired
+    assert other.mean.gain == paired.mean.gain
+
+
+def test_runs_without_a_common_class_are_refused():
+    empty = [OneClass(name, "0", np.zeros(0, bool)) for name in NAMES]
+    with pytest.raises(InputError, match="no class has test images in both runs"):
+        compare_runs(seen(0), empty)
+
+
+def test_a_digest_is_of_a_classs_images_alone():
+    images = np.random.default_rng(0).integers(0, 256, (6, 2, 2, 3), dtype=np.uint8)
+    labels, right = np.array([0, 1, 0, 1, 0, 1]), np.array([1, 0, 1, 1, 0, 1], bool)
+    first = by_class(Images(images, labels), ["a", "b"], right)
+    assert [one.right.tolist() for one in first] == [[True, True, False], [False, True, True]]
+    images[3] += 1
+    other = by_class(Images(images, labels), ["a", "b"], right)
+    assert first[0].digest == other[0].digest
+    assert first[1].digest != other[1].digest
+
+
+def test_means_by_class():
+    assert class_means(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 2]), 3) == [2.0, None, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "lacks the columns class, images, images_digest, student_right"),
+        ("class,images,images_digest,student_right\ncat,9,0,ff\n", "one bit for each"),
+        ("class,images,images_digest,student_right\ncat,1,0,ffff\n", "one bit for each"),
+        ("class,images,images_digest,student_right\ncat,many,0,ff\n", "one bit for each"),
+        ("class,images,images_digest,student_right\ncat,8\n", "one bit for each"),
+        ("class,images,images_digest,student_right\ndog,1,0,80\n", r"of 1 classes \(dog\), but"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused(content, message):
+    Path("other.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_baseline(Path("other.csv"), ["cat"])
