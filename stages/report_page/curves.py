@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from stages.figures import threads
 from stages.report_page.charts import (
-    Chart,
     Point,
     accuracy_against_latency,
     distributions,
     lines,
 )
 from stages.report_page.measurements import History, Measurements, Record
+from stages.report_page.svg import Chart
 
-Charts = list[tuple[str, Chart]]
 Series = dict[str, tuple[list[float], list[float]]]
+
+
+class Titled(NamedTuple):
+    """A chart as it stands in the page, with how to read it where its section does not say."""
+
+    title: str
+    chart: Chart
+    reading: str = ""
 
 
 def scatter_chart(summary: Record) -> Chart | None:
@@ -33,10 +41,10 @@ def scatter_chart(summary: Record) -> Chart | None:
     )
 
 
-def training_charts(measured: Measurements) -> Charts:
+def training_charts(measured: Measurements) -> list[Titled]:
     """Loss and accuracy of teacher and student, and the terms of the student's loss."""
     charts = [
-        (
+        Titled(
             "Training loss, total",
             lines(
                 "loss",
@@ -44,8 +52,10 @@ def training_charts(measured: Measurements) -> Charts:
                 y_label="loss",
                 describes="Training loss of teacher and student by epoch",
             ),
+            "A curve that has become level has learnt what this schedule gives; the losses have"
+            " different terms, so compare shapes, not heights.",
         ),
-        (
+        Titled(
             "Validation accuracy",
             lines(
                 "accuracy",
@@ -54,46 +64,22 @@ def training_charts(measured: Measurements) -> Charts:
                 describes="Validation accuracy of teacher and student by epoch",
                 percent=True,
             ),
+            "Higher is better; a curve that falls while the loss falls too learns the training"
+            " images by heart.",
         ),
     ]
     student = measured.student_history
-    terms = _columns(student, "loss/")
+    terms = columns(student, "loss/")
     if len(terms) > 2:
         del terms["total"]
         describes = f"Terms of the student's loss by epoch: {', '.join(terms)}"
         chart = lines("terms", terms, y_label="loss", describes=describes)
-        charts.append(("The student’s loss, term by term", chart))
+        reading = "A term that rises while the total falls loses against the others."
+        charts.append(Titled("The student’s loss, term by term", chart, reading))
     return charts
 
 
-def diversity_charts(measured: Measurements) -> Charts:
-    """How the auxiliary learners develop; only what the method logged."""
-    history = measured.student_history
-    target = {"target": _column(history, "val_accuracy")}
-    shown: list[tuple[str, str, Series, str]] = [
-        ("Validation accuracy", "accuracy", target | _columns(history, "val_accuracy/"), "%"),
-        ("CKA of every two", "linear CKA", _columns(history, "cka/"), ""),
-        ("Attention", "mean weight", _columns(history, "attention/"), "%"),
-        ("Discriminators, dotted: chance", "accuracy", _columns(history, "discriminator_"), "%"),
-    ]
-    return [
-        (
-            title,
-            lines(
-                f"learners-{number}",
-                series,
-                y_label=label,
-                describes=f"{title} by epoch: {', '.join(series)}",
-                percent=unit == "%",
-                reference=0.5 if title.startswith("Discriminators") else None,
-            ),
-        )
-        for number, (title, label, series, unit) in enumerate(shown)
-        if series
-    ]
-
-
-def latency_charts(measured: Measurements) -> Charts:
+def latency_charts(measured: Measurements) -> list[Titled]:
     """One chart for each device and number of threads."""
     groups: dict[tuple[str, int], dict[str, list[float]]] = {}
     for key, times in measured.samples.items():
@@ -106,24 +92,25 @@ def latency_charts(measured: Measurements) -> Charts:
             continue
         title = threads(number) + ("" if device == "local:" else f", {device}")
         describes = f"Distribution of latency with {title}: {', '.join(samples)}"
-        charts.append((title, distributions(f"latency-{index}", samples, describes)))
+        charts.append(Titled(title, distributions(f"latency-{index}", samples, describes)))
     return charts
 
 
-def _of_both(measured: Measurements, column: str) -> Series:
+def _of_both(measured: Measurements, name: str) -> Series:
     """Teacher and student; a teacher that was loaded has an accuracy, but no loss."""
     loaded = measured.teacher_history["epoch"] == [0]
     teacher = "teacher (loaded, not trained here)" if loaded else "teacher"
     both = {teacher: measured.teacher_history, "student": measured.student_history}
-    series = {name: _column(history, column) for name, history in both.items()}
-    return {name: (x, y) for name, (x, y) in series.items() if not all(map(math.isnan, y))}
+    series = {who: column(history, name) for who, history in both.items()}
+    return {who: (x, y) for who, (x, y) in series.items() if not all(map(math.isnan, y))}
 
 
-def _column(history: History, name: str) -> tuple[list[float], list[float]]:
+def column(history: History, name: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of a column."""
     return history["epoch"], history[name]
 
 
-def _columns(history: History, prefix: str) -> Series:
+def columns(history: History, prefix: str) -> Series:
     """By the rest of their names; the learners of a pair are joined by "and"."""
     return {
         name.removeprefix(prefix).replace("~", " and "): (history["epoch"], values)

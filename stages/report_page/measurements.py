@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from stages.analysis.classes import CLASSES_FILE, read_classes
 from stages.files import read_json
 
 REPORTS = Path("reports")
@@ -26,6 +27,8 @@ class Measurements:
     Attributes:
         teacher_history: a list by column of the CSV file, one value an epoch.
         samples: latencies in ms by ``<device>|<runtime>|<precision>|<threads>``.
+        classes: one each of ``reports/classes.csv``, its figures as numbers; None where a class
+            has no test images.
         grad_cam: the bytes of the PNG file.
     """
 
@@ -44,6 +47,7 @@ class Measurements:
     latency: Record
     samples: dict[str, list[float]]
     analysis: Record
+    classes: list[Record]
     grad_cam: bytes
 
 
@@ -65,6 +69,7 @@ def read_measurements() -> Measurements:
         latency=read_json(REPORTS / "latency.json"),
         samples=read_json(SAMPLES),
         analysis=read_json(REPORTS / "analysis.json"),
+        classes=read_class_figures(CLASSES_FILE),
         grad_cam=_read_png(GRAD_CAM),
     )
 
@@ -84,6 +89,25 @@ def read_history(path: Path) -> History:
     except (ValueError, TypeError, IndexError) as error:
         raise InputError(
             f"{path}: expected a number in every cell ({error}); remove it and run `dvc repro`"
+        ) from None
+
+
+def read_class_figures(path: Path) -> list[Record]:
+    """Raises InputError where the file is missing or holds something else than numbers."""
+    texts = ("class", "images_digest", "student_right")
+    try:
+        return [
+            {"class": row["class"], "images": int(row["images"])}
+            | {
+                column: float(cell) if cell else None
+                for column, cell in row.items()
+                if column not in (*texts, "images")
+            }
+            for row in read_classes(path)
+        ]
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected a number in every cell ({error}); run `dvc repro --force analyze`"
         ) from None
 
 

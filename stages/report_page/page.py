@@ -13,9 +13,8 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from stages.figures import by_reason, count, millions, origin, percent, ratio, significant
 from stages.params import Params
-from stages.report_page import tables
+from stages.report_page import classes, learners, tables
 from stages.report_page.curves import (
-    diversity_charts,
     latency_charts,
     scatter_chart,
     training_charts,
@@ -41,7 +40,8 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    learners = measured.analysis["learners"]
+    analysis = measured.analysis
+    group = analysis["learners"]
     style = (_FOLDER / "style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         style=Markup(style),
@@ -59,13 +59,19 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         noisy=any(export["noisy"] for export in summary["exports"].values()),
         curves=training_charts(measured),
         training=_training(measured),
-        diversity=diversity_charts(measured) if learners else [],
-        learners=tables.learners(measured) if learners else None,
-        pairs_of_learners=tables.pairs_of_learners(measured) if learners else None,
-        summary_images=measured.analysis["images"],
+        diversity=learners.diversity_charts(measured) if group else [],
+        learners=learners.members(analysis) if group else None,
+        pairs_of_learners=learners.pairs(analysis) if group else None,
+        attention=learners.attention_by_class(measured.classes) if group else None,
+        compared_images=analysis["images"],
         similarity=tables.similarity(measured),
+        reliability=classes.calibration_chart(analysis),
+        calibration=classes.calibration(summary),
+        classes=classes.accuracy(measured.classes),
+        gains=classes.gains_chart(measured),
+        gains_reading=classes.gains_reading(analysis) if analysis["baseline"] else None,
         grad_cam="data:image/png;base64," + base64.b64encode(measured.grad_cam).decode("ascii"),
-        looked_at=", ".join(["teacher", "target", *(learners["accuracy"] if learners else [])]),
+        looked_at=", ".join(["teacher", "target", *(learners.names(analysis) if group else [])]),
         distributions=latency_charts(measured),
         latency=tables.latency(measured),
         prune_reading=_prune_reading(measured),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stages.figures import threads
+from stages.report_page.learners import warnings
 from stages.report_page.measurements import Measurements, Record
 
 # Of one parameter in fp32; so networks that were never exported can be compared too.
@@ -38,9 +39,14 @@ def summarise(measured: Measurements) -> Record:
             ),
         },
         "drop_from_teacher": teacher["accuracy"] - accuracy,
+        "calibration_error": {
+            name: figures["error"] for name, figures in measured.analysis["calibration"].items()
+        },
+        "baseline": measured.analysis["baseline"],
         "exports": {
             precision: _export(precision, measured) for precision in measured.model["files"]
         },
+        "warnings": warnings(measured.student_history),
         "skipped": skipped(measured),
     }
 
@@ -75,6 +81,7 @@ def _export(precision: str, measured: Measurements) -> Record:
         **{key: whole.get(key) for key in ("accuracy", "drop")},
         "max_relative_error": error,
         "agreement": whole.get("agreement"),
+        "calibration_error": whole.get("calibration_error"),
         "status": status,
         "reason": "; ".join(dict.fromkeys(reasons)) or None,
         **{key: latency.get(key) for key in ("p50_ms", "p90_ms")},

@@ -21,6 +21,17 @@ class Table(NamedTuple):
     caption: str = ""
 
 
+class HeatMap(NamedTuple):
+    """As :class:`Table`, with fractions beside their texts: the greater one, the stronger a cell.
+
+    A fraction that is None leaves its cell uncoloured.
+    """
+
+    head: list[str]
+    rows: list[tuple[str, list[tuple[str, float | None]]]]
+    caption: str
+
+
 def show(form: Callable[[Any], str], value: Any) -> str:
     """``value`` in ``form``, or that it was not measured."""
     return NOT_MEASURED if value is None else form(value)
@@ -80,7 +91,7 @@ def exports(summary: Record) -> Table:
 
 def validation(measured: Measurements) -> Table:
     head = ["runtime", "precision", "shape", "status", "provider", "computed in", "parity"]
-    head += ["cosine", "golden top\u20111", "accuracy", "agreement", "images"]
+    head += ["cosine", "golden top\u20111", "accuracy", "agreement", "ECE", "images"]
     rows = []
     for result in measured.validation["results"]:
         golden = result["golden"]
@@ -97,49 +108,11 @@ def validation(measured: Measurements) -> Table:
             show(percent, golden["top1_agreement"]),
             show(percent, result["accuracy"]),
             show(percent, result["agreement"]),
+            show(percent, result["calibration_error"]),
             count(result["images"]),
         ]
         rows.append(row)
     return Table(head, rows, "Every validation")
-
-
-def learners(measured: Measurements) -> Table:
-    analysis = measured.analysis
-    history = measured.student_history
-    head = ["learner", "test accuracy", "attention, last epoch"]
-    rows = [
-        [
-            name,
-            percent(accuracy),
-            show(percent, history.get(f"attention/{name}", [None])[-1]),
-        ]
-        for name, accuracy in analysis["learners"]["accuracy"].items()
-    ]
-    return Table(
-        [*head],
-        [*rows, ["target (the student)", percent(analysis["accuracy"]["student"]), "—"]],
-        f"On all {analysis['test_images']} test images",
-    )
-
-
-def pairs_of_learners(measured: Measurements) -> Table | None:
-    analysis = measured.analysis
-    if not analysis["learners"]["cka"]:
-        return None
-    rows = [
-        [
-            pair.replace("~", " and "),
-            significant(cka),
-            percent(analysis["learners"]["agreement"][pair]),
-        ]
-        for pair, cka in analysis["learners"]["cka"].items()
-    ]
-    head = [
-        "pair",
-        f"CKA, {analysis['images']} images",
-        f"agreement, {analysis['test_images']} images",
-    ]
-    return Table(head, rows, "Every two learners")
 
 
 def similarity(measured: Measurements) -> Table:

@@ -144,6 +144,7 @@ def test_the_summary_is_as_docs_files_says(chain):
         "drop": 0.0028,
         "max_relative_error": 4e-7,  # the worse of the two shapes
         "agreement": pytest.approx(0.9972),
+        "calibration_error": pytest.approx(0.0148),
         "status": "passed",
         "reason": None,
         "p50_ms": pytest.approx(np.median(samples["local:|onnxruntime|int8_u8s8|1"])),
@@ -204,6 +205,8 @@ def test_the_page_has_its_sections_in_order(chain):
         "curves",
         "learners",
         "similarity",
+        "calibration",
+        "classes",
         "grad-cam",
         "latency",
         "prune",
@@ -227,7 +230,7 @@ def test_the_page_has_its_sections_in_order(chain):
     assert page.tables["curves"][0][2][1].startswith("epoch 15, the last, is kept: 97.50 % on")
     assert "cpu, bf16, processes: 2, threads of each: 1" in page.tables["curves"][0][3][1]
     assert ["− learner D2B2", "73,258", ""] in page.tables["prune"][0]
-    assert ["D3B1 and D2B2", "0.871", "96.94 %"] in page.tables["learners"][1]
+    assert ["D3B1 and D2B2", "96.94 %", "0.871"] in page.tables["learners"][1]
     assert "min_accuracy: null" in page.text["parameters"]
     assert "discriminator_learning_rate: 0.001" in page.text["parameters"]
     assert ["test images also in train", "2, by identical pixels"] in page.tables["data"][0]
@@ -257,7 +260,7 @@ def test_the_charts_have_no_colour_and_no_font_of_their_own(chain):
     made()
     html = PAGE.read_text(encoding="utf-8")
     drawings = re.findall(r"<svg.*?</svg>", html, re.S)
-    assert len(drawings) == 1 + 3 + 4 + 2
+    assert len(drawings) == 1 + 3 + 4 + 1 + 2
     for drawing in drawings:
         assert not re.search(r"(?:fill|stroke): ?#|rgb\(|font-family|font:", drawing)
     used = set(re.findall(r"var\((--[\w-]+)\)", html))
@@ -339,15 +342,16 @@ def test_one_epoch_and_any_number_of_learners(chain, learners):
     def analysed(content):
         content["learners"] = {
             "cka": dict.fromkeys(pairs, 0.5),
-            "agreement": dict.fromkeys(pairs, 0.9),
-            "accuracy": dict.fromkeys(learners, 0.8),
+            "agreement": dict.fromkeys([*pairs, f"target~{learners[0]}"], 0.9),
+            "accuracy": dict.fromkeys(["target", *learners, "ensemble"], 0.8),
+            "attention": dict.fromkeys(learners, 1 / len(learners)),
         }
 
     change("reports/analysis.json", analysed)
     _, page = made()
     rows = [row[0] for row in page.tables["learners"][0]]
-    assert rows == ["learner", *learners, "target (the student)"]
-    assert len(page.tables["learners"]) == (2 if pairs else 1)
+    assert rows == ["", "target (the student)", *learners, "ensemble"]
+    assert len(page.tables["learners"][1]) == 1 + len(pairs) + 1
 
 
 def test_a_proxy_that_is_not_the_teacher_has_its_row(chain):
