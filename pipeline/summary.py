@@ -19,7 +19,7 @@ _NONE = "-"
 
 
 def show(console: Console) -> None:
-    """Print the networks, the exports, what was skipped and where the results lie.
+    """Print the networks, the exports, warnings, what was skipped and where the results lie.
 
     Raises:
         InputError: there is no summary yet, or it is damaged.
@@ -36,6 +36,8 @@ def show(console: Console) -> None:
     console.print()
     console.print(_networks(summary))
     console.print(_exports(summary["exports"]))
+    for warning in summary["warnings"]:
+        console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
     if summary["skipped"]:
         console.print("\n[bold]Not measured[/]")
         for item in summary["skipped"]:

@@ -27,6 +27,7 @@ from stages.report_page.svg import (
 )
 
 _QUANTILES = np.linspace(0, 1, 201)
+_MARKERS = {"o": "circles", "D": "diamonds", "s": "squares"}
 
 
 class Bin(NamedTuple):
@@ -149,22 +150,27 @@ def accuracy_against_latency(
 
 
 def reliability(name: str, networks: Mapping[str, Sequence[Bin]], describes: str) -> Chart:
-    """Accuracy against confidence, bin by bin; an area grows with its share of the images."""
+    """Accuracy against confidence, bin by bin; an area grows with its share of the images.
+
+    No line joins the points, as it would make the most of the bins with the fewest images.
+    """
     with new_axes(height=320) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=DASHES[2], linewidth=1)
-        for bins, (colour, dash) in zip(networks.values(), looks(), strict=False):
-            x, y = ([getattr(b, key) for b in bins] for key in ("confidence", "accuracy"))
-            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.2)
+        for bins, colour, marker in zip(networks.values(), SERIES, _MARKERS, strict=False):
+            # What lies on top is hollow, so that the first shows through.
+            face = colour if marker == "o" else "none"
             for b in bins:
-                size = 3 + 12 * math.sqrt(b.share)
-                axes.plot(b.confidence, b.accuracy, "o", color=colour, markersize=size)
-        axes.set(
-            xlabel="confidence in the answer", ylabel="share of right answers", xlim=(0, 1.02),
-            ylim=(-0.02, 1.04),
-        )  # fmt: skip
+                size = 4 + 14 * math.sqrt(b.share)
+                where = b.confidence, b.accuracy
+                axes.plot(*where, marker, color=colour, markerfacecolor=face, markersize=size)
+        axes.set(xlabel="confidence in the answer", ylabel="share of right answers")
+        axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.05))
         axes.xaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        return Chart(to_svg(name, figure), describes, legend_of(networks, itertools.repeat(False)))
+        shapes = [
+            f"{label} ({shape})" for label, shape in zip(networks, _MARKERS.values(), strict=False)
+        ]
+        return Chart(to_svg(name, figure), describes, legend_of(shapes, itertools.repeat(False)))
 
 
 def differences(name: str, rows: Sequence[tuple[str, Gain]], describes: str) -> Chart:

@@ -11,7 +11,7 @@ from stages.report_page.measurements import Measurements, Record
 from stages.report_page.tables import HeatMap, Table, show
 
 _ROWS = 20
-_LONGEST_NAME = 18
+_LONGEST_NAME = 22
 
 
 def calibration_chart(analysis: Record) -> Titled:
@@ -65,7 +65,7 @@ def accuracy(classes: list[Record]) -> HeatMap:
         for one in chosen[:_ROWS]
     ]
     which = f" ({_ROWS} of {len(present)}, the student’s weakest)" if len(present) > _ROWS else ""
-    head = ["class", "test images", "teacher", "student", "difference, points"]
+    head = ["class", "test images", "teacher", "student", "student − teacher, points"]
     return HeatMap(head, rows, f"Accuracy by class{which}")
 
 
@@ -82,6 +82,7 @@ def gains_chart(measured: Measurements) -> Titled | None:
     found.sort(key=lambda row: row[1].gain, reverse=True)
     half = _ROWS // 2
     shown = found if len(found) <= _ROWS else [*found[:half], *found[-half:]]
+    mean = Gain(*(baseline[key] for key in ("gain", "low", "high")))
     told = "; ".join(
         f"{name} {points(g.gain)} ({points(g.low)} to {points(g.high)})" for name, g in shown
     )
@@ -89,9 +90,13 @@ def gains_chart(measured: Measurements) -> Titled | None:
     title = f"Gain over {baseline['path']} by class{which}"
     return Titled(
         title,
-        differences("gains", shown, f"{title}, in points with 95 % intervals: {told}"),
-        "A bar is a 95 % interval: in colour it is clear of no gain, and one class in twenty is so"
-        " by chance alone.",
+        differences(
+            "gains",
+            [("mean of classes", mean), *shown],
+            f"{title}, in points with 95 % intervals: {told}",
+        ),
+        "A bar is a 95 % interval, in colour where it is clear of zero; of the classes without any"
+        " gain or loss one in twenty will look so by chance.",
     )
 
 

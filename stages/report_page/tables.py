@@ -22,14 +22,20 @@ class Table(NamedTuple):
 
 
 class HeatMap(NamedTuple):
-    """As :class:`Table`, with fractions beside their texts: the greater one, the stronger a cell.
+    """As :class:`Table`, with numbers beside their texts: the greater one, the stronger a cell.
 
-    A fraction that is None leaves its cell uncoloured.
+    The least of the table has no colour, and neither has a cell without a number.
     """
 
     head: list[str]
     rows: list[tuple[str, list[tuple[str, float | None]]]]
     caption: str
+
+    def strength(self, number: float) -> float:
+        """Between 0 for the least and 1 for the greatest."""
+        numbers = [n for _, cells in self.rows for _, n in cells if n is not None]
+        least, greatest = min(numbers), max(numbers)
+        return (number - least) / (greatest - least) if greatest > least else 0.0
 
 
 def show(form: Callable[[Any], str], value: Any) -> str:

@@ -72,6 +72,7 @@ SUMMARY: dict[str, Any] = {
             "noisy": None,
         },
     },
+    "warnings": ["The attention has collapsed on [D3B1]."],
     "skipped": [{"what": "tensorrt [fp32]", "reason": "no NVIDIA GPU that torch can use"}],
 }
 
@@ -190,6 +191,7 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     assert fp32 in rows
     assert ["fp16", "skipped", "-", "-", "-", "0.17", "-", "-"] in rows
     assert "drop from teacher to student: 1.11%" in output
+    assert "warning  The attention has collapsed on [D3B1]." in output
     assert "tensorrt [fp32]: no NVIDIA GPU that torch can use" in output
     assert "report  reports/index.html" in output
     assert "bundle  none; see the goals in reports/gate.json" in output

@@ -19,7 +19,7 @@ from models import distillers
 from models.checkpoint import save_network, save_state
 from models.distillers.base import Setting
 from stages.files import sha256, write_csv, write_json
-from stages.params import Ackd, Distill, Params
+from stages.params import Distill, Params
 
 CLASSES = ["red", "green", "blue", "a <b> & $c$"]
 SIZE = 16
@@ -61,14 +61,13 @@ def write_data(count: int = 24, seed: int = 0) -> None:
     write_json(Path("reports/data.json"), {**head, "splits": splits})
 
 
-def write_networks(learners: list[str], seed: int = 0) -> None:
-    """A teacher, its copy as proxy, and a student trained by ACKD with ``learners`` or by KD.
+def write_networks(settings: Distill, seed: int = 0) -> None:
+    """A teacher, its copy as proxy, and a student with all that its method trains beside it.
 
     None of them is trained, and every weight is drawn, so that no two answer alike.
     """
     torch.manual_seed(seed)
     teacher, student = (models.build(name, len(CLASSES)) for name in ("resnet14", "resnet8"))
-    settings = Distill(ackd=Ackd(learners=learners)) if learners else Distill(method="kd")
     setting = Setting(teacher, SIZE, torch.zeros(24, dtype=torch.int64), 8, 1)
     method = distillers.build(settings.method, student, setting, settings.options())
     for module in [*teacher.modules(), *method.modules()]:
@@ -252,7 +251,7 @@ def _write_history(stage: str, epochs: int, learners: list[str]) -> None:
             row |= {f"attention/{name}": 1 / len(learners) + left * (-1) ** n * 0.4
                     for n, name in enumerate(learners)}  # fmt: skip
         if len(learners) > 1:
-            row["discriminator_accuracy"] = 0.5 + 0.4 * left
+            row["discriminator_accuracy"] = 0.6 + 0.3 * left
             row |= {f"cka/{a}~{b}": 0.9 - 0.3 * left for a, b in combinations(learners, 2)}
         rows.append(row)
     with path.open("w", newline="") as handle:

@@ -15,7 +15,7 @@ from models.errors import InputError
 from models.learners import load_learners
 from stages import analyze
 from stages.files import sha256
-from stages.params import Analyze, Distill, Params
+from stages.params import Ackd, Analyze, Distill, Params
 from tests.stages import chain_files
 
 PARAMS = Params(analyze=Analyze(cka_images=20, grad_cam_images=3))
@@ -25,7 +25,7 @@ PARAMS = Params(analyze=Analyze(cka_images=20, grad_cam_images=3))
 def chain(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     chain_files.write_data()
-    chain_files.write_networks(chain_files.LEARNERS)
+    chain_files.write_networks(PARAMS.distill)
     return tmp_path
 
 
@@ -213,20 +213,45 @@ def test_the_learners_must_be_of_the_method_in_the_parameters(chain):
         analyze.main(Params(distill=Distill(method="kd")))
 
 
-def test_without_learners_they_are_null_and_the_panel_is_narrower(tmp_path, monkeypatch):
-    widths = {}
-    for learners in (chain_files.LEARNERS, []):
-        folder = tmp_path / str(len(learners))
+@pytest.mark.parametrize(
+    ("settings", "members", "weighed"),
+    [
+        (Distill(method="kd"), None, []),
+        (Distill(ackd=Ackd(learners=["D3B1"])), ["target", "D3B1", "ensemble"], ["D3B1"]),
+        (
+            Distill(method="one"),
+            ["target", "D3B1", "D3B1#2", "ensemble"],
+            ["target", "D3B1", "D3B1#2"],  # the gate weighs the student's own branch too
+        ),
+    ],
+)
+def test_any_method_is_analysed(tmp_path, monkeypatch, settings, members, weighed):
+    monkeypatch.chdir(tmp_path)
+    chain_files.write_data()
+    chain_files.write_networks(settings)
+    analyze.main(Params(distill=settings, analyze=PARAMS.analyze))
+    learners = json.loads(Path("reports/analysis.json").read_text())["learners"]
+    columns = list(rows_of("reports/classes.csv")[0])
+    assert [name for name in columns if name.startswith("attention/")] == [
+        f"attention/{name}" for name in weighed
+    ]
+    assert (learners and list(learners["accuracy"])) == members
+    if weighed:
+        assert sum(learners["attention"].values()) == pytest.approx(1)
+
+
+def test_without_learners_the_panel_is_narrower(tmp_path, monkeypatch):
+    widths = []
+    for settings in (PARAMS.distill, Distill(method="kd")):
+        folder = tmp_path / settings.method
         folder.mkdir()
         monkeypatch.chdir(folder)
         chain_files.write_data()
-        chain_files.write_networks(learners)
-        analyze.main(PARAMS)
-        report = json.loads(Path("reports/analysis.json").read_text())
-        assert (report["learners"] is None) == (not learners)
+        chain_files.write_networks(settings)
+        analyze.main(Params(distill=settings, analyze=PARAMS.analyze))
         with Image.open("artifacts/analysis/grad_cam.png") as panel:
-            widths[len(learners)] = panel.width
-    assert widths[2] > widths[0]
+            widths.append(panel.width)
+    assert widths[0] > widths[1]
 
 
 def test_equal_inputs_give_equal_bytes(chain):

@@ -12,10 +12,11 @@ from PIL import Image
 
 from models.errors import InputError
 from stages import report
+from stages.analysis.intervals import Gain
 from stages.figures import millions, points, ratio, significant
 from stages.files import sha256
 from stages.params import Params
-from stages.report_page import charts
+from stages.report_page import charts, learners
 from tests.stages import chain_files
 
 PAGE, SUMMARY = Path("reports/index.html"), Path("reports/summary.json")
@@ -286,6 +287,20 @@ def test_text_and_lines_have_enough_contrast(scheme):
         return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
     paper = luminance(colours["--paper"])
+    # The strongest cell of a heat map, behind the ink.
+    strength = float(re.search(r"\.heat td .*var\(--heat, 0%\) \* ([\d.]+)", style)[1])
+    channels = [
+        [int(colours[name][1:][i : i + 2], 16) for i in (0, 2, 4)]
+        for name in ("--series-1", "--paper")
+        if len(colours[name]) == 7
+    ]
+    if len(channels) == 2:  # print has no backgrounds
+        cell = "#" + "".join(
+            f"{round(strength * a + (1 - strength) * b):02x}"
+            for a, b in zip(*channels, strict=True)
+        )
+        low, high = sorted((luminance(colours["--ink"]), luminance(cell)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5
     for name, colour in colours.items():
         if name in {"--ink", "--muted"} or name.startswith("--series"):
             low, high = sorted((luminance(colour), paper))
@@ -334,23 +349,23 @@ def test_a_loaded_teacher_has_a_level_line_and_no_loss(chain):
     assert page.tables["curves"][0][0] == ["teacher", "loaded from a checkpoint, not trained here"]
 
 
-@pytest.mark.parametrize("learners", [["D3B1"], ["D3B1", "D2B2", "D1B3"]])
-def test_one_epoch_and_any_number_of_learners(chain, learners):
-    chain_files.write_training(epochs=1, learners=learners)
-    pairs = [f"{a}~{b}" for a, b in itertools.combinations(learners, 2)]
+@pytest.mark.parametrize("names", [["D3B1"], ["D3B1", "D2B2", "D1B3"]])
+def test_one_epoch_and_any_number_of_learners(chain, names):
+    chain_files.write_training(epochs=1, learners=names)
+    pairs = [f"{a}~{b}" for a, b in itertools.combinations(names, 2)]
 
     def analysed(content):
         content["learners"] = {
             "cka": dict.fromkeys(pairs, 0.5),
-            "agreement": dict.fromkeys([*pairs, f"target~{learners[0]}"], 0.9),
-            "accuracy": dict.fromkeys(["target", *learners, "ensemble"], 0.8),
-            "attention": dict.fromkeys(learners, 1 / len(learners)),
+            "agreement": dict.fromkeys([*pairs, f"target~{names[0]}"], 0.9),
+            "accuracy": dict.fromkeys(["target", *names, "ensemble"], 0.8),
+            "attention": dict.fromkeys(names, 1 / len(names)),
         }
 
     change("reports/analysis.json", analysed)
     _, page = made()
     rows = [row[0] for row in page.tables["learners"][0]]
-    assert rows == ["", "target (the student)", *learners, "ensemble"]
+    assert rows == ["", "target (the student)", *names, "ensemble"]
     assert len(page.tables["learners"][1]) == 1 + len(pairs) + 1
 
 
@@ -379,6 +394,12 @@ def test_without_one_thread_latency_is_said_to_be_missing(chain):
         ("reports/analysis.json", "{", r"reports/analysis\.json: not readable as JSON"),
         ("reports/distill/history.csv", "epoch,val_accuracy\n1,a\n", "expected a number"),
         ("reports/distill/history.csv", "", "expected a number"),
+        ("reports/classes.csv", None, r"reports/classes\.csv: no such file"),
+        (
+            "reports/classes.csv",
+            "class,images,accuracy/student,images_digest,student_right\ncat,1,high,0,80\n",
+            "expected a number",
+        ),
         ("reports/teacher/history.csv", None, r"teacher/history\.csv: no such file"),
         ("artifacts/analysis/grad_cam.png", "no picture", "not a PNG file"),
     ],
@@ -391,6 +412,154 @@ def test_what_is_missing_or_damaged_is_named_and_nothing_is_written(chain, path,
         report.main(Params())
     assert not PAGE.exists()
     assert not SUMMARY.exists()
+
+
+def test_every_chart_says_how_to_read_it(chain):
+    made()
+    html = PAGE.read_text(encoding="utf-8")
+    for figure in re.findall(r"<figure>.*?</figure>", html, re.S):
+        title = re.search(r"<h3>(.*?)</h3>", figure)[1]
+        said = re.search(r"<figcaption>([^<]+\.)</figcaption>", figure)
+        # One sentence stands for all charts of these two sections.
+        assert said or "thread" in title or title.startswith("Test accuracy and latency"), title
+        assert len(re.search(r'aria-label="([^"]+)"', figure)[1]) > 20
+
+
+def history(**columns: list[float]) -> dict[str, list[float]]:
+    names = {"d": "discriminator_accuracy", "a": "attention/D3B1", "b": "attention/D2B2"}
+    epochs = [float(n) for n in range(1, 1 + max([len(v) for v in columns.values()], default=0))]
+    return {"epoch": epochs} | {names[key]: values for key, values in columns.items()}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({}, []),
+        ({"d": [0.5] * 9 + [0.7] * 2}, []),
+        ({"d": [0.9] * 8 + [0.51, 0.49]}, ["pinned at 50 % in each of the last 2 epochs"]),
+        ({"d": [0.7] * 8 + [0.99, 1.0]}, ["pinned at 100 % in each of the last 2 epochs"]),
+        ({"d": [0.7] * 8 + [0.5, 0.99]}, []),
+        ({"d": [0.985]}, ["pinned at 100 % in the last epoch"]),
+        ({"a": [0.5, 0.9], "b": [0.5, 0.1]}, ["collapsed on D3B1, with 90.00 % of the weight"]),
+        ({"a": [0.99, 0.8], "b": [0.01, 0.2]}, []),
+        ({"a": [1.0]}, []),  # a learner alone has all of it
+    ],
+)
+def test_warns_where_learners_or_discriminators_no_longer_work(columns, expected):
+    found = learners.warnings(history(**columns))
+    assert len(found) == len(expected)
+    for sentence, part in zip(found, expected, strict=True):
+        assert part in sentence
+
+
+def test_warnings_stand_in_the_summary_and_above_the_charts(chain):
+    summary, page = made()
+    assert summary["warnings"] == []
+    assert "Warning" not in page.text["learners"]
+    path = Path("reports/distill/history.csv")
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    column = rows[0].index("attention/D3B1")
+    for row in rows[1:]:
+        row[column] = "0.97"
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+    summary, page = made()
+    (sentence,) = summary["warnings"]
+    assert "collapsed on D3B1, with 97.00 %" in sentence
+    assert sentence in page.text["learners"]
+
+
+def test_attention_by_class_shows_the_extremes(chain):
+    chain_files.write_class_figures(100)
+    _, page = made()
+    table = page.tables["learners"][2]
+    shown = [int(row[0].removeprefix("class ")) for row in table[1:]]
+    assert sorted(shown) == [*range(10), *range(90, 100)]
+    assert ["class 99", "64.9 %", "35.1 %"] in table
+    assert "Attention by class (20 of 100, those farthest" in page.text["learners"]
+    assert 'style="--heat: 100%">64.9 %</td>' in PAGE.read_text()
+
+
+@pytest.mark.parametrize("weights", [{"a": [0.5, 0.5], "b": [0.5, 0.5]}, {"a": [1.0, 1.0]}, {}])
+def test_attention_that_is_the_same_everywhere_is_left_out(weights):
+    classes = [
+        {"class": str(n), "images": 3} | {f"attention/{name}": w[n] for name, w in weights.items()}
+        for n in range(2)
+    ]
+    assert learners.attention_by_class(classes) is None
+
+
+def test_classes_without_test_images_are_left_out():
+    classes = [
+        {"class": "a", "images": 0, "attention/x": None, "attention/y": None},
+        {"class": "b", "images": 2, "attention/x": 0.4, "attention/y": 0.6},
+        {"class": "c", "images": 2, "attention/x": 0.6, "attention/y": 0.4},
+    ]
+    assert [row[0] for row in learners.attention_by_class(classes).rows] == ["c", "b"]
+
+
+def test_calibration_of_networks_and_exports(chain):
+    summary, page = made()
+    assert summary["calibration_error"] == {"teacher": 0.01, "proxy": 0.01, "student": 0.02}
+    rows = page.tables["calibration"][0]
+    # The proxy is the teacher.
+    assert rows[1:4] == [["teacher", "1.00 %"], ["student", "2.00 %"], ["fp32", "1.20 %"]]
+    change("reports/proxy/metrics.json", lambda m: m.update(method="eskd"))
+    _, page = made()
+    assert page.tables["calibration"][0][2] == ["proxy", "1.00 %"]
+
+
+def test_a_reliability_diagram_is_drawn_at_its_values():
+    bins = [charts.Bin(0.5, 0.2, 0.6), charts.Bin(0.3, 0.4, 0.4), charts.Bin(0.2, 0.8, 0.0)]
+    svg = charts.reliability("name", {"a": bins}, "one").svg
+    marks = re.findall(
+        r'<use href="#name-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series-1', svg
+    )
+    x, y = np.array(marks, dtype=float).T
+    assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(1 / 3, abs=1e-3)
+    assert (y[1] - y[0]) / (y[2] - y[0]) == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_the_student_is_compared_with_the_teacher_class_by_class(chain):
+    _, page = made()
+    (table,) = page.tables["classes"]
+    assert table[1] == ["red", "90", "99.00 %", "90.00 %", "−9.00"]
+    assert table[-1] == ["a <b> & $c$", "90", "99.00 %", "96.00 %", "−3.00"]
+    assert "analyze.baseline" in page.text["classes"]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_gains_over_a_baseline_show_the_largest_and_the_smallest(chain, paired):
+    def against(content):
+        content["baseline"] = {"path": "kd.csv", "paired": paired}
+        content["baseline"] |= {"gain": 0.0123, "low": -0.002, "high": 0.031}
+
+    change("reports/analysis.json", against)
+    chain_files.write_class_figures(100, gains=True)
+    summary, page = made()
+    assert summary["baseline"]["gain"] == 0.0123
+    reading = page.text["classes"]
+    assert "Against kd.csv the student gains +1.23 points in the mean over the" in reading
+    assert f"interval −0.20 to +3.10; {'paired on' if paired else 'not paired'}" in reading
+    html = PAGE.read_text()
+    (label,) = re.findall(r'aria-label="(Gain over kd.csv[^"]+)"', html)
+    assert "class 99 +5.00 (+3.00 to +7.00)" in label
+    assert "class 0 −5.00 (−7.00 to −3.00)" in label
+    assert "class 50" not in label
+    assert label.count("class ") == 20
+
+
+def test_a_gain_is_drawn_with_its_interval_the_first_at_the_top():
+    rows = [
+        ("best", Gain(0.1, 0.05, 0.2)),
+        ("none", Gain(0, -0.1, 0.1)),
+        ("worst", Gain(-0.1, -0.2, -0.05)),
+    ]
+    svg = charts.differences("name", rows, "three").svg
+    (best, worst) = (points_of(svg, n) for n in (1, 2))
+    assert best[0, 1] == best[1, 1] < worst[0, 1]
+    scale = (best[1, 0] - best[0, 0]) / 15
+    assert (worst[1, 0] - worst[0, 0]) / scale == pytest.approx(15, rel=1e-3)
+    assert (best[0, 0] - worst[0, 0]) / scale == pytest.approx(25, rel=1e-3)
 
 
 def points_of(svg: str, series: int) -> np.ndarray:

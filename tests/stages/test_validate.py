@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import models
-from models.checkpoint import save_network
+from models.checkpoint import load_network, save_network
 from models.errors import InputError
 from stages import validate
 from stages.files import read_json, sha256, write_json
@@ -77,6 +78,15 @@ def test_every_export_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows("tensorrt")[0]["accuracy"] is None
 
 
+def torch_logits() -> np.ndarray:
+    manifest = read_json(Path("artifacts/data/manifest.json"))
+    images = np.load("artifacts/data/test_images.npy") / 255
+    pixels = torch.tensor((images - manifest["mean"]) / manifest["std"], dtype=torch.float32)
+    network = load_network(Path("artifacts/student/model.safetensors"))
+    with torch.no_grad():
+        return network(pixels.permute(0, 3, 1, 2)).double().numpy()
+
+
 @pytest.mark.usefixtures("project")
 def test_figures_against_an_independent_calculation() -> None:
     # Class 0 is never answered any more: a third of the test images is lost.
@@ -90,6 +100,15 @@ def test_figures_against_an_independent_calculation() -> None:
     reference = np.load(ONNX / "golden.npz")["logits"].astype(np.float64)
     largest = np.abs(reference).max()
     assert row["golden"]["max_relative_error"] == pytest.approx(1e6 / largest, rel=1e-3)
+    # All weight is on the two other classes, so confidence comes from their logits alone.
+    others = torch_logits()[:, 1:]
+    claimed = np.exp(others).max(1) / np.exp(others).sum(1)
+    right = (others.argmax(1) + 1) == np.load("artifacts/data/test_labels.npy")
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (claimed >= low) & (claimed < low + 1 / 15)
+        error += abs(right[inside].sum() - claimed[inside].sum()) / 30
+    assert row["calibration_error"] == pytest.approx(error, abs=0.02)  # of int8 logits
     assert row["golden"]["top1_agreement"] == np.mean(reference.argmax(1) != 0)
 
 
