@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
-from stages.data.arrays import DATA_FOLDER, SPLITS, write_header
+from stages.data.arrays import DATA_FOLDER, SPLITS, Split, middle, write_header
 from stages.data.decode import decode
 from stages.data.sources.schemes import open_source
 from stages.data.splits import ChosenSplit, choose_splits
@@ -38,10 +38,11 @@ class Statistics:
     digests: array[int] = field(default_factory=lambda: array("Q"))
     """One per image, equal for equal pixels."""
 
-    def add(self, image: npt.NDArray[np.uint8]) -> None:
+    def add(self, image: npt.NDArray[np.uint8], size: int) -> None:
+        """One image as it is stored; its digest is of the middle of ``size`` pixels."""
         for channel in range(3):
             self.histogram[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
-        digest = hashlib.blake2b(image.tobytes(), digest_size=8).digest()
+        digest = hashlib.blake2b(middle(image, size).tobytes(), digest_size=8).digest()
         self.digests.append(int.from_bytes(digest, "little"))
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
@@ -70,7 +71,7 @@ def main(params: Params) -> None:
             chosen = choice.splits[name]
             images_path, labels_path = folder / f"{name}_images.npy", folder / f"{name}_labels.npy"
             statistics[name] = _write_images(
-                images_path, chosen, size, data.image_size is not None, name
+                images_path, chosen, size, data.resize or data.image_size, name
             )
             with labels_path.open("wb") as handle:
                 write_header(handle, np.int64, chosen.labels.shape)
@@ -129,25 +130,27 @@ def _decode(chosen: ChosenSplit, position: int, size: int | None) -> npt.NDArray
 
 
 def _write_images(
-    path: Path, chosen: ChosenSplit, size: int, resize: bool, name: str
+    path: Path, chosen: ChosenSplit, size: int, resize: int | None, name: Split
 ) -> Statistics:
-    """An array ``[N, size, size, 3]``, written as it is decoded.
+    """An array ``[N, size, size, 3]``, written as it is decoded; training images keep a margin.
 
     By plain writes: on a full disk a memory map kills the process, and ``np.save`` does not say why
     it fails.
     """
     statistics = Statistics()
     positions = chosen.positions
+    decoded_size = resize or size
+    stored_size = decoded_size if name == "train" else size
 
     def pixels(position: int) -> npt.NDArray[np.uint8]:
-        image = _decode(chosen, position, size if resize else None)
-        if image.shape[:2] != (size, size):
+        image = _decode(chosen, position, resize)
+        if image.shape[:2] != (decoded_size, decoded_size):
             height, width, _ = image.shape
             raise InputError(
                 f"{chosen.source.describe(position)} has {width}x{height} pixels where others have"
                 f" {size}x{size}; set data.image_size to resize and crop"
             )
-        return image
+        return middle(image, stored_size)
 
     def decoded() -> Iterator[npt.NDArray[np.uint8]]:
         ahead: deque[Future[npt.NDArray[np.uint8]]] = deque()
@@ -159,10 +162,10 @@ def _write_images(
             yield ahead.popleft().result()
 
     with path.open("wb") as handle, ThreadPoolExecutor(cores()) as pool:
-        write_header(handle, np.uint8, (len(positions), size, size, 3))
+        write_header(handle, np.uint8, (len(positions), stored_size, stored_size, 3))
         for image in track(decoded(), f"{name} images", total=len(positions)):
             handle.write(image.tobytes())
-            statistics.add(image)
+            statistics.add(image, size)
     return statistics
 
 

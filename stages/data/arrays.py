@@ -28,25 +28,32 @@ class ImageFile:
     memory once they are touched, which then grows to the size of the file. No file is held open,
     so that an instance can be handed to other processes.
 
+    Args:
+        path: the file.
+        size: height and width of the middle that is given of each image; None gives all of it.
+
     Raises:
         InputError: the file is missing, damaged, or holds something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
         try:
             with path.open("rb") as handle:
                 np.lib.format.read_magic(handle)
                 shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(handle)
                 self._start = handle.tell()
-            size = path.stat().st_size
+            file_size = path.stat().st_size
         except (OSError, ValueError) as error:
             raise self._damaged(error) from None
         if dtype != np.uint8 or fortran_order or len(shape) != 4:
             raise self._damaged(f"{dtype} {list(shape)} instead of uint8 [N, H, W, 3]")
-        if size != self._start + int(np.prod(shape)):
-            raise self._damaged(f"{size} bytes are too few or too many for {list(shape)}")
-        self.shape: tuple[int, ...] = shape
+        if file_size != self._start + int(np.prod(shape)):
+            raise self._damaged(f"{file_size} bytes are too few or too many for {list(shape)}")
+        if size is not None and size > min(shape[1:3]):
+            raise self._damaged(f"{list(shape)} instead of images of {size} pixels or more")
+        self._stored = shape[1:]
+        self.shape: tuple[int, ...] = shape if size is None else (shape[0], size, size, shape[3])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -59,12 +66,20 @@ class ImageFile:
         """
         all_rows = range(len(self))
         wanted = all_rows[rows] if isinstance(rows, slice) else [all_rows[row] for row in rows]
-        images = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        images = np.empty((len(wanted), *self._stored), np.uint8)
         if isinstance(wanted, range) and wanted.step == 1:
             self._read([(wanted.start, images)])
         else:
             self._read(zip(wanted, images, strict=True))
-        return images
+        if self._stored == self.shape[1:]:
+            return images
+        return np.ascontiguousarray(middle(images, self.shape[1]))
+
+    def with_margin(self) -> ImageFile:
+        """The same file with all that is stored of each image."""
+        whole = copy.copy(self)
+        whole.shape = (len(self), *self._stored)
+        return whole
 
     def first(self, count: int) -> ImageFile:
         """The same file as if it ended after ``count`` images."""
@@ -74,7 +89,7 @@ class ImageFile:
 
     def _read(self, places: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> None:
         """Fill each array from the image of that index on."""
-        image_bytes = int(np.prod(self.shape[1:]))
+        image_bytes = int(np.prod(self._stored))
         try:
             with self.path.open("rb", buffering=0) as handle:
                 for index, images in places:
@@ -92,6 +107,12 @@ class ImageFile:
         return InputError(
             f"{self.path}: missing or damaged ({reason}); run `dvc repro prepare_data`"
         )
+
+
+def middle(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Of ``[..., H, W, 3]`` the middle ``[..., size, size, 3]``."""
+    top, left = ((side - size) // 2 for side in images.shape[-3:-1])
+    return images[..., top : top + size, left : left + size, :]
 
 
 def write_header(handle: BinaryIO, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
@@ -156,8 +177,12 @@ class DataSet:
         return labels
 
     def images(self, name: Split) -> ImageFile:
-        """``[N, H, W, 3]``, to be read piece by piece; raises as :class:`ImageFile`."""
-        return ImageFile(self.folder / f"{name}_images.npy")
+        """``[N, H, W, 3]`` of the images' size, to be read piece by piece.
+
+        Training images may have a margin for random crops: :meth:`ImageFile.with_margin`. Raises
+        as :class:`ImageFile`.
+        """
+        return ImageFile(self.folder / f"{name}_images.npy", self.image_size)
 
     def split(self, name: Split) -> Images:
         """Raises InputError where the arrays are damaged or do not fit the manifest."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.distillers.base import Batch
 from models.errors import InputError
 from stages.data.arrays import DataSet
-from stages.data.augmentation import crop_and_flip, epoch_order, pad
+from stages.data.augmentation import augment, epoch_order, pad
 from stages.params import Augmentation
 
 
@@ -103,6 +103,7 @@ class Feed:
                 f" reflected in images of {data.image_size} pixels; use fewer or pad_mode: zero"
             )
         self.augmentation = augmentation
+        self.image_size = data.image_size
         self.batch_size = batch_size
         self.full_batches = full_batches
         self.process, self.processes = process, processes
@@ -163,9 +164,9 @@ class MemoryFeed(Feed):
         full_batches: bool = False,
     ) -> None:
         super().__init__(data, augmentation, batch_size, device, process, processes, full_batches)
-        images = torch.from_numpy(data.split("train").images[:])
+        images = torch.from_numpy(data.split("train").images.with_margin()[:])
         self.padded = pad(images, augmentation.crop_padding, augmentation.pad_mode).to(device)
 
     def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         for indices in parts:
-            yield crop_and_flip(self.padded, indices, indices, self.augmentation, epoch)
+            yield augment(self.padded, indices, indices, self.augmentation, self.image_size, epoch)

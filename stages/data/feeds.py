@@ -40,7 +40,8 @@ def build_feed(
     # Other launchers than ours set it too.
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     workers = _wanted_workers(neighbours)
-    needed = data.count("train") * 3 * (data.image_size + 2 * augmentation.crop_padding) ** 2
+    side = data.images("train").with_margin().shape[1] + 2 * augmentation.crop_padding
+    needed = data.count("train") * 3 * side**2
     limit = _SHARE * free_memory() / neighbours
     if device.type == "cuda":
         limit = min(limit, _SHARE * torch.cuda.mem_get_info(device)[0])

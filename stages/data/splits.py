@@ -46,7 +46,8 @@ def choose_splits(source: Source, data: Data) -> Choice:
     called ``train``, or the only one; test takes ``test``, or else the source's validation split
     (``validation``, ``valid`` or ``val``), or else is carved from training; validation takes the
     validation split where that does not serve as the test, or else is carved from training.
-    Carving takes the same fraction of each class. ``data.train_per_class`` limits what is left.
+    Carving takes the same fraction of each class; with ``data.val_fraction`` 0 nothing is carved
+    for validation, which then sees the test images. ``data.train_per_class`` limits what is left.
 
     The images of each split are interleaved by class: the first n of them are as balanced as n
     images can be, however the source sorts them.
@@ -70,7 +71,14 @@ def choose_splits(source: Source, data: Data) -> Choice:
     positions = {split: np.arange(len(values)) for split, values in labels.items()}
     # Test before validation, so that val_fraction does not move the images that are tested.
     for split, fraction in (("test", TEST_FRACTION), ("val", data.val_fraction)):
-        if split not in names:
+        if split not in names and fraction == 0:
+            opened[split], positions[split], labels[split] = (
+                opened["test"],
+                positions["test"],
+                labels["test"],
+            )
+            notes.append(f"{split} has the images of the test; they decide nothing")
+        elif split not in names:
             carved = _draw(
                 positions["train"], labels["train"], _seed(data, split), fraction, classes
             )

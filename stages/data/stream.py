@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.errors import InputError
 from stages.data.arrays import DataSet, ImageFile
-from stages.data.augmentation import crop_and_flip, pad
+from stages.data.augmentation import augment, pad
 from stages.data.feed import Feed
 from stages.params import Augmentation
 
@@ -44,12 +44,18 @@ class StreamFeed(Feed):
         workers: int = 0,
     ) -> None:
         super().__init__(data, augmentation, batch_size, device, process, processes, full_batches)
-        self.images = data.split("train").images
+        self.images = data.split("train").images.with_margin()
         self.workers = workers
 
     def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         loader = DataLoader(
-            _Parts(self.images, [part.numpy() for part in parts], self.augmentation, epoch),
+            _Parts(
+                self.images,
+                [part.numpy() for part in parts],
+                self.augmentation,
+                self.image_size,
+                epoch,
+            ),
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=_PREFETCH if self.workers else None,
@@ -71,10 +77,15 @@ class _Parts(Dataset[Tensor | InputError]):
     """The augmented images of each part, ``[B, H, W, 3]``."""
 
     def __init__(
-        self, images: ImageFile, parts: Sequence[_Indices], settings: Augmentation, epoch: int
+        self,
+        images: ImageFile,
+        parts: Sequence[_Indices],
+        settings: Augmentation,
+        size: int,
+        epoch: int,
     ) -> None:
         self.images, self.parts = images, parts
-        self.settings, self.epoch = settings, epoch
+        self.settings, self.size, self.epoch = settings, size, epoch
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -87,4 +98,6 @@ class _Parts(Dataset[Tensor | InputError]):
             return error  # torch would raise it with the worker's traceback in its message
         padded = pad(images, self.settings.crop_padding, self.settings.pad_mode)
         rows = torch.arange(len(indices))
-        return crop_and_flip(padded, rows, torch.from_numpy(indices), self.settings, self.epoch)
+        return augment(
+            padded, rows, torch.from_numpy(indices), self.settings, self.size, self.epoch
+        )

@@ -113,6 +113,37 @@ def test_report_is_the_manifest_without_the_sums(project: Path) -> None:
     assert json.loads(Path("reports/data.json").read_text()) == manifest
 
 
+def test_a_margin_is_kept_for_training_alone(project: Path) -> None:
+    manifest = prepare(resize=40)
+    assert manifest["image_size"] == 32
+    train, test = (np.load(f"artifacts/data/{name}_images.npy") for name in ("train", "test"))
+    assert train.shape[1:] == (40, 40, 3)
+    assert test.shape[1:] == (32, 32, 3)
+    data = load_data()
+    middle = np.asarray(data.images("train")[:5])
+    np.testing.assert_array_equal(middle, train[:5, 4:36, 4:36])
+    # The shorter side is brought to 40 pixels for all of them alike.
+    whole = prepare(image_size=40)
+    assert whole["splits"]["train"]["images_sha256"] == manifest["splits"]["train"]["images_sha256"]
+    larger = np.load("artifacts/data/test_images.npy")
+    np.testing.assert_array_equal(test, larger[:, 4:36, 4:36])
+
+
+def test_repeated_images_are_found_under_a_margin(project: Path) -> None:
+    write_folder(project / "images/train")
+    write_folder(project / "images/test", count=3)
+    # The first six digits, which are class a of training.
+    manifest = prepare(source="imagefolder:images", image_size=8, resize=10, val_fraction=0)
+    assert manifest["test_images_also_in_train"] == 6
+
+
+def test_all_of_training_trains_and_the_test_validates(project: Path) -> None:
+    manifest = prepare(val_fraction=0)
+    splits = manifest["splits"]
+    assert splits["train"]["count"] + splits["test"]["count"] == 1797
+    assert splits["val"] == splits["test"]
+
+
 def test_own_size_leaves_pixels_as_they_are(project: Path) -> None:
     assert prepare(image_size=None)["image_size"] == 8
     written = np.concatenate(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.data.augmentation import crop_and_flip, epoch_order, pad, random_bits
+from stages.data.augmentation import crop_and_flip, epoch_order, pad
+from stages.data.random_bits import random_bits
 from stages.params import Augmentation
 
 
@@ -64,7 +65,7 @@ def test_each_result_is_a_window_of_its_padded_image(mode: str, flip: bool) -> N
     assert np.array_equal(padded, np.pad(images, border, "constant" if mode == "zero" else mode))
     indices = torch.tensor([3, 9, 49, 3])
     settings = Augmentation(crop_padding=2, pad_mode=mode, horizontal_flip=flip, seed=5)
-    out = crop_and_flip(padded, indices, indices, settings, epoch=7)
+    out = crop_and_flip(padded, indices, indices, settings, 8, epoch=7)
     assert torch.equal(out[0], out[3])  # the same sample in the same epoch
     for image, index in zip(out, indices, strict=True):
         windows = [padded[index, y : y + 8, x : x + 8] for y in range(5) for x in range(5)]
@@ -76,8 +77,8 @@ def test_the_choice_belongs_to_the_sample_not_to_its_place() -> None:
     images = torch.randint(0, 256, (6, 12, 12, 3), dtype=torch.uint8)
     settings = Augmentation(crop_padding=2, horizontal_flip=True)
     indices = torch.tensor([40, 3, 17])
-    together = crop_and_flip(images, torch.tensor([5, 0, 2]), indices, settings, epoch=1)
-    alone = crop_and_flip(images[[2]], torch.tensor([0]), torch.tensor([17]), settings, epoch=1)
+    together = crop_and_flip(images, torch.tensor([5, 0, 2]), indices, settings, 8, epoch=1)
+    alone = crop_and_flip(images[[2]], torch.tensor([0]), torch.tensor([17]), settings, 8, epoch=1)
     assert torch.equal(together[2:], alone)
 
 
@@ -86,13 +87,13 @@ def test_windows_and_mirrors_are_all_used() -> None:
     padded = pad(images, 1, "reflect")
     settings = Augmentation(crop_padding=1, horizontal_flip=True)
     first = torch.tensor([0])
-    seen = {crop_and_flip(padded, first, first, settings, e).numpy().tobytes() for e in range(400)}
-    assert len(seen) == 9 * 2
+    seen = [crop_and_flip(padded, first, first, settings, 8, epoch) for epoch in range(400)]
+    assert len({image.numpy().tobytes() for image in seen}) == 9 * 2
 
 
 def test_no_padding_and_no_flip_leave_the_images() -> None:
     images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
     settings = Augmentation(crop_padding=0, horizontal_flip=False)
     all_of_them = torch.arange(5)
-    out = crop_and_flip(pad(images, 0, "zero"), all_of_them, all_of_them, settings, epoch=0)
+    out = crop_and_flip(pad(images, 0, "zero"), all_of_them, all_of_them, settings, 8, epoch=0)
     assert torch.equal(out, images)

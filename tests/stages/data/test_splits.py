@@ -47,6 +47,16 @@ def test_a_validation_split_serves_as_the_test(name: str) -> None:
     assert any("serves as the test" in note for note in choice.notes)
 
 
+def test_nothing_is_carved_where_all_of_training_is_wanted() -> None:
+    choice = choose_splits(source(train=TEN, test=[0, 1, 1]), Data(val_fraction=0))
+    assert positions(choice) == {"train": list(range(20)), "val": [0, 1, 2], "test": [0, 1, 2]}
+    assert choice.splits["val"].labels.tolist() == choice.splits["test"].labels.tolist()
+    assert any("val has the images of the test" in note for note in choice.notes)
+    # A source's own validation split is used, as CINIC-10 has one.
+    choice = choose_splits(source(train=TEN, valid=[1], test=[0, 1]), Data(val_fraction=0))
+    assert positions(choice) == {"train": list(range(20)), "val": [0], "test": [0, 1]}
+
+
 def test_one_split_is_carved_twice_whatever_its_name() -> None:
     labels = ["b"] * 100 + ["a"] * 50
     choice = choose_splits(source(everything=labels), Data(val_fraction=0.25))

@@ -1,0 +1,127 @@
+"""Random resized crops: a part of each image, of random size and sides, brought to one size.
+
+Szegedy et al. 2015, with the ranges of every ImageNet recipe: 8 to 100 % of the area, sides of 3:4
+to 4:3, the logarithm of the ratio uniform; what does not fit is drawn again.
+
+Pixels are averaged in whole numbers, so the result is the same on every device and in every batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.data.random_bits import ATTEMPTS, FLIP, LEFT, TOP, random_bits, shift_right
+from stages.params import Augmentation
+
+_AREA = (0.08, 1.0)
+_LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
+_WEIGHT_BITS = 14
+
+
+class Part(NamedTuple):
+    """Of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def resized_crops(
+    images: Tensor, indices: Tensor, settings: Augmentation, size: int, epoch: int
+) -> Tensor:
+    """A random part of each image at ``size``, mirrored every second time where that is set.
+
+    Args:
+        images: ``[B, H, H, 3]`` uint8.
+        indices: ``[B]``, their sample indices, which the random choices are keyed by.
+        settings: flip and data seed.
+        size: height and width of the result.
+        epoch: counted from 0.
+
+    Returns:
+        ``[B, size, size, 3]`` uint8, on the device of ``images``.
+    """
+    indices = indices.cpu()
+    parts = choose_parts(images.shape[1], indices, settings.seed, epoch)
+    flips = (random_bits(settings.seed, epoch, indices, FLIP) < 0).tolist()
+    pieces = []
+    for image, (top, left, height, width), flip in zip(images, parts, flips, strict=True):
+        piece = image[top : top + height, left : left + width]
+        piece = _resize(_resize(piece, size).transpose(0, 1), size).transpose(0, 1)
+        pieces.append(piece.flip(1) if flip and settings.horizontal_flip else piece)
+    return torch.stack(pieces)
+
+
+def choose_parts(side: int, indices: Tensor, seed: int, epoch: int) -> list[Part]:
+    """Which part of each image of ``side`` pixels an epoch shows."""
+
+    def drawn(purpose: int) -> list[float]:
+        """Uniform in [0, 1), for each sample."""
+        return (shift_right(random_bits(seed, epoch, indices, purpose), 11) * 2.0**-53).tolist()
+
+    attempts = [drawn(purpose) for purpose in ATTEMPTS]
+    parts = []
+    for number, (top, left) in enumerate(zip(drawn(TOP), drawn(LEFT), strict=True)):
+        height = width = side  # where no attempt fits, about once in 10^8 times
+        for areas, ratios in zip(attempts[::2], attempts[1::2], strict=True):
+            area = side**2 * _between(_AREA, areas[number])
+            ratio = math.exp(_between(_LOG_RATIO, ratios[number]))
+            wanted = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if min(wanted) > 0 and max(wanted) <= side:
+                height, width = wanted
+                break
+        parts.append(
+            Part(int(top * (side - height + 1)), int(left * (side - width + 1)), height, width)
+        )
+    return parts
+
+
+def _between(ends: tuple[float, float], share: float) -> float:
+    low, high = ends
+    return low + share * (high - low)
+
+
+def _resize(image: Tensor, size: int) -> Tensor:
+    """``[L, M, 3]`` to ``[size, M, 3]`` by linear interpolation.
+
+    A new line is made of as many old ones as it covers where these are more.
+    """
+    places, weights = _taps(image.shape[0], size)
+    image = image.contiguous()  # or looking lines up is slow
+    sums = torch.full((), 1 << (_WEIGHT_BITS - 1), dtype=torch.int32, device=image.device)
+    for place, weight in zip(places.to(image.device), weights.to(image.device), strict=True):
+        lines = image.index_select(0, place).to(torch.int32)
+        sums = lines.mul_(weight[:, None, None]).add_(sums)
+    return (sums >> _WEIGHT_BITS).to(torch.uint8)
+
+
+@functools.lru_cache(maxsize=1024)
+def _taps(length: int, size: int) -> tuple[Tensor, Tensor]:
+    """Which of ``length`` old lines make each of ``size`` new ones, and by what weight.
+
+    Returns:
+        Indices int64 and weights int32, both ``[T, size]``; the weights are in units of 2^-14 and
+        sum to 1 for each new line.
+    """
+    scale = length / size
+    reach = max(scale, 1)
+    centre = (np.arange(size) + 0.5) * scale
+    places = np.floor(centre - reach) + np.arange(2 * math.ceil(reach) + 1)[:, None]
+    share = np.maximum(0, 1 - np.abs(places + 0.5 - centre) / reach)
+    share *= (places >= 0) & (places < length)
+    # Differences of rounded sums, so that no rounding is lost.
+    sums = np.cumsum(share, axis=0)
+    steps = np.rint(sums / sums[-1] * 2**_WEIGHT_BITS)
+    weights = np.diff(steps, axis=0, prepend=0)
+    used = weights.any(axis=1)
+    return (
+        torch.from_numpy(places[used].clip(0, length - 1).astype(np.int64)),
+        torch.from_numpy(weights[used].astype(np.int32)),
+    )

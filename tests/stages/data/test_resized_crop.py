@@ -1,0 +1,122 @@
+"""Random resized crops: against PIL's resampling, and a function of (seed, epoch, sample) alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.data.arrays import DataSet, load_data
+from stages.data.augmentation import augment
+from stages.data.feed import MemoryFeed
+from stages.data.resized_crop import choose_parts, resized_crops
+from stages.data.stream import StreamFeed
+from stages.files import write_json
+from stages.params import Augmentation
+
+CPU = torch.device("cpu")
+SETTINGS = Augmentation(crop="resized", crop_padding=0, horizontal_flip=False, seed=3)
+SIDE, SIZE = 48, 20
+
+
+def noise(count: int, side: int = SIDE) -> torch.Tensor:
+    random = np.random.default_rng(0)
+    return torch.from_numpy(random.integers(0, 256, (count, side, side, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [20, 64], ids=["smaller", "larger"])
+def test_it_is_the_crop_resized_as_pil_does_it(size: int) -> None:
+    images, indices = noise(40), torch.arange(100, 140)
+    found = resized_crops(images, indices, SETTINGS, size, epoch=5)
+    parts = choose_parts(SIDE, indices, SETTINGS.seed, epoch=5)
+    for image, part, ours in zip(images.numpy(), parts, found.numpy(), strict=True):
+        top, left, height, width = part
+        crop = Image.fromarray(image[top : top + height, left : left + width])
+        wanted = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
+        assert np.abs(ours.astype(int) - wanted).max() <= 1
+
+
+def test_areas_and_sides_are_spread_over_their_ranges() -> None:
+    parts = np.array(choose_parts(1000, torch.arange(4000), seed=0, epoch=0))
+    top, left, height, width = parts.T
+    area, ratio = height * width / 1e6, width / height
+    assert area.min() > 0.079
+    assert ratio.min() > 0.749
+    assert ratio.max() < 1.335
+    assert top.min() == left.min() == 0
+    assert max((top + height).max(), (left + width).max()) <= 1000
+    # What fits: a uniform area u of 0.08 to 1 and a log-uniform ratio, where u times the longer
+    # side's square, over the area, is 1 at most. By a sum over a fine grid:
+    areas = np.linspace(0.08, 1, 2001)[:, None]
+    sides = np.exp(np.linspace(0, np.log(4 / 3), 2001))
+    fits = areas * sides <= 1
+    expected = (areas * fits).sum() / fits.sum()
+    assert area.mean() == pytest.approx(expected, abs=4 * area.std() / 4000**0.5)
+    assert np.log(ratio).mean() == pytest.approx(0, abs=4 * np.log(ratio).std() / 4000**0.5)
+    free = top[height < 1000] / (1000 - height[height < 1000])
+    assert free.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_choice_belongs_to_the_sample_the_epoch_and_the_seed() -> None:
+    images, indices = noise(6), torch.tensor([40, 3, 17])
+    together = augment(images, torch.tensor([5, 0, 2]), indices, SETTINGS, SIZE, epoch=1)
+    alone = augment(images[[2]], torch.tensor([0]), torch.tensor([17]), SETTINGS, SIZE, epoch=1)
+    assert torch.equal(together[2:], alone)
+    same = choose_parts(SIDE, indices, 0, 0)
+    assert choose_parts(SIDE, indices, 0, 0) == same
+    assert choose_parts(SIDE, indices, 0, 1) != same
+    assert choose_parts(SIDE, indices, 1, 0) != same
+
+
+def test_about_half_are_mirrored_in_place() -> None:
+    images, indices = noise(64), torch.arange(64)
+    plain = resized_crops(images, indices, SETTINGS, SIZE, epoch=0)
+    flipping = SETTINGS.model_copy(update={"horizontal_flip": True})
+    mirrored = 0
+    for image, ours in zip(plain, resized_crops(images, indices, flipping, SIZE, 0), strict=True):
+        if not torch.equal(image, ours):
+            assert torch.equal(image.flip(1), ours)
+            mirrored += 1
+    assert 16 < mirrored < 48
+
+
+def test_one_colour_stays_what_it_is() -> None:
+    images = torch.full((4, SIDE, SIDE, 3), 255, dtype=torch.uint8)
+    images[1], images[2] = 0, 77
+    out = resized_crops(images, torch.arange(4), SETTINGS, SIZE, epoch=0)
+    assert torch.equal(out, images[:, :SIZE, :SIZE])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataSet:
+    """50 training images with a margin: 24 pixels for a size of 16."""
+    splits = {}
+    for split, count, side in (("train", 50, 24), ("val", 10, 16), ("test", 10, 16)):
+        np.save(tmp_path / f"{split}_images.npy", noise(count, side).numpy())
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(count, dtype=np.int64) % 5)
+        splits[split] = {"count": count}
+    manifest = {"classes": list("abcde"), "image_size": 16, "splits": splits}
+    manifest |= {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.1]}
+    write_json(tmp_path / "manifest.json", manifest)
+    return load_data(tmp_path)
+
+
+@pytest.mark.parametrize("crop", ["shift", "resized"])
+def test_streamed_and_kept_images_are_the_same(data: DataSet, crop: str) -> None:
+    settings = Augmentation(
+        crop=crop, crop_padding=2 if crop == "shift" else 0, horizontal_flip=True
+    )
+    memory = MemoryFeed(data, settings, 16, CPU)
+    stream = StreamFeed(data, settings, 16, CPU, workers=1)
+    for kept, streamed in zip(memory.epoch(2), stream.epoch(2), strict=True):
+        assert kept.batch.images.shape[2:] == (16, 16)
+        assert torch.equal(kept.batch.images, streamed.batch.images)
+
+
+def test_without_augmentation_the_middle_is_what_others_see(data: DataSet) -> None:
+    train = data.split("train").images
+    assert train.shape == (50, 16, 16, 3)
+    assert train.with_margin().shape == (50, 24, 24, 3)
+    assert np.array_equal(train[3:9], train.with_margin()[3:9][:, 4:20, 4:20])
+    assert np.array_equal(train.first(4)[[3, 1]], train[[3, 1]])
