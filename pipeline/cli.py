@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,10 +53,22 @@ PREFECT_ENVIRONMENT = {
 _REASONS = 4
 
 
+class Schedule(StrEnum):
+    """How long a preset trains."""
+
+    paper = "paper"
+    short = "short"
+
+
 @app.command()
 def use(
-    preset: Annotated[
-        str | None, typer.Argument(help="Its name; without one, the presets are listed.")
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PRESET]...",
+            help="Their names, laid in this order, such as cifar100/resnet110_resnet20"
+            " methods/eskd; without one, the presets are listed.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -63,23 +76,35 @@ def use(
             "--set-param",
             "-S",
             metavar="KEY=VALUE",
-            help="Set one parameter after the preset, such as distill.temperature=2."
+            help="Set one parameter after all else, such as distill.temperature=2."
             " May be repeated.",
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Where the images are, such as hf:/data/cifar100."),
+    ] = None,
+    schedule: Annotated[
+        Schedule,
+        typer.Option(help="short compresses what the presets have, milestones and proxies too."),
+    ] = Schedule.paper,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of the student in a short schedule; 20 if not given.")
+    ] = None,
 ) -> None:
-    """Lay a preset over params.yaml, whose comments stay."""
+    """Lay presets over params.yaml, whose comments stay."""
     from pipeline import presets
     from stages.params import PARAMS_FILE
 
     _require_project()
-    if preset is None and not settings:
+    short = presets.short_epochs(schedule.value, epochs)
+    if not names and not settings and data is None and short is None:
         table = Table("preset", "what it does", box=None, header_style="bold")
         for name, description in presets.list_presets().items():
             table.add_row(name, escape(description))
         console.print(table)
         return
-    changes = presets.use(preset, settings or [])
+    changes = presets.use(names or [], settings or [], source=data, short=short)
     for change in changes:
         console.print(change, highlight=False, markup=False, soft_wrap=True)
     console.print(

@@ -7,7 +7,7 @@ import difflib
 import io
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -16,9 +16,15 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from models.errors import InputError
 from stages.files import new_file
-from stages.params import PARAMS_FILE, parse_params, read_yaml
+from stages.params import PARAMS_FILE, Params, parse_params, read_yaml
+from stages.schedule import compressed
 
 PRESETS_FOLDER = Path("presets")
+SHORT_EPOCHS = 20
+"""Of the student in a short schedule, where no other number is given."""
+
+# What of the data section names a part of one source.
+_OF_A_SOURCE = ("image_column", "label_column", "train_split", "val_split", "test_split")
 
 
 class _PlainNull(RoundTripRepresenter):
@@ -39,36 +45,94 @@ def list_presets() -> dict[str, str]:
     return {name: _first_line(path).removeprefix("#").strip() for name, path in names.items()}
 
 
-def use(preset: str | None, settings: Sequence[str]) -> list[str]:
-    """Lay a preset, then single settings, over ``params.yaml``.
+def use(
+    names: Sequence[str],
+    settings: Sequence[str] = (),
+    *,
+    source: str | None = None,
+    short: int | None = None,
+) -> list[str]:
+    """Lay presets, one after the other, and then single settings over ``params.yaml``.
 
     Args:
-        preset: a name of :func:`list_presets`; None changes the settings alone.
-        settings: ``section.key=value``, the value as in YAML.
+        names: of :func:`list_presets`; none changes the rest alone.
+        settings: ``section.key=value``, the value as in YAML; they are laid last.
+        source: takes the place of the presets' ``data.source``. Splits and columns are found
+            anew, as their names belong to a source.
+        short: the student's epochs in a compressed schedule; the epochs of teacher and proxy
+            shrink in proportion, and milestones with them. The goals of accuracy are taken away.
 
     Returns:
         What changed, one ``section.key: old -> new`` a line.
 
     Raises:
-        InputError: the preset, a setting or the result is not right; nothing is written.
+        InputError: a preset, a setting or the result is not right; nothing is written.
     """
-    overlays = [] if preset is None else [_overlay(preset)]
-    overlays += [_setting(text) for text in settings]
+    overlays = [_overlay(name) for name in names]
+    if source is not None:
+        overlays.append({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}})
     before = read_yaml(PARAMS_FILE)
     params = _yaml().load(PARAMS_FILE)
     for overlay in overlays:
         _lay(overlay, params, "")
-    text = _dumped(params)
-    after = YAML(typ="safe").load(text)
+    if short is not None:
+        _lay(_shortened(parse_params(_plain(params)), short), params, "")
+    for text in settings:
+        _lay(_setting(text), params, "")
+    after = _plain(params)
     parse_params(after)
     with new_file(PARAMS_FILE) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(_dumped(params), encoding="utf-8")
     old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
     return [
         f"{key}: {_shown(old.get(key))} -> {_shown(value)}"
         for key, value in new.items()
         if key not in old or old[key] != value
     ]
+
+
+def short_epochs(schedule: Literal["paper", "short"], epochs: int | None) -> int | None:
+    """What ``--schedule`` and ``--epochs`` say together, for :func:`use`.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    if schedule == "short":
+        return SHORT_EPOCHS if epochs is None else epochs
+    if epochs is not None:
+        raise InputError(
+            f"--epochs {epochs}: the paper's schedule has its own; add --schedule short"
+        )
+    return None
+
+
+def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
+    """The overlay that compresses every schedule in proportion to the student's."""
+    if epochs < 1:
+        raise InputError(f"--epochs is {epochs}, expected 1 or more")
+
+    def scaled(own: int) -> int:
+        return max(1, round(own * epochs / params.distill.epochs))
+
+    student = compressed(params.distill, epochs)
+    teacher = compressed(params.teacher, scaled(params.teacher.epochs))
+    proxy = scaled(params.proxy.epochs)
+    if params.proxy.method == "early_stopped":
+        compressed(teacher, proxy)  # or this would be found when the teacher is trained
+    content: dict[str, dict[str, Any]] = {
+        "teacher": {"epochs": teacher.epochs, "milestones": teacher.milestones},
+        "proxy": {"epochs": proxy},
+        "distill": {"epochs": student.epochs, "milestones": student.milestones},
+        # Goals for the whole schedule.
+        "gate": {"min_accuracy": None, "max_drop_from_teacher": None},
+    }
+    overlay: Mapping[str, Any] = YAML().load(_dumped(content, flow=True))  # lists in one line
+    return overlay
+
+
+def _plain(params: Any) -> dict[str, Any]:
+    content: dict[str, Any] = YAML(typ="safe").load(_dumped(params))
+    return content
 
 
 def _yaml() -> YAML:
@@ -124,17 +188,24 @@ def _lay(overlay: Mapping[str, Any], params: MutableMapping[str, Any], prefix: s
         elif isinstance(value, Mapping) and old is not None:
             raise InputError(f"{prefix}{key}: is {old!r} and has no keys; set it as a whole")
         elif key not in params or old != value:
-            params[key] = copy.deepcopy(value)
-            _move_comment(params, key, value)
+            params[key] = _without_comment(value)
+            _move_comment(params, key)
 
 
-def _move_comment(params: MutableMapping[str, Any], key: str, value: Any) -> None:
+def _without_comment(value: Any) -> Any:
+    """A copy; a list would bring the comment that stands behind it in the preset."""
+    if isinstance(value, list):
+        return YAML().load(_dumped(list(value), flow=True))
+    return copy.deepcopy(value)
+
+
+def _move_comment(params: MutableMapping[str, Any], key: str) -> None:
     """Keep the comment two columns behind the new value; ruamel would leave it where it was."""
     assert isinstance(params, CommentedMap)
     comment = params.ca.items.get(key)
     if comment and comment[2]:
         _, column = params.lc.key(key)
-        comment[2].start_mark.column = column + len(f"{key}: {_shown(value)}  ")
+        comment[2].start_mark.column = column + len(f"{key}: {_shown(params[key])}  ")
 
 
 def _shown(value: Any) -> str:

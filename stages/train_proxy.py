@@ -24,6 +24,7 @@ from stages.data.arrays import DataSet, load_data
 from stages.data.feed import Normalize
 from stages.files import new_folder, read_json, write_json
 from stages.params import Params, Teacher
+from stages.schedule import compressed
 from stages.training.checkpoint import Checkpoints
 from stages.training.engine import Engine, start_engine
 from stages.training.launch import run_training_stage
@@ -118,14 +119,6 @@ class _Proxies:
         plain = models.build(name, len(self.data.classes)).to(self.engine.device)
         plain.load_state_dict(network.state_dict())
         return plain
-
-
-def compressed(settings: Teacher, epochs: int) -> Teacher:
-    """The same schedule in fewer epochs: milestones keep their share of the whole."""
-    share = epochs / settings.epochs
-    milestones = [round(milestone * share) for milestone in settings.milestones]
-    content = settings.model_dump() | {"epochs": epochs, "milestones": milestones}
-    return Teacher.model_validate(content)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import models
 from models.errors import InputError
 from pipeline import presets
-from stages.params import PARAMS_FILE, load_params, read_yaml
+from stages.params import PARAMS_FILE, load_params, parse_params, read_yaml
+from stages.report_page.paper import method_of
 from tests.pipeline.conftest import ROOT
 
-NAMES = [
+PAIRS = [
+    "cifar100/mobilenet_v2_1.4_mobilenet_v2_0.5",
     "cifar100/resnet110_resnet20",
-    "cifar100/trial",
+    "cifar100/shufflenet_v1_mobilenet_v2_0.5",
+    "cifar100/wrn_28_4_resnet56",
     "cifar100/wrn_40_2_wrn_40_1",
-    "digits",
+    "cinic10/resnet110_resnet20",
+    "cinic10/wrn_28_4_resnet56",
+    "imagenet/resnet34_resnet18",
+    "tiny_imagenet/resnet50_resnet18",
 ]
+WHOLE = sorted([*PAIRS, "cifar100/trial", "digits"])
+METHODS = sorted(
+    f"methods/{path.stem}" for path in (ROOT / presets.PRESETS_FOLDER / "methods").glob("*.yaml")
+)
 DEFAULT = (ROOT / PARAMS_FILE).read_text(encoding="utf-8")
 
 
@@ -44,15 +56,19 @@ def comments(text: str) -> list[str]:
     return [line.partition("#")[2] for line in text.splitlines() if "#" in line]
 
 
+def keys(name: str) -> list[str]:
+    return [key for key, _ in leaves(read_yaml(Path(f"presets/{name}.yaml")))]
+
+
 def test_presets_are_listed_with_their_descriptions() -> None:
     listed = presets.list_presets()
-    assert list(listed) == NAMES
+    assert sorted(listed) == sorted([*WHOLE, *METHODS])
     assert all(text and not text.startswith("#") for text in listed.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_preset_gives_valid_params_and_keeps_every_comment(name: str) -> None:
-    presets.use(name, [])
+    presets.use([name])
     load_params()
     text = PARAMS_FILE.read_text(encoding="utf-8")
     assert comments(text) == comments(DEFAULT)
@@ -71,41 +87,164 @@ def test_a_preset_gives_valid_params_and_keeps_every_comment(name: str) -> None:
 
 
 def test_the_default_params_are_those_of_the_digits() -> None:
-    assert presets.use("digits", []) == []
+    assert presets.use(["digits"]) == []
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in WHOLE if name != "digits"])
 def test_the_digits_take_every_other_preset_back(name: str) -> None:
-    presets.use(name, [])
+    presets.use([name, "methods/ackd_d2b2_d1b3"])
     assert PARAMS_FILE.read_text(encoding="utf-8") != DEFAULT
-    presets.use("digits", [])
+    presets.use(["digits"])
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
 
 
-def test_every_preset_names_the_same_keys() -> None:
+def test_every_whole_preset_names_the_same_keys_and_those_of_the_methods() -> None:
     # Or choosing one would leave something of the one before.
-    keys = {
-        name: [key for key, _ in leaves(read_yaml(Path(f"presets/{name}.yaml")))] for name in NAMES
-    }
-    assert all(found == keys["digits"] for found in keys.values())
+    assert all(keys(name) == keys("digits") for name in WHOLE)
+    for method in METHODS:
+        assert set(keys(method)) <= set(keys("digits"))
+        assert {"proxy.method", "distill.method"} <= set(keys(method))
 
 
-@pytest.mark.parametrize("name", ["cifar100/resnet110_resnet20", "cifar100/wrn_40_2_wrn_40_1"])
-def test_the_papers_schedule(name: str) -> None:
-    presets.use(name, [])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_has_the_papers_setting(pair: str) -> None:
+    presets.use([pair])
+    params = load_params()
+    data, teacher, student = Path(pair).parent.name, params.teacher.network, params.distill.network
+    assert pair == f"{data}/{teacher}_{student}"
+    assert params.report.paper == data
+    small = data in ("cifar100", "cinic10")
+    for training in (params.teacher, params.distill):
+        mobile = training.network.startswith(("mobilenet", "shufflenet"))
+        assert training.learning_rate == (0.05 if mobile else 0.1)
+        recipe = (training.epochs, training.batch_size, training.milestones, training.weight_decay)
+        assert recipe == ((200, 128, [100, 150], 5e-4) if small else (100, 256, [30, 60, 90], 1e-4))
+        assert (training.schedule, training.momentum) == ("multi_step", 0.9)
+    assert params.proxy.epochs == (65 if small else 35)
+    four_stages = student in ("mobilenet_v2_0.5", "resnet18")
+    assert params.distill.ackd.learners == (["D4B1", "D3B2"] if four_stages else ["D3B1", "D2B2"])
+    sizes = {"cifar100": 32, "cinic10": 32, "tiny_imagenet": 64, "imagenet": 224}
+    assert params.data.image_size == sizes[data]
+    assert params.data.val_fraction == 0  # all training images train
+    assert params.augmentation.horizontal_flip
+    assert params.augmentation.crop == ("resized" if data == "imagenet" else "shift")
+
+
+def laid(overlay: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {k: laid(v, under[k]) if isinstance(v, Mapping) else v for k, v in overlay.items()}
+    return {**under, **inner}
+
+
+def test_every_cell_of_the_tables_is_two_names() -> None:
+    default = read_yaml(PARAMS_FILE)
+    read = {name: read_yaml(Path(f"presets/{name}.yaml")) for name in [*PAIRS, *METHODS]}
+    for pair in PAIRS:
+        under = laid(read[pair], default)
+        for method in METHODS:
+            both = laid(read[method], under)
+            if (pair, method) == ("imagenet/resnet34_resnet18", "methods/takd"):
+                with pytest.raises(InputError, match="assistants must name a network"):
+                    parse_params(both)  # the paper has none either
+            else:
+                named = f"methods/{method_of(parse_params(both))}"
+                assert named == SAME_AS.get(method, method)
+
+
+SAME_AS = {
+    "methods/ackd_without_collaboration": "methods/kd",
+    "methods/ackd_d3b1_d2b2": "methods/ackd",
+}
+# Networks that are still to come.
+AWAITED = {"mobilenet_v2_0.5", "mobilenet_v2_0.75", "mobilenet_v2_1.0", "mobilenet_v2_1.4"}
+AWAITED |= {"shufflenet_v1"}
+
+
+def test_the_networks_of_every_preset_can_be_built() -> None:
+    names = set()
+    for preset in WHOLE:
+        presets.use([preset])
+        params = load_params()
+        names |= {params.teacher.network, params.distill.network, *params.proxy.assistants}
+    with torch.device("meta"):  # without drawing weights
+        for name in sorted(names - AWAITED):
+            assert models.build(name, 10).name == name
+
+
+def test_a_later_preset_is_laid_over_an_earlier_one() -> None:
+    presets.use(["cifar100/resnet110_resnet20", "methods/takd"])
+    params = load_params()
+    assert (params.distill.method, params.proxy.method) == ("kd", "assistants")
+    assert params.proxy.assistants == ["resnet44"]
+    presets.use(["cifar100/wrn_40_2_wrn_40_1"])
+    params = load_params()
+    assert (params.distill.method, params.proxy.method) == ("ackd", "teacher")
+
+
+def test_a_short_schedule_has_the_same_shape() -> None:
+    changes = presets.use(["cifar100/resnet110_resnet20", "methods/eskd"], short=20)
+    assert "distill.milestones: [] -> [10, 15]" in changes
+    assert "gate.min_accuracy: 0.97 -> null" in changes
     params = load_params()
     for training in (params.teacher, params.distill):
-        assert (training.epochs, training.batch_size, training.learning_rate) == (200, 128, 0.1)
-        assert (training.schedule, training.milestones) == ("multi_step", [100, 150])
-        assert (training.momentum, training.weight_decay) == (0.9, 5e-4)
-    assert (params.augmentation.crop_padding, params.augmentation.horizontal_flip) == (4, True)
-    assert params.distill.method == "ackd"
+        assert (training.epochs, training.milestones) == (20, [10, 15])
+        assert (training.learning_rate, training.batch_size) == (0.1, 128)
+    assert params.proxy.epochs == 6  # 65 of 200
+    assert "  milestones: [10, 15]\n" in PARAMS_FILE.read_text(encoding="utf-8")
+    assert comments(PARAMS_FILE.read_text(encoding="utf-8")) == comments(DEFAULT)
+
+
+def test_teacher_and_proxy_shrink_in_proportion() -> None:
+    presets.use(["digits"], short=5)
+    params = load_params()
+    assert (params.teacher.epochs, params.proxy.epochs, params.distill.epochs) == (4, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "epochs", "sentence"),
+    [
+        ("digits", 16, "15 epochs cannot be compressed into 16; use 15 or fewer"),
+        ("digits", 0, "--epochs is 0, expected 1 or more"),
+        ("cifar100/wrn_40_2_wrn_40_1", 2, r"2 epochs are too few for the milestones \[100, 150\]"),
+        ("imagenet/resnet34_resnet18", 4, r"4 epochs are too few for the milestones \[30, 60, 90"),
+    ],
+)
+def test_a_schedule_that_cannot_be_compressed(preset: str, epochs: int, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        presets.use([preset], short=epochs)
+    assert "\n" not in str(caught.value)
+    assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
+
+
+def test_an_early_stopped_teacher_must_keep_its_milestones_too() -> None:
+    presets.use(["cifar100/resnet110_resnet20"], short=5)
+    with pytest.raises(InputError, match="2 epochs are too few"):
+        presets.use(["cifar100/resnet110_resnet20", "methods/eskd"], short=5)
+
+
+def test_the_schedule_options_together() -> None:
+    assert presets.short_epochs("paper", None) is None
+    assert presets.short_epochs("short", None) == 20
+    assert presets.short_epochs("short", 40) == 40
+    with pytest.raises(InputError, match="--epochs 40: .* add --schedule short"):
+        presets.short_epochs("paper", 40)
+
+
+def test_other_images_are_looked_at_anew() -> None:
+    presets.use(["imagenet/resnet34_resnet18"], ["data.label_column=wnid"])
+    assert load_params().data.test_split == "validation"
+    presets.use(["imagenet/resnet34_resnet18"], source="imagefolder:/data/imagenet")
+    data = load_params().data
+    assert data.source == "imagefolder:/data/imagenet"
+    assert (data.test_split, data.label_column) == (None, None)
+    presets.use([], ["data.test_split=validation"], source="hf:/data/imagenet-1k")
+    assert load_params().data.test_split == "validation"
+    assert load_params().data.resize == 256
 
 
 def test_settings_come_after_the_preset_and_say_what_changed() -> None:
     changes = presets.use(
-        "digits",
+        ["digits"],
         ["distill.temperature=2.5", "gate.max_p90_ms=3e-1", "distill.ackd.learners=[D3B1]"],
     )
     assert changes == [
@@ -120,13 +259,13 @@ def test_settings_come_after_the_preset_and_say_what_changed() -> None:
 
 
 def test_a_value_may_hold_an_equals_sign() -> None:
-    presets.use(None, ["data.source=imagefolder:/a=b"])
+    presets.use([], ["data.source=imagefolder:/a=b"])
     assert load_params().data.source == "imagefolder:/a=b"
 
 
 def test_a_section_that_params_lacks_is_added() -> None:
     PARAMS_FILE.write_text("distill:\n  network: resnet8  # small\n", encoding="utf-8")
-    presets.use(None, ["gate.min_accuracy=0.5"])
+    presets.use([], ["gate.min_accuracy=0.5"])
     assert PARAMS_FILE.read_text(encoding="utf-8") == (
         "distill:\n  network: resnet8  # small\ngate:\n  min_accuracy: 0.5\n"
     )
@@ -137,7 +276,7 @@ def test_a_section_that_params_lacks_is_added() -> None:
     [
         ("cifar100/trail", [], r"presets/cifar100/trail.yaml: .*did you mean 'cifar100/trial'\?"),
         ("trial", [], r"did you mean 'cifar100/trial'\?"),
-        ("../params", [], r"no such preset; use one of cifar100/resnet110_resnet20, "),
+        ("../params", [], r"no such preset; use one of cifar100/mobilenet_v2_1.4_"),
         (None, ["distill.temprature=2"], r"temprature .*did you mean 'temperature'\?"),
         (None, ["distil.temperature=2"], r"distil .*did you mean 'distill'\?"),
         (None, ["distill.epochs=many"], r"distill.epochs is 'many'"),
@@ -154,7 +293,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
 ) -> None:
     before = sorted(folder.rglob("*"))
     with pytest.raises(InputError, match=sentence) as caught:
-        presets.use(preset, settings)
+        presets.use([] if preset is None else [preset], settings)
     assert "\n" not in str(caught.value)
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
     assert sorted(folder.rglob("*")) == before
@@ -163,5 +302,5 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
 def test_a_preset_with_a_wrong_key_writes_nothing() -> None:
     Path("presets/own.yaml").write_text("# mine\ndistill:\n  epoch: 3\n", encoding="utf-8")
     with pytest.raises(InputError, match="distill.epoch is not a parameter"):
-        presets.use("own", [])
+        presets.use(["own"])
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT

@@ -48,7 +48,13 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"teacher": {"schedule": "multi_step", "epochs": 9, "milestones": [5, 3]}},
         "milestones must rise",
     ),
-    ({"teacher": {"milestones": [3]}}, "milestones belong to schedule: multi_step"),
+    ({"teacher": {"milestones": [3]}}, "teacher: milestones belong to schedule: multi_step"),
+    (
+        {"data": {"image_size": 224, "resize": 160}},
+        "data: resize is 160, expected image_size or more, which is 224",
+    ),
+    ({"data": {"image_size": None, "resize": 160}}, "image_size or more, which is null"),
+    ({"augmentation": {"crop": "resized"}}, "crop_padding belongs to crop: shift; set it to 0"),
 ]
 
 

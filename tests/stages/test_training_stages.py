@@ -15,7 +15,7 @@ from models.checkpoint import load_network, load_state, save_network
 from models.errors import InputError
 from models.learners import load_learners
 from stages import distill, prune, train_proxy, train_teacher
-from stages.params import Params, Teacher
+from stages.params import Params
 
 SHORT = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02}
 CONTENT: dict[str, Any] = {
@@ -278,13 +278,6 @@ def test_candidates_begin_with_the_student() -> None:
         proxy_params(method="assistants", candidates=["resnet14", "resnet20"])
     with pytest.raises(ValueError, match="leave the other one empty"):
         proxy_params(method="assistants", candidates=["resnet8", "x"], assistants=["y"])
-
-
-def test_a_compressed_schedule_keeps_its_shape() -> None:
-    teacher = Teacher(epochs=200, schedule="multi_step", milestones=[100, 150], learning_rate=0.1)
-    short = train_proxy.compressed(teacher, 65)
-    assert (short.epochs, short.milestones) == (65, [32, 49])  # as the spec rounds 32.5 and 48.75
-    assert short.learning_rate == 0.1
 
 
 def test_assistants_must_be_named() -> None:

@@ -1,0 +1,32 @@
+"""The same training in fewer epochs."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from models.errors import InputError
+from stages.params import Training
+
+T = TypeVar("T", bound=Training)
+
+
+def compressed(settings: T, epochs: int) -> T:
+    """The settings with the same schedule in fewer epochs: milestones keep their share of them.
+
+    Raises:
+        InputError: there are not fewer epochs, or so few that milestones would fall together.
+    """
+    if epochs > settings.epochs:
+        raise InputError(
+            f"a schedule of {settings.epochs} epochs cannot be compressed into {epochs};"
+            f" use {settings.epochs} or fewer"
+        )
+    milestones = [round(m * epochs / settings.epochs) for m in settings.milestones]
+    if len({0, *milestones, epochs}) < len(milestones) + 2:
+        raise InputError(
+            f"{epochs} epochs are too few for the milestones {settings.milestones} of"
+            f" {settings.epochs}, which would fall together; use more epochs, or"
+            " schedule: one_cycle"
+        )
+    content: dict[str, Any] = settings.model_dump() | {"epochs": epochs, "milestones": milestones}
+    return type(settings).model_validate(content)
