@@ -18,7 +18,7 @@ SUMMARY = Path("reports/summary.json")
 def main(params: Params) -> None:
     """Write ``reports/summary.json`` and ``reports/index.html``."""
     measured = read_measurements()
-    summary = summarise(measured)
+    summary = summarise(measured, params)
     page = render(measured, summary, params)
     write_json(SUMMARY, summary)
     with new_file(PAGE) as partial:

@@ -13,7 +13,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from stages.figures import by_reason, count, millions, origin, percent, ratio, significant
 from stages.params import Params
-from stages.report_page import classes, learners, tables
+from stages.report_page import classes, learners, paper, tables
 from stages.report_page.curves import (
     latency_charts,
     scatter_chart,
@@ -42,6 +42,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
     )
     analysis = measured.analysis
     group = analysis["learners"]
+    compared = summary["paper"] is not None and summary["paper"]["accuracies"]
     style = (_FOLDER / "style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         style=Markup(style),
@@ -54,6 +55,8 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         networks=tables.networks(summary),
         exports=tables.exports(summary),
         notes=_notes(summary),
+        paper=paper.table_of_figures(summary["paper"], summary) if compared else None,
+        paper_reading=paper.reading(summary["paper"]) if compared else None,
         validation=tables.validation(measured),
         scatter=scatter_chart(summary),
         noisy=any(export["noisy"] for export in summary["exports"].values()),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from stages.figures import threads
+from stages.params import Params
 from stages.report_page.learners import warnings
 from stages.report_page.measurements import Measurements, Record
+from stages.report_page.paper import paper_figures
 
 # Of one parameter in fp32; so networks that were never exported can be compared too.
 _BYTES = 4
@@ -12,12 +14,13 @@ _MB = 1e6
 _P99_SAMPLES = 500
 
 
-def summarise(measured: Measurements) -> Record:
+def summarise(measured: Measurements, params: Params) -> Record:
     """The summary, as ``docs/files.md`` describes it."""
     teacher, student = measured.teacher, measured.student
     accuracy = measured.validation["torch"]["accuracy"]
     splits = measured.data["splits"]
     prune = measured.prune
+    paper = paper_figures(measured, params)
     return {
         "data": {
             "source": measured.data["source"],
@@ -43,11 +46,12 @@ def summarise(measured: Measurements) -> Record:
             name: figures["error"] for name, figures in measured.analysis["calibration"].items()
         },
         "baseline": measured.analysis["baseline"],
+        "paper": paper,
         "exports": {
             precision: _export(precision, measured) for precision in measured.model["files"]
         },
         "warnings": warnings(measured.student_history),
-        "skipped": skipped(measured),
+        "skipped": skipped(measured) + _without_paper(measured, paper),
     }
 
 
@@ -118,6 +122,14 @@ def skipped(measured: Measurements) -> list[dict[str, str]]:
         missing.append(("auxiliary learners", f"the method {method} has none"))
     missing += _of_device(measured)
     return [{"what": what, "reason": reason} for what, reason in dict.fromkeys(missing)]
+
+
+def _without_paper(measured: Measurements, paper: Record | None) -> list[dict[str, str]]:
+    if paper is None or paper["accuracies"]:
+        return []
+    pair = f"{measured.teacher['network']} and {measured.student['network']}"
+    reason = f"the paper has none for {pair} on {paper['data']}"
+    return [{"what": "the paper's figures", "reason": reason}]
 
 
 def _of_device(measured: Measurements) -> list[tuple[str, str]]:

@@ -103,8 +103,8 @@ class Page(HTMLParser):
             self.tables[self.section][-1][-1][-1] += data
 
 
-def made() -> tuple[dict, Page]:
-    report.main(Params())
+def made(params: Params | None = None) -> tuple[dict, Page]:
+    report.main(params or Params())
     return json.loads(SUMMARY.read_text()), Page(PAGE.read_text(encoding="utf-8"))
 
 
@@ -385,6 +385,80 @@ def test_without_one_thread_latency_is_said_to_be_missing(chain):
     missing = {"what": "latency at one thread", "reason": "profile.threads lacks 1"}
     assert missing in summary["skipped"]
     assert "Not measured: no export has both" in page.text["trade-off"]
+
+
+PAIR = {
+    "report": {"paper": "cifar100"},
+    "teacher": {"network": "wrn_40_2"},
+    "distill": {"network": "wrn_40_1"},
+}
+RECIPE = {"epochs": 200, "batch_size": 128, "schedule": "multi_step", "milestones": [100, 150]}
+
+
+@pytest.fixture
+def pair(chain):
+    """A chain of one of the paper's pairs, and the paper's figures."""
+    Path("docs").mkdir()
+    Path("docs/paper").symlink_to(Path(__file__).parents[2] / "docs/paper")
+    change("reports/teacher/metrics.json", lambda m: m.update(network="wrn_40_2"))
+    change("reports/distill/metrics.json", lambda m: m.update(network="wrn_40_1"))
+
+
+def test_without_the_papers_pair_there_are_no_figures_of_it(chain):
+    summary, page = made()
+    assert summary["paper"] is None
+    assert "paper" not in page.order
+
+
+def test_the_papers_figures_stand_beside_ours(pair):
+    summary, page = made(Params.model_validate(PAIR | {"distill": {"method": "kd"}}))
+    paper = summary["paper"]
+    assert (paper["data"], paper["tables"], paper["method"]) == ("cifar100", [2], "kd")
+    assert paper["accuracies"]["teacher"] == 0.7622
+    assert paper["accuracies"]["ackd"] == 0.7529
+    assert list(paper["accuracies"])[:3] == ["teacher", "scratch", "at"]
+    (table,) = page.tables["paper"]
+    assert table[0] == ["method", "paper", "this run", "difference, points"]
+    assert ["teacher", "76.22 %", "98.89 %", "+22.67"] in table
+    assert ["KD, this run", "73.54 %", "97.50 %", "+23.96"] in table
+    assert ["ACKD", "75.29 %", "—", "—"] in table
+    assert len(table) == 1 + 12
+
+
+def test_what_cannot_be_compared_is_said(pair):
+    content = PAIR | {"distill": {"ackd": {"objective": "diversity"}}}
+    _, page = made(Params.model_validate(content))
+    text = page.text["paper"]
+    assert "From Table 2 of the paper. This run is not comparable with it: " in text
+    for reason in (
+        "distill.epochs is 15 instead of 200",
+        "teacher.batch_size is 64 instead of 128",
+        "24 train images instead of 50,000",
+        "24 test images instead of 10,000",
+        "distill.ackd.objective is diversity instead of minimax",
+    ):
+        assert reason in text
+
+
+def test_a_run_by_the_papers_recipe_is_comparable(pair):
+    def whole(content):
+        for split, images in (("train", 50_000), ("test", 10_000)):
+            content["splits"][split]["count"] = images
+
+    change("reports/data.json", whole)
+    content = PAIR | {"teacher": RECIPE, "distill": RECIPE}
+    summary, page = made(Params.model_validate(content))
+    assert summary["paper"]["differs"] == []
+    assert "This run was trained as the paper says" in page.text["paper"]
+
+
+def test_a_pair_that_the_paper_lacks_is_said_to_be_missing(pair):
+    change("reports/distill/metrics.json", lambda m: m.update(network="resnet8"))
+    summary, page = made(Params.model_validate(PAIR))
+    assert summary["paper"]["accuracies"] == {}
+    assert "paper" not in page.order
+    reason = "the paper has none for wrn_40_2 and resnet8 on cifar100"
+    assert {"what": "the paper's figures", "reason": reason} in summary["skipped"]
 
 
 @pytest.mark.parametrize(

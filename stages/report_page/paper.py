@@ -1,0 +1,152 @@
+"""The ACKD paper's figures for this run's two networks, and how far they can be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stages.figures import count, percent, points
+from stages.params import Ackd, Params, Training, read_yaml
+from stages.report_page.measurements import Measurements, Record
+from stages.report_page.tables import Table
+
+FOLDER = Path("docs/paper")
+
+# Table 1 has other figures than accuracies of methods.
+_TABLES = range(2, 8)
+_BEST_LEARNERS = (["D3B1", "D2B2"], ["D4B1", "D3B2"])
+_RECIPE = ("epochs", "batch_size", "milestones", "weight_decay")
+_PROXIES = {"teacher": "kd", "early_stopped": "eskd", "assistants": "takd"}
+_TITLES = {
+    "teacher": "teacher",
+    "scratch": "student alone",
+    "semckd": "SemCKD",
+    "ackd_without_collaboration": "ACKD without collaboration",
+    "ackd_without_attention": "ACKD without attention",
+    "ackd_without_adversary": "ACKD without adversary",
+    "ackd_without_attention_and_adversary": "ACKD without attention and adversary",
+}
+
+
+def paper_figures(measured: Measurements, params: Params) -> Record | None:
+    """What ``reports/summary.json`` says of the paper; None where ``report.paper`` is null.
+
+    ``accuracies`` are fractions by method, the names those of ``presets/methods``; they are empty
+    where the paper has none for this teacher and this student. ``method`` is what this run is
+    called there, and ``differs`` says in what it departs from the paper.
+
+    Raises:
+        InputError: a file of ``docs/paper`` is missing or damaged.
+    """
+    if params.report.paper is None:
+        return None
+    pair = measured.teacher["network"], measured.student["network"]
+    accuracies: dict[str, float] = {}
+    numbers: list[int] = []
+    setting: Record = {}
+    for number in _TABLES:
+        table = read_yaml(FOLDER / f"table{number}.yaml")
+        rows = [row for row in table["figures"] if (row["teacher"], row["student"]) == pair]
+        if table["data"] == params.report.paper and rows:
+            numbers.append(number)
+            setting = table
+            accuracies |= {row["method"]: _accuracy(row) for row in rows}
+    return {
+        "data": params.report.paper,
+        "tables": numbers,
+        "method": method_of(params),
+        "accuracies": accuracies,
+        "differs": _differences(setting, measured, params) if setting else [],
+    }
+
+
+def method_of(params: Params) -> str:
+    """The name in ``presets/methods`` of what the student of this run is trained by.
+
+    A combination that the paper does not have gets a name that is not there.
+    """
+    method, proxy, ackd = params.distill.method, params.proxy.method, params.distill.ackd
+    if method == "kd":
+        return _PROXIES[proxy]
+    if method != "ackd":
+        return method
+    parts = {"attention": ackd.attention, "adversary": ackd.adversarial}
+    without = "_and_".join(name for name, taken in parts.items() if not taken)
+    name = f"ackd_without_{without}" if without else "ackd"
+    if ackd.learners not in _BEST_LEARNERS:
+        name += "".join(f"_{learner.lower()}" for learner in ackd.learners)
+    return name
+
+
+def table_of_figures(paper: Record, summary: Record) -> Table:
+    """The paper's accuracies, one row a method, with those of this run beside them."""
+    teacher, student = (summary[name]["accuracy"] for name in ("teacher", "student"))
+    ours = {"teacher": teacher, paper["method"]: student}
+    theirs = paper["accuracies"]
+    rows = []
+    for method in [*theirs, *(name for name in ours if name not in theirs)]:
+        row = [title(method) + (", this run" if method == paper["method"] else "")]
+        row.append(percent(theirs[method]) if method in theirs else "—")
+        if method in ours:
+            row.append(percent(ours[method]))
+            row.append(points(ours[method] - theirs[method]) if method in theirs else "—")
+        else:
+            row += ["—", "—"]
+        rows.append(row)
+    return Table(["method", "paper", "this run", "difference, points"], rows, "Top\u20111 accuracy")
+
+
+def reading(paper: Record) -> str:
+    """The sentence above the table."""
+    *most, last = map(str, paper["tables"])
+    named = f"Tables {', '.join(most)} and {last}" if most else f"Table {last}"
+    start = f"From {named} of the paper."
+    if paper["differs"]:
+        return f"{start} This run is not comparable with it: {'; '.join(paper['differs'])}."
+    return f"{start} This run was trained as the paper says, with one seed of its own."
+
+
+def title(method: str) -> str:
+    """``ackd_d3b1_d2b2`` as ``ACKD, D3B1 and D2B2``."""
+    if method in _TITLES:
+        return _TITLES[method]
+    name, *learners = method.upper().split("_")
+    return f"{name}, {' and '.join(learners)}" if learners else name
+
+
+def _accuracy(row: Record) -> float:
+    shown: float = row["accuracy"] if "accuracy" in row else 100 - row["error"]
+    return round(shown / 100, 4)
+
+
+def _differences(setting: Record, measured: Measurements, params: Params) -> list[str]:
+    trainings: dict[str, Training] = {"distill": params.distill}
+    if params.teacher.checkpoint is None:
+        trainings["teacher"] = params.teacher
+    found = [
+        f"{name}.{key} is {getattr(training, key)} instead of {setting[key]}"
+        for name, training in trainings.items()
+        for key in _RECIPE
+        if getattr(training, key) != setting[key]
+    ]
+    for split in ("train", "test"):
+        ours, theirs = measured.data["splits"][split]["count"], setting[f"{split}_images"]
+        if ours != theirs:
+            found.append(f"{count(ours)} {split} images instead of {count(theirs)}")
+    if params.distill.method != "kd" and params.proxy.method != "teacher":
+        found.append(f"proxy.method is {params.proxy.method}, where this method has the teacher")
+    if params.distill.method == "ackd":
+        found += _other_options(params.distill.ackd)
+    return found
+
+
+def _other_options(ackd: Ackd) -> list[str]:
+    """What the tables do not vary."""
+    varied = {"learners", "attention", "adversarial"}
+    ours: dict[str, Any] = ackd.model_dump(exclude=varied)
+    theirs = Ackd().model_dump(exclude=varied)
+    return [
+        f"distill.ackd.{key} is {value} instead of {theirs[key]}"
+        for key, value in ours.items()
+        if value != theirs[key]
+    ]

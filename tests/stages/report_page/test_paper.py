@@ -1,0 +1,111 @@
+"""docs/paper: the figures agree with each other and with the paper's own averages of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from stages.params import Params, read_yaml
+from stages.report_page.paper import method_of, title
+
+ROOT = Path(__file__).parents[3]
+TABLES = {n: read_yaml(ROOT / f"docs/paper/table{n}.yaml") for n in range(1, 8)}
+
+
+def column(number: int, method: str, key: str = "accuracy") -> list[float]:
+    """A method's figures, pair by pair."""
+    return [row[key] for row in TABLES[number]["figures"] if row["method"] == method]
+
+
+def gains(number: int, over: str) -> list[float]:
+    return [a - b for a, b in zip(column(number, "ackd"), column(number, over), strict=True)]
+
+
+def test_section_4_2_on_cifar_100() -> None:
+    # "evenly outperforms", "ranging from 2.86% to 4.31%"
+    assert mean(gains(2, "scratch")) == pytest.approx(3.62, abs=0.005)
+    assert min(gains(2, "scratch")) == pytest.approx(2.86)
+    assert max(gains(2, "scratch")) == pytest.approx(4.31)
+    for method, gain in (("kd", 1.58), ("eskd", 1.71), ("takd", 0.93)):
+        assert mean(gains(2, method)) == pytest.approx(gain, abs=0.0051)
+
+
+def test_section_4_2_on_the_other_data_sets() -> None:
+    assert mean(gains(3, "scratch")) == pytest.approx(1.91, abs=0.0051)
+    others = [r["accuracy"] for r in TABLES[4]["figures"] if r["method"] not in ("ackd", "teacher")]
+    assert column(4, "ackd")[0] - max(others) == pytest.approx(1.02)
+    (teacher,), (student,), (ours,) = (
+        column(5, m, "error") for m in ("teacher", "scratch", "ackd")
+    )
+    assert student - teacher == pytest.approx(3.56)
+    assert ours - teacher == pytest.approx(1.98)
+    assert pytest.approx(0.44, abs=0.005) == 1 - 1.98 / 3.56
+
+
+def test_tables_that_share_a_figure_agree() -> None:
+    pair = ("resnet110", "resnet20")
+    seen: dict[tuple[str, str, str, str], float] = {}
+    for number in range(2, 8):
+        table = TABLES[number]
+        for row in table["figures"]:
+            key = (table["data"], row["teacher"], row["student"], row["method"])
+            figure = row.get("accuracy", row.get("error"))
+            assert seen.setdefault(key, figure) == figure
+    cifar = {method: seen["cifar100", *pair, method] for method in ("kd", "ackd")}
+    assert column(6, "ackd_without_collaboration") == [cifar["kd"]] == [70.73]
+    assert column(7, "ackd_d3b1_d2b2") == [cifar["ackd"]] == [72.38]
+
+
+def test_table_1_is_the_last_pair_of_table_2() -> None:
+    for row in TABLES[1]["figures"]:
+        gap = row["teacher_accuracy"] - row["proxy_accuracy"]
+        assert gap == pytest.approx(row["gap"]["teacher_proxy"])
+        wanted = {"teacher": row["teacher"], "student": row["student"], "method": "teacher"}
+        assert wanted | {"accuracy": row["teacher_accuracy"]} in TABLES[2]["figures"]
+
+
+def test_every_row_has_a_preset_of_its_pair_and_of_its_method() -> None:
+    counts = []
+    for number in range(2, 8):
+        table = TABLES[number]
+        for row in table["figures"]:
+            pair = f"{table['data']}/{row['teacher']}_{row['student']}"
+            assert (ROOT / f"presets/{pair}.yaml").is_file()
+            if row["method"] != "teacher":
+                assert (ROOT / f"presets/methods/{row['method']}.yaml").is_file()
+        counts.append(len(table["figures"]))
+    assert counts == [60, 22, 11, 11, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("distill", "proxy", "name"),
+    [
+        ({"method": "vid"}, {}, "vid"),
+        ({"method": "kd"}, {}, "kd"),
+        ({"method": "kd"}, {"method": "early_stopped"}, "eskd"),
+        ({"method": "kd"}, {"method": "assistants", "assistants": ["resnet14"]}, "takd"),
+        ({}, {}, "ackd"),
+        ({"ackd": {"learners": ["D4B1", "D3B2"]}}, {}, "ackd"),
+        ({"ackd": {"attention": False}}, {}, "ackd_without_attention"),
+        (
+            {"ackd": {"attention": False, "adversarial": False}},
+            {},
+            "ackd_without_attention_and_adversary",
+        ),
+        ({"ackd": {"learners": ["D2B2", "D2B2"]}}, {}, "ackd_d2b2_d2b2"),
+    ],
+)
+def test_what_a_run_is_called(distill: dict[str, Any], proxy: dict[str, Any], name: str) -> None:
+    assert method_of(Params.model_validate({"distill": distill, "proxy": proxy})) == name
+
+
+def test_titles() -> None:
+    assert [title(name) for name in ("at", "semckd", "ackd_d3b1_d2b2", "scratch")] == [
+        "AT",
+        "SemCKD",
+        "ACKD, D3B1 and D2B2",
+        "student alone",
+    ]
