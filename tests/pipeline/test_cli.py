@@ -144,6 +144,21 @@ def test_use_lists_changes_and_sets(project: Path) -> None:
     assert len(error.splitlines()) == 1
 
 
+def test_use_takes_a_pair_a_method_a_schedule_and_a_source(project: Path) -> None:
+    (project / "presets").symlink_to(ROOT / "presets")
+    names = ("cifar100/resnet110_resnet20", "methods/eskd")
+    code, output, _ = invoke("use", *names, "--schedule", "short", "--epochs", "40")
+    assert code == 0
+    assert "distill.method: ackd -> kd" in output
+    assert "proxy.method: teacher -> early_stopped" in output
+    assert "distill.milestones: [] -> [20, 30]" in output
+    code, output, _ = invoke("use", "--data", "hf:/data/cifar100", "-S", "data.seed=1")
+    assert "data.source: hf:uoft-cs/cifar100 -> hf:/data/cifar100" in output
+    code, output, error = invoke("use", *names, "--epochs", "40")
+    assert (code, output) == (1, "")
+    assert error == "error: --epochs 40: the paper's schedule has its own; add --schedule short\n"
+
+
 def test_status_is_a_table_of_all_stages(project: Path) -> None:
     code, output, _ = invoke("status")
     assert code == 0
