@@ -12,6 +12,8 @@ from stages.training.engine import Engine
 from stages.training.inference import FrozenNetwork
 from stages.training.logits_store import LogitsStore, round_logits
 
+_PART = 1 << 14  # samples whose logits the processes exchange at once
+
 
 class Lessons:
     """The teacher's knowledge, epoch by epoch.
@@ -64,14 +66,16 @@ class Lessons:
         """Keep what was computed, if that is all of the epoch."""
         if self.store is None or self.kept is None:
             return
-        # Each process has filled its own rows of zeros: the sum of the bits is the whole. int32,
-        # because processes on CPUs cannot add int16.
-        bits = self.kept.view(torch.int16).to(torch.int32)
         if self.engine.accelerator.num_processes > 1:
-            moved = bits.to(self.engine.device)
-            bits = self.engine.accelerator.reduce(moved, reduction="sum").cpu()
+            # Each process has filled its own rows of zeros: the sum of the bits is the whole. As
+            # int32, because processes on CPUs cannot add int16; in parts, because all of it would
+            # be twice as large again.
+            for part in torch.split(self.kept.view(torch.int16), _PART):
+                bits = part.to(self.engine.device, torch.int32)
+                part.copy_(self.engine.accelerator.reduce(bits, reduction="sum"))
         if self.engine.is_main:
-            self.store.write(epoch, bits.to(torch.int16).view(torch.float16))
+            self.store.write(epoch, self.kept)
+        self.kept = None
 
     @torch.no_grad()
     def __call__(self, batch: Batch, weight: float) -> Knowledge:

@@ -26,6 +26,11 @@ TABLE = {
     "wrn_28_2": (1_479_220, 214_364_672, 155, [(32, 32), (64, 16), (128, 8)], 128),
     "wrn_28_4": (5_872_180, 845_620_224, 155, [(64, 32), (128, 16), (256, 8)], 256),
     "wrn_28_10": (36_536_884, 5_243_386_368, 155, [(160, 32), (320, 16), (640, 8)], 640),
+    "mobilenet_v2_0.5": (812_836, 6_523_648, 320, [(12, 16), (16, 8), (48, 4), (160, 2)], 1280),
+    "mobilenet_v2_0.75": (1_475_692, 13_269_632, 320, [(18, 16), (24, 8), (72, 4), (240, 2)], 1280),
+    "mobilenet_v2_1.0": (2_353_060, 22_381_056, 320, [(24, 16), (32, 8), (96, 4), (320, 2)], 1280),
+    "mobilenet_v2_1.4": (4_470_904, 42_233_072, 320, [(33, 16), (44, 8), (134, 4), (448, 2)], 1792),
+    "shufflenet_v1": (949_258, 38_691_456, 296, [(240, 16), (480, 8), (960, 4)], 960),
 }
 
 
@@ -68,6 +73,67 @@ def test_state_dict_names_of_the_zoos() -> None:
     assert {"block3.layer.5.conv2.weight", "bn1.running_var", "fc.bias"} <= names
     # With width 1 the first stage changes no channels and has no shortcut.
     assert "block1.layer.0.convShortcut.weight" not in models.build("wrn_40_1", 100).state_dict()
+
+
+def conv_bn(conv: str, bn: str, out: int, into: int, kernel: int) -> dict[str, tuple[int, ...]]:
+    """What the zoos' files hold of a convolution and the BatchNorm after it."""
+    statistics = ("weight", "bias", "running_mean", "running_var")
+    return {
+        f"{conv}.weight": (out, into, kernel, kernel),
+        **{f"{bn}.{key}": (out,) for key in statistics},
+        f"{bn}.num_batches_tracked": (),
+    }
+
+
+def mobilenet_v2_shapes(width: float) -> dict[str, tuple[int, ...]]:
+    """By the names in the zoos and the rules in the paper: stem, blocks, 1x1 head, classifier."""
+    into = int(32 * width)
+    shapes = conv_bn("conv1.0", "conv1.1", into, 3, 3)
+    table = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1)]
+    for stage, (expansion, channels, blocks) in enumerate(table):
+        for block in range(blocks):
+            at, hidden, out = (
+                f"blocks.{stage}.{block}.conv",
+                into * expansion,
+                int(channels * width),
+            )
+            shapes |= conv_bn(f"{at}.0", f"{at}.1", hidden, into, 1)
+            shapes |= conv_bn(f"{at}.3", f"{at}.4", hidden, 1, 3)
+            shapes |= conv_bn(f"{at}.6", f"{at}.7", out, hidden, 1)
+            into = out
+    last = max(1280, int(1280 * width))
+    shapes |= conv_bn("conv2.0", "conv2.1", last, into, 1)
+    return shapes | {"classifier.0.weight": (100, last), "classifier.0.bias": (100,)}
+
+
+def shufflenet_v1_shapes() -> dict[str, tuple[int, ...]]:
+    """Three groups; the first unit of a stage makes what its pooled input does not bring along."""
+    shapes = conv_bn("conv1", "bn1", 24, 3, 1)
+    into = 24
+    for stage, (out, units) in enumerate([(240, 4), (480, 8), (960, 4)], 1):
+        for unit in range(units):
+            at, branch = f"layer{stage}.{unit}", out - into if unit == 0 else out
+            hidden = branch // 4
+            groups = 1 if into == 24 else 3
+            shapes |= conv_bn(f"{at}.conv1", f"{at}.bn1", hidden, into // groups, 1)
+            shapes |= conv_bn(f"{at}.conv2", f"{at}.bn2", hidden, 1, 3)
+            shapes |= conv_bn(f"{at}.conv3", f"{at}.bn3", branch, hidden // 3, 1)
+            into = out
+    return shapes | {"linear.weight": (100, 960), "linear.bias": (100,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("mobilenet_v2_0.5", mobilenet_v2_shapes(0.5)),
+        ("mobilenet_v2_1.4", mobilenet_v2_shapes(1.4)),
+        ("shufflenet_v1", shufflenet_v1_shapes()),
+    ],
+)
+def test_a_state_dict_of_the_zoos_loads(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    network = models.build(name, 100)
+    network.load_state_dict({key: torch.full(shape, 2) for key, shape in shapes.items()})
+    assert all((tensor == 2).all() for tensor in network.state_dict().values())
 
 
 # name: parameters, MACs, input size, classes, state-dict keys, stage shapes, embedding
@@ -127,7 +193,18 @@ def test_the_cifar_stem_keeps_the_names() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_2", "resnet18", "resnet18_cifar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet8",
+        "resnet8x4",
+        "wrn_16_2",
+        "mobilenet_v2_0.5",
+        "shufflenet_v1",
+        "resnet18",
+        "resnet18_cifar",
+    ],
+)
 @pytest.mark.parametrize("size", [32, 64, 96, 224])
 def test_any_input_size(name: str, size: int) -> None:
     # A fixed pooling window turned one image of 64x64 into four samples in a reference code.
@@ -145,7 +222,18 @@ def test_counting_leaves_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet21", "resnet101_cifar", "resnet", "wrn_41_2", "wrn_40_0", "vgg"]
+    "name",
+    [
+        "resnet21",
+        "resnet101_cifar",
+        "resnet",
+        "wrn_41_2",
+        "wrn_40_0",
+        "mobilenet_v2",
+        "mobilenet_v2_0.01",
+        "shufflenet_v2",
+        "vgg",
+    ],
 )
 def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"'{name}' is not known: use .*resnet20"):

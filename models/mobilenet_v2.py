@@ -1,0 +1,117 @@
+"""CIFAR MobileNetV2 ``mobilenet_v2_<width factor>`` (Sandler et al. 2018, as compared on CIFAR-100).
+
+Parameter names are those of the public CIFAR-100 model zoos, whose network is not torchvision's:
+ReLU instead of ReLU6, a first block that expands by 1 with a convolution of its own, widths that
+are cut to whole numbers instead of rounded to eights, strides for small images, no dropout. Stage
+features are the linear bottlenecks before a change of resolution; the last 1x1 convolution is the
+head's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from models.backbone import Backbone
+
+# Expansion, channels at width 1, blocks and stride of the first one (their table 2).
+_SETTINGS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project; a shortcut where the shape stays."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.has_shortcut = stride == 1 and in_channels == channels
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return x + out if self.has_shortcut else out
+
+
+class MobileNetV2(Backbone):
+    """Seventeen blocks in four resolutions; ``width`` scales every number of channels.
+
+    The embedding never has less than 1280 numbers.
+    """
+
+    stem_parts: ClassVar[tuple[str, ...]] = ("conv1",)
+    stage_parts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("blocks.0", "blocks.1"),
+        ("blocks.2",),
+        ("blocks.3", "blocks.4"),
+        ("blocks.5", "blocks.6"),
+    )
+
+    def __init__(self, width: float, num_classes: int) -> None:
+        super().__init__()
+        channels = int(32 * width)
+        self.conv1 = _conv_bn_relu(3, channels, 3, stride=2)
+        stages = []
+        for expansion, base, blocks, stride in _SETTINGS:
+            before, channels = channels, int(base * width)
+            first = InvertedResidual(before, channels, stride, expansion)
+            others = (InvertedResidual(channels, channels, 1, expansion) for _ in range(blocks - 1))
+            stages.append(nn.Sequential(first, *others))
+        self.blocks = nn.ModuleList(stages)
+        embedding = int(1280 * max(1.0, width))
+        self.conv2 = _conv_bn_relu(channels, embedding, 1, stride=1)
+        self.classifier = nn.Sequential(nn.Linear(embedding, num_classes))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0.0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def stem(self, images: Tensor) -> Tensor:
+        feature_map: Tensor = self.conv1(images)
+        return feature_map
+
+    def embed(self, last_map: Tensor) -> Tensor:
+        embedding: Tensor = self.conv2(last_map).mean((2, 3))
+        return embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(embedding)
+        return logits
+
+
+def _conv_bn_relu(in_channels: int, channels: int, kernel: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    )
+
+
+def match(name: str, num_classes: int) -> MobileNetV2 | None:
+    """The network called ``mobilenet_v2_<width factor>``, of 1/16 at least."""
+    found = re.fullmatch(r"mobilenet_v2_(\d+(?:\.\d+)?)", name)
+    if found is None or int(16 * float(found[1])) < 1:
+        return None
+    return MobileNetV2(float(found[1]), num_classes)

@@ -1,0 +1,85 @@
+"""CIFAR ShuffleNet ``shufflenet_v1`` (Zhang et al. 2018), three groups.
+
+Parameter names are those of the public CIFAR-100 model zoos. Their network departs from the paper:
+a 1x1 stem of stride 1 without pooling, and a ReLU after the depthwise convolution. Stage features
+are taken after the ReLU.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone
+
+_GROUPS = 3
+_STEM = 24
+
+
+class ShuffleUnit(nn.Module):
+    """1x1 by groups, shuffle, 3x3 by channels, 1x1 by groups; the first of a stage halves the map.
+
+    Where it halves, the pooled input is put beside the result instead of added to it.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        branch = channels if stride == 1 else channels - in_channels
+        hidden = branch // 4
+        # The stem's channels are too few to be grouped (their section 3.2).
+        self.groups = 1 if in_channels == _STEM else _GROUPS
+        self.conv1 = nn.Conv2d(in_channels, hidden, 1, groups=self.groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.conv3 = nn.Conv2d(hidden, branch, 1, groups=_GROUPS, bias=False)
+        self.bn3 = nn.BatchNorm2d(branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = out.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        if self.stride == 1:
+            return F.relu(out + x)
+        return F.relu(torch.cat([out, F.avg_pool2d(x, 3, self.stride, padding=1)], 1))
+
+
+class ShuffleNetV1(Backbone):
+    """Stages of 4, 8 and 4 units with 240, 480 and 960 channels."""
+
+    stem_parts: ClassVar[tuple[str, ...]] = ("conv1", "bn1")
+    stage_parts: ClassVar[tuple[tuple[str, ...], ...]] = (("layer1",), ("layer2",), ("layer3",))
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, _STEM, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(_STEM)
+        self.layer1 = _stage(_STEM, 240, units=4)
+        self.layer2 = _stage(240, 480, units=8)
+        self.layer3 = _stage(480, 960, units=4)
+        self.linear = nn.Linear(960, num_classes)
+
+    def stem(self, images: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(images)))
+
+    def embed(self, last_map: Tensor) -> Tensor:
+        return last_map.mean((2, 3))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        logits: Tensor = self.linear(embedding)
+        return logits
+
+
+def _stage(in_channels: int, channels: int, units: int) -> nn.Sequential:
+    first = ShuffleUnit(in_channels, channels, 2)
+    return nn.Sequential(first, *(ShuffleUnit(channels, channels, 1) for _ in range(units - 1)))
+
+
+def match(name: str, num_classes: int) -> ShuffleNetV1 | None:
+    """The network called ``shufflenet_v1``."""
+    return ShuffleNetV1(num_classes) if name == "shufflenet_v1" else None

@@ -1,0 +1,52 @@
+"""What the teacher says of an epoch, put together and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+import models
+from models import distillers
+from stages.training import lessons as lessons_module
+from stages.training.engine import Engine
+from stages.training.lessons import Lessons
+from stages.training.logits_store import LogitsStore, round_logits
+from tests.setting import make_setting
+
+SAMPLES, CLASSES = 50, 3
+
+
+def test_what_the_processes_have_seen_is_put_together_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lessons_module, "_PART", 16)  # the last part is smaller
+    whole = round_logits(5 * torch.randn(SAMPLES, CLASSES))
+    own = torch.arange(SAMPLES) % 2 == 0
+    of_others = torch.where(own[:, None], 0, whole).view(torch.int16).split(16)
+    sizes = []
+
+    def add_the_others(bits: Tensor, reduction: str) -> Tensor:
+        assert (bits.dtype, reduction) == (torch.int32, "sum")
+        sizes.append(len(bits))
+        return bits + of_others[len(sizes) - 1]
+
+    accelerator = SimpleNamespace(num_processes=2, reduce=add_the_others)
+    engine = SimpleNamespace(accelerator=accelerator, is_main=True, device=torch.device("cpu"))
+    store = LogitsStore({}, SAMPLES, CLASSES, root=tmp_path)
+    student, teacher = (models.build("resnet8", CLASSES) for _ in range(2))
+    options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
+    kd = distillers.build("kd", student, make_setting(), options)
+    lessons = Lessons(teacher, kd, cast(Engine, engine), store, SAMPLES)
+    lessons.begin_epoch(0, 0)
+    assert lessons.kept is not None
+    lessons.kept[own] = whole[own]
+    lessons.end_epoch(0)
+    assert sizes == [16, 16, 16, 2]
+    stored = store.read(0)
+    assert stored is not None
+    assert torch.equal(stored, whole)
