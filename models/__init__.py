@@ -18,9 +18,9 @@ def build(name: str, num_classes: int) -> Backbone:
     Raises:
         InputError: no family of networks has this name.
     """
-    from models import imagenet_resnet, mobilenet_v2, resnet, shufflenet_v1, wide_resnet
+    from models import imagenet_resnet, mobilenet_v2, resnet, shufflenet_v1, wide_resnet, zoo
 
-    for family in (imagenet_resnet, resnet, wide_resnet, mobilenet_v2, shufflenet_v1):
+    for family in (imagenet_resnet, resnet, wide_resnet, mobilenet_v2, shufflenet_v1, zoo):
         network: Backbone | None = family.match(name, num_classes)
         if network is not None:
             network.name, network.num_classes = name, num_classes
@@ -28,6 +28,6 @@ def build(name: str, num_classes: int) -> Backbone:
     raise InputError(
         f"network {name!r} is not known: use resnet<6n+2>, resnet<6n+2>x4, wrn_<6n+4>_<width> or"
         " mobilenet_v2_<width>, for example resnet20, resnet8x4, wrn_40_2 or mobilenet_v2_0.5;"
-        " shufflenet_v1; or resnet18, 34, 50, 101 or 152, the first three also as resnet18_cifar"
-        " and so on"
+        " shufflenet_v1; resnet18, 34, 50, 101 or 152, the first three also as resnet18_cifar"
+        " and so on; or torchvision:<name> or timm:<name> for a network of these libraries"
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from models.errors import InputError
 
 
 class Features(NamedTuple):
@@ -14,6 +17,7 @@ class Features(NamedTuple):
     Attributes:
         stem: ``[B, C0, H0, W0]``, the input of stage 1.
         stages: the output of each stage, ``[B, Cs, Hs, Ws]``; the last is the map before pooling.
+            Empty where a network's stages cannot be found.
         embedding: ``[B, D]``, the pooled last map.
         logits: ``[B, K]``.
     """
@@ -47,6 +51,31 @@ class Backbone(nn.Module):
 
     name: str
     num_classes: int
+    input_scale: Tensor | None
+    input_shift: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not persistent: a state dict is the network's alone.
+        self.register_buffer("input_scale", None, persistent=False)
+        self.register_buffer("input_shift", None, persistent=False)
+
+    def set_input(self, scale: Sequence[float], shift: Sequence[float]) -> None:
+        """Have each channel of the images multiplied and shifted before the stem.
+
+        A network that was trained with another normalisation than the data's then takes what all
+        others take.
+        """
+        parameter = next(self.parameters())
+        for name, values in (("input_scale", scale), ("input_shift", shift)):
+            tensor = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            setattr(self, name, tensor.to(parameter))
+
+    def renormalize(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` as the stem takes them; unchanged without :meth:`set_input`."""
+        if self.input_scale is None or self.input_shift is None:
+            return images
+        return images * self.input_scale + self.input_shift
 
     def stem(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to the input of stage 1."""
@@ -64,9 +93,21 @@ class Backbone(nn.Module):
     def num_stages(self) -> int:
         return len(self.stage_parts)
 
+    def require_stages(self, user: str) -> None:
+        """Refuse a network whose stages cannot be found.
+
+        Raises:
+            InputError: says that ``user``, such as a method, needs them.
+        """
+        if self.num_stages == 0:
+            raise InputError(
+                f"{user} needs the stages of {self.name}, which cannot be found; choose another"
+                " network, or a method that does without, such as kd"
+            )
+
     def features(self, images: Tensor) -> Features:
         """Every intermediate result for ``images`` of ``[B, 3, H, W]``."""
-        return self.features_from(self.stem(images), stage=1)
+        return self.features_from(self.stem(self.renormalize(images)), stage=1)
 
     def features_from(self, entry: Tensor, stage: int) -> Features:
         """As :meth:`features`, entering at ``stage`` (counted from 1) with that stage's input.

@@ -41,7 +41,7 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        out = out.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        out = torch.unflatten(out, 1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
         out = F.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         if self.stride == 1:

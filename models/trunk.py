@@ -1,0 +1,126 @@
+"""Where the stem and the stages of a network lie that does not declare them.
+
+The trunk of a network is the chain of modules that lead from the images to the last feature map,
+each fed by the one before and by nothing else. It is found by running the network once and looking
+at what goes in and out of its modules; a stage is a run of them in one resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_STEM_REDUCTION = 4  # a first run that is as coarse as this has blocks in it, not the stem alone
+
+
+class Trunk(NamedTuple):
+    """Dotted names of the modules of the stem and of each stage, in the order that they run."""
+
+    stem: tuple[str, ...]
+    stages: tuple[tuple[str, ...], ...]
+
+
+class _Part(NamedTuple):
+    name: str
+    size: int
+    """Of the map that it gives."""
+    has_parameters: bool
+
+
+class _Call(NamedTuple):
+    entry: Tensor
+    result: Tensor
+
+
+@torch.no_grad()
+def find_trunk(
+    network: nn.Module, run: Callable[[Tensor], object], images: Tensor, head: Collection[str]
+) -> Trunk | None:
+    """The trunk, or None where the network has no such chain or fewer than two resolutions.
+
+    A stem is what runs in the first resolution, with the pooling that follows it; where that is a
+    quarter of the images' or less, the first part alone. Modules in a resolution of their own that
+    have no parameters belong to the stage before.
+
+    Args:
+        network: in eval mode; none of its modules may work in place.
+        run: runs it, from the images to the last map or further.
+        images: ``[B, 3, H, H]`` to run it on.
+        head: children that come after the last map.
+    """
+    calls: dict[nn.Module, _Call] = {}
+
+    def note(module: nn.Module, entry: tuple[Tensor, ...], result: object) -> None:
+        if len(entry) == 1 and isinstance(entry[0], Tensor) and isinstance(result, Tensor):
+            calls[module] = _Call(entry[0], result)
+
+    handles = [module.register_forward_hook(note) for module in network.modules()]
+    try:
+        run(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _grouped(_chain(network, "", images, calls, head)[0], images.shape[2])
+
+
+def _chain(
+    parent: nn.Module,
+    prefix: str,
+    entry: Tensor,
+    calls: dict[nn.Module, _Call],
+    head: Collection[str] = (),
+) -> tuple[list[_Part], Tensor]:
+    """The children of ``parent`` that run one after the other, and the last one's map.
+
+    A sequence in which the map changes its size more than once holds stages: it is taken apart.
+    """
+    parts: list[_Part] = []
+    names = {child: name for name, child in parent.named_children()}
+    for module, call in calls.items():  # in the order of execution
+        if module not in names:
+            continue
+        name, result = names[module], call.result
+        if name in head or call.entry is not entry:
+            break
+        if result.ndim != 4 or result.shape[2] != result.shape[3]:
+            break
+        inner: list[_Part] = []
+        if type(module).forward is nn.Sequential.forward:
+            inner, last = _chain(module, f"{prefix}{name}.", entry, calls)
+            inner = inner if last is result else []
+        sizes = [entry.shape[2], *(part.size for part in inner)]
+        if sum(a != b for a, b in pairwise(sizes)) > 1:
+            parts += inner
+        else:
+            has_parameters = next(module.parameters(), None) is not None
+            parts.append(_Part(prefix + name, result.shape[2], has_parameters))
+        entry = result
+    return parts, entry
+
+
+def _grouped(parts: list[_Part], image_size: int) -> Trunk | None:
+    runs: list[list[_Part]] = []
+    for part in parts:
+        if runs and runs[-1][-1].size == part.size:
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    if not runs:
+        return None
+    stem, *stages = runs
+    if stem[0].size * _STEM_REDUCTION <= image_size and len(stem) > 1:
+        stem, stages = stem[:1], [stem[1:], *stages]
+    while stages and not stages[0][0].has_parameters:
+        stem.append(stages[0].pop(0))
+        stages = [stage for stage in stages if stage]
+    for index in range(len(stages) - 1, 0, -1):
+        if not any(part.has_parameters for part in stages[index]):
+            stages[index - 1] += stages.pop(index)
+    if len(stages) < 2:
+        return None
+    names = [tuple(part.name for part in run) for run in (stem, *stages)]
+    return Trunk(names[0], tuple(names[1:]))

@@ -1,0 +1,252 @@
+"""Any classification network of torchvision or timm: ``torchvision:NAME`` and ``timm:NAME``.
+
+Parameter names are the library's own, so that its checkpoints load unchanged. Where the stages of a
+network can be found (see ``models.trunk``), methods and auxiliary learners work on it as on any
+other. Where they cannot, as with transformers, it has no stages: it trains, teaches and learns by
+its logits and its embedding alone.
+
+Modules that work in place are told not to, because learners branch off the maps that they would
+change. GoogLeNet and Inception are built without their auxiliary classifiers, and change their
+input as torchvision's own weights want it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone, Features
+from models.errors import InputError
+from models.trunk import Trunk, find_trunk
+
+LIBRARIES = ("torchvision", "timm")
+
+# The size of the image that stages are looked for with: five halvings of it still differ.
+_PROBE_SIZE = 128
+# What torchvision's networks run after the last map.
+_TORCHVISION_HEAD = ("avgpool", "classifier", "fc", "head", "heads", "norm", "permute", "dropout")
+
+
+class ZooNetwork(Backbone):
+    """A library's network whose stages are known; what it registers is what that registers.
+
+    Args:
+        network: the library's.
+        trunk: its stem and its stages.
+    """
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, trunk: Trunk) -> None:
+        super().__init__()
+        # Names stay what they are, because the network itself is not registered: the two share
+        # the dictionaries of what is.
+        self.__dict__["network"] = network
+        for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            registered = getattr(network, kind)
+            registered.update(getattr(self, kind))
+            self.__dict__[kind] = registered
+        self.stem_parts, self.stage_parts = trunk  # type: ignore[misc]
+
+    # A library's child may be called as a method here is, such as ``features``.
+    def get_submodule(self, target: str) -> nn.Module:
+        return self.network.get_submodule(target)
+
+    def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
+        self.network.set_submodule(target, module, strict)
+
+    def train(self, mode: bool = True) -> ZooNetwork:
+        super().train(mode)
+        self.network.training = mode
+        return self
+
+    def probe(self, image_size: int) -> Features:
+        """As :meth:`Backbone.probe`.
+
+        Raises:
+            InputError: the network cannot take images of this size.
+        """
+        try:
+            return super().probe(image_size)
+        except Exception as error:  # another library's code
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"network {self.name!r} cannot take images of {image_size} pixels ({reason}); set"
+                " data.image_size to a size that it takes, or choose another network"
+            ) from None
+
+    def stem(self, images: Tensor) -> Tensor:
+        for part in self.stem_parts:
+            images = self.get_submodule(part)(images)
+        return images
+
+
+class TorchvisionNetwork(ZooNetwork):
+    """Pooling, flattening, and a classifier whose last layer is linear."""
+
+    def embed(self, last_map: Tensor) -> Tensor:
+        from torchvision.models import DenseNet
+
+        if isinstance(self.network, DenseNet):
+            last_map = F.relu(last_map)
+        pool = getattr(self.network, "avgpool", None)
+        embedding = F.adaptive_avg_pool2d(last_map, 1) if pool is None else pool(last_map)
+        *before, _ = self._classifier()
+        if not any(isinstance(layer, nn.Flatten) for layer in before):
+            embedding = embedding.flatten(1)
+        for layer in before:
+            embedding = layer(embedding)
+        return embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        logits: Tensor = self._classifier()[-1](embedding)
+        return logits
+
+    def _classifier(self) -> list[nn.Module]:
+        _, last = list(self.network.named_children())[-1]
+        return list(last) if isinstance(last, nn.Sequential) else [last]
+
+
+class TimmNetwork(ZooNetwork):
+    """timm's own division of what comes after the last map."""
+
+    def embed(self, last_map: Tensor) -> Tensor:
+        network: Any = self.network
+        embedding: Tensor = network.forward_head(last_map, pre_logits=True)
+        return embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        network: Any = self.network
+        logits: Tensor = network.get_classifier()(embedding)
+        return logits
+
+
+class WholeNetwork(ZooNetwork):
+    """A library's network whose stages cannot be found.
+
+    Its embedding is what goes into its last layer, averaged over positions if it has any.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, Trunk((), ()))
+
+    def features_from(self, entry: Tensor, stage: int) -> Features:
+        seen: list[Tensor] = []
+        handle = self._last_layer().register_forward_pre_hook(lambda _, given: seen.extend(given))
+        try:
+            logits = self.network.forward(entry)
+        finally:
+            handle.remove()
+        embedding = seen[-1]
+        if embedding.ndim == 4:
+            embedding = embedding.mean((2, 3))
+        elif embedding.ndim == 3:
+            embedding = embedding.mean(1)
+        return Features(entry, (), embedding, logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network.forward(self.renormalize(images))
+        return logits
+
+    def _last_layer(self) -> nn.Module:
+        for layer in reversed(list(self.network.modules())):
+            if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == self.num_classes:
+                return layer
+        raise InputError(
+            f"network {self.name!r} has no embedding: its last layer is neither linear nor a"
+            " convolution; choose another network"
+        )
+
+
+# By network: several are built in a row, for one that has learners.
+_trunks: dict[str, Trunk | None] = {}
+
+
+def match(name: str, num_classes: int) -> ZooNetwork | None:
+    """The network called ``torchvision:NAME`` or ``timm:NAME``.
+
+    Raises:
+        InputError: the library is not installed or has no classification network of this name.
+    """
+    library, colon, own_name = name.partition(":")
+    if not colon or library not in LIBRARIES:
+        return None
+    is_timm = library == "timm"
+    network = (_build_timm if is_timm else _build_torchvision)(own_name, num_classes)
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    kind: type[ZooNetwork] = TimmNetwork if is_timm else TorchvisionNetwork
+    network.eval()
+    if name not in _trunks:
+        _trunks[name] = _verified_trunk(network, kind)
+    trunk = _trunks[name]
+    found = WholeNetwork(network) if trunk is None else kind(network, trunk)
+    return found.train()
+
+
+@torch.no_grad()
+def _verified_trunk(network: Any, kind: type[ZooNetwork]) -> Trunk | None:
+    """The trunk by which a network gives the very logits that the library's code gives."""
+    # Neither constant, which many mistakes would not change, nor from the global random state.
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
+    try:
+        if kind is TimmNetwork:
+            trunk = find_trunk(network, network.forward_features, images, head=())
+        else:
+            trunk = find_trunk(network, network, images, _TORCHVISION_HEAD)
+        if trunk is not None and torch.equal(kind(network, trunk)(images), network(images)):
+            return trunk
+    except Exception:  # another library's code, on what it may not be made for
+        return None
+    return None
+
+
+def _build_torchvision(name: str, num_classes: int) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise _unknown("torchvision", name, known)
+    options: dict[str, Any] = {}
+    if name in {"googlenet", "inception_v3"}:
+        options = {"aux_logits": False, "transform_input": True, "init_weights": True}
+    network: nn.Module = torchvision.models.get_model(name, num_classes=num_classes, **options)
+    return network
+
+
+def _build_timm(name: str, num_classes: int) -> nn.Module:
+    timm = import_timm()
+    if not timm.is_model(name):
+        raise _unknown("timm", name, timm.list_models())
+    try:
+        network: nn.Module = timm.create_model(name, num_classes=num_classes)
+    except (RuntimeError, ValueError) as error:  # a tag that the network does not have
+        raise InputError(f"network 'timm:{name}' cannot be built: {error}; correct its name") from None
+    return network
+
+
+def import_timm() -> Any:
+    """timm, or a sentence that says how to install it."""
+    try:
+        import timm
+    except ImportError:
+        raise InputError(
+            "timm is not installed, which the network's name asks for; install it with"
+            " `pip install -e '.[timm]'`"
+        ) from None
+    return timm
+
+
+def _unknown(library: str, name: str, known: list[str]) -> InputError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{library}:{near[0]}'?" if near else "see its documentation for a list"
+    return InputError(
+        f"network '{library}:{name}' is not known: {library} has no classification network of this"
+        f" name; {hint}"
+    )
