@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,15 @@ from models.errors import InputError
 # All metadata go under one key: safetensors keeps its metadata in a hash map, whose order is not
 # reproducible, and equal networks shall give equal bytes.
 _KEY = "ackd"
-_WRAPPERS = ("model", "state_dict", "student")
+_WRAPPERS = ("model", "state_dict", "student", "net")
 _PREFIXES = ("module.", "_orig_mod.", "student.", "architecture.")
+# Names that public codes give to what is the same: ResNets written for CIFAR, and the DenseNets of
+# torchvision's files, which are older than its code.
+_RENAMES = (
+    (r"(^|\.)shortcut\.", r"\1downsample."),
+    (r"^linear\.", "fc."),
+    (r"\.(norm|conv)\.([12])\.", r".\1\2."),
+)
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -53,8 +62,11 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_network(path: Path, network: Backbone) -> None:
-    """A network with its name and number of classes, as :func:`load_network` needs them."""
-    header = {"network": network.name, "num_classes": network.num_classes}
+    """A network with its name, number of classes and what :meth:`Backbone.set_input` was told."""
+    header: dict[str, Any] = {"network": network.name, "num_classes": network.num_classes}
+    if network.input_scale is not None and network.input_shift is not None:
+        header["input_scale"] = network.input_scale.flatten().tolist()
+        header["input_shift"] = network.input_shift.flatten().tolist()
     save_state(path, network.state_dict(), header)
 
 
@@ -71,14 +83,18 @@ def load_network(path: Path) -> Backbone:
         )
     network = models.build(header["network"], header["num_classes"])
     load_strictly(network, state, path)
+    if "input_scale" in header:
+        network.set_input(header["input_scale"], header["input_shift"])
     return network.eval()
 
 
 def load_checkpoint(path: Path, network: nn.Module) -> None:
     """Load a state dict from elsewhere: safetensors, or a torch file read without unpickling code.
 
-    The usual wrappers (``model``, ``state_dict``, ``student``) and prefixes (``module.``,
-    ``_orig_mod.``) are taken off.
+    The usual wrappers (``model``, ``state_dict``, ``student``, ``net``) and prefixes (``module.``,
+    ``_orig_mod.``, ``student.``, ``architecture.``) are taken off, and of a file that holds student
+    and teacher the student is taken. What the public codes of ResNet for CIFAR call ``shortcut``
+    and ``linear`` becomes ``downsample`` and ``fc`` where the network has these.
 
     Raises:
         InputError: the file cannot be read so, or its parameters are not the network's.
@@ -87,7 +103,9 @@ def load_checkpoint(path: Path, network: nn.Module) -> None:
         state: Any = load_state(path)[0]
     else:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # Many training scripts leave their arguments beside the weights; they are data alone.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
         except (FileNotFoundError, IsADirectoryError):
             raise InputError(f"{path}: no such file; correct the path of the checkpoint") from None
         except pickle.UnpicklingError:
@@ -100,7 +118,7 @@ def load_checkpoint(path: Path, network: nn.Module) -> None:
             raise InputError(
                 f"{path}: damaged or not a torch file; get it again, or correct the path"
             ) from None
-    load_strictly(network, _unwrapped(state, path), path)
+    load_strictly(network, _renamed(_unwrapped(state, path), network), path)
 
 
 def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
@@ -116,7 +134,18 @@ def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
     for prefix in _PREFIXES:
         if names and all(name.startswith(prefix) for name in names):
             names = {name.removeprefix(prefix): value for name, value in names.items()}
-    return names
+    of_student = {name: value for name, value in names.items() if name.startswith("student.")}
+    return {name.removeprefix("student."): v for name, v in of_student.items()} or names
+
+
+def _renamed(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    own = network.state_dict().keys()
+    renamed = {}
+    for name, tensor in state.items():
+        candidates = (re.sub(pattern, new, name) for pattern, new in _RENAMES)
+        fitting = name if name in own else next((c for c in candidates if c in own), name)
+        renamed[fitting] = tensor
+    return renamed
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

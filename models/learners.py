@@ -34,7 +34,7 @@ class Learners(nn.ModuleList):
         names: the codes, the second of its kind as ``D3B1#2``.
 
     Raises:
-        InputError: a code does not fit the target's number of stages.
+        InputError: a code does not fit the target's number of stages, or they cannot be found.
     """
 
     def __init__(self, target: Backbone, codes: Sequence[str]) -> None:
@@ -61,6 +61,7 @@ class Learners(nn.ModuleList):
 def _branch_stage(code: str, target: Backbone) -> int:
     found = re.fullmatch(r"D(\d+)B(\d+)", code)
     stages = target.num_stages
+    target.require_stages(f"an auxiliary learner ({code})")
     if found is None or int(found[1]) + int(found[2]) - 1 != stages or int(found[1]) < 1:
         fitting = ", ".join(f"D{n}B{stages - n + 1}" for n in range(stages, 0, -1))
         raise InputError(

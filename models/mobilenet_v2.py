@@ -1,4 +1,4 @@
-"""CIFAR MobileNetV2 ``mobilenet_v2_<width factor>`` (Sandler et al. 2018, as compared on CIFAR-100).
+"""CIFAR MobileNetV2 ``mobilenet_v2_<width factor>`` (Sandler et al. 2018).
 
 Parameter names are those of the public CIFAR-100 model zoos, whose network is not torchvision's:
 ReLU instead of ReLU6, a first block that expands by 1 with a convolution of its own, widths that

@@ -117,12 +117,15 @@ class TimmNetwork(ZooNetwork):
     def embed(self, last_map: Tensor) -> Tensor:
         network: Any = self.network
         embedding: Tensor = network.forward_head(last_map, pre_logits=True)
-        return embedding
+        return embedding.flatten(1)
 
     def classify(self, embedding: Tensor) -> Tensor:
         network: Any = self.network
-        logits: Tensor = network.get_classifier()(embedding)
-        return logits
+        classifier = network.get_classifier()
+        if isinstance(classifier, nn.Conv2d):
+            embedding = embedding[:, :, None, None]
+        logits: Tensor = classifier(embedding)
+        return logits.flatten(1)
 
 
 class WholeNetwork(ZooNetwork):
@@ -179,7 +182,7 @@ def match(name: str, num_classes: int) -> ZooNetwork | None:
     network = (_build_timm if is_timm else _build_torchvision)(own_name, num_classes)
     for module in network.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.__dict__["inplace"] = False
     kind: type[ZooNetwork] = TimmNetwork if is_timm else TorchvisionNetwork
     network.eval()
     if name not in _trunks:
@@ -227,7 +230,9 @@ def _build_timm(name: str, num_classes: int) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(name, num_classes=num_classes)
     except (RuntimeError, ValueError) as error:  # a tag that the network does not have
-        raise InputError(f"network 'timm:{name}' cannot be built: {error}; correct its name") from None
+        raise InputError(
+            f"network 'timm:{name}' cannot be built: {error}; correct its name"
+        ) from None
     return network
 
 

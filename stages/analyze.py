@@ -170,10 +170,12 @@ def _figures_by_class(
 def _looks(
     teacher: Backbone, group: LearnerGroup, shown: Shown, normalize: Normalize
 ) -> dict[str, Features]:
+    """Features of the networks that have maps to look at: those whose stages are known."""
     images = normalize(shown.images)
     target, learners = group.forward_all(images)
     by_name = {"teacher": teacher.features(images), "target": target}
-    return by_name | dict(zip(group.names, learners, strict=True))
+    by_name |= dict(zip(group.names, learners, strict=True))
+    return {name: features for name, features in by_name.items() if features.stages}
 
 
 def _draw(path: Path, looks: dict[str, Features], shown: Shown, data: DataSet) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-import models
 from models import distillers
 from models.checkpoint import load_network, save_state
 from models.distillers.base import Distiller
@@ -20,7 +19,7 @@ from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.loop import Row
 from stages.training.results import measure_trained, write_reports
-from stages.training.run import run_training, setting_of
+from stages.training.run import network_for, run_training, setting_of
 
 PROXY = Path("artifacts/proxy/model.safetensors")
 DISTILLED_FOLDER = Path("artifacts/distilled")
@@ -40,7 +39,7 @@ def main(params: Params) -> None:
         )
     # The student is drawn first, so that with one seed every method starts from the same weights.
     torch.manual_seed(settings.seed)
-    student = models.build(settings.network, len(data.classes))
+    student = network_for(settings.network, data)
     setting = setting_of(data, settings, engine, teacher)
     method = distillers.build(settings.method, student, setting, settings.options())
     distiller = engine.place(method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -125,12 +125,32 @@ class EngineSettings(Section):
     """Where the history goes besides its CSV file."""
 
 
+class Normalization(Section):
+    """What is taken off each channel and what the rest is divided by, of images in 0..1."""
+
+    mean: Annotated[list[Fraction], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+
+
 class Teacher(Training):
     """The network to learn from: trained here, or loaded from a checkpoint."""
 
     network: str = "resnet20"
     checkpoint: str | None = None
-    """A ``.safetensors`` or torch state-dict file; with it nothing is trained."""
+    """A ``.safetensors`` or torch state-dict file, or ``pretrained`` for the weights that the
+    network's library publishes; with it nothing is trained."""
+    expect_accuracy: Fraction | None = None
+    """Top-1 on the test images that the checkpoint's publisher states; one that is more than 0.01
+    away is refused."""
+    normalization: Normalization | None = None
+    """That the checkpoint was trained with; null is the data's, or that of ``pretrained``."""
+
+    @model_validator(mode="after")
+    def _told_of_a_checkpoint(self) -> Teacher:
+        for key in ("expect_accuracy", "normalization"):
+            if self.checkpoint is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} belongs to a checkpoint; name one, or set it to null")
+        return self
 
 
 class Proxy(Section):
@@ -462,7 +482,9 @@ def _known_keys(path: list[str]) -> list[str]:
     for key in path:
         fields = {field.alias or name: field for name, field in section.model_fields.items()}
         annotation = fields[key].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        either = get_args(annotation) or (annotation,)
+        sections = [a for a in either if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not sections:
             return []
-        section = annotation
+        section = sections[0]
     return [field.alias or name for name, field in section.model_fields.items()]

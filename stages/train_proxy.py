@@ -29,7 +29,7 @@ from stages.training.checkpoint import Checkpoints
 from stages.training.engine import Engine, start_engine
 from stages.training.launch import run_training_stage
 from stages.training.results import measure_trained
-from stages.training.run import run_training, setting_of
+from stages.training.run import network_for, run_training, setting_of
 
 TEACHER = Path("artifacts/teacher/model.safetensors")
 TEACHER_METRICS = Path("reports/teacher/metrics.json")
@@ -99,7 +99,7 @@ class _Proxies:
     def _train(self, what: str, name: str, settings: Teacher, teacher: Backbone | None) -> Backbone:
         settings = settings.model_copy(update={"network": name})
         torch.manual_seed(settings.seed)
-        network = models.build(name, len(self.data.classes))
+        network = network_for(name, self.data)
         setting = setting_of(self.data, settings, self.engine, teacher)
         method, options = "scratch", {}
         if teacher is not None:

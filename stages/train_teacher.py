@@ -6,21 +6,25 @@ from pathlib import Path
 
 import torch
 
-import models
 from models import distillers
 from models.backbone import Backbone
 from models.checkpoint import load_checkpoint, save_network
-from stages.data.arrays import load_data
+from models.errors import InputError
+from models.pretrained import Normalization as PublishedNormalization
+from models.pretrained import load_pretrained
+from stages.data.arrays import DataSet, load_data
 from stages.data.feed import Normalize
 from stages.files import new_folder, write_csv, write_json
-from stages.params import Params
+from stages.params import Normalization, Params, Teacher
 from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.results import measure, measure_trained, write_reports
-from stages.training.run import run_training, setting_of
+from stages.training.run import network_for, run_training, setting_of
 
 TEACHER_FOLDER = Path("artifacts/teacher")
 REPORTS = Path("reports/teacher")
+
+_TOLERANCE = 0.01  # of an expected accuracy: other kernels and resizings give other last digits
 
 
 def main(params: Params) -> None:
@@ -29,12 +33,13 @@ def main(params: Params) -> None:
     data = load_data()
     engine = start_engine(params.training)
     torch.manual_seed(settings.seed)
-    network = models.build(settings.network, len(data.classes))
+    network = network_for(settings.network, data)
     normalize = Normalize(data.mean, data.std, engine.device)
     if settings.checkpoint is not None:
-        load_checkpoint(Path(settings.checkpoint), network)
+        _load(network, settings, data)
         if engine.is_main:
             metrics = measure(network.to(engine.device), data, normalize)
+            _require_accuracy(metrics["accuracy"], settings)
             print(
                 f"teacher: {settings.checkpoint} has {metrics['accuracy']:.2%} on the test images"
             )
@@ -56,6 +61,32 @@ def main(params: Params) -> None:
             _save(network)
             checkpoints.clear()
     engine.accelerator.end_training()
+
+
+def _load(network: Backbone, settings: Teacher, data: DataSet) -> None:
+    """Load the checkpoint, and have the network take images that are normalised as the data are."""
+    published: Normalization | PublishedNormalization | None = None
+    if settings.checkpoint == "pretrained":
+        published = load_pretrained(network)
+    elif settings.checkpoint is not None:
+        load_checkpoint(Path(settings.checkpoint), network)
+    own = settings.normalization or published
+    if own is not None:
+        # x data_std + data_mean is the pixel; less own mean, by own std, what the network knows.
+        channels = list(zip(data.mean, data.std, own.mean, own.std, strict=True))
+        scale = [data_std / own_std for _, data_std, _, own_std in channels]
+        shift = [(mean - own_mean) / own_std for mean, _, own_mean, own_std in channels]
+        network.set_input(scale, shift)
+
+
+def _require_accuracy(accuracy: float, settings: Teacher) -> None:
+    expected = settings.expect_accuracy
+    if expected is not None and abs(accuracy - expected) > _TOLERANCE:
+        raise InputError(
+            f"{settings.checkpoint}: has {accuracy:.2%} on the test images, where"
+            f" teacher.expect_accuracy is {expected:.2%}; it may have been trained on other data,"
+            " with another normalisation (set teacher.normalization) or another order of classes"
+        )
 
 
 def _save(network: Backbone) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class Cc(FeatureDistiller):
         feature_weight: of the variant's loss.
         variant: which of the two.
     """
+
+    compares_maps: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,8 @@ class Crd(FeatureDistiller):
     Raises:
         InputError: all samples are of one class.
     """
+
+    compares_maps: ClassVar[bool] = False
 
     labels: Tensor
     noise: Tensor

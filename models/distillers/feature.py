@@ -17,9 +17,14 @@ class FeatureDistiller(Distiller):
     """``ce_weight * CE(z_s, y) + kd_weight * T^2 KL(p_t || p_s) + feature_weight * L_feature``.
 
     With ``kd_weight`` a method is combined with KD; it is 0 where the reference has it alone.
+
+    Raises:
+        InputError: the method compares maps, and a network's stages cannot be found.
     """
 
     needs: ClassVar[Needs] = "features"
+    compares_maps: ClassVar[bool] = True
+    """Of stages; or embeddings alone, which every network has."""
 
     def __init__(
         self,
@@ -32,6 +37,10 @@ class FeatureDistiller(Distiller):
         feature_weight: float,
     ) -> None:
         super().__init__(student, setting)
+        if self.compares_maps:
+            for network in (student, setting.teacher):
+                if network is not None:
+                    network.require_stages(f"distill.method {type(self).__name__.lower()}")
         self.temperature = temperature
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight

@@ -95,6 +95,7 @@ class One(Distiller):
         ramp_up: float,
     ) -> None:
         super().__init__(student, setting)
+        student.require_stages("distill.method one")
         last = student.num_stages
         self.learners = Learners(student, [f"D{last}B1"] * (branches - 1))
         shared_map = student.probe(setting.image_size).stage_input(last)

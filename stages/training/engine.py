@@ -169,6 +169,9 @@ def compile_network(network: Backbone) -> None:
     """
     # A student and its learners share a method, and each meets a few sizes of batch.
     torch._dynamo.config.recompile_limit = 64
+    if network.num_stages == 0:  # all of it is the code of another library
+        network.forward = torch.compile(network.forward, dynamic=False)  # type: ignore[method-assign]
+        return
     compiled = torch.compile(network.features_from, dynamic=False)
     network.features_from = compiled  # type: ignore[method-assign]
 

@@ -22,11 +22,20 @@ class FrozenNetwork:
 
     Args:
         network: on its device; it is put into eval mode and left as it is otherwise.
+
+    Attributes:
+        not_folded: why it runs as it is, where what it does cannot be traced; None otherwise.
     """
 
     def __init__(self, network: Backbone) -> None:
         network.eval().requires_grad_(False)
-        folded: nn.Module = fuse(fx.symbolic_trace(network))
+        self.not_folded: str | None = None
+        folded: nn.Module = network
+        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            try:
+                folded = fuse(_traced(network).eval())
+            except Exception as error:  # what tracing meets in the code of other libraries
+                self.not_folded = " ".join(str(error).split())
         self.folded = folded.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -45,3 +54,13 @@ class FrozenNetwork:
             part = part.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.folded(part)
         return logits[:count]
+
+
+def _traced(network: Backbone) -> fx.GraphModule:
+    """What a network does, as a graph of the modules that it shares with it."""
+    graph = fx.Tracer().trace(network)
+    # By name in a dictionary: a child may be called as one of the network's methods is.
+    named = dict(network.named_modules()) | dict(network.named_parameters())
+    named |= dict(network.named_buffers())
+    used = {str(node.target) for node in graph.nodes if node.op in {"call_module", "get_attr"}}
+    return fx.GraphModule({name: named[name] for name in used}, graph)

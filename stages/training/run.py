@@ -6,6 +6,7 @@ import hashlib
 
 import torch
 
+import models
 from models.backbone import Backbone
 from models.distillers.base import Distiller, Setting
 from stages.data.arrays import DATA_FOLDER, DataSet
@@ -18,12 +19,25 @@ from stages.training.loop import Progress, Trainer
 
 
 def weights_sha256(network: Backbone) -> str:
-    """Of the network's name and every number of its state dict."""
+    """Of the network's name, every number of its state dict, and how it changes its input."""
     digest = hashlib.sha256(network.name.encode())
-    for name, tensor in network.state_dict().items():
+    inputs = {"input_scale": network.input_scale, "input_shift": network.input_shift}
+    state = network.state_dict() | {k: t for k, t in inputs.items() if t is not None}
+    for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def network_for(name: str, data: DataSet) -> Backbone:
+    """A freshly initialised network for these images and classes.
+
+    Raises:
+        InputError: the network is not known, or cannot take images of this size.
+    """
+    network = models.build(name, len(data.classes))
+    network.probe(data.image_size)
+    return network
 
 
 def setting_of(

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_equal_networks_give_equal_bytes(tmp_path: Path) -> None:
         lambda state: {"model": state, "epoch": 3},
         lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
         lambda state: {"student": {f"_orig_mod.{k}": v for k, v in state.items()}},
+        lambda state: {"net": {f"architecture.{k}": v for k, v in state.items()}, "acc": 70.1},
+        lambda state: {"opt": argparse.Namespace(lr=0.05, decay=[150, 180]), "model": state},
+        # A method's file: the student's part is taken, not the teacher's.
+        lambda state: {
+            "model": {f"module.student.{k}": v for k, v in state.items()}
+            | {f"module.teacher.{k}": v + 1 for k, v in state.items()}
+        },
     ],
 )
 def test_wrappers_of_the_public_zoos(tmp_path: Path, wrap) -> None:
@@ -52,6 +60,54 @@ def test_wrappers_of_the_public_zoos(tmp_path: Path, wrap) -> None:
     torch.save(wrap(source.state_dict()), tmp_path / "a.pth")
     load_checkpoint(tmp_path / "a.pth", network)
     assert same(source, network)
+
+
+def test_resnets_of_another_code_for_cifar(tmp_path: Path) -> None:
+    source, network = (models.build("resnet18_cifar", 10) for _ in range(2))
+    renamed = {
+        name.replace("downsample", "shortcut").replace("fc.", "linear."): tensor
+        for name, tensor in source.state_dict().items()
+    }
+    assert {"layer2.0.shortcut.0.weight", "linear.bias"} < renamed.keys()
+    torch.save({"net": renamed}, tmp_path / "a.pth")
+    load_checkpoint(tmp_path / "a.pth", network)
+    assert same(source, network)
+
+
+def test_what_is_called_so_here_too_is_not_renamed(tmp_path: Path) -> None:
+    for name in ("shufflenet_v1", "wrn_16_2"):  # which have a ``linear`` and a ``convShortcut``
+        source, network = (models.build(name, 10) for _ in range(2))
+        torch.save(source.state_dict(), tmp_path / "a.pth")
+        load_checkpoint(tmp_path / "a.pth", network)
+        assert same(source, network)
+
+
+def test_densenets_of_torchvisions_files(tmp_path: Path) -> None:
+    source, network = (models.build("torchvision:densenet121", 10) for _ in range(2))
+    older = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): tensor
+        for name, tensor in source.state_dict().items()
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in older
+    torch.save(older, tmp_path / "a.pth")
+    load_checkpoint(tmp_path / "a.pth", network)
+    assert same(source, network)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "timm:test_resnet"])
+def test_a_network_may_change_its_input(tmp_path: Path, name: str) -> None:
+    network = models.build(name, 10).eval()
+    plain = list(network.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    scale, shift = [2.0, 0.5, 1.0], [0.1, -0.2, 0.0]
+    changed = images * torch.tensor(scale)[:, None, None] + torch.tensor(shift)[:, None, None]
+    wanted = network(changed)
+    network.set_input(scale, shift)
+    assert list(network.state_dict()) == plain
+    save_network(tmp_path / "a", network)
+    again = load_network(tmp_path / "a")
+    torch.testing.assert_close(again(images), wanted)
+    torch.testing.assert_close(again.features(images).logits, wanted)
 
 
 def test_safetensors_from_elsewhere(tmp_path: Path) -> None:
@@ -80,11 +136,26 @@ def test_another_number_of_classes_is_a_difference_in_shape(tmp_path: Path) -> N
     assert torch.equal(before, network.fc.weight)
 
 
-def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+class Leaves:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, hidden: bool) -> None:
     state = models.build("resnet8", 10).state_dict()
-    torch.save({"opt": argparse.Namespace(lr=1), "model": state}, tmp_path / "a.pth")
+    code = Leaves(tmp_path / "was here")
+    torch.save(
+        {"opt": argparse.Namespace(lr=code) if hidden else code, "model": state}, tmp_path / "a.pth"
+    )
     with pytest.raises(InputError, match="not loaded because that") as caught:
         load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
+    assert not (tmp_path / "was here").exists()
     # torch's own message advises to switch the protection off.
     assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)

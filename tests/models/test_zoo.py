@@ -1,0 +1,194 @@
+"""Networks of torchvision and timm: the library's parameters and answers, and their stages."""
+
+import copy
+import sys
+
+import pytest
+import timm
+import torch
+import torchvision
+
+import models
+from models import zoo
+from models.complexity import count_macs, count_parameters
+from models.errors import InputError
+from models.learners import LearnerGroup, Learners
+
+# The smallest of different structures; channels and size of the map after the stem and after each
+# stage at 64 pixels, and the width of the embedding. None: the stages cannot be found.
+STAGES = {
+    "torchvision:resnet18": ([(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)], 512),
+    "torchvision:mobilenet_v3_small": ([(16, 32), (16, 16), (24, 8), (48, 4), (576, 2)], 1024),
+    "torchvision:mobilenet_v2": ([(16, 32), (24, 16), (32, 8), (96, 4), (1280, 2)], 1280),
+    "torchvision:efficientnet_b0": ([(16, 32), (24, 16), (40, 8), (112, 4), (1280, 2)], 1280),
+    "torchvision:shufflenet_v2_x0_5": ([(24, 16), (48, 8), (96, 4), (1024, 2)], 1024),
+    "torchvision:mnasnet0_5": ([(8, 32), (16, 16), (24, 8), (48, 4), (1280, 2)], 1280),
+    "torchvision:densenet121": ([(64, 16), (256, 16), (512, 8), (1024, 4), (1024, 2)], 1024),
+    "torchvision:regnet_x_400mf": ([(32, 32), (32, 16), (64, 8), (160, 4), (400, 2)], 400),
+    "torchvision:convnext_tiny": ([(96, 16), (96, 16), (192, 8), (384, 4), (768, 2)], 768),
+    "torchvision:googlenet": (None, 1024),
+    "torchvision:squeezenet1_1": (None, 512),
+    "torchvision:swin_t": (None, 768),
+    "timm:test_resnet": ([(32, 16), (32, 16), (48, 8), (192, 4), (96, 2)], 96),
+    "timm:test_efficientnet": ([(16, 32), (24, 16), (32, 8), (48, 4), (256, 2)], 256),
+    "timm:mobilenetv3_small_050": ([(16, 32), (8, 16), (16, 8), (24, 4), (288, 2)], 1024),
+    "timm:convnext_atto": ([(40, 16), (40, 16), (80, 8), (160, 4), (320, 2)], 320),
+    "timm:resnetv2_18": ([(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)], 512),
+    "timm:test_mambaout": (None, 256),
+}
+
+
+def of_library(name: str, num_classes: int) -> torch.nn.Module:
+    library, _, own = name.partition(":")
+    if library == "timm":
+        return timm.create_model(own, num_classes=num_classes)
+    options = {"aux_logits": False, "init_weights": False} if own == "googlenet" else {}
+    return torchvision.models.get_model(own, num_classes=num_classes, **options)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_it_is_the_librarys_network(name: str) -> None:
+    theirs, ours = of_library(name, 7), models.build(name, 7)
+    assert [*theirs.state_dict()] == [*ours.state_dict()]
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    if name.endswith("googlenet"):
+        theirs.transform_input = True  # as its published weights want it
+    assert ours.training
+    with torch.no_grad():
+        wanted = theirs.eval()(images)
+        assert not ours.eval().network.training
+        assert torch.equal(ours(images), wanted)
+        features = ours.features(images)
+    assert torch.equal(features.logits, wanted)
+    maps, width = STAGES[name]
+    found = [features.stem, *features.stages]
+    if maps is None:
+        assert (ours.num_stages, features.stages) == (0, ())
+        assert found[0] is images
+    else:
+        assert [(f.shape[1], f.shape[2]) for f in found] == maps
+        assert all(f.shape[2] == f.shape[3] for f in found)
+    assert features.embedding.shape == (2, width)
+    assert count_parameters(ours) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_costs_are_those_that_torchvision_publishes() -> None:
+    network = models.build("torchvision:mobilenet_v3_small", 1000)
+    published = torchvision.models.MobileNet_V3_Small_Weights.DEFAULT.meta
+    assert count_parameters(network) == published["num_params"]
+    assert count_macs(network, 224) / 1e9 == pytest.approx(published["_ops"], abs=1e-3)
+
+
+def test_torchvisions_resnet_has_the_stages_of_ours() -> None:
+    ours, theirs = (
+        models.build("resnet18", 7).eval(),
+        models.build("torchvision:resnet18", 7).eval(),
+    )
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(ours.features(images).stages, theirs.features(images).stages, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "timm:test_efficientnet"])
+@pytest.mark.parametrize("size", [32, 64, 96, 224])
+def test_any_input_size(name: str, size: int) -> None:
+    network = models.build(name, 7).eval()
+    with torch.no_grad():
+        assert network(torch.randn(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "timm:mobilenetv3_small_050"])
+def test_learners_attach_and_leave_no_trace(name: str) -> None:
+    target = models.build(name, 7)
+    keys = list(target.state_dict())
+    group = LearnerGroup(target, Learners(target, ["D4B1", "D3B2", "D1B4"])).eval()
+    images = torch.randn(2, 3, 64, 64)
+    wanted = target(images)
+    features, learners = group.forward_all(images)
+    assert torch.equal(features.logits, wanted)
+    assert [len(learner.stages) for learner in learners] == [1, 2, 4]
+    assert [learner.stages[-1].shape for learner in learners] == [features.stages[-1].shape] * 3
+    sum(learner.logits.sum() for learner in learners).backward()
+    assert all(p.grad is not None for p in target.get_submodule(target.stem_parts[0]).parameters())
+    assert all(p.grad is None for p in target.get_submodule(target.stage_parts[3][0]).parameters())
+    # A learner has its own stages and head, under their own names, and nothing of the trunk.
+    own = {name for name, _ in group.learners[0].named_parameters()}
+    trunk = [*target.stem_parts, *(part for parts in target.stage_parts[:3] for part in parts)]
+    dropped = {
+        k for k, _ in target.named_parameters() if k.startswith(tuple(f"{p}." for p in trunk))
+    }
+    assert own == {k for k, _ in target.named_parameters()} - dropped
+    assert list(target.state_dict()) == keys
+
+
+def test_entering_at_a_stage_gives_the_rest() -> None:
+    network = models.build("timm:test_resnet", 7).eval()
+    with torch.no_grad():
+        whole = network.features(torch.randn(2, 3, 64, 64))
+        for stage in (1, 2, 3, 4):
+            rest = network.features_from(whole.stage_input(stage), stage)
+            assert torch.equal(rest.logits, whole.logits)
+
+
+def test_nothing_works_in_place_on_what_learners_share() -> None:
+    network = models.build("torchvision:vgg11", 7)
+    features = network.features(torch.randn(1, 3, 64, 64))
+    assert all(f._version == 0 for f in (features.stem, *features.stages))
+
+
+def test_looking_for_stages_takes_nothing_from_the_random_state() -> None:
+    zoo._trunks.pop("torchvision:mnasnet0_5", None)
+    torch.manual_seed(3)
+    first = models.build("torchvision:mnasnet0_5", 7)
+    torch.manual_seed(3)
+    second = models.build("torchvision:mnasnet0_5", 7)
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    assert int(first.state_dict()["layers.1.num_batches_tracked"]) == 0
+
+
+def test_copied_it_is_one_network_still() -> None:
+    copied = copy.deepcopy(models.build("torchvision:mobilenet_v3_small", 7)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    before = copied(images)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(0.1)
+    assert not torch.equal(copied(images), before)
+    assert not copied.network.training
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("torchvision:mobilenet_v3_smal", "did you mean 'torchvision:mobilenet_v3_small'"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "no classification network"),
+        ("timm:resnet_18", "did you mean 'timm:resnet18"),
+        ("timm:hf-hub:someone/something", "is not known"),
+        ("timm:resnet18.no_such_tag", "cannot be built"),
+    ],
+)
+def test_unknown_names(name: str, hint: str) -> None:
+    with pytest.raises(InputError, match=hint) as caught:
+        models.build(name, 7)
+    assert f"'{name}'" in str(caught.value)
+
+
+def test_timm_is_not_needed_for_other_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    models.build("resnet8", 7)
+    with pytest.raises(InputError, match=r"install it with `pip install -e '\.\[timm\]'`"):
+        models.build("timm:resnet18", 7)
+
+
+def test_a_size_that_a_network_cannot_take() -> None:
+    for name, size in (("timm:vit_tiny_patch16_224", 32), ("torchvision:vgg11", 16)):
+        with pytest.raises(InputError, match=f"'{name}' cannot take images of {size} pixels"):
+            models.build(name, 7).probe(size)
+
+
+def test_learners_say_where_there_are_no_stages() -> None:
+    with pytest.raises(InputError, match="needs the stages of timm:test_mambaout, which cannot be found"):
+        Learners(models.build("timm:test_mambaout", 7), ["D4B1"])
