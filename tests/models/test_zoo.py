@@ -184,11 +184,13 @@ def test_timm_is_not_needed_for_other_networks(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_size_that_a_network_cannot_take() -> None:
-    for name, size in (("timm:vit_tiny_patch16_224", 32), ("torchvision:vgg11", 16)):
+    for name, size in (("timm:test_vit", 32), ("torchvision:squeezenet1_1", 8)):
         with pytest.raises(InputError, match=f"'{name}' cannot take images of {size} pixels"):
             models.build(name, 7).probe(size)
 
 
 def test_learners_say_where_there_are_no_stages() -> None:
-    with pytest.raises(InputError, match="needs the stages of timm:test_mambaout, which cannot be found"):
+    with pytest.raises(
+        InputError, match="needs the stages of timm:test_mambaout, which cannot be found"
+    ):
         Learners(models.build("timm:test_mambaout", 7), ["D4B1"])

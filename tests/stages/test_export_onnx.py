@@ -273,3 +273,18 @@ def test_fp16_bears_statistics_beyond_its_range(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     (measured,) = session.run(None, {"images": images})
     assert np.abs(measured - wanted).max() / np.abs(wanted).max() < 1e-2
+
+
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "timm:test_efficientnet"])
+def test_networks_of_other_libraries(name: str) -> None:
+    torch.manual_seed(0)
+    network = models.build(name, 3)
+    network(torch.randn(8, 3, 32, 32))  # moves the running statistics
+    deployed = DeployedNetwork(network.eval(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    exported = export_onnx.export_network(deployed, 32, 18, "static")
+    session = onnxruntime.InferenceSession(export_onnx.finish(exported, 18, {}))
+    image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
+    (logits,) = session.run(None, {"images": image.numpy()})
+    with torch.no_grad():
+        wanted = deployed(image).numpy()
+    assert np.abs(logits - wanted).max() < 1e-4 * np.abs(wanted).max()

@@ -55,6 +55,19 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"data": {"image_size": None, "resize": 160}}, "image_size or more, which is null"),
     ({"augmentation": {"crop": "resized"}}, "crop_padding belongs to crop: shift; set it to 0"),
+    ({"teacher": {"expect_accuracy": 0.7}}, "expect_accuracy belongs to a checkpoint; name one"),
+    (
+        {"teacher": {"checkpoint": "a.pth", "expect_accuracy": 70.2}},
+        "teacher.expect_accuracy is 70.2, expected less than or equal to 1",
+    ),
+    (
+        {"teacher": {"checkpoint": "a.pth", "normalization": {"mean": [0.5] * 3, "sdt": []}}},
+        "teacher.normalization.sdt is not a parameter; did you mean 'std'?",
+    ),
+    (
+        {"teacher": {"checkpoint": "a.pth", "normalization": {"mean": [123.7] * 3, "std": [1.0]}}},
+        "teacher.normalization.mean.0 is 123.7, expected less than or equal to 1",
+    ),
 ]
 
 

@@ -6,16 +6,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import models
+from models.backbone import Backbone
 from models.checkpoint import load_network, load_state, save_network
 from models.errors import InputError
 from models.learners import load_learners
-from stages import distill, prune, train_proxy, train_teacher
+from models.pretrained import Normalization
+from stages import analyze, distill, prune, train_proxy, train_teacher
+from stages.data.arrays import load_data
+from stages.data.feed import Normalize
 from stages.params import Params
+from stages.training.inference import FrozenNetwork
+from stages.training.run import weights_sha256
 
 SHORT = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02}
 CONTENT: dict[str, Any] = {
@@ -193,6 +200,120 @@ def test_a_teacher_from_a_checkpoint_is_measured_and_not_trained(root: Path) -> 
     metrics = read(root / "reports/teacher/metrics.json")
     assert "epochs" not in metrics
     train_proxy.main(Params.model_validate(content))
+
+
+OWN = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+
+
+def other_normalisation(root: Path) -> tuple[Backbone, torch.Tensor]:
+    """A network for images normalised by OWN, saved as teacher.pth, and its test logits."""
+    torch.manual_seed(5)
+    network = models.build("resnet14", 3).eval()
+    torch.save({"model": network.state_dict()}, root / "teacher.pth")
+    pixels = np.load(root / "artifacts/data/test_images.npy") / 255
+    images = torch.tensor((pixels - OWN["mean"]) / OWN["std"], dtype=torch.float32)
+    with torch.no_grad():
+        return network, network(images.permute(0, 3, 1, 2))
+
+
+def loaded(**teacher: Any) -> Params:
+    settings = {"network": "resnet14", "checkpoint": "teacher.pth"} | teacher
+    return Params.model_validate(CONTENT | {"teacher": settings})
+
+
+def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root: Path) -> None:
+    network, wanted = other_normalisation(root)
+    right = float(
+        (wanted.argmax(1).numpy() == np.load(root / "artifacts/data/test_labels.npy")).mean()
+    )
+    train_teacher.main(loaded(normalization=OWN, expect_accuracy=right))
+    assert read(root / "reports/teacher/metrics.json")["accuracy"] == right
+    train_proxy.main(loaded(normalization=OWN))
+    # Downstream it takes images that are normalised as the data are, and has the plain names.
+    data = load_data()
+    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
+    for name in ("teacher", "proxy"):
+        again = load_network(root / f"artifacts/{name}/model.safetensors")
+        assert list(again.state_dict()) == list(network.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(again(images), wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(FrozenNetwork(again)(images), wanted, rtol=1e-4, atol=1e-5)
+    distill.main(params(method="kd", epochs=1))
+    with_own = (root / "artifacts/distilled/model.safetensors").read_bytes()
+    # Another input is another teacher, in the store of its logits too.
+    train_teacher.main(loaded())
+    plain = load_network(root / "artifacts/teacher/model.safetensors")
+    assert weights_sha256(plain) != weights_sha256(again)
+    train_proxy.main(loaded())
+    distill.main(params(method="kd", epochs=1))
+    assert (root / "artifacts/distilled/model.safetensors").read_bytes() != with_own
+
+
+def test_published_weights_bring_their_normalisation(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, wanted = other_normalisation(root)
+
+    def publish(fresh: Backbone) -> Normalization:
+        fresh.load_state_dict(network.state_dict())
+        return Normalization(tuple(OWN["mean"]), tuple(OWN["std"]))
+
+    monkeypatch.setattr(train_teacher, "load_pretrained", publish)
+    train_teacher.main(loaded(checkpoint="pretrained"))
+    data = load_data()
+    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
+    with torch.no_grad():
+        logits = load_network(root / "artifacts/teacher/model.safetensors")(images)
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_that_is_not_as_good_as_is_said_is_refused(root: Path) -> None:
+    other_normalisation(root)
+    train_teacher.main(loaded())
+    found = read(root / "reports/teacher/metrics.json")["accuracy"]
+    before = (root / "artifacts/teacher/model.safetensors").read_bytes()
+    train_teacher.main(loaded(expect_accuracy=found + 0.009))
+    with pytest.raises(
+        InputError,
+        match=rf"teacher.pth: has {found:.2%} on the test images, where teacher.expect_accuracy is"
+        rf" {found + 0.011:.2%}; .*other data, .*normalisation .*order of classes",
+    ):
+        train_teacher.main(loaded(expect_accuracy=found + 0.011))
+    assert (root / "artifacts/teacher/model.safetensors").read_bytes() == before
+
+
+def test_a_teacher_and_a_student_whose_stages_cannot_be_found(root: Path) -> None:
+    names = {"teacher": "timm:test_mambaout", "distill": "torchvision:squeezenet1_1"}
+    data = root / "artifacts/data"
+    for split in ("train", "val", "test"):  # 16 pixels are too few for them
+        small = np.load(data / f"{split}_images.npy")
+        np.save(data / f"{split}_images.npy", small.repeat(2, 1).repeat(2, 2))
+    manifest = read(data / "manifest.json") | {"image_size": 32}
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    short = {"epochs": 1, "batch_size": 16, "learning_rate": 0.01}
+    content = {stage: short | {"network": name} for stage, name in names.items()}
+    content["distill"] |= {"method": "kd"}
+    for stage in (train_teacher, train_proxy, distill, prune, analyze):
+        stage.main(Params.model_validate(content))
+    for folder in ("teacher", "student"):
+        assert load_network(root / f"artifacts/{folder}/model.safetensors").num_stages == 0
+    with pytest.raises(
+        InputError, match="learner .D4B1. needs the stages of torchvision:squeezenet"
+    ):
+        distill.main(
+            Params.model_validate(
+                content
+                | {
+                    "distill": content["distill"]
+                    | {"method": "ackd", "ackd": {"learners": ["D4B1"]}}
+                }
+            )
+        )
+
+
+def test_a_size_that_a_network_cannot_take_is_told_before_training(root: Path) -> None:
+    with pytest.raises(InputError, match="'timm:test_vit' cannot take images of 16 pixels"):
+        distill.main(params(network="timm:test_vit", method="kd"))
 
 
 def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root: Path) -> None:

@@ -12,8 +12,10 @@ from models.distillers.at import At
 from models.distillers.base import Batch, Knowledge
 from models.distillers.cc import Cc
 from models.distillers.feature import FeatureDistiller
+from models.distillers.semckd import SemCkd
 from models.distillers.sp import Sp
 from models.distillers.vid import Vid
+from models.errors import InputError
 from tests.models.distillers.test_kd import ce, kl
 from tests.models.distillers.tiny import Tiny, array
 from tests.setting import make_setting
@@ -200,3 +202,54 @@ def test_a_batch_of_one(name: str) -> None:
     losses["total"].backward()
     assert all(np.isfinite(loss.item()) for loss in losses.values())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+
+WITH_SEMCKD = METHODS | {"semckd": (SemCkd, {"feature_weight": 400.0})}
+
+
+@pytest.mark.parametrize("name", ["at", "vid", "semckd"])
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        ("resnet8", "mobilenet_v2_0.5"),
+        ("mobilenet_v2_0.5", "resnet8"),
+        ("timm:test_resnet", "shufflenet_v1"),
+    ],
+)
+def test_networks_of_three_and_four_stages_meet(
+    name: str, size: int, teacher: str, student: str
+) -> None:
+    torch.manual_seed(0)
+    ours, theirs = models.build(student, 3), models.build(teacher, 3)
+    kind, options = WITH_SEMCKD[name]
+    setting = make_setting(teacher=theirs, image_size=size)
+    method = kind(ours, setting, temperature=4.0, ce_weight=0.8, kd_weight=0.7, **options)
+    batch = draw_batch(6, size)
+    losses = method(batch, ask(theirs, batch))
+    assert all(loss.isfinite() for loss in losses.values())
+    losses["feature"].backward()
+    first = next(ours.parameters())
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
+    assert all(p.grad is None for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("name", ["at", "sp", "vid", "semckd"])
+@pytest.mark.parametrize("pair", [("timm:test_vit", "resnet8"), ("resnet8", "timm:test_vit")])
+def test_maps_are_not_compared_where_there_are_none(name: str, pair: tuple[str, str]) -> None:
+    teacher, student = (models.build(network, 3) for network in pair)
+    kind, options = WITH_SEMCKD[name]
+    setting = make_setting(teacher=teacher, image_size=160)
+    with pytest.raises(
+        InputError, match=f"method {name} needs the stages of timm:test_vit, which cannot be found"
+    ):
+        kind(student, setting, temperature=4.0, ce_weight=1.0, kd_weight=0.0, **options)
+
+
+@pytest.mark.parametrize("name", ["cc", "cc_rbf"])
+def test_embeddings_are_compared_without_stages(name: str) -> None:
+    teacher, student = models.build("timm:test_vit", 3), models.build("resnet8", 3)
+    method = make(name, student, teacher, size=160)
+    batch = draw_batch(4, 160)
+    assert method(batch, ask(teacher, batch))["feature"].isfinite()

@@ -20,13 +20,26 @@ def settled(name: str) -> tuple[Backbone, Tensor]:
     return network.eval(), images
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet8x4", "wrn_16_1", "resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20",
+        "resnet8x4",
+        "wrn_16_1",
+        "resnet18",
+        "shufflenet_v1",
+        "torchvision:mobilenet_v3_small",
+        "timm:test_resnet",
+    ],
+)
 def test_it_computes_the_same_function_with_less(name: str) -> None:
     network, images = settled(name)
+    network.set_input([2.0, 1.0, 0.5], [0.1, 0.0, -0.1])
     frozen = FrozenNetwork(network)
     with torch.no_grad():
         wanted = network(images)
     logits = frozen(images)
+    assert frozen.not_folded is None
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
     assert not logits.requires_grad
 
@@ -56,3 +69,16 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch(name: str) -> None:
     for size in (1, 7, 16, 31, 64):
         parts = [frozen(part) for part in torch.split(images, size)]
         assert torch.equal(torch.cat(parts), wanted), size
+
+
+def test_what_cannot_be_traced_runs_as_it_is() -> None:
+    class Choosy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    network, images = settled("resnet8")
+    network.layer1.append(Choosy())
+    frozen = FrozenNetwork(network)
+    assert "control flow" in str(frozen.not_folded)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(images[:32]), network(images[:32]))
