@@ -210,12 +210,7 @@ WITH_SEMCKD = METHODS | {"semckd": (SemCkd, {"feature_weight": 400.0})}
 @pytest.mark.parametrize("name", ["at", "vid", "semckd"])
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize(
-    ("teacher", "student"),
-    [
-        ("resnet8", "mobilenet_v2_0.5"),
-        ("mobilenet_v2_0.5", "resnet8"),
-        ("timm:test_resnet", "shufflenet_v1"),
-    ],
+    ("teacher", "student"), [("resnet8", "mobilenet_v2_0.5"), ("mobilenet_v2_0.5", "resnet8")]
 )
 def test_networks_of_three_and_four_stages_meet(
     name: str, size: int, teacher: str, student: str
