@@ -422,6 +422,11 @@ class Params(Section):
             raise ValueError(
                 f"proxy.candidates begins with {candidates[0]}, expected the student, {student}"
             )
+        if candidates and self.data.val_fraction == 0:
+            raise ValueError(
+                "proxy.candidates would be chosen from on the test images; set data.val_fraction"
+                " above 0, or name the network in proxy.assistants"
+            )
         return self
 
 

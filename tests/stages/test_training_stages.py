@@ -397,6 +397,9 @@ def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root: Path) -
 def test_candidates_begin_with_the_student() -> None:
     with pytest.raises(ValueError, match="begins with resnet14, expected the student, resnet8"):
         proxy_params(method="assistants", candidates=["resnet14", "resnet20"])
+    proxy = {"method": "assistants", "candidates": ["resnet8", "resnet14"]}
+    with pytest.raises(ValueError, match="would be chosen from on the test images"):
+        Params.model_validate(CONTENT | {"proxy": proxy, "data": {"val_fraction": 0.0}})
     with pytest.raises(ValueError, match="leave the other one empty"):
         proxy_params(method="assistants", candidates=["resnet8", "x"], assistants=["y"])
 
