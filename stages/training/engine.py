@@ -59,6 +59,7 @@ class Engine:
                     "training.sync_batchnorm is true, but there is no GPU, and torch has it only"
                     " there; set it to false"
                 )
+            _require_plain_batchnorms(distiller)
             nn.SyncBatchNorm.convert_sync_batchnorm(distiller)  # type: ignore[no-untyped-call]
         if self.settings.compile:
             for module in distiller.modules():
@@ -159,6 +160,19 @@ def has_native_bf16(device: torch.device) -> bool:
     except OSError:
         return False
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+
+
+def _require_plain_batchnorms(distiller: Distiller) -> None:
+    """Some of timm's BatchNorms hold the activation after them, which torch would drop."""
+    for network in distiller.modules():
+        if isinstance(network, Backbone) and any(
+            isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d
+            for module in network.modules()
+        ):
+            raise InputError(
+                f"training.sync_batchnorm is true, but {network.name} has BatchNorms of its own"
+                " kind, which torch cannot join; set it to false, or choose another network"
+            )
 
 
 def compile_network(network: Backbone) -> None:

@@ -7,10 +7,15 @@ import torch
 
 import models
 from models import distillers
-from models.distillers.base import Batch, Knowledge
+from models.distillers.base import Batch, Distiller, Knowledge
 from models.errors import InputError
 from stages.params import EngineSettings
-from stages.training.engine import choose_precision, has_native_bf16, start_engine
+from stages.training.engine import (
+    _require_plain_batchnorms,
+    choose_precision,
+    has_native_bf16,
+    start_engine,
+)
 from tests.setting import make_setting
 
 CPU = torch.device("cpu")
@@ -47,6 +52,16 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch: pytest.Monkey
         distiller = distillers.build("scratch", models.build("resnet8", 3), make_setting(), {})
         with pytest.raises(InputError, match="sync_batchnorm is true, but there is no GPU"):
             engine.place(distiller)
+
+
+def test_batchnorms_that_hold_an_activation_are_not_taken_apart() -> None:
+    def method(network: str) -> Distiller:
+        return distillers.build("scratch", models.build(network, 3), make_setting(), {})
+
+    for name in ("resnet8", "timm:test_resnet"):
+        _require_plain_batchnorms(method(name))
+    with pytest.raises(InputError, match="timm:test_efficientnet has BatchNorms of its own kind"):
+        _require_plain_batchnorms(method("timm:test_efficientnet"))
 
 
 def test_under_reduced_precision_losses_and_weights_stay_float32() -> None:
