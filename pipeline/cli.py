@@ -122,11 +122,12 @@ def run() -> None:
     those GPUs, each to one training at a time. Ctrl-C stops every stage.
     """
     from pipeline.guard import run_guarded
+    from pipeline.networks import check_networks
     from pipeline.summary import SUMMARY, show
     from stages.params import load_params
 
     _require_project()
-    load_params()
+    check_networks(load_params())
     code = run_guarded(
         [sys.executable, "-m", "pipeline.flow"], {**PREFECT_ENVIRONMENT, **os.environ}
     )
