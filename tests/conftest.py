@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# As many threads in all as there are cores: more of them wait for each other.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+# As many threads in all as there are cores: more of them wait for each other. Set in the workers
+# alone, as they inherit what the process that starts them has set.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _WORKERS = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
 # Before anything imports the tools, because they read these when they are imported.
 _PRIVATE = Path(tempfile.mkdtemp(prefix="ackd-tests-"))
@@ -41,3 +44,12 @@ os.environ.update(
 def _private_folders() -> Iterator[None]:
     yield
     shutil.rmtree(_PRIVATE, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """A process has one precision for good; what runs next is to choose its own."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
