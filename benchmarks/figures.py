@@ -130,7 +130,7 @@ def collect(pairs: Mapping[str, Any], facts: Mapping[str, Any], rounds: int) -> 
     Its ``ratios`` are medians, by name and then by pair; the spreads stand under ``pairs``.
     """
     run = describe(rounds)
-    run["machine"] |= {"native_bf16": facts["precision"] == "bf16", "torch": facts["torch"]}
+    run["machine"] |= {"fast_bf16": facts["precision"] == "bf16", "torch": facts["torch"]}
     return run | {
         "batch_size": BATCH_SIZE,
         "ratios": _medians(pairs, "ratios"),

@@ -25,9 +25,9 @@ RATIOS = {
 def markdown(results: Mapping[str, Any]) -> str:
     """A table of ratios, then one of rows for each pair."""
     machine = results["machine"]
-    bf16 = "with" if machine["native_bf16"] else "without"
+    bf16 = "bf16" if machine["fast_bf16"] else "fp32, the faster one here"
     head = (
-        f"{describe_run(results)} {bf16.capitalize()} native bf16, torch {machine['torch']},"
+        f"{describe_run(results)} Precision auto is {bf16}; torch {machine['torch']},"
         f" batch {results['batch_size']}."
     )
     parts = [head, _ratios(results["pairs"])]

@@ -109,8 +109,8 @@ class EngineSettings(Section):
     """How anything is trained, teacher and student alike."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of convolutions and linear layers; auto is bf16 where the processor or GPU has it natively.
-    Losses are float32 always."""
+    """Of convolutions and linear layers; auto is bf16 where that is the faster arithmetic of the
+    processor or GPU. Losses are float32 always."""
     compile: bool = False
     """Compile the networks first; pays on GPUs and for long trainings."""
     sync_batchnorm: bool = False

@@ -138,7 +138,10 @@ def start_engine(settings: EngineSettings) -> Engine:
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto`` is bf16 where the arithmetic units have it, and fp32 elsewhere.
+    """``auto`` is bf16 where that is the faster arithmetic, and fp32 elsewhere.
+
+    It goes by what the processor is, not by a measurement: the next run on the same machine must
+    choose the same.
 
     Raises:
         InputError: fp16 without a GPU.
@@ -146,20 +149,26 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     if wanted == "fp16" and device.type != "cuda":
         raise InputError("training.precision is fp16, which needs a GPU; use auto, bf16 or fp32")
     if wanted == "auto":
-        return "bf16" if has_native_bf16(device) else "fp32"
+        return "bf16" if has_fast_bf16(device) else "fp32"
     assert wanted in {"fp32", "bf16", "fp16"}
     return wanted  # type: ignore[return-value]
 
 
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are made by hardware, not emulated."""
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware makes bf16 products, and faster than those of fp32.
+
+    Intel's processors do with AMX alone: their ``avx512_bf16`` makes half as many products a second
+    as fp32 (measured on convolutions, docs/benchmarks.md). AMD's makes twice as many.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        told = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
         return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+    if "GenuineIntel" in told:
+        return "amx_bf16" in told
+    return bool(told & {"avx512_bf16", "bf16"})
 
 
 def _require_plain_batchnorms(distiller: Distiller) -> None:

@@ -113,7 +113,7 @@ def test_the_command_measures_all_and_writes_json_and_page(
 
     content = json.loads(output.read_text())
     assert content["n"] == 3
-    assert content["machine"]["native_bf16"] in {True, False}
+    assert content["machine"]["fast_bf16"] in {True, False}
     pair = content["pairs"]["resnet14-resnet8"]
     names = ["kd_live_vs_repdistiller", "kd_warm_store_vs_repdistiller"]
     names += ["kd_live_vs_torchdistill", "ackd_cost_vs_macs", "feed_share"]

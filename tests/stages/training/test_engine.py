@@ -13,7 +13,7 @@ from stages.params import EngineSettings
 from stages.training.engine import (
     _require_plain_batchnorms,
     choose_precision,
-    has_native_bf16,
+    has_fast_bf16,
     start_engine,
 )
 from tests.setting import make_setting
@@ -22,15 +22,22 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("flags", "native"),
-    [("avx2 avx512f avx512_bf16 fma", True), ("avx2 avx512f amx_bf16", True), ("avx512f", False)],
+    ("cpuinfo", "fast"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : avx2 avx512f avx512_bf16 fma", True),
+        ("vendor_id : AuthenticAMD\nflags : avx2 avx512f", False),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16", True),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", False),
+        ("CPU implementer : 0x41\nFeatures : asimd i8mm bf16", True),
+        ("CPU implementer : 0x41\nFeatures : asimd", False),
+    ],
 )
-def test_auto_takes_bf16_where_the_processor_has_it(
-    monkeypatch: pytest.MonkeyPatch, flags: str, native: bool
+def test_auto_takes_bf16_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, cpuinfo: str, fast: bool
 ) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags\t\t: fpu {flags}\n")
-    assert has_native_bf16(CPU) is native
-    assert choose_precision("auto", CPU) == ("bf16" if native else "fp32")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: cpuinfo)
+    assert has_fast_bf16(CPU) is fast
+    assert choose_precision("auto", CPU) == ("bf16" if fast else "fp32")
     assert choose_precision("fp32", CPU) == "fp32"
     assert choose_precision("bf16", CPU) == "bf16"
 
