@@ -52,7 +52,7 @@ class Lessons:
                 raise InputError(f"{type(distiller).__name__} needs a teacher, and none was given")
             self.teacher = teacher.eval().requires_grad_(False)
             self.teacher.to(memory_format=torch.channels_last)
-            self.answers = FrozenNetwork(teacher)
+            self.answers = FrozenNetwork(teacher, engine.settings.compile)
             if engine.is_main and self.needs == "logits" and self.answers.not_folded is not None:
                 print(
                     f"teacher: {teacher.name} runs slower than it might, its BatchNorms are not"

@@ -100,6 +100,7 @@ def run_training(
             "precision": engine.precision,
             # What else rounds: other kernels give other last bits.
             "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
+            "compile": params.training.compile,
         }
         store = LogitsStore(key, len(feed), teacher.num_classes)
         if engine.is_main:
