@@ -12,6 +12,7 @@ from torch import Tensor
 
 import models
 from models import distillers
+from stages.params import EngineSettings
 from stages.training import lessons as lessons_module
 from stages.training.engine import Engine
 from stages.training.lessons import Lessons
@@ -36,7 +37,12 @@ def test_what_the_processes_have_seen_is_put_together_in_parts(
         return bits + of_others[len(sizes) - 1]
 
     accelerator = SimpleNamespace(num_processes=2, reduce=add_the_others)
-    engine = SimpleNamespace(accelerator=accelerator, is_main=True, device=torch.device("cpu"))
+    engine = SimpleNamespace(
+        accelerator=accelerator,
+        is_main=True,
+        device=torch.device("cpu"),
+        settings=EngineSettings(),
+    )
     store = LogitsStore({}, SAMPLES, CLASSES, root=tmp_path)
     student, teacher = (models.build("resnet8", CLASSES) for _ in range(2))
     options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
