@@ -157,8 +157,8 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the hardware makes bf16 products, and faster than those of fp32.
 
-    Intel's processors do with AMX alone: their ``avx512_bf16`` makes half as many products a second
-    as fp32 (measured on convolutions, docs/benchmarks.md). AMD's makes twice as many.
+    Of Intel's processors only those with AMX count: ``avx512_bf16`` alone makes half as many
+    products a second as fp32 there (measured, docs/benchmarks.md). Others are taken at their word.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
