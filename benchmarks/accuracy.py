@@ -3,7 +3,8 @@
 A teacher is trained once, by the pipeline's own stages, in the folder ``--work``. Students are then
 distilled from it in fp32 and bf16, and by RepDistiller's own loop on the same images, with several
 seeds. What is done is kept in ``--output``: run again after an interruption, or on another machine
-with ``--teacher-checkpoint``, and it goes on.
+with ``--teacher-checkpoint``, and it goes on. Several may fill one ``--output`` side by side, each
+with a ``--work`` and ``--only`` of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stages.files import read_json
 
 _RESULTS = Path("benchmarks/results/accuracy.json")
 _OURS = ("fp32", "bf16")
+_PEER = "repdistiller"
 
 
 def main(
@@ -35,23 +37,31 @@ def main(
     ] = None,
     student: Annotated[str, typer.Option(help="Network of the student")] = "resnet20",
     epochs: Annotated[int, typer.Option(min=5, help="Of each student")] = 10,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Of {', '.join((*_OURS, _PEER))}, this one alone; may be repeated"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 2,
     output: Annotated[Path, typer.Option(help="JSON of the results")] = _RESULTS,
 ) -> None:
     """Measure the accuracies that are still missing, and print all."""
     if repdistiller is not None and not (repdistiller / "helper/loops.py").is_file():
         raise InputError(f"{repdistiller}: no checkout of RepDistiller, which has helper/loops.py")
+    unknown = set(only or []) - {*_OURS, _PEER}
+    if unknown:
+        raise InputError(f"--only: expected {', '.join((*_OURS, _PEER))}, not {min(unknown)}")
+    wanted = only or [*_OURS, _PEER]
     study = Study(_params(data, teacher, teacher_epochs, student, epochs), work, output)
     study.train_teacher(teacher_checkpoint)
     for seed in range(seeds):
-        for precision in _OURS:
+        for precision in (precision for precision in _OURS if precision in wanted):
             settings: dict[str, Json] = {
                 "training": {"precision": precision},
                 "distill": {"seed": seed},
             }
             study.distil(f"{precision} {seed}", settings)
-        name = f"repdistiller {seed}"
-        if repdistiller is not None and study.missing(name, {"seed": seed}):
+        name = f"{_PEER} {seed}"
+        if repdistiller is not None and _PEER in wanted and study.missing(name, {"seed": seed}):
             command = [sys.executable, "-m", "benchmarks.repdistiller_training"]
             distill = study.params["distill"] | {"seed": seed}
             command += [str(repdistiller.resolve()), str(work), json.dumps(distill)]

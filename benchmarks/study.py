@@ -98,6 +98,8 @@ class Study:
         cpu, _ = cpu_of_linux(CPUINFO)
         machine = f"{cpu or platform.processor()}, {cores()} cores"
         run = {"settings": settings, "machine": machine} | measured
+        if self.output.exists():  # another process may have added its own meanwhile
+            self.results["runs"] |= read_json(self.output)["runs"]
         self.results["runs"][name] = run
         print(f"{name}: {run['accuracy']:.2%}", flush=True)
         self._write()

@@ -72,6 +72,16 @@ def test_a_teacher_that_is_another_is_refused(tmp_path: Path) -> None:
         Study({"teacher": {}}, tmp_path, tmp_path / "output.json").train_teacher(None)
 
 
+def test_studies_that_share_an_output_keep_each_others_runs(tmp_path: Path) -> None:
+    output = tmp_path / "output.json"
+    one, other = (Study({"teacher": {}}, tmp_path / name, output) for name in ("one", "other"))
+    one.keep("kd, seed 0", {}, {"accuracy": 0.5})
+    other.keep("kd, seed 1", {}, {"accuracy": 0.6})
+    one.keep("kd, seed 2", {}, {"accuracy": 0.7})
+    runs = json.loads(output.read_text())["runs"]
+    assert [run["accuracy"] for _, run in sorted(runs.items())] == [0.5, 0.6, 0.7]
+
+
 def test_the_interval_is_students() -> None:
     # Mean 2, standard deviation 1, and 4.3027 of it for two degrees of freedom.
     low, high = comparison.interval([1.0, 2.0, 3.0]) or (0.0, 0.0)
