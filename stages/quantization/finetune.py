@@ -17,6 +17,9 @@ from stages.training.optimizer import build_optimizer
 #: Both have the same weights to begin with: what is to be won back are the student's own
 #: probabilities, with none of a higher temperature's weight on the least likely classes.
 _TEMPERATURE = 1.0
+#: Norm of a step's gradient. Folding leaves weights of very different sizes, where a step may
+#: overshoot; what an int8 model that is nearly right has to learn has gradients far below it.
+_LARGEST_GRADIENT = 1.0
 
 
 def finetune(
@@ -57,6 +60,7 @@ def finetune(
             loss = kl_divergence(network(images), wanted, _TEMPERATURE)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()
             total += loss.detach().double() * len(images)

@@ -24,7 +24,6 @@ NETWORKS = [
     ("mobilenet_v2_0.5", 32, 1e-3),
     ("shufflenet_v1", 32, 0.6),
     ("torchvision:mobilenet_v3_small", 32, 0.2),
-    ("torchvision:resnet18", 32, 0.6),
     ("timm:test_efficientnet", 32, 0.2),
 ]
 
@@ -187,5 +186,5 @@ def test_ranges_are_those_of_all_images_together() -> None:
     shown.graph.output.append(next(v for v in model.graph.value_info if v.name == relu))
     session = onnxruntime.InferenceSession(shown.SerializeToString())
     (values,) = session.run([relu], {"images": images})
-    low, high = (float(value) for value in found[relu].range_value)
+    low, high = (np.asarray(value).item() for value in found[relu].range_value)
     assert (low, high) == (0, pytest.approx(values.max(), rel=1e-5))
