@@ -77,9 +77,8 @@ def _exports(exports: dict[str, Any]) -> Table:
     table = Table(title="Exports", title_justify="left", title_style="bold")
     table.add_column("precision", no_wrap=True)
     table.add_column("parity")
-    columns = ("relative error", "same answer", "accuracy", "drop, points", "MB")
-    columns += ("p50 ms", "p90 ms", "x fp32")
-    for column in columns:
+    figures = ("relative error", "same answer", "accuracy", "drop, points", "MB")
+    for column in (*figures, "p50 ms", "p90 ms", "x fp32"):
         table.add_column(column, justify="right")
     for precision, export in exports.items():
         table.add_row(
