@@ -322,9 +322,9 @@ class Finetune(Section):
     are the test images, on training images."""
     max_drop: Fraction = 0.005
     """Of accuracy, against fp32 on the same images."""
-    epochs: PositiveInt = 5
+    epochs: PositiveInt = 10
     batch_size: Annotated[int, Field(ge=2)] = 64
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 3e-3
 
 
 class Export(Section):
