@@ -79,31 +79,31 @@ def exports(summary: Record) -> Table:
     head = [
         "precision",
         "status",
-        "made by",
+        "verdict",
         "accuracy",
         "drop, points (95 % interval)",
-        "parity",
-        "agreement",
         "size, MB",
         "p50, ms",
         "p90, ms",
         "speed, × fp32",
-        "verdict",
+        "parity",
+        "agreement",
+        "made by",
     ]
     rows = [
         [
             precision,
             export["status"],
-            export["made_by"] or "",
+            verdict(precision, summary),
             show(percent, export["accuracy"]),
             show(str, drop(export)),
-            show(significant, export["max_relative_error"]),
-            show(percent, export["agreement"]),
             significant(export["size_mb"]),
             show(significant, export["p50_ms"]),
             show(significant, export["p90_ms"]),
             show(significant, export["speedup"]),
-            verdict(precision, summary),
+            show(significant, export["max_relative_error"]),
+            show(percent, export["agreement"]),
+            export["made_by"] or "",
         ]
         for precision, export in summary["exports"].items()
     ]
