@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stages.figures import drop
 from stages.files import read_json
 
 SUMMARY = Path("reports/summary.json")
@@ -36,6 +38,8 @@ def show(console: Console) -> None:
     console.print()
     console.print(_networks(summary))
     console.print(_exports(summary["exports"]))
+    for line in _verdicts(summary):
+        console.print(line, highlight=False)
     for warning in summary["warnings"]:
         console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
     if summary["skipped"]:
@@ -64,8 +68,8 @@ def _networks(summary: dict[str, Any]) -> Table:
             _format(network["macs"], ",d"),
             _format(network["size_mb"], ".2f"),
         )
-    drop = summary["drop_from_teacher"]
-    table.caption = f"drop from teacher to student: {_percent(drop)}"
+    lost = summary["drop_from_teacher"]
+    table.caption = f"drop from teacher to student: {_percent(lost)}"
     return table
 
 
@@ -73,8 +77,8 @@ def _exports(exports: dict[str, Any]) -> Table:
     table = Table(title="Exports", title_justify="left", title_style="bold")
     table.add_column("precision", no_wrap=True)
     table.add_column("parity")
-    columns = ("relative error", "same answer", "accuracy", "MB", "p50 ms", "p90 ms")
-    for column in columns:
+    figures = ("relative error", "same answer", "accuracy", "drop, points", "MB")
+    for column in (*figures, "p50 ms", "p90 ms", "x fp32"):
         table.add_column(column, justify="right")
     for precision, export in exports.items():
         table.add_row(
@@ -83,15 +87,36 @@ def _exports(exports: dict[str, Any]) -> Table:
             _format(export["max_relative_error"], ".1e"),
             _percent(export["agreement"]),
             _percent(export["accuracy"]),
+            drop(export) or _NONE,
             _format(export["size_mb"], ".2f"),
             _format(export["p50_ms"], ".3f"),
             _format(export["p90_ms"], ".3f") + (" *" if export["noisy"] else ""),
+            _format(export["speedup"], ".2f"),
         )
     threads = sorted({export["threads"] for export in exports.values()})
     table.caption = f"latency of one image, threads: {', '.join(map(str, threads))}"
+    table.caption += "; drop with its 95 % interval"
     if any(export["noisy"] for export in exports.values()):
         table.caption += "; * the machine was noisy"
     return table
+
+
+def _verdicts(summary: dict[str, Any]) -> Iterator[str]:
+    """How int8 was made, what is recommended, and what others beat in everything."""
+    exports = summary["exports"]
+    made = [f"{name} by {e['made_by']}" for name, e in exports.items() if e["made_by"]]
+    if made:
+        yield f"[bold]made[/]         {', '.join(made)}"
+    choice = summary["recommended"]
+    if choice:
+        yield f"[bold]recommended[/]  {choice['precision']}, {escape(choice['reason'])}"
+    else:
+        yield "[bold]recommended[/]  none: no export has its accuracy, size and latency measured"
+    beaten = [
+        f"{n} by {', '.join(e['dominated_by'])}" for n, e in exports.items() if e["dominated_by"]
+    ]
+    if beaten:
+        yield f"[bold]dominated[/]    {'; '.join(beaten)}"
 
 
 def _percent(fraction: float | None) -> str:

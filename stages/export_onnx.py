@@ -6,6 +6,7 @@ Two exports of one student are byte-identical, and no file tells where it was ma
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
 from stages.params import Export, Params
 from stages.progress import track
-from stages.quantize import quantize
+from stages.quantization.int8 import Int8Maker
 from stages.runtimes.base import Job
 from stages.runtimes.exported import ONNX_FOLDER, SHAPES
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
@@ -48,31 +49,33 @@ def main(params: Params) -> None:
         "std": json.dumps(data.std),
         "student_sha256": sha256(STUDENT),
     }
-    with new_folder(ONNX_FOLDER) as folder:
-        files: dict[str, dict[str, Any]] = {}
-        float32: dict[str, onnx.ModelProto] = {}
-        pairs = [(precision, shape) for precision in params.export.precisions for shape in SHAPES]
-        for precision, shape in track(pairs, "export"):
-            if precision in _DTYPES:
-                # load_network again: the wrapper changes the network's dtype in place.
-                deployed = DeployedNetwork(
-                    load_network(STUDENT), data.mean, data.std, _DTYPES[precision]
-                )
-                model = export_network(deployed, data.image_size, params.export.opset, shape)
-                if precision == "fp32":
-                    float32[shape] = model
-            else:
-                model = quantize(float32[shape], precision, calibration)
-            path = folder / f"{precision}.{shape}.onnx"
-            path.write_bytes(finish(model, params.export.opset, facts | {"precision": precision}))
-            entry = {"path": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
-            files.setdefault(precision, {})[shape] = entry
+    opset = params.export.opset
+    with new_folder(ONNX_FOLDER) as folder, tempfile.TemporaryDirectory() as scratch:
         golden = folder / "golden.npz"
         images, logits, labels = golden_batch(network, data, params.export.golden_images)
         np.savez(golden, images=images, logits=logits, labels=labels)
         (folder / "labels.json").write_text(
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        files: dict[str, dict[str, Any]] = {}
+        quantization: dict[str, dict[str, Any]] = {}
+        float32 = _in_floats("fp32", data, opset)
+        int8 = Int8Maker(float32, STUDENT, calibration, data, params, Path(scratch))
+        for precision in track(params.export.precisions, "export"):
+            own = facts | {"precision": precision}
+            if precision == "fp32":
+                models = float32
+            elif precision in _DTYPES:
+                models = _in_floats(precision, data, opset)
+            else:
+                models, quantization[precision] = int8.make(precision)
+                own |= {"made_by": quantization[precision]["made_by"]}
+            files[precision] = {}
+            for shape in SHAPES:
+                path = folder / f"{precision}.{shape}.onnx"
+                path.write_bytes(finish(models[shape], opset, own))
+                entry = {"path": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
+                files[precision][shape] = entry
         description = {
             "network": network.name,
             "num_classes": network.num_classes,
@@ -85,6 +88,7 @@ def main(params: Params) -> None:
             "output": "logits",
             "student_sha256": facts["student_sha256"],
             "files": files,
+            "quantization": quantization,
             "golden": {
                 "path": golden.name,
                 "sha256": sha256(golden),
@@ -94,15 +98,28 @@ def main(params: Params) -> None:
         write_json(folder / "model.json", description)
 
 
+def _in_floats(precision: str, data: DataSet, opset: int) -> dict[str, onnx.ModelProto]:
+    """The student in fp32 or fp16, by shape."""
+    models = {}
+    for shape in SHAPES:
+        # load_network again: the wrapper changes the network's dtype in place.
+        network = load_network(STUDENT)
+        deployed = DeployedNetwork(network, data.mean, data.std, _DTYPES[precision])
+        models[shape] = export_network(deployed, data.image_size, opset, shape)
+    return models
+
+
 def _check_fits(network: Backbone, data: DataSet, export: Export) -> None:
     if network.num_classes != len(data.classes):
         raise InputError(
             f"{STUDENT}: gives {network.num_classes} logits where {data.folder} has"
             f" {len(data.classes)} classes; run `dvc repro` to train the student on these data"
         )
+    finetuned = 0 if export.finetune.when == "never" else export.finetune.batch_size
     for key, wanted, split in (
         ("golden_images", export.golden_images, "test"),
         ("calibration_images", export.calibration_images, "train"),
+        ("finetune.batch_size", finetuned, "train"),
     ):
         count = data.manifest["splits"][split]["count"]
         if wanted > count:

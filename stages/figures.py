@@ -16,6 +16,22 @@ def points(fraction: float) -> str:
     return f"{value:+.2f}".replace("-", "−") if value else "0.00"
 
 
+def drop(export: dict[str, Any]) -> str | None:
+    """The drop of an export in ``reports/summary.json`` in points, with its 95 % interval."""
+    if export["drop"] is None:
+        return None
+    low, high = (points(export[key]) for key in ("drop_low", "drop_high"))
+    return f"{points(export['drop'])} ({low} to {high})"
+
+
+def verdict(precision: str, summary: dict[str, Any]) -> str:
+    """What an export of ``reports/summary.json`` is among the others; empty where nothing."""
+    choice, others = summary["recommended"], summary["exports"][precision]["dominated_by"]
+    if choice and choice["precision"] == precision:
+        return "recommended"
+    return f"dominated by {', '.join(others)}" if others else ""
+
+
 def significant(value: float) -> str:
     """Three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
     rounded = float(f"{value:.3g}")
@@ -28,8 +44,12 @@ def millions(count: int) -> str:
     return f"{significant(count / 1e6)} M"
 
 
+def times(factor: float) -> str:
+    return f"{significant(factor)}×"
+
+
 def ratio(larger: float, smaller: float) -> str:
-    return f"{significant(larger / smaller)}×"
+    return times(larger / smaller)
 
 
 def count(number: int) -> str:

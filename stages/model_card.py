@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from stages.figures import by_reason, count, millions, origin, percent, points, significant
+from stages.figures import (
+    by_reason,
+    count,
+    drop,
+    millions,
+    origin,
+    percent,
+    significant,
+    verdict,
+)
 
 _CARD = """\
 # {network}, {origin}
@@ -22,10 +31,15 @@ Accuracy is top-1 on the {test} test images; MACs are multiply-adds for one imag
 
 {exports}
 
+{recommended}
+
 `*.static.onnx` takes one image at a time, `*.dynamic.onnx` any number. Drop is the accuracy lost
-against torch; parity is the largest relative difference from torch's logits on the {golden} images
-of `golden.npz`; agreement is the share of test images that get torch's answer; MB are 10^6 bytes.
-Latency was measured with the static file at batch 1 and one thread on {device}{noisy}.
+against torch, with the 95 % interval of the same test images answered by both; parity is the
+largest relative difference from torch's logits on the {golden} images of `golden.npz`; agreement is
+the share of test images that get torch's answer; MB are 10^6 bytes. Latency was measured with the
+static file at batch 1 and one thread on {device}{noisy}; the
+speed is against fp32's median there. A dominated file is no better than the named one in accuracy,
+size and median latency, and worse in one of them at least; on other hardware it may be the quicker.
 
 ## Input and output
 
@@ -73,6 +87,8 @@ def model_card(
     data, student = summary["data"], summary["student"]
     exports = {precision: summary["exports"][precision] for precision in description["files"]}
     noisy = [precision for precision, export in exports.items() if export["noisy"]]
+    choice = summary["recommended"]
+    shown = choice["precision"] if choice else next(iter(exports))
     cpu = device["cpu"] or f"an unnamed {device['machine']} CPU"
     runtime = f"onnxruntime {device['runtimes']['onnxruntime']}"
     return _CARD.format(
@@ -83,12 +99,13 @@ def model_card(
         source=data["source"],
         **{split: count(data[split]) for split in ("train", "val", "test")},
         networks=_networks(summary),
-        exports=_exports(exports),
+        exports=_exports(exports, summary),
+        recommended=_recommended(choice),
         golden=description["golden"]["images"],
         device=f"{cpu} ({device['system']}, {runtime})",
         noisy=f"; the machine was noisy for {', '.join(noisy)}" if noisy else "",
         **{key: description[key] for key in ("input", "output", "opset", "ir_version")},
-        file=next(iter(description["files"].values()))["static"]["path"],
+        file=description["files"][shown]["static"]["path"],
         goals=_list(_goal(goal) for goal in goals) or "None were set.",
         skipped=_list(
             f"{reason}: {', '.join(what)}" for reason, what in by_reason(summary["skipped"]).items()
@@ -111,27 +128,38 @@ def _networks(summary: dict[str, Any]) -> str:
     return _table(["", "network", "accuracy", "parameters", "MACs"], rows)
 
 
-def _exports(exports: dict[str, dict[str, Any]]) -> str:
+def _recommended(choice: dict[str, str] | None) -> str:
+    if choice is None:
+        return "No file is recommended, as none has its accuracy, size and latency measured."
+    return f"Recommended on that device: `{choice['precision']}`, {choice['reason']}."
+
+
+def _exports(exports: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "accuracy": ("accuracy", percent),
-        "drop": ("drop, points", points),
         "max_relative_error": ("parity", significant),
         "agreement": ("agreement", percent),
         "size_mb": ("size, MB", significant),
         "p50_ms": ("p50, ms", significant),
         "p90_ms": ("p90, ms", significant),
+        "speedup": ("speed, x fp32", significant),
     }
+
+    def shown(form: Callable[[Any], str], value: Any) -> str:
+        return "not measured" if value is None else form(value)
+
     rows = [
         [
             precision,
-            *(
-                "not measured" if export[key] is None else form(export[key])
-                for key, (_, form) in columns.items()
-            ),
+            export["made_by"] or "",
+            shown(percent, export["accuracy"]),
+            shown(str, drop(export)),
+            *(shown(form, export[key]) for key, (_, form) in columns.items()),
+            verdict(precision, summary),
         ]
         for precision, export in exports.items()
     ]
-    return _table(["precision", *(title for title, _ in columns.values())], rows)
+    head = ["precision", "made by", "accuracy", "drop, points (95 % interval)"]
+    return _table([*head, *(title for title, _ in columns.values()), "verdict"], rows)
 
 
 def _goal(goal: dict[str, Any]) -> str:

@@ -41,7 +41,12 @@ def main(params: Params) -> None:
         )
     summary = read_json(SUMMARY)
     exported = load_exported()
-    description = exported.description | {"files": _passed(exported, summary)}
+    files = _passed(exported, summary)
+    quantization = exported.description["quantization"]
+    description = exported.description | {
+        "files": files,
+        "quantization": {name: made for name, made in quantization.items() if name in files},
+    }
     card = model_card(summary, description, read_json(DEVICE), gate["goals"])
 
     with new_folder(BUNDLE) as folder, new_file(BUNDLE_FILE) as archive:

@@ -310,6 +310,23 @@ class Distill(Training):
         return {"temperature": self.temperature} | section.model_dump()
 
 
+class Finetune(Section):
+    """What an int8 model lost by calibration alone is won back by training its weights.
+
+    They are trained with the rounding in place, to answer as the fp32 student does, and nothing but
+    the int8 files changes.
+    """
+
+    when: Literal["never", "auto"] = "never"
+    """``auto``: where an int8 model loses more than max_drop on the validation images; where those
+    are the test images, on training images."""
+    max_drop: Fraction = 0.005
+    """Of accuracy, against fp32 on the same images."""
+    epochs: PositiveInt = 10
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: PositiveFloat = 3e-3
+
+
 class Export(Section):
     """The ONNX files."""
 
@@ -324,6 +341,10 @@ class Export(Section):
     ]
     calibration_images: PositiveInt = 256
     """Training images that the int8 ranges are calibrated on."""
+    calibration_method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    """What of the activations that calibration sees is held: all, all but the outermost 0.001 %, or
+    what loses the least information."""
+    finetune: Finetune = Finetune()
     golden_images: PositiveInt = 16
     """Test images whose logits travel with the model."""
 

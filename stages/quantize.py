@@ -7,6 +7,8 @@ both. The preprocessing stays in float32, and so do the logits.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +22,13 @@ from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    TensorsData,
+    create_calibrator,
     quantize_static,
+    save_tensors_data,
 )
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "int8_u8s8": {"ActivationSymmetric": False},
@@ -30,6 +36,49 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "int8_s8s8": {"ActivationSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": True},
 }
 _ACTIVATIONS = {"int8_u8s8": QuantType.QUInt8, "int8_s8s8": QuantType.QInt8}
+_PART = 16
+
+#: How ranges are taken from what calibration sees: all of it, all but the outermost 0.001 %, or
+#: what loses the least information (KL divergence of the histograms).
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}
+_CALIBRATION_OPTIONS: dict[str, dict[str, Any]] = {
+    "minmax": {},
+    "percentile": {"num_bins": 2048, "percentile": 99.999},
+    # By default onnxruntime has as many bins as steps, which leaves it no range to choose from.
+    "entropy": {"num_bins": 1024, "num_quantized_bins": 128},
+}
+
+
+def calibrate(
+    model: onnx.ModelProto, images: npt.NDArray[np.uint8], method: str = "minmax"
+) -> TensorsData:
+    """The range of every activation, for :func:`quantize`; every precision has the same.
+
+    Args:
+        model: as :func:`stages.export_onnx.export_network` makes it.
+        images: training images ``[N, H, W, 3]``.
+        method: a key of :data:`METHODS`.
+    """
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        path = Path(folder, "model.onnx")
+        onnx.save(model, path)
+        calibrator = create_calibrator(
+            path,
+            sorted(QLinearOpsRegistry.keys() | QDQRegistry.keys()),  # those of quantize_static
+            augmented_model_path=str(Path(folder, "augmented.onnx")),
+            calibrate_method=METHODS[method],
+            extra_options=_CALIBRATION_OPTIONS[method],
+        )
+        # In parts, as histograms want every activation of all images of a part in memory.
+        for start in range(0, len(images), _PART):
+            calibrator.collect_data(
+                _Reader(model.graph.input[0].name, images[start : start + _PART])
+            )
+        return calibrator.compute_data()
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -44,32 +93,37 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def quantize(
-    model: onnx.ModelProto, precision: str, calibration: npt.NDArray[np.uint8]
-) -> onnx.ModelProto:
+def _quietly() -> contextlib.AbstractContextManager[Any]:
+    """Without the lines that onnxruntime prints for each part of the images."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onnx.ModelProto:
     """The int8 version of an fp32 model whose graph begins with the preprocessing.
 
     Args:
         model: as :func:`stages.export_onnx.export_network` makes it; stays as it is.
         precision: ``int8_u8s8`` or ``int8_s8s8``.
-        calibration: training images ``[N, H, W, 3]`` that the ranges are taken from.
+        ranges: by :func:`calibrate`, of this graph; its weights may have been others.
     """
     source = onnx.ModelProto()
     source.CopyFrom(model)
     # The exporter has folded BatchNorm and inferred the shapes, which is what onnxruntime asks for.
     add_pre_process_metadata(source)
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "quantized.onnx")
+        target, kept = Path(folder, "quantized.onnx"), Path(folder, "ranges.json")
+        save_tensors_data(ranges, kept)
         quantize_static(
             source,
             target,
-            _Reader(model.graph.input[0].name, calibration),
+            None,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=_ACTIVATIONS[precision],
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*preprocessing_nodes(model.graph), *_batch_norms(model.graph)],
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=ranges.calibration_method,
+            calibration_cache_path=kept,
             extra_options={
                 "WeightSymmetric": True,
                 "OpTypesToExcludeOutputQuantization": ["Gemm"],

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from models.checkpoint import load_network
 from models.errors import InputError
 from stages.analysis.calibration import calibration, confidence
+from stages.analysis.intervals import gain
 from stages.data.arrays import Images, load_data
 from stages.devices.runner import compare
 from stages.entry import run_stage
@@ -34,6 +35,7 @@ REPORT = Path("reports/validation.json")
 
 STATIC_IMAGES = 1000
 _BATCH = 128
+_OF_ANSWERS = ("accuracy", "drop", "drop_low", "drop_high", "calibration_error")
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,12 @@ def validate(
         "dtypes": None,
         "precision": precision,
         "shape": shape,
+        "made_by": exported.made_by(precision),
         "file": exported.file(precision, shape).name,
         "status": "skipped",
         "reason": absent,
         "golden": None,
-        **dict.fromkeys(("accuracy", "drop", "agreement", "calibration_error", "images")),
+        **dict.fromkeys((*_OF_ANSWERS, "agreement", "images")),
     }
     if absent:
         return row
@@ -173,12 +176,13 @@ def _figures(
     theirs = reference.test_logits[:images]
     whole = compare(logits, theirs)
     figures: dict[str, Any] = {"images": images, "agreement": whole["top1_agreement"]}
-    figures |= dict.fromkeys(("accuracy", "drop", "calibration_error"))
+    figures |= dict.fromkeys(_OF_ANSWERS)
     if figures["agreement"] is not None:
         labels = reference.test.labels[:images]
         figures["accuracy"] = _accuracy(logits, labels)
-        figures["drop"] = _accuracy(theirs, labels) - figures["accuracy"]
         right = logits.argmax(1) == labels
+        lost = gain(theirs.argmax(1) == labels, right, paired=True)
+        figures |= {"drop": lost.gain, "drop_low": lost.low, "drop_high": lost.high}
         figures["calibration_error"] = calibration(confidence(logits), right)["error"]
     worst: dict[str, Any] = {}
     for key, choose in (("max_relative_error", max), ("cosine", min), ("top1_agreement", min)):

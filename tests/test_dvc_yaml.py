@@ -131,8 +131,13 @@ def sections_read(source: str) -> set[str]:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_reads_the_parameters_that_it_declares(name: str) -> None:
     source = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
-    if "run_training" in source:
-        source += (ROOT / "stages/training/run.py").read_text(encoding="utf-8").partition("\n\n")[2]
+    # What is handed all of the parameters.
+    for called, path in (
+        ("run_training", "stages/training/run.py"),
+        ("Int8Maker", "stages/quantization/int8.py"),
+    ):
+        if called in source:
+            source += "\n" + (ROOT / path).read_text(encoding="utf-8")
     source = source.replace("from __future__ import annotations\n", "")
     declared = {key.split(".")[0] for key in STAGES[name].get("params", [])}
     if "params.yaml" not in STAGES[name]["deps"]:  # which stands for all of them

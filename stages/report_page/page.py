@@ -54,7 +54,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         cpu=measured.device["cpu"] or "an unnamed CPU",
         networks=tables.networks(summary),
         exports=tables.exports(summary),
-        notes=_notes(summary),
+        notes=_notes(measured, summary),
         paper=paper.table_of_figures(summary["paper"], summary) if compared else None,
         paper_reading=paper.reading(summary["paper"]) if compared else None,
         validation=tables.validation(measured),
@@ -126,9 +126,19 @@ def _tiles(summary: Record) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _notes(summary: Record) -> list[str]:
+def _notes(measured: Measurements, summary: Record) -> list[str]:
     exports = summary["exports"]
-    notes = [f"{name}: {export['reason']}." for name, export in exports.items() if export["reason"]]
+    notes = []
+    if choice := summary["recommended"]:
+        notes.append(f"Recommended on this device: {choice['precision']}, {choice['reason']}.")
+    for name, export in exports.items():
+        if export["dominated_by"]:
+            notes.append(
+                f"{name} is dominated by {', '.join(export['dominated_by'])} on this device: no"
+                " better in accuracy, size and median latency, and worse in one at least."
+            )
+    notes += [f"{name}: {made}." for name, made in _quantized(measured)]
+    notes += [f"{name}: {e['reason']}." for name, e in exports.items() if e["reason"]]
     noisy = [name for name, export in exports.items() if export["noisy"]]
     if noisy:
         notes.append(
@@ -136,6 +146,26 @@ def _notes(summary: Record) -> list[str]:
             f" {', '.join(noisy)}."
         )
     return notes
+
+
+def _quantized(measured: Measurements) -> list[tuple[str, str]]:
+    """How each int8 model was made, and what decided it."""
+    found = []
+    for precision, made in measured.model["quantization"].items():
+        calibration, decided = made["calibration"], made["decided_on"]
+        text = (
+            f"made by {made['made_by']}, with ranges by {calibration['method']} of"
+            f" {count(calibration['images'])} training images"
+        )
+        if decided is not None:
+            steps = [f"fp32 {percent(decided['fp32'])}"]
+            steps.append(f"calibrated {percent(decided['calibrated'])}")
+            if decided["finetuned"] is not None:
+                steps.append(f"fine-tuned {percent(decided['finetuned'])}")
+            split = {"val": "validation", "train": "training"}[decided["split"]]
+            text += f"; decided on {count(decided['images'])} {split} images: {', '.join(steps)}"
+        found.append((precision, text))
+    return found
 
 
 def _prune_reading(measured: Measurements) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.figures import threads
 from stages.params import Params
+from stages.report_page.choice import dominated_by, recommended
 from stages.report_page.learners import warnings
 from stages.report_page.measurements import Measurements, Record
 from stages.report_page.paper import paper_figures
@@ -21,6 +22,7 @@ def summarise(measured: Measurements, params: Params) -> Record:
     splits = measured.data["splits"]
     prune = measured.prune
     paper = paper_figures(measured, params)
+    exports = _exports(measured)
     return {
         "data": {
             "source": measured.data["source"],
@@ -47,9 +49,8 @@ def summarise(measured: Measurements, params: Params) -> Record:
         },
         "baseline": measured.analysis["baseline"],
         "paper": paper,
-        "exports": {
-            precision: _export(precision, measured) for precision in measured.model["files"]
-        },
+        "exports": exports,
+        "recommended": recommended(exports, params.gate.max_export_drop),
         "warnings": warnings(measured.student_history),
         "skipped": skipped(measured) + _without_paper(measured, paper),
     }
@@ -63,6 +64,17 @@ def _network(metrics: Record, parameters: int, macs: int) -> Record:
         "macs": macs,
         "size_mb": parameters * _BYTES / _MB,
     }
+
+
+def _exports(measured: Measurements) -> dict[str, Record]:
+    exports = {precision: _export(precision, measured) for precision in measured.model["files"]}
+    fp32 = exports["fp32"]["p50_ms"]
+    for export in exports.values():
+        timed = fp32 is not None and export["p50_ms"] is not None
+        export["speedup"] = fp32 / export["p50_ms"] if timed else None
+    for precision, others in dominated_by(exports).items():
+        exports[precision]["dominated_by"] = others
+    return exports
 
 
 def _export(precision: str, measured: Measurements) -> Record:
@@ -80,9 +92,11 @@ def _export(precision: str, measured: Measurements) -> Record:
     reasons = [r["reason"] for r in failed]
     if not own:
         reasons += [r["reason"] for r in results] or ["not validated"]
+    made = measured.model["quantization"].get(precision)
     return {
+        "made_by": made and made["made_by"],
         "size_mb": measured.model["files"][precision]["static"]["bytes"] / _MB,
-        **{key: whole.get(key) for key in ("accuracy", "drop")},
+        **{key: whole.get(key) for key in ("accuracy", "drop", "drop_low", "drop_high")},
         "max_relative_error": error,
         "agreement": whole.get("agreement"),
         "calibration_error": whole.get("calibration_error"),

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from stages.figures import count, millions, percent, points, ratio, significant
+from stages.figures import (
+    count,
+    drop,
+    millions,
+    percent,
+    points,
+    ratio,
+    significant,
+    verdict,
+)
 from stages.report_page.measurements import Measurements, Record
 
 NOT_MEASURED = Markup('<span class="missing">not measured</span>')
@@ -61,8 +70,8 @@ def networks(summary: Record) -> Table:
         for name, network in shown.items()
     ]
     ratios = [ratio(teacher[key], student[key]) for key in ("parameters", "macs", "size_mb")]
-    drop = f"{points(summary['drop_from_teacher'])} points"
-    rows.append(["teacher against student", "", drop, *ratios])
+    lost = f"{points(summary['drop_from_teacher'])} points"
+    rows.append(["teacher against student", "", lost, *ratios])
     return Table(head, rows, "Teacher and student")
 
 
@@ -70,25 +79,31 @@ def exports(summary: Record) -> Table:
     head = [
         "precision",
         "status",
+        "verdict",
         "accuracy",
-        "drop, points",
-        "parity",
-        "agreement",
+        "drop, points (95 % interval)",
         "size, MB",
         "p50, ms",
         "p90, ms",
+        "speed, × fp32",
+        "parity",
+        "agreement",
+        "made by",
     ]
     rows = [
         [
             precision,
             export["status"],
+            verdict(precision, summary),
             show(percent, export["accuracy"]),
-            show(points, export["drop"]),
-            show(significant, export["max_relative_error"]),
-            show(percent, export["agreement"]),
+            show(str, drop(export)),
             significant(export["size_mb"]),
             show(significant, export["p50_ms"]),
             show(significant, export["p90_ms"]),
+            show(significant, export["speedup"]),
+            show(significant, export["max_relative_error"]),
+            show(percent, export["agreement"]),
+            export["made_by"] or "",
         ]
         for precision, export in summary["exports"].items()
     ]
@@ -151,12 +166,12 @@ def latency(measured: Measurements) -> Table:
         "peak memory, MB",
         "noisy",
     ]
-    times = ("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
+    latencies = ("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
     rows = [
         [
             f"{result['precision']}, {result['threads']}",
             show(count, result["n"]),
-            *(show(significant, result[key]) for key in times),
+            *(show(significant, result[key]) for key in latencies),
             show(percent, result["cv"]),
             show(significant, result["first_ms"]),
             show(significant, result["init_ms"]),

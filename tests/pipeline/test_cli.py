@@ -48,9 +48,12 @@ SUMMARY: dict[str, Any] = {
     "drop_from_teacher": 0.0111,
     "exports": {
         "fp32": {
+            "made_by": None,
             "size_mb": 0.33,
             "accuracy": 0.9833,
             "drop": 0.0,
+            "drop_low": -0.0076,
+            "drop_high": 0.0076,
             "max_relative_error": 2.5e-7,
             "agreement": 1.0,
             "status": "passed",
@@ -58,11 +61,16 @@ SUMMARY: dict[str, Any] = {
             "p90_ms": 0.334,
             "threads": 1,
             "noisy": True,
+            "speedup": 1.0,
+            "dominated_by": ["int8_u8s8"],
         },
         "fp16": {
+            "made_by": None,
             "size_mb": 0.17,
             "accuracy": None,
             "drop": None,
+            "drop_low": None,
+            "drop_high": None,
             "max_relative_error": None,
             "agreement": None,
             "status": "skipped",
@@ -70,8 +78,28 @@ SUMMARY: dict[str, Any] = {
             "p90_ms": None,
             "threads": 1,
             "noisy": None,
+            "speedup": None,
+            "dominated_by": [],
+        },
+        "int8_u8s8": {
+            "made_by": "fine-tuning",
+            "size_mb": 0.11,
+            "accuracy": 0.9833,
+            "drop": 0.0,
+            "drop_low": -0.0076,
+            "drop_high": 0.0076,
+            "max_relative_error": 0.021,
+            "agreement": 0.9972,
+            "status": "passed",
+            "p50_ms": 0.155,
+            "p90_ms": 0.161,
+            "threads": 1,
+            "noisy": False,
+            "speedup": 2.0,
+            "dominated_by": [],
         },
     },
+    "recommended": {"precision": "int8_u8s8", "reason": "the quickest of [all]"},
     "warnings": ["The attention has collapsed on [D3B1]."],
     "skipped": [{"what": "tensorrt [fp32]", "reason": "no NVIDIA GPU that torch can use"}],
 }
@@ -202,9 +230,15 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     rows = [[cell.strip() for cell in row] for row in cells(output)]
     assert ["teacher", "resnet20", "99.44%", "272,474", "40,551,232", "1.09"] in rows
     assert ["student", "resnet8 (ackd)", "98.33%", "78,042", "12,239,616", "0.31"] in rows
-    fp32 = ["fp32", "passed", "2.5e-07", "100.00%", "98.33%", "0.33", "0.310", "0.334 *"]
-    assert fp32 in rows
-    assert ["fp16", "skipped", "-", "-", "-", "0.17", "-", "-"] in rows
+    drop = "0.00 (−0.76 to +0.76)"
+    fp32 = ["fp32", "passed", "2.5e-07", "100.00%", "98.33%", drop, "0.33", "0.310", "0.334 *"]
+    assert [*fp32, "1.00"] in rows
+    assert ["fp16", "skipped", "-", "-", "-", "-", "0.17", "-", "-", "-"] in rows
+    int8 = ["int8_u8s8", "passed", "2.1e-02", "99.72%", "98.33%", drop, "0.11", "0.155", "0.161"]
+    assert [*int8, "2.00"] in rows
+    assert "made         int8_u8s8 by fine-tuning" in output
+    assert "recommended  int8_u8s8, the quickest of [all]" in output
+    assert "dominated    fp32 by int8_u8s8" in output
     assert "drop from teacher to student: 1.11%" in output
     assert "warning  The attention has collapsed on [D3B1]." in output
     assert "tensorrt [fp32]: no NVIDIA GPU that torch can use" in output
@@ -213,6 +247,9 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     (project / "artifacts").mkdir()
     (project / "artifacts/bundle.tar.gz").write_bytes(b"")
     assert "bundle  artifacts/bundle.tar.gz" in invoke("show")[1]
+    summary = SUMMARY | {"recommended": None}
+    (project / "reports/summary.json").write_text(json.dumps(summary))
+    assert "recommended  none: no export has its accuracy, size and" in invoke("show")[1]
 
 
 def test_doctor_works_anywhere_and_says_what_is_missing_for_what(

@@ -22,7 +22,7 @@ from stages import export_onnx
 from stages.data.arrays import load_data
 from stages.files import sha256
 from stages.params import Params
-from stages.quantize import quantize, tensorrt_violations
+from stages.quantize import calibrate, quantize, tensorrt_violations
 from stages.runtimes.base import Job
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
 
@@ -187,7 +187,7 @@ def test_batch_norm_without_a_convolution_stays_float(
     network = DeployedNetwork(models.build("wrn_10_1", 3), [0.5] * 3, [0.2] * 3)
     model = export_onnx.export_network(network, 16, 18, "static")
     images = np.load(tiny_origin / "artifacts/data/train_images.npy")[:4]
-    graph = quantize(model, "int8_s8s8", images).graph
+    graph = quantize(model, "int8_s8s8", calibrate(model, images)).graph
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
     norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
     assert len(norms) > 0

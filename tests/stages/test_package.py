@@ -100,7 +100,11 @@ def test_the_card_has_the_figures_and_lines_that_run(chain):
     card = (folder / "MODEL_CARD.md").read_text()
     assert card.startswith("# resnet8, distilled from resnet20 by ACKD\n")
     assert "| student | resnet8 | 97.50 % | 78,042 | 12.5 M |" in card
-    assert re.search(r"^\| int8_u8s8 \| 97\.22 % \| \+0\.28 \| 4\.0e−7 \| 99\.72 % \|", card, re.M)
+    row = r"^\| int8_u8s8 \| fine-tuning \| 97\.22 % \| \+0\.28 \(−0\.32 to \+1\.08\) \| 4\.0e−7 \|"
+    assert re.search(row + r" 99\.72 % \|.*\| recommended \|$", card, re.M)
+    assert re.search(r"^\| fp32 \| +\| 97\.50 %.*\| 1\.00 \| +\|$", card, re.M)
+    assert "Recommended on that device: `int8_u8s8`, the quickest of those that lose at" in card
+    assert 'InferenceSession("int8_u8s8.static.onnx"' in card
     assert "Example CPU @ 2.0 GHz" in card
     assert "no NVIDIA GPU: tensorrt fp32" in card
     assert "- min_accuracy 0.97: 0.975 (resnet8)" in card
@@ -122,7 +126,21 @@ def test_what_failed_its_validation_is_left_out(chain):
         "int8_u8s8",
         "int8_s8s8",
     ]
+    assert list(json.loads((bundle / "model.json").read_text())["quantization"]) == [
+        "int8_u8s8",
+        "int8_s8s8",
+    ]
     assert "fp16" not in (bundle / "MODEL_CARD.md").read_text().split("## Goals")[0]
+
+
+def test_the_card_says_where_nothing_is_recommended(chain):
+    summary = json.loads(Path("reports/summary.json").read_text())
+    summary["recommended"] = None
+    Path("reports/summary.json").write_text(json.dumps(summary))
+    package.main(PARAMS)
+    card = Path("artifacts/bundle/MODEL_CARD.md").read_text()
+    assert "No file is recommended, as none has its accuracy, size and latency" in card
+    assert 'InferenceSession("fp32.static.onnx"' in card
 
 
 def test_refuses_when_nothing_passed_its_validation(chain):

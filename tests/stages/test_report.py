@@ -139,10 +139,16 @@ def test_the_summary_is_as_docs_files_says(chain):
     samples = json.loads(Path("artifacts/latency/samples.json").read_text())
     assert list(summary["exports"]) == chain_files.PRECISIONS
     int8 = summary["exports"]["int8_u8s8"]
+    p50 = {
+        name: np.median(samples[f"local:|onnxruntime|{name}|1"]) for name in chain_files.PRECISIONS
+    }
     assert int8 == {
+        "made_by": "fine-tuning",
         "size_mb": Path("artifacts/onnx/int8_u8s8.static.onnx").stat().st_size / 1e6,
         "accuracy": pytest.approx(0.9722),
         "drop": 0.0028,
+        "drop_low": pytest.approx(-0.0032),
+        "drop_high": pytest.approx(0.0108),
         "max_relative_error": 4e-7,  # the worse of the two shapes
         "agreement": pytest.approx(0.9972),
         "calibration_error": pytest.approx(0.0148),
@@ -152,7 +158,10 @@ def test_the_summary_is_as_docs_files_says(chain):
         "p90_ms": pytest.approx(np.quantile(samples["local:|onnxruntime|int8_u8s8|1"], 0.9)),
         "threads": 1,
         "noisy": False,
+        "speedup": pytest.approx(p50["fp32"] / p50["int8_u8s8"]),
+        "dominated_by": [],
     }
+    assert summary["exports"]["fp32"]["speedup"] == 1
     assert {"what": "tensorrt fp32", "reason": "no NVIDIA GPU"} in summary["skipped"]
     p99 = {"what": "p99 of fp16 at 1 thread", "reason": "400 samples, under 500"}
     assert p99 in summary["skipped"]
@@ -191,7 +200,7 @@ def test_a_failed_validation_and_a_failed_latency_show_with_their_reasons(chain)
     assert (fp16["status"], fp16["reason"], fp16["accuracy"]) == ("failed", "wrong <logits>", None)
     assert (int8["status"], int8["p50_ms"], int8["noisy"]) == ("passed", None, None)
     row = next(row for row in page.tables["results"][1] if row[0] == "fp16")
-    assert row[:5] == ["fp16", "failed", *["not measured"] * 3]
+    assert row[:5] == ["fp16", "failed", "", *["not measured"] * 2]
     assert "fp16: wrong <logits>." in page.text["results"]
     reasons = {reason: what for what, reason in page.tables["not-measured"][0]}
     assert "latency of int8_s8s8 at 1 thread" in reasons["it crashed"]
@@ -220,7 +229,10 @@ def test_the_page_has_its_sections_in_order(chain):
     assert networks[1] == ["teacher", "resnet20", "98.89 %", "272,474", "40.8 M", "1.09"]
     assert networks[2] == ["student", "resnet8", "97.50 %", "78,042", "12.5 M", "0.312"]
     assert networks[3][2:] == ["+1.39 points", "3.49×", "3.26×", "3.49×"]
-    assert exports[3][:6] == ["int8_u8s8", "passed", "97.22 %", "+0.28", "4.0e−7", "99.72 %"]
+    assert exports[3][:5] == [
+        *("int8_u8s8", "passed", "recommended", "97.22 %", "+0.28 (−0.32 to +1.08)")
+    ]
+    assert exports[3][-3:] == ["4.0e−7", "99.72 %", "fine-tuning"]
     assert len(validation) == 1 + 8 + 1
     assert validation[1][:7] == [
         *("onnxruntime 1.31.1", "fp32", "dynamic", "passed", "CPU", "float32", "4.0e−7")
@@ -235,6 +247,47 @@ def test_the_page_has_its_sections_in_order(chain):
     assert "min_accuracy: null" in page.text["parameters"]
     assert "discriminator_learning_rate: 0.001" in page.text["parameters"]
     assert ["test images also in train", "2, by identical pixels"] in page.tables["data"][0]
+
+
+def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain):
+    def like_fp32(content):
+        for result in content["results"]:
+            if result["precision"] == "int8_s8s8":
+                result |= {"accuracy": 0.97, "drop": 0.005}
+
+    change("reports/validation.json", like_fp32)
+    small, large = (Path(f"artifacts/onnx/int8_{p}.static.onnx") for p in ("u8s8", "s8s8"))
+    change(
+        "artifacts/onnx/model.json",
+        lambda m: m["files"]["int8_s8s8"]["static"].update(bytes=small.stat().st_size + 1),
+    )
+    assert large.is_file()
+    summary, page = made(Params.model_validate({"gate": {"max_export_drop": 0.02}}))
+    assert summary["recommended"]["precision"] == "int8_u8s8"
+    assert summary["exports"]["int8_s8s8"]["dominated_by"][0] == "int8_u8s8"
+    verdicts = {row[0]: row[2] for row in page.tables["results"][1][1:]}
+    assert verdicts["int8_u8s8"] == "recommended"
+    assert verdicts["int8_s8s8"].startswith("dominated by int8_u8s8")
+    text = page.text["results"]
+    reason = summary["recommended"]["reason"]
+    assert f"Recommended on this device: int8_u8s8, {reason}." in text
+    assert "int8_s8s8 is dominated by int8_u8s8" in text
+    assert (
+        "int8_u8s8: made by fine-tuning, with ranges by minmax of 256 training images; decided on"
+        " 180 validation images: fp32 97.78 %, calibrated 95.56 %, fine-tuned 97.22 %."
+    ) in text
+    assert "int8_s8s8: made by calibration, with ranges by minmax of 256 training images." in text
+    # A stricter goal takes the choice back.
+    summary, _ = made(Params.model_validate({"gate": {"max_export_drop": 0.001}}))
+    assert summary["recommended"]["precision"] in {"fp32", "fp16"}
+
+
+def test_without_a_latency_nothing_is_recommended(chain):
+    change("reports/latency.json", lambda c: [r.update(threads=2) for r in c["results"]])
+    summary, page = made()
+    assert summary["recommended"] is None
+    assert {export["speedup"] for export in summary["exports"].values()} == {None}
+    assert "Recommended" not in page.text["results"]
 
 
 def test_the_page_needs_no_network_and_no_other_file(chain):

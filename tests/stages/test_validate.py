@@ -73,6 +73,9 @@ def test_every_export_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["golden"]["batch_sizes"] == ([1, 3, 8] if row["shape"] == "dynamic" else [1])
         assert 0 < row["golden"]["max_relative_error"] < 0.1
         assert row["provider"] == "CPUExecutionProvider"
+        made_by = "calibration" if row["precision"].startswith("int8") else None
+        assert row["made_by"] == made_by
+        assert row["drop_low"] <= row["drop"] <= row["drop_high"]
     assert [row["reason"] for row in rows("tensorrt")] == ["validate.tensorrt is off"] * 6
     assert {row["status"] for row in rows("tensorrt")} == {"skipped"}
     assert rows("tensorrt")[0]["accuracy"] is None
@@ -96,6 +99,10 @@ def test_figures_against_an_independent_calculation() -> None:
     (row,) = (row for row in rows() if row["file"] == "int8_s8s8.dynamic.onnx")
     assert row["accuracy"] == pytest.approx(20 / 30)
     assert row["drop"] == pytest.approx(10 / 30)
+    # Agresti and Min: half an answer more in each cell of the table, 10 images lost and none won.
+    centre = (10.5 - 0.5) / 32
+    half = 1.959964 * np.sqrt((11 - 10**2 / 32) / 32**2)
+    assert (row["drop_low"], row["drop_high"]) == pytest.approx((centre - half, centre + half))
     assert row["agreement"] == pytest.approx(20 / 30)
     reference = np.load(ONNX / "golden.npz")["logits"].astype(np.float64)
     largest = np.abs(reference).max()

@@ -1,0 +1,1 @@
+"""Train an int8 model where calibration alone loses too much."""

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.report_page.choice import dominated_by, recommended
+
+AXES = ("accuracy", "size_mb", "p50_ms")
+
+
+def export(accuracy: float, size: float, ms: float, **more: Any) -> dict[str, Any]:
+    drop = 0.9 - accuracy
+    figures = {"accuracy": accuracy, "size_mb": size, "p50_ms": ms, "speedup": 1.0 / ms}
+    interval = {"drop": drop, "drop_low": drop - 0.01, "drop_high": drop + 0.01}
+    return {"status": "passed", **figures, **interval, **more}
+
+
+FP32 = export(0.9, 0.3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "dominated"),
+    [
+        (export(0.89, 0.4, 2.0), True),  # worse in everything
+        (export(0.9, 0.3, 1.1), True),  # only slower
+        (export(0.9, 0.3, 1.0), False),  # the same
+        (export(0.91, 0.4, 2.0), False),
+        (export(0.89, 0.2, 2.0), False),
+        (export(0.89, 0.4, 0.9), False),
+        (export(0.8, 0.4, 2.0, status="failed"), False),  # not compared
+        (export(0.8, 0.4, 2.0) | {"p50_ms": None}, False),
+    ],
+)
+def test_what_another_beats_in_everything(other: dict[str, Any], dominated: bool) -> None:
+    found = dominated_by({"fp32": FP32, "other": other})
+    assert found == {"fp32": [], "other": ["fp32"] if dominated else []}
+
+
+def test_against_the_definition_on_many_sets_of_figures() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        figures = random.integers(0, 3, (6, 3))
+        exports = {
+            str(n): export(0.1 * a, 1.0 + size, 1.0 + ms) for n, (a, size, ms) in enumerate(figures)
+        }
+        expected: dict[str, set[str]] = {name: set() for name in exports}
+        for (n, a), (m, b) in itertools.permutations(enumerate(figures), 2):
+            costs_a, costs_b = (np.array([-x[0], x[1], x[2]]) for x in (a, b))
+            if (costs_b <= costs_a).all() and (costs_b < costs_a).any():
+                expected[str(n)].add(str(m))
+        found = dominated_by(exports)
+        assert {name: set(others) for name, others in found.items()} == expected
+        # The quickest that leaves no reason is named first.
+        for others in found.values():
+            times = [exports[name]["p50_ms"] for name in others]
+            assert times == sorted(times)
+        choice = recommended(exports | {"fp32": FP32 | {"status": "failed"}}, 1.0)
+        assert choice is not None
+        assert not expected[choice["precision"]]
+
+
+def chosen(max_drop: float | None, **others: dict[str, Any]) -> tuple[str, str]:
+    choice = recommended({"fp32": FP32} | others, max_drop)
+    assert choice is not None
+    return choice["precision"], choice["reason"]
+
+
+def test_the_quickest_within_the_goal_is_recommended() -> None:
+    quick, quicker = export(0.89, 0.1, 0.5), export(0.85, 0.1, 0.25)
+    name, reason = chosen(0.02, quick=quick, quicker=quicker)
+    assert name == "quick"
+    assert reason == (
+        "the quickest of those that lose at most 2.00 points (gate.max_export_drop): 0.500 ms,"
+        " 2.00× the speed of fp32, 3.00× smaller, a drop in points of +1.00 (0.00 to +2.00)"
+    )
+    assert chosen(0.05, quick=quick, quicker=quicker)[0] == "quicker"
+    assert chosen(0.0, quick=quick, quicker=quicker)[0] == "fp32"
+
+
+def test_without_a_goal_nothing_that_is_lost_for_sure() -> None:
+    quick, quicker = export(0.891, 0.1, 0.5), export(0.88, 0.1, 0.25)
+    name, reason = chosen(None, quick=quick, quicker=quicker)
+    assert name == "quick"
+    assert reason.startswith("the quickest of those that lose nothing that the test images can")
+
+
+def test_what_is_slower_is_not_recommended_for_being_int8() -> None:
+    slow = export(0.9, 0.29, 1.3)
+    assert chosen(0.02, slow=slow)[0] == "fp32"
+
+
+def test_the_most_accurate_where_all_lose_too_much() -> None:
+    failed = FP32 | {"status": "failed"}
+    exports = {"fp32": failed, "a": export(0.85, 0.1, 0.5), "b": export(0.86, 0.1, 0.6)}
+    choice = recommended(exports, 0.02)
+    assert choice is not None
+    assert choice["precision"] == "b"
+    assert choice["reason"].startswith(
+        "the most accurate, as there are none that lose at most 2.00"
+    )
+
+
+def test_nothing_is_recommended_without_figures() -> None:
+    assert recommended({"fp32": FP32 | {"p50_ms": None, "speedup": None}}, 0.02) is None
+    assert recommended({"fp32": FP32 | {"status": "failed"}}, None) is None
+
+
+def test_without_a_latency_of_fp32_there_is_no_speed_to_tell() -> None:
+    fp32 = FP32 | {"p50_ms": None, "speedup": None}
+    choice = recommended({"fp32": fp32, "int8": export(0.9, 0.1, 0.5, speedup=None)}, 0.02)
+    assert choice is not None
+    assert choice["reason"].endswith(": 0.500 ms, a drop in points of 0.00 (−1.00 to +1.00)")
