@@ -122,7 +122,7 @@ def test_tf32_would_be_found(
     program.write_text(
         source.replace("    tensorrt_engine.main()", f"    {keep}\n    tensorrt_engine.main()")
     )
-    shutil.copy(Path(engine_on_cpu.__file__).with_name("tensorrt.py"), tmp_path)
+    shutil.copytree(Path(engine_on_cpu.__file__).with_name("tensorrt"), tmp_path / "tensorrt")
     model = tiny_exported / "artifacts/onnx/fp32.dynamic.onnx"
     with np.load(model.with_name("golden.npz")) as golden:
         images, logits = golden["images"], golden["logits"]

@@ -20,7 +20,7 @@ from tests.stages.runtimes.bindings import BINDINGS, ask, environment, load_bind
 
 REPOSITORY = Path(__file__).parents[3]
 ENGINE = REPOSITORY / "stages/runtimes/tensorrt_engine.py"
-STAND_IN = Path(__file__).parent / "stand_in/tensorrt.py"
+STAND_IN = Path(__file__).parent / "stand_in/tensorrt"
 
 # Of all that the engine imports, only TensorRT is looked at; `make lint` checks the rest.
 MYPY = """
@@ -106,8 +106,8 @@ def test_bindings_that_give_no_builder_are_reported(
 # The stand-in
 
 
-def classes(path: Path) -> dict[str, ast.ClassDef]:
-    """All classes of a file, those inside others too, by qualified name."""
+def classes(*paths: Path) -> dict[str, ast.ClassDef]:
+    """All classes of some files, those inside others too, by qualified name."""
     found = {}
 
     def collect(nodes: list[ast.stmt], prefix: str) -> None:
@@ -116,7 +116,8 @@ def classes(path: Path) -> dict[str, ast.ClassDef]:
                 found[prefix + node.name] = node
                 collect(node.body, f"{prefix}{node.name}.")
 
-    collect(ast.parse(path.read_text(encoding="utf-8")).body, "")
+    for path in paths:
+        collect(ast.parse(path.read_text(encoding="utf-8")).body, "")
     return found
 
 
@@ -157,7 +158,7 @@ def drift(stand_in: Path, stubs: Path) -> list[str]:
     """Where the stand-in has what the bindings have not."""
     real = classes(stubs / "tensorrt/tensorrt.pyi")
     found = []
-    for name, node in classes(stand_in).items():
+    for name, node in classes(*stand_in.glob("*.py")).items():
         if name not in real:
             found.append(name)
             continue
@@ -188,19 +189,20 @@ def test_the_stand_in_has_the_names_and_parameters_of_the_bindings(bindings: Bin
 
 
 def test_drift_is_found(bindings: Bindings, tmp_path: Path) -> None:
-    source = STAND_IN.read_text()
-    for old, new in (
-        ("def get_tensor_shape(self, name", "def get_tensor_shape(self, tensor"),
-        ("def num_io_tensors", "def num_tensors"),
-        ("TF32 = 6", "TF64 = 6"),
-        ("class MemoryPoolType", "class MemoryPool"),
-        ("self.profiling_verbosity", "self.verbosity"),
-    ):
-        assert old in source
-        source = source.replace(old, new)
-    changed = tmp_path / "tensorrt.py"
-    changed.write_text(source)
-    assert sorted(drift(changed, bindings.stubs)) == [
+    changes = {
+        "def get_tensor_shape(self, name": "def get_tensor_shape(self, tensor",
+        "def num_io_tensors": "def num_tensors",
+        "TF32 = 6": "TF64 = 6",
+        "class MemoryPoolType": "class MemoryPool",
+        "self.profiling_verbosity": "self.verbosity",
+    }
+    for file in STAND_IN.glob("*.py"):
+        source = file.read_text()
+        for old in [old for old in changes if old in source]:
+            source = source.replace(old, changes.pop(old))
+        (tmp_path / file.name).write_text(source)
+    assert not changes
+    assert sorted(drift(tmp_path, bindings.stubs)) == [
         "BuilderFlag.TF64",
         "IBuilderConfig.verbosity",
         "ICudaEngine.get_tensor_shape(tensor), 1 needed",
@@ -216,7 +218,7 @@ def test_the_stand_in_has_the_values_of_the_bindings(
     monkeypatch.setenv("STAND_IN_TENSORRT", ask(bindings.site, "trt.__version__"))
     enumerations = {
         name: attributes(node)
-        for name, node in classes(STAND_IN).items()
+        for name, node in classes(*STAND_IN.glob("*.py")).items()
         if any("IntEnum" in ast.unparse(base) for base in node.bases)
     }
     assert len(enumerations) == 8
