@@ -19,12 +19,12 @@ from models.errors import InputError
 from stages.analysis.calibration import calibration, confidence
 from stages.analysis.intervals import gain
 from stages.data.arrays import Images, load_data
-from stages.devices.runner import compare
+from stages.devices.runner import compare, statistics
 from stages.entry import run_stage
 from stages.files import sha256, write_json
 from stages.params import Params, Validate
 from stages.progress import track
-from stages.runtimes.base import Execution, Job, Runtime, RuntimeFailureError
+from stages.runtimes.base import Execution, Job, Runtime, RuntimeFailureError, Times
 from stages.runtimes.exported import SHAPES, Exported, load_exported
 from stages.runtimes.onnx_runtime import OnnxRuntime
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
@@ -138,6 +138,7 @@ def validate(
         "version": runtime.version(),
         "provider": None,
         "dtypes": None,
+        "layers": None,
         "precision": precision,
         "shape": shape,
         "made_by": exported.made_by(precision),
@@ -146,6 +147,7 @@ def validate(
         "reason": absent,
         "golden": None,
         **dict.fromkeys((*_OF_ANSWERS, "agreement", "images")),
+        "latency": None,
     }
     if absent:
         return row
@@ -158,13 +160,24 @@ def validate(
         execution = runtime.run(exported.file(precision, shape), jobs)
     except RuntimeFailureError as error:
         return row | {"status": "failed", "reason": str(error)}
-    row |= {"provider": execution.provider, "dtypes": execution.dtypes}
+    row |= {
+        "provider": execution.provider,
+        "dtypes": execution.dtypes,
+        "layers": execution.layers,
+        "latency": _latency(execution.times),
+    }
     row |= _figures(execution, batch_sizes, reference, images)
     breaches = list(_breaches(row, precision, settings))
     return row | {
         "status": "failed" if breaches else "passed",
         "reason": ", ".join(breaches) or None,
     }
+
+
+def _latency(times: Times | None) -> dict[str, Any] | None:
+    if times is None:
+        return None
+    return {"batch_size": 1, "gpu": statistics(times.gpu_ms), "wall": statistics(times.wall_ms)}
 
 
 def _figures(

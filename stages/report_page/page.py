@@ -58,6 +58,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         paper=paper.table_of_figures(summary["paper"], summary) if compared else None,
         paper_reading=paper.reading(summary["paper"]) if compared else None,
         validation=tables.validation(measured),
+        engines=tables.engines(measured),
         scatter=scatter_chart(summary),
         noisy=any(export["noisy"] for export in summary["exports"].values()),
         curves=training_charts(measured),

@@ -136,6 +136,25 @@ def validation(measured: Measurements) -> Table:
     return Table(head, rows, "Every validation")
 
 
+def engines(measured: Measurements) -> Table | None:
+    """What was built where a runtime builds for its device; None where none did."""
+    head = ["engine", "provider", "layers by format", "runs", "GPU p50, ms", "GPU p90, ms"]
+    head += ["host p50, ms", "host p90, ms"]
+    rows = []
+    for result in measured.validation["results"]:
+        if result["layers"] is None:
+            continue
+        layers = ", ".join(f"{len(names)} {dtype}" for dtype, names in result["layers"].items())
+        name = " ".join((result["runtime"], result["precision"], result["shape"]))
+        row = [name, result["provider"], layers]
+        if latency := result["latency"]:
+            row.append(count(latency["gpu"]["n"]))
+            for clock in ("gpu", "wall"):
+                row += [significant(latency[clock][key]) for key in ("p50_ms", "p90_ms")]
+        rows.append(row)
+    return Table(head, rows, "What was built, and its latency at batch 1") if rows else None
+
+
 def similarity(measured: Measurements) -> Table:
     gap = measured.analysis["gap"]
     rows = [

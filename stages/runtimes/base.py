@@ -29,6 +29,13 @@ class Job(NamedTuple):
             yield self.images[start : start + self.batch_size]
 
 
+class Times(NamedTuple):
+    """Of each run of one batch of one image, in ms: on the GPU alone, and as the host sees it."""
+
+    gpu_ms: list[float]
+    wall_ms: list[float]
+
+
 @dataclass(frozen=True)
 class Execution:
     """What ran, as the runtime itself reports it.
@@ -37,11 +44,16 @@ class Execution:
         logits: float32 ``[N, K]`` for each job.
         provider: the device or execution provider that the work was given to.
         dtypes: the number formats in which weights met activations, sorted.
+        layers: the names of the layers that were built, by number format; None where the runtime
+            does not tell.
+        times: of a static model; None where the runtime is timed elsewhere.
     """
 
     logits: list[npt.NDArray[np.float32]]
     provider: str
     dtypes: list[str]
+    layers: dict[str, list[str]] | None = None
+    times: Times | None = None
 
 
 class Runtime(Protocol):

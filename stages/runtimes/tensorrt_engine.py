@@ -1,7 +1,9 @@
-"""Build a TensorRT engine from an ONNX file and run it; one path for TensorRT 10.3 to 11.
+"""Build a TensorRT engine from an ONNX file, run and time it; one path for TensorRT 10.3 to 11.
 
-``python -m stages.runtimes.tensorrt_engine MODEL FOLDER BATCH_SIZE...`` reads ``images<i>.npy``
-from the folder and writes ``logits<i>.npy`` for the i-th batch size, and ``execution.json``.
+``python -m stages.runtimes.tensorrt_engine`` proves that TensorRT starts here. Given a FOLDER, it
+reads from it ``request.json`` (``{"model", "batch_sizes", "timing"}``) and ``images<i>.npy``, and
+writes ``logits<i>.npy`` for the i-th batch size, and ``execution.json``.
+
 Precision lives in the ONNX file: the network is strongly typed, which is all that version 11 knows.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +23,39 @@ import torch
 from stages.data.arrays import ImageFile
 from stages.runtimes.base import Job
 
+DEVICE = "cuda"
+_OLDEST, _TOO_NEW = (10, 3), (12, 0)
 _WORKSPACE_BYTES = 1 << 30
 _TORCH_DTYPES = {"FLOAT": torch.float32, "UINT8": torch.uint8}
 
 
 class EngineError(Exception):
-    """TensorRT did not take or run the model."""
+    """TensorRT did not start, or did not take or run the model."""
 
 
-def build_plan(model: Path, max_batch: int, logger: Any) -> Any:
-    """The serialized engine of an ONNX file.
+def start(logger: trt.ILogger) -> trt.Builder:
+    """A builder, which TensorRT gives only where it works with the GPU and its driver.
+
+    Raises:
+        EngineError: it gives none, or this version is not supported.
+    """
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if not _OLDEST <= version < _TOO_NEW:
+        raise EngineError(f"TensorRT {trt.__version__} is installed; 10.3 to 11 are supported")
+    try:
+        return trt.Builder(logger)
+    except TypeError:  # what the bindings make of a null pointer
+        raise EngineError(
+            f"TensorRT {trt.__version__} does not work with this GPU or its driver"
+        ) from None
+
+
+def build_plan(builder: trt.Builder, model: Path, max_batch: int, logger: trt.ILogger) -> Any:
+    """The serialized engine of an ONNX file: a buffer, whose type does not say that it is one.
 
     Raises:
         EngineError: the parser or the builder refuses it.
     """
-    builder = trt.Builder(logger)
     # Version 11 ignores the flag; in 10 it gives the same behaviour. Its value differs.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -48,10 +69,10 @@ def build_plan(model: Path, max_batch: int, logger: Any) -> Any:
     # Without it the inspector does not name the formats.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     images = network.get_input(0)
-    batch, *image_shape = tuple(images.shape)
+    batch, *image_shape = images.shape[:]  # a tuple
     if batch == -1:
         profile = builder.create_optimization_profile()
-        least, most = (1, *image_shape), (max_batch, *image_shape)
+        least, most = [1, *image_shape], [max_batch, *image_shape]
         profile.set_shape(images.name, trt.Dims(least), trt.Dims(most), trt.Dims(most))
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"the builder refuses batches of 1 to {max_batch}")
@@ -64,47 +85,74 @@ def build_plan(model: Path, max_batch: int, logger: Any) -> Any:
 class Engine:
     """A loaded engine with one input and one output, on a stream of its own."""
 
-    def __init__(self, plan: Any, logger: Any) -> None:
+    def __init__(self, plan: Any, logger: trt.ILogger) -> None:
         self._runtime = trt.Runtime(logger)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"TensorRT {trt.__version__} does not load the engine that it built")
         self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError("the engine does not start; the GPU may lack the memory")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self._after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         names = [
             self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)
         ]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         (self._input,) = (name for name in names if modes[name] == trt.TensorIOMode.INPUT)
         (self._output,) = (name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        #: Whether the model takes batches of one size alone.
+        self.static = -1 not in self._engine.get_tensor_shape(self._input)[:]
 
-    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Logits ``[B, K]`` of one batch of images ``[B, H, W, 3]``.
+    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
+        """Logits ``[B, K]`` of images ``[B, H, W, 3]``, and how long the GPU computed, in ms.
 
         Raises:
             EngineError: a shape, an address or the launch was refused.
         """
-        given = torch.from_numpy(np.ascontiguousarray(images)).to("cuda")
+        given = torch.from_numpy(np.ascontiguousarray(images)).to(DEVICE)
         if given.dtype != self._dtype(self._input):
             raise EngineError(f"the engine does not take {given.dtype} for {self._input}")
         if not self._context.set_input_shape(self._input, tuple(given.shape)):
             raise EngineError(f"the engine does not take the shape {tuple(given.shape)}")
         if missing := self._context.infer_shapes():
             raise EngineError(f"no shape is known for {', '.join(missing)}")
-        shape = tuple(self._context.get_tensor_shape(self._output))
-        logits = torch.empty(shape, dtype=self._dtype(self._output), device="cuda")
+        shape = self._context.get_tensor_shape(self._output)[:]
+        logits = torch.empty(shape, dtype=self._dtype(self._output), device=DEVICE)
         for name, tensor in ((self._input, given), (self._output, logits)):
             if not self._context.set_tensor_address(name, tensor.data_ptr()):
                 raise EngineError(f"the address of {name} is refused")
         self._stream.wait_stream(torch.cuda.current_stream())  # the copy above
+        self._before.record(self._stream)
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise EngineError("the launch failed")
+        self._after.record(self._stream)
         self._stream.synchronize()
         result: npt.NDArray[np.float32] = logits.cpu().numpy()
-        return result
+        return result, float(self._before.elapsed_time(self._after))
 
     def _dtype(self, name: str) -> torch.dtype | None:
         return _TORCH_DTYPES.get(self._engine.get_tensor_dtype(name).name)
+
+    def measure(
+        self, images: npt.NDArray[np.uint8], min_runs: int, min_seconds: float, max_runs: int
+    ) -> dict[str, list[float]]:
+        """The times of each of at least ``min_runs`` over ``min_seconds``, at most ``max_runs``.
+
+        ``gpu_ms`` is what lies between launch and end on the GPU; ``wall_ms`` is the host's, from
+        images to logits in its own memory. A small network's launch takes longer than its work.
+        """
+        times: dict[str, list[float]] = {"gpu_ms": [], "wall_ms": []}
+        end = time.perf_counter() + min_seconds
+        runs = 0
+        while runs < max_runs and (runs < min_runs or time.perf_counter() < end):
+            begin = time.perf_counter_ns()
+            _, gpu_ms = self.run(images)
+            times["wall_ms"].append((time.perf_counter_ns() - begin) / 1e6)
+            times["gpu_ms"].append(gpu_ms)
+            runs += 1
+        return times
 
     def layers(self) -> list[Any]:
         """What the inspector says of each layer."""
@@ -114,22 +162,39 @@ class Engine:
         return layers
 
 
-def main() -> None:
-    model, folder = Path(sys.argv[1]), Path(sys.argv[2])
+def execute(folder: Path, builder: trt.Builder, logger: trt.ILogger) -> None:
+    """Do what ``request.json`` in the folder asks for; a static model is also timed."""
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     jobs = [
-        Job(ImageFile(folder / f"images{index}.npy"), int(size))
-        for index, size in enumerate(sys.argv[3:])
+        Job(ImageFile(folder / f"images{index}.npy"), size)
+        for index, size in enumerate(request["batch_sizes"])
     ]
+    max_batch = max(request["batch_sizes"])
+    engine = Engine(build_plan(builder, Path(request["model"]), max_batch, logger), logger)
+    for index, job in enumerate(jobs):
+        logits = np.concatenate([engine.run(batch)[0] for batch in job.batches()])
+        np.save(folder / f"logits{index}.npy", logits)
+    times = None
+    if engine.static:
+        timing, first = request["timing"], next(jobs[0].batches())
+        engine.measure(first, timing["warmup_runs"], timing["warmup_seconds"], sys.maxsize)
+        times = engine.measure(first, timing["min_runs"], timing["min_seconds"], timing["max_runs"])
+    execution = {
+        "provider": torch.cuda.get_device_name(),
+        "layers": engine.layers(),
+        "times": times,
+    }
+    (folder / "execution.json").write_text(json.dumps(execution), encoding="utf-8")
+
+
+def main() -> None:
     logger = trt.Logger(trt.Logger.Severity.ERROR)
     try:
-        engine = Engine(build_plan(model, max(job.batch_size for job in jobs), logger), logger)
-        for index, job in enumerate(jobs):
-            logits = np.concatenate([engine.run(batch) for batch in job.batches()])
-            np.save(folder / f"logits{index}.npy", logits)
+        builder = start(logger)
+        for folder in sys.argv[1:]:
+            execute(Path(folder), builder, logger)
     except EngineError as error:
         sys.exit(str(error))
-    execution = {"provider": torch.cuda.get_device_name(), "layers": engine.layers()}
-    (folder / "execution.json").write_text(json.dumps(execution), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from stages.data.arrays import write_header
-from stages.runtimes.base import Execution, Job, RuntimeFailureError
+from stages.params import Profile
+from stages.runtimes.base import Execution, Job, RuntimeFailureError, Times
 from stages.runtimes.versions import version_of
 
 # As the engine inspector names them, in its several spellings.
@@ -32,7 +33,13 @@ _INSPECTOR_DTYPES = {
     "bfloat16": "bfloat16",
     "bf16": "bfloat16",
     "int8": "int8",
+    "int32": "int32",
+    "int64": "int64",
+    "uint8": "uint8",
+    "bool": "bool",
 }
+# An error of TensorRT's own log; the time before it is of no use in a report.
+_LOGGED = re.compile(r"(\[TRT\] \[[EF]\] .*)")
 #: Building an engine takes minutes at most; what lasts longer hangs.
 _TIMEOUT_SECONDS = 1800
 
@@ -42,6 +49,7 @@ class TensorRtRuntime:
 
     Args:
         command: starts the process that builds and runs the engine.
+        timing: how long a static model is timed.
     """
 
     name = "tensorrt"
@@ -49,9 +57,12 @@ class TensorRtRuntime:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8_s8s8")
 
     def __init__(
-        self, command: Sequence[str] = (sys.executable, "-m", "stages.runtimes.tensorrt_engine")
+        self,
+        command: Sequence[str] = (sys.executable, "-m", "stages.runtimes.tensorrt_engine"),
+        timing: Profile | None = None,
     ) -> None:
         self.command = tuple(command)
+        self.timing = timing or Profile()
 
     def version(self) -> str | None:
         return version_of(self.name)
@@ -62,31 +73,56 @@ class TensorRtRuntime:
             return "no NVIDIA GPU that torch can use"
         if importlib.util.find_spec("tensorrt") is None:
             return "TensorRT is not installed (pip install 'ackd[tensorrt]')"
+        try:
+            self._start()
+        except RuntimeFailureError as error:
+            return f"TensorRT does not start: its process {error}"
         return None
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         with tempfile.TemporaryDirectory() as folder:
             for index, job in enumerate(jobs):
                 _write_images(Path(folder, f"images{index}.npy"), job)
-            sizes = [str(job.batch_size) for job in jobs]
-            try:
-                process = subprocess.run(
-                    [*self.command, str(model), folder, *sizes],
-                    capture_output=True,
-                    text=True,
-                    timeout=_TIMEOUT_SECONDS,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                raise RuntimeFailureError(f"did not end within {_TIMEOUT_SECONDS} s") from None
-            if process.returncode != 0:
-                raise RuntimeFailureError(_ending(process.returncode, process.stderr))
+            request = {
+                "model": str(model),
+                "batch_sizes": [job.batch_size for job in jobs],
+                "timing": self.timing.model_dump(),
+            }
+            Path(folder, "request.json").write_text(json.dumps(request), encoding="utf-8")
+            self._start(folder)
             said = json.loads(Path(folder, "execution.json").read_text(encoding="utf-8"))
             logits = [
                 np.load(Path(folder, f"logits{index}.npy"), allow_pickle=False)
                 for index in range(len(jobs))
             ]
-        return Execution(logits, said["provider"], layer_dtypes(said["layers"]))
+        return Execution(
+            logits,
+            said["provider"],
+            weight_dtypes(said["layers"]),
+            layers_by_dtype(said["layers"]),
+            Times(**said["times"]) if said["times"] else None,
+        )
+
+    def _start(self, *arguments: str) -> None:
+        """Run the process to its end.
+
+        Raises:
+            RuntimeFailureError: it did not end well.
+        """
+        try:
+            process = subprocess.run(
+                [*self.command, *arguments],
+                # TensorRT logs its errors to the standard output.
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeFailureError(f"did not end within {_TIMEOUT_SECONDS} s") from None
+        if process.returncode != 0:
+            raise RuntimeFailureError(_ending(process.returncode, process.stdout))
 
 
 def _write_images(path: Path, job: Job) -> None:
@@ -97,30 +133,51 @@ def _write_images(path: Path, job: Job) -> None:
             handle.write(batch.tobytes())
 
 
-def _ending(returncode: int, stderr: str) -> str:
-    """How the process ended, and the last line that it wrote."""
+def _ending(returncode: int, output: str) -> str:
+    """How the process ended, the last line that it wrote, and the first error that it logged."""
     if returncode < 0:
         how = f"crashed with {signal.Signals(-returncode).name}"
     else:
         how = f"ended with status {returncode}"
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return f"{how}: {lines[-1]}" if lines else how
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    said = [line for line in lines[-1:] if not _LOGGED.search(line)]
+    said += _LOGGED.findall(output)[:1]
+    return f"{how}: {'; '.join(said)}" if said else how
 
 
-def layer_dtypes(layers: list[Any]) -> list[str]:
-    """The formats of the layers' weights, or of their outputs where no layer tells its weights'.
+def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
+    """The names of all layers by the format of their weights, or else of their outputs.
+
+    Several formats are joined by ``", "``; a layer that tells of none is ``unknown``.
 
     Args:
         layers: ``Layers`` of the inspector's JSON; without details each is but a name.
     """
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        details = layer if isinstance(layer, dict) else {"Name": layer}
+        dtypes = _dtypes([_of_weights(details)]) or _dtypes(_of_outputs(details))
+        found.setdefault(", ".join(dtypes) or "unknown", []).append(str(details.get("Name", "")))
+    return {dtype: found[dtype] for dtype in sorted(found)}
+
+
+def weight_dtypes(layers: list[Any]) -> list[str]:
+    """The formats of the layers' weights, or of their outputs where no layer tells its weights'."""
     detailed = [layer for layer in layers if isinstance(layer, dict)]
-    named = [
-        str(layer["Weights"]["Type"]) for layer in detailed if "Type" in layer.get("Weights", {})
-    ]
-    if not named:
-        outputs = [output for layer in detailed for output in layer.get("Outputs", [])]
-        named = [
-            str(output.get("Datatype", output.get("Format/Datatype", ""))) for output in outputs
-        ]
-    words = {word for text in named for word in re.findall(r"[a-z0-9]+", text.lower())}
+    return _dtypes([_of_weights(layer) for layer in detailed]) or _dtypes(
+        [text for layer in detailed for text in _of_outputs(layer)]
+    )
+
+
+def _of_weights(layer: dict[str, Any]) -> str:
+    return str(layer.get("Weights", {}).get("Type", ""))
+
+
+def _of_outputs(layer: dict[str, Any]) -> list[str]:
+    outputs = layer.get("Outputs", [])
+    return [str(output.get("Datatype", output.get("Format/Datatype", ""))) for output in outputs]
+
+
+def _dtypes(texts: list[str]) -> list[str]:
+    words = {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
     return sorted({_INSPECTOR_DTYPES[word] for word in words if word in _INSPECTOR_DTYPES})

@@ -207,6 +207,27 @@ def test_a_failed_validation_and_a_failed_latency_show_with_their_reasons(chain)
     assert "onnxruntime fp16" in reasons["wrong <logits>"]
 
 
+def test_an_engine_shows_its_layers_and_both_its_clocks(chain):
+    gpu = {"n": 512, "p50_ms": 0.0412, "p90_ms": 0.0431}
+    latency = {"batch_size": 1, "gpu": gpu, "wall": {"n": 512, "p50_ms": 0.18, "p90_ms": 0.21}}
+    layers = {"float32": ["a"], "int8": ["b", "c"]}
+
+    def build(content):
+        onnxruntime = content["results"][0]
+        for shape, times in (("static", latency), ("dynamic", None)):
+            built = {"runtime": "tensorrt", "shape": shape, "layers": layers, "latency": times}
+            content["results"].append(onnxruntime | built | {"provider": "a <GPU>"})
+
+    change("reports/validation.json", build)
+    _, page = made()
+    static, dynamic = page.tables["results"][3][1:]
+    assert static == [
+        *("tensorrt fp32 static", "a <GPU>", "1 float32, 2 int8", "512"),
+        *("0.0412", "0.0431", "0.180", "0.210"),
+    ]
+    assert dynamic == ["tensorrt fp32 dynamic", "a <GPU>", "1 float32, 2 int8"]
+
+
 def test_the_page_has_its_sections_in_order(chain):
     _, page = made()
     assert page.order == [

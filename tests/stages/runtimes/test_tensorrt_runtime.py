@@ -1,16 +1,21 @@
-"""The flow around TensorRT. The engine itself needs an NVIDIA GPU and is not run here."""
+"""The side of TensorRT that starts the process, and what it makes of the process's words."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from stages.runtimes.base import Job, RuntimeFailureError
-from stages.runtimes.tensorrt_runtime import TensorRtRuntime, layer_dtypes
+from stages.runtimes.tensorrt_runtime import (
+    TensorRtRuntime,
+    layers_by_dtype,
+    weight_dtypes,
+)
 
 JOBS = [Job(np.full((5, 2, 2, 3), value, dtype=np.uint8), 2) for value in (3, 7)]
 
@@ -18,14 +23,18 @@ JOBS = [Job(np.full((5, 2, 2, 3), value, dtype=np.uint8), 2) for value in (3, 7)
 STAND_IN = """
 import json, sys
 import numpy as np
-model, folder, *sizes = sys.argv[1:]
-assert model == "some.onnx" and sizes == ["2", "2"]
-for index in range(len(sizes)):
+folder, = sys.argv[1:]
+with open(f"{folder}/request.json") as handle:
+    request = json.load(handle)
+assert request["model"] == "some.onnx" and request["batch_sizes"] == [2, 2]
+assert request["timing"]["warmup_runs"] == 10
+for index in range(2):
     images = np.load(f"{folder}/images{index}.npy").astype(np.float32)
     np.save(f"{folder}/logits{index}.npy", images.sum((1, 2)))
 layers = [{"Name": "conv", "Weights": {"Type": "Half", "Count": 432}}]
+times = {"gpu_ms": [0.5, 0.4], "wall_ms": [0.9, 0.8]}
 with open(f"{folder}/execution.json", "w") as handle:
-    json.dump({"provider": "a GPU", "layers": layers}, handle)
+    json.dump({"provider": "a GPU", "layers": layers, "times": times}, handle)
 """
 
 
@@ -36,15 +45,19 @@ def runtime(program: str) -> TensorRtRuntime:
 def test_the_engine_process_gives_logits_and_what_ran() -> None:
     execution = runtime(STAND_IN).run(Path("some.onnx"), JOBS)
     assert (execution.provider, execution.dtypes) == ("a GPU", ["float16"])
+    assert execution.layers == {"float16": ["conv"]}
+    assert execution.times == ([0.5, 0.4], [0.9, 0.8])
     for job, logits in zip(JOBS, execution.logits, strict=True):
         np.testing.assert_array_equal(logits, np.full((5, 3), 4 * job.images[0, 0, 0, 0]))
 
 
 def test_a_crash_is_a_reason() -> None:
-    crash = "import os, signal, sys; print('[TRT] CUDA error 35', file=sys.stderr, flush=True);"
-    crash += "os.kill(os.getpid(), signal.SIGSEGV)"
-    with pytest.raises(RuntimeFailureError, match=r"crashed with SIGSEGV: \[TRT\] CUDA error 35"):
+    # TensorRT logs to the standard output.
+    crash = "import os, signal; print('[11/25/2026-12:00:00] [TRT] [E] CUDA error 35', flush=True);"
+    crash += "print('going down', flush=True); os.kill(os.getpid(), signal.SIGSEGV)"
+    with pytest.raises(RuntimeFailureError) as caught:
         runtime(crash).run(Path("some.onnx"), JOBS)
+    assert str(caught.value) == "crashed with SIGSEGV: going down; [TRT] [E] CUDA error 35"
 
 
 def test_a_refused_model_is_a_reason() -> None:
@@ -71,16 +84,44 @@ def test_with_a_gpu_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+def test_with_both_it_is_started_once_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    assert runtime("import sys; assert not sys.argv[1:]").unavailable() is None
+    missing = "raise ImportError('libnvinfer.so.11: cannot open shared object file')"
+    assert runtime(missing).unavailable() == (
+        "TensorRT does not start: its process ended with status 1: ImportError: libnvinfer.so.11:"
+        " cannot open shared object file"
+    )
+
+
+INT8 = {"Name": "conv", "Weights": {"Type": "Int8"}, "Outputs": [{"Datatype": "Float"}]}
+FLOAT = {"Name": "gemm", "Weights": {"Type": "Float"}}
+FUSED = {"Name": "kgen", "Outputs": [{"Format/Datatype": "Row major linear FP16 format"}]}
+WIDE = "Thirty-two wide channel vectorized row major Int8 format"
+
+
 @pytest.mark.parametrize(
-    ("layers", "expected"),
+    ("layers", "weights", "by_dtype"),
     [
-        (["conv1 + relu", "conv2"], []),
-        ([{"Weights": {"Type": "Int8"}}, {"Weights": {"Type": "Float"}}], ["float32", "int8"]),
-        ([{"Outputs": [{"Format/Datatype": "Row major linear FP16 format"}]}], ["float16"]),
-        ([{"Weights": {}, "Outputs": [{"Datatype": "BF16"}]}], ["bfloat16"]),
+        (["conv1 + relu", "conv2"], [], {"unknown": ["conv1 + relu", "conv2"]}),
+        (
+            [INT8, FLOAT, FUSED],
+            ["float32", "int8"],
+            {"float16": ["kgen"], "float32": ["gemm"], "int8": ["conv"]},
+        ),
+        ([FUSED], ["float16"], {"float16": ["kgen"]}),
+        ([{"Weights": {}, "Outputs": [{"Datatype": "BF16"}]}], ["bfloat16"], {"bfloat16": [""]}),
+        (
+            [{"Name": "a", "Outputs": [{"Format/Datatype": WIDE}, {"Format/Datatype": "Float"}]}],
+            ["float32", "int8"],
+            {"float32, int8": ["a"]},
+        ),
+        ([{"Name": "no-op"}], [], {"unknown": ["no-op"]}),
     ],
 )
 def test_dtypes_are_those_that_the_inspector_names(
-    layers: list[object], expected: list[str]
+    layers: list[Any], weights: list[str], by_dtype: dict[str, list[str]]
 ) -> None:
-    assert layer_dtypes(layers) == expected
+    assert weight_dtypes(layers) == weights
+    assert layers_by_dtype(layers) == by_dtype

@@ -1,0 +1,205 @@
+"""From an export to its row in the report, through the real process and a stand-in for TensorRT.
+
+The stand-in computes on the CPU; test_tensorrt_types.py holds it against the real bindings.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from models.errors import InputError
+from stages import validate
+from stages.files import read_json, write_json
+from stages.params import Params, Profile
+from stages.runtimes.base import Job, RuntimeFailureError
+from stages.runtimes.tensorrt_runtime import TensorRtRuntime
+from tests.stages.runtimes.stand_in import engine_on_cpu
+
+REPOSITORY = Path(__file__).parents[3]
+COMMAND = (sys.executable, engine_on_cpu.__file__)
+TIMING = Profile(warmup_runs=2, warmup_seconds=0.0, min_runs=20, min_seconds=0.01, max_runs=20)
+VERSIONS = ("10.16.1.11", "11.4.0.106")
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> TensorRtRuntime:
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("STAND_IN_TENSORRT", VERSIONS[-1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    return TensorRtRuntime(COMMAND, TIMING)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("precision", "shape", "dtype"),
+    [("fp16", "static", "float16"), ("int8_s8s8", "dynamic", "int8")],
+)
+def test_an_engine_keeps_the_precision_of_its_file(
+    tensorrt: TensorRtRuntime,
+    tiny_exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    precision: str,
+    shape: str,
+    dtype: str,
+) -> None:
+    monkeypatch.setenv("STAND_IN_TENSORRT", version)
+    model = tiny_exported / f"artifacts/onnx/{precision}.{shape}.onnx"
+    with np.load(model.with_name("golden.npz")) as golden:
+        images, logits = golden["images"], golden["logits"]
+    sizes = (1, 3) if shape == "dynamic" else (1,)
+    execution = tensorrt.run(model, [Job(images, size) for size in sizes])
+    assert execution.provider == "a stand-in for a GPU"
+    assert execution.dtypes == [dtype]
+    layers = execution.layers
+    assert layers is not None
+    nodes = onnx.load(model).graph.node
+    # The casts of the preprocessing have no weights: what they put out counts.
+    assert set(layers) == {dtype, "float32"}
+    assert layers[dtype] == [node.name for node in nodes if node.op_type in ("Conv", "Gemm")]
+    assert layers["float32"] == [node.name for node in nodes if node.op_type == "Cast"]
+    for found in execution.logits:
+        assert np.abs(found - logits).max() < 0.05 * np.abs(logits).max()
+    if shape == "dynamic":
+        assert execution.times is None
+    else:
+        assert execution.times is not None
+        assert len(execution.times.gpu_ms) == len(execution.times.wall_ms) == 20
+        # The host waits for the GPU, and for what comes before and after its work.
+        pairs = zip(execution.times.gpu_ms, execution.times.wall_ms, strict=True)
+        assert all(0 < gpu < wall for gpu, wall in pairs)
+
+
+def test_a_required_tensorrt_is_judged_like_the_others(
+    tensorrt: TensorRtRuntime,
+    tiny_exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
+    description = read_json(Path("artifacts/onnx/model.json"))
+    del description["files"]["fp16"], description["files"]["int8_u8s8"]  # to save time
+    write_json(Path("artifacts/onnx/model.json"), description)
+    monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)
+    settings = {"batch_sizes": [1, 3, 8], "tensorrt": "required"}
+    validate.main(Params.model_validate({"validate": settings}))
+    rows: dict[str, dict[str, Any]] = {"onnxruntime": {}, "tensorrt": {}}
+    for row in read_json(validate.REPORT)["results"]:
+        rows[row["runtime"]][row["file"]] = row
+    assert len(rows["tensorrt"]) == 4
+    for file, row in rows["tensorrt"].items():
+        other = rows["onnxruntime"][file]
+        assert (row["status"], row["reason"]) == ("passed", None)
+        # The stand-in computes with the same library.
+        assert (row["accuracy"], row["images"]) == (other["accuracy"], other["images"])
+        assert row["golden"] == other["golden"]
+        assert (row["latency"] is None) == (row["shape"] == "dynamic")
+        assert other["layers"] is other["latency"] is None
+    latency = rows["tensorrt"]["fp32.static.onnx"]["latency"]
+    assert latency["batch_size"] == 1
+    assert latency["gpu"]["n"] == latency["wall"]["n"] == 20
+    assert 0 < latency["gpu"]["p50_ms"] < latency["wall"]["p50_ms"]
+
+
+def test_tf32_would_be_found(
+    tensorrt: TensorRtRuntime, tiny_exported: Path, tmp_path: Path
+) -> None:
+    # Proof that the stand-in has TF32 on unless the flag is cleared, as TensorRT has.
+    program = tmp_path / "engine.py"
+    source = Path(engine_on_cpu.__file__).read_text()
+    keep = "tensorrt_engine.trt.IBuilderConfig.clear_flag = lambda self, flag: None"
+    program.write_text(
+        source.replace("    tensorrt_engine.main()", f"    {keep}\n    tensorrt_engine.main()")
+    )
+    shutil.copytree(Path(engine_on_cpu.__file__).with_name("tensorrt"), tmp_path / "tensorrt")
+    model = tiny_exported / "artifacts/onnx/fp32.dynamic.onnx"
+    with np.load(model.with_name("golden.npz")) as golden:
+        images, logits = golden["images"], golden["logits"]
+    coarse = TensorRtRuntime([sys.executable, str(program)]).run(model, [Job(images, 8)])
+    error = np.abs(coarse.logits[0] - logits).max() / np.abs(logits).max()
+    assert error > Params().validate_.max_relative_error_fp32
+
+
+def test_a_model_that_the_parser_refuses_is_a_reason(
+    tensorrt: TensorRtRuntime, tiny_exported: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(tiny_exported / "artifacts/onnx/fp32.static.onnx")
+    # Bytes that are permuted before they are cast.
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    cast.op_type = "Identity"
+    del cast.attribute[:]
+    onnx.save(model, tmp_path / "bytes.onnx")
+    with pytest.raises(RuntimeFailureError) as caught:
+        tensorrt.run(tmp_path / "bytes.onnx", [Job(np.zeros((1, 16, 16, 3), dtype=np.uint8), 1)])
+    reason = "UINT8 is taken by a Cast alone"
+    assert str(caught.value) == (
+        "ended with status 1: the ONNX parser refuses the model: In node -1 with name:  and"
+        f" operator:  (parseGraph): {reason}; [TRT] [E] ModelImporter: {reason}"
+    )
+
+
+def test_a_batch_that_the_engine_does_not_take_is_a_reason(
+    tensorrt: TensorRtRuntime, tiny_exported: Path
+) -> None:
+    model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
+    with pytest.raises(RuntimeFailureError) as caught:
+        tensorrt.run(model, [Job(np.zeros((2, 16, 16, 3), dtype=np.uint8), 2)])
+    assert "the engine does not take the shape (2, 16, 16, 3); [TRT] [E] IExec" in str(caught.value)
+
+
+def test_a_version_that_is_not_supported_is_unavailable(
+    tensorrt: TensorRtRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_TENSORRT", "8.6.1")
+    assert tensorrt.unavailable() == (
+        "TensorRT does not start: its process ended with status 1:"
+        " TensorRT 8.6.1 is installed; 10.3 to 11 are supported"
+    )
+
+
+def test_required_fails_before_anything_is_read_where_tensorrt_does_not_start(
+    tensorrt: TensorRtRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STAND_IN_DRIVER", "old")
+    monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)
+    with pytest.raises(InputError) as caught:
+        validate.main(Params.model_validate({"validate": {"tensorrt": "required"}}))
+    assert str(caught.value) == (
+        "params.yaml: validate.tensorrt is required, but TensorRT does not start: its process ended"
+        f" with status 1: TensorRT {VERSIONS[-1]} does not work with this GPU or its driver;"
+        " [TRT] [E] CUDA initialization failure with error: 35; set it to auto or off"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["Stream", "Event"])
+def test_the_gpu_of_the_stand_in_has_the_names_of_torch(name: str) -> None:
+    if torch.version.cuda is None:
+        pytest.skip("this torch is built without CUDA")
+    ours, theirs = getattr(engine_on_cpu, name), getattr(torch.cuda, name)
+    assert {part for part in vars(ours) if not part.startswith("_")} <= set(dir(theirs))
+
+
+def test_tensorrt_itself(tiny_exported: Path) -> None:
+    if (absent := TensorRtRuntime().unavailable()) is not None:
+        pytest.skip(absent)
+    model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
+    with np.load(model.with_name("golden.npz")) as golden:
+        images, logits = golden["images"], golden["logits"]
+    execution = TensorRtRuntime(timing=TIMING).run(model, [Job(images, 1)])
+    assert np.abs(execution.logits[0] - logits).max() <= 1e-4 * np.abs(logits).max()
+    assert execution.dtypes == ["float32"]
+    assert execution.times is not None
+    assert min(execution.times.gpu_ms) > 0
