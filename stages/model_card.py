@@ -67,14 +67,13 @@ def model_card(
     Args:
         summary: ``reports/summary.json``.
         description: ``model.json`` with the packaged precisions alone.
-        device: ``reports/device.json``.
+        device: the first one of the summary's.
         goals: those of ``reports/gate.json``; all are met.
     """
     data, student = summary["data"], summary["student"]
     exports = {precision: summary["exports"][precision] for precision in description["files"]}
     noisy = [precision for precision, export in exports.items() if export["noisy"]]
     cpu = device["cpu"] or f"an unnamed {device['machine']} CPU"
-    runtime = f"onnxruntime {device['runtimes']['onnxruntime']}"
     return _CARD.format(
         network=student["network"],
         origin=origin(summary),
@@ -85,7 +84,7 @@ def model_card(
         networks=_networks(summary),
         exports=_exports(exports),
         golden=description["golden"]["images"],
-        device=f"{cpu} ({device['system']}, {runtime})",
+        device=f"{cpu} ({device['system']}, {device['runtime']})",
         noisy=f"; the machine was noisy for {', '.join(noisy)}" if noisy else "",
         **{key: description[key] for key in ("input", "output", "opset", "ir_version")},
         file=next(iter(description["files"].values()))["static"]["path"],

@@ -415,7 +415,10 @@ def _write_latency() -> None:
             )
     Path("artifacts/latency").mkdir(parents=True)
     write_json(Path("artifacts/latency/samples.json"), samples)
-    write_json(Path("reports/latency.json"), {"results": results})
+    device = {"device": "local:", "system": "Linux", "machine": "x86_64"}
+    device |= {"cpu": DEVICE["cpu"], "cores": 2, "governor": None, "python": "3.11.9"}
+    device |= {"runtime": "onnxruntime 1.31.1"}
+    write_json(Path("reports/latency.json"), {"devices": [device], "results": results})
 
 
 def write_params(content: str = "gate: {min_accuracy: 0.97}\n") -> Params:
