@@ -155,7 +155,7 @@ def _unpacked(path: Path, target: Path) -> Path:
         with tarfile.open(path) as archive:
             for member in archive:
                 parts = Path(member.name).parts
-                if not member.isreg() or len(parts) != 2 or ".." in parts:
+                if not member.isreg() or len(parts) != 2 or {"..", "/"} & set(parts):
                     raise InputError(f"{path}: {member.name} is no plain file of a bundle")
                 member.name = parts[1]
                 archive.extract(member, folder, set_attrs=False, filter="data")

@@ -53,7 +53,7 @@ SCHEMES = {
 }
 
 # None of them may begin with a dash: they stand on command lines.
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:][0-9A-Fa-f:.%A-Za-z0-9]*")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-f]*:[0-9a-f:.]*(%[A-Za-z0-9]+)?")
 _USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+@\\$-]*")
 _VALUES = {
     "cpus": (re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*"), "numbers, such as 0,1"),

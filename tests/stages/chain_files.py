@@ -152,7 +152,9 @@ def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.M
             numpy_helper.from_array(weight, "weight"),
         ],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {"precision": precision})
+    return model
 
 
 ENVIRONMENT = {
