@@ -37,7 +37,7 @@ keys = typer.Typer(no_args_is_help=True, help="Keys that bundles are signed with
 def profile(
     devices: Annotated[
         list[str],
-        typer.Argument(metavar="DEVICE...", help="local: or ssh://[user@]host, one or more."),
+        typer.Argument(metavar="DEVICE...", help="local: or ssh://host, one or more."),
     ],
     bundle: Annotated[
         Path | None,
@@ -48,8 +48,9 @@ def profile(
 ) -> None:
     """Measure latency and parity on devices, and keep the results for the report.
 
-    A device is local:, or ssh://[user@]host[:port][/folder]; ?cpus=0,1 keeps to these processors,
-    ?threads=1,4 measures with these numbers of threads, ?python= names the interpreter there.
+    A device is local: or ssh://user@host:port/folder, of which only the host is needed. Behind it
+    may stand ?cpus=0,1 to keep to these processors, ?threads=1,4 to measure with these numbers of
+    threads, and ?python=python3.11 to name the interpreter there.
     """
     from pipeline import measure
     from pipeline.project import require_project

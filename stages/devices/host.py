@@ -165,7 +165,7 @@ class Host(Device):
             if files is not None:
                 _write_tar(given, files)
             given.seek(0)
-            boot = [self.python, "-c", _BOOT, str(len(source)), command, *arguments]
+            boot = [self.python, "-I", "-c", _BOOT, str(len(source)), command, *arguments]
             finished = self.run(boot, given)
         answer = last_json(finished.out)
         if finished.code or answer is None:

@@ -20,6 +20,7 @@ from tests.pipeline.conftest import ROOT, change_stage
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 COMMANDS = ("use", "run", "status", "show", "doctor")
+COMMANDS += ("profile", "deploy", "rollback", "deployed", "keys")
 
 SUMMARY: dict[str, Any] = {
     "data": {
@@ -70,6 +71,28 @@ SUMMARY: dict[str, Any] = {
             "p90_ms": None,
             "threads": 1,
             "noisy": None,
+        },
+    },
+    "devices": {
+        "local:": {"cpu": "Desk CPU", "exports": {}},
+        "ssh://pi@[board]": {
+            "cpu": "Board [1.4]",
+            "exports": {
+                "fp32": {
+                    "status": "passed",
+                    "threads": 1,
+                    "p50_ms": 4.2,
+                    "p90_ms": 4.9,
+                    "noisy": True,
+                },
+                "fp16": {
+                    "status": "failed",
+                    "threads": 4,
+                    "p50_ms": None,
+                    "p90_ms": None,
+                    "noisy": None,
+                },
+            },
         },
     },
     "warnings": ["The attention has collapsed on [D3B1]."],
@@ -205,6 +228,8 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     fp32 = ["fp32", "passed", "2.5e-07", "100.00%", "98.33%", "0.33", "0.310", "0.334 *"]
     assert fp32 in rows
     assert ["fp16", "skipped", "-", "-", "-", "0.17", "-", "-"] in rows
+    assert ["ssh://pi@[board]", "Board [1.4]", "fp32", "1", "4.200", "4.900 *"] in rows
+    assert ["fp16 (failed)", "4", "-", "-"] in rows
     assert "drop from teacher to student: 1.11%" in output
     assert "warning  The attention has collapsed on [D3B1]." in output
     assert "tensorrt [fp32]: no NVIDIA GPU that torch can use" in output
