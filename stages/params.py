@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -409,8 +410,18 @@ class Gate(Section):
 class Package(Section):
     """The bundle."""
 
-    version: Annotated[str, Field(pattern=VERSION)] = "0.1.0"
+    version: str = "0.1.0"
     """One to three numbers; a device takes no older one than it serves."""
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _is_numbers(cls, value: object) -> object:
+        # YAML's 1.10 would be the number 1.1.
+        if not isinstance(value, str) or not re.fullmatch(VERSION, value):
+            raise ValueError(
+                f"expected one to three numbers, such as '1.2.0' in quotes, not {value}"
+            )
+        return value
 
 
 class Report(Section):
