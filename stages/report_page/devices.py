@@ -67,7 +67,7 @@ def summary(measured: Measurements, exports: Record) -> Record:
                     key: row[key]
                     for key in ("threads", "p50_ms", "p90_ms", "noisy", "status", "reason")
                 }
-                for precision, row in _fewest_threads(device).items()
+                for precision, row in _foremost(device).items()
                 if precision in exports
             },
         }
@@ -98,7 +98,9 @@ def trade_offs(summary: Record) -> list[Titled]:
             f"Accuracy against latency on {url}: {told}",
             at=at,
         )
-        reading = f"{device['cpu'] or 'An unnamed processor'}, {device['runtime']}."
+        # Browsers tell the model of a phone at most.
+        by = device["cpu"] or device["machine"] or "An unnamed processor"
+        reading = f"{by}, {device['runtime']}."
         charts.append(Titled(f"Test accuracy and latency on {url}", chart, reading))
     return charts
 
@@ -112,7 +114,7 @@ def table(measured: Measurements, exports: Record) -> Table | None:
     rows = [
         [
             device.url,
-            f"{row['precision']}, {row['threads']}",
+            f"{row['precision']}, {row['threads']}{_provider(row, device)}",
             row["status"],
             show(percent, exports.get(row["precision"], {}).get("accuracy")),
             show(significant, row["p50_ms"]),
@@ -125,12 +127,18 @@ def table(measured: Measurements, exports: Record) -> Table | None:
     return Table(head, rows, "All devices")
 
 
-def _fewest_threads(device: Measured) -> dict[str, Record]:
-    """A row for each precision."""
+def _foremost(device: Measured) -> dict[str, Record]:
+    """A row for each precision: one that passed, with the fewest threads."""
     rows: dict[str, Record] = {}
-    for row in sorted(device.results, key=lambda row: int(row["threads"])):
+    for row in sorted(device.results, key=lambda r: (r["status"] != "passed", int(r["threads"]))):
         rows.setdefault(row["precision"], row)
     return rows
+
+
+def _provider(row: Record, device: Measured) -> str:
+    """Named where a device has several, as browsers do."""
+    several = len({r["provider"] for r in device.results if r["provider"] is not None}) > 1
+    return f", {row['provider']}" if several and row["provider"] is not None else ""
 
 
 def _is_current(row: Record, measured: Measurements) -> bool:

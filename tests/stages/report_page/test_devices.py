@@ -95,6 +95,31 @@ def test_what_failed_there_has_its_reason(chain) -> None:
     assert row[4:] == ["not measured"] * 3
 
 
+def test_what_passed_stands_for_a_precision_and_providers_are_told_apart(chain) -> None:
+    skipped = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
+    skipped |= {"status": "skipped", "reason": "no half precision", "provider": "webgpu"}
+    write_device()
+    path = "reports/devices/board.json"
+
+    def browser(content: dict[str, Any]) -> None:
+        content["description"] |= {"cpu": None, "machine": "Phone 8"}
+        for row in content["results"]:
+            row["provider"] = "wasm"
+            if (row["precision"], row["threads"]) == ("fp16", 1):
+                row.update(skipped)
+
+    change(path, browser)
+    summary, page = made()
+    fp16 = summary["devices"][BOARD]["exports"]["fp16"]
+    assert (fp16["status"], fp16["threads"]) == ("passed", 4)
+    rows = [row[1:3] for row in page.tables["trade-off"][0] if row[0] == BOARD]
+    assert ["fp16, 1, webgpu", "skipped"] in rows
+    assert ["fp32, 1, wasm", "passed"] in rows
+    assert "Phone 8, onnxruntime 1.19.2." in page.text["trade-off"]
+    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
+    assert reasons[f"latency of fp16 at 1 thread on {BOARD}"] == "no half precision"
+
+
 def test_what_is_of_other_models_is_left_out_and_said(chain) -> None:
     write_device(fp32={"model_sha256": "0" * 64})
     summary, _ = made()
@@ -130,7 +155,7 @@ def test_several_devices_of_the_chain(chain) -> None:
     assert "p99 of fp32 at 1 thread on ssh://board" in what
     assert len(page.tables["latency"][0]) == 1 + 16
     assert page.tables["latency"][0][1][0] == "fp32, 1, local:"
-    assert "An unnamed processor, onnxruntime 1.31.1." in page.text["trade-off"]
+    assert "x86_64, onnxruntime 1.31.1." in page.text["trade-off"]
 
 
 def test_the_first_device_is_what_summary_and_tile_are_about(chain) -> None:
