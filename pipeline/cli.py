@@ -16,6 +16,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
+from pipeline import device_commands
+from pipeline.project import require_project
 
 console = Console()
 
@@ -96,7 +98,7 @@ def use(
     from pipeline import presets
     from stages.params import PARAMS_FILE
 
-    _require_project()
+    require_project()
     short = presets.short_epochs(schedule.value, epochs)
     if not names and not settings and data is None and short is None:
         table = Table("preset", "what it does", box=None, header_style="bold")
@@ -126,7 +128,7 @@ def run() -> None:
     from pipeline.summary import SUMMARY, show
     from stages.params import load_params
 
-    _require_project()
+    require_project()
     check_networks(load_params())
     code = run_guarded(
         [sys.executable, "-m", "pipeline.flow"], {**PREFECT_ENVIRONMENT, **os.environ}
@@ -144,7 +146,7 @@ def status() -> None:
     from pipeline.dvc_runner import load_status
     from stages.params import load_params
 
-    _require_project()
+    require_project()
     load_params()
     table = Table("stage", "state", "why", box=None, header_style="bold")
     for stage in load_status(Path()):
@@ -159,7 +161,7 @@ def show() -> None:
     """Show the result: accuracy, size and latency of teacher, student and every export."""
     from pipeline import summary
 
-    _require_project()
+    require_project()
     summary.show(console)
 
 
@@ -181,13 +183,7 @@ def _shortened(reasons: Sequence[str]) -> str:
     return "; ".join([*reasons[:_REASONS], *([f"and {more} more"] if more > 0 else [])])
 
 
-def _require_project() -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        if not Path(name).is_file():
-            raise InputError(
-                f"{name}: not found in {Path.cwd().name or '/'}; run ackd in the project's root"
-            )
-
+device_commands.add_to(app)
 
 if __name__ == "__main__":
     app()

@@ -43,7 +43,7 @@ class Finding:
 def examine() -> list[Finding]:
     """The whole diagnosis, in the order of a table; works in any folder."""
     device = identify()
-    return [*_machine(device), *_accelerators(device), *_packages(), *_project()]
+    return [*_machine(device), *_accelerators(device), *_packages(), *_programs(), *_project()]
 
 
 def _machine(device: dict[str, Any]) -> Iterator[Finding]:
@@ -108,6 +108,12 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, True, importlib.metadata.version(name), "")
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, False, "not installed", "install this project again")
+
+
+def _programs() -> Iterator[Finding]:
+    ssh = shutil.which("ssh")
+    missing = "no devices at ssh://: install OpenSSH's client"
+    yield Finding("ssh", ssh is not None, ssh or "none", missing)
 
 
 def _project() -> Iterator[Finding]:

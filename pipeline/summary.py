@@ -40,6 +40,8 @@ def show(console: Console) -> None:
     console.print(_exports(summary["exports"]))
     for line in _verdicts(summary):
         console.print(line, highlight=False)
+    if len(summary["devices"]) > 1:
+        console.print(_devices(summary["devices"]))
     for warning in summary["warnings"]:
         console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
     if summary["skipped"]:
@@ -117,6 +119,26 @@ def _verdicts(summary: dict[str, Any]) -> Iterator[str]:
     ]
     if beaten:
         yield f"[bold]dominated[/]    {'; '.join(beaten)}"
+
+
+def _devices(devices: dict[str, Any]) -> Table:
+    table = Table(title="Devices", title_justify="left", title_style="bold")
+    for column in ("device", "processor", "precision"):
+        table.add_column(column)
+    for column in ("threads", "p50 ms", "p90 ms"):
+        table.add_column(column, justify="right")
+    for url, device in devices.items():
+        for number, (precision, row) in enumerate(device["exports"].items()):
+            table.add_row(
+                escape(url) if number == 0 else "",
+                escape(device["cpu"] or _NONE) if number == 0 else "",
+                precision if row["status"] == "passed" else f"{precision} ({row['status']})",
+                str(row["threads"]),
+                _format(row["p50_ms"], ".3f"),
+                _format(row["p90_ms"], ".3f") + (" *" if row["noisy"] else ""),
+            )
+    table.caption = "latency of one image; * the machine was noisy"
+    return table
 
 
 def _percent(fraction: float | None) -> str:

@@ -81,7 +81,7 @@ def model_card(
     Args:
         summary: ``reports/summary.json``.
         description: ``model.json`` with the packaged precisions alone.
-        device: ``reports/device.json``.
+        device: the first one of the summary's.
         goals: those of ``reports/gate.json``; all are met.
     """
     data, student = summary["data"], summary["student"]
@@ -90,7 +90,6 @@ def model_card(
     choice = summary["recommended"]
     shown = choice["precision"] if choice else next(iter(exports))
     cpu = device["cpu"] or f"an unnamed {device['machine']} CPU"
-    runtime = f"onnxruntime {device['runtimes']['onnxruntime']}"
     return _CARD.format(
         network=student["network"],
         origin=origin(summary),
@@ -102,7 +101,7 @@ def model_card(
         exports=_exports(exports, summary),
         recommended=_recommended(choice),
         golden=description["golden"]["images"],
-        device=f"{cpu} ({device['system']}, {runtime})",
+        device=f"{cpu} ({device['system']}, {device['runtime']})",
         noisy=f"; the machine was noisy for {', '.join(noisy)}" if noisy else "",
         **{key: description[key] for key in ("input", "output", "opset", "ir_version")},
         file=description["files"][shown]["static"]["path"],

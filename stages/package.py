@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from stages.bundle.keys import configured_key, key_id
+from stages.bundle.manifest import write_manifest
 from stages.entry import run_stage
 from stages.files import new_file, new_folder, read_json, sha256, write_json
 from stages.model_card import model_card
@@ -17,7 +19,6 @@ from stages.runtimes.exported import SHAPES, Exported, load_exported
 
 SUMMARY = Path("reports/summary.json")
 GATE = Path("reports/gate.json")
-DEVICE = Path("reports/device.json")
 RUNNER = Path(__file__).parent / "devices" / "runner.py"
 BUNDLE = Path("artifacts/bundle")
 BUNDLE_FILE = Path("artifacts/bundle.tar.gz")
@@ -27,11 +28,13 @@ SUMS = "SHA256SUMS"
 def main(params: Params) -> None:
     """Write ``artifacts/bundle`` and ``artifacts/bundle.tar.gz``.
 
+    The bundle is signed where ``ACKD_SIGNING_KEY`` names a key.
+
     Raises:
-        InputError: a goal of the gate is missed, an exported file was altered, or no export
-            passed its validation.
+        InputError: a goal of the gate is missed, an exported file was altered, no export passed
+            its validation, or the key cannot be used.
     """
-    del params
+    version, key = params.package.version, configured_key()
     gate = read_json(GATE)
     if not gate["passed"]:
         missed = ", ".join(dict.fromkeys(g["goal"] for g in gate["goals"] if not g["met"]))
@@ -47,7 +50,9 @@ def main(params: Params) -> None:
         "files": files,
         "quantization": {name: made for name, made in quantization.items() if name in files},
     }
-    card = model_card(summary, description, read_json(DEVICE), gate["goals"])
+    # The first is the one that the summary's latencies are of.
+    device = next(iter(summary["devices"].values()))
+    card = model_card(summary, description, device, gate["goals"])
 
     with new_folder(BUNDLE) as folder, new_file(BUNDLE_FILE) as archive:
         for name in _names(description):
@@ -56,8 +61,10 @@ def main(params: Params) -> None:
         write_json(folder / "model.json", description)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         write_sums(folder)
+        write_manifest(folder, version, key)
         write_archive(archive, folder, BUNDLE.name)
-    print(f"package: {BUNDLE_FILE} with {', '.join(description['files'])}")
+    signed = "not signed" if key is None else f"signed with the key {key_id(key.public_key())}"
+    print(f"package: {BUNDLE_FILE} {version} with {', '.join(description['files'])}, {signed}")
 
 
 def _passed(exported: Exported, summary: dict[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from models.errors import InputError
+from stages.devices.urls import parse_url
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -18,6 +20,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+#: Of a bundle: one to three numbers, of which the first that differs decides which is the newer.
+VERSION = r"^\d{1,9}(\.\d{1,9}){0,2}$"
 
 
 class Section(BaseModel):
@@ -372,6 +378,8 @@ class Validate(Section):
 class Profile(Section):
     """How latency is measured."""
 
+    devices: Annotated[list[str], Field(min_length=1)] = ["local:"]
+    """Their URLs, ``local:`` or ``ssh://[user@]host``; goals and summary are of the first one."""
     threads: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2]
     warmup_runs: PositiveInt = 10
     warmup_seconds: NonNegativeFloat = 0.5
@@ -379,6 +387,14 @@ class Profile(Section):
     min_seconds: NonNegativeFloat = 3.0
     max_runs: PositiveInt = 20000
     """The cap, for models that are quicker than the clock is worth."""
+
+    @model_validator(mode="after")
+    def _devices_exist_as_kinds(self) -> Profile:
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("devices must be given once each")
+        for device in self.devices:
+            parse_url(device)
+        return self
 
     @model_validator(mode="after")
     def _cap_above_minimum(self) -> Profile:
@@ -412,6 +428,23 @@ class Gate(Section):
     """Of the largest static model file; MB = 10^6 bytes."""
 
 
+class Package(Section):
+    """The bundle."""
+
+    version: str = "0.1.0"
+    """One to three numbers; a device takes no older one than it serves."""
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _is_numbers(cls, value: object) -> object:
+        # YAML's 1.10 would be the number 1.1.
+        if not isinstance(value, str) or not re.fullmatch(VERSION, value):
+            raise ValueError(
+                f"expected one to three numbers, such as '1.2.0' in quotes, not {value}"
+            )
+        return value
+
+
 class Report(Section):
     """What the report sets the measurements beside."""
 
@@ -435,6 +468,7 @@ class Params(Section):
     analyze: Analyze = Analyze()
     report: Report = Report()
     gate: Gate = Gate()
+    package: Package = Package()
 
     @model_validator(mode="after")
     def _candidates_begin_with_the_student(self) -> Params:

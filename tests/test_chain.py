@@ -55,7 +55,8 @@ def project(root: Path) -> Path:
     """A repository of its own with this project's code and small parameters."""
     files = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout
     for name in files.splitlines():
-        if not name.startswith(("reports/", "dvc.lock")) and (ROOT / name).is_file():
+        made = name.startswith(("reports/", "dvc.lock")) and "reports/devices/" not in name
+        if not made and (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, root / name)
     change(root, **SMALL)
@@ -179,6 +180,19 @@ def test_an_experiment_changes_a_parameter(copy: Path) -> None:
     assert "distill" in ran
     assert "train_teacher" not in ran
     assert YAML().load(copy / "params.yaml")["distill"]["temperature"] == 2
+
+
+def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy: Path) -> None:
+    before = (copy / "artifacts/bundle.tar.gz").read_bytes()
+    url = "local:?threads=2"
+    call(copy, sys.executable, "-m", "pipeline.cli", "profile", url)
+    ran, _ = repro(copy)
+    assert ran == ["identify_device", "report", "gate", "package"]
+    devices = read(copy / "reports/summary.json")["devices"]
+    assert list(devices) == ["local:", url]
+    assert {row["status"] for row in devices[url]["exports"].values()} == {"passed"}
+    assert (copy / "artifacts/bundle.tar.gz").read_bytes() == before
+    assert repro(copy)[0] == ["identify_device"]
 
 
 def test_a_missed_goal_stops_the_bundle_and_keeps_the_measurements(copy: Path) -> None:

@@ -3,7 +3,9 @@
 It needs Python 3.8 or newer, numpy and onnxruntime, and nothing else of the project: it travels in
 the bundle. ``python runner.py --check [FOLDER]`` proves that the files arrived unaltered and that
 every model gives torch's answers on the golden batch; ``python runner.py --profile --model FILE
---golden FILE`` times one model and prints one line of JSON.
+--golden FILE`` times one model and prints one line of JSON; ``python runner.py --describe FOLDER``
+proves the files alone and says what machine this is. ``--cpus 0,1`` keeps any of them on those
+processors.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 try:
     import numpy as np
@@ -267,11 +270,11 @@ def temperature() -> Optional[float]:
     return max(readings) if readings else None
 
 
-def check(folder: Path) -> bool:
-    """Prove the files unaltered and every model right on the golden batch; prints a table.
+def read_description(folder: Path) -> Dict[str, Any]:
+    """``model.json`` of a folder.
 
     Raises:
-        RunnerError: the folder is no bundle, or a file is missing, altered or not loadable.
+        RunnerError: the folder is no bundle, or the file is damaged.
     """
     try:
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -281,20 +284,24 @@ def check(folder: Path) -> bool:
         ) from None
     except ValueError:
         raise RunnerError(f"{folder / 'model.json'}: damaged; copy the bundle again") from None
+    return dict(description)
+
+
+def check(folder: Path) -> Dict[str, Any]:
+    """Prove the files unaltered, and run every model on the golden batch.
+
+    Returns:
+        ``network``, ``num_classes``, ``files`` (how many were proven), ``images``, ``runtime``,
+        ``passed``, and ``results``: ``precision``, ``shape``, ``golden``, ``status`` and
+        ``reason`` of each model.
+
+    Raises:
+        RunnerError: the folder is no bundle, or a file is missing, altered or not loadable.
+    """
+    description = read_description(folder)
     verified = verify_sums(folder, description)
     images, reference = load_golden(folder / description["golden"]["path"])
-    print(
-        "{} ({} classes), {} files unaltered, {} golden images, onnxruntime {}".format(
-            description["network"],
-            description["num_classes"],
-            verified,
-            len(images),
-            onnxruntime.__version__,
-        )
-    )
-    row = "{:<11} {:<8} {:>14} {:>9} {:>10}  {}"
-    print(row.format("precision", "batch", "relative error", "cosine", "agreement", "result"))
-    passed = True
+    results = []
     for precision, files in description["files"].items():
         for shape, entry in files.items():
             session = open_session(folder / entry["path"], threads=1)
@@ -302,19 +309,101 @@ def check(folder: Path) -> bool:
                 run_batches(session, images, 1 if shape == "static" else len(images)), reference
             )
             reason = breach(precision, parity)
-            passed = passed and reason is None
-            figures = [
-                "-" if parity[key] is None else form.format(parity[key])
-                for key, form in (
-                    ("max_relative_error", "{:.1e}"),
-                    ("cosine", "{:.5f}"),
-                    ("top1_agreement", "{:.3f}"),
-                )
-            ]
-            result = "failed: " + reason if reason else "passed"
-            print(row.format(precision, shape, figures[0], figures[1], figures[2], result))
-    print("passed" if passed else "failed")
-    return passed
+            results.append(
+                {
+                    "precision": precision,
+                    "shape": shape,
+                    "golden": parity,
+                    "status": "failed" if reason else "passed",
+                    "reason": reason,
+                }
+            )
+    return {
+        "network": description["network"],
+        "num_classes": description["num_classes"],
+        "files": verified,
+        "images": len(images),
+        "runtime": f"onnxruntime {onnxruntime.__version__}",
+        "passed": all(result["status"] == "passed" for result in results),
+        "results": results,
+    }
+
+
+def print_table(checked: Dict[str, Any]) -> None:
+    """What :func:`check` found, for a reader."""
+    print(
+        "{} ({} classes), {} files unaltered, {} golden images, {}".format(
+            *(checked[key] for key in ("network", "num_classes", "files", "images", "runtime"))
+        )
+    )
+    row = "{:<11} {:<8} {:>14} {:>9} {:>10}  {}"
+    print(row.format("precision", "batch", "relative error", "cosine", "agreement", "result"))
+    for result in checked["results"]:
+        figures = [
+            "-" if result["golden"][key] is None else form.format(result["golden"][key])
+            for key, form in (
+                ("max_relative_error", "{:.1e}"),
+                ("cosine", "{:.5f}"),
+                ("top1_agreement", "{:.3f}"),
+            )
+        ]
+        said = "failed: " + result["reason"] if result["reason"] else "passed"
+        print(row.format(result["precision"], result["shape"], *figures, said))
+    print("passed" if checked["passed"] else "failed")
+
+
+def describe(folder: Path) -> Dict[str, Any]:
+    """Prove the files unaltered, and say what machine this is; null is what it does not tell.
+
+    Raises:
+        RunnerError: the folder is no bundle, or a file is missing or altered.
+    """
+    verify_sums(folder, read_description(folder))
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "python": platform.python_version(),
+        "runtime": f"onnxruntime {onnxruntime.__version__}",
+    }
+
+
+def cpu_name() -> Optional[str]:
+    """As the kernel calls it; boards are named by their firmware, where the processor has none."""
+    fields = {}  # type: Dict[str, str]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    board = _first_line(Path("/sys/firmware/devicetree/base/model"))
+    return fields.get("model name") or board or fields.get("Model") or platform.processor() or None
+
+
+def _first_line(path: Path) -> Optional[str]:
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").strip("\0\n") or None
+    return None
+
+
+def pin(cpus: str) -> None:
+    """Keep this process, and the threads that it will start, on processors such as ``0,2-3``.
+
+    Raises:
+        RunnerError: the system has no such processors, or cannot do it.
+    """
+    wanted: Set[int] = set()
+    try:
+        for part in cpus.split(","):
+            first, _, last = part.partition("-")
+            wanted.update(range(int(first), int(last or first) + 1))
+        os.sched_setaffinity(0, wanted)
+    except AttributeError:
+        raise RunnerError(f"--cpus needs Linux, and this is {platform.system()}") from None
+    except (ValueError, OSError):
+        there = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise RunnerError(f"--cpus {cpus}: expected some of this machine's, {there}") from None
 
 
 def verify_sums(folder: Path, description: Dict[str, Any]) -> int:
@@ -325,10 +414,12 @@ def verify_sums(folder: Path, description: Dict[str, Any]) -> int:
     """
     sums_file = folder / "SHA256SUMS"
     if sums_file.is_file():
-        lines = sums_file.read_text(encoding="utf-8").splitlines()
-        sums = [
-            (name, digest) for digest, name in (line.split(maxsplit=1) for line in lines if line)
-        ]
+        try:
+            lines = sums_file.read_text(encoding="utf-8").splitlines()
+            pairs = [line.split(maxsplit=1) for line in lines if line]
+            sums = [(name, digest) for digest, name in pairs]
+        except ValueError:
+            raise RunnerError(f"{sums_file}: damaged; copy the bundle again") from None
     else:
         entries = [entry for files in description["files"].values() for entry in files.values()]
         sums = [(entry["path"], entry["sha256"]) for entry in [*entries, description["golden"]]]
@@ -357,6 +448,16 @@ def main() -> int:
     mode.add_argument(
         "--profile", action="store_true", help="time --model and print one line of JSON"
     )
+    mode.add_argument(
+        "--describe",
+        type=Path,
+        metavar="FOLDER",
+        help="sums of FOLDER, and what machine this is; one line of JSON",
+    )
+    parser.add_argument("--json", action="store_true", help="of --check, one line of JSON")
+    parser.add_argument(
+        "--cpus", metavar="LIST", help="keep to these processors, such as 0,1 (Linux)"
+    )
     parser.add_argument("--model", type=Path, metavar="FILE", help="a static model, batch 1")
     parser.add_argument(
         "--golden", type=Path, metavar="FILE", help="default: golden.npz beside the model"
@@ -371,8 +472,18 @@ def main() -> int:
     if given.profile and given.model is None:
         parser.error("--profile needs --model FILE")
     try:
+        if given.cpus is not None:
+            pin(given.cpus)
+        if given.describe is not None:
+            print(json.dumps(describe(given.describe)))
+            return 0
         if given.check is not None:
-            return 0 if check(given.check) else 1
+            checked = check(given.check)
+            if given.json:
+                print(json.dumps(checked, allow_nan=False))
+            else:
+                print_table(checked)
+            return 0 if checked["passed"] else 1
         result = profile(
             given.model,
             given.golden or given.model.with_name("golden.npz"),

@@ -122,7 +122,7 @@ def distributions(name: str, samples: Mapping[str, Sequence[float]], describes: 
 
 
 def accuracy_against_latency(
-    name: str, points: Sequence[Point], student: float, describes: str
+    name: str, points: Sequence[Point], student: float, describes: str, at: str = "one thread"
 ) -> Chart:
     """Each export at its p50 with a line to its p90; the student in torch as a level line."""
     with new_axes(height=290) as (figure, axes):
@@ -141,9 +141,7 @@ def accuracy_against_latency(
             face = PAPER if point.noisy else colour
             axes.plot(*(w[0] for w in where), "o", color=colour, markerfacecolor=face, markersize=7)
         _label(axes, points)
-        axes.set(
-            xlabel="latency at one thread, ms (point: p50, line: to p90)", ylabel="test accuracy"
-        )
+        axes.set(xlabel=f"latency at {at}, ms (point: p50, line: to p90)", ylabel="test accuracy")
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         return Chart(to_svg(name, figure), describes)

@@ -13,6 +13,7 @@ from stages.files import read_json
 
 REPORTS = Path("reports")
 ONNX_MODEL = Path("artifacts/onnx/model.json")
+DEVICES = REPORTS / "devices"
 SAMPLES = Path("artifacts/latency/samples.json")
 GRAD_CAM = Path("artifacts/analysis/grad_cam.png")
 
@@ -27,6 +28,7 @@ class Measurements:
     Attributes:
         teacher_history: a list by column of the CSV file, one value an epoch.
         samples: latencies in ms by ``<device>|<runtime>|<precision>|<threads>``.
+        devices: what `ackd profile` kept, by the names of its files.
         classes: one each of ``reports/classes.csv``, its figures as numbers; None where a class
             has no test images.
         grad_cam: the bytes of the PNG file.
@@ -46,6 +48,7 @@ class Measurements:
     validation: Record
     latency: Record
     samples: dict[str, list[float]]
+    devices: list[Record]
     analysis: Record
     classes: list[Record]
     grad_cam: bytes
@@ -68,6 +71,7 @@ def read_measurements() -> Measurements:
         validation=read_json(REPORTS / "validation.json"),
         latency=read_json(REPORTS / "latency.json"),
         samples=read_json(SAMPLES),
+        devices=[read_json(path) for path in sorted(DEVICES.glob("*.json"))],
         analysis=read_json(REPORTS / "analysis.json"),
         classes=read_class_figures(CLASSES_FILE),
         grad_cam=_read_png(GRAD_CAM),

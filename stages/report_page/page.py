@@ -13,7 +13,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from stages.figures import by_reason, count, millions, origin, percent, ratio, significant
 from stages.params import Params
-from stages.report_page import classes, learners, paper, tables
+from stages.report_page import classes, devices, learners, paper, tables
 from stages.report_page.curves import (
     latency_charts,
     scatter_chart,
@@ -51,7 +51,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         tiles=_tiles(summary),
         summary=summary,
         golden_images=measured.model["golden"]["images"],
-        cpu=measured.device["cpu"] or "an unnamed CPU",
+        cpu=measured.latency["devices"][0]["cpu"] or "an unnamed CPU",
         networks=tables.networks(summary),
         exports=tables.exports(summary),
         notes=_notes(measured, summary),
@@ -60,7 +60,13 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         validation=tables.validation(measured),
         engines=tables.engines(measured),
         scatter=scatter_chart(summary),
-        noisy=any(export["noisy"] for export in summary["exports"].values()),
+        trade_offs=devices.trade_offs(summary),
+        devices=devices.table(measured, summary["exports"]),
+        noisy=any(
+            row["noisy"]
+            for device in summary["devices"].values()
+            for row in device["exports"].values()
+        ),
         curves=training_charts(measured),
         training=_training(measured),
         diversity=learners.diversity_charts(measured) if group else [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.figures import threads
 from stages.params import Params
+from stages.report_page import devices
 from stages.report_page.choice import dominated_by, recommended
 from stages.report_page.learners import warnings
 from stages.report_page.measurements import Measurements, Record
@@ -51,6 +52,7 @@ def summarise(measured: Measurements, params: Params) -> Record:
         "paper": paper,
         "exports": exports,
         "recommended": recommended(exports, params.gate.max_export_drop),
+        "devices": devices.summary(measured, exports),
         "warnings": warnings(measured.student_history),
         "skipped": skipped(measured) + _without_paper(measured, paper),
     }
@@ -110,9 +112,10 @@ def _export(precision: str, measured: Measurements) -> Record:
 
 def _at_one_thread(precision: str, measured: Measurements) -> Record:
     """Empty where this was not profiled, or where the model answered wrongly."""
+    first = measured.latency["devices"][0]["device"]
     for result in measured.latency["results"]:
-        local = result["device"] == "local:" and result["runtime"] == "onnxruntime"
-        if local and (result["precision"], result["threads"]) == (precision, 1):
+        ours = result["device"] == first and result["runtime"] == "onnxruntime"
+        if ours and (result["precision"], result["threads"]) == (precision, 1):
             return dict(result) if result["status"] == "passed" else {}
     return {}
 
@@ -124,18 +127,27 @@ def skipped(measured: Measurements) -> list[dict[str, str]]:
         if result["golden"] is None:
             missing.append((f"{result['runtime']} {result['precision']}", result["reason"]))
     for result in measured.latency["results"]:
-        what = f"{result['precision']} at {threads(result['threads'])}"
+        what = f"{result['precision']} at {threads(result['threads'])}{_on(result, measured)}"
         if result["status"] != "passed":
             missing.append((f"latency of {what}", result["reason"]))
         elif result["p99_ms"] is None:
             missing.append((f"p99 of {what}", f"{result['n']} samples, under {_P99_SAMPLES}"))
-    if not any(result["threads"] == 1 for result in measured.latency["results"]):
+    first = measured.latency["devices"][0]["device"]
+    counts = [r["threads"] for r in measured.latency["results"] if r["device"] == first]
+    if 1 not in counts:
         missing.append(("latency at one thread", "profile.threads lacks 1"))
+    missing += devices.missing(measured)
     if measured.analysis["learners"] is None:
         method = measured.student["method"]
         missing.append(("auxiliary learners", f"the method {method} has none"))
     missing += _of_device(measured)
     return [{"what": what, "reason": reason} for what, reason in dict.fromkeys(missing)]
+
+
+def _on(result: Record, measured: Measurements) -> str:
+    """Which device, where there are several."""
+    several = len(measured.latency["devices"]) > 1
+    return f" on {result['device']}" if several else ""
 
 
 def _without_paper(measured: Measurements, paper: Record | None) -> list[dict[str, str]]:
@@ -151,7 +163,7 @@ def _of_device(measured: Measurements) -> list[tuple[str, str]]:
         return all(r[key] is None for r in measured.latency["results"])
 
     missing = []
-    if measured.device["governor"] is None:
+    if measured.latency["devices"][0]["governor"] is None:
         missing.append(("CPU governor", "not readable on the device that measured"))
     if unread("temperature_before"):
         missing.append(("temperature", "not readable on the device that measured"))

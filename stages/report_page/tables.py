@@ -185,10 +185,12 @@ def latency(measured: Measurements) -> Table:
         "peak memory, MB",
         "noisy",
     ]
+    several = len(measured.latency["devices"]) > 1
     latencies = ("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
     rows = [
         [
-            f"{result['precision']}, {result['threads']}",
+            f"{result['precision']}, {result['threads']}"
+            + (f", {result['device']}" if several else ""),
             show(count, result["n"]),
             *(show(significant, result[key]) for key in latencies),
             show(percent, result["cv"]),

@@ -20,6 +20,7 @@ from tests.pipeline.conftest import ROOT, change_stage
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 COMMANDS = ("use", "run", "status", "show", "doctor")
+COMMANDS += ("profile", "deploy", "rollback", "deployed", "keys")
 
 SUMMARY: dict[str, Any] = {
     "data": {
@@ -100,6 +101,28 @@ SUMMARY: dict[str, Any] = {
         },
     },
     "recommended": {"precision": "int8_u8s8", "reason": "the quickest of [all]"},
+    "devices": {
+        "local:": {"cpu": "Desk CPU", "exports": {}},
+        "ssh://pi@[board]": {
+            "cpu": "Board [1.4]",
+            "exports": {
+                "fp32": {
+                    "status": "passed",
+                    "threads": 1,
+                    "p50_ms": 4.2,
+                    "p90_ms": 4.9,
+                    "noisy": True,
+                },
+                "fp16": {
+                    "status": "failed",
+                    "threads": 4,
+                    "p50_ms": None,
+                    "p90_ms": None,
+                    "noisy": None,
+                },
+            },
+        },
+    },
     "warnings": ["The attention has collapsed on [D3B1]."],
     "skipped": [{"what": "tensorrt [fp32]", "reason": "no NVIDIA GPU that torch can use"}],
 }
@@ -239,6 +262,8 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     assert "made         int8_u8s8 by fine-tuning" in output
     assert "recommended  int8_u8s8, the quickest of [all]" in output
     assert "dominated    fp32 by int8_u8s8" in output
+    assert ["ssh://pi@[board]", "Board [1.4]", "fp32", "1", "4.200", "4.900 *"] in rows
+    assert ["fp16 (failed)", "4", "-", "-"] in rows
     assert "drop from teacher to student: 1.11%" in output
     assert "warning  The attention has collapsed on [D3B1]." in output
     assert "tensorrt [fp32]: no NVIDIA GPU that torch can use" in output

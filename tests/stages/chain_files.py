@@ -170,7 +170,9 @@ def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.M
             numpy_helper.from_array(weight, "weight"),
         ],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {"precision": precision})
+    return model
 
 
 ENVIRONMENT = {
@@ -444,7 +446,10 @@ def _write_latency() -> None:
             )
     Path("artifacts/latency").mkdir(parents=True)
     write_json(Path("artifacts/latency/samples.json"), samples)
-    write_json(Path("reports/latency.json"), {"results": results})
+    device = {"device": "local:", "system": "Linux", "machine": "x86_64"}
+    device |= {"cpu": DEVICE["cpu"], "cores": 2, "governor": None, "python": "3.11.9"}
+    device |= {"runtime": "onnxruntime 1.31.1"}
+    write_json(Path("reports/latency.json"), {"devices": [device], "results": results})
 
 
 def write_params(content: str = "gate: {min_accuracy: 0.97}\n") -> Params:

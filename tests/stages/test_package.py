@@ -8,11 +8,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from models.errors import InputError
 from stages import gate, package, report
+from stages.bundle.keys import new_key, read_public_key
+from stages.bundle.manifest import open_bundle
 from stages.files import sha256
-from stages.params import Gate, Params
+from stages.params import Gate, Package, Params
 from tests.stages import chain_files
 
 PARAMS = Params(gate=Gate(min_accuracy=0.97, max_export_drop=0.02))
@@ -45,7 +48,10 @@ def test_holds_what_a_device_needs_and_the_sums_of_it(chain):
     bundle = Path("artifacts/bundle")
     models = {f"{p}.{s}.onnx" for p in chain_files.PRECISIONS for s in ("dynamic", "static")}
     others = {"golden.npz", "labels.json", "model.json", "runner.py", "MODEL_CARD.md"}
-    assert {path.name for path in bundle.iterdir()} == models | others | {"SHA256SUMS"}
+    assert {path.name for path in bundle.iterdir()} == models | others | {
+        "SHA256SUMS",
+        "manifest.json",
+    }
     for name in models | {"golden.npz", "labels.json", "model.json"}:
         assert sha256(bundle / name) == sha256(Path("artifacts/onnx", name))
     checked = subprocess.run(
@@ -57,6 +63,39 @@ def test_holds_what_a_device_needs_and_the_sums_of_it(chain):
     )
     assert checked.stdout.count(": OK") == len(models | others)
     assert checked.stdout.splitlines() == sorted(checked.stdout.splitlines())
+
+
+def test_the_manifest_says_which_version_it_is_and_proves_every_file(chain):
+    package.main(PARAMS.model_copy(update={"package": Package(version="1.2.3")}))
+    with open_bundle(Path("artifacts/bundle.tar.gz")) as opened:
+        assert opened.version == "1.2.3"
+        assert opened.manifest["key_id"] is None
+        assert "SHA256SUMS" in opened.manifest["files"]
+    with pytest.raises(ValidationError, match="version"):
+        Package(version="1.2.3-beta")
+
+
+def test_it_is_signed_with_the_key_of_the_environment_and_else_the_same(chain, monkeypatch):
+    package.main(PARAMS)
+    unsigned = sha256(Path("artifacts/bundle.tar.gz"))
+    public, key_id = new_key(Path("signing.key"))
+    monkeypatch.setenv("ACKD_SIGNING_KEY", "signing.key")
+    package.main(PARAMS)
+    signed = sha256(Path("artifacts/bundle.tar.gz"))
+    with open_bundle(Path("artifacts/bundle.tar.gz"), read_public_key(public)) as opened:
+        assert opened.manifest["key_id"] == key_id
+    package.main(PARAMS)
+    assert sha256(Path("artifacts/bundle.tar.gz")) == signed != unsigned
+    monkeypatch.delenv("ACKD_SIGNING_KEY")
+    package.main(PARAMS)
+    assert sha256(Path("artifacts/bundle.tar.gz")) == unsigned
+
+
+def test_a_key_that_cannot_be_used_stops_it(chain, monkeypatch):
+    monkeypatch.setenv("ACKD_SIGNING_KEY", "nowhere.key")
+    with pytest.raises(InputError, match=r"nowhere\.key: no such file; ACKD_SIGNING_KEY names it"):
+        package.main(PARAMS)
+    assert not list(Path("artifacts").glob("*bundle*"))
 
 
 def test_the_archive_is_the_folder_and_the_same_each_time(chain):

@@ -115,3 +115,10 @@ def test_an_integer_serves_where_a_number_is_wanted() -> None:
 
 def test_the_defaults_are_valid() -> None:
     assert parse_params({}) == Params()
+
+
+@pytest.mark.parametrize("version", [1.1, 2, "1.0-beta", "1.2.3.4", "", "v1"])
+def test_a_version_is_one_to_three_numbers_in_quotes(version: object) -> None:
+    with pytest.raises(InputError, match=r"package\.version: expected one to three numbers, such"):
+        parse_params({"package": {"version": version}})
+    assert parse_params({"package": {"version": "1.10"}}).package.version == "1.10"

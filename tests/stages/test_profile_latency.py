@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from models.errors import InputError
 from stages import profile_latency
+from stages.devices import local
 from stages.files import read_json, sha256
 from stages.params import Params
 
@@ -53,18 +55,18 @@ def test_every_precision_is_measured(project: Path, tiny_params: Params) -> None
 def test_a_runner_that_crashes_is_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
 ) -> None:
-    real = profile_latency.RUNNER
+    real = local.RUNNER
     wrapper = tmp_path / "runner.py"
     wrapper.write_text(
         "import os, runpy, sys\n"
         "if 'fp16.static.onnx' in ' '.join(sys.argv): os.abort()\n"
         f"runpy.run_path({str(real)!r}, run_name='__main__')\n"
     )
-    monkeypatch.setattr(profile_latency, "RUNNER", wrapper)
+    monkeypatch.setattr(local, "RUNNER", wrapper)
     profile_latency.main(tiny_params)
     results = read_json(profile_latency.REPORT)["results"]
     assert [row["status"] for row in results] == ["passed", "failed", "passed", "passed"]
-    assert results[1]["reason"] == "the runner ended with status -6"
+    assert results[1]["reason"] == "the process ended with status -6"
     assert results[1]["p50_ms"] is None
     assert set(results[1]) == FIELDS
     samples = json.loads((profile_latency.SAMPLES_FOLDER / "samples.json").read_text())
@@ -75,9 +77,13 @@ def test_a_runner_that_crashes_is_a_row(
 def test_nothing_measured_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
 ) -> None:
-    (tmp_path / "runner.py").write_text("import sys; sys.exit('error: no such processor')")
-    monkeypatch.setattr(profile_latency, "RUNNER", tmp_path / "runner.py")
-    with pytest.raises(InputError, match=r"nothing could be measured.*error: no such processor"):
+    (tmp_path / "runner.py").write_text(
+        "import json, sys\n"
+        "if '--describe' in sys.argv: sys.exit(print(json.dumps({})))\n"
+        "sys.exit('error: no such processor')"
+    )
+    monkeypatch.setattr(local, "RUNNER", tmp_path / "runner.py")
+    with pytest.raises(InputError, match=r"nothing could be measured.*reason: no such processor"):
         profile_latency.main(tiny_params)
 
 
@@ -87,3 +93,46 @@ def test_an_altered_model_is_not_measured(project: Path, tiny_params: Params) ->
     with pytest.raises(InputError, match=r"fp32\.static\.onnx: altered since its export"):
         profile_latency.main(tiny_params)
     assert not (project / "reports").exists()
+
+
+def test_a_machine_that_cannot_run_the_runner(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
+) -> None:
+    (tmp_path / "runner.py").write_text("import sys; sys.exit('error: no onnxruntime')")
+    monkeypatch.setattr(local, "RUNNER", tmp_path / "runner.py")
+    with pytest.raises(InputError, match="^local:: no onnxruntime$"):
+        profile_latency.main(tiny_params)
+    assert not (project / "reports").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are chosen on Linux")
+def test_devices_are_told_apart_and_kept_to_their_processors(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
+) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    urls = ["local:", f"local:?cpus={cpu}&threads=2"]
+    settings = tiny_params.profile.model_copy(update={"devices": urls})
+    wrapper = project / "runner.py"
+    wrapper.write_text(
+        "import os, runpy, sys\n"
+        f"try: runpy.run_path({str(local.RUNNER)!r}, run_name='__main__')\n"
+        f"finally: print(len(os.sched_getaffinity(0)), file=open({str(project)!r} + '/cpus', 'a'))"
+    )
+    monkeypatch.setattr(local, "RUNNER", wrapper)
+    profile_latency.main(tiny_params.model_copy(update={"profile": settings}))
+    report = read_json(profile_latency.REPORT)
+    assert [device["device"] for device in report["devices"]] == urls
+    assert report["devices"][0]["cores"] == os.cpu_count()
+    rows = [(row["device"], row["threads"]) for row in report["results"]]
+    assert rows == [(urls[0], 1)] * 4 + [(urls[1], 2)] * 4
+    everywhere = str(len(os.sched_getaffinity(0)))
+    assert (project / "cpus").read_text().split() == [everywhere] * 5 + ["1"] * 5
+
+
+@pytest.mark.usefixtures("project")
+def test_a_device_that_is_not_reached_costs_the_others_nothing(tiny_params: Params) -> None:
+    urls = ["local:", "ssh://127.0.0.1:1"]
+    settings = tiny_params.profile.model_copy(update={"devices": urls})
+    with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: "):
+        profile_latency.main(tiny_params.model_copy(update={"profile": settings}))
+    assert not profile_latency.REPORT.exists()

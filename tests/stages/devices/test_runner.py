@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -131,6 +133,54 @@ def test_onnxruntime_is_missing(bundle: Path) -> None:
     assert finished.stderr.startswith("error: numpy is not installed for ")
     assert "-m pip install numpy onnxruntime" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
+
+
+def test_a_check_as_one_line_of_json(bundle: Path) -> None:
+    finished = run(bundle, "--check", "--json")
+    checked = json.loads(finished.stdout)
+    assert (finished.returncode, checked["passed"], checked["files"]) == (0, True, 9)
+    assert {(r["precision"], r["shape"], r["status"]) for r in checked["results"]} == {
+        (precision, shape, "passed")
+        for precision in ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
+        for shape in ("dynamic", "static")
+    }
+    assert all(r["golden"]["cosine"] > 0.95 for r in checked["results"])
+
+
+def test_it_says_what_machine_it_is_once_the_files_are_proven(bundle: Path) -> None:
+    told = json.loads(run(bundle, "--describe", str(bundle)).stdout)
+    assert (told["machine"], told["cores"]) == (platform.machine(), os.cpu_count())
+    assert told["python"] == platform.python_version()
+    assert told["system"].startswith(platform.system())
+    flip_last_byte(bundle / "golden.npz")
+    assert "golden.npz: altered" in run(bundle, "--describe", str(bundle)).stderr
+
+
+def test_damaged_sums_are_one_sentence(bundle: Path) -> None:
+    (bundle / "SHA256SUMS").write_text("nosums\n")
+    assert run(bundle, "--check").stderr == (
+        f"error: {bundle}/SHA256SUMS: damaged; copy the bundle again\n"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are chosen on Linux")
+def test_processors() -> None:
+    here = sorted(os.sched_getaffinity(0))
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import runner\n"
+        "try: runner.pin(sys.argv[2]); print(sorted(os.sched_getaffinity(0)))\n"
+        "except runner.RunnerError as error: print(error)"
+    )
+
+    def pinned(cpus: str) -> str:
+        command = [sys.executable, "-c", code, str(RUNNER.parent), cpus]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert pinned(f"{here[-1]}") == f"[{here[-1]}]"
+    assert pinned(f"{here[0]}-{here[0]},{here[-1]}") == str(sorted({here[0], here[-1]}))
+    expected = f"expected some of this machine's, {','.join(map(str, here))}"
+    assert pinned("4095") == f"--cpus 4095: {expected}"
+    assert pinned("a") == f"--cpus a: {expected}"
 
 
 def test_profile_prints_one_line(bundle: Path) -> None:

@@ -1,0 +1,76 @@
+"""Latency and parity on devices, kept for the report: `ackd profile`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+from stages.bundle.manifest import open_bundle
+from stages.devices.base import Measurement, Opening
+from stages.devices.urls import open_device, parse_url
+from stages.files import read_json, write_json
+from stages.params import Profile
+from stages.runtimes.exported import load_exported
+
+FOLDER = Path("reports/devices")
+
+
+def measure(
+    urls: Sequence[str], bundle: Path | None, profile: Profile, opening: Opening
+) -> Iterator[tuple[Measurement, Path]]:
+    """Measure on each device in turn, and keep each result as soon as it is there.
+
+    Args:
+        urls: of the devices.
+        bundle: a bundle, the file or the folder; None takes ``artifacts/onnx``.
+        profile: how long to measure.
+        opening: what is allowed.
+
+    Yields:
+        The measurement of a device, and the file that it is kept in.
+
+    Raises:
+        InputError: a URL is wrong (before anything runs), or some devices could not be measured
+            (after all the others were).
+    """
+    for url in urls:
+        parse_url(url)
+    problems = []
+    with _models(bundle) as (folder, description):
+        for url in dict.fromkeys(urls):
+            try:
+                measured = open_device(url, opening).measure(folder, description, profile)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            path = file_for(measured.device)
+            kept = {"device": measured.device, "description": measured.description}
+            write_json(path, {**kept, "results": measured.results})
+            yield measured, path
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def file_for(url: str) -> Path:
+    """Where the measurements of a device are kept, by a name that a reader recognises."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", url).strip("-").lower()
+    path = FOLDER / f"{name}.json"
+    if path.exists() and read_json(path).get("device") != url:
+        digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+        path = FOLDER / f"{name}-{digest}.json"
+    return path
+
+
+@contextlib.contextmanager
+def _models(bundle: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    if bundle is None:
+        exported = load_exported()
+        yield exported.folder, exported.description
+        return
+    with open_bundle(bundle) as opened:
+        yield opened.folder, opened.model

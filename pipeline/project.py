@@ -1,0 +1,16 @@
+"""The folder that a command runs in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.errors import InputError
+
+
+def require_project() -> None:
+    """Raises InputError outside the root of a project."""
+    for name in ("dvc.yaml", "params.yaml"):
+        if not Path(name).is_file():
+            raise InputError(
+                f"{name}: not found in {Path.cwd().name or '/'}; run ackd in the project's root"
+            )

@@ -1,0 +1,1 @@
+"""What goes to a device: its manifest, the signature of that, and its check."""

@@ -1,0 +1,129 @@
+"""Keys that prove where a bundle comes from: Ed25519, in the PEM files that openssl reads too."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from models.errors import InputError
+
+SIGNING_KEY = "ACKD_SIGNING_KEY"
+
+
+def new_key(private_file: Path) -> tuple[Path, str]:
+    """Write a new private key, for its owner alone, and beside it the public one (``.pub``).
+
+    Returns:
+        The public key's file, and the key id.
+
+    Raises:
+        InputError: one of the files exists, or they cannot be written.
+    """
+    public_file = private_file.with_name(private_file.name + ".pub")
+    for path in (private_file, public_file):
+        if path.exists() or path.is_symlink():
+            raise InputError(f"{path}: exists; keep it, or name another file")
+    key = Ed25519PrivateKey.generate()
+    try:
+        private_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_new(private_file, _private_pem(key), 0o600)
+        _write_new(public_file, public_text(key.public_key()).encode("ascii"), 0o644)
+    except OSError as error:
+        raise InputError(f"{private_file}: not written ({error.strerror})") from None
+    return public_file, key_id(key.public_key())
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the key's 32 bytes."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+
+
+def configured_key() -> Ed25519PrivateKey | None:
+    """The private key that ``ACKD_SIGNING_KEY`` names; None where it names none.
+
+    Raises:
+        InputError: the file is missing, is no such key, or others may read it.
+    """
+    name = os.environ.get(SIGNING_KEY)
+    if not name:
+        return None
+    path = Path(name).expanduser()
+    content = _read(path, SIGNING_KEY)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise InputError(
+            f"{path}: others than its owner may read or change this private key; run"
+            f" `chmod 600 {path}`, or make a new key if somebody did"
+        )
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError(
+            f"{path}: no Ed25519 private key without a passphrase; make one with `ackd keys new`"
+        )
+    return key
+
+
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """Raises InputError where the file is missing or is no public key."""
+    return parse_public_key(_read(path, "the public key"), str(path))
+
+
+def parse_public_key(content: bytes, where: str) -> Ed25519PublicKey:
+    """As :func:`read_public_key`, of the PEM's bytes; ``where`` is for the message."""
+    try:
+        key = serialization.load_pem_public_key(content)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise InputError(
+            f"{where}: no Ed25519 public key; give the .pub file that `ackd keys new` wrote"
+        )
+    return key
+
+
+def public_text(key: Ed25519PublicKey) -> str:
+    """The PEM of a public key."""
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ).decode("ascii")
+
+
+def is_signed_by(key: Ed25519PublicKey, content: bytes, signature: bytes) -> bool:
+    """Whether ``signature`` is the key's over exactly these bytes."""
+    try:
+        key.verify(signature, content)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _private_pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    """With its mode from the first moment on, and never over a file that exists."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {what} names it") from None
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from None

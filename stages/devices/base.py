@@ -1,0 +1,103 @@
+"""The contract of a device: take a folder of models, prove it whole there, measure, tell."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.devices.urls import DeviceUrl
+from stages.params import Profile
+
+Row = dict[str, Any]
+
+#: What a measurement that ended too early could not tell.
+UNMEASURED = (
+    *("version", "provider", "init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms"),
+    *("mean_ms", "cv", "peak_rss_mb", "load_before", "load_after", "temperature_before"),
+    *("temperature_after", "noisy", "golden"),
+)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a user allows when a device is opened; a kind of device uses what concerns it.
+
+    Attributes:
+        accept_host_key: the fingerprint (``SHA256:...``) of a host that is visited the first time.
+        ask: shows a question and returns the answer; None where nobody can be asked.
+        send_wheels: whether numpy and onnxruntime are sent along.
+    """
+
+    accept_host_key: str | None = None
+    ask: Callable[[str], bool] | None = None
+    send_wheels: bool = False
+
+
+@dataclass
+class Measurement:
+    """What one device gave.
+
+    Attributes:
+        device: its URL, without secrets.
+        description: who measured: ``system``, ``machine``, ``cpu``, ``cores``, ``governor``,
+            ``python``, ``runtime``; None for what it does not tell.
+        results: rows of ``reports/latency.json``, as ``docs/files.md`` describes them.
+        samples: times in ms by ``<device>|<runtime>|<precision>|<threads>``.
+    """
+
+    device: str
+    description: dict[str, Any]
+    results: list[Row] = field(default_factory=list)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a row in, its ``samples_ms`` apart from its figures."""
+        row = {"device": self.device, **row}
+        key = f"{self.device}|{row['runtime']}|{row['precision']}|{row['threads']}"
+        self.samples[key] = row.pop("samples_ms", [])
+        self.results.append(row)
+
+
+class Device(ABC):
+    """Where models run; :func:`stages.devices.urls.open_device` makes one by its URL."""
+
+    def __init__(self, url: DeviceUrl) -> None:
+        self.url = url
+
+    @abstractmethod
+    def measure(
+        self, models: Path, description: Mapping[str, Any], profile: Profile
+    ) -> Measurement:
+        """Latency at batch 1 and parity of each precision's static model, for each thread count.
+
+        Args:
+            models: a folder with the files that ``model.json`` names, such as an unpacked bundle.
+            description: its ``model.json``.
+            profile: how long to measure.
+
+        Returns:
+            A row for each precision and number of threads; one that did not run has ``failed``.
+
+        Raises:
+            InputError: the device is not reached, lacks a program, or a file arrived altered.
+        """
+
+
+def failed_row(
+    description: Mapping[str, Any], precision: str, threads: int, runtime: str, reason: str
+) -> Row:
+    """A row without figures."""
+    entry = description["files"][precision]["static"]
+    return {
+        "runtime": runtime,
+        "precision": precision,
+        "file": entry["path"],
+        "model_sha256": entry["sha256"],
+        "threads": threads,
+        **dict.fromkeys(UNMEASURED),
+        "status": "failed",
+        "reason": reason,
+    }

@@ -1,0 +1,136 @@
+"""``ssh://``: a machine that is reached by the system's OpenSSH client.
+
+Host keys are strict: those of the user's known_hosts count, a new one is shown and asked for, a
+changed one is refused. A key or an agent proves who the user is; passwords are never asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from models.errors import InputError
+from stages.devices.base import Opening
+from stages.devices.host import Finished, Host, Place, files_below, timeout_s
+from stages.devices.host_keys import accept_first_key, has_changed, is_unknown, ssh_config
+from stages.devices.urls import DeviceUrl
+
+_DEFAULT_FOLDER = "ackd"
+# 15 s without an answer, before or after the connection stands, is no connection.
+_OPTIONS = (
+    *("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no"),
+    *("ConnectTimeout=15", "ConnectionAttempts=1"),
+    *("ServerAliveInterval=5", "ServerAliveCountMax=3"),
+    # A shared connection would not be checked, and would outlive the command.
+    *("ControlMaster=no", "ControlPath=none"),
+    *("ClearAllForwardings=yes", "PermitLocalCommand=no", "RemoteCommand=none"),
+)
+_CONNECTION_FAILED = 255
+
+
+class SshDevice(Host):
+    """A POSIX machine with Python behind an sshd."""
+
+    def __init__(self, url: DeviceUrl, opening: Opening) -> None:
+        super().__init__(url, opening)
+        self.folder: str = url.folder or _DEFAULT_FOLDER
+
+    @property
+    def python(self) -> str:
+        return self.url.options.get("python", "python3")
+
+    def connect(self) -> None:
+        """Reach the device once; here a new host key is asked for.
+
+        Raises:
+            InputError: the device is not reached, not trusted, or does not let the user in.
+        """
+        finished = self._ssh(["true"])
+        if finished.code == _CONNECTION_FAILED and is_unknown(finished.err):
+            accept_first_key(self.url.text, self._target(), self.opening)
+            finished = self._ssh(["true"])
+        self._require_connection(finished)
+
+    def run(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
+        finished = self._ssh(command, given)
+        self._require_connection(finished)
+        return finished
+
+    @contextlib.contextmanager
+    def placed(self, models: Path) -> Iterator[Place]:
+        with self.received(files_below(models, "bundle")) as received:
+            yield received.place
+
+    def _target(self) -> list[str]:
+        """Arguments that name the host, for ssh."""
+        target = ["-p", str(self.url.port)] if self.url.port else []
+        target += ["-l", self.url.user] if self.url.user else []
+        return [*target, "--", str(self.url.host)]
+
+    def _ssh(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
+        options = [f"-o{option}" for option in _OPTIONS]
+        line = ["ssh", *ssh_config(), "-T", *options, *self._target(), shlex.join(command)]
+        limit = timeout_s()
+        try:
+            finished = subprocess.run(
+                line,
+                stdin=given if given is not None else subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=limit,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+        except subprocess.TimeoutExpired:
+            raise InputError(
+                f"{self.url.text}: no answer within {limit:g} s; ACKD_DEVICE_TIMEOUT sets how long"
+                " to wait"
+            ) from None
+        return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+    def _require_connection(self, finished: Finished) -> None:
+        if finished.code != _CONNECTION_FAILED:
+            return
+        url, said = self.url.text, finished.err
+        if has_changed(said):
+            raise InputError(
+                f"{url}: the host key has changed, so this may be another machine; if you know why,"
+                f" remove the old key with `ssh-keygen -R {known_name(self.url)}`"
+            )
+        if is_unknown(said):
+            raise InputError(f"{url}: the host key is not known and was not accepted")
+        if "Permission denied" in said:
+            raise InputError(
+                f"{url}: not let in ({_last_line(said)}); put your public key there with"
+                " ssh-copy-id, and load the private one with ssh-add if it has a passphrase"
+            )
+        raise InputError(f"{url}: not reached ({_last_line(said) or 'ssh gave no reason'})")
+
+
+def known_name(url: DeviceUrl) -> str:
+    """As known_hosts calls the host of a URL, in quotes where a shell needs them."""
+    return str(url.host) if url.port in (None, 22) else f"'[{url.host}]:{url.port}'"
+
+
+def _last_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else ""
+
+
+def open_device(url: DeviceUrl, opening: Opening) -> SshDevice:
+    """Raises InputError where the host is not reached, not trusted, or lets the user not in."""
+    for program in ("ssh", "ssh-keygen"):
+        if shutil.which(program) is None:
+            raise InputError(
+                f"{url.text}: {program} is not installed here; install OpenSSH's client"
+            )
+    device = SshDevice(url, opening)
+    device.connect()
+    return device

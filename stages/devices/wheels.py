@@ -1,0 +1,82 @@
+"""numpy and onnxruntime for another machine: chosen and unpacked here, sent along."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+
+PACKAGES = ("numpy", "onnxruntime")
+# Before PEP 600 the wheels' tags named years: these go with the versions of glibc.
+_YEARS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+_OLDEST_GLIBC = {"x86_64": 5, "i686": 5}
+_OLDEST_ELSEWHERE = 17
+_DOWNLOAD_SECONDS = 900
+
+
+def install_for(device: dict[str, Any], site: Path, url: str) -> None:
+    """Install into ``site`` what fits a device.
+
+    pip of this installation does it, from where pip is configured to download, for the machine and
+    the Python that ``device`` names; nothing is built, and nothing is run.
+
+    Args:
+        device: as ``agent.py describe`` says.
+        site: an empty folder, for ``PYTHONPATH`` there.
+        url: of the device, for messages.
+
+    Raises:
+        InputError: there are no wheels for such a device.
+    """
+    major, minor = device["python"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-compile", "--only-binary=:all:", "--target", str(site)]
+    command += ["--implementation", "cp", "--python-version", f"{major}.{minor}"]
+    for platform in platforms(device, url):
+        command += ["--platform", platform]
+    try:
+        process = subprocess.run(
+            [*command, *PACKAGES],
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{url}: pip did not download {' and '.join(PACKAGES)} within {_DOWNLOAD_SECONDS} s"
+        ) from None
+    if process.returncode:
+        said = [line for line in process.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = said[-1].removeprefix("ERROR: ") if said else "pip gave no reason"
+        raise InputError(
+            f"{url}: no wheels of {' and '.join(PACKAGES)} for Python {major}.{minor} on"
+            f" {device['machine']} ({reason}); install them there by other means"
+        )
+
+
+def platforms(device: dict[str, Any], url: str) -> list[str]:
+    """The tags of wheels that run on a device, those of its own glibc first.
+
+    Raises:
+        InputError: it is no Linux with glibc and CPython, for which there are wheels.
+    """
+    known = (device["system"], device["libc"], device["implementation"])
+    if known != ("Linux", "glibc", "CPython"):
+        raise InputError(
+            f"{url}: --send-wheels needs CPython on Linux with glibc, and this is"
+            f" {device['implementation']} on {device['system']}"
+            f" with {device['libc'] or 'another C library'}; install numpy and onnxruntime there"
+        )
+    machine = device["machine"]
+    newest = int(str(device["libc_version"]).split(".")[1])
+    oldest = _OLDEST_GLIBC.get(machine, _OLDEST_ELSEWHERE)
+    tags = []
+    for version in range(newest, oldest - 1, -1):
+        tags.append(f"manylinux_2_{version}_{machine}")
+        if version in _YEARS:
+            tags.append(f"{_YEARS[version]}_{machine}")
+    return tags

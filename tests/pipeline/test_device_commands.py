@@ -1,0 +1,129 @@
+"""The commands about devices, through typer's own runner."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import cli
+from tests.bundles import make_bundle
+from tests.pipeline.conftest import ROOT
+from tests.sshd import Sshd, needs_sshd, sshd
+
+__all__ = ["sshd"]
+
+PARAMS = """\
+profile: {threads: [1], warmup_runs: 1, warmup_seconds: 0.0, min_runs: 5, min_seconds: 0.0,
+  max_runs: 5}
+"""
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    return tmp_path
+
+
+def test_help() -> None:
+    for command in ("profile", "deploy", "rollback", "deployed", "keys", "keys new"):
+        code, output, _ = invoke(*command.split(), "--help")
+        assert code == 0
+        assert "Usage" in output
+
+
+def test_profile(project: Path) -> None:
+    make_bundle(project / "bundle")
+    shutil.copytree(project / "bundle", project / "artifacts/onnx")
+    code, output, error = invoke("profile", "local:")
+    assert (code, error) == (0, "")
+    lines = output.splitlines()
+    assert "onnxruntime" in lines[0]
+    assert lines[1].startswith("  fp32, 1: p50 ")
+    assert lines[5].startswith("reports/devices/local.json: 4 of 4 passed, ")
+    assert invoke("profile", "local:", "--bundle", "bundle")[0] == 0
+    code, output, error = invoke("profile", "local:", "--bundle", "nowhere.tar.gz")
+    assert (code, output) == (1, "")
+    assert error == "error: nowhere.tar.gz: no such file; `ackd run` packages a bundle\n"
+    (project / "dvc.yaml").unlink()
+    assert invoke("profile", "local:")[2].startswith("error: dvc.yaml: not found in ")
+
+
+def test_keys_deploy_and_rollback(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "config"))
+    code, output, _ = invoke("keys", "new")
+    assert code == 0
+    private = project / "config/ackd/signing.key"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert f"ACKD_SIGNING_KEY={private} signs with it" in output
+    name = output.split()[2]
+    code, _, error = invoke("keys", "new")
+    assert code == 1
+    assert error.startswith(f"error: {private}: exists")
+
+    from stages.bundle.keys import configured_key
+
+    monkeypatch.setenv("ACKD_SIGNING_KEY", str(private))
+    for version in ("1", "2"):
+        make_bundle(project / version, version, configured_key())
+    url = f"local:{project}/model"
+    assert invoke("deployed", url)[1] == "served    nothing\nprevious  nothing\n"
+    code, output, _ = invoke("deploy", "1", url)
+    assert code == 0
+    assert f"the signature by the key {name} was not checked; name the public key" in output
+    code, output, _ = invoke("deploy", "2", url, "--key", f"{private}.pub")
+    assert code == 0
+    assert "  fp32.dynamic: relative error 0.0e+00" in output
+    assert "served    2, resnet8, deployed 20" in output
+    assert f"signed with {name}, onnxruntime" in output
+    assert "previous  1, resnet8" in output
+    assert f"files     {project}/model/served: as they were packaged" in output
+    assert "served already; nothing was changed" in invoke("deploy", "2", url)[1]
+    code, _, error = invoke("deploy", "1", url)
+    assert code == 1
+    assert error.startswith(f"error: {url}: version 1 is older than 2, which is served; pass --al")
+    assert invoke("deploy", "1", url, "--allow-downgrade")[0] == 0
+    code, output, _ = invoke("rollback", url)
+    assert (code, output.split(",")[0]) == (0, "served    2")
+    (project / "model/served/labels.json").write_text("[]")
+    code, output, _ = invoke("deployed", url)
+    assert code == 1
+    assert "labels.json: altered since it was packaged; deploy again" in output
+    assert invoke("rollback", "local:")[2].startswith("error: local:: names no folder to deploy")
+
+
+@needs_sshd
+def test_a_host_is_accepted_by_its_fingerprint(project: Path, sshd: Sshd) -> None:
+    make_bundle(project / "bundle")
+    url = sshd.url(project / "model")
+    code, _, error = invoke("deploy", "bundle", url)
+    assert code == 1
+    assert f"repeat with --accept-host-key {sshd.fingerprint}" in error
+    assert len(error.splitlines()) == 1
+    code, _, error = invoke("deploy", "bundle", url, "--accept-host-key", sshd.fingerprint)
+    assert (code, error) == (0, "")
+    code, output, _ = invoke("deployed", url)
+    assert code == 0
+    assert output.startswith("served    1.0.0, resnet8, ")
+    code, output, _ = invoke("profile", url, "--bundle", "bundle")
+    assert code == 0
+    (kept,) = (project / "reports/devices").iterdir()
+    assert json.loads(kept.read_text())["device"] == url
+
+
+def test_the_folder_of_measurements_is_in_the_repository() -> None:
+    # A clean clone has it, or DVC would miss a dependency of the report.
+    assert (ROOT / "reports/devices/README.md").is_file()

@@ -1,0 +1,123 @@
+"""A real sshd on loopback with keys of its own, and a client that knows no others."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+needs_sshd = pytest.mark.skipif(
+    SSHD is None or shutil.which("ssh") is None,
+    reason="no sshd or no ssh here; install openssh-server and openssh-client",
+)
+
+
+@dataclass
+class Sshd:
+    """A server that runs.
+
+    Attributes:
+        folder: of its keys and of the client's files.
+        process: of the server itself; each connection has processes of its own.
+    """
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    @property
+    def fingerprint(self) -> str:
+        """As ssh-keygen says on the device, of the key's own file."""
+        key = self.folder / "host_key.pub"
+        told = subprocess.run(
+            ["ssh-keygen", "-lf", str(key)], capture_output=True, text=True, check=True
+        )
+        return told.stdout.split()[1]
+
+    def url(self, folder: Path | str, query: str = "") -> str:
+        user = getpass.getuser()
+        return f"ssh://{user}@127.0.0.1:{self.port}{folder}?python={sys.executable}{query}"
+
+    def trust(self) -> None:
+        """As after a first visit."""
+        key = (self.folder / "host_key.pub").read_text().split()[:2]
+        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {' '.join(key)}\n")
+
+
+def make_key(path: Path, kind: str = "ed25519") -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)], check=True
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(folder: Path, port: int | None = None) -> Iterator[Sshd]:
+    """A server whose keys are in ``folder``; they are made where there are none."""
+    assert SSHD is not None
+    port = port or free_port()
+    for name in ("host_key", "user_key"):
+        if not (folder / name).exists():
+            make_key(folder / name)
+    shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
+        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
+        "MaxStartups 100\n"
+    )
+    (folder / "ssh_config").write_text(
+        f"Host *\n  IdentityFile {folder}/user_key\n  IdentitiesOnly yes\n  IdentityAgent none\n"
+        f"  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
+    )
+    if os.getuid() == 0:  # sshd gives privileges up in it
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdout=log, stderr=log
+        )
+    try:
+        _wait(port, process, folder / "log")
+        yield Sshd(folder, port, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"sshd does not run: {log.read_text()}")
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    """A server that the client has never visited."""
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with running(folder) as server:
+        monkeypatch.setenv("ACKD_SSH_CONFIG", str(folder / "ssh_config"))
+        yield server

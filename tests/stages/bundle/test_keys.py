@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from models.errors import InputError
+from stages.bundle.keys import configured_key, is_signed_by, key_id, new_key, read_public_key
+
+
+def test_a_new_key_is_its_owners_alone_and_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "keys/signing.key"
+    public, name = new_key(private)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert stat.S_IMODE(private.parent.stat().st_mode) == 0o700
+    assert public == tmp_path / "keys/signing.key.pub"
+    key = read_public_key(public)
+    assert name == key_id(key) == hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+    monkeypatch.setenv("ACKD_SIGNING_KEY", str(private))
+    own = configured_key()
+    assert own is not None
+    assert is_signed_by(key, b"content", own.sign(b"content"))
+    assert not is_signed_by(key, b"Content", own.sign(b"content"))
+    assert not is_signed_by(key, b"content", b"short")
+
+
+@pytest.mark.parametrize("name", ["signing.key", "signing.key.pub"])
+def test_nothing_is_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{name}: exists; keep it, or name another file"):
+        new_key(tmp_path / "signing.key")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_key_that_others_can_read_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_key(tmp_path / "key")
+    (tmp_path / "key").chmod(0o640)
+    monkeypatch.setenv("ACKD_SIGNING_KEY", str(tmp_path / "key"))
+    with pytest.raises(InputError, match=r"key: others than its owner .* run `chmod 600 "):
+        configured_key()
+
+
+def test_what_is_no_private_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured_key() is None
+    monkeypatch.setenv("ACKD_SIGNING_KEY", "")
+    assert configured_key() is None
+    path = tmp_path / "key"
+    monkeypatch.setenv("ACKD_SIGNING_KEY", str(path))
+    with pytest.raises(InputError, match=r"key: no such file; ACKD_SIGNING_KEY names it"):
+        configured_key()
+    other = rsa.generate_private_key(65537, 2048)
+    locked, _ = new_key(tmp_path / "own")
+    own = configured_content(tmp_path / "own")
+    contents = {
+        "text": b"no key",
+        "rsa": other.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        "locked": own.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        ),
+        "public": locked.read_bytes(),
+    }
+    for content in contents.values():
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with pytest.raises(InputError, match=r"key: no Ed25519 private key without a passphrase"):
+            configured_key()
+
+
+def configured_content(path: Path):
+    return serialization.load_pem_private_key(path.read_bytes(), password=None)
+
+
+def test_what_is_no_public_key(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: no such file; the public key names it"):
+        read_public_key(tmp_path / "nowhere")
+    new_key(tmp_path / "key")
+    for content in (b"text", (tmp_path / "key").read_bytes()):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(InputError, match=r"file: no Ed25519 public key; give the \.pub file"):
+            read_public_key(tmp_path / "file")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_openssl_reads_both(tmp_path: Path) -> None:
+    public, _ = new_key(tmp_path / "key")
+    command = ["openssl", "pkey", "-in", str(tmp_path / "key"), "-pubout"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout == public.read_text()

@@ -1,0 +1,242 @@
+"""Against a real sshd on loopback, by the system's own ssh."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.errors import InputError
+from stages.devices import host, ssh
+from stages.devices.base import Opening
+from stages.devices.host_keys import fingerprint
+from stages.devices.urls import open_device
+from tests.bundles import flip_byte
+from tests.sshd import Sshd, make_key, needs_sshd, running
+from tests.stages.devices.conftest import PROFILE
+from tests.stages.test_profile_latency import FIELDS
+
+pytestmark = needs_sshd
+
+
+@pytest.fixture
+def known(sshd: Sshd) -> Sshd:
+    """A server that was visited before."""
+    sshd.trust()
+    return sshd
+
+
+def test_it_measures_there_and_leaves_nothing(
+    known: Sshd, tmp_path: Path, models: Path, description: dict[str, Any]
+) -> None:
+    url = known.url(tmp_path / "work place", "&threads=1,2").replace(" ", "%20")
+    measured = open_device(url, Opening()).measure(models, description, PROFILE)
+    assert measured.device == url
+    assert measured.description["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert measured.description["machine"] == os.uname().machine
+    assert measured.description["runtime"].startswith("onnxruntime 1.")
+    pairs = [(row["precision"], row["threads"]) for row in measured.results]
+    assert pairs == [(p, t) for p in description["files"] for t in (1, 2)]
+    for row in measured.results:
+        assert set(row) == FIELDS
+        assert (row["device"], row["status"], row["n"]) == (url, "passed", 5)
+        assert row["model_sha256"] == description["files"][row["precision"]]["static"]["sha256"]
+        times = measured.samples[f"{url}|onnxruntime|{row['precision']}|{row['threads']}"]
+        assert len(times) == 5
+        assert row["p50_ms"] == pytest.approx(float(np.median(times)), abs=1e-3)
+    assert list((tmp_path / "work place").iterdir()) == []
+
+
+def test_what_is_altered_on_its_way_is_named(
+    known: Sshd, tmp_path: Path, models: Path, description: dict[str, Any]
+) -> None:
+    copy = shutil.copytree(models, tmp_path / "copy")
+    flip_byte(copy / "labels.json")
+    device = open_device(known.url(tmp_path / "work"), Opening())
+    with pytest.raises(InputError, match=r"bundle/labels\.json: altered since it was made"):
+        device.measure(copy, description, PROFILE)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_processors_are_kept_to(
+    known: Sshd, tmp_path: Path, models: Path, description: dict[str, Any]
+) -> None:
+    device = open_device(known.url(tmp_path / "work", "&cpus=4095"), Opening())
+    with pytest.raises(InputError, match=r"--cpus 4095: expected some of this machine's, 0"):
+        device.measure(models, description, PROFILE)
+
+
+def test_an_unknown_host_is_refused_with_its_fingerprint(sshd: Sshd, tmp_path: Path) -> None:
+    url = sshd.url(tmp_path)
+    with pytest.raises(InputError) as caught:
+        open_device(url, Opening())
+    assert f"--accept-host-key {sshd.fingerprint}" in str(caught.value)
+    assert "the host is not known; its key ssh-ed25519" in str(caught.value)
+    assert not sshd.known_hosts.exists()
+    with pytest.raises(
+        InputError, match=rf"shows a key .* {sshd.fingerprint.replace('+', '.')}, e"
+    ):
+        open_device(url, Opening(accept_host_key="SHA256:" + "A" * 43))
+    assert not sshd.known_hosts.exists()
+
+
+def test_an_unknown_host_is_asked_for_once(sshd: Sshd, tmp_path: Path) -> None:
+    sshd.known_hosts.write_text("elsewhere ssh-ed25519 AAAA")  # its last line has no end
+    questions: list[str] = []
+
+    def answer(yes: bool) -> Opening:
+        return Opening(ask=lambda question: questions.append(question) is None and yes)
+
+    with pytest.raises(InputError, match="the host key was not accepted"):
+        open_device(sshd.url(tmp_path), answer(False))
+    open_device(sshd.url(tmp_path), answer(True))
+    assert len(questions) == 2
+    assert sshd.fingerprint in questions[0]
+    assert f"[127.0.0.1]:{sshd.port} is visited the first time" in questions[0]
+    first, line = sshd.known_hosts.read_text().splitlines()
+    assert first == "elsewhere ssh-ed25519 AAAA"
+    assert fingerprint(line) == sshd.fingerprint
+    open_device(sshd.url(tmp_path), Opening())
+
+
+def test_an_expected_key_is_accepted_unattended(sshd: Sshd, tmp_path: Path) -> None:
+    open_device(sshd.url(tmp_path), Opening(accept_host_key=sshd.fingerprint))
+    assert sshd.known_hosts.stat().st_mode & 0o777 == 0o600
+    open_device(sshd.url(tmp_path), Opening())
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_a_changed_host_key_is_refused_whatever_is_allowed(
+    known: Sshd, tmp_path: Path, kind: str
+) -> None:
+    before = known.known_hosts.read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    make_key(other / "host_key", kind)
+    shutil.copy(known.folder / "user_key", other)
+    shutil.copy(known.folder / "user_key.pub", other)
+    known.process.terminate()
+    known.process.wait(timeout=10)
+    with running(other, known.port) as server:
+        opening = Opening(accept_host_key=server.fingerprint, ask=lambda _: True)
+        with pytest.raises(InputError, match="this may be another machine; if you know why"):
+            open_device(known.url(tmp_path), opening)
+    assert known.known_hosts.read_text() == before
+
+
+def test_who_is_not_let_in(known: Sshd, tmp_path: Path) -> None:
+    (known.folder / "authorized_keys").write_text("")
+    with pytest.raises(InputError, match=r"not let in \(.*Permission denied.*\); put your public"):
+        open_device(known.url(tmp_path), Opening())
+
+
+def test_a_host_that_is_not_there(known: Sshd, tmp_path: Path) -> None:
+    known.process.terminate()
+    known.process.wait(timeout=10)
+    with pytest.raises(InputError, match=r"not reached \(.*Connection refused\)"):
+        open_device(known.url(tmp_path), Opening())
+
+
+def test_a_host_that_never_answers(
+    known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ssh,
+        "_OPTIONS",
+        tuple(o.replace("ConnectTimeout=15", "ConnectTimeout=1") for o in ssh._OPTIONS),
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = known.url(tmp_path).replace(str(known.port), str(silent.getsockname()[1]))
+        start = time.monotonic()
+        with pytest.raises(InputError, match=r"not reached \(.*timed out"):
+            open_device(url, Opening())
+        assert time.monotonic() - start < 20
+
+
+def test_a_command_that_hangs_is_ended(
+    known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = open_device(known.url(tmp_path), Opening())
+    assert isinstance(device, ssh.SshDevice)
+    monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", "0.5")
+    with pytest.raises(InputError, match=r"no answer within 0\.5 s; ACKD_DEVICE_TIMEOUT sets"):
+        device.run(["sleep", "60"])
+    for wrong in ("0", "soon", "inf", "nan"):
+        monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", wrong)
+        with pytest.raises(InputError, match=f"ACKD_DEVICE_TIMEOUT is '{wrong}', expected seconds"):
+            host.timeout_s()
+
+
+def test_a_connection_that_dies_is_ended(
+    known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of the connection stand still, as those of a device without power."""
+    shorter = {"ServerAliveInterval=5": "ServerAliveInterval=1"}
+    monkeypatch.setattr(ssh, "_OPTIONS", tuple(shorter.get(o, o) for o in ssh._OPTIONS))
+    device = open_device(known.url(tmp_path), Opening())
+    assert isinstance(device, ssh.SshDevice)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        while not stopped:
+            time.sleep(0.1)
+            if (tmp_path / "begun").exists():
+                stopped.extend(children(known.process.pid))
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        with pytest.raises(InputError, match=r"not reached \(.*not responding"):
+            device.run(["sh", "-c", f"touch {tmp_path}/begun; exec sleep 30"])
+    finally:
+        stopper.join()
+        for process in stopped:
+            os.kill(process, signal.SIGKILL)
+
+
+def children(process: int) -> list[int]:
+    told = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False
+    )
+    below = [int(word) for word in told.stdout.split()]
+    return below + [deeper for child in below for deeper in children(child)]
+
+
+def test_no_python_there(known: Sshd, tmp_path: Path) -> None:
+    url = known.url(tmp_path).partition("?")[0] + "?python=python9"
+    device = open_device(url, Opening())
+    assert isinstance(device, ssh.SshDevice)
+    with pytest.raises(InputError, match=r"python9 does not run there; name another one by \?py"):
+        device.ask_agent("status", str(tmp_path))
+
+
+def test_a_greeting_does_not_hide_the_answer() -> None:
+    assert host.last_json('Welcome to board!\n{"a": 1}\n') == {"a": 1}
+    for text in ("", "Welcome", '{"a": 1}\nlogout', "[1]"):
+        assert host.last_json(text) is None
+
+
+def test_a_configuration_that_is_not_there(
+    known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACKD_SSH_CONFIG", "/nowhere/config")
+    with pytest.raises(InputError, match="ACKD_SSH_CONFIG is '/nowhere/config', which is no file"):
+        open_device(known.url(tmp_path), Opening())
+
+
+def test_no_ssh_here(known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="ssh is not installed here; install OpenSSH's client"):
+        open_device(known.url(tmp_path), Opening())

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from models.errors import InputError
+from stages.devices.base import Opening
+from stages.devices.local import LocalDevice
+from stages.devices.urls import open_device, parse_url
+from stages.params import parse_params
+
+
+def test_parts_of_a_url() -> None:
+    url = parse_url("ssh://pi@board.local:2222/srv/model?cpus=0,2-3&threads=1,4&python=/usr/bin/py")
+    assert (url.scheme, url.user, url.host, url.port) == ("ssh", "pi", "board.local", 2222)
+    assert url.folder == "/srv/model"
+    assert url.options == {"cpus": "0,2-3", "threads": "1,4", "python": "/usr/bin/py"}
+    assert url.threads == [1, 4]
+    assert parse_url("ssh://board/~/models/a%20b").folder == "models/a b"
+    local = parse_url("local:")
+    assert (local.user, local.host, local.port, local.folder, local.threads) == (None,) * 5
+    assert parse_url("local:/srv/model").folder == "/srv/model"
+    assert parse_url("ssh://[fe80::1]:22").host == "fe80::1"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "has no known scheme; give local:"),
+        ("local", "has no known scheme"),
+        ("telnet://board", "has no known scheme; give local:.* or ssh://"),
+        ("local://board", "it takes no host"),
+        ("local:?cpus=zero", "cpus must be numbers, such as 0,1"),
+        ("local:?threads=0", "threads must be numbers from 1 on"),
+        ("local:?cpu=0", r"cpu is no option \(cpus, threads, python\)"),
+        ("local:?cpus=0&cpus=1", "an option is given twice"),
+        ("local:?cpus", "cpus must be numbers"),
+        ("local:?python=-c", "python must be a program"),
+        ("local:model", "a folder begins with /"),
+        ("local:/", "a folder below / is needed"),
+        ("local:/srv/../etc", r"without \.\."),
+        ("local:/srv/%00", "a folder below / is needed"),
+        ("local:#x", "nothing may follow a #"),
+        ("ssh:", "the host is missing"),
+        ("ssh://pi@", "the host is missing"),
+        ("ssh://board:port", "is not readable"),
+        ("ssh://board:99999", "is not readable"),
+        # What would be an option on ssh's command line.
+        ("ssh://-oProxyCommand=reboot/x", "this is no name of a host"),
+        ("ssh://-l@board", "this is no name of a user"),
+        ("ssh://a%20b/x", "this is no name of a host"),
+    ],
+)
+def test_what_is_no_url_of_a_device(text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        parse_url(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError, match=r"^the URL of board has a password; leave it out") as c:
+        parse_url("ssh://pi:hunter2@board/x")
+    assert "hunter2" not in str(c.value)
+
+
+def test_params_take_devices_that_exist_as_kinds() -> None:
+    devices = ["local:?cpus=0", "ssh://pi@board"]
+    assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
+    for wrong, sentence in (
+        (["locl:"], "profile: the device 'locl:' has no known scheme; give local:"),
+        (["local:", "local:"], "profile: devices must be given once each"),
+        ([], "at least 1 item"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            parse_params({"profile": {"devices": wrong}})
+
+
+def test_opening_a_local_device() -> None:
+    assert isinstance(open_device("local:", Opening()), LocalDevice)
+    with pytest.raises(InputError, match="--send-wheels is for devices that are reached by ssh"):
+        open_device("local:", Opening(send_wheels=True))

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import InputError
+from stages.devices.base import Opening
+from stages.devices.urls import open_device
+from stages.devices.wheels import install_for, platforms
+from tests.sshd import Sshd, needs_sshd
+from tests.stages.devices.conftest import PROFILE
+
+BOARD: dict[str, Any] = {
+    "python": [3, 8],
+    "implementation": "CPython",
+    "system": "Linux",
+    "machine": "aarch64",
+    "libc": "glibc",
+    "libc_version": "2.31",
+}
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where pip finds wheels, and nowhere else."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def write_wheel(index: Path, name: str, tag: str, content: str, version: str = "1.0") -> None:
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}/__init__.py": content,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n",
+    }
+    with zipfile.ZipFile(index / f"{name}-{version}-{tag}.whl", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+        wheel.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in files))
+
+
+def test_tags_are_those_of_the_glibc_and_older() -> None:
+    tags = platforms(BOARD, "ssh://board")
+    assert tags[0] == "manylinux_2_31_aarch64"
+    assert tags[-2:] == ["manylinux_2_17_aarch64", "manylinux2014_aarch64"]
+    assert not any("_32_" in tag for tag in tags)
+    assert platforms({**BOARD, "machine": "x86_64"}, "")[-1] == "manylinux1_x86_64"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"system": "Darwin"}, {"libc": ""}, {"implementation": "PyPy"}],
+)
+def test_devices_without_wheels(change: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--send-wheels needs CPython on Linux with glibc, and th"):
+        install_for({**BOARD, **change}, tmp_path, "ssh://board")
+
+
+def test_what_fits_the_device_is_chosen_not_what_fits_this_machine(
+    index: Path, tmp_path: Path
+) -> None:
+    for tag, name in (
+        ("cp38-cp38-manylinux_2_27_aarch64", "fits"),
+        ("cp38-cp38-manylinux_2_35_aarch64", "of a newer glibc"),
+        ("cp311-cp311-manylinux_2_27_aarch64", "of another Python"),
+        ("cp38-cp38-manylinux_2_27_x86_64", "of another machine"),
+    ):
+        version = "2.0" if name == "of a newer glibc" else "1.0"
+        for package in ("numpy", "onnxruntime"):
+            write_wheel(index, package, tag, f"# {name}", version)
+    site = tmp_path / "site"
+    install_for(BOARD, site, "ssh://board")
+    for package in ("numpy", "onnxruntime"):
+        assert (site / package / "__init__.py").read_text() == "# fits"
+
+
+def test_no_wheel_is_one_sentence(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        install_for(BOARD, tmp_path / "site", "ssh://board")
+    assert str(caught.value).startswith(
+        "ssh://board: no wheels of numpy and onnxruntime for Python 3.8 on aarch64 ("
+    )
+    assert "\n" not in str(caught.value)
+
+
+@needs_sshd
+def test_what_was_sent_is_what_runs_there_and_then_it_is_gone(
+    sshd: Sshd, index: Path, tmp_path: Path, models: Path, description: dict[str, Any]
+) -> None:
+    """Stand-ins that hand on to the packages that are installed, and say that they were used."""
+    sshd.trust()
+    tag = "py3-none-any"
+    for package in ("numpy", "onnxruntime"):
+        write_wheel(
+            index,
+            package,
+            tag,
+            "import sys, pathlib\n"
+            f"pathlib.Path({str(tmp_path)!r}, 'used-{package}').write_text(__file__)\n"
+            "here = str(pathlib.Path(__file__).parent.parent)\n"
+            "sys.path.remove(here)\n"
+            f"del sys.modules[{package!r}]\n"
+            f"import {package}\n"
+            "sys.path.insert(0, here)\n",
+        )
+    work = tmp_path / "work"
+    device = open_device(sshd.url(work), Opening(send_wheels=True))
+    measured = device.measure(models, description, PROFILE)
+    assert {row["status"] for row in measured.results} == {"passed"}
+    for package in ("numpy", "onnxruntime"):
+        used = Path((tmp_path / f"used-{package}").read_text())
+        assert used.match(f"{work}/.new-*/site/{package}/__init__.py")
+    assert list(work.iterdir()) == []

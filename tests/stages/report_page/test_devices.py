@@ -1,0 +1,170 @@
+"""Several devices in the report: those of the chain, and those of `ackd profile`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from stages.files import write_json
+from tests.stages.chain_files import PRECISIONS
+from tests.stages.test_report import PAGE, chain, change, finished, made
+
+__all__ = ["chain", "finished"]
+
+BOARD = "ssh://pi@<board>/srv"
+
+
+def write_device(url: str = BOARD, name: str = "board", **changes: dict[str, Any]) -> None:
+    """What `ackd profile` keeps: these models, ten times slower than here, with 4 and 1 threads.
+
+    Args:
+        url: of the device.
+        name: of the file.
+        changes: of the rows, by precision.
+    """
+    model = json.loads(Path("artifacts/onnx/model.json").read_text())
+    latency = json.loads(Path("reports/latency.json").read_text())
+    rows = []
+    for threads in (4, 1):
+        for precision in PRECISIONS:
+            (origin,) = (
+                row
+                for row in latency["results"]
+                if (row["precision"], row["threads"]) == (precision, 1)
+            )
+            row = origin | {"device": url, "threads": threads, "noisy": precision == "fp16"}
+            row |= {key: origin[key] * 10 / threads for key in ("p50_ms", "p90_ms")}
+            row["model_sha256"] = model["files"][precision]["static"]["sha256"]
+            rows.append(row | changes.get(precision, {}))
+    description = latency["devices"][0] | {"cpu": "Board <1.4>", "runtime": "onnxruntime 1.19.2"}
+    del description["device"]
+    kept = {"device": url, "description": description, "results": rows}
+    Path("reports/devices").mkdir(exist_ok=True)
+    write_json(Path(f"reports/devices/{name}.json"), kept)
+
+
+def test_one_device_has_no_table_of_devices(chain) -> None:
+    summary, page = made()
+    assert list(summary["devices"]) == ["local:"]
+    exports = summary["devices"]["local:"]["exports"]
+    assert {name: row["p50_ms"] for name, row in exports.items()} == {
+        name: export["p50_ms"] for name, export in summary["exports"].items()
+    }
+    assert exports["int8_s8s8"]["noisy"]
+    assert "trade-off" not in page.tables
+
+
+def test_another_device_has_its_chart_and_its_rows(chain) -> None:
+    write_device()
+    summary, page = made()
+    assert list(summary["devices"]) == ["local:", BOARD]
+    board = summary["devices"][BOARD]
+    assert (board["cpu"], board["runtime"]) == ("Board <1.4>", "onnxruntime 1.19.2")
+    for name, export in summary["exports"].items():
+        row = board["exports"][name]
+        assert (row["threads"], row["status"], row["noisy"]) == (1, "passed", name == "fp16")
+        assert abs(row["p50_ms"] - 10 * export["p50_ms"]) < 1e-9
+    (table,) = page.tables["trade-off"]
+    assert len(table) == 1 + 8 + 8
+    assert [row[0] for row in table[1:]] == ["local:"] * 8 + [BOARD] * 8
+    fp16 = next(row for row in table if row[:2] == [BOARD, "fp16, 1"])
+    accuracy = f"{100 * summary['exports']['fp16']['accuracy']:.2f} %"
+    assert (fp16[2], fp16[3], fp16[6]) == ("passed", accuracy, "yes")
+    html = PAGE.read_text(encoding="utf-8")
+    titles = re.findall(r"<h3>(Test accuracy and latency[^<]*)</h3>", html)
+    assert titles == [
+        "Test accuracy and latency of each export",
+        "Test accuracy and latency on ssh://pi@&lt;board&gt;/srv",
+    ]
+    assert "<board>" not in html
+    assert "Board &lt;1.4&gt;, onnxruntime 1.19.2." in html
+    assert len(set(page.ids)) == len(page.ids)
+    assert "hollow point" in page.text["trade-off"]
+
+
+def test_what_failed_there_has_its_reason(chain) -> None:
+    failed = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
+    write_device(fp32={**failed, "status": "failed", "reason": "no such <instruction>"})
+    summary, page = made()
+    assert summary["devices"][BOARD]["exports"]["fp32"]["status"] == "failed"
+    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
+    assert reasons[f"latency of fp32 at 1 thread on {BOARD}"] == "no such <instruction>"
+    row = next(row for row in page.tables["trade-off"][0] if row[:2] == [BOARD, "fp32, 1"])
+    assert row[4:] == ["not measured"] * 3
+
+
+def test_what_passed_stands_for_a_precision_and_providers_are_told_apart(chain) -> None:
+    skipped = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
+    skipped |= {"status": "skipped", "reason": "no half precision", "provider": "webgpu"}
+    write_device()
+    path = "reports/devices/board.json"
+
+    def browser(content: dict[str, Any]) -> None:
+        content["description"] |= {"cpu": None, "machine": "Phone 8"}
+        for row in content["results"]:
+            row["provider"] = "wasm"
+            if (row["precision"], row["threads"]) == ("fp16", 1):
+                row.update(skipped)
+
+    change(path, browser)
+    summary, page = made()
+    fp16 = summary["devices"][BOARD]["exports"]["fp16"]
+    assert (fp16["status"], fp16["threads"]) == ("passed", 4)
+    rows = [row[1:3] for row in page.tables["trade-off"][0] if row[0] == BOARD]
+    assert ["fp16, 1, webgpu", "skipped"] in rows
+    assert ["fp32, 1, wasm", "passed"] in rows
+    assert "Phone 8, onnxruntime 1.19.2." in page.text["trade-off"]
+    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
+    assert reasons[f"latency of fp16 at 1 thread on {BOARD}"] == "no half precision"
+
+
+def test_what_is_of_other_models_is_left_out_and_said(chain) -> None:
+    write_device(fp32={"model_sha256": "0" * 64})
+    summary, _ = made()
+    assert list(summary["devices"][BOARD]["exports"]) == PRECISIONS[1:]
+    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
+    what = f"latency on {BOARD} by `ackd profile`"
+    assert reasons[what].startswith("some or all of it is of other models than these")
+    write_device(**{name: {"model_sha256": "0" * 64} for name in PRECISIONS})
+    summary, _ = made()
+    assert list(summary["devices"]) == ["local:"]
+
+
+def test_a_device_of_the_chain_is_not_shown_twice(chain) -> None:
+    write_device("local:")
+    summary, page = made()
+    assert list(summary["devices"]) == ["local:"]
+    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
+    assert "profile.devices has that device" in reasons["latency on local: by `ackd profile`"]
+    assert "trade-off" not in page.tables
+
+
+def test_several_devices_of_the_chain(chain) -> None:
+    def second(content: dict[str, Any]) -> None:
+        content["devices"].append(content["devices"][0] | {"device": "ssh://board", "cpu": None})
+        rows = [row | {"device": "ssh://board"} for row in content["results"]]
+        rows[0] |= {"p99_ms": None, "n": 400}
+        content["results"] += rows
+
+    change("reports/latency.json", second)
+    summary, page = made()
+    assert list(summary["devices"]) == ["local:", "ssh://board"]
+    what = [item["what"] for item in summary["skipped"]]
+    assert "p99 of fp32 at 1 thread on ssh://board" in what
+    assert len(page.tables["latency"][0]) == 1 + 16
+    assert page.tables["latency"][0][1][0] == "fp32, 1, local:"
+    assert "x86_64, onnxruntime 1.31.1." in page.text["trade-off"]
+
+
+def test_the_first_device_is_what_summary_and_tile_are_about(chain) -> None:
+    def other(content: dict[str, Any]) -> None:
+        content["devices"][0] |= {"device": "ssh://board", "cpu": "Board CPU"}
+        for row in content["results"]:
+            row["device"] = "ssh://board"
+
+    change("reports/latency.json", other)
+    summary, page = made()
+    assert summary["exports"]["fp32"]["p50_ms"] is not None
+    assert "one thread, on Board CPU" in page.text["results"]
