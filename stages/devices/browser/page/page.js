@@ -11,8 +11,8 @@ function element(name, className, text) {
   return made;
 }
 
-const significant = (value) => (value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3))));
-const several = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const significant = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
+const several = (count, one, more = `${one}s`) => `${count} ${count === 1 ? one : more}`;
 
 function trouble(error) {
   $("trouble").textContent = error.message;
@@ -23,7 +23,7 @@ function showAbout(about) {
   document.title = `${about.network} - ackd probe`;
   $("network").textContent = about.network;
   const size = `${about.image_size} × ${about.image_size}`;
-  $("lede").textContent = `A classifier of ${several(about.labels.length, "class").replace("classs", "classes")} for images of ${size} pixels, at work in your browser.`;
+  $("lede").textContent = `A classifier of ${several(about.labels.length, "class", "classes")} for images of ${size} pixels, at work in your browser.`;
   const { warmup_runs, warmup_seconds, min_runs, min_seconds } = about.profile;
   $("method").textContent = `Each model gets a fresh worker. One image at a time: the first run, then ${several(about.golden_images, "image")} whose answers are compared with torch's, then at least ${warmup_runs} runs and ${warmup_seconds} s to warm up, then at least ${min_runs} runs and ${min_seconds} s that count. Nothing is left out. p50 is the median; a tenth of the runs took longer than p90. onnxruntime-web ${about.runtime}.`;
   for (const [precision, file] of Object.entries(about.models)) {
@@ -34,14 +34,17 @@ function showAbout(about) {
 
 function showBrowser(browser) {
   const box = $("isolation");
-  const clock = `steps of ${significant(browser.timer_ms)} ms`;
+  const step = `${Number(browser.timer_ms.toPrecision(2))} ms`;
   box.className = `isolation ${browser.isolated ? "yes" : "no"}`;
   box.append(element("strong", "", browser.isolated ? "✓ Isolated" : "Not isolated"));
-  box.append(
-    browser.isolated
-      ? `: threads can be used, and the clock has ${clock}.`
-      : `: one thread only, a clock with ${clock}, and ${browser.secure ? "" : "no WebGPU, "}so figures are coarse. Start ackd probe with --https, or reach it over a cable (adb reverse), and open the page again.`,
-  );
+  if (browser.isolated) {
+    box.append(`: threads can be used, and the clock has steps of ${step}.`);
+  } else {
+    const lost = `one thread only, ${browser.secure ? "" : "no GPU, "}and a clock with steps of ${step}`;
+    box.append(`: ${lost}, so that short times are coarse. For all of it, start `);
+    box.append(element("code", "", "ackd probe --lan --https"), ", or use a cable with ");
+    box.append(element("code", "", "adb reverse"), ".");
+  }
   box.hidden = false;
   const { gpu } = browser;
   const name = gpu && [gpu.vendor, gpu.architecture, gpu.description].filter(Boolean).join(", ");
@@ -50,7 +53,7 @@ function showBrowser(browser) {
     system: browser.platform,
     cores: browser.cores,
     isolated: browser.isolated ? "yes" : "no",
-    "clock step": `${significant(browser.timer_ms)} ms`,
+    "clock step": step,
     WebGPU: gpu ? `${name || "unnamed"}${gpu.half_precision ? ", with float16" : ""}` : "none",
     "user agent": browser.user_agent,
   };
@@ -63,41 +66,65 @@ function showBrowser(browser) {
 
 const RUNTIMES = { wasm: "CPU", webgpu: "GPU", "webgpu+wasm": "GPU and CPU" };
 
+function nameOf(task) {
+  const threads = task.provider === "wasm" ? `, ${several(task.threads, "thread")}` : "";
+  return RUNTIMES[task.provider] + threads;
+}
+
 function itemOf(task) {
   const item = element("li", "waiting");
-  item.append(element("span", "name", task.precision), element("span", "figure", "waiting"));
-  const runtime = RUNTIMES[task.provider];
-  const threads = task.provider === "wasm" ? `, ${several(task.threads, "thread")}` : "";
-  item.append(element("span", "how", runtime + threads), element("span", "more"));
+  item.append(element("span", "name", nameOf(task)), element("span", "figure", "waiting"));
   return item;
 }
 
 const part = (item, name) => item.querySelector(`.${name}`);
 
+// Under the name of each precision its measurements; what cannot be measured comes below.
+function list(tasks) {
+  const items = new Map();
+  let precision = null;
+  for (const task of tasks) {
+    if (task.row) continue;
+    if (task.precision !== precision) $("rows").append(element("li", "precision", task.precision));
+    precision = task.precision;
+    items.set(task.number, itemOf(task));
+    $("rows").append(items.get(task.number));
+  }
+  const skipped = new Map();
+  for (const task of tasks) {
+    if (!task.row) continue;
+    const what = `${nameOf(task)}: ${task.row.reason}`;
+    skipped.set(what, [...(skipped.get(what) ?? []), task.precision]);
+  }
+  $("skipped").replaceChildren(...[...skipped].map(([what, precisions]) => {
+    const item = element("li", "", `${what} (${precisions.join(", ")}).`);
+    item.prepend(element("strong", "", "Not measured: "));
+    return item;
+  }));
+  return items;
+}
+
 function parity(row) {
   const { max_relative_error: error, top1_agreement: agreement } = row.golden;
-  if (row.precision.startsWith("fp")) return `off by ${error.toExponential(0)}`;
-  return `${Math.round(100 * agreement)} % same answers`;
+  if (row.precision.startsWith("fp")) return `error ${error.toExponential(0)}`;
+  return `agreement ${Math.round(100 * agreement)} %`;
 }
 
 function showRow(item, row) {
   item.className = row.status;
-  if (row.provider === "webgpu+wasm") part(item, "how").textContent = RUNTIMES[row.provider];
-  if (row.reason) item.append(element("span", "reason", row.reason));
+  if (row.provider === "webgpu+wasm") part(item, "name").textContent = RUNTIMES[row.provider];
+  const figure = part(item, "figure");
   if (row.p50_ms === null) {
-    part(item, "figure").textContent = row.status === "skipped" ? "not measured" : "failed";
+    figure.textContent = "failed";
+    item.append(element("span", "reason", row.reason));
     return;
   }
-  if (row.noisy) item.classList.add("noisy");
-  const figure = part(item, "figure");
   figure.textContent = significant(row.p50_ms);
   figure.append(element("small", "", " ms"));
-  const more = [`p90 ${significant(row.p90_ms)}`];
-  if (row.noisy) more.unshift("noisy");
-  part(item, "more").textContent = more.join(" · ");
-  const how = part(item, "how");
-  how.textContent += row.status === "passed" ? ` · ${parity(row)}` : " · wrong answers";
+  item.append(element("span", "parity", row.status === "passed" ? `✓ ${parity(row)}` : row.reason));
+  item.append(element("span", "more", `p90 ${significant(row.p90_ms)}${row.noisy ? ", noisy" : ""}`));
   item.append(element("span", "bar"));
+  if (row.noisy) item.classList.add("noisy");
   item.dataset.p50 = row.p50_ms;
   const items = [...item.parentElement.querySelectorAll("[data-p50]")];
   const longest = Math.max(...items.map((other) => Number(other.dataset.p50)));
@@ -108,56 +135,52 @@ function showRow(item, row) {
 }
 
 function showVerdict(rows) {
+  const failed = rows.filter((row) => row.status === "failed").length;
+  const [best] = rows
+    .filter((row) => row.status === "passed")
+    .sort((a, b) => a.p50_ms - b.p50_ms);
   const verdict = $("verdict");
-  const failed = rows.filter((row) => row.status === "failed");
-  const measured = rows.filter((row) => row.status === "passed");
-  verdict.className = `verdict ${failed.length ? "bad" : "good"}`;
-  const best = measured.sort((a, b) => a.p50_ms - b.p50_ms)[0];
-  verdict.replaceChildren(
-    element("strong", "", failed.length ? `${failed.length} failed` : "✓ All answers are torch's"),
-    best
-      ? `${failed.length ? "; fastest" : ", fastest"} is ${best.precision} on the ${RUNTIMES[best.provider]}: ${significant(best.p50_ms)} ms. The report is on the computer.`
-      : ". The report is on the computer.",
-  );
+  verdict.className = `verdict ${failed ? "bad" : "good"}`;
+  const said = [failed ? `${failed} of ${rows.length} failed.` : "✓ Every model answers as torch does."];
+  if (best) said.push(` Fastest is ${best.precision} on ${nameOf(best)}: ${significant(best.p50_ms)} ms.`);
+  verdict.replaceChildren(element("strong", "", said.shift()), ...said, " The computer has the report.");
   verdict.hidden = false;
 }
 
 async function measureAndShow(about, browser, signal) {
-  const items = new Map();
+  let items = new Map();
   const rows = [];
   $("rows").replaceChildren();
+  $("skipped").replaceChildren();
   $("verdict").hidden = true;
   $("progress").hidden = false;
   const advance = () => {
-    const share = (100 * rows.length) / items.size;
+    const share = (100 * rows.length) / Math.max(1, items.size);
     $("progress").setAttribute("aria-valuenow", Math.round(share));
     $("progress").firstElementChild.style.setProperty("--done", `${share}%`);
   };
-  const add = (task, row) => {
-    rows.push(row);
-    showRow(items.get(task.number), row);
-    advance();
-  };
+  advance();
   try {
     await measureAll(about, browser, {
       planned(tasks) {
-        for (const task of tasks) items.set(task.number, itemOf(task));
-        $("rows").append(...items.values());
-        for (const task of tasks) if (task.row) add(task, task.row);
-        advance();
+        items = list(tasks);
       },
       begun(task) {
         items.get(task.number).className = "running";
         part(items.get(task.number), "figure").textContent = "measuring";
       },
-      measured: add,
+      measured(task, row) {
+        rows.push(row);
+        showRow(items.get(task.number), row);
+        advance();
+      },
     }, signal);
     showVerdict(rows);
   } finally {
     $("progress").hidden = true;
     for (const item of items.values()) {
       if (item.matches(".waiting, .running")) {
-        item.className = "skipped";
+        item.className = "stopped";
         part(item, "figure").textContent = "stopped";
       }
     }
@@ -243,6 +266,7 @@ function prepareTrying(about) {
       opened = null;
       model = await Model.open(about, { file, provider: "wasm", threads: 1 });
       opened = file;
+      await model.call("answer", { image }); // the first run takes longer than any other
     }
     const { logits, ms } = await model.call("answer", { image });
     $("answer").hidden = false;
