@@ -7,6 +7,7 @@ import queue
 import secrets
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,10 @@ def _unpacked(bundle: Path, place: Path) -> Path:
     try:
         with tarfile.open(bundle) as archive:
             archive.extractall(place, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"{bundle}: not a bundle that can be unpacked ({error})") from None
+    except tarfile.ReadError:
+        raise InputError(f"{bundle}: not a packed bundle; give a .tar.gz, or a folder") from None
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{bundle}: damaged ({error}); copy the bundle again") from None
     found = sorted(place.glob("*/model.json"))
     return found[0].parent if found else place
 
