@@ -68,27 +68,47 @@ function shrunkRow(row, columns, size) {
   return shrunk;
 }
 
+// A row at a time, as they come: each belongs to a few rows of the result.
+function shrunkRows(rows, lines) {
+  const sums = lines.map(() => null);
+  let y = 0;
+  for (const row of rows) {
+    lines.forEach(({ first, whole }, at) => {
+      const weight = whole[y - first];
+      if (weight === undefined) return;
+      sums[at] ??= new Int32Array(row.length).fill(2 ** (BITS - 1));
+      const sum = sums[at];
+      for (let k = 0; k < row.length; k += 1) sum[k] += row[k] * weight;
+    });
+    y += 1;
+  }
+  return sums.map((sum) => Uint8Array.from(sum, clipped));
+}
+
+function* each(rows, change) {
+  for (const row of rows) yield change(row);
+}
+
 // uint8 [size, size, 3] of a bitmap.
 export function fitted(bitmap, size) {
   const { width, height } = bitmap;
   const side = Math.min(width, height);
-  const [left, top] = [(width - side) / 2, (height - side) / 2];
-  // A direction that keeps its length is left alone, as Pillow does.
+  // A direction that keeps its length is left alone.
   const plain = Array.from({ length: size }, (_, at) => ({ first: at, whole: [2 ** BITS] }));
-  const along = (length, start) =>
-    length === size && start === 0 ? plain : weights(length, start, start + side, size);
-  const columns = along(width, left);
-  const lines = along(height, top);
-  const rows = [];
-  for (const row of rowsOf(bitmap)) rows.push(shrunkRow(row, columns, size));
+  const along = (length) => {
+    const start = (length - side) / 2;
+    return length === size && start === 0 ? plain : weights(length, start, start + side, size);
+  };
+  const columns = along(width);
+  const lines = along(height);
+  const shrink = (row) => shrunkRow(row, columns, size);
+  // What comes first is rounded first, so it matters. Pillow 13 begins with the rows of a picture
+  // that is tall enough.
+  const rows = height + size > 2 * Math.max(width, size)
+    ? shrunkRows(rowsOf(bitmap), lines).map(shrink)
+    : shrunkRows(each(rowsOf(bitmap), shrink), lines);
   const image = new Uint8Array(size * size * 3);
-  lines.forEach(({ first, whole }, y) => {
-    for (let at = 0; at < size * 3; at += 1) {
-      let sum = 2 ** (BITS - 1);
-      for (let k = 0; k < whole.length; k += 1) sum += rows[first + k][at] * whole[k];
-      image[y * size * 3 + at] = clipped(sum);
-    }
-  });
+  rows.forEach((row, y) => image.set(row, y * size * 3));
   return image;
 }
 

@@ -205,7 +205,8 @@ def pictures(folder: Path) -> dict[str, Path]:
     """Wide, tall, small, of the model's width, already square; one that lies on its side."""
     random = np.random.default_rng(0)
     made = {}
-    for width, height in ((301, 200), (97, 150), (9, 7), (16, 40), (40, 16), (16, 16), (128, 128)):
+    sizes = [(301, 200), (97, 150), (97, 179), (9, 7), (9, 23), (16, 40), (40, 16), (16, 16)]
+    for width, height in [*sizes, (128, 128), (15, 15), (1, 300)]:
         pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         made[f"{width}x{height}"] = folder / f"{width}x{height}.png"
         Image.fromarray(pixels).save(made[f"{width}x{height}"])
