@@ -19,7 +19,7 @@ from tests.pipeline.conftest import ROOT, change_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
-COMMANDS = ("use", "run", "status", "show", "doctor")
+COMMANDS = ("use", "run", "status", "show", "probe", "doctor")
 
 SUMMARY: dict[str, Any] = {
     "data": {

@@ -112,9 +112,8 @@ export function fitted(bitmap, size) {
   return image;
 }
 
-// Upright, and with the colours that stand in the file, as the training images were read.
+// Upright, as browsers do it anyway, and with the colours that stand in the file.
 export const decoded = (file) => createImageBitmap(file, {
-  imageOrientation: "from-image",
   colorSpaceConversion: "none",
   premultiplyAlpha: "none",
 });
