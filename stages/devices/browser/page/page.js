@@ -142,7 +142,7 @@ function showVerdict(rows) {
   const verdict = $("verdict");
   verdict.className = `verdict ${failed ? "bad" : "good"}`;
   const said = [failed ? `${failed} of ${rows.length} failed.` : "✓ Every model answers as torch does."];
-  if (best) said.push(` Fastest is ${best.precision} on ${nameOf(best)}: ${significant(best.p50_ms)} ms.`);
+  if (best) said.push(` Fastest is ${best.precision} on ${nameOf(best)}: ${significant(best.p50_ms)} ms${best.noisy ? " (noisy)" : ""}.`);
   verdict.replaceChildren(element("strong", "", said.shift()), ...said, " The computer has the report.");
   verdict.hidden = false;
 }
