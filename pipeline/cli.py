@@ -166,6 +166,58 @@ def show() -> None:
 
 
 @app.command()
+def probe(
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A bundle, packed or as a folder; artifacts/bundle if not given."
+        ),
+    ] = None,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Let other devices of this network open the page.")
+    ] = False,
+    https: Annotated[
+        bool,
+        typer.Option(
+            "--https",
+            help="Encrypt it, which threads, a fine clock and the GPU need on another device."
+            " The certificate is made for this run.",
+        ),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0 takes a free one.", show_default=False)
+    ] = 0,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the device; made of what its browser tells if not given."),
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Fetch onnxruntime-web with npm, and do no more.")
+    ] = False,
+    install_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Take onnxruntime-web from what `npm pack` has written instead."
+        ),
+    ] = None,
+) -> None:
+    """Measure and try the student in the browser of any phone: a page, until Ctrl-C.
+
+    Results are kept in reports/devices.
+    """
+    from pipeline import probe as page
+    from stages.devices.browser.probe import BUNDLE, Reach
+    from stages.params import load_params
+
+    if install or install_from is not None:
+        page.install(console, install_from)
+        return
+    _require_project()
+    reach = Reach(lan=lan, https=https, port=port)
+    page.run(console, bundle or BUNDLE, load_params().profile, reach, name)
+
+
+@app.command()
 def doctor() -> None:
     """Tell what of this machine is usable, and what is missing for what."""
     from pipeline.doctor import examine

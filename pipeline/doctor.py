@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.devices.browser import web_runtime
 from stages.identify_device import identify
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
@@ -108,6 +109,13 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, True, importlib.metadata.version(name), "")
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, False, "not installed", "install this project again")
+    installed = web_runtime.installed()
+    yield Finding(
+        web_runtime.PACKAGE,
+        installed,
+        web_runtime.VERSION if installed else "not installed",
+        "nothing is measured in browsers: `ackd probe --install`",
+    )
 
 
 def _programs() -> Iterator[Finding]:

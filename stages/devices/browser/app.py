@@ -1,0 +1,182 @@
+"""The web application of a probe: its page, its models, and where results go."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stages.devices.browser import measurement, web_runtime
+from stages.devices.browser.measurement import Browser, Sent, WrongMessageError
+from stages.devices.browser.runs import Runs
+
+PAGE = Path(__file__).parent / "page"
+_PAGE_FILES = {
+    "index.html": "text/html",
+    "style.css": "text/css",
+    "page.js": "text/javascript",
+    "measuring.js": "text/javascript",
+    "picture.js": "text/javascript",
+    "worker.js": "text/javascript",
+}
+
+#: A body must be complete after so many seconds, and an answer be taken after so many.
+BODY_SECONDS = 30.0
+ANSWER_SECONDS = 900.0
+_MAX_INTRODUCTION = 16 * 1024
+
+_HEADERS = {
+    # Shared memory and the fine clock are given to a page that neither shares a window nor loads
+    # anything from elsewhere.
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval';"
+    " worker-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+M = TypeVar("M", bound=measurement.Message)
+
+
+def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
+    """Everything below ``/<token>/``; whatever else is asked for is answered alike: not found.
+
+    Args:
+        token: the first part of every path.
+        runs: what is measured.
+        runtime: the folder of onnxruntime-web's files.
+    """
+    routes = [Route("/", _file(PAGE / "index.html", "text/html"))]
+    routes += [
+        Route(f"/{name}", _file(PAGE / name, media_type))
+        for name, media_type in _PAGE_FILES.items()
+    ]
+    routes += [
+        Route(f"/runtime/{name}", _file(runtime / f"{name}.gz", media_type, compressed=True))
+        for name, media_type in web_runtime.FILES.items()
+    ]
+    routes += [
+        Route(f"/models/{path.name}", _file(path, "application/octet-stream"))
+        for path in runs.models
+    ]
+
+    async def golden(_: Request) -> Response:
+        return Response(runs.images.tobytes(), media_type="application/octet-stream")
+
+    async def about(_: Request) -> Response:
+        return JSONResponse(runs.about)
+
+    async def begin(request: Request) -> Response:
+        browser = await _read(request, Browser, _MAX_INTRODUCTION)
+        return JSONResponse(runs.begin(browser))
+
+    async def take(request: Request) -> Response:
+        sent = await _read(request, Sent, runs.max_message)
+        run, number = request.path_params["run"], request.path_params["number"]
+        try:
+            return JSONResponse(runs.take(run, number, sent.result))
+        except KeyError:
+            raise HTTPException(404) from None
+        except WrongMessageError as error:
+            raise HTTPException(400, str(error)) from None
+
+    routes += [
+        Route("/golden", golden),
+        Route("/about", about),
+        Route("/runs", begin, methods=["POST"]),
+        Route("/runs/{run:str}/{number:int}", take, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    app.router.redirect_slashes = False
+    return _guarded(app, token)
+
+
+def _file(
+    path: Path, media_type: str, *, compressed: bool = False
+) -> Callable[[Request], FileResponse]:
+    headers = {"content-encoding": "gzip"} if compressed else {}
+
+    def answer(_: Request) -> FileResponse:
+        return FileResponse(path, media_type=media_type, headers=headers)
+
+    return answer
+
+
+async def _read(request: Request, kind: type[M], limit: int) -> M:
+    """The body of a request, as far as it is what is expected.
+
+    Raises:
+        HTTPException: it is too long, comes too slowly, or is something else.
+    """
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared[:20]) > limit:
+        raise HTTPException(413, f"a body of {declared[:20]} bytes, expected {limit} at most")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise HTTPException(413, f"a body of more than {limit} bytes")
+    except TimeoutError:
+        raise HTTPException(408, "the body came too slowly") from None
+    try:
+        return kind.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part)[:40] for part in first["loc"])
+        raise HTTPException(400, f"{where or 'the body'}: {first['msg'].lower()}") from None
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    # Whoever sent it may go on sending; nothing more is read.
+    return PlainTextResponse(
+        error.detail.lower(), error.status_code, headers={"connection": "close"}
+    )
+
+
+def _guarded(app: ASGIApp, token: str) -> ASGIApp:
+    """Let in who knows the token, and put the headers on every answer."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (name.encode(), value.encode())
+                        for name, value in _HEADERS.items()
+                        if name.encode() not in given
+                    ),
+                ]
+            await send(message)
+
+        _, _, rest = scope["path"].partition("/")
+        given, slash, rest = rest.partition("/")
+        answer: ASGIApp = app
+        if not secrets.compare_digest(given.encode(), token.encode()) or not slash:
+            answer = PlainTextResponse("not found", 404, headers={"connection": "close"})
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                inner = {**scope, "path": f"/{rest}", "root_path": ""}
+                await answer(inner, receive, send_with_headers)
+        except (TimeoutError, ClientDisconnect):
+            return  # whoever asked has gone, or takes the answer too slowly
+
+    return guarded

@@ -1,0 +1,241 @@
+"""What a browser is asked to measure, what it sends, and the row that follows from it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from stages.devices.runner import NOISY_CV, breach, compare, statistics
+from stages.params import Profile
+
+RUNTIME = "onnxruntime-web"
+
+Text = Annotated[str, Field(max_length=512)]
+Count = Annotated[int, Field(ge=1, le=4096)]
+Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
+
+#: What a measurement that did not run cannot tell.
+_UNMEASURED = (
+    *("version", "init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms"),
+    *("cv", "noisy", "golden"),
+)
+#: What no browser tells.
+_UNTOLD = (
+    *("peak_rss_mb", "load_before", "load_after", "temperature_before", "temperature_after"),
+)
+
+
+class Message(BaseModel):
+    """What a page sends; anything else in it is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Gpu(Message):
+    """The adapter that the browser offers for WebGPU."""
+
+    vendor: Text
+    architecture: Text
+    description: Text
+    half_precision: bool
+    """Whether its shaders have float16."""
+
+
+class Browser(Message):
+    """What a browser says of itself."""
+
+    user_agent: Text
+    platform: Text | None
+    """The operating system; None where it is told in the user agent alone."""
+    model: Text | None
+    """The phone; only Chromium's browsers tell it, and only to a secure page."""
+    cores: Count
+    isolated: bool
+    """Whether the page has shared memory, which threads need, and the finer clock."""
+    secure: bool
+    """Whether the page came by HTTPS or from this device itself, which WebGPU needs."""
+    timer_ms: Milliseconds
+    """The smallest step of its clock."""
+    gpu: Gpu | None
+
+
+class Measured(Message):
+    """One model, timed: ``[G, K]`` logits as base64 of little-endian float32, times in ms."""
+
+    version: Text
+    provider: Literal["wasm", "webgpu", "webgpu+wasm"]
+    """The last where the GPU took some of the nodes only."""
+    threads: Count
+    init_ms: Milliseconds
+    first_ms: Milliseconds
+    logits: str
+    samples_ms: list[Milliseconds]
+    hidden: bool
+    """Whether the page was out of sight meanwhile, where browsers slow it down."""
+
+
+class Failed(Message):
+    """One model that did not run."""
+
+    error: Text
+
+
+class Sent(Message):
+    """The answer to one task."""
+
+    result: Measured | Failed
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement; one with a ``reason`` is not made."""
+
+    precision: str
+    file: str
+    model_sha256: str
+    provider: Literal["wasm", "webgpu"]
+    threads: int
+    reason: str | None = None
+
+
+class WrongMessageError(Exception):
+    """A page sent what does not fit its task; the message is one sentence."""
+
+
+def plan(description: Mapping[str, Any], profile: Profile, browser: Browser) -> list[Task]:
+    """Every static model on the CPU by number of threads, those in floats on the GPU too.
+
+    Args:
+        description: ``model.json``.
+        profile: whose ``threads`` count.
+        browser: who will measure.
+    """
+    tasks = []
+    for precision, shapes in description["files"].items():
+        named = (precision, shapes["static"]["path"], shapes["static"]["sha256"])
+        tasks += [
+            Task(*named, "wasm", threads, _lacks_threads(threads, browser))
+            for threads in profile.threads
+        ]
+        # The GPU has no kernels for quantized layers: wasm would run them, between copies.
+        if precision.startswith("fp"):
+            tasks.append(Task(*named, "webgpu", 1, _lacks_gpu(precision, browser)))
+    return tasks
+
+
+def _lacks_threads(threads: int, browser: Browser) -> str | None:
+    if threads > 1 and not browser.isolated:
+        return "threads need an isolated page: HTTPS, or an address on the device itself"
+    if threads > browser.cores:
+        return f"the browser offers no more than {browser.cores} threads"
+    return None
+
+
+def _lacks_gpu(precision: str, browser: Browser) -> str | None:
+    if browser.gpu is None:
+        return (
+            "the browser offers no WebGPU"
+            if browser.secure
+            else "WebGPU needs a secure page: HTTPS, or an address on the device itself"
+        )
+    if precision == "fp16" and not browser.gpu.half_precision:
+        return "the GPU's shaders have no float16"
+    return None
+
+
+def slug(browser: Browser) -> str:
+    """A name for a file, such as ``pixel-8-chrome-156``."""
+    agent = browser.user_agent
+    device = browser.model or system(browser)
+    # The order matters: every one of them claims to be some of those after it.
+    for name, mark in (
+        *(("Edge", r"Edg(?:A|iOS)?"), ("Opera", "OPR"), ("Samsung", "SamsungBrowser")),
+        *(("Firefox", r"(?:Firefox|FxiOS)"), ("Chrome", r"(?:HeadlessChrome|Chrome|CriOS)")),
+        ("Safari", "Version"),
+    ):
+        if found := re.search(rf"\b{mark}/(\d+)", agent):
+            device += f" {name} {found[1]}"
+            break
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")[:80] or "device"
+
+
+def system(browser: Browser) -> str:
+    """The kind of device, by the user agent."""
+    kinds = ("iPhone", "iPad", "Android", "Windows", "Macintosh", "CrOS", "Linux")
+    return next((kind for kind in kinds if kind in browser.user_agent), "device")
+
+
+def unmeasured(task: Task, status: str, reason: str | None) -> dict[str, Any]:
+    """A row without figures."""
+    return {
+        "runtime": RUNTIME,
+        "version": None,
+        "provider": task.provider,
+        "precision": task.precision,
+        "file": task.file,
+        "model_sha256": task.model_sha256,
+        "threads": task.threads,
+        **dict.fromkeys((*_UNMEASURED[1:-2], *_UNTOLD, *_UNMEASURED[-2:])),
+        "status": status,
+        "reason": reason,
+        "samples_ms": [],
+    }
+
+
+def judge(
+    task: Task,
+    sent: Measured | Failed,
+    reference: npt.NDArray[np.float32],
+    max_runs: int,
+) -> dict[str, Any]:
+    """The row of one measurement, by the rules that the other devices keep.
+
+    Args:
+        reference: torch's logits ``[G, K]``.
+        max_runs: the most samples that were asked for.
+
+    Raises:
+        WrongMessageError: it is no answer to ``task``.
+    """
+    if isinstance(sent, Failed):
+        return unmeasured(task, "failed", " ".join(sent.error.split()) or "no reason was given")
+    if not 1 <= len(sent.samples_ms) <= max_runs:
+        raise WrongMessageError(f"{len(sent.samples_ms)} samples, expected 1 to {max_runs}")
+    if not sent.provider.startswith(task.provider):
+        raise WrongMessageError(f"the provider is {sent.provider}, expected {task.provider}")
+    parity = compare(_logits(sent.logits, reference.shape), reference)
+    row = unmeasured(task, "passed", None) | {
+        "version": sent.version,
+        "provider": sent.provider,
+        "threads": sent.threads,
+        "init_ms": round(sent.init_ms, 4),
+        "first_ms": round(sent.first_ms, 4),
+        "golden": parity,
+    }
+    reason = breach(task.precision, parity)
+    if sent.threads != task.threads:
+        reason = f"ran with {sent.threads} threads, where {task.threads} were asked for"
+    elif sent.hidden:
+        reason = "the page was out of sight while it measured"
+    elif not any(sent.samples_ms):
+        reason = "every run was shorter than a step of the browser's clock"
+    else:
+        row |= statistics(sent.samples_ms)
+        row |= {"noisy": row["cv"] > NOISY_CV, "samples_ms": sent.samples_ms}
+    return row | {"status": "failed" if reason else "passed", "reason": reason}
+
+
+def _logits(text: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    try:
+        content = base64.b64decode(text, validate=True)
+        return np.frombuffer(content, dtype="<f4").reshape(shape)
+    except (binascii.Error, ValueError):
+        raise WrongMessageError(f"the logits are not base64 of float32 {list(shape)}") from None

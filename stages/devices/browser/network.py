@@ -1,0 +1,106 @@
+"""Where the page is to be reached: on this machine alone, or in its network; by HTTPS on demand."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import socket
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A self-signed one for a single run; its key is nowhere on disk."""
+
+    context: ssl.SSLContext
+    fingerprint: str
+    """SHA-256, as browsers show it."""
+
+
+def lan_address() -> str:
+    """The address of this machine in the network that it reaches others through.
+
+    Raises:
+        InputError: it is in no network.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # No packet is sent: the system says from where it would send one. The address is one
+            # of those that are kept for documentation.
+            probe.connect(("192.0.2.1", 9))
+            address = str(probe.getsockname()[0])
+        except OSError:
+            address = LOOPBACK
+    if ipaddress.ip_address(address).is_loopback:
+        raise InputError(
+            "this machine is in no network that a phone could share; connect it to the phone's"
+            " Wi-Fi, or leave --lan out and use a cable (`adb reverse`)"
+        )
+    return address
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        InputError: the port is taken, or not allowed to this user.
+    """
+    try:
+        return socket.create_server((host, port), backlog=512)
+    except OSError as error:
+        raise InputError(
+            f"port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}); choose"
+            " another with --port, or leave it out"
+        ) from None
+
+
+def self_signed(host: str) -> Certificate:
+    """A certificate for the address ``host``, valid from now for a day.
+
+    Source: RFC 5280; a subject alternative name with the address is what browsers look at.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ackd probe")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))  # a phone's clock may be late
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    content = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # It can only be loaded from a file.
+    with tempfile.TemporaryDirectory(prefix="ackd-") as folder:
+        path = Path(folder) / "certificate.pem"
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        context.load_cert_chain(path)
+    return Certificate(context, certificate.fingerprint(hashes.SHA256()).hex(":").upper())

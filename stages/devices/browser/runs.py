@@ -1,0 +1,170 @@
+"""The measurements that pages are at, and the reports of those that have finished."""
+
+from __future__ import annotations
+
+import json
+import queue
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+from stages.devices.browser import measurement, web_runtime
+from stages.devices.browser.measurement import Browser, Failed, Measured, Task
+from stages.devices.runner import load_golden
+from stages.files import read_json
+from stages.params import Profile
+
+#: Pages that measure at once; one more drops the oldest.
+_MAX_RUNS = 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one browser measured.
+
+    Attributes:
+        browser: what it says of itself.
+        rows: as in ``reports/latency.json``, with ``samples_ms`` and without ``device``; what it
+            could not run has ``skipped`` and the reason.
+    """
+
+    browser: Browser
+    rows: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Made of what the browser tells, such as ``pixel-8-chrome-156``."""
+        return measurement.slug(self.browser)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Who measured; None for what no browser tells."""
+        browser = self.browser
+        return {
+            "system": browser.platform or measurement.system(browser),
+            "machine": browser.model,
+            "cpu": None,
+            "cores": browser.cores,
+            "governor": None,
+            "python": None,
+            "runtime": f"{measurement.RUNTIME} {web_runtime.VERSION}",
+            "browser": {
+                key: value
+                for key, value in browser.model_dump().items()
+                if key not in {"platform", "model", "cores"}
+            },
+        }
+
+
+@dataclass
+class _Run:
+    browser: Browser
+    tasks: list[Task]
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+class Runs:
+    """All that pages ask of a bundle and tell about it.
+
+    Args:
+        bundle: a folder with ``model.json``, ``golden.npz``, ``labels.json`` and the models.
+        profile: how long to measure.
+    """
+
+    def __init__(self, bundle: Path, profile: Profile) -> None:
+        self.description = read_json(bundle / "model.json")
+        self.profile = profile
+        self.images, self.reference = load_golden(bundle / self.description["golden"]["path"])
+        self.models = [
+            bundle / shapes["static"]["path"] for shapes in self.description["files"].values()
+        ]
+        self.labels = _labels(bundle / "labels.json", self.description["num_classes"])
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._runs: dict[str, _Run] = {}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a page needs to know before it measures."""
+        return {
+            "network": self.description["network"],
+            "labels": self.labels,
+            "image_size": self.description["image_size"],
+            "input": self.description["input"],
+            "output": self.description["output"],
+            "golden_images": len(self.images),
+            "models": {path.name.split(".")[0]: path.name for path in self.models},
+            "runtime": web_runtime.VERSION,
+            "profile": self.profile.model_dump(exclude={"threads"}),
+        }
+
+    @property
+    def max_message(self) -> int:
+        """What an honest page sends at most, in bytes: logits in base64, and samples in decimal."""
+        return self.reference.nbytes * 4 // 3 + self.profile.max_runs * 24 + 16 * 1024
+
+    def begin(self, browser: Browser) -> dict[str, Any]:
+        """Start a run: its id, and what to measure; rows of what cannot be are there already."""
+        tasks = measurement.plan(self.description, self.profile, browser)
+        run = _Run(browser, tasks)
+        for number, task in enumerate(tasks):
+            if task.reason is not None:
+                run.rows[number] = measurement.unmeasured(task, "skipped", task.reason)
+        while len(self._runs) >= _MAX_RUNS:
+            del self._runs[next(iter(self._runs))]
+        name = secrets.token_urlsafe(12)
+        self._runs[name] = run
+        self._report_if_whole(run)
+        return {
+            "run": name,
+            "tasks": [
+                {
+                    "number": number,
+                    "precision": task.precision,
+                    "file": task.file,
+                    "provider": task.provider,
+                    "threads": task.threads,
+                    "row": _shown(run.rows.get(number)),
+                }
+                for number, task in enumerate(tasks)
+            ],
+        }
+
+    def take(self, name: str, number: int, sent: Measured | Failed) -> dict[str, Any]:
+        """Judge one measurement; the last one that is missing makes the report.
+
+        A page that did not hear the answer sends again, and hears it then.
+
+        Raises:
+            KeyError: there is no such run, or no such task in it.
+            WrongMessageError: it is no answer to this task.
+        """
+        run = self._runs[name]
+        if not 0 <= number < len(run.tasks):
+            raise KeyError(number)
+        if number not in run.rows:
+            run.rows[number] = measurement.judge(
+                run.tasks[number], sent, self.reference, self.profile.max_runs
+            )
+            self._report_if_whole(run)
+        return {"row": _shown(run.rows[number])}
+
+    def _report_if_whole(self, run: _Run) -> None:
+        if len(run.rows) == len(run.tasks):
+            rows = [run.rows[at] for at in range(len(run.tasks))]
+            self.reports.put(Report(run.browser, rows))
+
+
+def _labels(path: Path, count: int) -> list[str]:
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        labels = None
+    if not isinstance(labels, list) or len(labels) != count:
+        raise InputError(f"{path}: expected the names of {count} classes; make the bundle again")
+    return [str(label) for label in labels]
+
+
+def _shown(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if row is None else {k: v for k, v in row.items() if k != "samples_ms"}

@@ -1,0 +1,139 @@
+"""Chromium without a window, driven by its own protocol: pages as a person would see them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+#: Software for a GPU: right answers, no meaningful times.
+SOFTWARE_GPU = (
+    *("enable-unsafe-webgpu", "enable-features=Vulkan", "use-webgpu-adapter=swiftshader"),
+    "use-vulkan=swiftshader",
+)
+_FLAGS = (
+    *("headless", "no-sandbox", "disable-quic", "no-first-run", "disable-component-update"),
+    *("disable-background-networking", "disable-sync", "hide-scrollbars"),
+    "remote-debugging-port=0",
+)
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        #: What the page said on its console, and what it failed with.
+        self.complaints: list[str] = []
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=60))
+            self._note(message)
+            if message.get("id") == number:
+                assert "error" not in message, f"{method}: {message['error']}"
+                result: dict[str, Any] = message["result"]
+                return result
+
+    def _note(self, message: dict[str, Any]) -> None:
+        given = message.get("params", {})
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.complaints.append(str(given["exceptionDetails"]))
+        elif message.get("method") == "Log.entryAdded":
+            self.complaints.append(given["entry"]["text"])
+        elif message.get("method") == "Runtime.consoleAPICalled":
+            self.complaints.append(str([part.get("value") for part in given["args"]]))
+
+    def open(self, address: str) -> None:
+        said = self.send("Page.navigate", url=address)
+        assert "errorText" not in said, said["errorText"]
+        self.wait_for("location.protocol != 'about:' && document.readyState == 'complete'")
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of ``expression``, awaited."""
+        result = self.send(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 60) -> Any:
+        """The value of ``expression`` as soon as it is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            if time.monotonic() > end:
+                shown = self.evaluate("document.body.innerText")
+                raise AssertionError(f"never true: {expression}\n{shown}\n{self.complaints}")
+            time.sleep(0.05)
+        return value
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    def look(self, path: Path, width: int, *, dark: bool = False, phone: bool = False) -> None:
+        """A picture of the whole page, ``width`` pixels wide."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        size = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": phone}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+        size["height"] = max(800, self.evaluate("document.documentElement.scrollHeight"))
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+        time.sleep(0.5)  # transitions
+        shot = self.send("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+
+@contextlib.contextmanager
+def opened_page(profile: Path, *flags: str) -> Iterator[Page]:
+    """A tab of a fresh Chromium, which ends with the block.
+
+    Args:
+        profile: a folder of its own.
+        flags: besides the usual ones, without dashes.
+    """
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *(f"--{flag}" for flag in (*_FLAGS, *flags))]
+    command += [f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        place = profile / "DevToolsActivePort"
+        end = time.monotonic() + 30
+        while not (place.is_file() and place.read_text().count("\n")):
+            assert process.poll() is None, "Chromium ended"
+            assert time.monotonic() < end, "Chromium does not start"
+            time.sleep(0.05)
+        port, path = place.read_text().splitlines()[:2]
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as browser:
+            number = _call(browser, "Target.createTarget", url="about:blank")["targetId"]
+            page = f"ws://127.0.0.1:{port}/devtools/page/{number}"
+            with connect(page, max_size=None, proxy=None) as socket:
+                yield Page(socket)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _call(socket: ClientConnection, method: str, **parameters: Any) -> dict[str, Any]:
+    socket.send(json.dumps({"id": 1, "method": method, "params": parameters}))
+    while True:
+        message = json.loads(socket.recv(timeout=30))
+        if message.get("id") == 1:
+            result: dict[str, Any] = message["result"]
+            return result

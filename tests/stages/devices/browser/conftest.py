@@ -1,0 +1,59 @@
+"""A bundle to measure, a quick profile, and browsers as they tell of themselves."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.devices.browser import web_runtime
+from stages.devices.browser.measurement import Browser
+from stages.params import Profile
+
+QUICK = Profile(
+    threads=[1, 2],
+    warmup_runs=2,
+    warmup_seconds=0.0,
+    min_runs=20,
+    min_seconds=0.05,
+    max_runs=500,
+)
+PIXEL = (
+    "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0"
+    " Mobile Safari/537.36"
+)
+
+
+@pytest.fixture
+def bundle(tiny_exported: Path, tmp_path: Path) -> Path:
+    """A folder of one's own: resnet8, three classes, 16 x 16 pixels, four precisions."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_exported / "artifacts/onnx", folder)
+    return folder
+
+
+@pytest.fixture
+def no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the right names, for tests that run nothing of them."""
+    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
+    web_runtime.folder().mkdir(parents=True)
+    for name in web_runtime.FILES:
+        (web_runtime.folder() / f"{name}.gz").write_bytes(gzip.compress(name.encode()))
+
+
+def make_browser(**told: Any) -> Browser:
+    gpu = {"vendor": "arm", "architecture": "valhall", "description": "", "half_precision": True}
+    known: dict[str, Any] = {
+        "user_agent": PIXEL,
+        "platform": "Android 16",
+        "model": "Pixel 8",
+        "cores": 8,
+        "isolated": True,
+        "secure": True,
+        "timer_ms": 0.005,
+        "gpu": gpu,
+    }
+    return Browser.model_validate(known | told)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from stages.devices.browser.measurement import (
+    Failed,
+    Measured,
+    Sent,
+    Task,
+    WrongMessageError,
+    judge,
+    plan,
+    slug,
+)
+from stages.params import Profile
+from tests.stages.devices.browser.conftest import PIXEL, make_browser
+
+DESCRIPTION = {
+    "files": {
+        name: {"static": {"path": f"{name}.static.onnx", "sha256": name * 8}}
+        for name in ("fp32", "fp16", "int8_u8s8")
+    }
+}
+REFERENCE = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+TASK = Task("fp32", "fp32.static.onnx", "0" * 64, "wasm", 1)
+
+
+def encoded(logits: np.ndarray) -> str:
+    return base64.b64encode(logits.astype("<f4").tobytes()).decode()
+
+
+def measured(**given: Any) -> Measured:
+    known: dict[str, Any] = {
+        "version": "1.30.0",
+        "provider": "wasm",
+        "threads": 1,
+        "init_ms": 120.55556,
+        "first_ms": 4.0,
+        "logits": encoded(REFERENCE),
+        "samples_ms": [1.0, 2.0, 3.0, 4.0],
+        "hidden": False,
+    }
+    return Measured.model_validate(known | given)
+
+
+def planned(**told: Any) -> dict[tuple[str, str, int], str | None]:
+    tasks = plan(DESCRIPTION, Profile(threads=[1, 4]), make_browser(**told))
+    return {(task.precision, task.provider, task.threads): task.reason for task in tasks}
+
+
+def test_a_phone_with_everything_measures_everything() -> None:
+    tasks = planned()
+    assert list(tasks) == [
+        *(("fp32", "wasm", 1), ("fp32", "wasm", 4), ("fp32", "webgpu", 1)),
+        *(("fp16", "wasm", 1), ("fp16", "wasm", 4), ("fp16", "webgpu", 1)),
+        *(("int8_u8s8", "wasm", 1), ("int8_u8s8", "wasm", 4)),
+    ]
+    assert set(tasks.values()) == {None}
+
+
+def test_what_a_browser_lacks_is_skipped_with_the_reason() -> None:
+    plain = planned(isolated=False, secure=False, gpu=None)
+    assert [key for key, reason in plain.items() if reason is None] == [
+        ("fp32", "wasm", 1),
+        ("fp16", "wasm", 1),
+        ("int8_u8s8", "wasm", 1),
+    ]
+    assert "isolated" in (plain["fp32", "wasm", 4] or "")
+    assert "secure page" in (plain["fp32", "webgpu", 1] or "")
+    assert planned(gpu=None)["fp32", "webgpu", 1] == "the browser offers no WebGPU"
+    assert "no more than 2 threads" in (planned(cores=2)["fp16", "wasm", 4] or "")
+    gpu = {"vendor": "", "architecture": "", "description": "", "half_precision": False}
+    coarse = planned(gpu=gpu)
+    assert coarse["fp32", "webgpu", 1] is None
+    assert coarse["fp16", "webgpu", 1] == "the GPU's shaders have no float16"
+
+
+def test_the_figures_are_those_of_numpy() -> None:
+    times = np.random.default_rng(1).gamma(4.0, 0.25, 700).round(4)
+    noise = np.float32(3e-5) * np.abs(REFERENCE).max()
+    other = REFERENCE.copy()
+    other[2, 1] += noise
+    row = judge(TASK, measured(samples_ms=times.tolist(), logits=encoded(other)), REFERENCE, 700)
+    assert (row["status"], row["reason"], row["n"]) == ("passed", None, 700)
+    for key, quantile in (("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99)):
+        assert row[key] == pytest.approx(np.quantile(times, quantile), abs=1e-4)
+    assert row["mean_ms"] == pytest.approx(times.mean(), abs=1e-4)
+    assert row["cv"] == pytest.approx(times.std() / times.mean(), abs=1e-4)
+    assert row["noisy"] is True  # gamma of shape 4 has a cv of a half
+    assert row["init_ms"] == 120.5556
+    assert row["golden"]["max_relative_error"] == pytest.approx(3e-5, rel=1e-2)
+    assert row["golden"]["top1_agreement"] == 1.0
+    assert row["samples_ms"] == times.tolist()
+
+
+def test_a_row_has_the_keys_of_the_other_devices() -> None:
+    local = {
+        *("runtime", "version", "provider", "precision", "file", "model_sha256", "threads"),
+        *("init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms", "cv"),
+        *("peak_rss_mb", "load_before", "load_after", "temperature_before", "temperature_after"),
+        *("noisy", "golden", "status", "reason", "samples_ms"),
+    }
+    assert set(judge(TASK, measured(), REFERENCE, 10)) == local
+    assert set(judge(TASK, Failed(error="no memory"), REFERENCE, 10)) == local
+
+
+def test_wrong_answers_fail_by_the_runners_tolerance() -> None:
+    row = judge(TASK, measured(logits=encoded(REFERENCE * 1.01)), REFERENCE, 10)
+    assert row["status"] == "failed"
+    assert "relative error" in row["reason"]
+    assert row["p50_ms"] == 2.5  # what it took is known all the same
+    lost = REFERENCE.copy()
+    lost[0, 0] = np.nan
+    row = judge(TASK, measured(logits=encoded(lost)), REFERENCE, 10)
+    assert (row["status"], row["golden"]["cosine"]) == ("failed", None)
+    json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"threads": 2}, "ran with 2 threads, where 1 were asked for"),
+        ({"hidden": True}, "the page was out of sight while it measured"),
+        ({"samples_ms": [0.0, 0.0]}, "every run was shorter than a step of the browser's clock"),
+    ],
+)
+def test_what_was_not_measured_as_asked_has_no_times(given: dict[str, Any], reason: str) -> None:
+    row = judge(TASK, measured(**given), REFERENCE, 10)
+    assert (row["status"], row["reason"]) == ("failed", reason)
+    assert row["p50_ms"] is None
+    assert row["golden"]["top1_agreement"] == 1.0
+
+
+def test_what_the_gpu_left_to_the_cpu_is_said() -> None:
+    task = Task("fp32", "fp32.static.onnx", "0" * 64, "webgpu", 1)
+    row = judge(task, measured(provider="webgpu+wasm"), REFERENCE, 10)
+    assert (row["provider"], row["status"]) == ("webgpu+wasm", "passed")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"samples_ms": []}, "0 samples, expected 1 to 3"),
+        ({"samples_ms": [1.0] * 4}, "4 samples, expected 1 to 3"),
+        ({"provider": "webgpu"}, "the provider is webgpu, expected wasm"),
+        ({"logits": encoded(REFERENCE[:7])}, r"not base64 of float32 \[8, 5\]"),
+        ({"logits": "?" * 40}, r"not base64 of float32 \[8, 5\]"),
+    ],
+)
+def test_no_answer_to_the_task(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(WrongMessageError, match=message):
+        judge(TASK, measured(**({"samples_ms": [1.0]} | given)), REFERENCE, 3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"samples_ms": [1.0, -1.0]},
+        {"samples_ms": [float("nan")]},
+        {"samples_ms": ["1"]},
+        {"threads": 0},
+        {"provider": "cuda"},
+        {"version": "x" * 600},
+        {"more": 1},
+    ],
+)
+def test_what_no_page_sends_is_refused(changed: dict[str, Any]) -> None:
+    message = json.dumps({"result": measured().model_dump() | changed})
+    with pytest.raises(ValidationError):
+        Sent.model_validate_json(message)
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({}, "pixel-8-chrome-156"),
+        ({"model": None}, "android-chrome-156"),
+        ({"model": "../../x y"}, "x-y-chrome-156"),
+        (
+            {
+                "model": None,
+                "user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 19_1 like Mac OS X)"
+                " AppleWebKit/605.1.15 (KHTML, like Gecko) Version/19.1 Mobile/15E148 Safari/604.1",
+            },
+            "iphone-safari-19",
+        ),
+        ({"user_agent": PIXEL + " EdgA/156.0.0.0"}, "pixel-8-edge-156"),
+        (
+            {
+                "model": None,
+                "user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101"
+                " Firefox/150.0",
+            },
+            "linux-firefox-150",
+        ),
+        ({"model": "!", "user_agent": ""}, "device"),
+    ],
+)
+def test_a_name_for_the_file(told: dict[str, Any], name: str) -> None:
+    assert slug(make_browser(**told)) == name

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import datetime
+import http.client
+import ipaddress
+import socket
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from models.errors import InputError
+from stages.devices.browser import network
+from stages.devices.browser.probe import Reach, probing
+from tests.stages.devices.browser.conftest import QUICK
+
+pytestmark = pytest.mark.usefixtures("no_runtime")
+
+
+def test_the_certificate_is_for_the_address_and_for_a_day(bundle: Path) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    with probing(bundle, QUICK, Reach(https=True)) as probe:
+        split = urlsplit(probe.address)
+        assert split.scheme == "https"
+        pem = ssl.get_server_certificate((str(split.hostname), int(split.port or 0)))
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        # The certificate itself as the only one that is trusted: the name must fit, too.
+        context = ssl.create_default_context(cadata=pem)
+        connection = http.client.HTTPSConnection(
+            str(split.hostname), split.port, context=context, timeout=20
+        )
+        connection.request("GET", split.path)
+        assert connection.getresponse().status == 200
+        connection.close()
+    digest = certificate.fingerprint(hashes.SHA256()).hex().upper()
+    assert probe.fingerprint == ":".join(digest[i : i + 2] for i in range(0, 64, 2))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("127.0.0.1")]
+    lifetime = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(hours=23) < lifetime <= datetime.timedelta(days=1)
+
+
+def test_it_is_open_to_this_machine_alone(bundle: Path) -> None:
+    with probing(bundle, QUICK, Reach()) as probe:
+        assert urlsplit(probe.address).hostname == "127.0.0.1"
+        port = int(urlsplit(probe.address).port or 0)
+        # The whole range 127/8 is this machine, but only one address of it was opened.
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.2", port), timeout=5)
+
+
+def test_the_address_in_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        address = ipaddress.ip_address(network.lan_address())
+    except InputError:
+        pytest.skip("this machine is in no network")
+    assert not address.is_loopback
+    assert not address.is_unspecified
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable(socket.socket):
+        def connect(self, address: object) -> None:
+            raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(network.socket, "socket", Unreachable)
+    with pytest.raises(InputError, match=r"in no network .*leave --lan out"):
+        network.lan_address()
+
+
+def test_a_port_that_is_taken(bundle: Path) -> None:
+    with probing(bundle, QUICK, Reach()) as probe:
+        port = int(urlsplit(probe.address).port or 0)
+        with (
+            pytest.raises(InputError, match=rf"port {port} of 127\.0\.0\.1 cannot .*--port"),
+            probing(bundle, QUICK, Reach(port=port)),
+        ):
+            pass
+    with probing(bundle, QUICK, Reach(port=port)) as again:
+        assert urlsplit(again.address).port == port

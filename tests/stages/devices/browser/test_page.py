@@ -1,0 +1,296 @@
+"""The whole trip in a real browser: page, models, parity, times, pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from models.errors import InputError
+from stages.data.decode import decode
+from stages.devices.browser import web_runtime
+from stages.devices.browser.probe import START, Reach, measure, probing
+from stages.files import sha256
+from tests.chromium import CHROMIUM, SOFTWARE_GPU, Page, opened_page
+from tests.stages.devices.browser.conftest import QUICK
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.skipif(
+        not web_runtime.installed(),
+        reason=f"onnxruntime-web is not in {web_runtime.folder()}: ackd probe --install",
+    ),
+]
+FINISHED = "document.body.dataset.finished"
+#: One thread, so that a browser with one core passes too.
+SHORT = QUICK.model_copy(update={"threads": [1]})
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    with opened_page(tmp_path / "chromium") as opened:
+        yield opened
+
+
+def by_setting(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    return {(row["precision"], row["provider"], row["threads"]): row for row in rows}
+
+
+def keep_only(bundle: Path, *precisions: str) -> None:
+    """Make the bundle one of fewer models."""
+    description = json.loads((bundle / "model.json").read_text())
+    description["files"] = {name: description["files"][name] for name in precisions}
+    (bundle / "model.json").write_text(json.dumps(description))
+
+
+def reseal(bundle: Path, *names: str) -> None:
+    """Make ``model.json`` say that the named files are as they are."""
+    content = (bundle / "model.json").read_text()
+    description = json.loads(content)
+    for entry in [
+        *(entry for shapes in description["files"].values() for entry in shapes.values()),
+        description["golden"],
+    ]:
+        if entry["path"] in names:
+            content = content.replace(entry["sha256"], sha256(bundle / entry["path"]))
+    (bundle / "model.json").write_text(content)
+
+
+def test_a_browser_opens_the_page_and_the_rows_come_back(bundle: Path, page: Page) -> None:
+    cores = page.evaluate("navigator.hardwareConcurrency")
+    report = measure(bundle, QUICK, page.open, seconds=120)
+    rows = by_setting(report.rows)
+    described = json.loads((bundle / "model.json").read_text())["files"]
+    assert {key for key in rows if key[1] == "wasm"} == {
+        (precision, "wasm", threads) for precision in described for threads in (1, 2)
+    }
+    for (precision, provider, threads), row in rows.items():
+        assert row["model_sha256"] == described[precision]["static"]["sha256"]
+        if provider == "webgpu" or threads > cores:
+            assert row["status"] == "skipped"
+            assert row["p50_ms"] is None
+            continue
+        assert (row["status"], row["reason"]) == ("passed", None)
+        assert (row["runtime"], row["version"]) == ("onnxruntime-web", web_runtime.VERSION)
+        assert 20 <= row["n"] == len(row["samples_ms"]) <= 500
+        assert 0 < row["min_ms"] <= row["p50_ms"] <= row["p90_ms"] <= max(row["samples_ms"])
+        assert row["init_ms"] > row["p50_ms"]
+        assert row["golden"]["top1_agreement"] == 1.0
+    assert 0 < rows["fp32", "wasm", 1]["golden"]["max_relative_error"] < 1e-5
+    assert 1e-6 < rows["fp16", "wasm", 1]["golden"]["max_relative_error"] < 1e-2
+    assert report.browser.isolated
+    assert report.browser.secure
+    assert 0 < report.browser.timer_ms <= 0.1
+    assert report.name.endswith(page.evaluate("navigator.userAgent.match(/Chrome.(\\d+)/)[1]"))
+    assert "Every model answers as torch does" in page.wait_for(
+        "!verdict.hidden && verdict.innerText"
+    )
+    assert "violates" not in str(
+        page.complaints
+    )  # nothing that the page does is against its policy
+
+
+def test_a_gpu_in_software_gives_torchs_answers(bundle: Path, tmp_path: Path) -> None:
+    keep_only(bundle, "fp32")
+    with opened_page(tmp_path / "chromium", *SOFTWARE_GPU) as page:
+        profile = SHORT.model_copy(update={"min_runs": 2, "max_runs": 3, "warmup_runs": 1})
+        report = measure(bundle, profile, page.open, seconds=120)
+    if report.browser.gpu is None:
+        pytest.skip("this Chromium has no WebGPU in software")
+    row = by_setting(report.rows)["fp32", "webgpu", 1]
+    assert (row["status"], row["reason"]) == ("passed", None)
+    assert 0 < row["golden"]["max_relative_error"] < 1e-5
+    assert report.description["browser"]["gpu"]["architecture"] == "swiftshader"
+
+
+def test_over_plain_http_the_page_says_what_it_lacks(bundle: Path, tmp_path: Path) -> None:
+    keep_only(bundle, "fp32")
+    # A name that stands for loopback, but is none of the names that browsers trust.
+    with (
+        probing(bundle, QUICK, Reach()) as probe,
+        opened_page(tmp_path / "chromium", "host-resolver-rules=MAP phone.test 127.0.0.1") as page,
+    ):
+        page.open(probe.address.replace("127.0.0.1", "phone.test") + START)
+        page.wait_for(FINISHED, 120)
+        told = page.evaluate("isolation.innerText")
+        assert told.startswith("Not isolated: one thread only, no GPU, and a clock with steps of")
+        assert "ackd probe --lan --https" in told
+        assert "threads need an isolated page" in page.evaluate("skipped.innerText")
+        report = probe.wait(10)
+    assert report is not None
+    assert not report.browser.isolated
+    rows = by_setting(report.rows)
+    assert rows["fp32", "wasm", 1]["status"] == "passed"
+    assert rows["fp32", "wasm", 2]["status"] == "skipped"
+
+
+def test_over_https_from_another_host_it_is_isolated(bundle: Path, tmp_path: Path) -> None:
+    keep_only(bundle, "fp32")
+    with (
+        probing(bundle, SHORT, Reach(https=True)) as probe,
+        opened_page(
+            tmp_path / "chromium",
+            *("host-resolver-rules=MAP phone.test 127.0.0.1", "ignore-certificate-errors"),
+        ) as page,
+    ):
+        page.open(probe.address.replace("127.0.0.1", "phone.test") + START)
+        page.wait_for(FINISHED, 120)
+        report = probe.wait(10)
+    assert report is not None
+    assert report.browser.isolated
+    assert report.browser.secure
+    assert by_setting(report.rows)["fp32", "wasm", 1]["status"] == "passed"
+
+
+def test_what_does_not_run_or_answers_wrongly_fails(bundle: Path, page: Page) -> None:
+    (bundle / "fp16.static.onnx").write_bytes(b"no model")
+    # Another one in its place: quick, and wrong.
+    shutil.copy(bundle / "int8_u8s8.static.onnx", bundle / "fp32.static.onnx")
+    reseal(bundle, "fp16.static.onnx", "fp32.static.onnx")
+    report = measure(bundle, SHORT, page.open, seconds=120)
+    rows = by_setting(report.rows)
+    broken, wrong = rows["fp16", "wasm", 1], rows["fp32", "wasm", 1]
+    assert (broken["status"], broken["p50_ms"], broken["golden"]) == ("failed", None, None)
+    assert "protobuf" in broken["reason"].lower()
+    assert wrong["status"] == "failed"
+    assert wrong["reason"].startswith("relative error ")
+    assert wrong["p50_ms"] > 0
+    assert rows["int8_s8s8", "wasm", 1]["status"] == "passed"
+    assert page.wait_for("!verdict.hidden && verdict.innerText").startswith("2 of 4 failed.")
+    assert wrong["reason"] in page.evaluate("rows.innerText")
+
+
+def test_a_measurement_can_be_stopped_and_begun_again(bundle: Path, page: Page) -> None:
+    long = SHORT.model_copy(update={"min_seconds": 600.0, "max_runs": 10_000_000})
+    with probing(bundle, long, Reach()) as probe:
+        page.open(probe.address)
+        page.wait_for("!start.disabled")
+        assert page.evaluate("start.innerText") == "Measure on this device"
+        page.evaluate("start.click()")
+        page.wait_for("document.querySelector('#rows .running') != null")
+        page.evaluate("start.click()")
+        page.wait_for(FINISHED)
+        assert page.evaluate("start.innerText") == "Measure again"
+        assert "stopped" in page.evaluate("rows.innerText")
+        assert page.evaluate("trouble.hidden")
+        assert probe.wait(0.1) is None
+        page.evaluate("start.click()")
+        page.wait_for("document.querySelector('#rows .running') != null")
+
+
+def test_the_page_says_that_the_server_has_gone(bundle: Path, page: Page) -> None:
+    with probing(bundle, SHORT, Reach()) as probe:
+        page.open(probe.address)
+        page.wait_for("!start.disabled")
+    # The waits between its tries are the browser's; here they pass at once.
+    page.evaluate("setTimeout = new Proxy(setTimeout, {apply: (f, s, [w]) => f.call(s, w, 0)})")
+    page.evaluate("start.click()")
+    told = page.wait_for("!trouble.hidden && trouble.innerText")
+    assert told == "The computer does not answer. Is ackd probe still running there?"
+
+
+def test_nobody_comes(bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"no browser has measured within 0\.2 s"):
+        measure(bundle, QUICK, lambda _: None, seconds=0.2)
+
+
+def pictures(folder: Path) -> dict[str, Path]:
+    """Wide, tall, small, of the model's width, already square; one that lies on its side."""
+    random = np.random.default_rng(0)
+    made = {}
+    sizes = [(301, 200), (97, 150), (97, 179), (9, 7), (9, 23), (16, 40), (40, 16), (16, 16)]
+    for width, height in [*sizes, (128, 128), (15, 15), (1, 300)]:
+        pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        made[f"{width}x{height}"] = folder / f"{width}x{height}.png"
+        Image.fromarray(pixels).save(made[f"{width}x{height}"])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    made["turned"] = folder / "turned.png"
+    Image.fromarray(random.integers(0, 256, (30, 90, 3), dtype=np.uint8)).save(
+        made["turned"], exif=exif
+    )
+    made["grey"] = folder / "grey.png"
+    Image.fromarray(random.integers(0, 256, (60, 50), dtype=np.uint8)).save(made["grey"])
+    return made
+
+
+SHOWN = """
+(() => {
+  const {data} = seen.getContext("2d").getImageData(0, 0, seen.width, seen.height);
+  return Array.from(data).filter((_, at) => at % 4 < 3);
+})()
+"""
+
+
+def test_a_picture_is_seen_as_the_training_images_were(
+    bundle: Path, page: Page, tmp_path: Path
+) -> None:
+    sessions = {
+        precision: onnxruntime.InferenceSession(str(bundle / f"{precision}.static.onnx"))
+        for precision in ("fp32", "int8_u8s8")
+    }
+    with probing(bundle, QUICK, Reach()) as probe:
+        page.open(probe.address)
+        page.wait_for("precision.length > 0")
+        for name, path in pictures(tmp_path).items():
+            page.evaluate("size.textContent = ''; answer.hidden = true")
+            page.choose_file("#library", path)
+            page.wait_for("!answer.hidden")
+            wanted = decode(lambda path=path: Image.open(path), 16, name)
+            shown = np.array(page.evaluate(SHOWN), dtype=np.uint8).reshape(16, 16, 3)
+            assert (shown == wanted).all(), name
+            assert_classes(page, sessions["fp32"], wanted)
+        page.evaluate("precision.value = 'int8_u8s8.static.onnx'; answer.hidden = true")
+        page.evaluate("precision.dispatchEvent(new Event('change'))")
+        page.wait_for("!answer.hidden")
+        assert_classes(page, sessions["int8_u8s8"], wanted)
+
+
+def assert_classes(page: Page, session: Any, image: np.ndarray) -> None:
+    """The classes that are shown are those of onnxruntime here, with their probabilities."""
+    logits = session.run(None, {"images": image[None]})[0][0].astype(np.float64)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    lines = page.evaluate("classes.innerText").split("\n")
+    shown = dict(zip(lines[::2], (float(line.split()[0]) for line in lines[1::2]), strict=True))
+    order = [name for name, _ in sorted(shown.items(), key=lambda item: -item[1])]
+    assert list(shown) == order
+    for label, share in zip(("blue", "green", "red"), shares, strict=True):
+        assert shown[label] == pytest.approx(100 * share, abs=0.15)
+
+
+def test_what_is_no_picture_is_said(bundle: Path, page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("no picture")
+    with probing(bundle, QUICK, Reach()) as probe:
+        page.open(probe.address)
+        page.wait_for("precision.length > 0")
+        page.choose_file("#camera", path)
+        told = page.wait_for("!trouble.hidden && trouble.innerText")
+        assert told.startswith("notes.png is no picture that this browser can read")
+
+
+def test_it_fits_a_phone_in_light_and_dark(bundle: Path, page: Page, tmp_path: Path) -> None:
+    keep_only(bundle, "fp32", "int8_u8s8")
+    brightness = {}
+    with probing(bundle, SHORT, Reach()) as probe:
+        page.open(probe.address + START)
+        page.wait_for(FINISHED, 120)
+        page.choose_file("#library", pictures(tmp_path)["301x200"])
+        page.wait_for("!answer.hidden")
+        for dark in (False, True):
+            page.look(tmp_path / "look.png", 320, dark=dark, phone=True)
+            with Image.open(tmp_path / "look.png") as image:
+                pixels = np.asarray(image.convert("L"), dtype=float)
+            assert pixels.std() > 10
+            brightness[dark] = pixels.mean()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert brightness[False] > 200
+    assert brightness[True] < 80

@@ -1,0 +1,295 @@
+"""Requests that no page makes: refused, without a word too many, and the page is there after."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from stages.devices.browser import app, server
+from stages.devices.browser.probe import Probe, Reach, probing
+from tests.stages.devices.browser.conftest import QUICK, make_browser
+
+pytestmark = pytest.mark.usefixtures("no_runtime")
+
+
+@pytest.fixture
+def probe(bundle: Path) -> Iterator[Probe]:
+    with probing(bundle, QUICK, Reach()) as served:
+        yield served
+
+
+def where(probe: Probe) -> tuple[str, int, str]:
+    split = urlsplit(probe.address)
+    assert split.hostname is not None
+    assert split.port is not None
+    return split.hostname, split.port, split.path
+
+
+def ask(
+    probe: Probe, path: str, method: str = "GET", body: object = None, **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers; ``path`` begins after the token, or with a slash at the root."""
+    host, port, root = where(probe)
+    connection = http.client.HTTPConnection(host, port, timeout=20)
+    with contextlib.closing(connection):
+        target = path if path.startswith("/") else root + path
+        connection.request(method, target, body, headers)  # type: ignore[arg-type]
+        answer = connection.getresponse()
+        return answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
+
+
+def connected(probe: Probe) -> socket.socket:
+    host, port, _ = where(probe)
+    return socket.create_connection((host, port), timeout=20)
+
+
+def said(connection: socket.socket) -> bytes:
+    """All that comes until the server ends the connection."""
+    content = b""
+    with contextlib.suppress(ConnectionError):
+        while block := connection.recv(4096):
+            content += block
+    return content
+
+
+def stands(probe: Probe) -> bool:
+    return ask(probe, "")[0] == 200
+
+
+def begun(probe: Probe) -> str:
+    status, body, _ = ask(probe, "runs", "POST", make_browser().model_dump_json())
+    assert status == 200
+    return str(json.loads(body)["run"])
+
+
+def test_everything_that_a_page_needs_is_served_from_here(probe: Probe, bundle: Path) -> None:
+    _, page, headers = ask(probe, "")
+    assert b"<!doctype html>" in page
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["cross-origin-embedder-policy"] == "require-corp"
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self' 'wasm-unsafe-eval';")
+    assert "unsafe-inline" not in policy
+    assert "unsafe-eval'" not in policy.replace("'wasm-unsafe-eval'", "")
+    assert headers["referrer-policy"] == "no-referrer"
+    sources = [p.read_text() for p in app.PAGE.iterdir() if p.suffix in {".html", ".js", ".css"}]
+    assert not any("http://" in text or "https://" in text for text in sources)
+    for path in app.PAGE.iterdir():
+        assert ask(probe, path.name)[1] == path.read_bytes()
+    assert ask(probe, "models/fp16.static.onnx")[1] == (bundle / "fp16.static.onnx").read_bytes()
+    golden = ask(probe, "golden")[1]
+    assert golden == probe.runs.images.tobytes()
+    assert json.loads(ask(probe, "about")[1])["labels"] == ["blue", "green", "red"]
+    status, content, headers = ask(probe, "runtime/ort.wasm.min.mjs")
+    assert (status, headers["content-encoding"]) == (200, "gzip")
+    assert headers["content-type"].startswith("text/javascript")
+    assert content[:2] == b"\x1f\x8b"
+
+
+def test_who_does_not_know_the_token_learns_nothing(probe: Probe) -> None:
+    _, _, root = where(probe)
+    wrong = root[:-2] + ("A" if root[-2] != "A" else "B") + "/"
+    targets = ["/", "/index.html", wrong, f"{wrong}about", f"{root[:-1]}x/", root[:-1], "//"]
+    targets += ["/models/", "/favicon.ico", "/%00", f"/{'x' * 5000}", "/.git/config"]
+    answers = [ask(probe, target) for target in targets]
+    answers += [ask(probe, "/", method, b"x") for method in ("POST", "PUT", "DELETE", "OPTIONS")]
+    assert {answer[0] for answer in answers} == {404}
+    assert {answer[1] for answer in answers} == {b"not found"}
+    for _, _, headers in answers:
+        assert "server" not in headers
+        assert "date" not in headers
+        assert headers["connection"] == "close"
+    assert stands(probe)
+
+
+def test_only_the_files_of_the_page_are_there(probe: Probe, bundle: Path) -> None:
+    (bundle / "secret.txt").write_text("secret")
+    paths = ["models/", "models/secret.txt", "models/fp32.dynamic.onnx", "models/../model.json"]
+    paths += ["../../../etc/passwd", "models/..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd"]
+    paths += ["models/%2fetc%2fpasswd", "runtime/", "runtime/ort.wasm.min.mjs.gz", "golden.npz"]
+    paths += ["page.js/", "page.js%00", "runs", "runs/", "models//etc/passwd"]
+    for path in paths:
+        status, body, headers = ask(probe, path)
+        assert status in {404, 405}, path
+        assert body in {b"not found", b"method not allowed"}, path
+        assert "server" not in headers
+    assert ask(probe, "page.js", "POST", b"x")[0] == 405
+    assert stands(probe)
+
+
+def test_a_long_body_is_refused_before_it_is_read(probe: Probe) -> None:
+    run = begun(probe)
+    most = probe.runs.max_message
+    for path, length in (("runs", 1 << 40), (f"runs/{run}/0", most + 1), ("runs", 20_000)):
+        with connected(probe) as connection:
+            _, _, root = where(probe)
+            head = f"POST {root}{path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+            connection.sendall(head.encode())
+            assert said(connection).startswith(b"HTTP/1.1 413 ")
+    assert stands(probe)
+
+
+def test_a_long_body_of_unknown_length_is_cut(probe: Probe) -> None:
+    _, _, root = where(probe)
+    with connected(probe) as connection:
+        head = f"POST {root}runs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                connection.sendall(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        answer = said(connection)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 413 ")
+    assert stands(probe)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.3)
+    _, _, root = where(probe)
+    with connected(probe) as connection:
+        head = f"POST {root}runs HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{"
+        connection.sendall(head.encode())
+        answer = said(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b"the body came too slowly")
+    assert stands(probe)
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET / HT"])
+def test_a_head_that_does_not_come_is_not_waited_for(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    with connected(probe) as connection:
+        connection.sendall(begin)
+        start = time.monotonic()
+        assert said(connection) == b""
+    assert time.monotonic() - start < 10
+    assert stands(probe)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"GET \xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_refused(probe: Probe, request_: bytes) -> None:
+    with connected(probe) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(request_)
+            connection.shutdown(socket.SHUT_WR)
+        answer = said(connection)
+    # A connection that is ended with unread bytes may lose the answer.
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
+    assert b"Traceback" not in answer
+    assert stands(probe)
+
+
+def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None:
+    run = begun(probe)
+    good = make_browser().model_dump()
+    cases = [
+        ("runs", b"", "the body: invalid json"),
+        ("runs", b"\xff\x00", "the body: invalid"),
+        ("runs", b"[" * 10_000, "the body: invalid json"),
+        ("runs", json.dumps(good | {"cores": "8"}).encode(), "cores: input should be a valid int"),
+        ("runs", json.dumps(good | {"x" * 500: 1}).encode(), "x" * 40 + ": extra inputs"),
+        ("runs", json.dumps(good).replace("0.005", "NaN").encode(), "timer_ms: "),
+        (f"runs/{run}/0", b"{}", "result: field required"),
+    ]
+    for path, body, expected in cases:
+        status, answer, _ = ask(probe, path, "POST", body)
+        assert status == 400, path
+        assert answer.decode().startswith(expected), answer
+        assert len(answer) < 200
+    failed = b'{"result": {"error": "no"}}'
+    for path in ("runs/none/0", f"runs/{run}/99", f"runs/{run}/-1", f"runs/{run}/x"):
+        assert ask(probe, path, "POST", failed)[:2] == (404, b"not found")
+    assert stands(probe)
+
+
+def test_a_crowd_that_says_nothing_keeps_nobody_out(probe: Probe) -> None:
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(connected(probe)) for _ in range(200)]
+        start = time.monotonic()
+        assert stands(probe)
+        assert time.monotonic() - start < 5
+        # The first to come were the first to go.
+        idle[0].settimeout(5)
+        assert said(idle[0]) == b""
+    assert stands(probe)
+
+
+def test_two_hundred_requests_at_once(probe: Probe) -> None:
+    found: list[int] = []
+
+    def knock(path: str) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            found.append(ask(probe, path)[0])
+
+    paths = ["/wrong/", "about"] * 100
+    threads = [threading.Thread(target=knock, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Some of a crowd may be cut off; nobody gets a wrong answer.
+    assert set(found) == {200, 404}
+    assert len(found) >= 100
+    assert stands(probe)
+
+
+def test_a_run_is_answered_again_and_reported_once(probe: Probe) -> None:
+    status, body, _ = ask(probe, "runs", "POST", make_browser(gpu=None).model_dump_json())
+    assert status == 200
+    begun = json.loads(body)
+    open_tasks = [task for task in begun["tasks"] if task["row"] is None]
+    skipped = [task for task in begun["tasks"] if task["row"] is not None]
+    assert {task["row"]["status"] for task in skipped} == {"skipped"}
+    failed = b'{"result": {"error": "out of\\nmemory"}}'
+    for task in open_tasks:
+        path = f"runs/{begun['run']}/{task['number']}"
+        first = ask(probe, path, "POST", failed)
+        assert first[0] == 200
+        assert ask(probe, path, "POST", failed)[1] == first[1]
+        assert json.loads(first[1])["row"]["reason"] == "out of memory"
+    report = probe.wait(5)
+    assert report is not None
+    assert [row["status"] for row in report.rows].count("failed") == len(open_tasks) == 8
+    assert len(report.rows) == len(begun["tasks"]) == 10
+    assert probe.wait(0.1) is None
+
+
+def test_many_runs_are_begun_and_the_oldest_is_dropped(probe: Probe) -> None:
+    runs = [begun(probe) for _ in range(12)]
+    failed = b'{"result": {"error": "no"}}'
+    assert ask(probe, f"runs/{runs[0]}/0", "POST", failed)[0] == 404
+    assert ask(probe, f"runs/{runs[-1]}/0", "POST", failed)[0] == 200
+
+
+def test_it_ends_with_clients_connected(bundle: Path) -> None:
+    with probing(bundle, QUICK, Reach()) as probe:
+        connection = connected(probe)
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    with connection:
+        assert said(connection) == b""
+    with pytest.raises(OSError, match=r"refused"):
+        connected(probe)

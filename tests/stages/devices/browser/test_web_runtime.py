@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from models.errors import InputError
+from stages.devices.browser import web_runtime
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
+    return tmp_path / "web" / web_runtime.VERSION
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A release of the same form, and its sum in place of the real one's."""
+    path = tmp_path / "packed.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in [*web_runtime.FILES, "ort.js"]:
+            entry = tarfile.TarInfo(f"package/dist/{name}")
+            entry.size = len(name)
+            archive.addfile(entry, io.BytesIO(name.encode()))
+    digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
+    monkeypatch.setattr(web_runtime, "SHA512", digest)
+    return path
+
+
+def fake_npm(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
+
+
+def test_a_packed_release_gives_the_files_compressed(place: Path, packed: Path) -> None:
+    assert not web_runtime.installed()
+    assert web_runtime.install(packed) == place == web_runtime.require()
+    assert {path.name for path in place.iterdir()} == {f"{name}.gz" for name in web_runtime.FILES}
+    for name in web_runtime.FILES:
+        assert gzip.decompress((place / f"{name}.gz").read_bytes()) == name.encode()
+
+
+def test_npm_fetches_the_exact_release(
+    place: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f'echo "$@" > {tmp_path}/said; cp {packed} onnxruntime-web-{web_runtime.VERSION}.tgz'
+    fake_npm(tmp_path / "bin", script, monkeypatch)
+    web_runtime.install()
+    said = (tmp_path / "said").read_text().split()
+    assert said[:2] == ["pack", f"onnxruntime-web@{web_runtime.VERSION}"]
+    assert "--ignore-scripts" in said
+    assert web_runtime.require() == place
+
+
+def test_another_release_is_refused_and_leaves_nothing(place: Path, packed: Path) -> None:
+    packed.write_bytes(packed.read_bytes() + b"\0")
+    with pytest.raises(InputError, match=r"packed\.tgz: not onnxruntime-web .* sha512 differs"):
+        web_runtime.install(packed)
+    assert not place.exists()
+    assert not web_runtime.installed()
+
+
+def test_the_sum_of_the_real_release_is_no_other(place: Path, tmp_path: Path) -> None:
+    assert len(base64.b64decode(web_runtime.SHA512, validate=True)) == 64
+    other = tmp_path / "other.tgz"
+    other.write_bytes(b"")
+    with pytest.raises(InputError, match="sha512 differs"):
+        web_runtime.install(other)
+    assert not place.exists()
+
+
+def test_what_is_missing_is_said_in_one_sentence(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"is not in .*; run `ackd probe --install` once"):
+        web_runtime.require()
+    with pytest.raises(InputError, match=r"nowhere\.tgz: No such file or directory"):
+        web_runtime.install(tmp_path / "nowhere.tgz")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="npm, which fetches .*--install-from FILE"):
+        web_runtime.install()
+    fake_npm(tmp_path / "bin", "echo 'npm error code ENOTFOUND' >&2; exit 1", monkeypatch)
+    with pytest.raises(InputError, match="npm error code ENOTFOUND; see that it reaches"):
+        web_runtime.install()
+    assert not place.exists()
+
+
+def test_the_default_place_is_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ACKD_ONNXRUNTIME_WEB", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert web_runtime.folder() == tmp_path / "ackd/onnxruntime-web" / web_runtime.VERSION
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert web_runtime.folder() == tmp_path / ".cache/ackd/onnxruntime-web" / web_runtime.VERSION
