@@ -212,7 +212,7 @@ def probe(
     if install or install_from is not None:
         page.install(console, install_from)
         return
-    _require_project()
+    require_project()
     reach = Reach(lan=lan, https=https, port=port)
     page.run(console, bundle or BUNDLE, load_params().profile, reach, name)
 

@@ -1,4 +1,4 @@
-"""Latency and parity on devices, kept for the report: `ackd profile`."""
+"""Latency and parity on devices, kept for the report: `ackd profile` and `ackd probe`."""
 
 from __future__ import annotations
 
@@ -48,12 +48,17 @@ def measure(
             except InputError as error:
                 problems.append(str(error))
                 continue
-            path = file_for(measured.device)
-            kept = {"device": measured.device, "description": measured.description}
-            write_json(path, {**kept, "results": measured.results})
-            yield measured, path
+            yield measured, keep(measured)
     if problems:
         raise InputError("; ".join(problems))
+
+
+def keep(measured: Measurement) -> Path:
+    """Write ``reports/devices/<device>.json``, as ``docs/files.md`` describes it."""
+    path = file_for(measured.device)
+    kept = {"device": measured.device, "description": measured.description}
+    write_json(path, {**kept, "results": measured.results})
+    return path
 
 
 def file_for(url: str) -> Path:

@@ -12,13 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.errors import InputError
+from pipeline.measure import keep
+from stages.bundle.manifest import open_bundle
+from stages.devices.base import Measurement
 from stages.devices.browser import web_runtime
-from stages.devices.browser.probe import Probe, Reach, opened_bundle, probing
+from stages.devices.browser.probe import Probe, Reach, probing
 from stages.devices.browser.runs import Report
-from stages.files import write_json
 from stages.params import Profile
 
-DEVICES = Path("reports/devices")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -47,13 +48,13 @@ def run(console: Console, bundle: Path, profile: Profile, reach: Reach, name: st
         raise InputError(
             f"--name is {name!r}, expected letters, digits, dots and dashes, such as pixel-8"
         )
-    with opened_bundle(bundle) as folder, probing(folder, profile, reach) as probe:
+    with open_bundle(bundle) as opened, probing(opened.folder, profile, reach) as probe:
         _invite(console, probe, reach)
         try:
             while True:
                 report = probe.wait()
                 if report is not None:
-                    path = keep(report, name)
+                    path = keep(measurement(report, name))
                     console.print()
                     console.print(table(report))
                     console.print(f"[bold]kept[/]  {path}", highlight=False)
@@ -61,16 +62,12 @@ def run(console: Console, bundle: Path, profile: Profile, reach: Reach, name: st
             console.print("stopped")
 
 
-def keep(report: Report, name: str | None) -> Path:
-    """Write ``reports/devices/<name>.json``, as ``docs/files.md`` describes it."""
-    device = f"browser:{name or report.name}"
-    path = DEVICES / f"browser-{name or report.name}.json"
-    rows = [
-        {"device": device, **{key: row[key] for key in row if key != "samples_ms"}}
-        for row in report.rows
-    ]
-    write_json(path, {"device": device, "description": report.description, "results": rows})
-    return path
+def measurement(report: Report, name: str | None) -> Measurement:
+    """A report as other devices give it; the device is called ``browser:<name>``."""
+    measured = Measurement(f"browser:{name or report.name}", report.description)
+    for row in report.rows:
+        measured.add(row)
+    return measured
 
 
 def table(report: Report) -> Table:

@@ -21,6 +21,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline import cli, probe
+from pipeline.measure import keep
+from stages.bundle.manifest import write_manifest
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured
 from stages.devices.browser.runs import Report, Runs
@@ -82,6 +84,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "images": 2,
     }
     (folder / "model.json").write_text(json.dumps(description))
+    write_manifest(folder, "1.0.0", None)
     return tmp_path
 
 
@@ -128,7 +131,7 @@ def report(project: Path) -> Report:
 
 
 def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Report) -> None:
-    path = probe.keep(report, None)
+    path = keep(probe.measurement(report, None))
     assert path == Path("reports/devices/browser-pixel-8-chrome-156.json")
     kept = json.loads(path.read_text())
     assert kept["device"] == "browser:pixel-8-chrome-156"
@@ -143,7 +146,8 @@ def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Rep
     assert rows["fp32", "wasm", 2]["status"] == "skipped"
     assert rows["int8_u8s8", "wasm", 1]["reason"] == "out of memory"
     assert not any("samples_ms" in row for row in kept["results"])
-    assert probe.keep(report, "my-phone") == Path("reports/devices/browser-my-phone.json")
+    named = probe.measurement(report, "my-phone")
+    assert keep(named) == Path("reports/devices/browser-my-phone.json")
 
 
 def test_the_table_has_the_figures_and_what_they_are_worth(report: Report) -> None:
@@ -229,21 +233,24 @@ def test_the_command_serves_until_it_is_interrupted(project: Path) -> None:
 
 @pytest.mark.usefixtures("runtime")
 def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
-    assert "nowhere.tar.gz: no such bundle; run `ackd run`" in refused("--bundle", "nowhere.tar.gz")
+    assert "nowhere.tar.gz: no such file; `ackd run`" in refused("--bundle", "nowhere.tar.gz")
     Path("text.tar.gz").write_text("no archive")
-    assert "text.tar.gz: not a packed bundle" in refused("--bundle", "text.tar.gz")
+    assert "text.tar.gz: damaged or no bundle" in refused("--bundle", "text.tar.gz")
     with tarfile.open("whole.tar.gz", "w:gz") as archive:
         archive.add("params.yaml")
     content = Path("whole.tar.gz").read_bytes()
     Path("cut.tar.gz").write_bytes(content[: len(content) // 2])
     assert "cut.tar.gz: damaged" in refused("--bundle", "cut.tar.gz")
     Path("empty").mkdir()
-    assert "empty: holds no model.json" in refused("--bundle", "empty")
+    assert "manifest.json: missing in empty" in refused("--bundle", "empty")
     assert "--name is '../x', expected letters" in refused("--name", "../x")
-    Path("artifacts/bundle/labels.json").write_text('["one"]')
+    bundle = Path("artifacts/bundle")
+    (bundle / "labels.json").write_text('["one"]')
+    (bundle / "manifest.json").unlink()
+    write_manifest(bundle, "1.0.0", None)
     assert "labels.json: expected the names of 2 classes" in refused()
-    Path("artifacts/bundle/fp32.static.onnx").write_text("altered")
-    assert "fp32.static.onnx: altered since it was made" in refused()
+    (bundle / "fp32.static.onnx").write_text("altered")
+    assert "fp32.static.onnx: altered since it was packaged" in refused()
     Path("dvc.yaml").unlink()
     assert "run ackd in the project's root" in refused()
 

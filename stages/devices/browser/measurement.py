@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.devices.base import UNMEASURED
 from stages.devices.runner import NOISY_CV, breach, compare, statistics
 from stages.params import Profile
 
@@ -22,15 +23,6 @@ Text = Annotated[str, Field(max_length=512)]
 Count = Annotated[int, Field(ge=1, le=4096)]
 Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 
-#: What a measurement that did not run cannot tell.
-_UNMEASURED = (
-    *("version", "init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms"),
-    *("cv", "noisy", "golden"),
-)
-#: What no browser tells.
-_UNTOLD = (
-    *("peak_rss_mb", "load_before", "load_after", "temperature_before", "temperature_after"),
-)
 
 
 class Message(BaseModel):
@@ -177,13 +169,12 @@ def unmeasured(task: Task, status: str, reason: str | None) -> dict[str, Any]:
     """A row without figures."""
     return {
         "runtime": RUNTIME,
-        "version": None,
-        "provider": task.provider,
         "precision": task.precision,
         "file": task.file,
         "model_sha256": task.model_sha256,
         "threads": task.threads,
-        **dict.fromkeys((*_UNMEASURED[1:-2], *_UNTOLD, *_UNMEASURED[-2:])),
+        **dict.fromkeys(UNMEASURED),
+        "provider": task.provider,
         "status": status,
         "reason": reason,
         "samples_ms": [],

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import secrets
-import tarfile
-import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +14,7 @@ from stages.devices.browser import network, web_runtime
 from stages.devices.browser.app import create_app
 from stages.devices.browser.runs import Report, Runs
 from stages.devices.browser.server import serving
-from stages.devices.runner import RunnerError, verify_sums
-from stages.files import read_json
+from stages.devices.runner import RunnerError
 from stages.params import Profile
 
 BUNDLE = Path("artifacts/bundle")
@@ -63,50 +59,11 @@ class Probe:
 
 
 @contextlib.contextmanager
-def opened_bundle(bundle: Path) -> Iterator[Path]:
-    """The folder of a bundle, its files proven unaltered.
-
-    Args:
-        bundle: a folder, or a ``.tar.gz`` with one, which is unpacked for as long as it is needed.
-
-    Raises:
-        InputError: it is missing, no bundle, or altered.
-    """
-    with tempfile.TemporaryDirectory(prefix="ackd-") as temporary:
-        folder = bundle
-        if not bundle.exists():
-            raise InputError(
-                f"{bundle}: no such bundle; run `ackd run` to make one, or give another"
-            )
-        if bundle.is_file():
-            folder = _unpacked(bundle, Path(temporary))
-        if not (folder / "model.json").is_file():
-            raise InputError(f"{bundle}: holds no model.json; give a bundle, or its folder")
-        try:
-            verify_sums(folder, read_json(folder / "model.json"))
-        except RunnerError as error:
-            raise InputError(str(error)) from None
-        yield folder
-
-
-def _unpacked(bundle: Path, place: Path) -> Path:
-    try:
-        with tarfile.open(bundle) as archive:
-            archive.extractall(place, filter="data")
-    except tarfile.ReadError:
-        raise InputError(f"{bundle}: not a packed bundle; give a .tar.gz, or a folder") from None
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{bundle}: damaged ({error}); copy the bundle again") from None
-    found = sorted(place.glob("*/model.json"))
-    return found[0].parent if found else place
-
-
-@contextlib.contextmanager
 def probing(bundle: Path, profile: Profile, reach: Reach) -> Iterator[Probe]:
     """Serve the page until the block ends.
 
     Args:
-        bundle: a folder as :func:`opened_bundle` gives it.
+        bundle: a folder as :func:`stages.bundle.manifest.open_bundle` gives it.
 
     Raises:
         InputError: onnxruntime-web is not installed, a file is damaged, there is no network, or
@@ -146,7 +103,7 @@ def measure(
     """What the first browser that opens the page measures.
 
     Args:
-        bundle: a folder as :func:`opened_bundle` gives it.
+        bundle: a folder as :func:`stages.bundle.manifest.open_bundle` gives it.
         present: is given the address, which starts to measure when it is opened; it brings it to
             the device, or shows it to a person.
         seconds: how long to wait.
