@@ -24,7 +24,6 @@ Count = Annotated[int, Field(ge=1, le=4096)]
 Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 
 
-
 class Message(BaseModel):
     """What a page sends; anything else in it is refused."""
 
