@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,14 +156,21 @@ def _unpacked(path: Path, target: Path) -> Path:
         with tarfile.open(path) as archive:
             for member in archive:
                 parts = Path(member.name).parts
+                if member.isdir() and len(parts) == 1:  # as tar writes one for the folder itself
+                    continue
                 if not member.isreg() or len(parts) != 2 or {"..", "/"} & set(parts):
-                    raise InputError(f"{path}: {member.name} is no plain file of a bundle")
+                    raise InputError(
+                        f"{path}: {member.name} is no plain file of a bundle; give one that"
+                        " `ackd run` packaged"
+                    )
                 member.name = parts[1]
                 archive.extract(member, folder, set_attrs=False, filter="data")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `ackd run` packages a bundle") from None
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: damaged or no bundle ({error}); package it anew") from None
+    except InputError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        # Only the first line: tarfile tells what each of its formats found wrong.
+        what = str(error).partition("\n")[0].rstrip(":")
+        raise InputError(f"{path}: damaged or no bundle ({what}); package it anew") from None
     return folder

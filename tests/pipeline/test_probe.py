@@ -237,7 +237,9 @@ def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
     Path("text.tar.gz").write_text("no archive")
     assert "text.tar.gz: damaged or no bundle" in refused("--bundle", "text.tar.gz")
     with tarfile.open("whole.tar.gz", "w:gz") as archive:
+        archive.add("artifacts/bundle", "bundle")
         archive.add("params.yaml")
+    assert "whole.tar.gz: params.yaml is no plain file" in refused("--bundle", "whole.tar.gz")
     content = Path("whole.tar.gz").read_bytes()
     Path("cut.tar.gz").write_bytes(content[: len(content) // 2])
     assert "cut.tar.gz: damaged" in refused("--bundle", "cut.tar.gz")

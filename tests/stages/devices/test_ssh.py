@@ -72,7 +72,7 @@ def test_processors_are_kept_to(
     known: Sshd, tmp_path: Path, models: Path, description: dict[str, Any]
 ) -> None:
     device = open_device(known.url(tmp_path / "work", "&cpus=4095"), Opening())
-    with pytest.raises(InputError, match=r"--cpus 4095: expected some of this machine's, 0"):
+    with pytest.raises(InputError, match=r"--cpus 4095: expected some of this machine's, \d"):
         device.measure(models, description, PROFILE)
 
 
