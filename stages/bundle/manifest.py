@@ -158,11 +158,7 @@ def _unpacked(path: Path, target: Path) -> Path:
                 parts = Path(member.name).parts
                 if member.isdir() and len(parts) == 1:  # as tar writes one for the folder itself
                     continue
-                if not member.isreg() or len(parts) != 2 or {"..", "/"} & set(parts):
-                    raise InputError(
-                        f"{path}: {member.name} is no plain file of a bundle; give one that"
-                        " `ackd run` packaged"
-                    )
+                _check_plain(member, path)
                 member.name = parts[1]
                 archive.extract(member, folder, set_attrs=False, filter="data")
     except FileNotFoundError:
@@ -174,3 +170,11 @@ def _unpacked(path: Path, target: Path) -> Path:
         what = str(error).partition("\n")[0].rstrip(":")
         raise InputError(f"{path}: damaged or no bundle ({what}); package it anew") from None
     return folder
+
+
+def _check_plain(member: tarfile.TarInfo, path: Path) -> None:
+    parts = Path(member.name).parts
+    if not member.isreg() or len(parts) != 2 or {"..", "/"} & set(parts):
+        raise InputError(
+            f"{path}: {member.name} is no plain file of a bundle; give one that `ackd run` packaged"
+        )

@@ -241,7 +241,7 @@ def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
         archive.add("params.yaml")
     assert "whole.tar.gz: params.yaml is no plain file" in refused("--bundle", "whole.tar.gz")
     content = Path("whole.tar.gz").read_bytes()
-    Path("cut.tar.gz").write_bytes(content[: len(content) // 2])
+    Path("cut.tar.gz").write_bytes(content[:200])
     assert "cut.tar.gz: damaged" in refused("--bundle", "cut.tar.gz")
     Path("empty").mkdir()
     assert "manifest.json: missing in empty" in refused("--bundle", "empty")
