@@ -10,18 +10,22 @@ with a ``--work`` and ``--only`` of its own.
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from benchmarks.page import table, write_section
 from benchmarks.study import Json, Study
 from models.errors import InputError
 from stages.files import read_json
 
 _RESULTS = Path("benchmarks/results/accuracy.json")
+_PAGE = Path("docs/benchmarks.md")
 _OURS = ("fp32", "bf16")
 _PEER = "repdistiller"
 
@@ -43,8 +47,9 @@ def main(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 2,
     output: Annotated[Path, typer.Option(help="JSON of the results")] = _RESULTS,
+    page: Annotated[Path, typer.Option(help="Where the table goes")] = _PAGE,
 ) -> None:
-    """Measure the accuracies that are still missing, and print all."""
+    """Measure the accuracies that are still missing, and write the table."""
     if repdistiller is not None and not (repdistiller / "helper/loops.py").is_file():
         raise InputError(f"{repdistiller}: no checkout of RepDistiller, which has helper/loops.py")
     unknown = set(only or []) - {*_OURS, _PEER}
@@ -67,9 +72,35 @@ def main(
             command += [str(repdistiller.resolve()), str(work), json.dumps(distill)]
             subprocess.run(command, check=True)
             study.keep(name, {"seed": seed}, read_json(work / f"repdistiller-{seed}.json"))
-    print(f"teacher {teacher}: {study.results['teacher']['accuracy']:.2%}")
-    for name, run in study.results["runs"].items():
-        print(f"{name}: {run['accuracy']:.2%} on {run['machine']}")
+    text = markdown(study.results)
+    print(text)
+    write_section(page, "accuracy", text)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """A row for each way of training."""
+    teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
+    machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
+    head = (
+        f"{teacher['network']} ({teacher['epochs']} epochs, {results['teacher']['accuracy']:.2%})"
+        f" to {distill['network']} by KD ({distill['epochs']} epochs), test accuracy in percent"
+        f" after the last epoch; each run on {machines}."
+    )
+    rows = []
+    for way, title in (
+        (_OURS[0], "fp32"),
+        (_OURS[1], "bf16"),
+        (_PEER, "RepDistiller's loop, fp32"),
+    ):
+        found = {
+            int(name.removeprefix(f"{way} ")): 100 * run["accuracy"]
+            for name, run in results["runs"].items()
+            if name.startswith(f"{way} ")
+        }
+        if found:
+            each = ", ".join(f"{found[seed]:.2f}" for seed in sorted(found))
+            rows.append([title, f"{statistics.fmean(found.values()):.2f}", each])
+    return f"{head}\n\n{table(['', 'mean', 'each seed'], rows)}\n"
 
 
 def _params(data: str, teacher: str, teacher_epochs: int, student: str, epochs: int) -> Json:
