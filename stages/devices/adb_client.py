@@ -23,8 +23,9 @@ _STATES = {
 }
 # The client's own words where the device is gone, and not those of a program there.
 _LOST = re.compile(
-    r"^(?:adb|error): (?:error: )?(device .*(?:not found|offline|unauthorized)|no devices|closed"
-    r"|protocol fault|cannot connect to daemon|failed to get feature set)",
+    r"^(?:adb|error): (?:error: )?(?:failed to get feature set: )?"
+    r"(device .*(?:not found|offline|unauthorized)|no devices|closed|protocol fault"
+    r"|cannot connect to daemon)",
     re.MULTILINE,
 )
 
@@ -46,7 +47,9 @@ class Adb:
             InputError: the device is gone, or does not answer in time.
         """
         finished = run_program(["adb", "-s", self.serial, *arguments], self.url)
-        lost = _LOST.search(finished.err) if finished.code else None
+        # What `adb push` finds at its start it says on stdout.
+        said = finished.err if arguments[0] == "shell" else finished.err + finished.out
+        lost = _LOST.search(said) if finished.code else None
         if lost:
             raise InputError(
                 f"{self.url}: the connection was lost (adb says: {lost[1]}); see that the cable"
