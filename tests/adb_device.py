@@ -26,10 +26,8 @@ _MAX_DATA = 256 * 1024
 
 
 def end(place: socket.socket) -> None:
-    """Close a socket, also for those who wait at it."""
-    with contextlib.suppress(OSError):
-        place.shutdown(socket.SHUT_RDWR)
-    place.close()
+    with place, contextlib.suppress(OSError):
+        place.shutdown(socket.SHUT_RDWR)  # wakes those who wait at it
 
 
 def start(target: Callable[..., None], *arguments: Any) -> None:
@@ -164,6 +162,7 @@ class Connection:
             stream.write(b"FAIL%04x%s" % (len(str(error)), str(error).encode()))
 
     def _carry(self, there: str, client: socket.socket) -> None:
+        self.device.carried += 1
         stream = self.new_stream()
         self.send(b"OPEN", stream.local, 0, there.encode() + b"\0")
 
@@ -181,14 +180,12 @@ class Connection:
 
 
 class AndroidDevice:
-    """A device that listens, in the state ``device``, ``unauthorized``, or ``silent``: it hangs.
-
-    Its shell looks for programs in the folder ``programs`` first.
-    """
+    """A device that listens, or is ``unauthorized``; its shell looks in ``programs`` first."""
 
     def __init__(self, folder: Path, programs: Path, state: str = "device") -> None:
         self.folder, self.programs, self.state = folder, programs, state
         self.forwards: dict[int, socket.socket] = {}
+        self.carried = 0  # connections through them
         self._sockets = [socket.create_server(("127.0.0.1", 0))]
         self.serial = f"127.0.0.1:{self._sockets[0].getsockname()[1]}"
         start(listen, self._sockets[0], self._serve)

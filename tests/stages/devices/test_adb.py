@@ -140,6 +140,7 @@ def test_its_browser_measures_through_the_cable(
     assert told["cpu"] == "Google Tensor G3"
     assert told["runtime"] == f"onnxruntime-web {web_runtime.VERSION}"
     assert told["browser"]["isolated"]
+    assert phone.carried > 0
     assert told["fixed_performance"] == {"on": True, "reason": None}
     assert told["thermal"] == {"sensor": "skin", "status_before": 0, "status_after": 0}
     assert phone.told == [f"{FIXED} true", f"{FIXED} false"]
