@@ -13,7 +13,7 @@ from stages.bundle.manifest import Bundle, open_bundle, verify_signature
 from stages.devices.agent import AgentError, refuse_older
 from stages.devices.base import Opening
 from stages.devices.host import Host, files_below, new_token
-from stages.devices.urls import open_device
+from stages.devices.urls import open_device, parse_url
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def deployed(url: str, opening: Opening) -> Served:
 
 
 def _host(url: str, opening: Opening) -> Host:
-    device = open_device(url, opening)
+    # An Android device need not be there to be refused.
+    device = None if parse_url(url).scheme == "adb" else open_device(url, opening)
     if not isinstance(device, Host):
         raise InputError(f"{url}: nothing can be deployed there; give local:/folder or ssh://host")
     if device.folder is None:

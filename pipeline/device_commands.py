@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,7 +38,7 @@ keys = typer.Typer(no_args_is_help=True, help="Keys that bundles are signed with
 def profile(
     devices: Annotated[
         list[str],
-        typer.Argument(metavar="DEVICE...", help="local: or ssh://host, one or more."),
+        typer.Argument(metavar="DEVICE...", help="local:, ssh://host or adb:, one or more."),
     ],
     bundle: Annotated[
         Path | None,
@@ -48,9 +49,11 @@ def profile(
 ) -> None:
     """Measure latency and parity on devices, and keep the results for the report.
 
-    A device is local: or ssh://user@host:port/folder, of which only the host is needed. Behind it
-    may stand ?cpus=0,1 to keep to these processors, ?threads=1,4 to measure with these numbers of
-    threads, and ?python=python3.11 to name the interpreter there.
+    A device is local:, or ssh://user@host:port/folder, of which only the host is needed, or adb:,
+    the Android device on the cable; adb://SERIAL is one of several. Behind it may stand
+    ?threads=1,4 to measure with these numbers of threads; behind the first two also ?cpus=0,1 to
+    keep to these processors, and ?python=python3.11 to name the interpreter there. An Android
+    device measures in its browser, or by a program for it that is named by ?runner=FILE.
     """
     from pipeline import measure
     from pipeline.project import require_project
@@ -64,8 +67,9 @@ def profile(
         noisy = sum(row["noisy"] for row in passed)
         typer.echo(
             f"{measured.device}: {measured.description['cpu'] or 'an unnamed processor'},"
-            f" {measured.description['runtime']}"
+            f" {measured.description['runtime'] or 'nothing ran'}{_state(measured.description)}"
         )
+        several = len({row["provider"] for row in measured.results if row["provider"]}) > 1
         for row in measured.results:
             figures = (
                 f"p50 {row['p50_ms']:.3f} ms, p90 {row['p90_ms']:.3f} ms"
@@ -73,7 +77,8 @@ def profile(
                 else "not measured"
             )
             remark = f"; {row['reason']}" if row["reason"] else "; noisy" if row["noisy"] else ""
-            typer.echo(f"  {row['precision']}, {row['threads']}: {figures}{remark}")
+            by = f", {row['provider']}" if several and row["provider"] else ""
+            typer.echo(f"  {row['precision']}, {row['threads']}{by}: {figures}{remark}")
         typer.echo(
             f"{path}: {len(passed)} of {len(measured.results)} passed, {noisy} noisy; `ackd run`"
             " brings them into the report"
@@ -178,6 +183,18 @@ def _opening(accept_host_key: str | None, send_wheels: bool = False) -> Opening:
         ask=ask if sys.stdin.isatty() else None,
         send_wheels=send_wheels,
     )
+
+
+def _state(description: Mapping[str, Any]) -> str:
+    """What an Android device was like while it measured."""
+    if "fixed_performance" not in description:
+        return ""
+    fixed, thermal = description["fixed_performance"], description["thermal"]
+    speed = "fixed performance" if fixed["on"] else f"no fixed performance ({fixed['reason']})"
+    statuses = [thermal["status_before"], thermal["status_after"]]
+    if None in statuses:
+        return f"; {speed}, thermal status unknown"
+    return f"; {speed}, thermal status {statuses[0]} before and {statuses[1]} after"
 
 
 def _tell(state: Served) -> None:

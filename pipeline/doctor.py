@@ -119,9 +119,12 @@ def _packages() -> Iterator[Finding]:
 
 
 def _programs() -> Iterator[Finding]:
-    ssh = shutil.which("ssh")
-    missing = "no devices at ssh://: install OpenSSH's client"
-    yield Finding("ssh", ssh is not None, ssh or "none", missing)
+    for name, missing in (
+        ("ssh", "no devices at ssh://: install OpenSSH's client"),
+        ("adb", "no Android devices at adb:: install Android's platform tools"),
+    ):
+        program = shutil.which(name)
+        yield Finding(name, program is not None, program or "none", missing)
 
 
 def _project() -> Iterator[Finding]:

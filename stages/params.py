@@ -379,7 +379,8 @@ class Profile(Section):
     """How latency is measured."""
 
     devices: Annotated[list[str], Field(min_length=1)] = ["local:"]
-    """Their URLs, ``local:`` or ``ssh://[user@]host``; goals and summary are of the first one."""
+    """Their URLs, ``local:``, ``ssh://[user@]host`` or ``adb:?runner=FILE``; goals and summary are
+    of the first one."""
     threads: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2]
     warmup_runs: PositiveInt = 10
     warmup_seconds: NonNegativeFloat = 0.5
@@ -393,7 +394,12 @@ class Profile(Section):
         if len(set(self.devices)) < len(self.devices):
             raise ValueError("devices must be given once each")
         for device in self.devices:
-            parse_url(device)
+            if parse_url(device).in_browser:
+                raise ValueError(
+                    f"the device {device!r} measures in a phone's browser, which must be unlocked"
+                    " and kept in front; measure it with `ackd profile`, or name a native runner by"
+                    " ?runner=FILE"
+                )
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import secrets
+import subprocess
 import tarfile
 import tempfile
 from abc import abstractmethod
@@ -183,9 +184,7 @@ class Host(Device):
         """A runner in a fresh process; one that fails or crashes gives a row with its reason."""
         model = f"{place.models}/{description['files'][precision]['static']['path']}"
         golden = f"{place.models}/{description['golden']['path']}"
-        arguments = ["--profile", "--model", model, "--golden", golden, "--threads", str(threads)]
-        for option in ("warmup_runs", "warmup_seconds", "min_runs", "min_seconds", "max_runs"):
-            arguments += [f"--{option.replace('_', '-')}", str(getattr(profile, option))]
+        arguments = profile_arguments(model, golden, threads, profile)
         finished = self._run_runner(place, *arguments)
         measured = last_json(finished.out) if finished.code == 0 else None
         if measured is not None:
@@ -209,6 +208,51 @@ class Host(Device):
         return f"the process ended with status {finished.code}"
 
 
+def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -> list[str]:
+    """What a runner is told to time one model; the paths are the device's."""
+    arguments = ["--profile", "--model", model, "--golden", golden, "--threads", str(threads)]
+    for option in ("warmup_runs", "warmup_seconds", "min_runs", "min_seconds", "max_runs"):
+        arguments += [f"--{option.replace('_', '-')}", str(getattr(profile, option))]
+    return arguments
+
+
+def run_program(
+    command: Sequence[str],
+    device: str,
+    given: BinaryIO | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
+    """A program of this machine, run to its end.
+
+    Args:
+        command: program and arguments.
+        device: the URL of the device that it is for.
+        given: an open file for its stdin.
+        environment: besides this process's own.
+
+    Raises:
+        FileNotFoundError, PermissionError: there is no such program.
+        InputError: it does not end within :func:`timeout_s`.
+    """
+    limit = timeout_s()
+    try:
+        finished = subprocess.run(
+            command,
+            stdin=given if given is not None else subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=limit,
+            check=False,
+            env={**os.environ, **(environment or {})},
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{device}: no answer within {limit:g} s; ACKD_DEVICE_TIMEOUT sets how long to wait"
+        ) from None
+    return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+
 def timeout_s() -> float:
     """Seconds that one command on a device may take.
 
@@ -229,6 +273,12 @@ def last_json(text: str) -> dict[str, Any] | None:
         found = json.loads(lines[-1])
         return found if isinstance(found, dict) else None
     return None
+
+
+def last_line(said: str) -> str:
+    """What a program said last, without a full stop; empty where it said nothing."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else ""
 
 
 def files_below(folder: Path, under: str) -> dict[str, Path]:

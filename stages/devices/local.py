@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import BinaryIO
 
 from models.errors import InputError
 from stages.devices.base import Opening
-from stages.devices.host import RUNNER, Finished, Host, Place, timeout_s
+from stages.devices.host import RUNNER, Finished, Host, Place, run_program
 from stages.devices.urls import DeviceUrl
 
 
@@ -28,25 +27,10 @@ class LocalDevice(Host):
         return self.url.options.get("python", sys.executable)
 
     def run(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
-        limit = timeout_s()
         try:
-            finished = subprocess.run(
-                command,
-                stdin=given if given is not None else subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=limit,
-                check=False,
-            )
+            return run_program(command, self.url.text, given)
         except (FileNotFoundError, PermissionError):
             return Finished(127, "", "")
-        except subprocess.TimeoutExpired:
-            raise InputError(
-                f"{self.url.text}: no answer within {limit:g} s; ACKD_DEVICE_TIMEOUT sets how long"
-                " to wait"
-            ) from None
-        return Finished(finished.returncode, finished.stdout, finished.stderr)
 
     @contextlib.contextmanager
     def placed(self, models: Path) -> Iterator[Place]:

@@ -7,17 +7,15 @@ changed one is refused. A key or an agent proves who the user is; passwords are 
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from models.errors import InputError
 from stages.devices.base import Opening
-from stages.devices.host import Finished, Host, Place, files_below, timeout_s
+from stages.devices.host import Finished, Host, Place, files_below, last_line, run_program
 from stages.devices.host_keys import accept_first_key, has_changed, is_unknown, ssh_config
 from stages.devices.urls import DeviceUrl
 
@@ -76,24 +74,7 @@ class SshDevice(Host):
     def _ssh(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
         options = [f"-o{option}" for option in _OPTIONS]
         line = ["ssh", *ssh_config(), "-T", *options, *self._target(), shlex.join(command)]
-        limit = timeout_s()
-        try:
-            finished = subprocess.run(
-                line,
-                stdin=given if given is not None else subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=limit,
-                check=False,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-        except subprocess.TimeoutExpired:
-            raise InputError(
-                f"{self.url.text}: no answer within {limit:g} s; ACKD_DEVICE_TIMEOUT sets how long"
-                " to wait"
-            ) from None
-        return Finished(finished.returncode, finished.stdout, finished.stderr)
+        return run_program(line, self.url.text, given, {"LC_ALL": "C"})
 
     def _require_connection(self, finished: Finished) -> None:
         if finished.code != _CONNECTION_FAILED:
@@ -108,20 +89,15 @@ class SshDevice(Host):
             raise InputError(f"{url}: the host key is not known and was not accepted")
         if "Permission denied" in said:
             raise InputError(
-                f"{url}: not let in ({_last_line(said)}); put your public key there with"
+                f"{url}: not let in ({last_line(said)}); put your public key there with"
                 " ssh-copy-id, and load the private one with ssh-add if it has a passphrase"
             )
-        raise InputError(f"{url}: not reached ({_last_line(said) or 'ssh gave no reason'})")
+        raise InputError(f"{url}: not reached ({last_line(said) or 'ssh gave no reason'})")
 
 
 def known_name(url: DeviceUrl) -> str:
     """As known_hosts calls the host of a URL, in quotes where a shell needs them."""
     return str(url.host) if url.port in (None, 22) else f"'[{url.host}]:{url.port}'"
-
-
-def _last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else ""
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> SshDevice:

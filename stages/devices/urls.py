@@ -23,14 +23,15 @@ class Scheme:
         module: has ``open_device(url: DeviceUrl, opening: Opening) -> Device``; it is imported
             when a device of this kind is opened, not before.
         form: how a URL looks, for messages.
-        address: whether ``//[user@]host[:port]`` stands in it.
+        address: whether ``//[user@]host[:port]`` or ``//SERIAL`` stands in it; a serial number may
+            be left out.
         folder: whether a folder on the device may stand in it.
         options: what may follow ``?``.
     """
 
     module: str
     form: str
-    address: Literal["none", "optional", "required"]
+    address: Literal["none", "host", "serial"]
     folder: bool
     options: tuple[str, ...]
 
@@ -46,19 +47,29 @@ SCHEMES = {
     "ssh": Scheme(
         "stages.devices.ssh",
         "ssh://[user@]host[:port][/folder][?cpus=0,1&threads=1,2&python=python3]",
-        address="required",
+        address="host",
         folder=True,
         options=("cpus", "threads", "python"),
+    ),
+    "adb": Scheme(
+        "stages.devices.adb",
+        "adb:[//SERIAL][?threads=1,2&runner=FILE]",
+        address="serial",
+        folder=False,
+        options=("threads", "runner"),
     ),
 }
 
 # None of them may begin with a dash: they stand on command lines.
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-f]*:[0-9a-f:.]*(%[A-Za-z0-9]+)?")
+# As `adb devices` lists them, an address and port among them.
+_SERIAL = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]*")
 _USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+@\\$-]*")
 _VALUES = {
     "cpus": (re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*"), "numbers, such as 0,1"),
     "threads": (re.compile(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*"), "numbers from 1 on, such as 1,4"),
     "python": (re.compile(r"[^-\s\0][^\0\n]*"), "a program, such as python3.11"),
+    "runner": (re.compile(r"[^-\s\0][^\0\n]*"), "a program's file on this machine"),
 }
 
 
@@ -68,6 +79,7 @@ class DeviceUrl:
 
     Attributes:
         text: as it was given; it holds no secret, as a password is refused.
+        host: a name, an address or, for adb, a serial number.
         folder: on the device; absolute, or relative to the user's home (``/~/``).
         options: what followed ``?``, each once.
     """
@@ -86,6 +98,11 @@ class DeviceUrl:
         given = self.options.get("threads")
         return None if given is None else list(dict.fromkeys(map(int, given.split(","))))
 
+    @property
+    def in_browser(self) -> bool:
+        """Whether a phone's browser measures, which a person keeps in front."""
+        return self.scheme == "adb" and "runner" not in self.options
+
 
 def parse_url(text: str) -> DeviceUrl:
     """Raises InputError where ``text`` is no URL of a device; the message never has a password."""
@@ -100,32 +117,39 @@ def parse_url(text: str) -> DeviceUrl:
         )
     scheme = SCHEMES.get(split.scheme)
     if scheme is None or ":" not in text:
-        forms = " or ".join(known.form for known in SCHEMES.values())
-        raise InputError(f"the device {text!r} has no known scheme; give {forms}")
+        *forms, last = (known.form for known in SCHEMES.values())
+        raise InputError(
+            f"the device {text!r} has no known scheme; give {', '.join(forms)} or {last}"
+        )
     problem = _problem(split, scheme)
     if problem:
         raise InputError(f"the device {text!r}: {problem}; expected {scheme.form}")
     options = dict(parse_qsl(split.query, keep_blank_values=True))
     path = unquote(split.path)
+    serial = scheme.address == "serial"
     return DeviceUrl(
         text=text,
         scheme=split.scheme,
         user=split.username,
-        host=split.hostname,
-        port=port,
-        folder=(path[3:] if path.startswith("/~/") else path) or None,
+        # Upper and lower case differ in serial numbers, and a port is part of them.
+        host=(split.netloc or None) if serial else split.hostname,
+        port=None if serial else port,
+        folder=(path[3:] if path.startswith("/~/") else path) or None if scheme.folder else None,
         options=options,
     )
 
 
 def _problem(split: SplitResult, scheme: Scheme) -> str | None:
-    host, user, path = split.hostname, split.username, unquote(split.path)
+    user, path = split.username, unquote(split.path)
+    serial = split.netloc if scheme.address == "serial" else ""
+    host = None if serial else split.hostname
     folder = path if scheme.folder else ""
     found = {
         "nothing may follow a #": bool(split.fragment),
         "it takes no host": scheme.address == "none" and bool(split.netloc),
-        "the host is missing": scheme.address == "required" and not host,
+        "the host is missing": scheme.address == "host" and not host,
         "this is no name of a host": bool(host) and not _HOST.fullmatch(host or ""),
+        "this is no serial number": bool(serial) and not _SERIAL.fullmatch(serial),
         "this is no name of a user": user is not None and not _USER.fullmatch(user),
         "it takes no folder": not scheme.folder and path not in ("", "/"),
         "a folder begins with /": bool(folder) and not folder.startswith("/"),

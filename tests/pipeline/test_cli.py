@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +290,7 @@ def test_doctor_works_anywhere_and_says_what_is_missing_for_what(
     assert findings["Python"].found == ".".join(map(str, sys.version_info[:3]))
     assert findings["torch"].usable
     assert findings["onnxruntime on"].found.split(", ")[-1] == "CPU"
+    assert findings["adb"].usable == (shutil.which("adb") is not None)
     assert findings["dvc.yaml"] == Finding(
         "dvc.yaml", False, "not here", "this is not the root of a project: nothing runs here"
     )

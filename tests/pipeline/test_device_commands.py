@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +17,11 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from tests.bundles import make_bundle
+from tests.phone import Phone, adb_server, needs_adb, phone
 from tests.pipeline.conftest import ROOT
 from tests.sshd import Sshd, needs_sshd, sshd
 
-__all__ = ["sshd"]
+__all__ = ["adb_server", "phone", "sshd"]
 
 PARAMS = """\
 profile: {threads: [1], warmup_runs: 1, warmup_seconds: 0.0, min_runs: 5, min_seconds: 0.0,
@@ -122,6 +128,71 @@ def test_a_host_is_accepted_by_its_fingerprint(project: Path, sshd: Sshd) -> Non
     assert code == 0
     (kept,) = (project / "reports/devices").iterdir()
     assert json.loads(kept.read_text())["device"] == url
+
+
+@needs_adb
+def test_profile_of_a_phone(project: Path, phone: Phone) -> None:
+    make_bundle(project / "bundle")
+    runner = project / "bench"
+    runner.write_text(
+        """#!/bin/sh
+echo '{"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1, "init_ms": 1,
+ "first_ms": 1, "samples_ms": [2, 2], "golden": {"max_relative_error": 1e-9, "cosine": 1,
+ "top1_agreement": 1}}' | tr -d '\\n'
+"""
+    )
+    runner.chmod(0o755)
+    code, output, error = invoke("profile", f"adb:?runner={runner}", "--bundle", "bundle")
+    assert (code, error) == (0, "")
+    url = f"{phone.url}?runner={runner}"
+    assert output.splitlines()[:2] == [
+        f"{url}: Google Tensor G3, bench 1; fixed performance, thermal status 0 before and 0 after",
+        "  fp32, 1: p50 2.000 ms, p90 2.000 ms",
+    ]
+    (kept,) = (project / "reports/devices").iterdir()
+    assert json.loads(kept.read_text())["device"] == url
+    phone.say("refused", "Unknown command\n")
+    phone.say("thermalservice", "")
+    _, output, _ = invoke("profile", f"adb:?runner={runner}", "--bundle", "bundle")
+    assert "; no fixed performance (Unknown command), thermal status unknown\n" in output
+
+
+@needs_adb
+def test_ctrl_c_leaves_the_phone_as_it_was(project: Path, phone: Phone) -> None:
+    make_bundle(project / "bundle")
+    runner = project / "bench"
+    runner.write_text(f"#!/bin/sh\ntouch {project}/begun\nexec sleep 60\n")
+    runner.chmod(0o755)
+    command = [sys.executable, "-m", "pipeline.cli", "profile", f"adb:?runner={runner}"]
+    process = subprocess.Popen(
+        [*command, "--bundle", "bundle"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 120
+        while not (project / "begun").exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    modes = [told.split()[-1] for told in phone.told]
+    assert modes == ["true", "false"]
+    assert list(phone.folder.iterdir()) == []
+
+
+def test_nothing_is_deployed_to_a_phone() -> None:
+    code, _, error = invoke("deployed", "adb:")
+    assert code == 1
+    assert error == "error: adb:: nothing can be deployed there; give local:/folder or ssh://host\n"
 
 
 def test_the_folder_of_measurements_is_in_the_repository() -> None:

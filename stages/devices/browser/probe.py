@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from stages.params import Profile
 BUNDLE = Path("artifacts/bundle")
 #: A page that finds this behind its address measures without being asked.
 START = "#measure"
+_LOOK_SECONDS = 5.0
+
+
+class NoReportError(InputError):
+    """No browser has done what it was waited for."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,9 @@ def measure(
     profile: Profile,
     present: Callable[[str], None],
     *,
-    reach: Reach | None = None,
-    seconds: float | None = None,
+    seconds: float,
+    begin_seconds: float | None = None,
+    look: Callable[[], None] | None = None,
 ) -> Report:
     """What the first browser that opens the page measures.
 
@@ -106,17 +113,23 @@ def measure(
         bundle: a folder as :func:`stages.bundle.manifest.open_bundle` gives it.
         present: is given the address, which starts to measure when it is opened; it brings it to
             the device, or shows it to a person.
-        seconds: how long to wait.
+        seconds: how long to wait for the report.
+        begin_seconds: how long to wait for a browser that begins; None is as long.
+        look: is called every few seconds meanwhile, and raises what ends the wait.
 
     Raises:
-        InputError: as :func:`probing`, or no browser finished in time.
+        NoReportError: no browser began, or none finished, in time.
+        InputError: as :func:`probing`.
     """
-    with probing(bundle, profile, reach or Reach()) as probe:
+    with probing(bundle, profile, Reach()) as probe:
         present(probe.address + START)
-        report = probe.wait(seconds)
-    if report is None:
-        raise InputError(
-            f"no browser has measured within {seconds:g} s; open the address there and keep the"
-            " page in front"
-        )
+        start, step = time.monotonic(), min(_LOOK_SECONDS, seconds, begin_seconds or seconds)
+        while (report := probe.wait(step)) is None:
+            waited = time.monotonic() - start
+            if begin_seconds is not None and waited >= begin_seconds and not probe.runs.begun:
+                raise NoReportError(f"no browser has opened the page within {begin_seconds:g} s")
+            if waited >= seconds:
+                raise NoReportError(f"no browser has measured within {seconds:g} s")
+            if look is not None:
+                look()
     return report

@@ -100,6 +100,11 @@ class Runs:
         }
 
     @property
+    def begun(self) -> bool:
+        """Whether a page has begun to measure."""
+        return bool(self._runs)
+
+    @property
     def max_message(self) -> int:
         """What an honest page sends at most, in bytes: logits in base64, and samples in decimal."""
         return self.reference.nbytes * 4 // 3 + self.profile.max_runs * 24 + 16 * 1024

@@ -20,6 +20,14 @@ def test_parts_of_a_url() -> None:
     assert (local.user, local.host, local.port, local.folder, local.threads) == (None,) * 5
     assert parse_url("local:/srv/model").folder == "/srv/model"
     assert parse_url("ssh://[fe80::1]:22").host == "fe80::1"
+    # Upper and lower case differ in serial numbers, and a port belongs to them.
+    phone = parse_url("adb://R58M30ABC?threads=2&runner=bin/bench")
+    assert (phone.host, phone.port, phone.folder) == ("R58M30ABC", None, None)
+    assert (phone.threads, phone.options["runner"]) == ([2], "bin/bench")
+    for serial in ("emulator-5554", "192.168.1.7:5555", "[fe80::1]:5555", "adb-X-y._adb._tcp"):
+        assert parse_url(f"adb://{serial}").host == serial
+    for only in ("adb:", "adb://", "adb:///", "adb:?threads=1"):
+        assert parse_url(only).host is None
 
 
 @pytest.mark.parametrize(
@@ -27,7 +35,7 @@ def test_parts_of_a_url() -> None:
     [
         ("", "has no known scheme; give local:"),
         ("local", "has no known scheme"),
-        ("telnet://board", "has no known scheme; give local:.* or ssh://"),
+        ("telnet://board", "has no known scheme; give local:.*, ssh://.* or adb:"),
         ("local://board", "it takes no host"),
         ("local:?cpus=zero", "cpus must be numbers, such as 0,1"),
         ("local:?threads=0", "threads must be numbers from 1 on"),
@@ -48,6 +56,13 @@ def test_parts_of_a_url() -> None:
         ("ssh://-oProxyCommand=reboot/x", "this is no name of a host"),
         ("ssh://-l@board", "this is no name of a user"),
         ("ssh://a%20b/x", "this is no name of a host"),
+        ("adb://-s", "this is no serial number"),
+        ("adb://me@R58M", "this is no serial number"),
+        ("adb://R58M;reboot", "this is no serial number"),
+        ("adb://R58M/data", "it takes no folder"),
+        ("adb:R58M", "it takes no folder"),
+        ("adb:?python=python3", r"python is no option \(threads, runner\)"),
+        ("adb:?runner=", "runner must be a program's file on this machine"),
     ],
 )
 def test_what_is_no_url_of_a_device(text: str, sentence: str) -> None:
@@ -63,12 +78,13 @@ def test_a_password_is_refused_and_not_repeated() -> None:
 
 
 def test_params_take_devices_that_exist_as_kinds() -> None:
-    devices = ["local:?cpus=0", "ssh://pi@board"]
+    devices = ["local:?cpus=0", "ssh://pi@board", "adb://R58M?runner=bench"]
     assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
     for wrong, sentence in (
         (["locl:"], "profile: the device 'locl:' has no known scheme; give local:"),
         (["local:", "local:"], "profile: devices must be given once each"),
         ([], "at least 1 item"),
+        (["local:", "adb:"], "'adb:' measures in a phone's browser, .* with `ackd profile`, or na"),
     ):
         with pytest.raises(InputError, match=sentence):
             parse_params({"profile": {"devices": wrong}})

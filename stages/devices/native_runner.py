@@ -1,0 +1,118 @@
+"""A program that a user brings to measure with on an Android device, in place of runner.py.
+
+It takes the arguments of ``runner.py --profile`` and prints one line of JSON, of which these keys
+count; ``docs/how-to-phone.md`` has the whole contract.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import InputError
+from stages.devices.base import Row, failed_row
+from stages.devices.browser.measurement import Count, Milliseconds, Text
+from stages.devices.host import last_json
+from stages.devices.runner import NOISY_CV, breach, statistics
+
+#: Of the program, where the URL names a folder with what else it needs.
+PROGRAM = "runner"
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Told(BaseModel):
+    """What counts; figures that follow from others are not taken, but computed here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class Golden(_Told):
+    """As :func:`stages.devices.runner.compare` gives it."""
+
+    max_relative_error: _Finite | None
+    cosine: _Finite | None
+    top1_agreement: _Finite | None
+
+
+class Answer(_Told):
+    """One model, timed; times in ms."""
+
+    runtime: Text
+    version: Text
+    provider: Text
+    threads: Count
+    init_ms: Milliseconds
+    first_ms: Milliseconds
+    samples_ms: Annotated[list[Milliseconds], Field(min_length=1)]
+    golden: Golden
+    peak_rss_mb: _Finite | None = None
+
+
+def files_of(given: str, url: str) -> list[Path]:
+    """The program, first, and what lies beside it where ``given`` is a folder.
+
+    Raises:
+        InputError: it is missing or not executable.
+    """
+    path = Path(given)
+    program = path / PROGRAM if path.is_dir() else path
+    if not program.is_file():
+        raise InputError(
+            f"{url}: {program}: no such file; name by ?runner=FILE a program for the device, or a"
+            f" folder in which it is called {PROGRAM}"
+        )
+    if not os.access(program, os.X_OK):
+        raise InputError(f"{url}: {program}: not executable; run `chmod +x {program}`")
+    if program is path:
+        return [path]
+    return [program, *sorted(p for p in path.iterdir() if p.is_file() and p != program)]
+
+
+def parse(text: str, url: str) -> Answer:
+    """What the program printed.
+
+    Raises:
+        InputError: it is no line of JSON with these keys.
+    """
+    told = last_json(text)
+    if told is None:
+        raise InputError(
+            f"{url}: the runner printed {text.strip()[-80:]!r}, expected one line of JSON with the"
+            " keys of docs/how-to-phone.md"
+        )
+    try:
+        return Answer.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{url}: the runner's line of JSON does not fit at {key}: {first['msg'].lower()};"
+            " docs/how-to-phone.md has its keys"
+        ) from None
+
+
+def judge(description: Mapping[str, Any], precision: str, threads: int, answer: Answer) -> Row:
+    """The row of one measurement, by the rules that the other devices keep."""
+    reason = breach(precision, answer.golden.model_dump())
+    row = failed_row(description, precision, threads, answer.runtime, "") | {
+        "version": answer.version,
+        "provider": answer.provider,
+        "threads": answer.threads,
+        "init_ms": round(answer.init_ms, 4),
+        "first_ms": round(answer.first_ms, 4),
+        "peak_rss_mb": answer.peak_rss_mb,
+        "golden": answer.golden.model_dump(),
+    }
+    if answer.threads != threads:
+        reason = f"ran with {answer.threads} threads, where {threads} were asked for"
+    elif not any(answer.samples_ms):
+        reason = "every run was shorter than a step of the runner's clock"
+    else:
+        row |= statistics(answer.samples_ms)
+        row |= {"noisy": row["cv"] > NOISY_CV, "samples_ms": answer.samples_ms}
+    return row | {"status": "failed" if reason else "passed", "reason": reason}

@@ -1,0 +1,137 @@
+"""What an Android device is, how warm it is, and clock speeds that it can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from models.errors import InputError
+from stages.devices.adb_client import Adb
+from stages.devices.base import Row
+
+#: Of android.os.Temperature; the skin is what thermal limits are about.
+_SENSORS = {"skin": 3, "battery": 2}
+_COOL = 0
+
+
+class Thermal(NamedTuple):
+    """How warm a device is; None is what it does not tell.
+
+    Attributes:
+        status: of android.os.PowerManager, from 0, none, to 6, shutdown; from 1 on it is slowed.
+        sensor: ``skin`` or ``battery``, whose temperature it is.
+        temperature: in degrees Celsius.
+    """
+
+    status: int | None
+    sensor: str | None
+    temperature: float | None
+
+
+def describe(adb: Adb) -> dict[str, Any]:
+    """Who measures, as ``docs/files.md`` says, without the runtime."""
+    told = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE))
+
+    def first(*names: str) -> str | None:
+        return next((told[name] for name in names if told.get(name)), None)
+
+    maker, model = first("ro.product.manufacturer"), first("ro.product.model")
+    if maker and model and not model.lower().startswith(maker.lower()):
+        model = f"{maker} {model}"
+    chip = first("ro.soc.model", "ro.hardware.chipname", "ro.board.platform", "ro.hardware")
+    if chip is not None and chip == told.get("ro.soc.model"):
+        chip = " ".join(filter(None, (told.get("ro.soc.manufacturer"), chip)))
+    version = first("ro.build.version.release")
+    cores = adb.shell("nproc").out.strip()
+    governor = adb.shell("cat", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return {
+        "system": f"Android {version}" if version else "Android",
+        "machine": model,
+        "cpu": chip,
+        "cores": int(cores) if cores.isdecimal() else None,
+        "governor": governor.out.strip() or None if governor.code == 0 else None,
+        "python": None,
+    }
+
+
+def thermal(adb: Adb) -> Thermal:
+    return parse_thermal(adb.shell("dumpsys", "thermalservice").out)
+
+
+def parse_thermal(text: str) -> Thermal:
+    """What ``dumpsys thermalservice`` of Android 10 and newer says."""
+    status = re.search(r"^\s*Thermal Status: (\d+)", text, re.MULTILINE)
+    # Before these it lists what apps were told last, which may be old.
+    readings = _readings(text.partition("Current temperatures from HAL:")[2]) or _readings(text)
+    sensor = next((sensor for sensor, kind in _SENSORS.items() if kind in readings), None)
+    warmest = None if sensor is None else round(max(readings[_SENSORS[sensor]]), 1)
+    return Thermal(int(status[1]) if status else None, sensor, warmest)
+
+
+def _readings(text: str) -> dict[int, list[float]]:
+    """Temperatures by kind of sensor."""
+    found: dict[int, list[float]] = {}
+    for value, kind in re.findall(r"\bTemperature\{mValue=(-?\d+(?:\.\d+)?), mType=(\d+),", text):
+        if float(value) != 0:  # as sensors say that a device does not have
+            found.setdefault(int(kind), []).append(float(value))
+    return found
+
+
+def mark(row: Row, before: Thermal, after: Thermal) -> Row:
+    """A row with its temperatures, and noisy where the device was too warm to run at full speed."""
+    if row["n"] is None:
+        return row
+    slowed = any(state.status not in (None, _COOL) for state in (before, after))
+    return row | {
+        "temperature_before": before.temperature,
+        "temperature_after": after.temperature,
+        "noisy": row["noisy"] or slowed,
+    }
+
+
+@contextlib.contextmanager
+def fixed_performance(adb: Adb) -> Iterator[str | None]:
+    """Clock speeds that the device can hold without getting too warm, for as long as this lasts.
+
+    Yields:
+        Why it does not offer that; None where it does.
+
+    Raises:
+        InputError: the device was lost before this could be ended.
+    """
+    refusal, trouble = None, None
+    try:
+        refusal = _set_fixed(adb, on=True)
+        yield refusal
+    except InputError as error:
+        trouble = str(error)
+        raise
+    finally:
+        # Also where it is not known whether it has begun, as after Ctrl-C.
+        if refusal is None and not _ended(adb):
+            raise InputError(
+                f"{trouble or f'{adb.url}: the connection was lost'}; the device may still be in"
+                " its fixed-performance mode: restart it, or run"
+                f" `adb -s {adb.serial} shell {_FIXED} false`"
+            )
+
+
+_FIXED = "cmd power set-fixed-performance-mode-enabled"
+
+
+def _set_fixed(adb: Adb, *, on: bool) -> str | None:
+    """What the device has against it; None where it has done so, which it says nothing about."""
+    finished = adb.shell(*_FIXED.split(), "true" if on else "false")
+    said = " ".join((finished.err + finished.out).split())
+    if finished.code or said:
+        return said or f"status {finished.code}"
+    return None
+
+
+def _ended(adb: Adb) -> bool:
+    try:
+        return _set_fixed(adb, on=False) is None
+    except InputError:
+        return False
