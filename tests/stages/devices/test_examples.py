@@ -181,4 +181,7 @@ def test_the_web_page_answers_as_torch_did_and_follows_a_switch(
             assert [share for _, share in shown] == pytest.approx(shares[order], abs=1e-5)
             version = "1.1.0" if number == 3 else "1.0.0"
             assert page.evaluate("document.getElementById('status').innerText").endswith(version)
+        page.choose_file("#picture", Path(__file__))
+        page.wait_for("document.querySelector('#status.trouble') !== null")
+        assert page.evaluate("document.getElementById('answers').innerText") == ""
         assert page.complaints == []
