@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from stages.bundle.hub import data_set, front_matter
+from stages.bundle.making import Making, data_section, environment_section, making_section
+from stages.bundle.markdown import bullets, plain, table
+from stages.bundle.sbom import RUNNER_LICENSE
 from stages.figures import (
     by_reason,
     count,
@@ -16,10 +20,14 @@ from stages.figures import (
     verdict,
 )
 
+#: So many classes are shown whole; of more the weakest and the strongest.
+_MANY_CLASSES = 20
+
 _CARD = """\
+{front_matter}
 # {network}, {origin}
 
-An image classifier with {classes} classes for images of {size}x{size} pixels, trained on `{source}`
+An image classifier with {classes} classes for images of {size}x{size} pixels, trained on {source}
 ({train} training, {val} validation and {test} test images). It holds no part that only the
 training needed.
 
@@ -40,6 +48,30 @@ the share of test images that get torch's answer; MB are 10^6 bytes. Latency was
 static file at batch 1 and one thread on {device}{noisy}; the
 speed is against fp32's median there. A dominated file is no better than the named one in accuracy,
 size and median latency, and worse in one of them at least; on other hardware it may be the quicker.
+
+`sbom.json` (CycloneDX 1.6) lists the files with their SHA-256 and what they need on a device.
+
+## Accuracy by class
+
+{per_class}
+
+## Devices measured
+
+Median and 90th percentile of one image's latency, by the static file.
+
+{devices}
+
+## Data
+
+{data}
+
+## How it was made
+
+{making}
+
+## Environment
+
+{environment}
 
 ## Input and output
 
@@ -64,6 +96,10 @@ gives torch's answers; it needs Python 3.8 or newer, numpy and onnxruntime.
 
 {goals}
 
+## Licence
+
+{licence}
+
 ## Not measured
 
 {skipped}
@@ -73,40 +109,52 @@ gives torch's answers; it needs Python 3.8 or newer, numpy and onnxruntime.
 def model_card(
     summary: dict[str, Any],
     description: dict[str, Any],
-    device: dict[str, Any],
     goals: Sequence[dict[str, Any]],
+    classes: Sequence[dict[str, str]],
+    made: Making,
+    license_: str | None,
 ) -> str:
-    """The card in Markdown.
+    """The card in Markdown, with the head that model hubs read.
 
     Args:
         summary: ``reports/summary.json``.
         description: ``model.json`` with the packaged precisions alone.
-        device: the first one of the summary's.
         goals: those of ``reports/gate.json``; all are met.
+        classes: the rows of ``reports/classes.csv``.
+        made: how the student came about.
+        license_: of the model, an SPDX expression; None where it is not stated.
     """
     data, student = summary["data"], summary["student"]
     exports = {precision: summary["exports"][precision] for precision in description["files"]}
     noisy = [precision for precision, export in exports.items() if export["noisy"]]
     choice = summary["recommended"]
     shown = choice["precision"] if choice else next(iter(exports))
-    cpu = device["cpu"] or f"an unnamed {device['machine']} CPU"
+    # The first is the one that the summary's latencies are of.
+    device = next(iter(summary["devices"].values()))
     return _CARD.format(
+        front_matter=front_matter(summary, exports, license_),
         network=student["network"],
         origin=origin(summary),
         classes=data["classes"],
         size=data["image_size"],
-        source=data["source"],
+        source=plain(data_set(data["source"]).name),
         **{split: count(data[split]) for split in ("train", "val", "test")},
         networks=_networks(summary),
         exports=_exports(exports, summary),
         recommended=_recommended(choice),
         golden=description["golden"]["images"],
-        device=f"{cpu} ({device['system']}, {device['runtime']})",
+        device=f"{_name(device)} ({device['system']}, {device['runtime']})",
         noisy=f"; the machine was noisy for {', '.join(noisy)}" if noisy else "",
         **{key: description[key] for key in ("input", "output", "opset", "ir_version")},
         file=description["files"][shown]["static"]["path"],
-        goals=_list(_goal(goal) for goal in goals) or "None were set.",
-        skipped=_list(
+        per_class=_per_class(classes),
+        devices=_devices(summary, exports),
+        data=data_section(made),
+        making=making_section(made, summary["proxy"]["network"]),
+        environment=environment_section(made),
+        goals=bullets(_goal(goal) for goal in goals) or "None were set.",
+        licence=_licence(license_),
+        skipped=bullets(
             f"{reason}: {', '.join(what)}" for reason, what in by_reason(summary["skipped"]).items()
         )
         or "Nothing is missing.",
@@ -124,7 +172,7 @@ def _networks(summary: dict[str, Any]) -> str:
         ]
         for kind in ("teacher", "student")
     ]
-    return _table(["", "network", "accuracy", "parameters", "MACs"], rows)
+    return table(["", "network", "accuracy", "parameters", "MACs"], rows)
 
 
 def _recommended(choice: dict[str, str] | None) -> str:
@@ -158,17 +206,71 @@ def _exports(exports: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str
         for precision, export in exports.items()
     ]
     head = ["precision", "made by", "accuracy", "drop, points (95 % interval)"]
-    return _table([*head, *(title for title, _ in columns.values()), "verdict"], rows)
+    return table([*head, *(title for title, _ in columns.values()), "verdict"], rows)
 
 
 def _goal(goal: dict[str, Any]) -> str:
     return f"{goal['goal']} {goal['wanted']:g}: {goal['measured']:.6g} ({goal['of']})"
 
 
-def _list(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
+def _per_class(classes: Sequence[dict[str, str]]) -> str:
+    where = "as torch answered; `classes.csv` has every class, and which of its images were right."
+    head = ["class", "test images", "teacher", "student"]
+    present = [one for one in classes if one["images"] != "0"]
+    if len(classes) <= _MANY_CLASSES:
+        text = f"Of the test images, {where}"
+        return f"{text}\n\n{table(head, map(_class_row, classes))}"
+    ranked = sorted(present, key=lambda one: float(one["accuracy/student"]))
+    half = _MANY_CLASSES // 2
+    weakest, strongest = ranked[:half], ranked[-half:][::-1]
+    return "\n\n".join(
+        [
+            f"Of the test images, {where} The student's {half} weakest of {len(present)} classes:",
+            table(head, map(_class_row, weakest)),
+            f"Its {half} strongest:",
+            table(head, map(_class_row, strongest)),
+        ]
+    )
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+def _class_row(one: dict[str, str]) -> list[str]:
+    figures = (one[f"accuracy/{who}"] for who in ("teacher", "student"))
+    shown = [percent(float(figure)) if figure else "not measured" for figure in figures]
+    return [plain(one["class"]), one["images"], *shown]
+
+
+def _devices(summary: dict[str, Any], exports: dict[str, Any]) -> str:
+    rows = [
+        [
+            plain(_name(device)),
+            plain(f"{device['system']}, {device['runtime']}"),
+            precision,
+            str(row["threads"]),
+            *("not measured" if row[k] is None else significant(row[k]) for k in _LATENCIES),
+            "yes" if row["noisy"] else "",
+        ]
+        for device in summary["devices"].values()
+        for precision, row in device["exports"].items()
+        if precision in exports
+    ]
+    head = ["device", "system and runtime", "precision", "threads", "p50, ms", "p90, ms", "noisy"]
+    return table(head, rows) if rows else "None."
+
+
+_LATENCIES = ("p50_ms", "p90_ms")
+
+
+def _name(device: dict[str, Any]) -> str:
+    return str(device["cpu"] or f"an unnamed {device['machine']} CPU")
+
+
+def _licence(license_: str | None) -> str:
+    model = (
+        "No licence of the model is stated, so this card permits nothing; ask whoever made it."
+        if license_ is None
+        else f"The model: {license_}, an SPDX expression."
+    )
+    return (
+        f"{model} `runner.py` is under {RUNNER_LICENSE}. The terms of the training images may bind"
+        " the model too."
+    )

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from stages.analysis.classes import CLASSES_FILE, read_classes
 from stages.bundle.keys import configured_key, key_id
+from stages.bundle.making import Making
 from stages.bundle.manifest import write_manifest
+from stages.bundle.sbom import write_sbom
 from stages.entry import run_stage
 from stages.files import new_file, new_folder, read_json, sha256, write_json
 from stages.model_card import model_card
@@ -19,6 +22,8 @@ from stages.runtimes.exported import SHAPES, Exported, load_exported
 
 SUMMARY = Path("reports/summary.json")
 GATE = Path("reports/gate.json")
+DATA = Path("reports/data.json")
+ENVIRONMENT = Path("reports/distill/environment.json")
 RUNNER = Path(__file__).parent / "devices" / "runner.py"
 BUNDLE = Path("artifacts/bundle")
 BUNDLE_FILE = Path("artifacts/bundle.tar.gz")
@@ -34,7 +39,8 @@ def main(params: Params) -> None:
         InputError: a goal of the gate is missed, an exported file was altered, no export passed
             its validation, or the key cannot be used.
     """
-    version, key = params.package.version, configured_key()
+    version, license_ = params.package.version, params.package.license
+    key = configured_key()
     gate = read_json(GATE)
     if not gate["passed"]:
         missed = ", ".join(dict.fromkeys(g["goal"] for g in gate["goals"] if not g["met"]))
@@ -50,15 +56,26 @@ def main(params: Params) -> None:
         "files": files,
         "quantization": {name: made for name, made in quantization.items() if name in files},
     }
-    # The first is the one that the summary's latencies are of.
-    device = next(iter(summary["devices"].values()))
-    card = model_card(summary, description, device, gate["goals"])
+    made = Making(
+        report=read_json(DATA),
+        environment=read_json(ENVIRONMENT),
+        data=params.data,
+        augmentation=params.augmentation,
+        teacher=params.teacher,
+        proxy=params.proxy,
+        distill=params.distill,
+    )
+    card = model_card(
+        summary, description, gate["goals"], read_classes(CLASSES_FILE), made, license_
+    )
 
     with new_folder(BUNDLE) as folder, new_file(BUNDLE_FILE) as archive:
         for name in _names(description):
             shutil.copyfile(exported.folder / name, folder / name)
         shutil.copyfile(RUNNER, folder / "runner.py")
         write_json(folder / "model.json", description)
+        write_sbom(folder, description["network"], version, license_)
+        shutil.copyfile(CLASSES_FILE, folder / CLASSES_FILE.name)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         write_sums(folder)
         write_manifest(folder, version, key)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -439,6 +440,9 @@ class Package(Section):
 
     version: str = "0.1.0"
     """One to three numbers; a device takes no older one than it serves."""
+    license: str | None = None
+    """Of the model, as an SPDX expression: ``Apache-2.0``, or ``LicenseRef-<name>`` for one of your
+    own; null does not state any."""
 
     @field_validator("version", mode="before")
     @classmethod
@@ -449,6 +453,17 @@ class Package(Section):
                 f"expected one to three numbers, such as '1.2.0' in quotes, not {value}"
             )
         return value
+
+    @field_validator("license")
+    @classmethod
+    def _is_spdx(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else canonicalize_license_expression(value)
+        except InvalidLicenseExpression:
+            raise ValueError(
+                "expected an SPDX expression, such as Apache-2.0, or LicenseRef-Example for one of"
+                f" your own, or null, not {value}"
+            ) from None
 
 
 class Report(Section):

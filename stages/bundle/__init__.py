@@ -1,1 +1,1 @@
-"""What goes to a device: its manifest, the signature of that, and its check."""
+"""What goes to a device: what the bundle says of itself, its manifest, the signature, the check."""

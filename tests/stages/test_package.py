@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard, metadata_load
 from pydantic import ValidationError
 
 from models.errors import InputError
@@ -15,7 +16,7 @@ from stages import gate, package, report
 from stages.bundle.keys import new_key, read_public_key
 from stages.bundle.manifest import open_bundle
 from stages.files import sha256
-from stages.params import Gate, Package, Params
+from stages.params import Gate, Package, Params, Teacher
 from tests.stages import chain_files
 
 PARAMS = Params(gate=Gate(min_accuracy=0.97, max_export_drop=0.02))
@@ -48,12 +49,14 @@ def test_holds_what_a_device_needs_and_the_sums_of_it(chain):
     bundle = Path("artifacts/bundle")
     models = {f"{p}.{s}.onnx" for p in chain_files.PRECISIONS for s in ("dynamic", "static")}
     others = {"golden.npz", "labels.json", "model.json", "runner.py", "MODEL_CARD.md"}
+    others |= {"classes.csv", "sbom.json"}
     assert {path.name for path in bundle.iterdir()} == models | others | {
         "SHA256SUMS",
         "manifest.json",
     }
     for name in models | {"golden.npz", "labels.json", "model.json"}:
         assert sha256(bundle / name) == sha256(Path("artifacts/onnx", name))
+    assert sha256(bundle / "classes.csv") == sha256(Path("reports/classes.csv"))
     checked = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"],
         cwd=bundle,
@@ -70,7 +73,7 @@ def test_the_manifest_says_which_version_it_is_and_proves_every_file(chain):
     with open_bundle(Path("artifacts/bundle.tar.gz")) as opened:
         assert opened.version == "1.2.3"
         assert opened.manifest["key_id"] is None
-        assert "SHA256SUMS" in opened.manifest["files"]
+        assert {"SHA256SUMS", "MODEL_CARD.md", "sbom.json"} < opened.manifest["files"].keys()
     with pytest.raises(ValidationError, match="version"):
         Package(version="1.2.3-beta")
 
@@ -137,7 +140,7 @@ def test_the_card_has_the_figures_and_lines_that_run(chain):
     package.main(PARAMS)
     folder = unpacked(Path("device"))
     card = (folder / "MODEL_CARD.md").read_text()
-    assert card.startswith("# resnet8, distilled from resnet20 by ACKD\n")
+    assert "\n---\n\n# resnet8, distilled from resnet20 by ACKD\n" in card
     assert "| student | resnet8 | 97.50 % | 78,042 | 12.5 M |" in card
     row = r"^\| int8_u8s8 \| fine-tuning \| 97\.22 % \| \+0\.28 \(−0\.32 to \+1\.08\) \| 4\.0e−7 \|"
     assert re.search(row + r" 99\.72 % \|.*\| recommended \|$", card, re.M)
@@ -147,12 +150,74 @@ def test_the_card_has_the_figures_and_lines_that_run(chain):
     assert "Example CPU @ 2.0 GHz" in card
     assert "no NVIDIA GPU: tensorrt fp32" in card
     assert "- min_accuracy 0.97: 0.975 (resnet8)" in card
+    assert "| a &lt;b> &amp; \\$c\\$ | 90 | 99.00 % | 96.00 % |" in card
+    row = r"^\| Example CPU @ 2\.0 GHz \| Linux, .* \| int8_s8s8 \| 1 \| .* \| yes \|$"
+    assert re.search(row, card, re.M)
+    assert "| test | 24 | 3 to 11 | 2 |" in card
+    assert "| learned from |  | resnet20 |" in card
+    assert "- ackd: `temperature` 4.0, `learners` D3B1 D2B2, " in card
+    assert "- torch 2.14.1, accelerate 1.15.0, numpy 2.3.1\n" in card
+    assert "No licence of the model is stated" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
     assert code.count("\n") == 5
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() in chain_files.CLASSES
+
+
+def test_a_model_hub_reads_the_head_of_the_card(chain):
+    package.main(PARAMS)
+    card = ModelCard.load("artifacts/bundle/MODEL_CARD.md")
+    assert card.text.startswith("\n# resnet8, distilled from resnet20 by ACKD\n")
+    assert metadata_load("artifacts/bundle/MODEL_CARD.md")["library_name"] == "onnx"
+    head = card.data
+    assert head.pipeline_tag == "image-classification"
+    assert (head.license, head.license_name, head.datasets) == ("unknown", None, None)
+    assert head.tags == ["onnxruntime", "resnet8", "knowledge-distillation", "ackd", "int8"]
+    assert (head.model_name, head.metrics) == ("resnet8", ["accuracy"])
+    assert [(r.metric_name, r.metric_value) for r in head.eval_results] == [
+        ("Top-1 accuracy, fp32", 0.975),
+        ("Top-1 accuracy, fp16", 0.975),
+        ("Top-1 accuracy, int8_u8s8", 0.9722),
+        ("Top-1 accuracy, int8_s8s8", 0.9694),
+    ]
+    assert {(r.dataset_name, r.dataset_split) for r in head.eval_results} == {("digits", "test")}
+
+
+def test_of_many_classes_the_card_has_the_weakest_and_the_strongest(chain):
+    chain_files.write_class_figures(100)
+    package.main(PARAMS)
+    card = Path("artifacts/bundle/MODEL_CARD.md").read_text()
+    section = card.split("## Accuracy by class")[1].split("##")[0]
+    assert re.findall(r"^\| class (\d+) ", section, re.M) == [
+        *map(str, range(10)),
+        *map(str, range(99, 89, -1)),
+    ]
+    assert "10 weakest of 100 classes" in section
+
+
+def test_the_licence_of_the_model_is_in_card_and_sbom(chain):
+    stated = PARAMS.model_copy(update={"package": Package(license="CC-BY-NC-4.0")})
+    package.main(stated)
+    assert ModelCard.load("artifacts/bundle/MODEL_CARD.md").data.license == "cc-by-nc-4.0"
+    assert "The model: CC-BY-NC-4.0" in Path("artifacts/bundle/MODEL_CARD.md").read_text()
+    sbom = json.loads(Path("artifacts/bundle/sbom.json").read_text())
+    assert sbom["metadata"]["component"]["licenses"] == [{"license": {"id": "CC-BY-NC-4.0"}}]
+
+
+def test_folders_of_the_machine_that_trained_stay_out_of_the_bundle(chain):
+    for path in (Path("reports/summary.json"), Path("reports/data.json")):
+        changed = json.loads(path.read_text())
+        changed.get("data", changed)["source"] = "imagefolder:/home/somebody/secret/flowers"
+        path.write_text(json.dumps(changed))
+    teacher = Teacher(checkpoint="/home/somebody/teacher.pth")
+    package.main(PARAMS.model_copy(update={"teacher": teacher}))
+    card = Path("artifacts/bundle/MODEL_CARD.md").read_text()
+    assert "trained on flowers\n" in card
+    assert "loaded from teacher.pth" in card
+    for path in Path("artifacts/bundle").iterdir():
+        assert b"somebody" not in path.read_bytes()
 
 
 def test_what_failed_its_validation_is_left_out(chain):
@@ -170,6 +235,7 @@ def test_what_failed_its_validation_is_left_out(chain):
         "int8_s8s8",
     ]
     assert "fp16" not in (bundle / "MODEL_CARD.md").read_text().split("## Goals")[0]
+    assert "fp16" not in (bundle / "sbom.json").read_text()
 
 
 def test_the_card_says_where_nothing_is_recommended(chain):

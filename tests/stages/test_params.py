@@ -122,3 +122,15 @@ def test_a_version_is_one_to_three_numbers_in_quotes(version: object) -> None:
     with pytest.raises(InputError, match=r"package\.version: expected one to three numbers, such"):
         parse_params({"package": {"version": version}})
     assert parse_params({"package": {"version": "1.10"}}).package.version == "1.10"
+
+
+def test_a_licence_is_an_spdx_expression() -> None:
+    for given, kept in (
+        ("apache-2.0", "Apache-2.0"),
+        ("MIT or Apache-2.0", "MIT OR Apache-2.0"),
+        ("LicenseRef-Example", "LicenseRef-Example"),
+        (None, None),
+    ):
+        assert parse_params({"package": {"license": given}}).package.license == kept
+    with pytest.raises(InputError, match=r"package\.license: expected an SPDX expression, such as"):
+        parse_params({"package": {"license": "Apache 2"}})

@@ -1,0 +1,87 @@
+"""Classify pictures with the model that ``ackd deploy`` serves.
+
+``python classify.py /srv/model/served cat.jpg dog.jpg`` answers for each picture; without pictures
+it reads their names from standard input, a line each, as a service would. A version that is
+deployed in between answers from the next picture on. It needs Python 3.8 or newer, numpy,
+onnxruntime and pillow, and nothing of the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+class ServedModel:
+    """What a link ``served`` leads to, read anew when that is another version."""
+
+    def __init__(self, served: Path, precision: str) -> None:
+        self._served = served
+        self._precision = precision
+        self._folder: Path | None = None
+        self._follow()
+
+    def classify(self, picture: Image.Image) -> tuple[str, float, str]:
+        """The most probable class, its probability, and the version that says so."""
+        self._follow()
+        # As the training images were made: the shorter side resized, the longer one cropped.
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+        fitted = ImageOps.fit(upright, (self._size, self._size), Image.Resampling.BICUBIC)
+        pixels = np.asarray(fitted)
+        (logits,) = self._session.run([self._output], {self._input: pixels[None]})
+        shares = np.exp(logits[0] - logits[0].max())
+        best = int(shares.argmax())
+        return self._labels[best], float(shares[best] / shares.sum()), self._version
+
+    def _follow(self) -> None:
+        while True:
+            # Once for all files, so that none is of another version.
+            folder = self._served.resolve()
+            if folder == self._folder:
+                return
+            try:
+                self._load(folder)
+            except FileNotFoundError:
+                # Deployed twice while it was read: that version is gone, and there is a newer one.
+                if self._served.resolve() == folder:
+                    raise
+            else:
+                self._folder = folder
+
+    def _load(self, folder: Path) -> None:
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        if self._precision not in model["files"]:
+            sys.exit(f"error: {folder} has no {self._precision}; use one of {[*model['files']]}")
+        content = (folder / model["files"][self._precision]["static"]["path"]).read_bytes()
+        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self._labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        self._version = manifest["version"]
+        self._size = model["image_size"]
+        self._input, self._output = model["input"], model["output"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Classify pictures with the served model.")
+    parser.add_argument("served", type=Path, help="the link that ackd deploy switches")
+    parser.add_argument("pictures", nargs="*", help="files; without them, names on standard input")
+    parser.add_argument("--precision", default="fp32", help="one of the bundle, such as int8_u8s8")
+    arguments = parser.parse_args()
+    try:
+        model = ServedModel(arguments.served, arguments.precision)
+        for name in arguments.pictures or map(str.strip, sys.stdin):
+            with Image.open(name) as picture:
+                label, share, version = model.classify(picture)
+            print(f"{name}: {label}, {share:.1%}, by version {version}", flush=True)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.bundle.hub import DataSet, data_set, front_matter
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("digits", DataSet("digits")),
+        ("hf:uoft-cs/cifar100", DataSet("uoft-cs/cifar100", "uoft-cs/cifar100")),
+        ("hf:a/b@v1.0", DataSet("a/b", "a/b", "v1.0")),
+        ("hf:/home/somebody/cifar100", DataSet("cifar100")),
+        ("hf:~/data/cifar100", DataSet("cifar100")),
+        ("hf:here/flowers", DataSet("flowers")),
+        ("imagefolder:/mnt/flowers/", DataSet("flowers")),
+        ("imagefolder:.", DataSet("imagefolder")),
+        ("torchvision:CIFAR100:/mnt/data", DataSet("CIFAR100")),
+    ],
+)
+def test_a_source_as_others_may_know_it(
+    source: str, expected: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here/flowers").mkdir(parents=True)
+    assert data_set(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "license_", "name"),
+    [
+        (None, "unknown", None),
+        ("Apache-2.0", "apache-2.0", None),
+        ("GPL-3.0-only", "gpl-3.0", None),
+        ("CC-BY-NC-SA-4.0", "cc-by-nc-sa-4.0", None),
+        ("LicenseRef-Example", "other", "licenseref-example"),
+        ("MIT OR Apache-2.0", "other", "mit-or-apache-2.0"),
+    ],
+)
+def test_licences_have_the_hubs_names(stated: str | None, license_: str, name: str | None) -> None:
+    summary = {
+        "student": {"network": "timm:resnet8", "method": "scratch"},
+        "data": {"source": "hf:uoft-cs/cifar100@abc"},
+    }
+    exports = {"fp32": {"accuracy": 0.5}, "fp16": {"accuracy": None}}
+    text = front_matter(summary, exports, stated)
+    head = YAML(typ="safe").load(text.strip("-\n"))
+    assert (head["license"], head.get("license_name")) == (license_, name)
+    assert head["datasets"] == ["uoft-cs/cifar100"]
+    (result,) = head["model-index"][0]["results"]
+    assert result["dataset"]["revision"] == "abc"
+    assert [metric["name"] for metric in result["metrics"]] == ["Top-1 accuracy, fp32"]

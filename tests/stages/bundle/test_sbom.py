@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packageurl import PackageURL
+
+from stages.bundle.sbom import REQUIREMENTS, write_sbom
+from stages.files import sha256
+from tests.stages.devices import test_oldest_onnxruntime as oldest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "bundle"
+    made.mkdir()
+    for name in ("fp32.static.onnx", "int8_u8s8.static.onnx", "golden.npz", "runner.py"):
+        (made / name).write_text(name)
+    return made
+
+
+def written(folder: Path, license_: str | None = None) -> dict[str, Any]:
+    write_sbom(folder, "resnet8", "1.2.0", license_)
+    content: dict[str, Any] = json.loads((folder / "sbom.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize(
+    "license_", [None, "Apache-2.0", "LicenseRef-Example", "MIT OR Apache-2.0"]
+)
+def test_it_is_what_the_format_demands(folder: Path, license_: str | None) -> None:
+    assert written(folder, license_)["specVersion"] == "1.6"
+    validator = JsonStrictValidator(SchemaVersion.V1_6)
+    content = (folder / "sbom.json").read_text()
+    assert validator.validate_str(content) is None
+    assert validator.validate_str(content.replace('"SHA-256"', '"SHA-25"')) is not None
+
+
+def test_every_file_has_its_sum_and_what_it_needs(folder: Path) -> None:
+    sbom = written(folder)
+    root = sbom["metadata"]["component"]
+    assert (root["name"], root["version"]) == ("resnet8", "1.2.0")
+    parts = {part["name"]: part for part in sbom["components"]}
+    names = {path.name for path in folder.iterdir()} - {"sbom.json"}
+    assert set(parts) == names | {"python", "numpy", "onnxruntime"}
+    for name in names:
+        (digest,) = parts[name]["hashes"]
+        assert digest == {"alg": "SHA-256", "content": sha256(folder / name)}
+    needs = {one["ref"]: set(one.get("dependsOn", [])) for one in sbom["dependencies"]}
+    assert needs[root["bom-ref"]] == names
+    assert needs["runner.py"] == {"python", "numpy", "onnxruntime"}
+    assert needs["fp32.static.onnx"] == {"onnxruntime"}
+    assert needs["golden.npz"] == set()
+
+
+def test_equal_files_give_equal_bytes_and_others_another_serial_number(
+    folder: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    first = written(folder)
+    assert written(other) == first
+    assert sha256(folder / "sbom.json") == sha256(other / "sbom.json")
+    assert "timestamp" not in first["metadata"]
+    (other / "sbom.json").unlink()
+    (other / "golden.npz").write_text("others")
+    assert written(other)["serialNumber"] != first["serialNumber"]
+
+
+def test_the_versions_are_those_that_bundles_are_tested_with(folder: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python, numpy = next(iter(oldest.NUMPY.items()))
+    lowest = {"python": python, "numpy": numpy, "onnxruntime": oldest.VERSION}
+    ours = {line.rstrip("<>=.,0123456789"): line for line in project["dependencies"]}
+    ours["python"] = project["requires-python"]
+    for requirement in REQUIREMENTS:
+        _, below = ours[requirement.name].split(",")
+        assert requirement.versions == (f">={lowest[requirement.name]}", below)
+    parts = {part["name"]: part for part in written(folder)["components"]}
+    assert PackageURL.from_string(parts["onnxruntime"]["purl"]) == PackageURL(
+        "pypi", name="onnxruntime", qualifiers={"vers": "vers:pypi/>=1.19.2|<2"}
+    )

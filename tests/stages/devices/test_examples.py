@@ -1,0 +1,187 @@
+"""The programs of docs/examples do what docs/how-to-use-the-student.md says of them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.deploy import deploy
+from stages.bundle.manifest import MANIFEST, write_manifest
+from stages.devices.base import Opening
+from stages.devices.browser import web_runtime
+from stages.devices.browser.app import PAGE
+from stages.package import SUMS, write_sums
+from tests.bundles import make_bundle
+from tests.chromium import CHROMIUM, opened_page
+from tests.stages.devices import elsewhere
+
+EXAMPLES = Path(__file__).parents[3] / "docs/examples"
+
+
+def seal(bundle: Path, version: str) -> Path:
+    """Describe the files as they are now."""
+    for name in (SUMS, MANIFEST):
+        (bundle / name).unlink(missing_ok=True)
+    write_sums(bundle)
+    write_manifest(bundle, version, None)
+    return bundle
+
+
+def serve(bundle: Path, folder: Path) -> Path:
+    """The link that leads to the bundle, once it is deployed."""
+    deploy(bundle, f"local:{folder}", key=None, allow_downgrade=False, opening=Opening())
+    return folder / "served"
+
+
+def golden(bundle: Path, folder: Path) -> tuple[list[Path], np.ndarray]:
+    """The golden images as PNG files, and torch's logits ``[G, K]``."""
+    with np.load(bundle / "golden.npz") as arrays:
+        images, logits = arrays["images"], arrays["logits"]
+    paths = [folder / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    return paths, logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def test_the_python_program_answers_as_torch_did(tiny_exported: Path, tmp_path: Path) -> None:
+    bundle = seal(elsewhere.make_bundle(tiny_exported, tmp_path / "bundle"), "2.1.0")
+    served = serve(bundle, tmp_path / "model")
+    pictures, logits = golden(bundle, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-I", EXAMPLES / "classify.py", served, *pictures],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    labels = json.loads((bundle / "labels.json").read_text())
+    assert done.stdout.splitlines() == [
+        f"{path}: {labels[row.argmax()]}, {row.max():.1%}, by version 2.1.0"
+        for path, row in zip(pictures, softmax(logits), strict=True)
+    ]
+
+
+def test_the_python_program_follows_a_switch(tmp_path: Path) -> None:
+    first = make_bundle(tmp_path / "first")
+    second = make_bundle(tmp_path / "second")
+    labels = json.loads((first / "labels.json").read_text())
+    (second / "labels.json").write_text(json.dumps([f"new {label}" for label in labels]))
+    served = serve(first, tmp_path / "model")
+    (picture, *_), logits = golden(first, tmp_path)
+    label = labels[logits[0].argmax()]
+    command = [sys.executable, "-I", EXAMPLES / "classify.py", served, "--precision", "int8_u8s8"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+
+        def answer() -> str:
+            program.stdin.write(f"{picture}\n")
+            return program.stdout.readline()
+
+        assert answer().startswith(f"{picture}: {label}, ")
+        serve(seal(second, "1.1.0"), tmp_path / "model")
+        told = answer()
+        assert told.startswith(f"{picture}: new {label}, ")
+        assert told.endswith(", by version 1.1.0\n")
+        program.stdin.close()
+    assert program.returncode == 0
+
+
+def test_the_python_program_refuses_in_one_sentence(tmp_path: Path) -> None:
+    served = serve(make_bundle(tmp_path / "bundle"), tmp_path / "model")
+    program = [sys.executable, "-I", EXAMPLES / "classify.py"]
+    for arguments, sentence in (
+        ([served, "nowhere.png"], "nowhere.png"),
+        ([served, __file__], "cannot identify image file"),
+        ([tmp_path / "nothing", "x.png"], "nothing/model.json"),
+        (["--precision", "int4", served, "x.png"], "has no int4; use one of ['fp32', "),
+    ):
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def site(folder: Path) -> Iterator[str]:
+    """As ``python -m http.server`` serves a folder."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.skipif(
+    not web_runtime.installed(),
+    reason=f"onnxruntime-web is not in {web_runtime.folder()}: ackd probe --install",
+)
+def test_the_web_page_answers_as_torch_did_and_follows_a_switch(
+    tiny_exported: Path, tmp_path: Path
+) -> None:
+    bundle = seal(elsewhere.make_bundle(tiny_exported, tmp_path / "bundle"), "1.0.0")
+    folder = shutil.copytree(EXAMPLES / "web", tmp_path / "site")
+    shutil.copy(PAGE / "picture.js", folder)
+    (folder / "runtime").mkdir()
+    for name in web_runtime.FILES:
+        packed = web_runtime.folder() / f"{name}.gz"
+        (folder / "runtime" / name).write_bytes(gzip.decompress(packed.read_bytes()))
+    (folder / "model").symlink_to(serve(bundle, tmp_path / "model"))
+    pictures, logits = golden(bundle, tmp_path)
+    labels = json.loads((bundle / "labels.json").read_text())
+    with site(folder) as address, opened_page(tmp_path / "chromium") as page:
+        page.open(address)
+        page.wait_for("document.body.innerText.includes('Choose a picture.')")
+        for number, (picture, shares) in enumerate(
+            zip(pictures[:3], softmax(logits), strict=False), 1
+        ):
+            if number == 3:
+                (bundle / "labels.json").write_text(json.dumps([f"new {x}" for x in labels]))
+                serve(seal(bundle, "1.1.0"), tmp_path / "model")
+                labels = [f"new {label}" for label in labels]
+            page.evaluate("document.getElementById('answers').replaceChildren()")
+            page.choose_file("#picture", picture)
+            page.wait_for("document.querySelectorAll('#answers li').length == 3")
+            shown = page.evaluate(
+                "[...document.querySelectorAll('#answers li')].map((item) =>"
+                " [item.firstChild.data, item.querySelector('meter').value])"
+            )
+            order = np.argsort(-shares)
+            assert [name for name, _ in shown] == [labels[at] for at in order]
+            assert [share for _, share in shown] == pytest.approx(shares[order], abs=1e-5)
+            version = "1.1.0" if number == 3 else "1.0.0"
+            assert page.evaluate("document.getElementById('status').innerText").endswith(version)
+        page.choose_file("#picture", Path(__file__))
+        page.wait_for("document.querySelector('#status.trouble') !== null")
+        assert page.evaluate("document.getElementById('answers').innerText") == ""
+        assert page.complaints == []
