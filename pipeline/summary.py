@@ -37,7 +37,11 @@ def show(console: Console) -> None:
     )
     console.print()
     console.print(_networks(summary))
-    console.print(_exports(summary["exports"]))
+    console.print(_exports("Exports", summary["exports"]))
+    if summary["litert"] is not None:
+        console.print(
+            _exports("In LiteRT, against onnxruntime's fp32", summary["litert"]["exports"])
+        )
     for line in _verdicts(summary):
         console.print(line, highlight=False)
     if len(summary["devices"]) > 1:
@@ -75,8 +79,8 @@ def _networks(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _exports(exports: dict[str, Any]) -> Table:
-    table = Table(title="Exports", title_justify="left", title_style="bold")
+def _exports(title: str, exports: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("precision", no_wrap=True)
     table.add_column("parity")
     figures = ("relative error", "same answer", "accuracy", "drop, points", "MB")
