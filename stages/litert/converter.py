@@ -46,7 +46,9 @@ def convert(target: Path) -> None:
 
 def quantize(source: Path, target: Path, count: int) -> None:
     """``source`` with int8 weights per channel and int8 activations; its logits stay float32."""
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+    from ai_edge_quantizer import algorithm_manager, calibrator, qtyping, quantizer, recipe
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+    from ai_edge_quantizer.utils import qsv_utils
 
     maker = quantizer.Quantizer(str(source))
     maker.load_quantization_recipe(recipe.static_wi8_ai8())
@@ -55,9 +57,13 @@ def quantize(source: Path, target: Path, count: int) -> None:
         operation_name=qtyping.TFLOperationName.OUTPUT,
         algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
     )
+    manager = RecipeManager()
+    manager.load_quantization_recipe(maker.get_quantization_recipe())
+    # Not maker.calibrate: it averages the images' ranges, which cuts off what only few reach.
+    ranges = calibrator.Calibrator(str(source), qsv_update_func=qsv_utils.min_max_update)
     images = calibration_images(load_data(), count)
-    seen = maker.calibrate({SIGNATURE: [{INPUT: image[None]} for image in images]})
-    maker.quantize(seen).export_model(str(target))
+    ranges.calibrate({SIGNATURE: [{INPUT: image[None]} for image in images]}, manager)
+    maker.quantize(ranges.get_model_qsvs()).export_model(str(target))
 
 
 if __name__ == "__main__":
