@@ -127,9 +127,12 @@ def run() -> None:
     from pipeline.networks import check_networks
     from pipeline.summary import SUMMARY, show
     from stages.params import load_params
+    from stages.runtimes.litert_runtime import check_installed
 
     require_project()
-    check_networks(load_params())
+    params = load_params()
+    check_networks(params)
+    check_installed(params.litert)
     code = run_guarded(
         [sys.executable, "-m", "pipeline.flow"], {**PREFECT_ENVIRONMENT, **os.environ}
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from stages.devices.browser import web_runtime
 from stages.identify_device import identify
+from stages.runtimes.litert_runtime import LiteRtRuntime
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
 PACKAGES = ("torch", "torchvision", "datasets", "onnx", "onnxruntime", "dvc", "prefect")
@@ -93,6 +94,14 @@ def _accelerators(device: dict[str, Any]) -> Iterator[Finding]:
         reason is None,
         tensorrt.version() or "none",
         f"its validation is skipped: {reason}",
+    )
+    litert = LiteRtRuntime()
+    reason = litert.unavailable()
+    yield Finding(
+        "LiteRT",
+        reason is None,
+        litert.version() or "none",
+        f"nothing is exported for it: {reason}",
     )
     providers = [name.removesuffix("ExecutionProvider") for name in _providers(onnxruntime)]
     yield Finding("onnxruntime on", bool(providers), ", ".join(providers), "nothing is validated")

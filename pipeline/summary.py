@@ -37,8 +37,9 @@ def show(console: Console) -> None:
     )
     console.print()
     console.print(_networks(summary))
-    console.print(_exports(summary["exports"]))
-    console.print(_against_torch(summary["exports"]))
+    _show_exports(console, "Exports", summary["exports"])
+    if summary["litert"] is not None:
+        _show_exports(console, "LiteRT", summary["litert"]["exports"])
     for line in _verdicts(summary):
         console.print(line, highlight=False)
     if len(summary["devices"]) > 1:
@@ -76,8 +77,14 @@ def _networks(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _exports(exports: dict[str, Any]) -> Table:
-    table = Table(title="Exports", title_justify="left", title_style="bold")
+def _show_exports(console: Console, title: str, exports: dict[str, Any]) -> None:
+    """In two tables: together they are wider than a terminal."""
+    console.print(_exports(title, exports))
+    console.print(_against_torch(f"{title} against torch", exports))
+
+
+def _exports(title: str, exports: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
     for column in ("precision", "parity"):
         table.add_column(column, no_wrap=True)
     for column in ("accuracy", "MB", "p50 ms", "p90 ms", "x fp32"):
@@ -94,14 +101,14 @@ def _exports(exports: dict[str, Any]) -> Table:
         )
     threads = sorted({export["threads"] for export in exports.values()})
     table.caption = f"latency of one image, threads: {', '.join(map(str, threads))}"
+    table.caption += "; x fp32 is of onnxruntime's"
     if any(export["noisy"] for export in exports.values()):
         table.caption += "; * the machine was noisy"
     return table
 
 
-def _against_torch(exports: dict[str, Any]) -> Table:
-    """Apart from the other figures: together they are wider than a terminal."""
-    table = Table(title="Exports against torch", title_justify="left", title_style="bold")
+def _against_torch(title: str, exports: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("precision", no_wrap=True)
     for column in ("relative error", "same answer", "drop, points"):
         table.add_column(column, justify="right")

@@ -25,6 +25,7 @@ from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
 from stages.params import Export, Params
 from stages.progress import track
+from stages.quantization.images import calibration_images
 from stages.quantization.int8 import Int8Maker
 from stages.runtimes.base import Job
 from stages.runtimes.exported import ONNX_FOLDER, SHAPES
@@ -127,12 +128,6 @@ def _check_fits(network: Backbone, data: DataSet, export: Export) -> None:
                 f"params.yaml: export.{key} is {wanted}, more than the {count} {split} images;"
                 " lower it"
             )
-
-
-def calibration_images(data: DataSet, count: int) -> npt.NDArray[np.uint8]:
-    """``count`` training images ``[N, H, W, 3]``, evenly spaced, as the split may be in order."""
-    images = data.split("train").images
-    return images[np.arange(count) * len(images) // count]
 
 
 def golden_batch(network: Backbone, data: DataSet, count: int) -> tuple[npt.NDArray[Any], ...]:

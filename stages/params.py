@@ -376,6 +376,17 @@ class Validate(Section):
     """Share of test images on which an int8 model gives torch's answer."""
 
 
+class Litert(Section):
+    """The student for a second mobile runtime, LiteRT, in fp32 and int8.
+
+    int8 is calibrated on ``export.calibration_images``, the limits of parity are those of
+    ``validate``, and it is timed on this machine as ``profile`` says.
+    """
+
+    enabled: bool = False
+    """Needs packages that are not installed by default; docs/how-to-litert.md names them."""
+
+
 class Profile(Section):
     """How latency is measured."""
 
@@ -485,6 +496,7 @@ class Params(Section):
     distill: Distill = Distill()
     export: Export = Export()
     validate_: Annotated[Validate, Field(alias="validate")] = Validate()
+    litert: Litert = Litert()
     profile: Profile = Profile()
     analyze: Analyze = Analyze()
     report: Report = Report()

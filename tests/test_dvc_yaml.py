@@ -74,6 +74,7 @@ def test_the_stages_are_those_of_the_design() -> None:
         "train_proxy",
         "distill",
         "prune",
+        "export_litert",
         "export_onnx",
         "identify_device",
         "validate",
@@ -95,6 +96,8 @@ def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(name: str) -> None
         start.add(ROOT / "models/distillers/scratch.py")
     if name == "profile_latency":
         start.add(ROOT / "stages/devices/local.py")  # opened by its name, as by default
+    if name == "export_litert":  # started as processes
+        start |= {ROOT / f"stages/litert/{process}.py" for process in ("converter", "timing")}
     templated = "models/distillers/${distill.method}.py"
     if name in {"distill", "analyze"}:
         assert templated in declared  # the methods that are not used do not count

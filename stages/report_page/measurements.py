@@ -47,6 +47,7 @@ class Measurements:
     device: Record
     validation: Record
     latency: Record
+    litert: Record
     samples: dict[str, list[float]]
     devices: list[Record]
     analysis: Record
@@ -70,6 +71,7 @@ def read_measurements() -> Measurements:
         device=read_json(REPORTS / "device.json"),
         validation=read_json(REPORTS / "validation.json"),
         latency=read_json(REPORTS / "latency.json"),
+        litert=read_json(REPORTS / "litert.json"),
         samples=read_json(SAMPLES),
         devices=[read_json(path) for path in sorted(DEVICES.glob("*.json"))],
         analysis=read_json(REPORTS / "analysis.json"),

@@ -13,7 +13,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from stages.figures import by_reason, count, millions, origin, percent, ratio, significant
 from stages.params import Params
-from stages.report_page import classes, devices, learners, paper, tables
+from stages.report_page import classes, devices, learners, litert, paper, tables
 from stages.report_page.curves import (
     latency_charts,
     scatter_chart,
@@ -55,6 +55,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         networks=tables.networks(summary),
         exports=tables.exports(summary),
         notes=_notes(measured, summary),
+        litert=litert.table(summary),
         paper=paper.table_of_figures(summary["paper"], summary) if compared else None,
         paper_reading=paper.reading(summary["paper"]) if compared else None,
         validation=tables.validation(measured),
@@ -84,6 +85,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         looked_at=", ".join(["teacher", "target", *(learners.names(analysis) if group else [])]),
         distributions=latency_charts(measured),
         latency=tables.latency(measured),
+        litert_latency=litert.latency(measured),
         prune_reading=_prune_reading(measured),
         prune=tables.prune(measured),
         data=_data(measured),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stages.figures import threads
 from stages.params import Params
-from stages.report_page import devices
+from stages.report_page import devices, litert
 from stages.report_page.choice import dominated_by, recommended
 from stages.report_page.learners import warnings
 from stages.report_page.measurements import Measurements, Record
@@ -53,6 +53,7 @@ def summarise(measured: Measurements, params: Params) -> Record:
         "exports": exports,
         "recommended": recommended(exports, params.gate.max_export_drop),
         "devices": devices.summary(measured, exports),
+        "litert": litert.summary(measured),
         "warnings": warnings(measured.student_history),
         "skipped": skipped(measured) + _without_paper(measured, paper),
     }
@@ -137,6 +138,7 @@ def skipped(measured: Measurements) -> list[dict[str, str]]:
     if 1 not in counts:
         missing.append(("latency at one thread", "profile.threads lacks 1"))
     missing += devices.missing(measured)
+    missing += litert.missing(measured)
     if measured.analysis["learners"] is None:
         method = measured.student["method"]
         missing.append(("auxiliary learners", f"the method {method} has none"))

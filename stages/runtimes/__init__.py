@@ -1,1 +1,1 @@
-"""Run an exported model: torch, onnxruntime, TensorRT."""
+"""Run an exported model: torch, onnxruntime, TensorRT, LiteRT."""

@@ -124,6 +124,25 @@ SUMMARY: dict[str, Any] = {
             },
         },
     },
+    "litert": {
+        "exports": {
+            "fp32": {
+                "size_mb": 0.327,
+                "accuracy": 0.9833,
+                "drop": 0.0,
+                "drop_low": -0.0076,
+                "drop_high": 0.0076,
+                "max_relative_error": 3.1e-7,
+                "agreement": 1.0,
+                "status": "passed",
+                "p50_ms": 0.248,
+                "p90_ms": 0.26,
+                "threads": 1,
+                "noisy": False,
+                "speedup": 1.25,
+            },
+        },
+    },
     "warnings": ["The attention has collapsed on [D3B1]."],
     "skipped": [{"what": "tensorrt [fp32]", "reason": "no NVIDIA GPU that torch can use"}],
 }
@@ -261,6 +280,9 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     assert ["fp32", "2.5e-07", "100.00%", drop] in rows
     assert ["fp16", "-", "-", "-"] in rows
     assert ["int8_u8s8", "2.1e-02", "99.72%", drop] in rows
+    assert ["fp32", "passed", "98.33%", "0.33", "0.248", "0.260", "1.25"] in rows
+    assert ["fp32", "3.1e-07", "100.00%", drop] in rows
+    assert "LiteRT against torch" in output
     assert "made         int8_u8s8 by fine-tuning" in output
     assert "recommended  int8_u8s8, the quickest of [all]" in output
     assert "dominated    fp32 by int8_u8s8" in output

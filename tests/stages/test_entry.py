@@ -59,6 +59,7 @@ def test_an_interruption_has_the_status_of_sigint() -> None:
         "train_proxy",
         "distill",
         "prune",
+        "export_litert",
         "export_onnx",
         "identify_device",
         "validate",

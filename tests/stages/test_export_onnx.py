@@ -22,6 +22,7 @@ from stages import export_onnx
 from stages.data.arrays import load_data
 from stages.files import sha256
 from stages.params import Params
+from stages.quantization.images import calibration_images
 from stages.quantize import calibrate, quantize, tensorrt_violations
 from stages.runtimes.base import Job
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
@@ -212,8 +213,8 @@ def test_golden_batch(tiny_exported: Path) -> None:
 def test_calibration_images_are_spread_over_the_training_split(tiny_origin: Path) -> None:
     data = load_data(tiny_origin / "artifacts/data")
     train = np.load(tiny_origin / "artifacts/data/train_images.npy")
-    np.testing.assert_array_equal(export_onnx.calibration_images(data, 12), train[::4])
-    np.testing.assert_array_equal(export_onnx.calibration_images(data, 48), train)
+    np.testing.assert_array_equal(calibration_images(data, 12), train[::4])
+    np.testing.assert_array_equal(calibration_images(data, 48), train)
 
 
 def test_an_opset_that_is_not_honoured_is_found(tiny_exported: Path) -> None:

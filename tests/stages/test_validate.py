@@ -19,6 +19,7 @@ from models.errors import InputError
 from stages import validate
 from stages.files import read_json, sha256, write_json
 from stages.params import Params
+from stages.runtimes import parity
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
 ONNX = Path("artifacts/onnx")
@@ -193,7 +194,7 @@ def test_a_crash_of_tensorrt_is_a_reported_failure(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("project")
 def test_a_student_that_was_not_exported() -> None:
-    save_network(validate.STUDENT, models.build("resnet8", 3))
+    save_network(parity.STUDENT, models.build("resnet8", 3))
     with pytest.raises(InputError, match="not the student that was exported"):
         validate.main(params())
     assert not validate.REPORT.exists()

@@ -1,0 +1,56 @@
+"""The student for a second mobile runtime, LiteRT: converted, proven, timed. Off by default.
+
+Where ``litert.enabled`` is false, the stage says so in its report, and imports nothing for it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from models.errors import InputError
+from stages.entry import run_stage
+from stages.files import new_folder, write_json
+from stages.params import Params
+
+LITERT_FOLDER = Path("artifacts/litert")
+REPORT = Path("reports/litert.json")
+
+
+def main(params: Params) -> None:
+    """Write ``artifacts/litert`` and ``reports/litert.json``.
+
+    Raises:
+        InputError: LiteRT is not installed; or, after the report is written, a file could not be
+            made, did not run, or answers otherwise than torch.
+    """
+    if not params.litert.enabled:
+        with new_folder(LITERT_FOLDER):
+            write_json(REPORT, {"enabled": False, "versions": None, "results": []})
+        return
+    # Not above: a stage that is off must not wait for torch.
+    from stages.litert.export import Exporter
+    from stages.runtimes.litert_runtime import check_installed, versions
+
+    check_installed(params.litert)
+    with new_folder(LITERT_FOLDER) as folder:
+        exporter = Exporter(
+            folder, params.export.calibration_images, params.validate_, params.profile
+        )
+        results = exporter.export()
+        (folder / "samples.json").write_text(
+            json.dumps(exporter.samples, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        write_json(REPORT, {"enabled": True, "versions": versions(), "results": results})
+    failures = [
+        f"{row['precision']} ({row['reason']})" for row in results if row["status"] == "failed"
+    ]
+    if failures:
+        raise InputError(
+            f"{REPORT}: {len(failures)} of {len(results)} failed: {'; '.join(failures)};"
+            " litert.enabled: false in params.yaml goes on without LiteRT"
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)

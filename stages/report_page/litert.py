@@ -1,0 +1,110 @@
+"""LiteRT, the second mobile runtime, beside onnxruntime's exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stages.figures import drop, percent, significant, threads
+from stages.report_page.measurements import Measurements, Record
+from stages.report_page.tables import Table, show
+
+_MB = 1e6
+#: Where LiteRT is timed, whatever else is measured.
+_DEVICE = "local:"
+
+
+def summary(measured: Measurements) -> Record | None:
+    """``litert`` of ``reports/summary.json``; None where it is off."""
+    if not measured.litert["enabled"]:
+        return None
+    return {
+        "versions": measured.litert["versions"],
+        "exports": {row["precision"]: _export(row, measured) for row in measured.litert["results"]},
+    }
+
+
+def _export(row: Record, measured: Measurements) -> Record:
+    latency = _at_one_thread(row["latency"])
+    fp32 = _at_one_thread(
+        [
+            r
+            for r in measured.latency["results"]
+            if (r["device"], r["runtime"], r["precision"]) == (_DEVICE, "onnxruntime", "fp32")
+        ]
+    )
+    timed = bool(latency and fp32)
+    return {
+        "made_by": "calibration" if row["precision"] == "int8" else None,
+        "size_mb": None if row["bytes"] is None else row["bytes"] / _MB,
+        **{key: row[key] for key in ("accuracy", "drop", "drop_low", "drop_high")},
+        "max_relative_error": row["golden"] and row["golden"]["max_relative_error"],
+        **{key: row[key] for key in ("agreement", "calibration_error", "status", "reason")},
+        **{key: latency.get(key) for key in ("p50_ms", "p90_ms")},
+        "threads": 1,
+        "noisy": latency.get("noisy"),
+        "speedup": fp32["p50_ms"] / latency["p50_ms"] if timed else None,
+    }
+
+
+def _at_one_thread(rows: list[Record]) -> Record:
+    """Empty where this was not timed, or where the model answered wrongly."""
+    return next((r for r in rows if r["threads"] == 1 and r["status"] == "passed"), {})
+
+
+def table(summary: Record) -> Table | None:
+    """None where LiteRT is off."""
+    if summary["litert"] is None:
+        return None
+    head = ["precision", "status", "accuracy", "drop, points (95 % interval)", "size, MB"]
+    head += ["p50, ms", "p90, ms", "noisy", "speed, × onnxruntime’s fp32", "parity", "agreement"]
+    rows = [
+        [
+            precision,
+            export["status"],
+            show(percent, export["accuracy"]),
+            show(str, drop(export)),
+            show(significant, export["size_mb"]),
+            show(significant, export["p50_ms"]),
+            show(significant, export["p90_ms"]),
+            show(lambda noisy: "yes" if noisy else "no", export["noisy"]),
+            show(significant, export["speedup"]),
+            show(significant, export["max_relative_error"]),
+            show(percent, export["agreement"]),
+        ]
+        for precision, export in summary["litert"]["exports"].items()
+    ]
+    return Table(head, rows, "The student in LiteRT, on the machine that ran the chain")
+
+
+def latency(measured: Measurements) -> Table | None:
+    """Every number of threads; None where nothing was timed."""
+    head = ["LiteRT’s precision, threads", "runs", "min", "p50", "p90", "p99", "mean", "variation"]
+    head += ["first run", "start", "noisy"]
+    times = ("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
+    rows = [
+        [
+            f"{row['precision']}, {timed['threads']}",
+            show("{:,}".format, timed["n"]),
+            *(show(significant, timed[key]) for key in times),
+            show(percent, timed["cv"]),
+            show(significant, timed["first_ms"]),
+            show(significant, timed["init_ms"]),
+            show(lambda noisy: "yes" if noisy else "no", timed["noisy"]),
+        ]
+        for row in measured.litert["results"]
+        for timed in row["latency"]
+    ]
+    return Table(head, rows, "Times in LiteRT in milliseconds, batch 1") if rows else None
+
+
+def missing(measured: Measurements) -> Iterator[tuple[str, str]]:
+    """What of LiteRT was not measured, and why."""
+    if not measured.litert["enabled"]:
+        yield "LiteRT", "litert.enabled is false"
+    for row in measured.litert["results"]:
+        if row["golden"] is None:
+            yield f"LiteRT {row['precision']}", row["reason"]
+        for timed in row["latency"]:
+            if timed["status"] != "passed":
+                at = f"{row['precision']} at {threads(timed['threads'])}"
+                yield f"latency of {at} in LiteRT", timed["reason"]

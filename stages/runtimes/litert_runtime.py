@@ -1,0 +1,120 @@
+"""LiteRT on the CPU: an optional runtime, imported only where a file is loaded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import InputError
+from stages.params import Litert
+from stages.runtimes.base import Execution, Job, RuntimeFailureError
+from stages.runtimes.versions import version_of
+
+#: What each file is called by, and its one input and output.
+SIGNATURE, INPUT, OUTPUT = "serving_default", "images", "logits"
+
+# The modules that run, convert and quantise, by the packages that bring them.
+_PACKAGES = {
+    "ai-edge-litert": "ai_edge_litert",
+    "litert-torch": "litert_torch",
+    "litert-converter": "litert_converter",
+    "ai-edge-quantizer": "ai_edge_quantizer",
+}
+_WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
+
+
+class Session:
+    """A loaded model of one image; it is run as an onnxruntime session is, so both are timed alike.
+
+    Args:
+        threads: that its operators may use.
+
+    Raises:
+        RuntimeFailureError: LiteRT does not take the file.
+    """
+
+    def __init__(self, model: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        # The interpreter's own errors are RuntimeError and ValueError.
+        try:
+            self._interpreter = Interpreter(model_path=str(model), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeFailureError(" ".join(str(error).split())) from None
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+
+    def run(
+        self, _outputs: None, feed: Mapping[str, npt.NDArray[np.uint8]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Logits ``[1, K]``, alone in a list, of images ``[1, H, W, 3]``."""
+        self._interpreter.set_tensor(self._input, feed[INPUT])
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(self._output)]
+
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """``[N, K]`` of images ``[N, H, W, 3]``, one by one."""
+        return np.concatenate([self.run(None, {INPUT: image[None]})[0] for image in images])
+
+    def provider(self) -> str:
+        """Who computes: LiteRT hands what it can to XNNPACK and keeps the rest."""
+        delegated = any(node["op_name"] == "DELEGATE" for node in self._nodes())
+        return "XNNPACK" if delegated else "CPU"
+
+    def dtypes(self) -> list[str]:
+        """The formats of the weights that meet activations, sorted."""
+        tensors = {t["index"]: t["dtype"] for t in self._interpreter.get_tensor_details()}
+        weights = [n["inputs"][1] for n in self._nodes() if n["op_name"] in _WITH_WEIGHTS]
+        return sorted({np.dtype(tensors[index]).name for index in weights})
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        # There is no public way to ask.
+        return list(self._interpreter._get_ops_details())
+
+
+class LiteRtRuntime:
+    """As :class:`stages.runtimes.base.Runtime`, for files that take one image."""
+
+    name = "litert"
+    precisions: tuple[str, ...] = ("fp32", "int8")
+
+    def version(self) -> str | None:
+        return version_of(self.name)
+
+    def unavailable(self) -> str | None:
+        """Why nothing can be converted or run here; None where it can."""
+        missing = [p for p, module in _PACKAGES.items() if importlib.util.find_spec(module) is None]
+        if not missing:
+            return None
+        verb = "are" if len(missing) > 1 else "is"
+        return f"{', '.join(missing)} {verb} not installed (docs/how-to-litert.md says how)"
+
+    def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
+        session = Session(model, os.cpu_count() or 1)
+        logits = [
+            np.concatenate([session.logits(batch) for batch in job.batches()]) for job in jobs
+        ]
+        return Execution(logits, session.provider(), session.dtypes())
+
+
+def versions() -> dict[str, str]:
+    """Of every package that makes or runs a file."""
+    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+
+
+def check_installed(settings: Litert) -> None:
+    """Raises InputError where LiteRT is asked for and something of it is missing."""
+    reason = LiteRtRuntime().unavailable()
+    if settings.enabled and reason:
+        raise InputError(
+            f"params.yaml: litert.enabled is true, but {reason}; install what is missing, or set it"
+            " to false"
+        )

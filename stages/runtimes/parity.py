@@ -1,0 +1,119 @@
+"""How far a runtime's answers are from torch's: on the golden batch and on test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.checkpoint import load_network
+from models.errors import InputError
+from stages.analysis.calibration import calibration, confidence
+from stages.analysis.intervals import gain
+from stages.data.arrays import Images, load_data
+from stages.devices.runner import compare
+from stages.files import sha256
+from stages.params import Validate
+from stages.progress import track
+from stages.runtimes.base import Execution, Job
+from stages.runtimes.exported import Exported
+from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
+
+STUDENT = Path("artifacts/student/model.safetensors")
+
+#: The figures that need answers that are numbers.
+OF_ANSWERS = ("accuracy", "drop", "drop_low", "drop_high", "calibration_error")
+#: Images that are run at once where any batch may be.
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What every runtime is compared with: torch's logits on the test split and the golden batch.
+
+    Attributes:
+        test_logits: float32 ``[N, K]``.
+        golden_images: uint8 ``[G, H, W, 3]``.
+        golden_logits: float32 ``[G, K]``.
+    """
+
+    test: Images
+    test_logits: npt.NDArray[np.float32]
+    golden_images: npt.NDArray[np.uint8]
+    golden_logits: npt.NDArray[np.float32]
+
+
+def read_reference(exported: Exported, stage: str) -> Reference:
+    """Torch's answers; ``stage`` is who asks, for what shows the progress.
+
+    Raises:
+        InputError: the exports are of another student.
+    """
+    if sha256(STUDENT) != exported.description["student_sha256"]:
+        raise InputError(
+            f"{STUDENT}: not the student that was exported; run `dvc repro export_onnx`"
+        )
+    golden_images, golden_logits = exported.golden_batch()
+    data = load_data()
+    network = DeployedNetwork(load_network(STUDENT), data.mean, data.std).eval()
+    test = data.split("test")
+    parts = [
+        run_torch(network, Job(test.images[start : start + BATCH], BATCH))
+        for start in track(range(0, len(test), BATCH), f"{stage} torch")
+    ]
+    return Reference(test, np.concatenate(parts), golden_images, golden_logits)
+
+
+def figures(
+    execution: Execution, batch_sizes: list[int], reference: Reference, images: int
+) -> dict[str, Any]:
+    """``golden``, ``images``, ``agreement`` and :data:`OF_ANSWERS` of a row of a report.
+
+    Args:
+        execution: the golden batch once for each of ``batch_sizes``, then the first ``images`` of
+            the test split; the golden batch's figures are the worst of them.
+    """
+    *golden, logits = execution.logits
+    parities = [compare(found, reference.golden_logits) for found in golden]
+    theirs = reference.test_logits[:images]
+    whole = compare(logits, theirs)
+    row: dict[str, Any] = {"images": images, "agreement": whole["top1_agreement"]}
+    row |= dict.fromkeys(OF_ANSWERS)
+    if row["agreement"] is not None:
+        labels = reference.test.labels[:images]
+        row["accuracy"] = accuracy(logits, labels)
+        right = logits.argmax(1) == labels
+        lost = gain(theirs.argmax(1) == labels, right, paired=True)
+        row |= {"drop": lost.gain, "drop_low": lost.low, "drop_high": lost.high}
+        row["calibration_error"] = calibration(confidence(logits), right)["error"]
+    worst: dict[str, Any] = {}
+    for key, choose in (("max_relative_error", max), ("cosine", min), ("top1_agreement", min)):
+        values = [parity[key] for parity in parities]
+        worst[key] = (
+            None if None in values else choose(value for value in values if value is not None)
+        )
+    row["golden"] = {**worst, "batch_sizes": batch_sizes}
+    return row
+
+
+def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterator[str]:
+    """What of ``row`` is not good enough for its precision."""
+    error, agreement = row["golden"]["max_relative_error"], row["agreement"]
+    if error is None or agreement is None:
+        yield "logits of another shape than torch's, or not finite"
+        return
+    limits = {"fp32": settings.max_relative_error_fp32, "fp16": settings.max_relative_error_fp16}
+    limit = limits.get(precision)
+    if limit is not None and error > limit:
+        yield f"relative error {error:.1e} is above {limit:.1e}"
+    if limit is None and agreement < settings.min_agreement_int8:
+        yield f"agreement with torch {agreement:.3f} is below {settings.min_agreement_int8}"
+
+
+def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """The share of ``logits`` ``[N, K]`` whose greatest is that of the label."""
+    return float((logits.argmax(1) == labels).mean())

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import InputError
+from stages import export_litert
+from stages.files import read_json, sha256
+from stages.params import Params
+from stages.runtimes import litert_runtime
+from stages.runtimes.litert_runtime import LiteRtRuntime, Session
+
+ABSENT = LiteRtRuntime().unavailable()
+# The contract of docs/files.md.
+FIELDS = {
+    *("precision", "file", "sha256", "bytes", "status", "reason", "provider", "dtypes", "golden"),
+    *("accuracy", "drop", "drop_low", "drop_high", "agreement", "calibration_error", "images"),
+    "latency",
+}
+LATENCY_FIELDS = {
+    *("threads", "init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms"),
+    *("cv", "load_before", "load_after", "temperature_before", "temperature_after", "noisy"),
+    *("golden", "status", "reason"),
+}
+
+
+@pytest.fixture
+def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to write to, as the working directory."""
+    shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(tiny_params: Params) -> Params:
+    given = tiny_params.model_dump(by_alias=True) | {"litert": {"enabled": True}}
+    return Params.model_validate(given)
+
+
+def test_switched_off_it_needs_neither_data_nor_any_package(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("litert: {enabled: false}\n")
+    program = (
+        "import runpy, sys\n"
+        "runpy.run_module('stages.export_litert', run_name='__main__')\n"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'ai_edge_litert'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+    assert list((tmp_path / "artifacts/litert").iterdir()) == []
+    report = read_json(tmp_path / "reports/litert.json")
+    assert report == {"enabled": False, "versions": None, "results": []}
+
+
+@pytest.mark.usefixtures("project")
+def test_what_is_missing_is_named_before_any_work(
+    asked: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litert_runtime, "_PACKAGES", {"litert-torch": "no_such_module"})
+    expected = (
+        r"params\.yaml: litert\.enabled is true, but litert-torch is not installed"
+        r" \(docs/how-to-litert\.md says how\); install what is missing, or set it to false"
+    )
+    with pytest.raises(InputError, match=expected):
+        export_litert.main(asked)
+    assert not export_litert.REPORT.exists()
+
+
+def test_a_converter_that_crashes_is_a_row(
+    project: Path, asked: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash = project / "crash"
+    crash.write_text("#!/bin/sh\necho 'about to fail' >&2\nkill -ABRT $$\n")
+    crash.chmod(0o755)
+    monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
+    monkeypatch.setattr(sys, "executable", str(crash))
+    reason = "not converted: the converter crashed with SIGABRT: about to fail"
+    with pytest.raises(InputError, match=f"2 of 2 failed: fp32 .{reason}."):
+        export_litert.main(asked)
+    fp32, int8 = read_json(export_litert.REPORT)["results"]
+    assert set(fp32) == set(int8) == FIELDS
+    assert (fp32["status"], fp32["reason"]) == ("failed", reason)
+    assert (int8["status"], int8["reason"]) == ("failed", "there is no fp32 file to quantise")
+    assert (fp32["bytes"], fp32["accuracy"], fp32["latency"]) == (None, None, [])
+
+
+@pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
+def test_a_student_answers_in_litert_as_in_torch(project: Path, asked: Params) -> None:
+    export_litert.main(asked)
+    report = read_json(export_litert.REPORT)
+    assert report["versions"] == litert_runtime.versions()
+    assert report["versions"]["ai-edge-litert"] == LiteRtRuntime().version()
+    samples = read_json(export_litert.LITERT_FOLDER / "samples.json")
+    onnx = project / "artifacts/onnx"
+    with np.load(onnx / "golden.npz") as golden:
+        images, logits = golden["images"], golden["logits"]
+    for row, dtype in zip(report["results"], ("float32", "int8"), strict=True):
+        assert set(row) == FIELDS
+        assert (row["status"], row["reason"]) == ("passed", None)
+        assert (row["provider"], row["dtypes"], row["images"]) == ("XNNPACK", [dtype], 30)
+        path = export_litert.LITERT_FOLDER / row["file"]
+        assert (row["sha256"], row["bytes"]) == (sha256(path), path.stat().st_size)
+        # No file tells where it was made.
+        assert str(project).encode() not in path.read_bytes()
+        assert b"site-packages" not in path.read_bytes()
+        found = Session(path, 1).logits(images)
+        assert found.dtype == np.float32
+        error = np.abs(found - logits).max() / np.abs(logits).max()
+        assert row["golden"]["max_relative_error"] == pytest.approx(error, rel=1e-3)
+        (timed,) = row["latency"]
+        assert set(timed) == LATENCY_FIELDS
+        assert len(samples[f"local:|litert|{row['precision']}|1"]) == timed["n"] >= 20
+        assert 0 < timed["min_ms"] <= timed["p50_ms"] <= timed["p90_ms"]
+    fp32, int8 = report["results"]
+    assert fp32["golden"]["max_relative_error"] < 1e-5
+    assert 1e-4 < int8["golden"]["max_relative_error"] < 0.1
+    assert int8["bytes"] < fp32["bytes"] / 2
+
+
+@pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
+def test_a_damaged_file_is_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "fp32.tflite"
+    path.write_bytes(b"no model" * 100)
+    with pytest.raises(litert_runtime.RuntimeFailureError):
+        Session(path, 1)
