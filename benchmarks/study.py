@@ -96,7 +96,8 @@ class Study:
     def keep(self, name: str, settings: Mapping[str, Any], measured: Json) -> None:
         """Add a run's results, ``accuracy`` among them."""
         cpu, _ = cpu_of_linux(CPUINFO)
-        machine = f"{cpu or platform.processor()}, {cores()} cores"
+        count = cores()
+        machine = f"{cpu or platform.processor()}, {count} core{'' if count == 1 else 's'}"
         run = {"settings": settings, "machine": machine} | measured
         if self.output.exists():  # another process may have added its own meanwhile
             self.results["runs"] |= read_json(self.output)["runs"]
