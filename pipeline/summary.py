@@ -101,7 +101,7 @@ def _exports(title: str, exports: dict[str, Any]) -> Table:
         )
     threads = sorted({export["threads"] for export in exports.values()})
     table.caption = f"latency of one image, threads: {', '.join(map(str, threads))}"
-    table.caption += "; x fp32 is of onnxruntime's"
+    table.caption += "; x fp32: the speed of onnxruntime's fp32 is 1"
     if any(export["noisy"] for export in exports.values()):
         table.caption += "; * the machine was noisy"
     return table
