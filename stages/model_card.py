@@ -240,6 +240,7 @@ def _class_row(one: dict[str, str]) -> list[str]:
 
 
 def _devices(summary: dict[str, Any], exports: dict[str, Any]) -> str:
+    """Those of ``profile.devices``: what is measured by hand later leaves the bundle as it is."""
     rows = [
         [
             plain(_name(device)),
@@ -251,7 +252,7 @@ def _devices(summary: dict[str, Any], exports: dict[str, Any]) -> str:
         ]
         for device in summary["devices"].values()
         for precision, row in device["exports"].items()
-        if precision in exports
+        if precision in exports and not device["by_hand"]
     ]
     head = ["device", "system and runtime", "precision", "threads", "p50, ms", "p90, ms", "noisy"]
     return table(head, rows) if rows else "None."

@@ -79,7 +79,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chain after its first run, committed."""
     root = project(tmp_path_factory.mktemp("chain"))
     ran, _ = repro(root)
-    assert len(ran) == 13
+    assert len(ran) == 14
     call(root, "git", "add", "--all")
     call(root, "git", "commit", "--quiet", "--message", "first run")
     return root

@@ -19,24 +19,26 @@ class Measured(NamedTuple):
         url: the device's.
         description: who measured, as ``reports/latency.json`` says; empty where it does not.
         results: rows of ``reports/latency.json``, of these models alone.
+        by_hand: whether `ackd profile` or `ackd probe` measured it, and not the chain.
     """
 
     url: str
     description: Record
     results: list[Record]
+    by_hand: bool
 
 
 def devices(measured: Measurements) -> list[Measured]:
     """The first is the one that goals and summary are about."""
     told = {device["device"]: device for device in measured.latency["devices"]}
+    rows_of = {url: [r for r in measured.latency["results"] if r["device"] == url] for url in told}
     found = [
-        Measured(url, description, [r for r in measured.latency["results"] if r["device"] == url])
-        for url, description in told.items()
+        Measured(url, description, rows_of[url], by_hand=False) for url, description in told.items()
     ]
     for file in measured.devices:
         rows = [row for row in file["results"] if _is_current(row, measured)]
         if rows and file["device"] not in told:
-            found.append(Measured(file["device"], file["description"], rows))
+            found.append(Measured(file["device"], file["description"], rows, by_hand=True))
     return found
 
 
@@ -62,6 +64,7 @@ def summary(measured: Measurements, exports: Record) -> Record:
     return {
         device.url: {
             **{key: device.description[key] for key in ("system", "machine", "cpu", "runtime")},
+            "by_hand": device.by_hand,
             "exports": {
                 precision: {
                     key: row[key]

@@ -61,6 +61,7 @@ def test_another_device_has_its_chart_and_its_rows(chain) -> None:
     summary, page = made()
     assert list(summary["devices"]) == ["local:", BOARD]
     board = summary["devices"][BOARD]
+    assert [device["by_hand"] for device in summary["devices"].values()] == [False, True]
     assert (board["cpu"], board["runtime"]) == ("Board <1.4>", "onnxruntime 1.19.2")
     for name, export in summary["exports"].items():
         row = board["exports"][name]
