@@ -1,0 +1,228 @@
+"""What each precision of a trained student costs and gains: ``python -m benchmarks.edge``.
+
+A student is that of a finished project, NAME=FOLDER: accuracies are those that its stage validate
+measured on the whole test split, latencies are measured now. torch, a plain export and the chain's
+own exports take turns, round after round. ``docs/benchmarks.md`` says how to make such projects,
+and how to read the result.
+"""
+
+from __future__ import annotations
+
+import statistics as median_of
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import onnxruntime
+import torch
+import typer
+
+from benchmarks.figures import describe, quotients, summarize
+from benchmarks.latency import Way, open_ways, time_in_turn
+from benchmarks.page import describe_run, spread, table, write_section
+from benchmarks.students import Json, Student, read_students
+from models.errors import InputError
+from stages.devices.runner import NOISY_CV, breach, compare, load_average, run_batches, statistics
+from stages.figures import drop, significant
+from stages.files import write_json
+
+#: The goals: int8_u8s8's speed against fp32, and the accuracy that this may cost.
+MIN_SPEEDUP, MAX_DROP = 1.8, 0.005
+# Drops are differences: 0.98 - 0.975 shall be within 0.005.
+_ROUNDING = 1e-9
+#: Processes that want to run beside this one, of which a quiet machine has fewer.
+_QUIET_LOAD = 0.5
+_RESULTS = Path("benchmarks/results/edge.json")
+_PAGE = Path("docs/benchmarks.md")
+
+
+def main(
+    students: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME=FOLDER...", help="Finished projects, with names for them"),
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="In each, every way has its turn")] = 15,
+    output: Annotated[Path, typer.Option(help="JSON of the results")] = _RESULTS,
+    page: Annotated[Path, typer.Option(help="Where the tables go")] = _PAGE,
+) -> None:
+    """Measure students by each way, and write the tables."""
+    found = read_students(students)
+    results = describe(rounds) | {"load": {"before": load_average(), "after": None}}
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    results["machine"] |= versions
+    if not is_quiet(results["load"]):
+        typer.echo("this machine is not quiet: the latencies will say little", err=True)
+    results["students"] = {student.name: measure(student, rounds) for student in found}
+    results["load"]["after"] = load_average()
+    write_json(output, results)
+    text = markdown(results)
+    print(text)
+    write_section(page, "edge", text)
+
+
+def is_quiet(load: Mapping[str, float | None]) -> bool:
+    """By the load averages before and after, which has this program's own thread as well."""
+    own = {"before": 0, "after": 1}
+    return all((load[when] or 0) - own[when] <= _QUIET_LOAD for when in own)
+
+
+def measure(student: Student, rounds: int) -> Json:
+    """A student's part of the results."""
+    with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as folder:
+        typer.echo(f"{student.name}: exports plainly, then {rounds} rounds", err=True)
+        ways = open_ways(student, Path(folder))
+        return summarize_student(student, ways, time_in_turn(ways, rounds))
+
+
+def summarize_student(
+    student: Student, ways: Mapping[str, Way], samples: Mapping[str, Sequence[Sequence[float]]]
+) -> Json:
+    """The rows of all ways, and what has a goal.
+
+    Args:
+        student: whose accuracies are taken.
+        ways: ``eager``, ``plain``, and one for each precision.
+        samples: milliseconds, by way and round.
+    """
+    medians = {key: [median_of.median(times) for times in found] for key, found in samples.items()}
+    _, reference = student.exported.golden_batch()
+    rows = {}
+    for key, way in ways.items():
+        golden = compare(run_batches(way.session, way.images, 1), reference)
+        validated = student.validated.get(key)
+        reasons = [breach(key if validated else "fp32", golden)]
+        if validated and validated["status"] != "passed":
+            reasons.append(validated["reason"])
+        pooled = statistics([sample for times in samples[key] for sample in times])
+        rows[key] = {
+            "title": way.title,
+            **_accuracy(student, key),
+            "size_mb": way.size / 1e6,
+            "golden": golden,
+            "reason": "; ".join(filter(None, reasons)) or None,
+            "p50_ms": summarize(medians[key]),
+            "speedup": summarize(quotients(medians["fp32"], medians[key])),
+            "runs": pooled["n"],
+            "noisy": pooled["cv"] > NOISY_CV,
+            "samples_p50_ms": medians[key],
+        }
+    return {
+        "network": student.exported.description["network"],
+        "test_images": student.torch["images"],
+        "rows": rows,
+        "browsers": student.browsers,
+        "goals": goals(rows, summarize(quotients(medians["plain"], medians["fp32"]))),
+    }
+
+
+def _accuracy(student: Student, key: str) -> Json:
+    """What validate says; torch is what drops are measured from, and a plain export not in it."""
+    figures = ("accuracy", "drop", "drop_low", "drop_high")
+    if key == "eager":
+        return dict.fromkeys(figures) | {"accuracy": student.torch["accuracy"]}
+    return {figure: student.validated.get(key, {}).get(figure) for figure in figures}
+
+
+def goals(rows: Mapping[str, Json], against_plain: Mapping[str, float]) -> Json:
+    """Whether each is met, and its figures."""
+    int8 = rows["int8_u8s8"]
+    right = {key: rows[key]["reason"] is None for key in ("plain", "fp32", "int8_u8s8")}
+    return {
+        "int8_u8s8": {
+            "speedup": int8["speedup"],
+            **{figure: int8[figure] for figure in ("drop", "drop_low", "drop_high")},
+            "met": right["fp32"]
+            and right["int8_u8s8"]
+            and int8["speedup"]["median"] >= MIN_SPEEDUP
+            and int8["drop"] <= MAX_DROP + _ROUNDING,
+        },
+        "fp32": {
+            "speedup": dict(against_plain),
+            "met": right["plain"] and right["fp32"] and against_plain["median"] >= 1,
+        },
+    }
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """A table of goals, then one of ways for each student."""
+    machine = results["machine"]
+    head = (
+        f"{describe_run(results)} One thread, one image; torch {machine['torch']}, onnxruntime"
+        f" {machine['onnxruntime']}."
+    )
+    if not is_quiet(results["load"]):
+        load = " and ".join(f"{value:.2g}" for value in results["load"].values())
+        head += f" **The machine was not quiet** (load averages {load} before and after)."
+    parts = [head, _goals(results["students"])]
+    for name, student in results["students"].items():
+        text = f"{student['network']}; accuracy on {student['test_images']:,} test images."
+        parts += [f"### {name}", text, _rows(student), *_absent(student["browsers"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _goals(students: Mapping[str, Json]) -> str:
+    most = f"at most {100 * MAX_DROP:g} points worse"
+    titles = {
+        "int8_u8s8": f"int8_u8s8 at least {MIN_SPEEDUP} times as fast as static fp32, {most}",
+        "fp32": "static fp32 no slower than a plain export",
+    }
+    rows = []
+    for key, title in titles.items():
+        cells = []
+        for student in students.values():
+            goal = student["goals"][key]
+            figures = f"{spread(goal['speedup'], 2)} times as fast"
+            if "drop" in goal:
+                figures += f", a drop of {drop(goal) or 'unknown size'}"
+            cells.append(f"{'reached' if goal['met'] else '**not reached**'}: {figures}")
+        rows.append([title, *cells])
+    return table(["goal", *students], rows)
+
+
+def _rows(student: Json) -> str:
+    heads = ["", "accuracy, %", "drop, points (95 %)", "size, MB", "relative error", "same answers"]
+    heads += ["p50, ms", "fp32 = 1"]
+    rows = []
+    for row in student["rows"].values():
+        accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f}"
+        cells = [_title(row["title"], row), accuracy, drop(row) or ""]
+        cells += [significant(row["size_mb"]), *_parity(row["golden"])]
+        rows.append([*cells, spread(row["p50_ms"], 3), spread(row["speedup"], 2)])
+    for device, measured in student["browsers"].items():
+        for row in measured:
+            title = f"{device}, {row['precision']}, {row['provider']}"
+            p50 = "" if row["p50_ms"] is None else f"{row['p50_ms']:.3f}"
+            rows.append([_title(title, row), "", "", "", *_parity(row["golden"]), p50, ""])
+    return table(heads, rows)
+
+
+def _title(title: str, row: Json) -> str:
+    remarks = [f"failed: {row['reason']}" if row["reason"] else "", "noisy" if row["noisy"] else ""]
+    return "; ".join([title, *filter(None, remarks)])
+
+
+def _parity(golden: Mapping[str, float | None] | None) -> list[str]:
+    """Largest relative error and share of equal answers on the golden batch."""
+    error, agreement = ((golden or {}).get(k) for k in ("max_relative_error", "top1_agreement"))
+    return [
+        "" if error is None else f"{error:.1e}",
+        "" if agreement is None else f"{agreement:.0%}",
+    ]
+
+
+def _absent(browsers: Mapping[str, Sequence[Json]]) -> list[str]:
+    """What to do where no browser, or one with other models, was measured."""
+    how = "`ackd probe` in the student's project measures it ([how](how-to-phone.md))."
+    stale = [device for device, rows in browsers.items() if not rows]
+    if stale:
+        return [f"Not measured with these models in {', '.join(stale)}: {how}"]
+    return [] if browsers else [f"Not measured in a browser: {how}"]
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
