@@ -62,8 +62,24 @@ class _Eager:
         return [self.network(torch.from_numpy(feed["images"])).numpy()]
 
 
+class _FromBytes:
+    """A plain export behind the preprocessing that the chain's exports hold, done by numpy."""
+
+    def __init__(self, session: Any, description: Mapping[str, Any]) -> None:
+        self.session, self.description = session, description
+        self.name = session.get_inputs()[0].name
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="images")]
+
+    def run(self, outputs: None, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        pixels = normalise(feed["images"], self.description)
+        logits: list[npt.NDArray[Any]] = self.session.run(outputs, {self.name: pixels})
+        return logits
+
+
 def open_ways(student: Student, folder: Path) -> dict[str, Way]:
-    """``eager``, ``plain``, and each precision's static model, with one thread each.
+    """``eager``, ``plain``, ``plain_bytes``, and each precision's static model; one thread each.
 
     Args:
         student: whose network and exports are taken.
@@ -73,21 +89,20 @@ def open_ways(student: Student, folder: Path) -> dict[str, Way]:
         InputError: onnxruntime does not take a file.
     """
     network = load_network(student.weights)
+    description = student.exported.description
     images, _ = student.exported.golden_batch()
-    pixels = normalise(images, student.exported.description)
-    plain = folder / "plain.onnx"
-    export_plainly(network, student.exported.description["image_size"], plain)
+    pixels = normalise(images, description)
+    path = folder / "plain.onnx"
+    export_plainly(network, description["image_size"], path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    written = sum(path.stat().st_size for path in folder.iterdir())
+    plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    title = "onnxruntime, plain export"
     ways = {
         "eager": Way("torch, eager", _Eager(network), pixels, student.weights.stat().st_size),
-        "plain": Way(
-            "onnxruntime, plain export",
-            onnxruntime.InferenceSession(plain, options, providers=["CPUExecutionProvider"]),
-            pixels,
-            written,
-        ),
+        "plain": Way(title, plain, pixels, size),
+        "plain_bytes": Way(f"{title}, from bytes", _FromBytes(plain, description), images, size),
     }
     for precision in PRECISIONS:
         path = student.exported.file(precision, "static")

@@ -1,0 +1,297 @@
+"""A small student, really exported and validated, by every way; and folders that are no such."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import edge, latency
+from benchmarks.page import markers
+from benchmarks.students import PRECISIONS, read_student, read_students
+from models.checkpoint import load_network, save_network
+from models.errors import InputError
+from stages import export_onnx, validate
+from stages.files import read_json, write_json
+from stages.params import Params
+from tests.stages.conftest import train_student, write_data
+
+WAYS = ["eager", "plain", "plain_bytes", *PRECISIONS]
+PARAMS = Params.model_validate(
+    {
+        "export": {"calibration_images": 24, "golden_images": 8},
+        "validate": {"batch_sizes": [1, 3, 8], "tensorrt": "off"},
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project's root after its stage validate; not to be written to."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        write_data(Path("artifacts/data"))
+        Path("artifacts/student").mkdir()
+        student = train_student(Path("artifacts/data"))
+        save_network(Path("artifacts/student/model.safetensors"), student)
+        export_onnx.main(PARAMS)
+        validate.main(PARAMS)
+    return root
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A copy to write to."""
+    return Path(shutil.copytree(finished, tmp_path / "project"))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "_RUNS", 5)
+    monkeypatch.setattr(latency, "_SECONDS", 0.0)
+    monkeypatch.setattr(latency, "_WARM_UP_SECONDS", 0.0)
+
+
+def browser_row(precision: str, digest: str, **changes: Any) -> dict[str, Any]:
+    parity = {"max_relative_error": 2e-7, "cosine": 1.0, "top1_agreement": 1.0}
+    row = {"runtime": "onnxruntime-web", "precision": precision, "model_sha256": digest}
+    row |= {"provider": "wasm", "threads": 1, "p50_ms": 4.321, "noisy": False, "golden": parity}
+    return row | {"status": "passed", "reason": None} | changes
+
+
+def measure_in_browser(project: Path, digest: str | None = None) -> None:
+    """What `ackd probe` would have kept; of other models where ``digest`` is given."""
+    files = read_json(project / "artifacts/onnx/model.json")["files"]
+    fp32, int8 = (digest or files[p]["static"]["sha256"] for p in ("fp32", "int8_u8s8"))
+    rows = [
+        browser_row("fp32", fp32),
+        browser_row("fp32", fp32, threads=2, p50_ms=2.5),
+        browser_row("fp32", fp32, provider="webgpu", status="skipped", p50_ms=None, golden=None),
+        browser_row("int8_u8s8", int8, status="failed", reason="out of memory", golden=None)
+        | {"p50_ms": None, "noisy": None},
+    ]
+    (project / "reports/devices").mkdir()
+    content = {"device": "browser:pixel-8", "description": {}, "results": rows}
+    write_json(project / "reports/devices/browser-pixel-8.json", content)
+
+
+def test_a_finished_project_becomes_tables_and_json(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure_in_browser(project)
+    page, output = tmp_path / "page.md", tmp_path / "edge.json"
+    begin, end = markers("edge")
+    page.write_text(f"{begin}\nNot measured yet.\n{end}\n")
+    threads = torch.get_num_threads()
+    edge.main([f"tiny={project}"], rounds=3, output=output, page=page)
+    assert torch.get_num_threads() == threads
+
+    content = json.loads(output.read_text())
+    assert content["n"] == 3
+    assert content["machine"]["torch"] == torch.__version__
+    student = content["students"]["tiny"]
+    assert (student["network"], student["test_images"]) == ("resnet8", 30)
+    rows = student["rows"]
+    assert list(rows) == WAYS
+    validated = {
+        row["precision"]: row
+        for row in read_json(project / "reports/validation.json")["results"]
+        if row["shape"] == "dynamic"
+    }
+    for key in PRECISIONS:
+        for figure in ("accuracy", "drop", "drop_low", "drop_high"):
+            assert rows[key][figure] == validated[key][figure]
+        size = (project / f"artifacts/onnx/{key}.static.onnx").stat().st_size
+        assert rows[key]["size_mb"] == size / 1e6
+    assert rows["eager"]["accuracy"] == validated["fp32"]["accuracy"]
+    assert rows["plain"]["accuracy"] is None
+    assert rows["int8_u8s8"]["title"] == "static int8_u8s8 by calibration"
+    for row in rows.values():
+        assert row["reason"] is None
+        assert row["runs"] == 15
+        samples = row["samples_p50_ms"]
+        assert len(samples) == 3
+        spread = {"median": median(samples), "min": min(samples), "max": max(samples)}
+        assert row["p50_ms"] == spread
+        pairs = zip(rows["fp32"]["samples_p50_ms"], samples, strict=True)
+        assert row["speedup"]["median"] == median(fp32 / own for fp32, own in pairs)
+    assert rows["eager"]["golden"]["max_relative_error"] < 1e-5
+    assert 0 < rows["plain"]["golden"]["max_relative_error"] < 1e-4
+    assert rows["fp16"]["golden"]["max_relative_error"] > 1e-5
+    pairs = zip(rows["plain"]["samples_p50_ms"], rows["fp32"]["samples_p50_ms"], strict=True)
+    assert student["goals"]["fp32"]["speedup"]["median"] == median(a / b for a, b in pairs)
+    pairs = zip(rows["plain_bytes"]["samples_p50_ms"], rows["fp32"]["samples_p50_ms"], strict=True)
+    assert student["goals"]["fp32"]["speedup_from_bytes"]["max"] == max(a / b for a, b in pairs)
+    assert rows["plain_bytes"]["golden"] == rows["plain"]["golden"]
+    assert student["goals"]["int8_u8s8"]["speedup"] == rows["int8_u8s8"]["speedup"]
+
+    text = page.read_text()
+    assert "Not measured" not in text
+    assert capsys.readouterr().out.strip() in text
+    lines = {line.split(" | ")[0]: line for line in text.splitlines()}
+    accuracy = f"{100 * validated['fp32']['accuracy']:.2f}"
+    assert lines["| torch, eager"].split(" | ")[1] == accuracy
+    speed = rows["fp16"]["speedup"]
+    shown = f"{speed['median']:.2f} ({speed['min']:.2f} to {speed['max']:.2f})"
+    assert lines["| static fp16"].split(" | ")[-1] == f"{shown} |"
+    chrome = "| browser:pixel-8, fp32, wasm |  |  |  | 2.0e-07 | 100% | 4.321 |  |"
+    assert [line for line in text.splitlines() if "pixel-8, fp32" in line] == [chrome]
+    assert "| browser:pixel-8, int8_u8s8, wasm; failed: out of memory |" in text
+
+
+def test_a_plain_export_has_floats_and_a_free_batch(finished: Path, tmp_path: Path) -> None:
+    student = read_student("tiny", finished)
+    way = latency.open_ways(student, tmp_path)["plain"]
+    (given,) = way.session.get_inputs()
+    assert given.type == "tensor(float)"
+    assert isinstance(given.shape[0], str)
+    assert given.shape[1:] == [3, 16, 16]
+    options = way.session.get_session_options()
+    assert options.intra_op_num_threads == 1
+    images, reference = student.exported.golden_batch()
+    (logits,) = way.session.run(None, {given.name: way.images})
+    assert np.abs(logits - reference).max() < 1e-4 * np.abs(reference).max()
+    assert way.images.shape == (len(images), 3, 16, 16)
+    assert way.size > student.weights.stat().st_size * 0.9  # weights beside the graph count
+
+
+def test_the_network_of_another_student_is_told_from_the_right_one(finished: Path) -> None:
+    """Parity on the golden batch is of what was timed."""
+    student = read_student("tiny", finished)
+    images, _ = student.exported.golden_batch()
+    network = load_network(student.weights)
+    with torch.no_grad():
+        next(network.parameters()).mul_(-1)
+    pixels = latency.normalise(images, student.exported.description)
+    ways = {"eager": latency.Way("torch", latency._Eager(network), pixels, 1)}
+    ways = dict.fromkeys(("eager", "plain", "plain_bytes", "fp32", "int8_u8s8"), ways["eager"])
+    made = edge.summarize_student(student, ways, {key: [[1.0], [2.0]] for key in ways})
+    assert "relative error" in made["rows"]["eager"]["reason"]
+    assert made["rows"]["eager"]["p50_ms"] == {"median": 1.5, "min": 1.0, "max": 2.0}
+    assert not made["goals"]["fp32"]["met"]
+
+
+def spread(value: float) -> dict[str, float]:
+    return {"median": value, "min": value, "max": value}
+
+
+@pytest.mark.parametrize(
+    ("speedup", "drop", "reason", "met"),
+    [
+        (1.8, 0.005, None, True),
+        (1.8, 0.98 - 0.975, None, True),
+        (2.5, -0.01, None, True),
+        (1.79, 0.0, None, False),
+        (2.5, 0.0051, None, False),
+        (2.5, 0.0, "cosine 0.2 is below 0.95", False),
+    ],
+)
+def test_int8_is_to_be_quick_and_right(
+    speedup: float, drop: float, reason: str | None, met: bool
+) -> None:
+    right = {"reason": None}
+    int8 = {"speedup": spread(speedup), "drop": drop, "drop_low": drop, "drop_high": drop}
+    rows = {"plain": right, "fp32": right, "int8_u8s8": int8 | {"reason": reason}}
+    found = edge.goals(rows, spread(1.0), spread(1.2))
+    assert found["int8_u8s8"]["met"] is met
+    assert found["fp32"]["met"]
+    assert not edge.goals(rows, spread(0.99), spread(1.2))["fp32"]["met"]
+
+
+def test_what_is_missing_or_not_to_be_trusted_is_said(finished: Path) -> None:
+    student = read_student("tiny", finished)
+    assert student.browsers == {}
+    figures = dict.fromkeys(("accuracy", "drop", "drop_low", "drop_high"), 0.01)
+    row = {"title": "static fp32", "size_mb": 0.3, "golden": None, "noisy": True, "reason": None}
+    row |= figures | {"p50_ms": spread(1.0), "speedup": spread(1.0)}
+    goal = {"speedup": spread(2.0), "met": False} | figures
+    made = {
+        "network": "resnet8",
+        "test_images": 10_000,
+        "rows": {"fp32": row},
+        "browsers": {},
+        "goals": {"int8_u8s8": goal, "fp32": {"speedup": spread(1.1), "met": True}},
+    }
+    made["goals"]["fp32"]["speedup_from_bytes"] = spread(1.3)
+    machine = {"cpu": "Example", "cores": 2, "torch": "2", "onnxruntime": "1"}
+    results = {"date": "2026-01-02T03", "n": 3, "machine": machine, "students": {"r20": made}}
+    results["load"] = {"before": 0.1, "after": 1.2}
+    text = edge.markdown(results)
+    assert "10,000 test images" in text
+    assert "| static fp32; noisy | 1.00 | +1.00 (+1.00 to +1.00) |" in text
+    assert "**not reached**: 2.00 (2.00 to 2.00) times as fast, a drop of +1.00" in text
+    assert "| reached: 1.10 (1.10 to 1.10) times as fast; 1.30 (1.30 to 1.30) times, both" in text
+    assert "Not measured in a browser: `ackd probe`" in text
+    assert "not quiet" not in text
+    results["load"] = {"before": 2.3, "after": 1.2}
+    assert "**The machine was not quiet** (load averages 2.3 and 1.2" in edge.markdown(results)
+    assert not edge.is_quiet({"before": 0.1, "after": 1.9})
+    assert edge.is_quiet({"before": None, "after": None})
+
+
+def test_measurements_of_other_models_are_left_out(project: Path) -> None:
+    measure_in_browser(project, "0" * 64)
+    student = read_student("tiny", project)
+    assert student.browsers == {"browser:pixel-8": []}
+    (remark,) = edge._absent(student.browsers)
+    assert remark.startswith("Not measured with these models in browser:pixel-8: `ackd probe`")
+
+
+def test_arguments_that_name_no_student_are_refused(finished: Path) -> None:
+    for argument in ("tiny", "tiny=", "=folder", f"a|b={finished}"):
+        with pytest.raises(InputError, match="expected NAME=FOLDER"):
+            read_students([argument])
+    with pytest.raises(InputError, match="tiny is given twice"):
+        read_students([f"tiny={finished}", f"tiny={finished}"])
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        read_students(["tiny=nowhere"])
+
+
+def without_int8(project: Path) -> None:
+    path = project / "artifacts/onnx/model.json"
+    description = read_json(path)
+    del description["files"]["int8_s8s8"]
+    write_json(path, description)
+
+
+def without_a_row(project: Path) -> None:
+    path = project / "reports/validation.json"
+    content = read_json(path)
+    content["results"] = [row for row in content["results"] if row["precision"] != "fp16"]
+    write_json(path, content)
+
+
+def with_another_student(project: Path) -> None:
+    network = load_network(project / "artifacts/student/model.safetensors")
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    save_network(project / "artifacts/student/model.safetensors", network)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: shutil.rmtree(p / "artifacts"), "model.json: no such file; run `dvc repro`"),
+        (without_int8, "has no int8_s8s8; add to export.precisions"),
+        (lambda p: (p / "artifacts/onnx/fp16.static.onnx").write_text(""), "altered since"),
+        (lambda p: shutil.rmtree(p / "artifacts/student"), "model.safetensors: no such file"),
+        (with_another_student, "not the student that .* was exported from"),
+        (lambda p: shutil.rmtree(p / "reports"), "validation.json: no such file"),
+        (without_a_row, "says nothing of fp16; run `dvc repro validate`"),
+    ],
+)
+def test_a_folder_that_is_no_finished_project_is_refused(
+    project: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(project)
+    with pytest.raises(InputError, match=message) as error:
+        read_student("tiny", project)
+    assert "\n" not in str(error.value)
