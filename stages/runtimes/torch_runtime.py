@@ -41,13 +41,15 @@ class DeployedNetwork(nn.Module):
             torch.tensor(mean, dtype=torch.float64),
             torch.tensor(std, dtype=torch.float64),
         )
-        self.register_buffer("scale", (1 / (255 * stds)).float())
-        self.register_buffer("shift", (-means / stds).float())
+        self.register_buffer("scale", (1 / (255 * stds)).float()[:, None, None])
+        self.register_buffer("shift", (-means / stds).float()[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        # The cast before the permutation: TensorRT refuses uint8 that feeds anything else.
-        normalised = images.to(torch.float32) * self.scale + self.shift
-        logits: Tensor = self.network(normalised.permute(0, 3, 1, 2).to(self.dtype))
+        # The cast before the permutation: TensorRT refuses uint8 that feeds anything else. That
+        # before the arithmetic, in which onnxruntime is slow along a last axis of three.
+        pixels = images.to(torch.float32).permute(0, 3, 1, 2)
+        normalised = pixels * self.scale + self.shift
+        logits: Tensor = self.network(normalised.to(self.dtype))
         return logits.to(torch.float32)
 
 

@@ -177,9 +177,10 @@ def test_int8_is_of_the_kind_of_its_target(tiny_exported: Path) -> None:
             # Preprocessing and logits stay float.
             producer = {output: node for node in graph.node for output in node.output}
             assert producer["logits"].op_type == "Gemm"
-            cast = next(node for node in graph.node if node.op_type == "Cast")
-            scaled = next(node for node in graph.node if cast.output[0] in node.input)
-            assert scaled.op_type == "Mul"
+            reader = next(node for node in graph.node if node.op_type == "Cast")
+            for operator in ("Transpose", "Mul", "Add"):
+                reader = next(node for node in graph.node if reader.output[0] in node.input)
+                assert reader.op_type == operator
 
 
 def test_batch_norm_without_a_convolution_stays_float(
