@@ -8,6 +8,7 @@ come) can be left behind for sure with a process alone. It reads one JSON object
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 LIMIT_S = 30.0
 """For an answer; what is imported before is not counted."""
 
+_CLIENTS = {"s3": "s3fs", "ssh": "sshfs"}
 _CONTENT = b"ackd: this file can be removed\n"
 _ERRNO = {
     errno.ENOSPC: "no space is left there",
@@ -53,17 +55,24 @@ def main() -> None:
     config = None if settings is None else {"remote": {name: settings}}
     answer: list[str | None] = []
 
-    def probe() -> None:
+    def probe(remote: Any) -> None:
         try:
-            with Repo(request["root"], config=config) as repo:
-                _probe(repo.cloud.get_remote(name))
+            _probe(remote)
             answer.append(None)
         except Exception as error:
             answer.append(_reason(error))
 
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(LIMIT_S)
+    try:
+        with Repo(request["root"], config=config) as repo:
+            remote = repo.cloud.get_remote(name)
+        if remote.fs.protocol in _CLIENTS:
+            importlib.import_module(_CLIENTS[remote.fs.protocol])
+    except Exception as error:
+        answer.append(_reason(error))
+    else:
+        thread = threading.Thread(target=probe, args=[remote], daemon=True)
+        thread.start()
+        thread.join(LIMIT_S)
     problem = answer[0] if answer else f"no answer within {LIMIT_S:g} s"
     print(json.dumps({"problem": problem}), flush=True)
     # Without the farewell of whatever still waits for the remote.

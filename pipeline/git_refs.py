@@ -70,9 +70,9 @@ def git_remote(root: Path) -> str:
     raise InputError("git: this repository has no remote; run `git remote add origin URL`")
 
 
-def remote_refs(root: Path, remote: str, pattern: str) -> dict[str, str]:
+def remote_refs(root: Path, remote: str, *patterns: str) -> dict[str, str]:
     """The refs of a git remote, and the object that each names."""
-    listed = git(root, "ls-remote", remote, pattern)
+    listed = git(root, "ls-remote", remote, *patterns)
     pairs = (line.split("\t") for line in listed.splitlines())
     return {ref: commit for commit, ref in pairs if not ref.endswith("^{}")}
 

@@ -1,4 +1,4 @@
-"""The commands to share results: remote add, list and remove; publish; release and fetch."""
+"""The commands to share results: remotes, published results, releases."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _RemoteName = Annotated[
     str | None,
     typer.Option("--remote", metavar="NAME", help="Of the DVC remote; the default one if not given."),
 ]
+_Model = Annotated[str, typer.Argument(metavar="NAME", help="Of dvc.yaml: artifacts.")]
 
 
 @remote.command()
@@ -133,7 +134,103 @@ def publish(
     typer.echo(f"others get it by `dvc exp pull {done.git_remote} {done.name}`")
 
 
+def release(
+    name: _Model,
+    version: Annotated[
+        str,
+        typer.Argument(metavar="VERSION", help="By semantic versioning, such as 1.2.0."),
+    ],
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="For this version to have, such as prod."),
+    ] = None,
+) -> None:
+    """Give the committed bundle a version, by which others fetch it without a clone.
+
+    The bundle goes to the default DVC remote, and the version as a tag to the git remote. The
+    version must be the bundle's own, package.version in params.yaml.
+    """
+    from pipeline import release as registry
+    from pipeline.project import require_project
+
+    require_project()
+    done = registry.release(Path(), name, version, stage)
+    files = "sent" if done.files else "there already"
+    typer.echo(f"{name} {version.removeprefix('v')}: released")
+    typer.echo(f"  bundle  {done.remote.name} ({done.remote.url}): {files}")
+    typer.echo(f"  tags    {done.git_remote}: {', '.join(done.tags)}")
+
+
+def promote(
+    name: _Model,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="One that is released.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Such as prod.")],
+) -> None:
+    """Give a released version a stage, an older one too; whichever had it has it no more."""
+    from pipeline import release as registry
+    from pipeline.project import require_project
+
+    require_project()
+    tags = registry.promote(Path(), name, version, stage)
+    told = f"{stage} now ({', '.join(tags)})" if tags else f"{stage} already; nothing was changed"
+    typer.echo(f"{name} {version.removeprefix('v')}: {told}")
+
+
+def releases(
+    repository: Annotated[
+        str,
+        typer.Argument(metavar="[REPO]", help="A git repository, as URL or folder; this one if"
+            " not given, as far as its tags were fetched."),
+    ] = ".",
+) -> None:
+    """List the released versions, and which stages they have."""
+    from pipeline import release as registry
+
+    found = registry.releases(repository)
+    if not found:
+        typer.echo("nothing is released; run `ackd release NAME VERSION`")
+    for each in found:
+        stages = f", {', '.join(each.stages)}" if each.stages else ""
+        typer.echo(f"{each.name} {each.version}, {each.released}, {each.commit[:7]}{stages}")
+
+
+def fetch(
+    repository: Annotated[
+        str, typer.Argument(metavar="REPO", help="A git repository, as URL or folder.")
+    ],
+    name: _Model,
+    version: Annotated[
+        str | None, typer.Option(help="Which; the greatest if no stage is given either.")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="The version that has this stage, such as prod.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where to put it.", show_default=False)
+    ] = Path(),
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUBLIC", help="The public key whose signature it must bear."),
+    ] = None,
+) -> None:
+    """Get a released bundle by its name, without a clone, and prove that it is whole."""
+    from pipeline import release as registry
+    from stages.bundle.keys import read_public_key
+
+    public = None if key is None else read_public_key(key)
+    file, manifest = registry.fetch(
+        repository, name, out, version=version, stage=stage, key=public
+    )
+    signer = manifest["key_id"]
+    typer.echo(f"{file}: {name} {manifest['version']}, {len(manifest['files'])} files, all whole")
+    if signer is not None and public is None:
+        typer.echo(
+            f"the signature by the key {signer} was not checked; name the public key by --key"
+        )
+
+
 def add_to(app: typer.Typer) -> None:
     """Make them commands of ``ackd``."""
-    app.command()(publish)
+    for command in (publish, release, promote, releases, fetch):
+        app.command()(command)
     app.add_typer(remote, name="remote")
