@@ -7,6 +7,7 @@ come) can be left behind for sure with a process alone. It reads one JSON object
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
@@ -89,10 +90,8 @@ def _probe(remote: Any) -> None:
         if fs.cat_file(path) != _CONTENT:
             raise OSError("what was written there is read back altered")  # noqa: TRY301
     except BaseException:
-        try:
+        with contextlib.suppress(Exception):  # the first error is the one to tell
             fs.remove(path)
-        except Exception:  # noqa: S110  the first error is the one to tell
-            pass
         raise
     fs.remove(path)
 

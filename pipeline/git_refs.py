@@ -105,7 +105,13 @@ def workspace_tree(root: Path, results: Sequence[str]) -> str:
         there = [path for path in results if (root / path).exists()]
         new = git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *there, env=env)
         if there and new:
-            git(root, "add", "--", *[f":(literal){path}" for path in new.split("\0") if path], env=env)
+            git(
+                root,
+                "add",
+                "--",
+                *[f":(literal){path}" for path in new.split("\0") if path],
+                env=env,
+            )
         return git(root, "write-tree", env=env)
 
 

@@ -95,12 +95,14 @@ def add_remote(
     if any(remote.name == name for remote in known):
         raise InputError(f"{name}: this remote exists; run `ackd remote remove {name}` first")
     kind, url = parse_url(root, url)
-    if endpoint_url is not None and kind != "s3":
-        raise InputError(f"--endpoint-url: only of s3:// remotes, and {url} is none")
-    if key_file is not None and kind != "ssh":
-        raise InputError(f"--key-file: only of ssh:// remotes, and {url} is none")
-    if ask is not None and kind not in _SECRETS:
-        raise InputError(f"--login: only of s3:// and ssh:// remotes, and {url} is none")
+    for option, given, kinds in (
+        ("--endpoint-url", endpoint_url, ["s3"]),
+        ("--key-file", key_file, ["ssh"]),
+        ("--login", ask, ["s3", "ssh"]),
+    ):
+        if given is not None and kind not in kinds:
+            only = " and ".join(f"{each}://" for each in kinds)
+            raise InputError(f"{option}: only of {only} remotes, and {url} is none")
     if key_file is not None and not key_file.expanduser().is_file():
         raise InputError(f"{key_file}: no such file; --key-file names a private key")
     plugin = _PLUGINS.get(kind)
@@ -255,9 +257,7 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(handle, "md5").hexdigest()
 
 
-def _same_results(
-    root: Path, here: Mapping[str, str], tree: str, wanted: str | None
-) -> str | None:
+def _same_results(root: Path, here: Mapping[str, str], tree: str, wanted: str | None) -> str | None:
     """The experiment that has this tree; the one of the wanted name alone where one is wanted."""
     for ref, experiment in here.items():
         if wanted in (None, ref) and git(root, "rev-parse", f"{experiment}^{{tree}}") == tree:

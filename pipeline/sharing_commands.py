@@ -11,7 +11,9 @@ remote = typer.Typer(no_args_is_help=True, help="Where results are shared: DVC's
 
 _RemoteName = Annotated[
     str | None,
-    typer.Option("--remote", metavar="NAME", help="Of the DVC remote; the default one if not given."),
+    typer.Option(
+        "--remote", metavar="NAME", help="Of the DVC remote; the default one if not given."
+    ),
 ]
 _Model = Annotated[str, typer.Argument(metavar="NAME", help="Of dvc.yaml: artifacts.")]
 
@@ -179,8 +181,11 @@ def promote(
 def releases(
     repository: Annotated[
         str,
-        typer.Argument(metavar="[REPO]", help="A git repository, as URL or folder; this one if"
-            " not given, as far as its tags were fetched."),
+        typer.Argument(
+            metavar="[REPO]",
+            help="A git repository, as URL or folder; this one if"
+            " not given, as far as its tags were fetched.",
+        ),
     ] = ".",
 ) -> None:
     """List the released versions, and which stages they have."""
@@ -218,9 +223,7 @@ def fetch(
     from stages.bundle.keys import read_public_key
 
     public = None if key is None else read_public_key(key)
-    file, manifest = registry.fetch(
-        repository, name, out, version=version, stage=stage, key=public
-    )
+    file, manifest = registry.fetch(repository, name, out, version=version, stage=stage, key=public)
     signer = manifest["key_id"]
     typer.echo(f"{file}: {name} {manifest['version']}, {len(manifest['files'])} files, all whole")
     if signer is not None and public is None:

@@ -80,9 +80,7 @@ def test_a_release_is_fetched_by_name_and_passes_its_own_check(
     assert [path.name for path in empty.iterdir()] == ["student-1.0.0.tar.gz"]
     subprocess.run(["tar", "-xzf", "student-1.0.0.tar.gz"], check=True)
     unpacked = empty / "bundle"
-    subprocess.run(
-        ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=unpacked, check=True
-    )
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=unpacked, check=True)
     checked = subprocess.run(
         [sys.executable, "runner.py", "--check"], cwd=unpacked, capture_output=True, text=True
     )

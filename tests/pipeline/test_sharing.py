@@ -242,8 +242,7 @@ def test_a_plug_in_that_is_not_installed_is_named(
     code, _, error = invoke("remote", "add", "x", "s3://students")
     assert code == 1
     assert error == (
-        "error: s3://students: needs dvc-s3, which is not installed; run"
-        " `pip install 'ackd[s3]'`\n"
+        "error: s3://students: needs dvc-s3, which is not installed; run `pip install 'ackd[s3]'`\n"
     )
 
 
@@ -310,7 +309,7 @@ def test_a_server_that_is_full(project: Path) -> None:
     class Full(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_PUT(self) -> None:  # noqa: N802
+        def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             answer = b"<Error><Code>StorageFull</Code><Message>The disk is full.</Message></Error>"
             self.send_response(507)
