@@ -14,12 +14,13 @@ from typing import Any
 
 from models.errors import InputError
 from pipeline import dvc_probe
-from pipeline.git_refs import git
+from pipeline.git_refs import git, without_password
 
 CONFIG = ".dvc/config"
 CONFIG_LOCAL = ".dvc/config.local"
 
 _REASON = re.compile(r"^ERROR: (?:failed to transfer '[^']*'|unexpected error) - (.*)$", re.M)
+_SYSTEM_ERROR = re.compile(r"^\[Errno \d+\] ([^:]+): '.*$", re.S)
 _PUSHED = re.compile(r"^(\d+) files? pushed", re.M)
 
 
@@ -43,7 +44,12 @@ def remotes(root: Path) -> list[Remote]:
     config, shared = _config(root), _config(root).load_one("repo")["remote"]
     default = config["core"].get("remote")
     return [
-        Remote(name, str(settings["url"]), name == default, "url" in shared.get(name, {}))
+        Remote(
+            name,
+            without_password(str(settings["url"])),
+            name == default,
+            "url" in shared.get(name, {}),
+        )
         for name, settings in config["remote"].items()
     ]
 
@@ -189,6 +195,8 @@ def push(root: Path, remote: Remote, targets: Sequence[str] = ()) -> int:
     reasons = _REASON.findall(said)
     errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if "ERROR: " in line]
     reason = (reasons or errors or [f"exit status {done.returncode}"])[0]
+    # Of an error of the system the words, without its number and the paths of the cache.
+    reason = without_password(_SYSTEM_ERROR.sub(r"\1", reason))
     raise InputError(
         f"{remote.name}: sending to {remote.url} broke off ({reason.rstrip('.')}); nothing is lost,"
         " and the same command goes on from there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -103,16 +104,19 @@ def workspace_tree(root: Path, results: Sequence[str]) -> str:
         git(root, "read-tree", "HEAD", env=env)
         git(root, "add", "--update", env=env)
         there = [path for path in results if (root / path).exists()]
-        new = git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *there, env=env)
-        if there and new:
-            git(
-                root,
-                "add",
-                "--",
-                *[f":(literal){path}" for path in new.split("\0") if path],
-                env=env,
-            )
+        if there:
+            listed = ["ls-files", "--others", "--exclude-standard", "-z", "--", *there]
+            new = [path for path in git(root, *listed, env=env).split("\0") if path]
+            if new:
+                git(root, "add", "--", *[f":(literal){path}" for path in new], env=env)
         return git(root, "write-tree", env=env)
+
+
+def without_password(text: str) -> str:
+    """A URL, or a text with URLs in it, with the passwords and tokens in them left out."""
+    # A token stands where the user would, in a URL of http.
+    text = re.sub(r"(https?://)[^/@\s]*@", r"\1", text)
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", text)
 
 
 def _reason(text: str) -> str:
@@ -125,4 +129,4 @@ def _reason(text: str) -> str:
     own = [line for line in lines if not line.startswith(_NOISE)]
     marked = [line for line in own if line.startswith(("fatal:", "error:", "!"))]
     chosen = (marked or own or lines or ["failed"])[0]
-    return chosen.removeprefix("fatal: ").removeprefix("error: ")
+    return without_password(chosen.removeprefix("fatal: ").removeprefix("error: "))

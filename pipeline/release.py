@@ -17,7 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
 from pipeline.dvc_remotes import CONFIG, Remote, find_remote, push, require_answer
-from pipeline.git_refs import changed_files, git, git_remote, head, local_refs, remote_refs
+from pipeline.git_refs import (
+    changed_files,
+    git,
+    git_remote,
+    head,
+    local_refs,
+    remote_refs,
+    without_password,
+)
 from pipeline.sharing import LOCK, recorded_outputs
 from stages.bundle.manifest import open_bundle
 from stages.files import read_json
@@ -170,7 +178,10 @@ def releases(repository: str) -> list[Release]:
                     )
             return found
     except (GTOException, SCMError) as error:
-        raise InputError(f"{repository}: no git repository can be read there ({error})") from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            without_password(f"{repository}: no git repository can be read there ({reason})")
+        ) from None
 
 
 def fetch(
@@ -210,7 +221,8 @@ def fetch(
         file = Path(temporary).resolve() / "bundle.tar.gz"
         done = _dvc(Path(), "artifacts", "get", repository, name, *wanted, "--out", str(file))
         if done.returncode or not file.is_file():
-            raise InputError(f"{name}: not fetched from {repository} ({_get_reason(done.stderr)})")
+            place = without_password(repository)
+            raise InputError(f"{name}: not fetched from {place} ({_get_reason(done.stderr)})")
         with open_bundle(file, key) as bundle:
             target = folder / f"{name.replace('/', '-')}-{bundle.version}.tar.gz"
             manifest = bundle.manifest
@@ -383,7 +395,7 @@ def _dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def _get_reason(text: str) -> str:
     errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if "ERROR: " in line]
     last = (errors or text.strip().splitlines() or ["it ended early"])[-1]
-    return last.rpartition("' - ")[2].rstrip(".")
+    return without_password(last.rpartition("' - ")[2].rstrip("."))
 
 
 @contextlib.contextmanager
