@@ -35,7 +35,9 @@ stages:
         cache: false
   package:
     cmd: cp made.tar.gz artifacts/bundle.tar.gz
-    deps: [made.tar.gz, reports/gate.json]
+    deps:
+    - made.tar.gz
+    - reports/gate.json
     outs: [artifacts/bundle.tar.gz]
 
 artifacts:
