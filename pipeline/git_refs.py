@@ -13,6 +13,8 @@ from models.errors import InputError
 
 _NOISE = ("hint:", "warning:", "remote:", "To ", "Please make sure", "and the repository exists")
 
+_UNKNOWN_USER = ("auto-detect email", "empty ident", "was given and auto-detection is disabled")
+
 
 def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
     """What a git command prints.
@@ -121,7 +123,7 @@ def without_password(text: str) -> str:
 
 def _reason(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if any("auto-detect email" in line or "empty ident" in line for line in lines):
+    if any(unknown in text for unknown in _UNKNOWN_USER):
         return (
             "does not know who you are; run `git config user.name NAME` and"
             " `git config user.email ADDRESS`"
