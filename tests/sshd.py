@@ -84,7 +84,7 @@ def running(folder: Path, port: int | None = None) -> Iterator[Sshd]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
-        "MaxStartups 100\n"
+        "MaxStartups 100\nSubsystem sftp internal-sftp\n"
     )
     (folder / "ssh_config").write_text(
         f"Host *\n  IdentityFile {folder}/user_key\n  IdentitiesOnly yes\n  IdentityAgent none\n"

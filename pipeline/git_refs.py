@@ -1,0 +1,134 @@
+"""What sharing needs of git: refs and trees, without a change to branches or to the workspace."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from models.errors import InputError
+
+_NOISE = ("hint:", "warning:", "remote:", "To ", "Please make sure", "and the repository exists")
+
+_UNKNOWN_USER = ("auto-detect email", "empty ident", "was given and auto-detection is disabled")
+
+
+def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """What a git command prints.
+
+    Args:
+        root: a folder of the repository.
+        arguments: of the command.
+        env: variables in addition to this process's own.
+
+    Raises:
+        InputError: with git's own reason.
+    """
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            env={**os.environ, "LC_ALL": "C", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:
+        raise InputError("git: not installed here; install it") from None
+    if done.returncode:
+        raise InputError(f"git {arguments[0]}: {_reason(done.stderr)}")
+    return done.stdout.strip()
+
+
+def head(root: Path) -> str:
+    """The commit that is checked out."""
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    except InputError:
+        raise InputError(
+            "git: nothing is committed here; run `git init`, `git add` and `git commit`"
+        ) from None
+
+
+def git_remote(root: Path) -> str:
+    """The git remote to share through: ``origin``, or the only one there is.
+
+    Raises:
+        InputError: there is none, or several without an ``origin``.
+    """
+    names = git(root, "remote").split()
+    if "origin" in names:
+        return "origin"
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise InputError(
+            f"git: the remotes are {', '.join(names)} and none is origin; rename the one to share"
+            " through, by `git remote rename`"
+        )
+    raise InputError("git: this repository has no remote; run `git remote add origin URL`")
+
+
+def remote_refs(root: Path, remote: str, *patterns: str) -> dict[str, str]:
+    """The refs of a git remote, and the object that each names."""
+    listed = git(root, "ls-remote", remote, *patterns)
+    pairs = (line.split("\t") for line in listed.splitlines())
+    return {ref: commit for commit, ref in pairs if not ref.endswith("^{}")}
+
+
+def local_refs(root: Path, prefix: str) -> dict[str, str]:
+    """The refs of this repository that begin so, and the object that each names."""
+    listed = git(root, "for-each-ref", "--format=%(refname)%09%(objectname)", prefix)
+    return dict(line.split("\t", 1) for line in listed.splitlines())
+
+
+def changed_files(root: Path) -> list[str]:
+    """Tracked files that differ from the last commit."""
+    lines = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    return [line.strip().split(maxsplit=1)[1] for line in lines]
+
+
+def workspace_tree(root: Path, results: Sequence[str]) -> str:
+    """The tree of all tracked files as they are now, and of ``results`` that are not yet tracked.
+
+    A file that git ignores is left out. Neither the index nor a file is touched.
+
+    Args:
+        root: of the repository.
+        results: paths of files or folders.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        env = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
+        git(root, "read-tree", "HEAD", env=env)
+        git(root, "add", "--update", env=env)
+        there = [path for path in results if (root / path).exists()]
+        if there:
+            listed = ["ls-files", "--others", "--exclude-standard", "-z", "--", *there]
+            new = [path for path in git(root, *listed, env=env).split("\0") if path]
+            if new:
+                git(root, "add", "--", *[f":(literal){path}" for path in new], env=env)
+        return git(root, "write-tree", env=env)
+
+
+def without_password(text: str) -> str:
+    """A URL, or a text with URLs in it, with the passwords and tokens in them left out."""
+    # A token stands where the user would, in a URL of http.
+    text = re.sub(r"(https?://)[^/@\s]*@", r"\1", text)
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", text)
+
+
+def _reason(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any(unknown in text for unknown in _UNKNOWN_USER):
+        return (
+            "does not know who you are; run `git config user.name NAME` and"
+            " `git config user.email ADDRESS`"
+        )
+    own = [line for line in lines if not line.startswith(_NOISE)]
+    marked = [line for line in own if line.startswith(("fatal:", "error:", "!"))]
+    chosen = (marked or own or lines or ["failed"])[0]
+    return without_password(chosen.removeprefix("fatal: ").removeprefix("error: "))

@@ -1,0 +1,80 @@
+"""Git's refs and trees, in repositories of a few files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.errors import InputError
+from pipeline.git_refs import changed_files, git, git_remote, head, without_password, workspace_tree
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "--quiet")
+    for key, value in (("user.name", "Tester"), ("user.email", "tester@example.org")):
+        git(tmp_path, "config", key, value)
+    (tmp_path / "kept.txt").write_text("1")
+    (tmp_path / "gone.txt").write_text("1")
+    (tmp_path / ".gitignore").write_text("/ignored.txt\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "First")
+    return tmp_path
+
+
+def test_the_tree_is_that_of_the_files_and_named_results(repository: Path) -> None:
+    assert workspace_tree(repository, []) == git(repository, "rev-parse", "HEAD^{tree}")
+    (repository / "kept.txt").write_text("2")
+    (repository / "gone.txt").unlink()
+    for name in ("ignored.txt", "notes.txt", "odd [name].txt"):
+        (repository / name).write_text("1")
+    index = (repository / ".git/index").read_bytes()
+    tree = workspace_tree(repository, ["ignored.txt", "odd [name].txt", "never.txt"])
+    assert (repository / ".git/index").read_bytes() == index
+    names = git(repository, "ls-tree", "--name-only", "-z", tree).split("\0")
+    assert [name for name in names if name] == [".gitignore", "kept.txt", "odd [name].txt"]
+    assert git(repository, "show", f"{tree}:kept.txt") == "2"
+    assert changed_files(repository) == ["gone.txt", "kept.txt"]
+
+
+def test_the_remote_is_origin_or_the_only_one(repository: Path) -> None:
+    with pytest.raises(InputError, match=r"this repository has no remote; run `git remote add"):
+        git_remote(repository)
+    git(repository, "remote", "add", "team", "../x")
+    assert git_remote(repository) == "team"
+    git(repository, "remote", "add", "mine", "../y")
+    with pytest.raises(InputError, match=r"the remotes are mine, team and none is origin"):
+        git_remote(repository)
+    git(repository, "remote", "add", "origin", "../z")
+    assert git_remote(repository) == "origin"
+
+
+def test_what_git_lacks_is_said_in_one_sentence(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    git(tmp_path / "new", "init", "--quiet")
+    with pytest.raises(InputError, match=r"^git: nothing is committed here; run `git init`"):
+        head(tmp_path / "new")
+    git(repository, "config", "user.useConfigOnly", "true")
+    git(repository, "config", "--unset", "user.email")
+    with pytest.raises(InputError, match=r"^git commit: does not know who you are; run `git conf"):
+        git(repository, "commit", "--allow-empty", "-m", "Second")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"^git: not installed here; install it$"):
+        git_remote(repository)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("'https://me:word@host/x' not found", "'https://host/x' not found"),
+        ("https://token@host/x", "https://host/x"),
+        ("ssh://me:word@host:22/x", "ssh://me@host:22/x"),
+        ("ssh://me@host:22/x", "ssh://me@host:22/x"),
+        ("git@host:team/x.git", "git@host:team/x.git"),
+    ],
+)
+def test_passwords_are_left_out(text: str, plain: str) -> None:
+    assert without_password(text) == plain

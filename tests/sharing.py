@@ -1,0 +1,181 @@
+"""A small project with results to share, and what it is shared through."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import cli
+from tests.bundles import make_bundle, pack
+from tests.sshd import free_port
+
+DVC_YAML = """\
+stages:
+  prepare_data:
+    cmd: cp source.bin artifacts/data.bin
+    deps: [source.bin]
+    outs: [artifacts/data.bin]
+  gate:
+    cmd: cp goals.json reports/gate.json
+    deps: [goals.json]
+    params: [gate]
+    outs:
+    - reports/gate.json:
+        cache: false
+  package:
+    cmd: cp made.tar.gz artifacts/bundle.tar.gz
+    deps:
+    - made.tar.gz
+    - reports/gate.json
+    outs: [artifacts/bundle.tar.gz]
+
+artifacts:
+  student:
+    path: artifacts/bundle.tar.gz
+    type: model
+    desc: The student as a bundle for devices
+"""
+DATA_BYTES = 1_000_000
+
+
+def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
+    """A command of ackd in the working directory: status, stdout, stderr."""
+    result = CliRunner().invoke(cli.app, list(arguments), input=answers)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return run(folder, "git", *arguments)
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    return run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def commit(project: Path) -> None:
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "-m", "Change")
+    git(project, "push", "--quiet", "origin", "HEAD")
+
+
+def make_project(folder: Path) -> Path:
+    """``folder/project`` with results, committed and pushed to ``folder/origin.git``."""
+    project = folder / "project"
+    (project / "artifacts").mkdir(parents=True)
+    (project / "reports").mkdir()
+    git(folder, "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
+    git(project, "init", "--quiet", "--initial-branch=main")
+    git(project, "config", "user.name", "Tester")
+    git(project, "config", "user.email", "tester@example.org")
+    git(project, "remote", "add", "origin", "../origin.git")
+    dvc(project, "init", "--quiet")
+    (project / "dvc.yaml").write_text(DVC_YAML)
+    (project / "params.yaml").write_text("gate: {min_accuracy: 0.9}\n")
+    (project / "goals.json").write_text('{"passed": true, "goals": []}\n')
+    (project / "source.bin").write_bytes(os.urandom(DATA_BYTES))
+    bundle = pack(make_bundle(folder / "made", "1.0.0"))
+    shutil.copy(bundle, project / "made.tar.gz")
+    dvc(project, "repro", "--quiet")
+    commit(project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("sharing")).parent
+
+
+@pytest.fixture
+def project(made_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a project with results, whose git remote is ``../origin.git``."""
+    shutil.copytree(made_project, tmp_path / "work", symlinks=True)
+    monkeypatch.chdir(tmp_path / "work/project")
+    return tmp_path / "work/project"
+
+
+def clone(project: Path) -> Path:
+    """Another checkout of what was pushed, with the secrets that git does not carry."""
+    elsewhere = project.parent / "elsewhere"
+    git(project.parent, "clone", "--quiet", "origin.git", str(elsewhere))
+    local = project / ".dvc/config.local"
+    if local.exists():
+        shutil.copy(local, elsewhere / ".dvc/config.local")
+    return elsewhere
+
+
+def assert_up_to_date(folder: Path) -> None:
+    """Nothing is to be done, and the data are those of the project."""
+    assert "Data and pipelines are up to date." in dvc(folder, "status")
+    assert "Running stage" not in dvc(folder, "repro", "--dry")
+
+
+def assert_whole(store: Path) -> None:
+    """Every file of a remote's folder is what its name says."""
+    files = [path for path in (store / "files/md5").rglob("*") if path.is_file()]
+    named = [path for path in files if not path.name.startswith(".")]
+    for path in named:
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        assert digest == path.parent.name + path.name.removesuffix(".dir")
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[int]:
+    """The port of a server that speaks S3, with a bucket ``students``."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 60
+        while True:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/students", method="PUT")
+            try:
+                urllib.request.urlopen(request, timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of this size; the test is skipped where this user may not mount one."""
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
