@@ -84,12 +84,12 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baseline: str)
         if not found:
             continue
         over = paired(found, reference) if variant != baseline else None
-        mean, low, high, count = spread(found.values())
+        mean, low, high, number = spread(found.values())
         rows.append(
             [
                 variant,
                 f"{mean:.2f}",
-                f"{low:.2f} to {high:.2f} ({count} seeds)",
+                f"{low:.2f} to {high:.2f} ({number} seeds)",
                 "" if over is None else f"{over.mean:+.2f}",
                 "" if over is None or over.low is None else f"{over.low:+.2f} to {over.high:+.2f}",
             ]

@@ -96,7 +96,7 @@ def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
     newest: dict[str, str] = {}
     with _reader() as read:
         for name, revision, _ in references:
-            experiment = _read(name, revision, lambda path, of=revision: read(f"{of}:./{path}"))
+            experiment = _read(name, revision, _at(revision, read))
             if newest.setdefault(name, revision) != revision:
                 reason = f"a newer experiment has this name; this one is {revision[:7]}"
                 experiment = replace(experiment, reason=reason)
@@ -108,7 +108,7 @@ def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
         found.append(_read(WORKSPACE, None, _read_workspace))
         for text in dict.fromkeys(revisions):
             of = _commit(text)
-            experiment = _read(text, of, lambda path, of=of: read(f"{of}:./{path}"))
+            experiment = _read(text, of, _at(of, read))
             found.append(replace(experiment, command=f"git checkout {text} && dvc checkout"))
     return found
 
@@ -194,6 +194,11 @@ def _reader() -> Iterator[Read]:
 
         yield read
         asked.close()
+
+
+def _at(revision: str, read: Read) -> Read:
+    """Of one commit; paths are from the working directory, which may be below git's root."""
+    return lambda path: read(f"{revision}:./{path}")
 
 
 def _read_workspace(path: str) -> bytes | None:

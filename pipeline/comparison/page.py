@@ -25,8 +25,8 @@ READINGS = {
     "trade_off": (
         "Each variant in the precision that its experiments recommend, batch 1; accuracy is the"
         " exported model’s, MB are 10⁶ bytes of its file, and in brackets stand the smallest and"
-        " the largest of the seeds. A variant is beaten by those that are no worse in accuracy, size"
-        " and p50, and better in one of them at least."
+        " the largest of the seeds. A variant is beaten by those that are no worse in accuracy,"
+        " size and p50, and better in one of them at least."
     ),
     "precisions": "The same figures for every export of every variant.",
     "paper": (
@@ -76,7 +76,7 @@ def lede(comparison: Comparison) -> str:
     """The result in one or two sentences."""
     group = comparison.groups[0]
     best = group.variants[0]
-    seeds = best.accuracy.count
+    seeds = best.accuracy.seeds
     text = (
         f"{best.name} is the most accurate of {_counted(len(group.variants), 'variant')}:"
         f" {percent(best.accuracy.mean)}"

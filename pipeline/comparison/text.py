@@ -84,7 +84,7 @@ def _rows(
         "variant": variant.name,
         "rank": rank,
         "data": group.images.source,
-        "test_images": group.images.count,
+        "test_images": group.images.number,
         "test_images_digest": (group.images.digest or "")[:16],
         "teacher": teacher.network,
         "student": student.network,

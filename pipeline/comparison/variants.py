@@ -28,7 +28,7 @@ class Images(NamedTuple):
     """
 
     source: str
-    count: int
+    number: int
     classes: int
     size: int | None
     digest: str | None
@@ -36,7 +36,7 @@ class Images(NamedTuple):
     @property
     def title(self) -> str:
         size = f" of {self.size}×{self.size}" if self.size is not None else ""
-        return f"{self.source}, {self.count:,} test images{size} in {self.classes:,} classes"
+        return f"{self.source}, {self.number:,} test images{size} in {self.classes:,} classes"
 
 
 class Place(NamedTuple):

@@ -10,12 +10,12 @@ _CONFIDENCE = 0.95
 
 
 class Spread(NamedTuple):
-    """Of a figure over ``count`` seeds, in the figure's own unit."""
+    """Of a figure over so many seeds, in the figure's own unit."""
 
     mean: float
     low: float
     high: float
-    count: int
+    seeds: int
 
 
 class Paired(NamedTuple):
