@@ -86,36 +86,30 @@ def md5(text: str) -> str:
     return hashlib.md5(text.encode()).hexdigest()
 
 
-def commit(project: Path, name: str, of: dict[str, str | None], *, base: str = "0" * 40) -> str:
-    """Keep an experiment, and leave workspace and branch as they are. The commit's id."""
-    index = project / ".git/exps.index"
-    index.unlink(missing_ok=True)
+def commit(
+    project: Path, name: str, of: dict[str, str | None], *, base: str = "0" * 40, time: int = 10**9
+) -> str:
+    """Keep an experiment, and leave workspace and branch as they are. The commit's id.
+
+    Args:
+        project: the root of a git repository.
+        name: of the experiment.
+        of: its files.
+        base: the commit that it says it comes from.
+        time: of the commit, in seconds since 1970.
+    """
+    reference = f"refs/exps/{base[:2]}/{base[2:]}/{name}"
+    stream = f"commit {reference}\ncommitter x <x> {time} +0000\ndata 0\n"
     for path, text in of.items():
-        if text is None:
-            continue
-        blob = git(project, "hash-object", "-w", "--stdin", text=text)
-        git(project, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", index=index)
-    tree = git(project, "write-tree", index=index)
-    revision = git(project, "commit-tree", tree, "-m", name)
-    git(project, "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{name}", revision)
-    return revision
+        if text is not None:
+            stream += f"M 100644 inline {path}\ndata {len(text.encode())}\n{text}\n"
+    git(project, "fast-import", "--quiet", text=stream)
+    return git(project, "rev-parse", reference)
 
 
-def git(project: Path, *arguments: str, text: str | None = None, index: Path | None = None) -> str:
-    who = {
-        f"GIT_{role}_{key}": "x" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")
-    }
-    environment = {**who, "PATH": os.environ["PATH"]}
-    if index is not None:
-        environment["GIT_INDEX_FILE"] = str(index)
+def git(project: Path, *arguments: str, text: str | None = None) -> str:
     done = subprocess.run(
-        ["git", *arguments],
-        cwd=project,
-        input=text,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
+        ["git", *arguments], cwd=project, input=text, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 
@@ -171,7 +165,7 @@ def start_project(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
     (folder / "dvc.yaml").write_text(CHAIN)
     (folder / "report.py").write_text(REPORT)
-    (folder / "base.json").write_text(json.dumps(summary(0.5)))
+    (folder / "base.json").write_text(json.dumps(summary(0.7)))
     (folder / "params.yaml").write_text("distill:\n  method: kd\n  seed: 0\n")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "-m", "first")
