@@ -16,6 +16,10 @@ from stages.figures import percent, points, significant
 _FOLDER = Path(__file__).parent
 _REPORT = Path(report_page.__file__).parent
 
+# The section says on which device.
+_RECOMMENDED = "Recommended precision"
+_EVERY = "Every precision"
+
 READINGS = {
     "accuracy": (
         "Accuracy is top-1 on the test images after the last epoch, the mean over the seeds. A"
@@ -24,11 +28,14 @@ READINGS = {
     ),
     "trade_off": (
         "Each variant in the precision that its experiments recommend, batch 1; accuracy is the"
-        " exported model’s, MB are 10⁶ bytes of its file, and in brackets stand the smallest and"
-        " the largest of the seeds. A variant is beaten by those that are no worse in accuracy,"
-        " size and p50, and better in one of them at least."
+        " exported model’s, MB are 10⁶ bytes of its file, and all are means over the seeds. A"
+        " variant is beaten by those that are no worse in accuracy, size and p50, and better in"
+        " one of them at least; a noisy latency is not judged."
     ),
-    "precisions": "The same figures for every export of every variant.",
+    "precisions": (
+        "Every export of every variant; in brackets stand the smallest and the largest of the"
+        " seeds."
+    ),
     "paper": (
         "The paper’s accuracies are as printed. Its gains over the baseline say more than its"
         " heights, as a shorter schedule lowers all variants."
@@ -137,8 +144,8 @@ def _part(number: int, group: Group) -> dict[str, Any]:
             {
                 "title": place.title,
                 "charts": charts.accuracy_against_costs(group, place, f"costs-{number}-{index}"),
-                "trade_off": tables.trade_off(group, place),
-                "precisions": tables.precisions(group, place),
+                "trade_off": tables.trade_off(group, place)._replace(caption=_RECOMMENDED),
+                "precisions": tables.precisions(group, place)._replace(caption=_EVERY),
             }
             for index, place in enumerate(group.places)
         ],

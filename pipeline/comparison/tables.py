@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pipeline.comparison.variants import (
     Comparison,
@@ -28,8 +28,8 @@ NOISY = "*"
 def accuracies(group: Group) -> Table:
     """A row for each variant, the most accurate first."""
     against = f"over {group.baseline}, points" if group.baseline else "over the baseline"
-    head = ["variant", "rank", "student", "accuracy", "smallest to largest", "seeds", against]
-    head.append("95 % interval")
+    head = ["variant", "rank", "accuracy", against, "95 % interval", "smallest to largest"]
+    head += ["seeds", "student"]
     rows = []
     for rank, variant in enumerate(group.variants, 1):
         student = variant.figures.student
@@ -38,14 +38,14 @@ def accuracies(group: Group) -> Table:
             [
                 variant.name,
                 str(rank),
-                f"{student.network} ({student.method})",
                 percent(mean),
+                *_difference(variant, group),
                 f"{percent(low)} to {percent(high)}" if count > 1 else "one seed",
                 str(count),
-                *_difference(variant, group),
+                f"{student.network} ({student.method})",
             ]
         )
-    return Table(head, rows, "Accuracy")
+    return Table(head, rows, "Accuracy over the seeds")
 
 
 def trade_off(group: Group, place: Place) -> Table:
@@ -61,10 +61,8 @@ def trade_off(group: Group, place: Place) -> Table:
             continue
         seeds = len(variant.experiments)
         agreed = "" if variant.agreed == seeds else f" ({variant.agreed} of {seeds} seeds)"
-        others = beaten.get(variant.name)
-        verdict = NOT_MEASURED if others is None else ", ".join(others) or "none"
-        cells = _costs(precision, place)
-        rows.append([variant.name, f"{name}{agreed}", *cells, verdict])
+        cells = _costs(precision, place, _mean)
+        rows.append([variant.name, f"{name}{agreed}", *cells, _verdict(variant, beaten)])
     return Table(head, rows, f"Recommended precision on {place.title}")
 
 
@@ -72,7 +70,7 @@ def precisions(group: Group, place: Place) -> Table:
     """Every precision of every variant on a device."""
     head = ["variant", "precision", "accuracy", "MB", "p50, ms", "p90, ms", "seeds that failed"]
     rows = [
-        [variant.name, name, *_costs(precision, place), str(precision.failed)]
+        [variant.name, name, *_costs(precision, place, _range), str(precision.failed)]
         for variant in group.variants
         for name, precision in variant.precisions.items()
     ]
@@ -150,11 +148,14 @@ def experiments(comparison: Comparison) -> Table:
 
 def missing(comparison: Comparison) -> dict[str, list[str]]:
     """What lacks, by its reason."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for what, name, reason in _missing(comparison):
+        of = names.setdefault((reason, what), [])
+        if name not in of:
+            of.append(name)
     found: dict[str, list[str]] = {}
-    for what, reason in _missing(comparison):
-        whats = found.setdefault(reason, [])
-        if what not in whats:
-            whats.append(what)
+    for (reason, what), of in names.items():
+        found.setdefault(reason, []).append(f"{what} {', '.join(of)}".strip())
     return found
 
 
@@ -212,39 +213,37 @@ def _notes(group: Group) -> Iterator[str]:
             )
 
 
-def _missing(comparison: Comparison) -> Iterator[tuple[str, str]]:
+def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
+    """What, of which variant or experiment, and why."""
     for experiment in comparison.left_out:
-        yield experiment.name, experiment.reason or ""
+        yield "", experiment.name, experiment.reason or ""
     for group in comparison.groups:
-        if group.baseline is None:
-            names = ", ".join(v.name for v in group.variants)
-            yield (
-                f"differences of {names}",
-                f"{comparison.baseline} was not tested on {group.images.title}",
-            )
         for variant in group.variants:
-            yield from _missing_of(variant, group)
+            yield from _missing_of(variant, group, comparison.baseline)
 
 
-def _missing_of(variant: Variant, group: Group) -> Iterator[tuple[str, str]]:
-    alone = variant.name != group.baseline and variant.over_baseline is None
-    if group.baseline is not None and alone:
-        yield f"difference of {variant.name}", f"no seed is also one of {group.baseline}"
-    for name, precision in variant.precisions.items():
-        if precision.accuracy is None:
-            reasons = _reasons(variant.experiments.values(), name)
-            yield f"accuracy of {variant.name} in {name}", reasons
+def _missing_of(variant: Variant, group: Group, baseline: str) -> Iterator[tuple[str, str, str]]:
+    name = variant.name
+    if group.baseline is None:
+        reason = f"{baseline} was not tested on {group.images.title}"
+        yield "difference of", name, reason
+    elif name != group.baseline and variant.over_baseline is None:
+        yield "difference of", name, f"no seed is also one of {group.baseline}"
+    for precision, found in variant.precisions.items():
+        if found.accuracy is None:
+            reason = _reasons(variant.experiments.values(), precision)
+            yield f"accuracy in {precision} of", name, reason
         for place in group.places:
-            if place not in precision.latencies:
-                reason = precision.reasons.get(place, f"not measured on {place.title}")
-                yield f"latency of {variant.name} in {name} on {place.url}", reason
+            if place not in found.latencies:
+                reason = found.reasons.get(place, f"not measured on {place.title}")
+                yield f"latency in {precision} on {place.url} of", name, reason
     told = variant.figures.paper
     if told is None:
-        yield f"the paper’s figure for {variant.name}", "report.paper is null"
+        yield "the paper’s figure for", name, "report.paper is null"
     elif _in_paper(variant) is None:
         teacher, student = _pair(variant)
         reason = f"the paper has none for {title(told.method)}, {teacher} and {student}"
-        yield f"the paper’s figure for {variant.name}", reason
+        yield "the paper’s figure for", name, reason
 
 
 def _reasons(taken: Iterable[Experiment], precision: str) -> str:
@@ -272,7 +271,18 @@ def interval(over: Paired) -> str:
     return f"{points(over.low)} to {points(over.high)}"
 
 
-def _costs(precision: Precision, place: Place) -> list[str]:
+def _verdict(variant: Variant, beaten: Mapping[str, Sequence[str]]) -> str:
+    """By whom it is beaten: the quickest, and how many more."""
+    if variant.name not in beaten:
+        return "not judged"
+    others = beaten[variant.name]
+    if not others:
+        return "none"
+    more = len(others) - 1
+    return f"{others[0]} and {more} more" if more else others[0]
+
+
+def _costs(precision: Precision, place: Place, form: Callable[[Spread], str]) -> list[str]:
     accuracy = precision.accuracy
     latency = precision.latencies.get(place)
     cells = [NOT_MEASURED if accuracy is None else percent(accuracy.mean)]
@@ -280,7 +290,11 @@ def _costs(precision: Precision, place: Place) -> list[str]:
     if latency is None:
         return [*cells, NOT_MEASURED, NOT_MEASURED]
     mark = f" {NOISY}" if latency.noisy else ""
-    return [*cells, *(f"{_range(s)}{mark}" for s in (latency.p50_ms, latency.p90_ms))]
+    return [*cells, *(f"{form(figure)}{mark}" for figure in (latency.p50_ms, latency.p90_ms))]
+
+
+def _mean(figure: Spread) -> str:
+    return significant(figure.mean)
 
 
 def _range(figure: Spread) -> str:
