@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.comparison.variants import Group, Place
 from stages.analysis.intervals import Gain
 from stages.figures import percent, points, significant
-from stages.report_page.charts import differences
+from stages.report_page.charts import differences, label_points
 from stages.report_page.curves import Titled
 from stages.report_page.svg import (
     DASHES,
@@ -94,7 +94,7 @@ def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
         low, high = min(accuracies), max(accuracies)
         margin = max(0.005, 0.25 * (high - low))
         axes.set_ylim(low - margin, min(high + margin, 1.0 + margin / 4))
-        axes.set_xlim(0, max(p.cost for p in found) * 1.35)
+        axes.set_xlim(0, max(p.cost for p in found) * 1.1)
         steps = sorted((p for p in found if p.name in front and not p.noisy), key=lambda p: p.cost)
         where = [p.cost for p in steps], [p.accuracy for p in steps]
         axes.step(*where, where="post", color=MUTED, linestyle=DASHES[2], linewidth=1)
@@ -104,8 +104,7 @@ def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
             size = 8 if point.name in front else 5
             spot = point.cost, point.accuracy
             axes.plot(*spot, "o", color=colour, markerfacecolor=face, markersize=size)
-            if point.name in front:
-                axes.annotate(point.name, spot, (-3, 9), textcoords="offset points")
+        label_points(axes, [(p.name, p.cost, p.accuracy) for p in found if p.name in front])
         axes.set(xlabel=x_label, ylabel="test accuracy")
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

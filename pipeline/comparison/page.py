@@ -38,7 +38,7 @@ READINGS = {
     ),
     "paper": (
         "The paper’s accuracies are as printed. Its gains over the baseline say more than its"
-        " heights, as a shorter schedule lowers all variants."
+        " heights, as a shorter schedule may lower all variants alike."
     ),
     "parameters": "Where the variants’ params.yaml differ, but for the seeds.",
     "experiments": (

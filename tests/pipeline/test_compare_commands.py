@@ -133,6 +133,14 @@ def test_choose_names_the_student_or_the_nearest(
 def test_the_page_fits_its_window_and_asks_nobody(
     project: Path, sweep: dict[str, list[float]], tmp_path: Path
 ) -> None:
+    # Dozens of them, whose names are as long as their points are near one another.
+    for number in range(17):
+        content = exps.summary(0.7 + number * 7 % 17 / 300)
+        content["exports"]["int8"]["size_mb"] = 0.1 + number / 500
+        rows = content["devices"]["local:"]["exports"]
+        rows["int8"] = exps.row(0.8 + number / 20, 1.0 + number / 20)
+        name = f"night.a_variant_with_a_long_name_{number}.seed0"
+        exps.commit(project, name, exps.files(content, method="kd"))
     assert invoke("compare", "night", "--html", "page.html")[0] == 0
     text = (project / "page.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\((?!#)|@import""", text)
@@ -148,9 +156,11 @@ def test_the_page_fits_its_window_and_asks_nobody(
                 background = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 assert background == ("rgb(21, 23, 26)" if dark else "rgb(253, 253, 252)")
         # Nothing of a chart sticks out of the page.
-        outside = """[...document.querySelectorAll('figure svg text')].filter(
-            text => text.getBoundingClientRect().right > innerWidth + 1).length"""
-        assert page.evaluate(outside) == 0
+        outside = """[...document.querySelectorAll('figure svg text')].filter(text => {
+            const {left, right} = text.getBoundingClientRect();
+            return left < 0 || right > innerWidth;
+        }).map(text => text.textContent)"""
+        assert page.evaluate(outside) == []
         assert page.evaluate("performance.getEntriesByType('resource').length") == 0
         assert page.complaints == []
 
