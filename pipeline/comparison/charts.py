@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.comparison.variants import Group, Place
 from stages.analysis.intervals import Gain
 from stages.figures import percent, points, significant
-from stages.report_page.charts import differences, label_points
+from stages.report_page.charts import differences
 from stages.report_page.curves import Titled
 from stages.report_page.svg import (
     DASHES,
@@ -19,6 +20,7 @@ from stages.report_page.svg import (
     PERCENT_TICKS,
     SERIES,
     Chart,
+    legend_of,
     new_axes,
     to_svg,
 )
@@ -67,8 +69,8 @@ def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled
         if latency is not None:
             timed.append(_Point(variant.name, latency.p50_ms.mean, accuracy, latency.noisy))
     reading = (
-        "Up and to the left is better. A named, coloured point is beaten by no other in both; the"
-        " others are grey"
+        "Up and to the left is better. A numbered, coloured point is beaten by no other in both;"
+        " the others are grey"
     )
     hollow = "; a hollow point was measured while the machine was noisy, and beats none"
     charts = []
@@ -83,33 +85,41 @@ def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled
 
 
 def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
-    """Names stand at the points that no other beats: dozens of names would hide the points."""
-    front = {
-        p.name
-        for p in found
-        if p.noisy or not any(_beats(other, p) for other in found if not other.noisy)
-    }
+    """Numbers stand at the points that no other beats; dozens of names would hide the points."""
+    front = [
+        point
+        for point in sorted(found, key=lambda p: p.cost)
+        if point.noisy or not any(_beats(other, point) for other in found if not other.noisy)
+    ]
     with new_axes(height=300) as (figure, axes):
-        accuracies = [p.accuracy for p in found]
+        accuracies = [point.accuracy for point in found]
         low, high = min(accuracies), max(accuracies)
-        margin = max(0.005, 0.25 * (high - low))
+        margin = max(0.005, 0.15 * (high - low))
         axes.set_ylim(low - margin, min(high + margin, 1.0 + margin / 4))
-        axes.set_xlim(0, max(p.cost for p in found) * 1.1)
-        steps = sorted((p for p in found if p.name in front and not p.noisy), key=lambda p: p.cost)
-        where = [p.cost for p in steps], [p.accuracy for p in steps]
+        axes.set_xlim(0, max(point.cost for point in found) * 1.08)
+        for point in found:
+            if point not in front:
+                axes.plot(point.cost, point.accuracy, "o", color=MUTED, markersize=5)
+        steps = [point for point in front if not point.noisy]
+        where = [point.cost for point in steps], [point.accuracy for point in steps]
         axes.step(*where, where="post", color=MUTED, linestyle=DASHES[2], linewidth=1)
-        for place, point in enumerate(sorted(found, key=lambda p: (p.name not in front, p.cost))):
-            colour = SERIES[place % len(SERIES)] if point.name in front else MUTED
-            face = PAPER if point.noisy else colour
-            size = 8 if point.name in front else 5
+        for number, point in enumerate(front, 1):
+            colour = SERIES[(number - 1) % len(SERIES)]
             spot = point.cost, point.accuracy
-            axes.plot(*spot, "o", color=colour, markerfacecolor=face, markersize=size)
-        label_points(axes, [(p.name, p.cost, p.accuracy) for p in found if p.name in front])
+            face = PAPER if point.noisy else colour
+            axes.plot(*spot, "o", color=colour, markerfacecolor=face, markersize=8)
+            axes.annotate(str(number), spot, (-5, 8), textcoords="offset points")
         axes.set(xlabel=x_label, ylabel="test accuracy")
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         told = "; ".join(f"{p.name} {percent(p.accuracy)} at {significant(p.cost)}" for p in found)
-        return Chart(to_svg(name, figure), f"Accuracy against {x_label}: {told}")
+        colours = [colour for _, colour, _ in legend_of(SERIES, itertools.repeat(False))]
+        legend = [
+            (f"{number} {point.name}", colours[(number - 1) % len(colours)], False)
+            for number, point in enumerate(front, 1)
+        ]
+        return Chart(to_svg(name, figure), f"Accuracy against {x_label}: {told}", legend)
 
 
 def _beats(other: _Point, point: _Point) -> bool:

@@ -140,7 +140,7 @@ def accuracy_against_latency(
             axes.plot(*where, color=colour, linewidth=1.5, solid_capstyle="round")
             face = PAPER if point.noisy else colour
             axes.plot(*(w[0] for w in where), "o", color=colour, markerfacecolor=face, markersize=7)
-        label_points(axes, [(p.name, p.p50_ms, p.accuracy) for p in points])
+        _label(axes, points)
         axes.set(xlabel=f"latency at {at}, ms (point: p50, line: to p90)", ylabel="test accuracy")
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -187,25 +187,18 @@ def differences(name: str, rows: Sequence[tuple[str, Gain]], describes: str) -> 
         return Chart(to_svg(name, figure), describes)
 
 
-def label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Names above the points, pushed up where they would overlap.
-
-    Args:
-        axes: with their limits set; what does not fit to the right of its point goes to the left.
-        points: ``(name, x, y)``.
-    """
+def _label(axes: Axes, points: Sequence[Point]) -> None:
+    """Names above the points, pushed up where they would overlap."""
     taken: list[tuple[float, float, float]] = []
-    edge, _ = axes.transData.transform((axes.get_xlim()[1], 0))
-    for name, *where in sorted(points, key=lambda p: (p[2], p[1])):
-        x, y = axes.transData.transform(where)
-        width, lift = 7.0 * len(name), 8.0
-        leftwards = x + width > edge and x > edge / 2
-        left = x - width if leftwards else x
+    for point in sorted(points, key=lambda p: (p.accuracy, p.p50_ms)):
+        x, y = axes.transData.transform((point.p50_ms, point.accuracy))
+        width, lift = 7.0 * len(point.name), 8.0
         while any(
-            left < other_right and other_left < left + width and abs(y + lift - other) < 14
-            for other_left, other_right, other in taken
+            x < right and left < x + width and abs(y + lift - other) < 14
+            for left, right, other in taken
         ):
             lift += 2
-        taken.append((left, left + width, y + lift))
-        side, shift = ("right", 2) if leftwards else ("left", -2)
-        axes.annotate(name, where, (shift, lift), textcoords="offset points", ha=side)
+        taken.append((x, x + width, y + lift))
+        axes.annotate(
+            point.name, (point.p50_ms, point.accuracy), (-2, lift), textcoords="offset points"
+        )
