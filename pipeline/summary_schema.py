@@ -160,5 +160,7 @@ def checked(content: dict[str, Any], form: type[Form], remedy: str) -> Form:
             what = f"has no {key}, so another version of ackd wrote it"
         else:
             wanted = problem["msg"].removeprefix("Input should be ")
+            if problem["type"] in ("dict_type", "model_type"):
+                wanted = "a JSON object"
             what = f"{key} is {problem['input']!r}, expected {wanted}"
         raise InputError(f"reports/summary.json: {what}; {remedy}") from None

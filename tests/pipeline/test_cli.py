@@ -310,7 +310,7 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
         (("exports", "fp32", "speedup"), "has no exports.fp32.speedup, so another version of ackd"),
         (("teacher", "accuracy", "high"), "teacher.accuracy is 'high', expected a valid number"),
         (("teacher", "accuracy", 1.5), "teacher.accuracy is 1.5, expected less than or equal to 1"),
-        (("exports", []), "exports is [], expected an object"),
+        (("exports", []), "exports is [], expected a JSON object"),
     ],
 )
 def test_show_of_another_versions_summary_is_one_sentence(
