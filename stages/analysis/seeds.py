@@ -33,7 +33,9 @@ class Paired(NamedTuple):
 
 def spread(figures: Collection[float]) -> Spread:
     """Mean, smallest and largest of one figure or more."""
-    return Spread(statistics.fmean(figures), min(figures), max(figures), len(figures))
+    low, high = min(figures), max(figures)
+    # The mean of equal figures may be rounded away from them, and would then seem to be better.
+    return Spread(min(max(statistics.fmean(figures), low), high), low, high, len(figures))
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
