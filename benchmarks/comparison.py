@@ -8,7 +8,6 @@ What is done is kept: run again after an interruption, and it goes on.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from scipy import stats
 
 from benchmarks.page import table, write_section
 from benchmarks.study import Json, Study
 from models.errors import InputError
+from stages.analysis.seeds import paired, spread
 from stages.params import read_yaml
 
 _RESULTS = Path("benchmarks/results")
 _PAGE = Path("docs/results.md")
-_CONFIDENCE = 0.95
 
 
 def main(
@@ -75,17 +73,6 @@ def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
     }
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % confidence interval of the mean; None for fewer than two."""
-    count = len(differences)
-    if count < 2:
-        return None
-    error = statistics.stdev(differences) / count**0.5
-    reach = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error
-    mean = statistics.fmean(differences)
-    return mean - reach, mean + reach
-
-
 def markdown(results: Mapping[str, Any], variants: Sequence[str], baseline: str) -> str:
     """A row for each variant: mean and spread, and the paired difference from the baseline."""
     runs = results["runs"]
@@ -96,15 +83,15 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baseline: str)
         found = accuracies(runs, variant)
         if not found:
             continue
-        pairs = [found[seed] - reference[seed] for seed in sorted(found) if seed in reference]
-        between = interval(pairs) if variant != baseline else None
+        over = paired(found, reference) if variant != baseline else None
+        mean, low, high, number = spread(found.values())
         rows.append(
             [
                 variant,
-                f"{statistics.fmean(found.values()):.2f}",
-                f"{min(found.values()):.2f} to {max(found.values()):.2f} ({len(found)} seeds)",
-                f"{statistics.fmean(pairs):+.2f}" if pairs and variant != baseline else "",
-                "" if between is None else f"{between[0]:+.2f} to {between[1]:+.2f}",
+                f"{mean:.2f}",
+                f"{low:.2f} to {high:.2f} ({number} seeds)",
+                "" if over is None else f"{over.mean:+.2f}",
+                "" if over is None or over.low is None else f"{over.low:+.2f} to {over.high:+.2f}",
             ]
         )
     params = results["params"]

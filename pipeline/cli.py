@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
-from pipeline import device_commands, sharing_commands
+from pipeline import compare_commands, device_commands, sharing_commands
 from pipeline.project import require_project
 
 console = Console()
@@ -240,6 +240,7 @@ def _shortened(reasons: Sequence[str]) -> str:
 
 device_commands.add_to(app)
 sharing_commands.add_to(app)
+compare_commands.add_to(app)
 
 if __name__ == "__main__":
     app()

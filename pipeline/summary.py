@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.summary_schema import Shown, checked
 from stages.figures import drop
 from stages.files import read_json
 
@@ -24,9 +25,10 @@ def show(console: Console) -> None:
     """Print the networks, the exports, warnings, what was skipped and where the results lie.
 
     Raises:
-        InputError: there is no summary yet, or it is damaged.
+        InputError: there is no summary yet, it is damaged, or another version wrote it.
     """
     summary = read_json(SUMMARY)
+    checked(summary, Shown, "run `dvc repro` to make it anew")
     data = summary["data"]
     size = "" if data["image_size"] is None else f", {data['image_size']} x {data['image_size']}"
     console.print(

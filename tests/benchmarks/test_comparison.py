@@ -82,13 +82,6 @@ def test_studies_that_share_an_output_keep_each_others_runs(tmp_path: Path) -> N
     assert [run["accuracy"] for _, run in sorted(runs.items())] == [0.5, 0.6, 0.7]
 
 
-def test_the_interval_is_students() -> None:
-    # Mean 2, standard deviation 1, and 4.3027 of it for two degrees of freedom.
-    low, high = comparison.interval([1.0, 2.0, 3.0]) or (0.0, 0.0)
-    assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), rel=1e-5)
-    assert comparison.interval([1.0]) is None
-
-
 def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN)

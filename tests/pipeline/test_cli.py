@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 
 COMMANDS = ("use", "run", "status", "show", "doctor")
 COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")
+COMMANDS += ("compare", "choose")
 
 SUMMARY: dict[str, Any] = {
     "data": {
@@ -299,6 +301,40 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     summary = SUMMARY | {"recommended": None}
     (project / "reports/summary.json").write_text(json.dumps(summary))
     assert "recommended  none: no export has its accuracy, size and" in invoke("show")[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (("litert", None), "has no litert, so another version of ackd wrote it"),
+        (("exports", "fp32", "speedup"), "has no exports.fp32.speedup, so another version of ackd"),
+        (("teacher", "accuracy", "high"), "teacher.accuracy is 'high', expected a valid number"),
+        (("teacher", "accuracy", 1.5), "teacher.accuracy is 1.5, expected less than or equal to 1"),
+        (("exports", []), "exports is [], expected a JSON object"),
+    ],
+)
+def test_show_of_another_versions_summary_is_one_sentence(
+    change: tuple[Any, ...], problem: str, project: Path
+) -> None:
+    summary: Any = copy.deepcopy(SUMMARY)
+    part = summary
+    if problem.startswith("has no"):
+        keys = [key for key in change if key is not None]
+        for key in keys[:-1]:
+            part = part[key]
+        del part[keys[-1]]
+    else:
+        *keys, value = change
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = value
+    (project / "reports").mkdir()
+    (project / "reports/summary.json").write_text(json.dumps(summary))
+    code, output, error = invoke("show")
+    assert (code, output) == (1, "")
+    assert error.startswith(f"error: reports/summary.json: {problem}")
+    assert error.endswith("; run `dvc repro` to make it anew\n")
+    assert error.count("\n") == 1
 
 
 def test_doctor_works_anywhere_and_says_what_is_missing_for_what(

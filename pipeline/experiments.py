@@ -1,0 +1,335 @@
+"""The experiments of this project, read from git; the workspace's files are never touched.
+
+An experiment is a commit that DVC keeps under ``refs/exps``, with ``params.yaml``, ``dvc.lock`` and
+the small files of ``reports``. What ``ackd sweep`` runs is called ``SWEEP.VARIANT.seedN``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from models.errors import InputError
+from pipeline.summary_schema import Compared, checked
+
+WORKSPACE = "workspace"
+
+_PARAMS, _LOCK, _SUMMARY = "params.yaml", "dvc.lock", "reports/summary.json"
+_CLASSES = "reports/classes.csv"
+_REFERENCE = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)")
+_NAME = re.compile(r"(?P<sweep>[a-z0-9_-]+)\.(?P<variant>[a-z0-9_-]+)\.seed(?P<seed>\d+)")
+_NOT_REPORTED = "the chain was not run to its report"
+
+#: The bytes of a file by its path in the project; None where there is none.
+Read = Callable[[str], bytes | None]
+
+
+class _DamagedError(ValueError):
+    """Why an experiment has no figures."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A student with what is known of it.
+
+    Attributes:
+        name: of DVC's experiment, the branch, tag or commit that was asked for, or ``workspace``.
+        revision: of its commit; None for the workspace.
+        sweep: None for what no sweep made.
+        variant: what its seeds share; its own name for what no sweep made.
+        seed: that of the student's training; None where it is not known.
+        params: ``params.yaml``, not judged, as an older version may have had other keys.
+        figures: the parts of its ``reports/summary.json``; None where they are not to be had.
+        test_images: a digest of the test images' pixels and labels, of ``reports/classes.csv``;
+            None where it has none.
+        reason: why it has no figures, or why they are not taken; None where all is well.
+        command: that brings it into the workspace; None for what is there.
+    """
+
+    name: str
+    revision: str | None
+    sweep: str | None
+    variant: str
+    seed: int | None
+    params: dict[str, Any]
+    figures: Compared | None
+    test_images: str | None
+    reason: str | None
+    command: str | None
+
+
+class _Reference(NamedTuple):
+    name: str
+    revision: str
+    time: int
+
+
+def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
+    """All experiments by name, then the workspace, then what else was asked for.
+
+    Where a name stands on several commits, the newest experiment counts, and the others are listed
+    with that as their reason. One that cannot be read is listed with its reason too.
+
+    Args:
+        revisions: commits, branches or tags besides.
+
+    Raises:
+        InputError: this is no git repository, or a revision is not in it.
+    """
+    found = []
+    references = _references()
+    names = Counter(reference.name for reference in references)
+    newest: dict[str, str] = {}
+    with _reader() as read:
+        for name, revision, _ in references:
+            experiment = _read(name, revision, _at(revision, read))
+            if newest.setdefault(name, revision) != revision:
+                reason = f"a newer experiment has this name; this one is {revision[:7]}"
+                experiment = replace(experiment, reason=reason)
+            if names[name] > 1:
+                # DVC would not know which of them is meant.
+                experiment = replace(experiment, command=f"dvc exp apply {revision[:10]}")
+            found.append(experiment)
+        found.sort(key=lambda e: _in_order(e.name))
+        found.append(_read(WORKSPACE, None, _read_workspace))
+        for text in dict.fromkeys(revisions):
+            of = _commit(text)
+            experiment = _read(text, of, _at(of, read))
+            found.append(replace(experiment, command=f"git checkout {text} && dvc checkout"))
+    return found
+
+
+def of_sweep(experiments: Sequence[Experiment], sweep: str | None) -> list[Experiment]:
+    """Those of a sweep; all where it is None.
+
+    Raises:
+        InputError: there is no such sweep, or nothing at all.
+    """
+    if sweep is None:
+        return list(experiments)
+    chosen = [experiment for experiment in experiments if experiment.sweep == sweep]
+    if not chosen:
+        known = sorted({e.sweep for e in experiments if e.sweep is not None})
+        hint = f"expected one of {', '.join(known)}" if known else "there is none yet"
+        raise InputError(f"{sweep}: no such sweep here; {hint}")
+    return chosen
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """``seed10`` after ``seed9``."""
+    return [(int(p), "") if p.isdigit() else (0, p) for p in re.split(r"(\d+)", name)]
+
+
+def _references() -> list[_Reference]:
+    """The newest first."""
+    form = "%(objectname) %(committerdate:unix) %(refname)"
+    lines = _git("for-each-ref", f"--format={form}", "refs/exps").splitlines()
+    found = []
+    for line in lines:
+        revision, time, reference = line.split(" ", 2)
+        # Beside them lie DVC's own notes: refs/exps/exec, refs/exps/stash.
+        if match := _REFERENCE.fullmatch(reference):
+            found.append(_Reference(match["name"], revision, int(time)))
+    return sorted(found, key=lambda r: (-r.time, r.revision))
+
+
+def _commit(text: str) -> str:
+    try:
+        return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+    except InputError:
+        raise InputError(
+            f"--rev {text}: no commit, branch or tag of this repository; see `git log --oneline`"
+        ) from None
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise InputError("git: not installed here; experiments are read from git") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise InputError(
+            f"git {arguments[0]}: {said[-1] if said else 'failed'}; run ackd in the project's root,"
+            " which must be in a git repository"
+        )
+    return done.stdout.strip()
+
+
+@contextmanager
+def _reader() -> Iterator[Read]:
+    """Reads ``REVISION:PATH`` of git, all by one process."""
+    _git("rev-parse", "--git-dir")
+    command = ["git", "cat-file", "--batch"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+
+        def read(place: str) -> bytes | None:
+            asked.write(f"{place}\n".encode())
+            asked.flush()
+            # "<object> <type> <size>", or "<place> missing".
+            *_, kind, size = answers.readline().decode().rsplit(" ", 2)
+            if not size.strip().isdigit():
+                return None
+            content = answers.read(int(size) + 1)[:-1]
+            return content if kind == "blob" else None
+
+        yield read
+        asked.close()
+
+
+def _at(revision: str, read: Read) -> Read:
+    """Of one commit; paths are from the working directory, which may be below git's root."""
+    return lambda path: read(f"{revision}:./{path}")
+
+
+def _read_workspace(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+
+
+def _read(name: str, revision: str | None, read: Read) -> Experiment:
+    match = _NAME.fullmatch(name)
+    params: dict[str, Any] = {}
+    figures, test_images, reason = None, None, None
+    try:
+        params = _params(read)
+        figures = _figures(read)
+        test_images = _test_images(read)
+    except (_DamagedError, InputError) as error:
+        figures, reason = None, str(error)
+    return Experiment(
+        name=name,
+        revision=revision,
+        sweep=match["sweep"] if match else None,
+        variant=match["variant"] if match else name,
+        seed=int(match["seed"]) if match else _seed(params),
+        params=params,
+        figures=figures,
+        test_images=test_images,
+        reason=reason,
+        command=None if revision is None else f"dvc exp apply {name}",
+    )
+
+
+def _seed(params: dict[str, Any]) -> int | None:
+    distill = params.get("distill")
+    seed = distill.get("seed") if isinstance(distill, dict) else None
+    return seed if isinstance(seed, int) else None
+
+
+def _params(read: Read) -> dict[str, Any]:
+    content = read(_PARAMS)
+    if content is None:
+        raise _DamagedError(f"{_PARAMS} is missing")
+    params = _yaml(content, _PARAMS)
+    if not isinstance(params, dict):
+        raise _DamagedError(f"{_PARAMS} is not a mapping")
+    return params
+
+
+def _figures(read: Read) -> Compared:
+    content = read(_SUMMARY)
+    if content is None:
+        raise _DamagedError(f"{_SUMMARY} is missing: {_NOT_REPORTED}")
+    _check_current(content, read)
+    try:
+        summary = json.loads(content)
+    except ValueError as error:
+        raise _DamagedError(f"{_SUMMARY} is not readable as JSON ({error})") from None
+    if not isinstance(summary, dict):
+        raise _DamagedError(f"{_SUMMARY} is not a JSON object")
+    return checked(summary, Compared, "run that experiment again")
+
+
+def _check_current(summary: bytes, read: Read) -> None:
+    """A chain that was stopped, or run in part, leaves the summary of the run before it.
+
+    What the report read stands in ``dvc.lock`` with its MD5.
+    """
+    lock = read(_LOCK)
+    if lock is None:
+        raise _DamagedError(f"{_LOCK} is missing: {_NOT_REPORTED}")
+    stage = _report_of(lock)
+    if stage is None:
+        raise _DamagedError(f"{_LOCK} has no stage report: {_NOT_REPORTED}")
+    outs = {entry["path"]: entry.get("md5") for entry in stage["outs"]}
+    if outs.get(_SUMMARY) != _md5(summary):
+        raise _DamagedError(f"{_SUMMARY} is not the one that the report wrote, by {_LOCK}")
+    for entry in stage["deps"]:
+        path = entry["path"]
+        if path == _PARAMS or path.startswith("reports/"):
+            content = read(path)
+            # A folder has another sum, and reports/devices is none of what the chain makes.
+            if content is not None and _md5(content) != entry.get("md5"):
+                raise _DamagedError(f"{path} is newer than {_SUMMARY}: {_NOT_REPORTED}")
+
+
+def _report_of(lock: bytes) -> dict[str, Any] | None:
+    """The stage in ``dvc.lock``; the rest, which is long, is not parsed."""
+    text = lock.decode("utf-8", errors="replace")
+    block = re.search(r"^  report:\n(?:    .*\n|  -.*\n)+", text, flags=re.MULTILINE)
+    if block is None:
+        return None
+    stage = _yaml(block[0].encode(), _LOCK)["report"]
+    try:
+        for entry in [*stage["outs"], *stage["deps"]]:
+            assert isinstance(entry["path"], str)
+    except (AssertionError, KeyError, TypeError):
+        raise _DamagedError(f"{_LOCK} is damaged at the stage report") from None
+    report: dict[str, Any] = stage
+    return report
+
+
+def _test_images(read: Read) -> str | None:
+    content = read(_CLASSES)
+    if content is None:
+        return None
+    digest = hashlib.sha256()
+    try:
+        for row in csv.DictReader(io.StringIO(content.decode("utf-8")), strict=True):
+            digest.update(json.dumps([row["class"], row["images_digest"]]).encode())
+    except KeyError:
+        return None  # as before classes were comparable
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise _DamagedError(f"{_CLASSES} is not readable as CSV ({error})") from None
+    return digest.hexdigest()
+
+
+def _yaml(content: bytes, name: str) -> Any:
+    try:
+        return _parsed(content)
+    except (YAMLError, UnicodeDecodeError, ValueError) as error:
+        detail = " ".join(str(error).split())
+        raise _DamagedError(f"{name} is not readable as YAML ({detail})") from None
+
+
+@lru_cache(maxsize=256)
+def _parsed(content: bytes) -> Any:
+    # Shared by all who have the same bytes; nobody changes it.
+    return YAML(typ="safe").load(content)
+
+
+def _md5(content: bytes) -> str:
+    # DVC's sum of a file; it proves nothing against who would forge one.
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

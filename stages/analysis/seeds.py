@@ -1,0 +1,68 @@
+"""What several seeds say of a way of training: mean, spread, and paired differences."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+_CONFIDENCE = 0.95
+
+
+class Spread(NamedTuple):
+    """Of a figure over so many seeds, in the figure's own unit."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+class Paired(NamedTuple):
+    """The mean difference over the seeds that both have, with its interval.
+
+    Attributes:
+        low: end of Student's 95 % interval; None where a single pair gives none.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+def spread(figures: Collection[float]) -> Spread:
+    """Mean, smallest and largest of one figure or more."""
+    low, high = min(figures), max(figures)
+    # The mean of equal figures may be rounded away from them, and would then seem to be better.
+    return Spread(min(max(statistics.fmean(figures), low), high), low, high, len(figures))
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
+    """Ours minus theirs, seed by seed; None where no seed is in both.
+
+    A seed gives both the same initial weights and images, so much of what it does to one it does to
+    the other, and the difference is surer than the two means are.
+
+    Args:
+        ours: a figure by seed.
+        theirs: likewise.
+    """
+    differences = [ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs]
+    if not differences:
+        return None
+    low, high = interval(differences) or (None, None)
+    return Paired(statistics.fmean(differences), low, high, len(differences))
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % confidence interval of the mean; None for fewer than two."""
+    count = len(differences)
+    if count < 2:
+        return None
+    from scipy import stats  # takes a second to import, and one seed needs none
+
+    error = statistics.stdev(differences) / count**0.5
+    reach = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error
+    mean = statistics.fmean(differences)
+    return mean - reach, mean + reach

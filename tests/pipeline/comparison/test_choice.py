@@ -1,0 +1,170 @@
+"""What is chosen, against a search through all by hand, and every unit that is taken or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.errors import InputError
+from pipeline.comparison.choice import Budget, choose, misses, parse_budget
+from pipeline.experiments import WORKSPACE, Experiment
+from tests.pipeline.comparison.test_variants import experiment, with_rows
+from tests.pipeline.exps import export, row
+
+
+@pytest.mark.parametrize(
+    ("p90", "size", "accuracy", "expected"),
+    [
+        ("5ms", "2MB", "60%", (5.0, 2.0, 0.6)),
+        ("5 ms", "500kB", "0.6", (5.0, 0.5, 0.6)),
+        ("800us", "1MiB", "0", (0.8, 1.048576, 0.0)),
+        ("0.1s", "512KiB", "99.5 %", (100.0, 0.524288, 0.995)),
+        (None, None, None, (None, None, None)),
+    ],
+)
+def test_units(p90: Any, size: Any, accuracy: Any, expected: tuple[float, ...]) -> None:
+    assert parse_budget(p90, size, accuracy) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        *(
+            ("max_p90", t)
+            for t in ("5", "5MB", "5 Ms", "-5ms", "0ms", "5,0ms", "1e3ms", "nan ms", "")
+        ),
+        *(("max_size", t) for t in ("2", "2mb", "2 Mb", "2GB", "0MB", "MB", "2MBs")),
+        *(("min_accuracy", t) for t in ("60", "60%%", "101%", "-0.1", "high", "1.1")),
+    ],
+)
+def test_what_is_not_a_quantity_is_one_sentence(option: str, text: str) -> None:
+    given = {"max_p90": None, "max_size": None, "min_accuracy": None} | {option: text}
+    name = f"--{option.replace('_', '-')}"
+    with pytest.raises(InputError) as caught:
+        parse_budget(*given.values())
+    assert str(caught.value).startswith(f"{name} {text}: expected a ")
+    assert "such as" in str(caught.value)
+
+
+def student(name: str, *, ms: float, mb: float, accuracy: float, **more: Any) -> Experiment:
+    """With int8 alone; ``ms`` is its p90."""
+    content = with_rows(0.5, int8=row(ms / 2, ms, **more))
+    content["exports"] = {"int8": export(accuracy, mb)}
+    return experiment(name, content)
+
+
+def test_the_most_accurate_within_the_budget_of_many() -> None:
+    random = np.random.default_rng(2)
+    figures = random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (60, 3))
+    many = [
+        student(f"night.v{n}.seed0", ms=ms, mb=mb, accuracy=accuracy)
+        for n, (ms, mb, accuracy) in enumerate(figures)
+    ]
+    for limit_ms, limit_mb, least in random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (40, 3)):
+        fits = [
+            n
+            for n, (ms, mb, a) in enumerate(figures)
+            if ms <= limit_ms and mb <= limit_mb and a >= least
+        ]
+        budget = Budget(limit_ms, limit_mb, least)
+        chosen = choose(many, budget, None)
+        if fits:
+            best = max(fits, key=lambda n: figures[n][2])
+            assert chosen.best["int8"].experiment.name == f"night.v{best}.seed0"
+            assert (chosen.nearest, misses(chosen.best["int8"], budget)) == ({}, [])
+            continue
+        over = [
+            max(0, ms / limit_ms - 1) + max(0, mb / limit_mb - 1) + max(0, 1 - a / least)
+            for ms, mb, a in figures
+        ]
+        assert chosen.nearest["int8"].experiment.name == f"night.v{int(np.argmin(over))}.seed0"
+        assert chosen.best == {}
+        assert misses(chosen.nearest["int8"], budget)
+
+
+def test_limits_are_within_and_what_is_missed_is_told() -> None:
+    (found,) = choose(
+        [student("a", ms=6.0, mb=2.5, accuracy=0.55)], Budget(None, None, None), None
+    ).best.values()
+    assert misses(found, Budget(6.0, 2.5, 0.55)) == []
+    assert misses(found, Budget(5.0, 2.0, 0.6)) == [
+        "p90 6.00 ms is 1.00 ms, 20.0% too much",
+        "size 2.50 MB is 0.500 MB, 25.0% too much",
+        "accuracy 55.00 % is 5.00 points too little",
+    ]
+
+
+def test_noisy_and_failed_ones_are_told_and_not_taken() -> None:
+    students = [
+        student("quiet", ms=2.0, mb=1.0, accuracy=0.6),
+        student("loud", ms=1.0, mb=1.0, accuracy=0.8, noisy=True),
+        student("loud_and_worse", ms=1.0, mb=1.0, accuracy=0.5, noisy=True),
+        student("failed_there", ms=1.0, mb=1.0, accuracy=0.9, status="failed"),
+        experiment("broken", None),
+    ]
+    content = with_rows(0.5, int8=row(1.0, 1.0))
+    content["exports"] = {"int8": export(0.95, 1.0, status="failed", reason="parity")}
+    students.append(experiment("failed_export", content))
+    chosen = choose(students, Budget(5.0, None, None), None)
+    assert chosen.best["int8"].experiment.name == "quiet"
+    assert [c.experiment.name for c in chosen.noisy] == ["loud"]
+    assert chosen.left_out == {
+        "an experiment without figures, see `ackd compare`": 1,
+        "an export that has failed": 1,
+        "not measured there, or failed there": 1,
+    }
+    # Where latency is no matter, noise is none either.
+    assert choose(students, Budget(None, 1.0, None), None).best["int8"].accuracy == 0.9
+
+
+def test_of_equals_what_is_at_hand() -> None:
+    same = {"ms": 2.0, "mb": 1.0, "accuracy": 0.6}
+    here = student(WORKSPACE, **same)
+    here = Experiment(**(vars(here) | {"revision": None, "command": None}))
+    students = [student("night.kd.seed0", **same), here]
+    assert choose(students, Budget(5.0, 2.0, None), None).best["int8"].experiment is here
+
+
+def test_the_device_is_named_by_url_or_processor_and_never_guessed() -> None:
+    def on(name: str, cpu: str, accuracy: float) -> Experiment:
+        content = with_rows(accuracy, int8=row(1.0, 1.5), cpu=cpu)
+        board = content["devices"]["local:"] | {"cpu": "Board 4"}
+        content["devices"]["ssh://pi@board"] = board
+        return experiment(name, content)
+
+    students = [on("a", "Slow CPU", 0.9), on("b", "Quick CPU", 0.6)]
+    budget = Budget(5.0, None, None)
+    assert choose(students, budget, "quick").best["int8"].experiment.name == "b"
+    assert choose(students, budget, "ssh://pi@board").best["int8"].experiment.name == "a"
+    for device, message in (
+        (None, r"--device: expected one of local: \(Slow CPU\), ssh://pi@board \(Board 4\), local"),
+        ("local:", r"--device local:: expected one device, but it may be local: \(Slow CPU\) or"),
+        ("phone", "--device phone: no experiment was measured there; expected one of local:"),
+    ):
+        with pytest.raises(InputError, match=message):
+            choose(students, budget, device)
+    own = on(WORKSPACE, "Slow CPU", 0.5)
+    device = choose([*students, own], budget, None).device
+    assert device is not None
+    assert device.title == "local: (Slow CPU)"
+
+
+def test_accuracies_on_other_images_are_not_set_against_each_other() -> None:
+    a, b = (student(name, ms=1.0, mb=1.0, accuracy=0.6) for name in "ab")
+    b = Experiment(**(vars(b) | {"test_images": "bb"}))
+    budget = Budget(None, None, None)
+    with pytest.raises(InputError, match="tested on different images .* name one sweep"):
+        choose([a, b], budget, None)
+    here = Experiment(**(vars(b) | {"name": WORKSPACE}))
+    chosen = choose([a, b, here], budget, None)
+    assert chosen.left_out == {"tested on other images": 1}
+    assert chosen.best["int8"].experiment.name in {"b", WORKSPACE}
+
+
+def test_nothing_to_choose_from() -> None:
+    with pytest.raises(
+        InputError, match="no experiment has figures to choose by: a: it stopped; run"
+    ):
+        choose([experiment("a", None)], Budget(None, None, None), None)

@@ -1,0 +1,247 @@
+"""Figures of variants against what scipy and plain arithmetic make of the same numbers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from models.errors import InputError
+from pipeline.comparison import tables
+from pipeline.comparison.variants import Comparison, beaten_by, compare, differing
+from pipeline.experiments import Experiment
+from pipeline.summary_schema import Compared, checked
+from tests.pipeline.exps import export, row, summary
+
+
+def experiment(
+    name: str, content: dict[str, Any] | None, images: str | None = "aa", **params: Any
+) -> Experiment:
+    sweep, variant, seed = (*name.split("."), "", "")[:3] if "." in name else (None, name, "seed0")
+    return Experiment(
+        name=name,
+        revision="ab" * 20,
+        sweep=sweep,
+        variant=variant,
+        seed=int(seed.removeprefix("seed")),
+        params={"distill": params | {"seed": int(seed.removeprefix("seed"))}},
+        figures=None if content is None else checked(content, Compared, ""),
+        test_images=images,
+        reason="it stopped" if content is None else None,
+        command=f"dvc exp apply {name}",
+    )
+
+
+def sweep_of(**variants: list[float]) -> list[Experiment]:
+    return [
+        experiment(f"night.{name}.seed{seed}", summary(accuracy))
+        for name, accuracies in variants.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def one_group(experiments: list[Experiment], baseline: str | None = None) -> Any:
+    (group,) = compare(experiments, "night", baseline).groups
+    return group
+
+
+def test_means_ranks_and_paired_intervals() -> None:
+    random = np.random.default_rng(0)
+    figures = {name: list(random.uniform(0.6, 0.8, 5)) for name in ("kd", "ackd", "at")}
+    group = one_group(sweep_of(**figures))
+    assert group.baseline == "kd"
+    by_mean = sorted(figures, key=lambda name: -np.mean(figures[name]))
+    assert [variant.name for variant in group.variants] == by_mean
+    for variant in group.variants:
+        own = figures[variant.name]
+        assert variant.accuracy == pytest.approx((np.mean(own), min(own), max(own), 5))
+        if variant.name == "kd":
+            assert variant.over_baseline is None
+            continue
+        expected = stats.ttest_rel(own, figures["kd"]).confidence_interval(0.95)
+        difference = np.mean(np.subtract(own, figures["kd"]))
+        assert variant.over_baseline == pytest.approx((difference, *expected, 5))
+
+
+def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for() -> None:
+    assert one_group(sweep_of(zeta=[0.5], kd=[0.5])).baseline == "kd"
+    assert one_group(sweep_of(zeta=[0.5], alpha=[0.6])).baseline == "alpha"
+    assert one_group(sweep_of(zeta=[0.5], kd=[0.6]), "zeta").baseline == "zeta"
+    message = r"^--baseline ackd: no such variant with figures; expected one of kd, zeta$"
+    with pytest.raises(InputError, match=message):
+        compare(sweep_of(zeta=[0.5], kd=[0.6]), "night", "ackd")
+
+
+def test_several_sweeps_keep_their_variants_apart() -> None:
+    experiments = [
+        experiment("day.kd.seed0", summary(0.5)),
+        experiment("night.kd.seed0", summary(0.6)),
+        experiment("workspace", summary(0.7)),
+    ]
+    comparison = compare(experiments, None, None)
+    names = [v.name for v in comparison.groups[0].variants]
+    assert names == ["workspace", "night.kd", "day.kd"]
+    assert comparison.baseline == "day.kd"
+
+
+def test_one_seed_has_no_interval_and_no_common_seed_no_difference() -> None:
+    experiments = sweep_of(kd=[0.5, 0.6], ackd=[0.7])
+    experiments.append(experiment("night.at.seed7", summary(0.55)))
+    comparison = compare(experiments, "night", None)
+    table = tables.accuracies(comparison.groups[0])
+    assert {row[0]: row[3:7] for row in table.rows} == {
+        "ackd": ["+20.00", "none: one seed", "one seed", "1"],
+        "kd": ["the baseline", "", "50.00 % to 60.00 %", "2"],
+        "at": ["not measured", "", "one seed", "1"],
+    }
+    assert tables.missing(comparison)["no seed is also one of kd"] == ["difference of at"]
+    (note,) = (note for note in tables.notes(comparison) if "One seed" in note)
+    assert note.endswith("may change the rank: ackd, at.")
+
+
+def test_other_test_images_are_not_ranked_together() -> None:
+    same = summary(0.9)
+    other = same | {"data": same["data"] | {"test": 80}}
+    experiments = [
+        *sweep_of(kd=[0.5, 0.6], ackd=[0.7]),
+        experiment("night.big.seed0", other, "bb"),
+        experiment("night.old.seed0", summary(0.8), None),  # not known to be the same
+    ]
+    comparison = compare(experiments, "night", None)
+    assert [[v.name for v in g.variants] for g in comparison.groups] == [
+        ["ackd", "kd"],
+        ["big"],
+        ["old"],
+    ]
+    assert [g.baseline for g in comparison.groups] == ["kd", None, None]
+    assert any("tested on different images" in note for note in tables.notes(comparison))
+    reason = "kd was not tested on digits, 80 test images of 8×8 in 2 classes"
+    assert tables.missing(comparison)[reason] == ["difference of big"]
+
+
+def with_rows(accuracy: float, *, cpu: str = "Desk CPU", **rows: Any) -> dict[str, Any]:
+    device = summary(accuracy)["devices"]["local:"] | {"cpu": cpu, "exports": rows}
+    return summary(accuracy, devices={"local:": device})
+
+
+def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked() -> None:
+    loud = row(9.0, 9.5, noisy=True)
+    experiments = [
+        experiment("night.kd.seed0", with_rows(0.5, int8=row(1.0, 1.5), fp32=loud)),
+        experiment("night.kd.seed1", with_rows(0.5, int8=row(2.0, 3.0), fp32=loud)),
+        experiment("night.kd.seed2", with_rows(0.5, int8=loud, fp32=loud)),
+    ]
+    group = one_group(experiments)
+    (place,) = group.places
+    precisions = group.variants[0].precisions
+    quiet = precisions["int8"].latencies[place]
+    assert (quiet.p50_ms, quiet.left_out, quiet.noisy) == ((1.5, 1.0, 2.0, 2), 1, False)
+    assert (precisions["fp32"].latencies[place].noisy, quiet.p90_ms.mean) == (True, 2.25)
+    rows = {cells[1]: cells[4:6] for cells in tables.precisions(group, place).rows}
+    assert rows == {
+        "int8": ["1.50 (1.00 to 2.00)", "2.25 (1.50 to 3.00)"],
+        "fp32": ["9.00 *", "9.50 *"],
+    }
+
+
+def test_what_failed_is_not_measured_and_says_why() -> None:
+    failed = row(None, None, status="failed", reason="it ran out of memory")
+    content = with_rows(0.5, int8=failed, fp32=row(1.0, 1.5))
+    content["exports"]["fp32"] = export(0.2, 0.3, status="failed", reason="parity is 0.5")
+    comparison = compare([experiment("night.kd.seed0", content)], "night", None)
+    (group,) = comparison.groups
+    assert group.places == []
+    missing = tables.missing(comparison)
+    assert missing["parity is 0.5"] == ["accuracy in fp32 of kd"]
+    assert group.variants[0].precisions["fp32"].accuracy is None
+    assert group.variants[0].precisions["fp32"].failed == 1
+
+
+def test_machines_of_one_url_are_not_one_device() -> None:
+    experiments = [
+        experiment("night.kd.seed0", with_rows(0.5, int8=row(5.0, 5.5), cpu="Slow CPU")),
+        experiment("night.ackd.seed0", with_rows(0.6, int8=row(1.0, 1.5), cpu="Quick CPU")),
+    ]
+    comparison = compare(experiments, "night", None)
+    (group,) = comparison.groups
+    assert [place.title for place in group.places] == [
+        "local: (Quick CPU), 1 thread",
+        "local: (Slow CPU), 1 thread",
+    ]
+    for place in group.places:
+        assert all(not others for others in beaten_by(group, place).values())
+    quick = {cells[0]: cells[4:] for cells in tables.trade_off(group, group.places[0]).rows}
+    assert quick == {
+        "ackd": ["1.00", "1.50", "none"],
+        "kd": ["not measured", "not measured", "not judged"],
+    }
+    assert any("different devices" in note for note in tables.notes(comparison))
+
+
+def test_beaten_is_who_is_worse_in_nothing_less_than_all() -> None:
+    random = np.random.default_rng(1)
+    figures = random.integers(1, 4, (8, 3))
+    experiments = []
+    for number, (accuracy, size, ms) in enumerate(figures):
+        content = with_rows(0.5, int8=row(float(ms), 9.0))
+        content["exports"] = {"int8": export(accuracy / 10, float(size))}
+        experiments.append(experiment(f"night.v{number}.seed0", content))
+    group = one_group(experiments)
+    found = beaten_by(group, group.places[0])
+    expected: dict[str, set[str]] = {f"v{number}": set() for number in range(8)}
+    for (n, a), (m, b) in itertools.permutations(enumerate(figures), 2):
+        costs = np.array([-a[0], a[1], a[2]]), np.array([-b[0], b[1], b[2]])
+        if (costs[1] <= costs[0]).all() and (costs[1] < costs[0]).any():
+            expected[f"v{n}"].add(f"v{m}")
+    assert {name: set(others) for name, others in found.items()} == expected
+
+
+def test_the_papers_figures_stand_beside_and_say_what_differs() -> None:
+    figures = {"teacher": 0.74, "kd": 0.7073, "ackd": 0.7238}
+
+    def told(method: str) -> dict[str, Any]:
+        return {"method": method, "accuracies": figures, "differs": ["distill.epochs is 20"]}
+
+    experiments = [
+        experiment("night.kd.seed0", summary(0.6, paper=told("kd"))),
+        experiment("night.ackd.seed0", summary(0.63, paper=told("ackd"))),
+        experiment("night.warm.seed0", summary(0.61, paper=told("one"))),
+        experiment("night.plain.seed0", summary(0.59)),
+    ]
+    comparison = compare(experiments, "night", None)
+    (group,) = comparison.groups
+    table = tables.paper(group)
+    assert table is not None
+    assert table.rows == [
+        ["ackd", "ACKD", "72.38 %", "63.00 %", "−9.38", "+1.65", "+3.00"],
+        ["kd", "KD", "70.73 %", "60.00 %", "−10.73", "", ""],
+    ]
+    assert tables.not_comparable_with_paper(group) == {"distill.epochs is 20": ["ackd", "kd"]}
+    missing = tables.missing(comparison)
+    assert missing["report.paper is null"] == ["the paper’s figure for plain"]
+    assert missing["the paper has none for ONE, resnet20 and resnet8"] == [
+        "the paper’s figure for warm"
+    ]
+
+
+def test_parameters_that_differ_but_for_the_seeds() -> None:
+    experiments = [
+        experiment("night.kd.seed0", summary(0.5), method="kd", epochs=2, weights=[1, 2]),
+        experiment("night.warm.seed3", summary(0.6), method="kd", epochs=2, weights=[2], t=8.0),
+    ]
+    group = one_group(experiments)
+    assert differing(group) == {"distill.weights": [[2], [1, 2]], "distill.t": [8.0, None]}
+    table = tables.parameters(group)
+    assert table is not None
+    assert table.rows == [["warm", "[2]", "8.0"], ["kd", "[1, 2]", "null"]]
+
+
+def test_without_any_figures_there_is_nothing_to_compare() -> None:
+    broken = [experiment("night.kd.seed0", None), experiment("night.kd.seed1", None)]
+    with pytest.raises(InputError, match=r"^none of 2 experiments has figures: night.kd.seed0: it"):
+        compare(broken, "night", None)
+    whole: Comparison = compare([*broken, *sweep_of(ackd=[0.5])], "night", None)
+    assert tables.missing(whole)["it stopped"] == ["night.kd.seed0, night.kd.seed1"]
