@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 
 COMMANDS = ("use", "run", "status", "show", "doctor")
 COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")
+COMMANDS += ("gc",)
 
 SUMMARY: dict[str, Any] = {
     "data": {

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import models
 from models.errors import InputError
+from stages.training.durable import IN_USE
 from stages.training.logits_store import LogitsStore, round_logits
 from tests.stages.training.machine import PROCESSES, small_disk
 
@@ -55,7 +56,8 @@ def used(root: Path) -> int:
 
 
 def files(root: Path) -> list[str]:
-    return sorted(path.name for path in root.rglob("*") if path.is_file())
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != IN_USE)
+    return sorted(path.name for path in files)
 
 
 # Rounding
