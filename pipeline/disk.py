@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from models.backbone import Backbone
 
 #: Those that take disk.
-STAGES = frozenset(
-    ("prepare_data", "train_teacher", "train_proxy", "distill", "prune", "export_onnx")
-    + ("export_litert", "profile_latency", "analyze", "package")
-)
+STAGES = {"prepare_data", "train_teacher", "train_proxy", "distill", "prune", "export_onnx"}
+STAGES |= {"export_litert", "profile_latency", "analyze", "package"}
 
 _FP32 = 4
 _LOGIT = 2
@@ -260,7 +258,8 @@ def describe(needs: Collection[Need]) -> str:
         by_kind[need.what] += need.bytes
     parts = sorted(by_kind.items(), key=lambda item: -item[1])
     total = show_bytes(sum(by_kind.values()))
-    return f"{total}: {', '.join(f'{what} {show_bytes(size)}' for what, size in parts)}"
+    shown = ", ".join(f"{what} {show_bytes(size)}" for what, size in parts)
+    return f"{total}: {shown or 'nothing'}"
 
 
 def missing_space(needs: Collection[Need]) -> str | None:
