@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from platformdirs import site_config_dir, user_config_dir
 
@@ -50,13 +52,34 @@ def links_outputs(root: Path) -> bool:
     return kinds.replace(" ", "").split(",")[0] in ("hardlink", "symlink")
 
 
-def remotes(root: Path) -> dict[str, str]:
-    """The remotes' URLs by name, the default one first."""
+class Remote(NamedTuple):
+    """Where results are pushed to; ``endpoint`` and ``port`` are those that are set beside it."""
+
+    name: str
+    url: str
+    endpoint: str | None = None
+    port: int | None = None
+
+
+def remotes(root: Path) -> list[Remote]:
+    """The default one first.
+
+    Raises:
+        InputError: the configuration is damaged.
+    """
     parser = _read(root)
     default = parser.get("core", "remote", fallback=None)
-    found = {
-        section.strip("'").removeprefix("remote").strip().strip('"'): parser.get(section, "url")
-        for section in parser.sections()
-        if section.strip("'").startswith("remote ") and parser.has_option(section, "url")
-    }
-    return dict(sorted(found.items(), key=lambda item: item[0] != default))
+    found = []
+    for section in parser.sections():
+        match = re.fullmatch(r"""'?\s*remote\s*"(.+)"\s*'?""", section)
+        if match and parser.has_option(section, "url"):
+            port = parser.get(section, "port", fallback="")
+            found.append(
+                Remote(
+                    match[1],
+                    parser.get(section, "url"),
+                    parser.get(section, "endpointurl", fallback=None),
+                    int(port) if port.isdecimal() else None,
+                )
+            )
+    return sorted(found, key=lambda remote: (remote.name != default, remote.name))

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 import pipeline.dvc_runner
 from models.errors import InputError
 from pipeline.disk import Counts, Need, count_images, estimate, missing_space, require_space
-from pipeline.dvc_config import cache_folder, links_outputs, remotes
+from pipeline.dvc_config import Remote, cache_folder, links_outputs, remotes
 from pipeline.sizes import bytes_and_time
 from stages import distill, prepare_data, train_proxy, train_teacher
 from stages.params import Params, load_params, parse_params, read_yaml
@@ -178,7 +178,10 @@ def test_dvcs_configuration_is_read_from_all_its_files(
     )
     (tmp_path / ".dvc/config.local").write_text("[cache]\n    dir = /two\n")
     assert cache_folder(tmp_path) == Path("/two")
-    assert remotes(tmp_path) == {"main": "../store", "other": "s3://bucket/x"}
+    assert remotes(tmp_path) == [
+        Remote("main", "../store"),
+        Remote("other", "s3://bucket/x", "http://127.0.0.1:9000"),
+    ]
     (tmp_path / ".dvc/config").write_text("no section\n")
     with pytest.raises(InputError, match="not readable as DVC's configuration"):
         remotes(tmp_path)
