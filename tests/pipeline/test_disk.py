@@ -36,7 +36,7 @@ def agrees(estimated: float, real: float) -> bool:
 
 
 def changed(**sections: dict[str, object]) -> Params:
-    values = load_params(ROOT / "params.yaml").model_dump()
+    values = read_yaml(ROOT / "params.yaml")
     for section, keys in sections.items():
         values[section] |= keys
     return parse_params(values)
