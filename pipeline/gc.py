@@ -97,6 +97,8 @@ def remove(root: Path, item: Item) -> int:
         if item.path.is_symlink():
             return 0
         if item.kind == "temporary":
+            if works_in(item.path):
+                return 0
             if item.path.is_dir():
                 shutil.rmtree(item.path)
             else:

@@ -25,8 +25,8 @@ JOB = ROOT / "docs/examples/kubernetes.yaml"
 COMMANDS = {
     "ackd use cifar100/": "tests/pipeline/test_presets.py",
     "ackd status": "tests/pipeline/test_cli.py",
-    "ACKD_GPUS=0 ackd run": "tests/pipeline/test_cli.py",
-    "ACKD_GPUS=0,1,2": "tests/pipeline/test_cli.py",
+    "ACKD_GPUS=0 ackd run": "tests/pipeline/test_flow.py",
+    "ACKD_GPUS=3 ackd run": "tests/pipeline/test_flow.py",
     "ACKD_PROCESSES=8 dvc repro": "tests/stages/training/test_distributed.py",
     "python -m benchmarks.cost": "tests/benchmarks/test_cost.py",
     "sbatch ": "None of this was run on a Slurm cluster",
