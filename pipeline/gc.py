@@ -89,35 +89,45 @@ def remove(root: Path, item: Item) -> int:
     Raises:
         InputError: it cannot be removed.
     """
+    if item.kind == "cache":
+        before, _ = bytes_and_time(item.path)
+        _dvc_gc(root, "--force")
+        return max(0, before - bytes_and_time(item.path)[0])
     try:
-        if item.kind == "cache":
-            before, _ = bytes_and_time(item.path)
-            _dvc_gc(root, "--force")
-            return max(0, before - bytes_and_time(item.path)[0])
-        if item.path.is_symlink():
-            return 0
-        if item.kind == "temporary":
-            if works_in(item.path):
-                return 0
-            if item.path.is_dir():
-                shutil.rmtree(item.path)
-            else:
-                item.path.unlink()
-            return item.bytes
-        with unheld(item.path) as free:
-            if not free:
-                return 0
-            shutil.rmtree(item.path)
-        if item.kind == "checkpoints":
-            with contextlib.suppress(OSError):  # others are in it
-                item.path.parent.rmdir()
+        removed = _remove_idle(item.path, held=item.kind != "temporary")
     except FileNotFoundError:
-        return 0
+        removed = False
     except OSError as error:
         raise InputError(
             f"{item.path}: not removed ({error.strerror}); remove it by hand"
         ) from None
-    return item.bytes
+    if removed and item.kind == "checkpoints":
+        with contextlib.suppress(OSError):  # others are in it
+            item.path.parent.rmdir()
+    return item.bytes if removed else 0
+
+
+def _remove_idle(path: Path, held: bool) -> bool:
+    """Whether it is gone: it is not where somebody uses it now.
+
+    Args:
+        path: a folder or a file.
+        held: whether its users hold it; otherwise they work in it.
+    """
+    if path.is_symlink():
+        return False
+    if held:
+        with unheld(path) as free:
+            if free:
+                shutil.rmtree(path)
+            return free
+    if works_in(path):
+        return False
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return True
 
 
 def _folders(place: Path) -> Iterator[Path]:
