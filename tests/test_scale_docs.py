@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,10 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from pipeline import cli
+from stages.params import load_params
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/scale.md"
@@ -57,6 +62,23 @@ def test_each_command_is_tested_or_said_not_to_be() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"`(tests/\S+\.py)`", text)
     for link in links:
         assert (ROOT / link).exists() or (PAGE.parent / link).exists(), link
+
+
+def test_its_presets_and_settings_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "presets", "presets")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, name)
+    lines = re.findall(r"^    ackd (use .*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        done = CliRunner().invoke(cli.app, shlex.split(line))
+        assert done.exit_code == 0, done.output
+    params = load_params()
+    assert (params.data.feed, params.distill.epochs) == ("stream", 2)
+    assert not params.training.logits_store
 
 
 def run_with_stand_ins(
