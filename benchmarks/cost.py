@@ -30,7 +30,7 @@ MEASURED = Path("benchmarks/results/training.json")
 _CLASSES = {"cifar100": 100, "cinic10": 10, "tiny_imagenet": 200, "imagenet": 1000}
 _ALONE = ("scratch", "one")  # methods without a teacher
 _ROWS = ("kd_live", "kd_warm", "ackd_live", "ackd_warm")
-_COUNTED = 2  # images of which a step is counted
+_COUNTED = 4  # images of which a step is counted; SemCKD compares as many
 _FORWARD_AND_BACK = 3  # what a training step takes of a forward pass
 
 

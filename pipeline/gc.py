@@ -118,9 +118,12 @@ def _remove_idle(path: Path, held: bool) -> bool:
         return False
     if held:
         with unheld(path) as free:
-            if free:
-                shutil.rmtree(path)
-            return free
+            for entry in os.scandir(path) if free else ():
+                Path(entry.path).unlink()
+        if free:
+            with contextlib.suppress(OSError):  # a training has begun in it
+                path.rmdir()
+        return free
     if works_in(path):
         return False
     if path.is_dir():

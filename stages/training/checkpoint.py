@@ -170,10 +170,10 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove the checkpoints, which a finished training needs no longer."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         if self._held is not None:
             self._held.close()
             self._held = None
+        shutil.rmtree(self.folder, ignore_errors=True)
         for parent in (self.folder.parent, self.root):
             with contextlib.suppress(OSError):  # others are in it
                 parent.rmdir()
