@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from models.errors import InputError
 
 _VARIABLE = "ACKD_LOG"
-_UNKNOWN = "<unknown>"  # what Prefect says of a run whose name it does not look up
+_UNKNOWN = "<unknown>"  # what Prefect says of a run or task whose name it does not look up
 
 
 class _Line(logging.Formatter):
@@ -35,15 +35,16 @@ class _Line(logging.Formatter):
         self._run, self._experiment = run, experiment
 
     def describe(self, record: logging.LogRecord) -> dict[str, Any]:
-        told = getattr(record, "flow_run_name", _UNKNOWN)
+        run = getattr(record, "flow_run_name", _UNKNOWN)
+        stage = getattr(record, "task_name", None)
         message = record.getMessage()
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
         return {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "run": self._run if told == _UNKNOWN else told,
-            "stage": getattr(record, "task_name", None),
+            "run": self._run if run == _UNKNOWN else run,
+            "stage": getattr(record, "task_run_name", None) if stage == _UNKNOWN else stage,
             "experiment": self._experiment,
             "message": message,
         }
