@@ -60,8 +60,12 @@ def findings(root: Path) -> list[Finding]:
             why = "results stay on this machine: `dvc remote add --default NAME URL`"
             found = [Finding("DVC remote", False, "none", why)]
     done: queue.SimpleQueue[tuple[str, list[Finding]]] = queue.SimpleQueue()
-    for name, look in looks.items():
-        threading.Thread(target=lambda n=name, f=look: done.put((n, f())), daemon=True).start()
+
+    def answer(name: str, look: Callable[[], list[Finding]]) -> None:
+        done.put((name, look()))
+
+    for asked in looks.items():
+        threading.Thread(target=answer, args=asked, daemon=True).start()
     end, waiting = time.monotonic() + _LIMIT_S, set(looks)
     with contextlib.suppress(queue.Empty):
         while waiting:
@@ -84,7 +88,7 @@ class _Server:
     url: str
     auth: str | None
 
-    def ask(self, path: str, content: Any = None) -> tuple[Any, str | None]:
+    def ask(self, path: str, content: Any = None) -> tuple[Any, str]:
         """The JSON of an answer, and the time that the server gives; OSError without an answer."""
         data = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(f"{self.url}{path}", data=data)
@@ -92,7 +96,7 @@ class _Server:
         if self.auth:
             request.add_header("Authorization", self.auth)
         with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:
-            return json.load(answer), answer.headers.get("Date")
+            return json.load(answer), answer.headers.get("Date", "")
 
 
 def _settings() -> _Server | None:
@@ -124,8 +128,8 @@ def _server_worker_and_clock(server: _Server | None) -> list[Finding]:
     own = version("prefect")
     found = f"{told} at {server.url}" + ("" if told == own else f", where this is {own}")
     results = [Finding("Prefect server", True, found, ""), *_workers(server)]
-    if date is not None and (sent := email.utils.parsedate_to_datetime(date)):
-        skew = time.time() - sent.timestamp()
+    with contextlib.suppress(ValueError, TypeError):  # it tells no time
+        skew = time.time() - email.utils.parsedate_to_datetime(date).timestamp()
         results.append(_skew("clock, and the server's", skew, "schedules start at another time"))
     return results
 
@@ -155,7 +159,7 @@ def _workers(server: _Server) -> Iterator[Finding]:
             yield Finding(f"worker of {pool}", bool(online), shown, why)
         if not pools:
             yield Finding("worker", False, "no work pool", "nothing that is scheduled would run")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield Finding("worker", False, f"not told: {_reason(error)}", why)
 
 
@@ -223,7 +227,7 @@ def _clock(root: Path) -> list[Finding]:
 
 
 def _skew(what: str, seconds: float, meaning: str) -> Finding:
-    """How far this clock is ahead of another; within a second nothing is said of it."""
+    """Whether this clock agrees with another, which it is so many seconds ahead of."""
     if abs(seconds) <= _SKEW_S:
         return Finding(what, True, f"agree to {_SKEW_S:g} s", "")
     found = f"this one is {abs(seconds):.0f} s {'ahead' if seconds > 0 else 'behind'}"
