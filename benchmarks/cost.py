@@ -70,6 +70,7 @@ class Counter:
 
     def __init__(self) -> None:
         self._forward: dict[tuple[str, int, int], float] = {}
+        self._names: dict[str, str] = {}
 
     def forward(self, name: str, classes: int, size: int) -> float:
         """Multiply-adds of a network for one image of ``size`` squared."""
@@ -114,9 +115,14 @@ class Counter:
                 answer = self.forward(learns_from, classes, size)
                 yield replace(training, answer=answer, store=taught_by)
                 learns_from, taught_by = name, f"{taught_by}, {name}"
+        elif params.distill.method in _ALONE:
+            taught_by = "nobody"
         step, needs = self._step(params, learns_from, classes, size, images)
+        # The paper has some trainings under two names: they are one.
+        settings_of_it = f"{params.distill.network} {params.distill.method} {taught_by}"
+        name = self._names.setdefault(f"{settings_of_it} {params.distill.options()}", method)
         yield Training(
-            f"{data}, {params.distill.network}, {method} from {taught_by}",
+            f"{data}, {params.distill.network}, {name} from {taught_by}",
             images,
             params.distill.epochs,
             step,

@@ -37,6 +37,9 @@ def test_table_6_is_what_the_benchmark_counted_and_table_7_shares_with_it() -> N
     assert find_preset("cifar100", "resnet110", "resnet20") == pair
     content = {"data": "cifar100", "train_images": 50_000}
     assert cost.rate_of(pair, "kd", 10.0, counter) == 10 * (macs["kd"] + macs["teacher"])
+    # Two of the paper's names for one training.
+    (*_, again) = counter.trainings(pair, "ackd_d3b1_d2b2", content)
+    assert again == ackd
     # Who stands between teacher and student is trained too.
     eskd = list(counter.trainings(pair, "eskd", content))
     assert [t.epochs for t in eskd] == [200, 65, 200]
