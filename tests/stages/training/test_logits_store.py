@@ -327,6 +327,7 @@ def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert len(files(disk)) == len(kept) + 1  # and no partial
         for epoch in kept:
             assert bits(store.read(epoch)) == bits(made_logits(epoch))
+        del store  # a disk that is held cannot be unmounted
 
 
 def test_a_place_that_is_read_only_is_said_once(
