@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
-from pipeline import compare_commands, device_commands, sharing_commands
+from pipeline import compare_commands, device_commands, ops_commands, sharing_commands
 from pipeline.project import require_project
 
 console = Console()
@@ -123,6 +123,7 @@ def run() -> None:
     Without PREFECT_API_URL a temporary server on this machine is used. ACKD_GPUS=0,1 hands out
     those GPUs, each to one training at a time. Ctrl-C stops every stage.
     """
+    from pipeline.disk import require_space
     from pipeline.guard import run_guarded
     from pipeline.networks import check_networks
     from pipeline.summary import SUMMARY, show
@@ -133,6 +134,7 @@ def run() -> None:
     params = load_params()
     check_networks(params)
     check_installed(params.litert)
+    typer.echo(require_space(Path(), params))
     code = run_guarded(
         [sys.executable, "-m", "pipeline.flow"], {**PREFECT_ENVIRONMENT, **os.environ}
     )
@@ -145,18 +147,23 @@ def run() -> None:
 
 @app.command()
 def status() -> None:
-    """List all stages: up to date, or will run and why."""
+    """List all stages: up to date, or will run and why, and what that takes of the disk."""
+    from pipeline.disk import say_space
     from pipeline.dvc_runner import load_status
     from stages.params import load_params
 
     require_project()
-    load_params()
+    params = load_params()
     table = Table("stage", "state", "why", box=None, header_style="bold")
-    for stage in load_status(Path()):
+    stages = load_status(Path())
+    for stage in stages:
         colour = {"will run": "yellow", "may run": "cyan", "up to date": "green"}.get(stage.state)
         state = f"[{colour}]{stage.state}[/]" if colour else stage.state
         table.add_row(stage.name, state, escape(_shortened(stage.reasons)))
     console.print(table)
+    moving = [stage.name for stage in stages if stage.state in ("will run", "may run")]
+    if space := say_space(Path(), params, moving):
+        typer.echo(space)
 
 
 @app.command()
@@ -241,6 +248,7 @@ def _shortened(reasons: Sequence[str]) -> str:
 device_commands.add_to(app)
 sharing_commands.add_to(app)
 compare_commands.add_to(app)
+ops_commands.add_to(app)
 
 if __name__ == "__main__":
     app()

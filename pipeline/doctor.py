@@ -7,10 +7,11 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import services
+from pipeline.finding import Finding
 from stages.devices.browser import web_runtime
 from stages.identify_device import identify
 from stages.runtimes.litert_runtime import LiteRtRuntime
@@ -31,21 +32,11 @@ _MIN_MEMORY_GB = 4.0
 _MIN_DISK_GB = 5.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the diagnosis."""
-
-    what: str
-    usable: bool
-    found: str
-    missing: str
-    """What its absence means, and what to do where something can be done."""
-
-
 def examine() -> list[Finding]:
     """The whole diagnosis, in the order of a table; works in any folder."""
     device = identify()
-    return [*_machine(device), *_accelerators(device), *_packages(), *_programs(), *_project()]
+    here = [*_machine(device), *_accelerators(device), *_packages(), *_programs(), *_project()]
+    return here + services.findings(Path())
 
 
 def _machine(device: dict[str, Any]) -> Iterator[Finding]:

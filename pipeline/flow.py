@@ -22,6 +22,7 @@ from rich.table import Table
 
 from models.errors import InputError
 from pipeline.dvc_runner import Runner, Stage, StageBusyError, StageError, load_graph
+from pipeline.logs import start_log
 from pipeline.resources import Resources
 from stages.params import PARAMS_FILE, load_params
 
@@ -71,6 +72,7 @@ def compress(root: Path = Path()) -> State[Any]:
         ``params.yaml`` or ``dvc.yaml`` is not right, it fails before anything has run.
     """
     try:
+        start_log()
         load_params(root / PARAMS_FILE)
         stages = load_graph(root)
         resources = Resources.from_environment()

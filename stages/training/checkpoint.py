@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,18 +23,24 @@ from models.errors import InputError
 from stages.files import sha256
 from stages.training.durable import (
     DamagedFileError,
+    Hold,
     durable_file,
+    hold,
     open_sealed,
     remove_abandoned,
     seal,
 )
+from stages.training.places import checkpoints_root
 
-_PLACE = "ACKD_CHECKPOINTS"
-_DEFAULT_ROOT = Path(".checkpoints")
 _SUFFIX = ".checkpoint"
 _KEPT = 2
 # They start, show and save a training; what it computes does not depend on them.
-_PLUMBING = {"stages.entry", "stages.progress", "stages.training.display"}
+_PLUMBING = {
+    "stages.entry",
+    "stages.progress",
+    "stages.training.display",
+    "stages.training.places",
+}
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Iterable[Path]) -> str:
@@ -90,7 +95,8 @@ def _imported_code() -> Iterator[tuple[str, Path]]:
 class Checkpoints:
     """The checkpoints of one training; the last two are kept.
 
-    They never stop a training: what cannot be written is said, and the older ones stay.
+    From the first one on, the folder is held (see ``stages.training.durable``). They never stop a
+    training: what cannot be written is said, and the older ones stay.
 
     Args:
         stage: its name in ``dvc.yaml``.
@@ -99,16 +105,18 @@ class Checkpoints:
     """
 
     def __init__(self, stage: str, fingerprint: str, root: Path | None = None) -> None:
-        self.root = Path(os.environ.get(_PLACE) or _DEFAULT_ROOT) if root is None else root
+        self.root = checkpoints_root() if root is None else root
         self.folder = self.root / stage / fingerprint
         self._identity = f"{stage} {fingerprint}"
         self._failing = False
+        self._held: Hold | None = None
 
     def load(self) -> dict[str, Any] | None:
         """The last state that was saved, on the CPU; None where there is none.
 
         A damaged checkpoint is named in one line and removed, and the one before it is used.
         """
+        self._hold()
         for path in reversed(self._paths()):
             try:
                 content = open_sealed(path, self._identity)
@@ -140,6 +148,8 @@ class Checkpoints:
         number = int(older[-1].stem) + 1 if older else 0
         path = self.folder / f"{number:08d}{_SUFFIX}"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
             remove_abandoned(self.folder)
             with durable_file(path) as handle:
                 handle.write(seal(self._identity, content))
@@ -160,10 +170,17 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove the checkpoints, which a finished training needs no longer."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
         shutil.rmtree(self.folder, ignore_errors=True)
         for parent in (self.folder.parent, self.root):
             with contextlib.suppress(OSError):  # others are in it
                 parent.rmdir()
+
+    def _hold(self) -> None:
+        if self._held is None:
+            self._held = hold(self.folder)
 
     def _paths(self) -> list[Path]:
         """Oldest first."""

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+#: In a folder that trainings use: locked while one does, and as old as its last use.
+IN_USE = ".in-use"
+
 #: Bytes of the seal, which stands before the content.
 SEAL_BYTES = hashlib.sha256().digest_size
 
@@ -71,6 +74,66 @@ def remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError), partial.open("r+b") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             partial.unlink()
+
+
+class Hold:
+    """A folder that others do not clear away until this is closed, or forgotten.
+
+    It ends at the latest with the process, however that ends.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def hold(folder: Path) -> Hold | None:
+    """Keep others from clearing a folder away, and mark it as used now.
+
+    None where there is no such folder, or where its file system has no locks.
+    """
+    with contextlib.suppress(OSError):
+        while True:
+            descriptor = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
+            held = Hold(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # Somebody may have cleared it away before it was locked.
+            if os.fstat(descriptor).st_nlink:
+                os.utime(descriptor)
+                return held
+            held.close()
+    return None
+
+
+@contextlib.contextmanager
+def unheld(folder: Path) -> Iterator[bool]:
+    """Whether nobody holds a folder; nobody can begin to while the context lasts.
+
+    Where there are no locks it cannot be told, and counts as held.
+    """
+    try:
+        handle = (folder / IN_USE).open("r+b")
+    except FileNotFoundError:
+        yield True
+        return
+    except OSError:
+        yield False
+        return
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            free = False
+        else:
+            free = True
+        yield free
 
 
 def seal(identity: str, content: bytes | memoryview) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,14 +22,15 @@ from models.errors import InputError
 from stages.training.durable import (
     SEAL_BYTES,
     DamagedFileError,
+    Hold,
     durable_file,
+    hold,
     open_sealed,
     remove_abandoned,
     seal,
 )
+from stages.training.places import LOGITS, LOGITS_BOUND, logits_bound, logits_root
 
-_PLACE, _BOUND = "ACKD_LOGITS", "ACKD_LOGITS_MAX_GB"
-_DEFAULT_GB = "10"
 _BYTES_PER_LOGIT = 2
 
 
@@ -60,8 +60,9 @@ class LogitsStore:
     the samples' indices, nothing else. It is sealed with the key, the epoch and the shape, so that
     a file from elsewhere is as little taken for one's own as a damaged one.
 
-    Several runs may share a store. It never stops a training: what cannot be read is computed, and
-    what cannot be written is said once and left.
+    Several runs may share a store; each holds what it uses (see ``stages.training.durable``). It
+    never stops a training: what cannot be read is computed, and what cannot be written is said once
+    and left.
 
     Args:
         key: all that the logits depend on, JSON-able.
@@ -86,19 +87,21 @@ class LogitsStore:
         max_bytes: int | None = None,
     ) -> None:
         self.shape = (samples, classes)
-        self.root = _default_root() if root is None else root
-        self.max_bytes = _default_bound() if max_bytes is None else max_bytes
+        self.root = logits_root() if root is None else root
+        self.max_bytes = logits_bound() if max_bytes is None else max_bytes
         canonical = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
         self.name = hashlib.sha256(canonical.encode()).hexdigest()
         self.folder = self.root / self.name
         self._key_content = (json.dumps(key, sort_keys=True, indent=2) + "\n").encode()
         self._writing = self.max_bytes > 0
+        self._held: Hold | None = None
 
     def read(self, epoch: int) -> Tensor | None:
         """The logits of an epoch, ``[N, K]`` float16, memory-mapped; None where they are not there.
 
         Files that are damaged or not of this key are named in one line.
         """
+        self._hold()
         path = self._path(epoch)
         try:
             content = open_sealed(path, self._identity(epoch))
@@ -122,6 +125,8 @@ class LogitsStore:
         if not self._writing:
             return
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
             remove_abandoned(self.folder)
             if not (self.folder / "key.json").exists():
                 self._write_file(self.folder / "key.json", self._key_content)
@@ -130,10 +135,10 @@ class LogitsStore:
         except _BoundReachedError:
             self._stop(
                 f"{self.max_bytes / 1e9:g} GB are reached; remove folders there that are no longer"
-                f" needed, or set {_BOUND} higher"
+                f" needed, or set {LOGITS_BOUND} higher"
             )
         except OSError as error:
-            self._stop(f"{error.strerror}; make room there, or set {_PLACE} to another folder")
+            self._stop(f"{error.strerror}; make room there, or set {LOGITS} to another folder")
 
     def estimate(self, epochs: int) -> int:
         """Bytes that the first ``epochs`` epochs will take in addition to what is there."""
@@ -148,9 +153,9 @@ class LogitsStore:
         if present == epochs:
             return line
         if self.max_bytes == 0:
-            return f"{line}; no more are written, because {_BOUND} is 0"
+            return f"{line}; no more are written, because {LOGITS_BOUND} is 0"
         left = max(0, self.max_bytes - self._used())
-        line += f"; the others take {_size(needed)}, and {_BOUND} leaves {_size(left)}"
+        line += f"; the others take {_size(needed)}, and {LOGITS_BOUND} leaves {_size(left)}"
         return line if needed <= left else f"{line}: not all will be kept"
 
     @property
@@ -163,6 +168,10 @@ class LogitsStore:
     def _identity(self, epoch: int) -> str:
         # The processor's order of bytes, for a store that different machines share.
         return f"{self.name} {epoch} {self.shape} {sys.byteorder}"
+
+    def _hold(self) -> None:
+        if self._held is None:
+            self._held = hold(self.folder)
 
     def _present(self, epochs: int) -> int:
         """By name and size alone: sums are checked when an epoch is read."""
@@ -202,29 +211,3 @@ def _file_size(path: Path) -> int:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
-
-
-def _default_root() -> Path:
-    if place := os.environ.get(_PLACE):
-        return Path(place)
-    try:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        raise InputError(
-            f"no home folder is known to keep the teacher's logits in; set {_PLACE} to a folder, or"
-            " training.logits_store to false"
-        ) from None
-    return Path(cache) / "ackd" / "logits"
-
-
-def _default_bound() -> int:
-    text = os.environ.get(_BOUND) or _DEFAULT_GB
-    try:
-        gigabytes = float(text)
-    except ValueError:
-        gigabytes = math.nan
-    if not 0 <= gigabytes < math.inf:
-        raise InputError(
-            f"{_BOUND} is {text!r}, expected a number of GB, such as 2.5, or 0 to write none"
-        )
-    return int(gigabytes * 1e9)

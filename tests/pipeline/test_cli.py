@@ -16,7 +16,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.doctor import Finding, examine
+from pipeline.doctor import examine
+from pipeline.finding import Finding
 from tests.pipeline.conftest import ROOT, change_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 COMMANDS = ("use", "run", "status", "show", "doctor")
 COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")
 COMMANDS += ("compare", "choose")
+COMMANDS += ("gc",)
 
 SUMMARY: dict[str, Any] = {
     "data": {

@@ -1,0 +1,59 @@
+"""Which processes of this machine are at work in a project."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Holder(NamedTuple):
+    """A process that has said in DVC's ``rwlock`` that it reads or writes something."""
+
+    pid: int
+    command: str
+
+    @property
+    def alive(self) -> bool:
+        return is_alive(self.pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process on this machine, whosever it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def holders(root: Path) -> list[Holder]:
+    """Of the files of the project in ``root``, each once; none where nothing is being worked on."""
+    try:
+        content: Any = json.loads((root / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
+        written = list(content.get("write", {}).values())
+        read = [entry for entries in content.get("read", {}).values() for entry in entries]
+        found = {Holder(int(entry["pid"]), str(entry["cmd"])) for entry in [*written, *read]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return sorted(found)
+
+
+def works_in(folder: Path) -> bool:
+    """Whether a process of this machine has its working directory in ``folder``, or a lock there.
+
+    Where the system does not tell working directories (it is not Linux), the locks alone count.
+    """
+    if any(holder.alive for holder in holders(folder)):
+        return True
+    inside = folder.resolve()
+    for process in Path("/proc").glob("[0-9]*"):
+        # It has ended, or is another user's.
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(inside):
+                return True
+    return False

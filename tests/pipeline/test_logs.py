@@ -1,0 +1,109 @@
+"""Every line of a run tells time, level, run, stage and experiment, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from prefect import task
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.logging.loggers import flow_run_logger, task_run_logger
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+from pipeline.flow import compress
+from pipeline.logs import JsonLine, TextLine, start_log, stop_log
+from tests.pipeline.conftest import change_stage
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _log_closed() -> Iterator[None]:
+    yield
+    stop_log()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_writes_lines_that_tell_run_stage_and_experiment(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACKD_LOG", "logs/run.jsonl")
+    monkeypatch.setenv("DVC_EXP_NAME", "sweep.kd.seed1")
+    change_stage(project, "cp first.txt right.txt", "false")
+    start = datetime.now(UTC)
+    state = compress(project, return_state=True)
+    assert state.is_failed()
+    lines = [json.loads(line) for line in Path("logs/run.jsonl").read_text().splitlines()]
+    assert {tuple(line) for line in lines} == {
+        ("time", "level", "run", "stage", "experiment", "message")
+    }
+    assert len({line["run"] for line in lines}) == 1
+    assert {line["experiment"] for line in lines} == {"sweep.kd.seed1"}
+    said = {(line["stage"], line["level"], line["message"]) for line in lines}
+    assert ("first", "INFO", "hello from first") in said
+    assert any(stage == "right" and level == "ERROR" for stage, level, _ in said)
+    assert {None, "first", "left", "right"} <= {line["stage"] for line in lines}
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert start - timedelta(seconds=1) < min(times) <= max(times) < datetime.now(UTC)
+    (console,) = (h for h in logging.getLogger().handlers if isinstance(h, PrefectConsoleHandler))
+    shown = console.format(record(task_name="first"))
+    assert f" | WARNING | {lines[0]['run']} | sweep.kd.seed1 | first | 1 of" in shown
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_log_that_cannot_be_written_is_one_sentence(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "taken").touch()
+    monkeypatch.setenv("ACKD_LOG", "taken/run.jsonl")
+    state = compress(project, return_state=True)
+    assert state.is_failed()
+    assert str(state.message).startswith("ACKD_LOG is 'taken/run.jsonl', which cannot be written")
+    assert not (project / "first.txt").exists()
+
+
+def test_prefects_own_loggers_reach_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACKD_LOG", str(tmp_path / "run.jsonl"))
+    run = FlowRun(flow_id=uuid4(), name="brave-otter")
+    task_run = TaskRun(task_key="run_stage", dynamic_key="0", name="distill", flow_run_id=run.id)
+    named = task(lambda: None, name="distill")
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
+        start_log()
+        start_log()  # a second run in one process does not double the lines
+        flow_run_logger(run).warning("the run")
+        task_run_logger(task_run, task=named, flow_run=run).warning("epoch %d/%d", 1, 3)
+        stop_log()
+        flow_run_logger(run).warning("after its end")
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    told = [(line["run"], line["stage"], line["message"]) for line in lines]
+    assert told == [("brave-otter", None, "the run"), ("brave-otter", "distill", "epoch 1/3")]
+
+
+def record(**names: str) -> logging.LogRecord:
+    made = logging.makeLogRecord(
+        {"levelname": "WARNING", "msg": "%d of\n%s", "args": (1, "two"), "created": 0.5, **names}
+    )
+    made.msecs = 500.0
+    return made
+
+
+def test_a_line_without_names_takes_the_runs() -> None:
+    line = json.loads(JsonLine("brave-otter", None).format(record(flow_run_name="<unknown>")))
+    assert line == {
+        "time": "1970-01-01T00:00:00.500+00:00",
+        "level": "WARNING",
+        "run": "brave-otter",
+        "stage": None,
+        "experiment": None,
+        "message": "1 of\ntwo",
+    }
+    text = TextLine("other", None).format(record(flow_run_name="own", task_name="distill"))
+    assert text.endswith(".500 | WARNING | own | distill | 1 of\ntwo")
