@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
-from pipeline import device_commands
+from pipeline import device_commands, sweep_commands
 from pipeline.project import require_project
 
 console = Console()
@@ -239,6 +239,7 @@ def _shortened(reasons: Sequence[str]) -> str:
 
 
 device_commands.add_to(app)
+sweep_commands.add_to(app)
 
 if __name__ == "__main__":
     app()
