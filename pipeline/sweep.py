@@ -66,7 +66,9 @@ class Experiment:
         name: of the DVC experiment, ``SWEEP.VARIANT.seedN``.
         params: all of its ``params.yaml``.
         overrides: what of that differs from the commit, as ``dvc exp run -S`` takes it.
-        shared: names of what it has in common with other experiments of the sweep, such as a
+        keys: of each stage, equal where all is equal that its outputs depend on; and of the
+            teacher's logits.
+        shared: the keys of what it has in common with other experiments of the sweep, such as a
             teacher; experiments with one of them in common must not make it side by side.
         epochs: of its student.
     """
@@ -74,6 +76,7 @@ class Experiment:
     name: str
     params: dict[str, Any]
     overrides: tuple[str, ...]
+    keys: dict[str, str]
     shared: frozenset[str]
     epochs: int
 
@@ -133,8 +136,9 @@ def load_plan(path: Path) -> Plan:
     _check_different(found, path)
     keys = {name: _keys(order, definitions, params) for name, params in found.items()}
     counts: dict[str, int] = {}
-    for key in itertools.chain.from_iterable(keys.values()):
+    for key in itertools.chain.from_iterable(own.values() for own in keys.values()):
         counts[key] = counts.get(key, 0) + 1
+    always = {stage.name for stage in order if stage.always_runs}
     experiments = tuple(
         Experiment(
             name=name,
@@ -144,7 +148,10 @@ def load_plan(path: Path) -> Plan:
                 for key, value in leaves(params).items()
                 if key not in base or base[key] != value
             ),
-            shared=frozenset(key for key in keys[name] if counts[key] > 1),
+            keys=keys[name],
+            shared=frozenset(
+                key for stage, key in keys[name].items() if counts[key] > 1 and stage not in always
+            ),
             epochs=params["distill"]["epochs"],
         )
         for name, params in found.items()
@@ -255,7 +262,7 @@ def _check_different(found: Mapping[str, Mapping[str, Any]], path: Path) -> None
 
 def _keys(
     stages: Sequence[Stage], definitions: Mapping[str, Any], params: Mapping[str, Any]
-) -> list[str]:
+) -> dict[str, str]:
     """A key for what each stage makes, equal where all is equal that it depends on."""
     keys: dict[str, str] = {}
     for stage in stages:
@@ -265,16 +272,15 @@ def _keys(
         everything = PARAMS_FILE.as_posix() in definition.get("deps", [])
         content = [
             stage.name,
-            {name: _value(params, name) for name in sorted(names)},
+            {name: value_of(params, name) for name in sorted(names)},
             params if everything else None,
             [keys[above] for above in stage.upstream],
         ]
         keys[stage.name] = _hash(content)
-    own = [keys[stage.name] for stage in stages if not stage.always_runs]
     if "train_proxy" in keys and "distill" in keys and _reads_logits(params):
         # They are no stage: the first student that needs them leaves them for the others.
-        own.append(_hash(["logits", keys["train_proxy"], params["augmentation"]]))
-    return own
+        keys["logits"] = _hash(["logits", keys["train_proxy"], params["augmentation"]])
+    return keys
 
 
 def _reads_logits(params: Mapping[str, Any]) -> bool:
@@ -298,7 +304,8 @@ def _declared(definition: Mapping[str, Any]) -> Iterator[str]:
                 yield from names or []
 
 
-def _value(params: Mapping[str, Any], name: str) -> Any:
+def value_of(params: Mapping[str, Any], name: str) -> Any:
+    """The value of ``section.key``; None where there is none."""
     value: Any = params
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -306,7 +313,7 @@ def _value(params: Mapping[str, Any], name: str) -> Any:
 
 
 def _filled(text: str, params: Mapping[str, Any]) -> str:
-    return re.sub(_TEMPLATE, lambda match: str(_value(params, match.group(1))), text)
+    return re.sub(_TEMPLATE, lambda match: str(value_of(params, match.group(1))), text)
 
 
 def _files(
