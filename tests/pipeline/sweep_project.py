@@ -68,8 +68,7 @@ def make_project(root: Path) -> Path:
     (project / "source.txt").write_text("the images\n")
     (project / "presets").mkdir()
     (project / "presets/kd.yaml").write_text("# KD\ndistill: {method: kd}\n")
-    (project / ".gitignore").write_text("/*.txt\n!/source.txt\n/*.yaml\n")
-    git("add", "--force", "dvc.yaml", "params.yaml", root=project)
+    (project / ".gitignore").write_text("/*.txt\n!/source.txt\n/sweep.yaml\n")
     commit(project)
     return project
 

@@ -21,7 +21,7 @@ from tests.pipeline.conftest import ROOT, change_stage
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 COMMANDS = ("use", "run", "status", "show", "doctor")
-COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")
+COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys", "sweep")
 
 SUMMARY: dict[str, Any] = {
     "data": {
