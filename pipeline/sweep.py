@@ -192,11 +192,16 @@ def _parse(path: Path) -> SweepFile:
 
 def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"] if part not in ("int", "list[int]"))
-        if problem["type"] == "extra_forbidden":
+        where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        if problem["loc"][0] == "seeds":  # one sentence, not one for each of its two forms
+            yield "seeds takes a count from 1, or a list of numbers from 0"
+        elif where == "variants" and problem["type"] == "too_short":
+            yield "variants is empty; name one"
+        elif problem["type"] == "model_type":
+            yield f"{where} is {problem['input']!r}, expected {_keys_of(Variant)}"
+        elif problem["type"] == "extra_forbidden":
             section = Variant if where.startswith("variants.") else SweepFile
-            known = ", ".join(field.alias or key for key, field in section.model_fields.items())
-            yield f"{where} is not a key here; use one of {known}"
+            yield f"{where} is not a key here; use one of {_keys_of(section)}"
         elif problem["type"] == "missing":
             yield f"{where} is missing; every sweep has one"
         elif problem["type"] == "string_pattern_mismatch":
@@ -204,6 +209,10 @@ def _sentences(error: ValidationError) -> Iterator[str]:
         else:
             message = problem["msg"].removeprefix("Input should be ")
             yield f"{where} is {problem['input']!r}, expected {message}"
+
+
+def _keys_of(section: type[BaseModel]) -> str:
+    return ", ".join(field.alias or key for key, field in section.model_fields.items())
 
 
 def _variants(content: SweepFile, path: Path) -> Iterator[tuple[str, list[str], dict[str, Any]]]:

@@ -221,6 +221,8 @@ def _work(folder: Path, shop: _Workshop, source: Source, order: Order) -> None:
             raise StageError("stopped before it began")
         if shop.clone is None:
             shop.clone = Clone(folder / f"sweep-{uuid.uuid4().hex[:8]}", source)
+            if shop.closed:  # meanwhile
+                shop.clone.close()
     clone = shop.clone
     log = folder / "logs" / f"{order.name}.log"
     env = places(folder / "checkpoints")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -52,6 +53,29 @@ else
 fi
 """
 LOG = "runs.log"
+PAGE = ROOT / "docs/how-to-sweep.md"
+COMMANDS = {
+    "ackd sweep docs/examples/sweep.yaml --plan",
+    "ackd sweep docs/examples/sweep.yaml --jobs 2",
+    "dvc exp show --only-changed",
+    "dvc exp apply digits-methods.kd.seed0",
+    "dvc remote add --default shared /mnt/shared/dvc",
+    'git commit --message "Share data" .dvc/config',
+    "git push origin HEAD",
+    "dask scheduler --host 10.0.0.1",
+    "dask worker tcp://10.0.0.1:8786 --nthreads 1",
+    "ackd sweep docs/examples/sweep.yaml --dask tcp://10.0.0.1:8786",
+}
+"""Of the page; each is the argument of a :func:`documented` in a test."""
+
+
+def documented(command: str, **instead: str) -> list[str]:
+    """A command of the page, with words of it replaced by the test's own: what to run."""
+    assert command in COMMANDS
+    words = [instead.get(word, word) for word in shlex.split(command)]
+    program, *arguments = [own for word in words for own in shlex.split(word)]
+    module = {"ackd": "pipeline.cli"}.get(program, program)
+    return [program, *arguments] if program == "git" else [sys.executable, "-m", module, *arguments]
 
 
 def make_project(root: Path) -> Path:

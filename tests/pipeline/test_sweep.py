@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -20,6 +19,7 @@ from tests.pipeline.conftest import wait_for
 from tests.pipeline.sweep_project import (
     LOG,
     cached,
+    documented,
     environment,
     make_project,
     results,
@@ -48,6 +48,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(made)
     monkeypatch.setenv("SWEEP_LOG", str(tmp_path / LOG))
     return made
+
+
+def called(command: str, **instead: str) -> str:
+    """What a command of the page prints, when it is run here."""
+    own = {"docs/examples/sweep.yaml": "sweep.yaml", **instead}
+    done = subprocess.run(
+        documented(command, **own), env=environment(Path.cwd()), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def sweep(*arguments: str) -> Result:
@@ -84,9 +94,11 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(
     assert runs(project)["teacher"] == 1
     assert runs(project).total() == 5
 
-    third = sweep("--plan")
-    assert third.exit_code == 0
-    assert "4 experiments, 4 done, 0 to run" in third.output
+    assert "4 experiments, 4 done, 0 to run" in called("ackd sweep docs/examples/sweep.yaml --plan")
+    assert "t.cold.seed0" in called("dvc exp show --only-changed")
+    called("dvc exp apply digits-methods.kd.seed0", **{"digits-methods.kd.seed0": "t.cold.seed1"})
+    assert "seed: 1" in (project / "student.txt").read_text()
+    git("checkout", "--quiet", ".")
     assert sweep().output == "4 experiments; `dvc exp show` lists them\n"
 
     # A name that is taken by other settings is refused before anything runs.
@@ -105,7 +117,10 @@ def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Pat
     mark = uuid.uuid4().hex
     with (project / "output.log").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "sweep", "sweep.yaml", "--jobs", "2"],
+            documented(
+                "ackd sweep docs/examples/sweep.yaml --jobs 2",
+                **{"docs/examples/sweep.yaml": "sweep.yaml"},
+            ),
             env=environment(project, SWEEP_SLEEP="120", **{MARK: mark}),
             stdout=output,
             stderr=subprocess.STDOUT,

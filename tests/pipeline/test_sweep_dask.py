@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.sweep_git import git
 from tests.pipeline.sweep_project import (
     LOG,
     cached,
-    commit,
+    documented,
     environment,
     make_project,
     results,
@@ -37,19 +36,22 @@ def shared(root: Path) -> Path:
     git("init", "--quiet", "--bare", str(root / "origin.git"))
     git("remote", "add", "origin", str(root / "origin.git"), root=project)
     (root / "data").mkdir()
-    (project / ".dvc/config").write_text(
-        "[core]\n    remote = shared\n    analytics = false\n"
-        f"['remote \"shared\"']\n    url = {root / 'data'}\n"
-    )
-    commit(project)
-    git("push", "--quiet", "origin", "main", root=project)
+    for command in (
+        documented(
+            "dvc remote add --default shared /mnt/shared/dvc",
+            **{"/mnt/shared/dvc": str(root / "data")},
+        ),
+        documented('git commit --message "Share data" .dvc/config'),
+        documented("git push origin HEAD"),
+    ):
+        subprocess.run(command, cwd=project, check=True, capture_output=True)
     return project
 
 
-def start(project: Path, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
-    with (project.parent / f"{arguments[1]}-{time.monotonic_ns()}.log").open("wb") as output:
+def start(project: Path, command: list[str], **env: str) -> subprocess.Popen[bytes]:
+    with (project.parent / f"{time.monotonic_ns()}.log").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            command,
             cwd=project.parent,
             env=environment(project, **env),
             stdout=output,
@@ -67,7 +69,11 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Path, str, list[subprocess.Popen[b
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
     scheduler = start(
-        project, "dask", "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"
+        project,
+        documented(
+            "dask scheduler --host 10.0.0.1",
+            **{"10.0.0.1": f"127.0.0.1 --port {port} --no-dashboard"},
+        ),
     )
     workers = [worker(project, address, name) for name in ("one", "two")]
     try:
@@ -84,19 +90,25 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Path, str, list[subprocess.Popen[b
 
 
 def worker(project: Path, address: str, name: str) -> subprocess.Popen[bytes]:
-    options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name]
-    folder = str(project.parent / f"worker-{name}")
+    options = ["--no-nanny", "--no-dashboard", "--name", name]
+    folder = ["--local-directory", str(project.parent / f"worker-{name}")]
+    command = "dask worker tcp://10.0.0.1:8786 --nthreads 1"
     return start(
         project,
-        *("dask", "worker", address, *options, "--local-directory", folder),
+        [*documented(command, **{"tcp://10.0.0.1:8786": address}), *options, *folder],
         SWEEP_SLEEP="1",
         **{MARK: f"worker-{name}"},
     )
 
 
-def sweep(project: Path, *arguments: str) -> subprocess.Popen[str]:
+def sweep(project: Path, address: str | None = None) -> subprocess.Popen[str]:
+    """With the address of a scheduler, or here."""
+    command = documented(
+        "ackd sweep docs/examples/sweep.yaml --dask tcp://10.0.0.1:8786",
+        **{"docs/examples/sweep.yaml": "sweep.yaml", "tcp://10.0.0.1:8786": address or ""},
+    )
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "sweep", "sweep.yaml", *arguments],
+        command if address else command[:-1],
         cwd=project,
         env=environment(project),
         stdout=subprocess.PIPE,
@@ -124,7 +136,7 @@ def test_two_workers_one_killed_give_what_a_serial_run_gives(
         "variants:\n  cold: {set: {distill.temperature: 2}}\n  warm: \n"
     )
     write_sweep(project, text)
-    process = sweep(project, "--dask", address)
+    process = sweep(project, address)
     # Half-way, in the middle of an experiment of the worker that will be killed.
     wait_until(
         lambda: (
@@ -163,14 +175,14 @@ def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_worke
 ) -> None:
     project, address, _ = cluster
     write_sweep(project, "name: t\nuntil: distill\nvariants: {kd: {presets: [kd]}}\n")
-    done = sweep(project, "--dask", address)
+    done = sweep(project, address)
     output = done.communicate(timeout=300)[0]
     assert done.returncode == 0, output
 
     other = tmp_path / "other"
     git("clone", "--quiet", str(project.parent / "origin.git"), str(other))
     (other / "sweep.yaml").write_text((project / "sweep.yaml").read_text())
-    again = sweep(other, "--dask", address)
+    again = sweep(other, address)
     output = again.communicate(timeout=300)[0]
     assert again.returncode == 0, output
     assert "started" not in output
@@ -180,7 +192,7 @@ def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_worke
     started = project.parent / f"{LOG}.started"
     started.unlink()
     write_sweep(project, "name: u\nuntil: distill\nseeds: 9\nvariants: {kd: {presets: [kd]}}\n")
-    process = sweep(project, "--dask", address)
+    process = sweep(project, address)
     wait_until(lambda: started.exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipeline.sweep import Plan, as_override, load_plan
 from pipeline.sweep_estimate import show
 from pipeline.sweep_git import git, is_done, list_experiments
 from tests.pipeline.conftest import ROOT
-from tests.pipeline.sweep_project import commit, make_project, write_sweep
+from tests.pipeline.sweep_project import COMMANDS, PAGE, commit, make_project, write_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
@@ -80,15 +81,45 @@ def test_students_that_read_logits_share_them(
     assert "artifacts/data" not in plan.files
 
 
+def test_the_example_of_the_page_is_a_sweep_of_this_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path)
+    shutil.rmtree(project / "presets")
+    shutil.copytree(ROOT / "presets", project / "presets")
+    (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    commit(project)
+    monkeypatch.chdir(project)
+    example = (ROOT / "docs/examples/sweep.yaml").read_text()
+    page = PAGE.read_text()
+    for line in example.splitlines():
+        assert line.startswith("#") or f"    {line}\n" in page
+    write_sweep(project, example)
+    plan = load_plan(project / "sweep.yaml")
+    assert len(plan.experiments) == 9
+    assert [stage.name for stage in plan.stages][-1] == "distill"
+
+
+def test_every_command_of_the_page_is_run_by_a_test() -> None:
+    programs = ("ackd ", "dvc ", "git ", "dask ")
+    lines = [line.removeprefix("    ") for line in PAGE.read_text().splitlines()]
+    assert {line for line in lines if line.startswith(programs)} == COMMANDS
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_sweep*.py"))
+    for command in COMMANDS:
+        assert command in tests, "no test runs it"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("variants: {a: {sett: {}}}", "variants.a.sett is not a key here; use one of presets, set"),
-        ("variants: {A: }", "variants.A.*: names are of a-z"),
+        ("variants: {A: }", "variants.A: names are of a-z"),
         ("seed: 3\nvariants: {a: }", "seed is not a key here"),
-        ("seeds: 0\nvariants: {a: }", "seeds is 0, expected"),
+        ("seeds: 0\nvariants: {a: }", "seeds takes a count from 1, or a list"),
         ("seeds: [1, 1]\nvariants: {a: }", "seeds: .*numbers that differ"),
         ("seeds: 1", "variants is missing"),
+        ("variants: {}", "variants is empty"),
+        ("variants: {a: 3}", "variants.a is 3, expected presets, set, grid"),
         ("variants: {a: {presets: [kdd]}}", "variant a: .*no such preset; did you mean 'kd'"),
         ("variants: {a: {set: {distill.temprature: 2}}}", "did you mean 'temperature'"),
         ("variants: {a: {set: {distill.temperature: -1}}}", "variant a: .*temperature is -1"),
