@@ -1,16 +1,22 @@
-"""A clone of the project in which experiments run, untouched by what the user does meanwhile."""
+"""Clones of the project in which experiments run, untouched by what the user does meanwhile.
+
+Each experiment that runs has a clone to itself: ``dvc exp run`` queues what it will run in the
+repository, and then takes from there what it finds, be it another process's.
+"""
 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import InputError
-from pipeline.dvc_runner import Runner, StageBusyError
+from pipeline.dvc_runner import Runner, StageBusyError, StageError
 from pipeline.sweep_git import git, list_experiments
 
 _TRIES = 5
@@ -52,7 +58,7 @@ class Order:
 
 
 class Clone:
-    """A clone at one commit; several experiments may run in it at once, each in a workspace.
+    """A clone at one commit; one experiment after the other runs in it, each in a workspace.
 
     Args:
         folder: of the clone, which is made; what is there is removed.
@@ -134,14 +140,68 @@ class Clone:
         for found in list_experiments(root=self.folder).get(name, []):
             git("update-ref", "-d", found.ref, root=self.folder)
 
-    def stop(self) -> None:
-        """End whatever runs here; nothing starts afterwards."""
-        self._runner.stop_all()
-
     def close(self) -> None:
-        """Stop, and remove the clone; experiments that were not fetched go with it."""
+        """Stop what runs here, and remove the clone."""
         self._runner.__exit__(None, None, None)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Clones:
+    """As many clones as experiments run at once.
+
+    Args:
+        folder: that they are made in.
+        source: what is cloned.
+        cache: as for :class:`Clone`, and so is ``config``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        *,
+        cache: Path | None = None,
+        config: Path | None = None,
+    ) -> None:
+        self._make = lambda name: Clone(folder / name, source, cache=cache, config=config)
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._all: list[Clone] = []
+        self._free: list[Clone] = []
+        self._closed = False
+        shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Clone]:
+        """A clone for one experiment.
+
+        Raises:
+            InputError: as :class:`Clone`.
+            StageError: they are closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise StageError("stopped before it began")
+            if not self._free:
+                self._free.append(self._make(str(len(self._all))))
+                self._all.append(self._free[0])
+            clone = self._free.pop()
+        try:
+            yield clone
+        finally:
+            with self._lock:
+                self._free.append(clone)
+
+    def close(self) -> None:
+        """Stop what runs, and remove them; experiments that were not fetched go with them."""
+        with self._lock:
+            self._closed = True
+            threads = [threading.Thread(target=clone.close) for clone in self._all]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def places(checkpoints: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from models.errors import InputError
 from pipeline.dvc_runner import Runner, StageError
 from pipeline.resources import Needs, Resources
-from pipeline.sweep_clone import Clone, Order, Source, author, places
+from pipeline.sweep_clone import Clone, Clones, Order, Source, author, places
 from pipeline.sweep_git import git, list_experiments
 from pipeline.sweep_run import Outcome
 
@@ -166,7 +166,7 @@ class _Workshop:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.resources = Resources.from_environment()
-        self.clone: Clone | None = None
+        self.clones: Clones | None = None
         self.closed = False
 
 
@@ -205,9 +205,10 @@ def work(token: str, source: dict[str, Any], order: dict[str, Any]) -> dict[str,
 def close_workshop(token: str) -> None:
     """Stop what this worker does for a sweep, which does nothing for it afterwards."""
     shop = _workshop(token)
-    shop.closed = True
-    if shop.clone is not None:
-        shop.clone.close()
+    with shop.lock:
+        shop.closed = True
+    if shop.clones is not None:
+        shop.clones.close()
 
 
 def _workshop(token: str) -> _Workshop:
@@ -219,25 +220,26 @@ def _work(folder: Path, shop: _Workshop, source: Source, order: Order) -> None:
     with shop.lock:
         if shop.closed:
             raise StageError("stopped before it began")
-        if shop.clone is None:
-            shop.clone = Clone(folder / f"sweep-{uuid.uuid4().hex[:8]}", source)
-            if shop.closed:  # meanwhile
-                shop.clone.close()
-    clone = shop.clone
+        if shop.clones is None:
+            shop.clones = Clones(folder / f"sweep-{uuid.uuid4().hex[:8]}", source)
     log = folder / "logs" / f"{order.name}.log"
     env = places(folder / "checkpoints")
+    needs = Needs(gpu=1 if shop.resources.total else 0)
+    with shop.resources.hold(needs) as gpus, shop.clones.hold() as clone:
+        _run_and_push(clone, source.url, order, log, {**env, **gpus})
+
+
+def _run_and_push(clone: Clone, url: str, order: Order, log: Path, env: Mapping[str, str]) -> None:
     force: list[str] = []
-    if order.name in list_experiments(source.url):
+    if order.name in list_experiments(url):
         # Another worker died after it had pushed the commit; perhaps the data as well.
         try:
-            clone.dvc(["exp", "pull", source.url, order.name], log, env)
+            clone.dvc(["exp", "pull", url, order.name], log, env)
         except StageError:
             force = ["--force"]
         else:
             return
     clone.forget(order.name)
-    needs = Needs(gpu=1 if shop.resources.total else 0)
-    with shop.resources.hold(needs) as gpus:
-        clone.run(order, log, {**env, **gpus}, ["--pull"])
+    clone.run(order, log, env, ["--pull"])
     shared = ["--run-cache"] if order.leads else []
-    clone.dvc(["exp", "push", *force, *shared, source.url, order.name], log, env)
+    clone.dvc(["exp", "push", *force, *shared, url, order.name], log, env)

@@ -13,7 +13,7 @@ from pathlib import Path
 from models.errors import InputError
 from pipeline.dvc_runner import StageError, cache_folder
 from pipeline.resources import Needs, Resources
-from pipeline.sweep_clone import Clone, Order, Source, author, places
+from pipeline.sweep_clone import Clone, Clones, Order, Source, author, places
 from pipeline.sweep_git import git, list_experiments
 from pipeline.sweep_run import Outcome
 
@@ -21,7 +21,7 @@ FOLDER = Path(".dvc/tmp/sweeps")
 
 
 class LocalEngine:
-    """Runs experiments in a clone beside the project, with the project's DVC cache.
+    """Runs experiments in clones beside the project, with the project's DVC cache.
 
     Args:
         sweep: its name.
@@ -38,8 +38,8 @@ class LocalEngine:
         self._env = places(Path(".checkpoints"))
         self._ended: queue.Queue[Outcome] = queue.Queue()
         self._fetching = threading.Lock()
-        self._clone = Clone(
-            (self._logs / "clone").resolve(),
+        self._clones = Clones(
+            (self._logs / "clones").resolve(),
             Source(str(Path.cwd()), commit, author()),
             cache=cache_folder(Path()),
             config=Path(".dvc/config.local"),
@@ -53,30 +53,29 @@ class LocalEngine:
         return self._ended.get()
 
     def close(self) -> None:
-        """Stop what runs, and remove the clone."""
-        self._clone.close()
+        """Stop what runs, and remove the clones."""
+        self._clones.close()
 
     def _work(self, order: Order) -> None:
         began, reason = time.monotonic(), None
         log = self._logs / f"{order.name}.log"
         log.unlink(missing_ok=True)
         try:
-            with self._resources.hold(self._needs) as gpus:
+            with self._resources.hold(self._needs) as gpus, self._clones.hold() as clone:
                 began = time.monotonic()
-                self._clone.run(order, log, {**self._env, **gpus})
-            self._fetch(order.name)
+                clone.run(order, log, {**self._env, **gpus})
+                self._fetch(clone, order.name)
         except (InputError, StageError) as error:
             reason = f"{error} ({log})"
         except OSError as error:
             reason = f"{error.strerror} ({error.filename})"
         self._ended.put(Outcome(order.name, time.monotonic() - began, reason))
 
-    def _fetch(self, name: str) -> None:
-        """Take the experiment over from the clone; its data are in the shared cache."""
-        folder = self._clone.folder
-        (found,) = list_experiments(root=folder)[name]
+    def _fetch(self, clone: Clone, name: str) -> None:
+        """Take an experiment over from its clone; its data are in the shared cache."""
+        (found,) = list_experiments(root=clone.folder)[name]
         with self._fetching:
-            git("fetch", "--quiet", "--no-tags", str(folder), f"{found.ref}:{found.ref}")
+            git("fetch", "--quiet", "--no-tags", str(clone.folder), f"{found.ref}:{found.ref}")
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(
     gpus = set((project.parent / f"{LOG}.gpus").read_text().split())
     assert gpus == {"4", "7"}, "each experiment has one GPU for itself"
     assert git("status", "--porcelain", "--untracked-files=no") == ""
-    assert not (project / ".dvc/tmp/sweeps/t/clone").exists()
+    assert not (project / ".dvc/tmp/sweeps/t/clones").exists()
 
     # The log tells what the second run did: what failed, again, and nothing else.
     write_sweep(project, SWEEP.replace("13", "12"))

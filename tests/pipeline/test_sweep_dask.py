@@ -200,4 +200,4 @@ def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_worke
     assert "interrupted" in output
     for name in ("worker-one", "worker-two"):
         wait_until(lambda name=name: not any("dvc" in c for c in left(name)), seconds=20)
-        assert not list((project.parent / name).rglob("sweep-*/dvc.yaml")), "no clone is left"
+        assert not list((project.parent / name).rglob("sweep-*/*/dvc.yaml")), "no clone is left"
