@@ -70,6 +70,7 @@ def sweep(
     }
     try:
         failed = _run_on_dask(planned, dask, git) if dask else _run_here(planned, jobs)
+        _done(planned)  # dvc has made what was asked for, or this says what it made
     except KeyboardInterrupt:
         typer.echo(
             "interrupted: every experiment is stopped; the same command goes on from here",

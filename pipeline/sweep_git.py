@@ -52,8 +52,9 @@ def git(*arguments: str, root: Path = Path()) -> str:
     except FileNotFoundError:
         raise InputError("git: not installed; DVC's experiments are kept in it") from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise InputError(f"git {arguments[0]}: {said.removeprefix('fatal: ')}")
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+        raise InputError(f"git {arguments[0]}: {(fatal or lines[-1:])[0]}")
     return done.stdout
 
 
