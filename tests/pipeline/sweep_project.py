@@ -7,7 +7,9 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -58,7 +60,6 @@ COMMANDS = {
     "ackd sweep docs/examples/sweep.yaml --plan",
     "ackd sweep docs/examples/sweep.yaml --jobs 2",
     "dvc exp show --only-changed",
-    "dvc exp apply digits-methods.kd.seed0",
     "dvc remote add --default shared /mnt/shared/dvc",
     'git commit --message "Share data" .dvc/config',
     "git push origin HEAD",
@@ -72,8 +73,11 @@ COMMANDS = {
 def documented(command: str, **instead: str) -> list[str]:
     """A command of the page, with words of it replaced by the test's own: what to run."""
     assert command in COMMANDS
-    words = [instead.get(word, word) for word in shlex.split(command)]
-    program, *arguments = [own for word in words for own in shlex.split(word)]
+    program, *arguments = [
+        own
+        for word in shlex.split(command)
+        for own in (shlex.split(instead[word]) if word in instead else [word])
+    ]
     module = {"ackd": "pipeline.cli"}.get(program, program)
     return [program, *arguments] if program == "git" else [sys.executable, "-m", module, *arguments]
 
@@ -95,6 +99,13 @@ def make_project(root: Path) -> Path:
     (project / ".gitignore").write_text("/*.txt\n!/source.txt\n/sweep.yaml\n")
     commit(project)
     return project
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
 
 
 def commit(project: Path) -> None:

@@ -20,6 +20,7 @@ from tests.pipeline.sweep_project import (
     make_project,
     results,
     runs,
+    wait_until,
     write_sweep,
 )
 from tests.pipeline.test_guard import MARK, left, none_left
@@ -116,14 +117,6 @@ def sweep(project: Path, address: str | None = None) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_until(condition: object, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    assert callable(condition)
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("seeds", [4, pytest.param(12, marks=pytest.mark.slow)])
