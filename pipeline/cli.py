@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
-from pipeline import compare_commands, device_commands, ops_commands, sharing_commands
+from pipeline import compare_commands, device_commands, ops_commands, sharing_commands, sweep_commands
 from pipeline.project import require_project
 
 console = Console()
@@ -249,6 +249,7 @@ device_commands.add_to(app)
 sharing_commands.add_to(app)
 compare_commands.add_to(app)
 ops_commands.add_to(app)
+sweep_commands.add_to(app)
 
 if __name__ == "__main__":
     app()

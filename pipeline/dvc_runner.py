@@ -34,6 +34,8 @@ _HOUSEKEEPING = (
     "Stage '",
     "Data and pipelines are up to date.",
     "ERROR: failed to reproduce",
+    "Reproducing experiment '",
+    "WARNING: No file hash info found for '",
 )
 """How the lines begin that dvc itself writes around a stage's own output."""
 
@@ -87,6 +89,16 @@ def load_graph(root: Path) -> list[Stage]:
             )
             for stage in order
         ]
+
+
+def cache_folder(root: Path) -> Path:
+    """Where DVC keeps the data of this project.
+
+    Raises:
+        InputError: as :func:`load_graph`.
+    """
+    with _open(root) as repo:
+        return Path(repo.cache.local.path).parents[1].resolve()
 
 
 def load_status(root: Path) -> list[StageStatus]:
@@ -181,7 +193,19 @@ class Runner:
             StageBusyError: another DVC process works on the same files.
             StageError: the command failed, took too long, or was stopped.
         """
-        process = self._start(stage, env or {})
+        arguments = ["repro", "--single-item", stage]
+        return _outcome(stage, self.dvc(arguments, log, env=env, timeout_s=timeout_s))
+
+    def dvc(
+        self,
+        arguments: Sequence[str],
+        log: Callable[[str], None],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[str]:
+        """Run a command of dvc as :meth:`repro` does; returns all the lines that it wrote."""
+        process = self._start(arguments, env or {})
         group = -process.pid
         timed_out = threading.Event()
 
@@ -214,18 +238,18 @@ class Runner:
             raise StageError("stopped")
         if code:
             raise _failure(lines, code)
-        return _outcome(stage, lines)
+        return lines
 
-    def _start(self, stage: str, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    def _start(self, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
         # `cmd: python -m stages.x` takes python from PATH: it must be the one that runs this.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         with self._lock:
             if self._stopping:
                 raise StageError("stopped before it began")
-            # --wait-for-lock must stand before repro: without it a finished training is thrown
-            # away when another process holds the lock at its end.
+            # --wait-for-lock must stand before the command: without it a finished training is
+            # thrown away when another process holds the lock at its end.
             process = subprocess.Popen(
-                [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage],
+                [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
                 cwd=self._root,
                 env={
                     **os.environ,

@@ -68,15 +68,9 @@ def use(
     Raises:
         InputError: a preset, a setting or the result is not right; nothing is written.
     """
-    overlays = [_overlay(name) for name in names]
-    if source is not None:
-        overlays.append({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}})
     before = read_yaml(PARAMS_FILE)
     params = _yaml().load(PARAMS_FILE)
-    for overlay in overlays:
-        _lay(overlay, params, "")
-    if short is not None:
-        _lay(_shortened(parse_params(_plain(params)), short), params, "")
+    _lay_all(params, names, source, short)
     for text in settings:
         _lay(_setting(text), params, "")
     after = _plain(params)
@@ -89,6 +83,50 @@ def use(
         for key, value in new.items()
         if key not in old or old[key] != value
     ]
+
+
+def laid(
+    content: str,
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    source: str | None = None,
+    short: int | None = None,
+) -> dict[str, Any]:
+    """What :func:`use` would make of a ``params.yaml`` with this content; nothing is written.
+
+    Args:
+        content: the text of the file.
+        names: as for :func:`use`, and so are ``source`` and ``short``.
+        settings: ``section.key`` to value, laid last.
+
+    Raises:
+        InputError: as :func:`use`.
+    """
+    params = _yaml().load(content)
+    _lay_all(params, names, source, short)
+    for key, value in settings.items():
+        _lay(_nested(key, value), params, "")
+    after = _plain(params)
+    parse_params(after)
+    return after
+
+
+def leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """``section.key`` to value."""
+    return dict(_leaves(tree, ""))
+
+
+def _lay_all(
+    params: MutableMapping[str, Any], names: Sequence[str], source: str | None, short: int | None
+) -> None:
+    overlays = [_overlay(name) for name in names]
+    if source is not None:
+        overlays.append({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}})
+    for overlay in overlays:
+        _lay(overlay, params, "")
+    if short is not None:
+        _lay(_shortened(parse_params(_plain(params)), short), params, "")
 
 
 def short_epochs(schedule: Literal["paper", "short"], epochs: int | None) -> int | None:
@@ -174,7 +212,12 @@ def _setting(text: str) -> Mapping[str, Any]:
         content: Any = YAML().load(value)
     except YAMLError:
         raise InputError(f"-S {text}: {value!r} is not a YAML value; quote or correct it") from None
-    for part in reversed(parts):
+    return _nested(key, content)
+
+
+def _nested(key: str, value: Any) -> Mapping[str, Any]:
+    content: Any = value
+    for part in reversed(key.split(".")):
         content = {part: content}
     setting: Mapping[str, Any] = content
     return setting

@@ -51,7 +51,7 @@ class Resources:
 
     def __init__(self, gpus: Sequence[str]) -> None:
         self._free = list(gpus)
-        self._total = len(gpus)
+        self.total = len(gpus)
         self._running = 0
         self._alone = False
         self._changed = threading.Condition()
@@ -73,16 +73,16 @@ class Resources:
             InputError: a stage needs more GPUs than there are.
         """
         for stage, needs in stages.items():
-            if self._total and needs.gpu > self._total:
+            if self.total and needs.gpu > self.total:
                 raise InputError(
                     f"dvc.yaml: stage {stage} needs {needs.gpu} GPUs and ACKD_GPUS lists"
-                    f" {self._total}; list more, or lower meta.prefect.gpu"
+                    f" {self.total}; list more, or lower meta.prefect.gpu"
                 )
 
     @contextlib.contextmanager
     def hold(self, needs: Needs) -> Iterator[dict[str, str]]:
         """Wait for what is needed; yields the environment that confines a stage to its GPUs."""
-        count = needs.gpu if self._total else 0
+        count = needs.gpu if self.total else 0
         with self._changed:
             self._changed.wait_for(lambda: self._fits(count, needs.alone))
             held, self._free = self._free[:count], self._free[count:]

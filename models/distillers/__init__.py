@@ -10,7 +10,7 @@ from models.errors import InputError
 
 if TYPE_CHECKING:
     from models.backbone import Backbone
-    from models.distillers.base import Distiller, Setting
+    from models.distillers.base import Distiller, Needs, Setting
 
 _CLASSES = {
     "scratch": "Scratch",
@@ -38,8 +38,21 @@ def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, 
     Raises:
         InputError: there is no such method.
     """
+    distiller: Distiller = _load(name)(student, setting, **options)
+    return distiller
+
+
+def needs(name: str) -> Needs:
+    """What a method needs of the teacher.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    needed: Needs = _load(name).needs
+    return needed
+
+
+def _load(name: str) -> Any:
     if name not in _CLASSES:
         raise InputError(f"method {name!r} is not known: use one of {', '.join(_CLASSES)}")
-    module = importlib.import_module(f"models.distillers.{name}")
-    distiller: Distiller = getattr(module, _CLASSES[name])(student, setting, **options)
-    return distiller
+    return getattr(importlib.import_module(f"models.distillers.{name}"), _CLASSES[name])

@@ -22,10 +22,9 @@ from tests.pipeline.conftest import ROOT, change_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
-COMMANDS = ("use", "run", "status", "show", "doctor")
+COMMANDS = ("use", "run", "status", "show", "doctor", "gc")
 COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")
-COMMANDS += ("compare", "choose")
-COMMANDS += ("gc",)
+COMMANDS += ("compare", "choose", "sweep", "remote", "publish", "release", "releases", "fetch")
 
 SUMMARY: dict[str, Any] = {
     "data": {

@@ -1,0 +1,97 @@
+"""Experiments on this machine, several at once, each with a GPU where some are listed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import InputError
+from pipeline.dvc_runner import StageError, cache_folder
+from pipeline.resources import Needs, Resources
+from pipeline.sweep_clone import Clone, Clones, Order, Source, author, places
+from pipeline.sweep_git import git, list_experiments
+from pipeline.sweep_run import Outcome
+
+FOLDER = Path(".dvc/tmp/sweeps")
+
+
+class LocalEngine:
+    """Runs experiments in clones beside the project, with the project's DVC cache.
+
+    Args:
+        sweep: its name.
+        commit: that the experiments start from.
+        jobs: how many at once.
+        resources: the GPUs.
+    """
+
+    def __init__(self, sweep: str, commit: str, jobs: int, resources: Resources) -> None:
+        self.slots = jobs
+        self._needs = Needs(gpu=1 if resources.total else 0)
+        self._resources = resources
+        self._logs = FOLDER / sweep
+        self._env = places(Path(".checkpoints"))
+        self._ended: queue.Queue[Outcome] = queue.Queue()
+        self._fetching = threading.Lock()
+        self._clones = Clones(
+            (self._logs / "clones").resolve(),
+            Source(str(Path.cwd()), commit, author()),
+            cache=cache_folder(Path()),
+            config=Path(".dvc/config.local"),
+        )
+
+    def start(self, order: Order) -> None:
+        # A daemon: an interrupt must not wait for one that waits for its GPU.
+        threading.Thread(target=self._work, args=[order], daemon=True).start()
+
+    def wait(self) -> Outcome:
+        return self._ended.get()
+
+    def close(self) -> None:
+        """Stop what runs, and remove the clones."""
+        self._clones.close()
+
+    def _work(self, order: Order) -> None:
+        began, reason = time.monotonic(), None
+        log = self._logs / f"{order.name}.log"
+        log.unlink(missing_ok=True)
+        try:
+            with self._resources.hold(self._needs) as gpus, self._clones.hold() as clone:
+                began = time.monotonic()
+                clone.run(order, log, {**self._env, **gpus})
+                self._fetch(clone, order.name)
+        except (InputError, StageError) as error:
+            reason = f"{error} ({log})"
+        except OSError as error:
+            reason = f"{error.strerror} ({error.filename})"
+        self._ended.put(Outcome(order.name, time.monotonic() - began, reason))
+
+    def _fetch(self, clone: Clone, name: str) -> None:
+        """Take an experiment over from its clone; its data are in the shared cache."""
+        (found,) = list_experiments(root=clone.folder)[name]
+        with self._fetching:
+            git("fetch", "--quiet", "--no-tags", str(clone.folder), f"{found.ref}:{found.ref}")
+
+
+@contextlib.contextmanager
+def only_one(sweep: str) -> Iterator[None]:
+    """Hold the name of a sweep, which no other process may run here meanwhile.
+
+    Raises:
+        InputError: one does.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f"{sweep}.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"the sweep {sweep} is running already in this project; wait until it ends, or"
+                " interrupt it"
+            ) from None
+        yield
