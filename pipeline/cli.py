@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
-from pipeline import device_commands
+from pipeline import device_commands, service_commands
 from pipeline.project import require_project
 
 console = Console()
@@ -43,14 +43,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-PREFECT_ENVIRONMENT = {
-    # A first start creates a database, which takes longer than the default of 20 s allows.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-}
-
 
 _REASONS = 4
 
@@ -125,6 +117,7 @@ def run() -> None:
     """
     from pipeline.guard import run_guarded
     from pipeline.networks import check_networks
+    from pipeline.service import ENVIRONMENT
     from pipeline.summary import SUMMARY, show
     from stages.params import load_params
     from stages.runtimes.litert_runtime import check_installed
@@ -133,9 +126,7 @@ def run() -> None:
     params = load_params()
     check_networks(params)
     check_installed(params.litert)
-    code = run_guarded(
-        [sys.executable, "-m", "pipeline.flow"], {**PREFECT_ENVIRONMENT, **os.environ}
-    )
+    code = run_guarded([sys.executable, "-m", "pipeline.flow"], {**ENVIRONMENT, **os.environ})
     if code:
         raise typer.Exit(code)
     if SUMMARY.exists():
@@ -239,6 +230,7 @@ def _shortened(reasons: Sequence[str]) -> str:
 
 
 device_commands.add_to(app)
+service_commands.add_to(app)
 
 if __name__ == "__main__":
     app()
