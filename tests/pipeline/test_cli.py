@@ -21,6 +21,7 @@ from tests.pipeline.conftest import ROOT, change_stage
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 COMMANDS = ("use", "run", "status", "show", "doctor")
+COMMANDS += ("server", "worker", "schedule")
 COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")
 
 SUMMARY: dict[str, Any] = {

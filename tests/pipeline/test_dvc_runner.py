@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from pipeline.dvc_output import RemoteError, StageBusyError, StageError, failure
+from pipeline.dvc_output import StageBusyError, StageError
 from pipeline.dvc_runner import Runner, load_graph, load_status
 from tests.pipeline.conftest import ROOT, change_stage, wait_for
 

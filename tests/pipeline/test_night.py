@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from models.checkpoint import save_network
 from pipeline import cli
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.test_guard import MARK, left, none_left
+from tests.pipeline.test_nightly import BRING, NAME
 from tests.stages.conftest import write_data
 
 pytestmark = [
@@ -47,6 +48,7 @@ pytestmark = [
 
 PAGE = ROOT / "docs/how-to-nightly.md"
 SET = 'ackd schedule "0 2 * * *" --timezone Europe/Berlin'
+SET_CLONE = 'ackd schedule "0 3 * * *" --clone'
 LONGEST = 400.0
 """Seconds that anything here may take on a machine that has other work to do."""
 
@@ -83,9 +85,9 @@ PARAMS = {
 
 
 def documented() -> list[str]:
-    """The commands of the page: its indented lines."""
-    lines = PAGE.read_text().splitlines()
-    return [line.strip() for line in lines if line.startswith("    ") and line.strip()]
+    """The commands of the page; what they print is indented too."""
+    lines = [line.removeprefix("    ") for line in PAGE.read_text().splitlines()]
+    return [line for line in lines if line.startswith(("ackd ", "dvc "))]
 
 
 def wait_until(is_so: Callable[[], Any], what: str, within_s: float = LONGEST) -> Any:
@@ -163,10 +165,8 @@ def uninterrupted(project: Path, copy: Path) -> bytes:
     return weights(copy)
 
 
-def runs_of(client: SyncPrefectClient) -> dict[str, FlowRun]:
-    """Those that are not planned for later, by what has planned them."""
-    found = [r for r in client.read_flow_runs() if r.state is not None]
-    return {str(r.id): r for r in found if not r.state.is_scheduled()}  # type: ignore[union-attr]
+def in_state(client: SyncPrefectClient, name: str) -> list[FlowRun]:
+    return [run for run in client.read_flow_runs() if run.state and run.state.name == name]
 
 
 def state_name(client: SyncPrefectClient, run: FlowRun) -> str:
@@ -211,20 +211,23 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         assert [(s.slug, s.active) for s in deployment.schedules] == [("nightly", True)]
         worker = stack.enter_context(started("ackd worker", student, "started!", **own))
 
-        # A run that is planned for a few seconds from now begins by itself.
-        soon = IntervalSchedule(
-            interval=timedelta(days=1), anchor_date=datetime.now(UTC) + timedelta(seconds=5)
-        )
+        # A run that is planned for a few seconds from now begins by itself; the next one, which
+        # is due while it goes on, does not.
+        soon = IntervalSchedule(interval=timedelta(seconds=20))
         client.create_deployment_schedules(
             deployment.id, [DeploymentScheduleCreate(schedule=soon, active=True)]
         )
         wait_until(lambda: trains(student), "the training of the planned run")
-        (first,) = runs_of(client).values()
+        (first,) = wait_until(lambda: in_state(client, "Running"), "the planned run")
         assert first.auto_scheduled
-
-        second = client.create_flow_run_from_deployment(deployment.id)
-        wait_until(lambda: state_name(client, second) == "Cancelled", "the end of the second run")
+        (second, *_) = wait_until(lambda: in_state(client, "Cancelled"), "the end of the second")
+        assert second.auto_scheduled
+        assert second.start_time is None
         assert state_name(client, first) == "Running"
+        # Set again, the schedule is that of every night alone.
+        assert ackd(SET).count(" 02:00") == 3
+        assert len(client.read_deployment(deployment.id).schedules) == 1
+
         bars = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["progress-distill"]))
         )
@@ -232,6 +235,7 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         assert 0 < json.loads(str(bars[0].data)) < 100
 
         began = time.monotonic()
+        # As the button of Prefect's pages does.
         client.set_flow_run_state(first.id, Cancelling())
         wait_until(
             lambda: not [c for c in left(mark) if "training.py" in c or "sleep" in c],
@@ -269,6 +273,11 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         )
         assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
 
+        assert "compress/nightly-clone: 0 3 * * *" in ackd(SET_CLONE)
+        clone = client.read_deployment_by_name("compress/nightly-clone")
+        assert clone.parameters == {"keep": True}
+        assert ackd("ackd schedule --clone --remove") == "compress/nightly-clone: removed\n"
+
         assert ackd("ackd schedule --remove") == "compress/nightly: removed\n"
         assert "nothing is scheduled" in ackd("ackd schedule")
         server.send_signal(signal.SIGTERM)
@@ -278,16 +287,10 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_page_is_run_by_a_test() -> None:
-    run_here = {
-        "ackd server",
-        "ackd worker",
-        SET,
+    here = ["ackd server", "ackd worker", SET, SET_CLONE]
+    here += [
         "ackd schedule",
-        "ackd schedule --pause",
-        "ackd schedule --resume",
-        "ackd schedule --remove",
-    }
-    assert set(documented()) - run_here == set(CLONE_COMMANDS)
-
-
-CLONE_COMMANDS: list[str] = []
+        *(f"ackd schedule --{word}" for word in ("pause", "resume", "remove")),
+    ]
+    there = [line.replace(NAME, "nightly-2026-11-27-0300") for line in BRING]
+    assert sorted(documented()) == sorted(here + there)
