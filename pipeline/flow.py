@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,10 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass, **_RETRIES)
-def publish(root: Path, runner: Runner, name: str) -> State[Any]:
+def publish(root: Path, runner: Runner, name: str, done: Sequence[str]) -> State[Any]:
     """Keep the results of a clone as a DVC experiment of this name."""
     try:
-        nightly.publish(root, runner, name, get_run_logger().info)
+        nightly.publish(root, runner, name, done, get_run_logger().info)
     except StageError as error:
         return _failed(error)
     return Completed(message=f"kept as the experiment {name}")
@@ -126,9 +127,10 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         for future in futures.values():
             future.wait()
         states = {stage: future.state for stage, future in futures.items()}
+        done = [stage for stage, state in states.items() if state.is_completed()]
         # Also where a goal was missed: such a student is worth a look.
-        if name is not None and not cancellation.requested:
-            states["publish"] = publish(root, runner, name, return_state=True)
+        if name is not None and done and not cancellation.requested:
+            states["publish"] = publish(root, runner, name, done, return_state=True)
     rows = [
         {
             "stage": stage,
@@ -142,8 +144,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         return Cancelled(
             message="every stage is stopped; the next run goes on from here", data=rows
         )
-    done = _REPORT in states and states[_REPORT].is_completed()
-    if done and (root / SUMMARY).exists():
+    if _REPORT in done and (root / SUMMARY).exists():
         show_report(root, name)
     failed = [
         f"{row['stage']} failed: {row['message']}" for row in rows if row["state"] == "Failed"
