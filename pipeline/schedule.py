@@ -209,6 +209,7 @@ def _planned(client: SyncPrefectClient, deployment: DeploymentResponse) -> Plann
         FlowRunFilterStateType,
     )
     from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.schedules import CronSchedule
     from prefect.client.schemas.sorting import FlowRunSort
 
     own = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
@@ -231,7 +232,7 @@ def _planned(client: SyncPrefectClient, deployment: DeploymentResponse) -> Plann
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=1,
     )
-    crons = [s.schedule for s in deployment.schedules if hasattr(s.schedule, "cron")]
+    crons = [s.schedule for s in deployment.schedules if isinstance(s.schedule, CronSchedule)]
     zone = ZoneInfo(crons[0].timezone or "UTC") if crons else ZoneInfo("UTC")
     return Planned(
         name=deployment.name,

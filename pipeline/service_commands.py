@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from models.errors import InputError
+from pipeline.service import PORT
 
 if TYPE_CHECKING:
     from pipeline.schedule import Planned
-
-_PORT = 4200
 
 
 def server(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Of this machine's loopback interface.")
-    ] = _PORT,
+    ] = PORT,
 ) -> None:
     """Run a Prefect server on this machine, until Ctrl-C: it plans the runs and shows them.
 
