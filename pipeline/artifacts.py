@@ -76,7 +76,9 @@ class Progress:
     def _show(self, percent: float, line: str) -> None:
         try:
             if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, self._key, line)
+                created = create_progress_artifact(percent, self._key, line)
+                assert isinstance(created, UUID)  # a coroutine where there is an event loop
+                self._artifact = created
             else:
                 update_progress_artifact(self._artifact, percent, line)
         # Whatever is wrong with the bar, hours of training are not thrown away for it.
