@@ -16,7 +16,14 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
-from pipeline import compare_commands, device_commands, ops_commands, sharing_commands, sweep_commands
+from pipeline import (
+    compare_commands,
+    device_commands,
+    ops_commands,
+    service_commands,
+    sharing_commands,
+    sweep_commands,
+)
 from pipeline.project import require_project
 
 console = Console()
@@ -43,14 +50,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-PREFECT_ENVIRONMENT = {
-    # A first start creates a database, which takes longer than the default of 20 s allows.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-}
-
 
 _REASONS = 4
 
@@ -126,6 +125,7 @@ def run() -> None:
     from pipeline.disk import require_space
     from pipeline.guard import run_guarded
     from pipeline.networks import check_networks
+    from pipeline.service import ENVIRONMENT
     from pipeline.summary import SUMMARY, show
     from stages.params import load_params
     from stages.runtimes.litert_runtime import check_installed
@@ -135,9 +135,7 @@ def run() -> None:
     check_networks(params)
     check_installed(params.litert)
     typer.echo(require_space(Path(), params))
-    code = run_guarded(
-        [sys.executable, "-m", "pipeline.flow"], {**PREFECT_ENVIRONMENT, **os.environ}
-    )
+    code = run_guarded([sys.executable, "-m", "pipeline.flow"], {**ENVIRONMENT, **os.environ})
     if code:
         raise typer.Exit(code)
     if SUMMARY.exists():
@@ -250,6 +248,7 @@ sharing_commands.add_to(app)
 compare_commands.add_to(app)
 ops_commands.add_to(app)
 sweep_commands.add_to(app)
+service_commands.add_to(app)
 
 if __name__ == "__main__":
     app()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,37 +14,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 from models.errors import InputError
+from pipeline.dvc_output import HOUSEKEEPING, Outcome, StageError, failure, outcome
 from pipeline.guard import GRACE_S, Guard, stop
 from pipeline.resources import Needs, parse_needs
 from stages.params import read_yaml
-
-Outcome = Literal["ran", "unchanged", "restored"]
-
-_HOUSEKEEPING = (
-    "Running stage '",
-    "> ",
-    "Updating lock file 'dvc.lock'",
-    "Generating lock file 'dvc.lock'",
-    "To track the changes with git, run:",
-    "\tgit add ",
-    "To enable auto staging, run:",
-    "\tdvc config core.autostage true",
-    "Use `dvc push` to send your updates",
-    "Stage '",
-    "Data and pipelines are up to date.",
-    "ERROR: failed to reproduce",
-    "Reproducing experiment '",
-    "WARNING: No file hash info found for '",
-)
-"""How the lines begin that dvc itself writes around a stage's own output."""
-
-
-class StageError(RuntimeError):
-    """A stage did not come to its end; the message is its own last word."""
-
-
-class StageBusyError(StageError):
-    """Another DVC process holds the files of this stage; worth another try."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +110,16 @@ def load_status(root: Path) -> list[StageStatus]:
     return list(statuses.values())
 
 
+def has_default_remote(root: Path) -> bool:
+    """Whether ``dvc push`` would know where to.
+
+    Raises:
+        InputError: as :func:`load_graph`.
+    """
+    with _open(root) as repo:
+        return "remote" in repo.config["core"]
+
+
 class Runner:
     """Runs stages in processes of their own, and leaves none of them behind.
 
@@ -191,10 +173,12 @@ class Runner:
 
         Raises:
             StageBusyError: another DVC process works on the same files.
+            RemoteError: the stage could not reach what it reads from elsewhere.
             StageError: the command failed, took too long, or was stopped.
         """
-        arguments = ["repro", "--single-item", stage]
-        return _outcome(stage, self.dvc(arguments, log, env=env, timeout_s=timeout_s))
+        return outcome(
+            stage, self.dvc(["repro", "--single-item", stage], log, env=env, timeout_s=timeout_s)
+        )
 
     def dvc(
         self,
@@ -204,7 +188,13 @@ class Runner:
         env: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> list[str]:
-        """Run a command of dvc as :meth:`repro` does; returns all the lines that it wrote."""
+        """Run a command of dvc as :meth:`repro` runs a stage's; returns all lines that it wrote.
+
+        Raises:
+            StageBusyError: another DVC process works on the same files.
+            RemoteError: a remote, of git or of DVC, cannot be reached.
+            StageError: it failed, took too long, or was stopped.
+        """
         process = self._start(arguments, env or {})
         group = -process.pid
         timed_out = threading.Event()
@@ -221,7 +211,7 @@ class Runner:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line.rstrip())
-                if lines[-1] and not line.startswith(_HOUSEKEEPING):
+                if lines[-1] and not line.startswith(HOUSEKEEPING):
                     log(lines[-1])
             code = process.wait()
         finally:
@@ -237,7 +227,7 @@ class Runner:
         if code and self._stopping:
             raise StageError("stopped")
         if code:
-            raise _failure(lines, code)
+            raise failure(lines, code)
         return lines
 
     def _start(self, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -307,24 +297,3 @@ def _reasons(changes: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Iterat
 
 
 _PLAIN = {"deleted": "missing", "not in cache": "not in the cache"}
-
-
-def _outcome(stage: str, lines: Sequence[str]) -> Outcome:
-    # dvc's exit code tells failure from success, and nothing more.
-    if any(line.startswith(f"Stage '{stage}' didn't change, skipping") for line in lines):
-        return "unchanged"
-    if any(line.startswith(f"Stage '{stage}' is cached - skipping run") for line in lines):
-        return "restored"
-    return "ran"
-
-
-def _failure(lines: Sequence[str], code: int) -> StageError:
-    text = "\n".join(lines)
-    if "is busy, it is being blocked by" in text or "Unable to acquire lock" in text:
-        return StageBusyError("another DVC process is at work on its files")
-    own = [line for line in lines if line and not line.startswith(_HOUSEKEEPING)]
-    sentences = [line.removeprefix("error: ") for line in own if line.startswith("error: ")]
-    dvc = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    if code < 0:
-        dvc.append(f"ended by {signal.Signals(-code).name}")
-    return StageError((sentences or own[-1:] or dvc or [f"exit status {code}"])[-1])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +16,58 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from models.errors import InputError
-from pipeline.dvc_runner import Runner, Stage, StageBusyError, StageError, load_graph
+from pipeline import nightly
+from pipeline.artifacts import Progress, show_report
+from pipeline.cancellation import Cancellation
+from pipeline.dvc_output import RemoteError, StageBusyError, StageError
+from pipeline.dvc_runner import Runner, Stage, load_graph
 from pipeline.logs import start_log
 from pipeline.resources import Resources
+from pipeline.summary import SUMMARY
 from stages.params import PARAMS_FILE, load_params
 
-_BUSY = "Busy"
-_LOCK_RETRIES = 5
+_BUSY, _UNREACHABLE = "Busy", "Unreachable"
+_RETRIES: dict[str, Any] = {"retries": 5, "retry_delay_seconds": [1, 2, 4, 8, 16]}
+_REPORT = "report"
 _MESSAGES = {"ran": "ran", "unchanged": "unchanged", "restored": "restored from the run cache"}
 
 
-def _is_busy(_task: Any, _run: Any, state: State[Any]) -> bool:
-    return state.name == _BUSY
+def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Locks are given back and remotes come back; whatever else failed would fail again."""
+    return state.name in (_BUSY, _UNREACHABLE)
 
 
 @task(
     task_run_name="{stage.name}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=_LOCK_RETRIES,
-    retry_delay_seconds=[1, 2, 4, 8, 16],
-    retry_condition_fn=_is_busy,
+    retry_condition_fn=_may_pass,
+    **_RETRIES,
 )
 def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
     """Bring one stage up to date; a state says what happened, so that no traceback is logged."""
     log = get_run_logger()
+    progress = Progress(stage.name, log.warning)
+
+    def tell(line: str) -> None:
+        log.info(line)
+        progress.see(line)
+
     try:
         with resources.hold(stage.needs) as env:
             start = time.monotonic()
-            outcome = runner.repro(stage.name, log.info, env=env, timeout_s=stage.needs.timeout_s)
+            outcome = runner.repro(stage.name, tell, env=env, timeout_s=stage.needs.timeout_s)
             seconds = time.monotonic() - start
-    except StageBusyError as error:
-        return Failed(name=_BUSY, message=str(error))
     except StageError as error:
-        return Failed(message=str(error))
+        return _failed(error)
+    progress.finish()
     return Completed(
         name="Completed" if outcome == "ran" else "Cached",
         message=f"{_MESSAGES[outcome]}, {seconds:.1f} s",
@@ -62,15 +75,37 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
     )
 
 
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass, **_RETRIES)
+def publish(root: Path, runner: Runner, name: str, done: Sequence[str]) -> State[Any]:
+    """Keep the results of a clone as a DVC experiment of this name."""
+    try:
+        nightly.publish(root, runner, name, done, get_run_logger().info)
+    except StageError as error:
+        return _failed(error)
+    return Completed(message=f"kept as the experiment {name}")
+
+
+def _failed(error: StageError) -> State[Any]:
+    name = {StageBusyError: _BUSY, RemoteError: _UNREACHABLE}.get(type(error), "Failed")
+    return Failed(name=name, message=str(error))
+
+
 @flow(name="compress", validate_parameters=False)
-def compress(root: Path = Path()) -> State[Any]:
+def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
     """Run the chain of ``root/dvc.yaml``; independent stages run side by side.
+
+    Args:
+        root: folder of ``dvc.yaml``.
+        keep: whether ``root`` is a clone that is given up afterwards, so that its results are
+            pushed to where it comes from, as a DVC experiment.
 
     Returns:
         A completed state whose data lists ``stage``, ``state`` and ``message`` of every stage, or a
         failed one whose message names what failed, why, and what did not run. Where
-        ``params.yaml`` or ``dvc.yaml`` is not right, it fails before anything has run.
+        ``params.yaml`` or ``dvc.yaml`` is not right, it fails before anything has run. A cancelled
+        state where it was cancelled.
     """
+    root = Path(root)
     try:
         start_log()
         load_params(root / PARAMS_FILE)
@@ -79,7 +114,8 @@ def compress(root: Path = Path()) -> State[Any]:
         resources.check({stage.name: stage.needs for stage in stages})
     except InputError as error:
         return Failed(message=str(error), data=[])
-    with Runner(root) as runner:
+    name = nightly.experiment_name(flow_run.scheduled_start_time) if keep else None
+    with Runner(root) as runner, Cancellation(runner) as cancellation:
         futures: dict[str, PrefectFuture[Any]] = {}
         for stage in stages:
             futures[stage.name] = run_stage.with_options(name=stage.name).submit(
@@ -92,16 +128,26 @@ def compress(root: Path = Path()) -> State[Any]:
         # An interrupt or a termination signal arrives here; leaving the runner stops every stage.
         for future in futures.values():
             future.wait()
-    states = {name: future.state for name, future in futures.items()}
+        states = {stage: future.state for stage, future in futures.items()}
+        done = [stage for stage, state in states.items() if state.is_completed()]
+        # Also where a goal was missed: such a student is worth a look.
+        if name is not None and done and not cancellation.requested:
+            states["publish"] = publish(root, runner, name, done, return_state=True)
     rows = [
         {
-            "stage": name,
+            "stage": stage,
             "state": _word(state),
             "message": "" if _not_run(state) else state.message or "",
         }
-        for name, state in states.items()
+        for stage, state in states.items()
     ]
     create_table_artifact(key="stages", table=rows, description="The last run of the chain")
+    if cancellation.requested:
+        return Cancelled(
+            message="every stage is stopped; the next run goes on from here", data=rows
+        )
+    if _REPORT in done and (root / SUMMARY).exists():
+        show_report(root, name)
     failed = [
         f"{row['stage']} failed: {row['message']}" for row in rows if row["state"] == "Failed"
     ]
@@ -133,10 +179,10 @@ def main() -> int:
     for row in rows:
         table.add_row(row["stage"], row["state"], escape(row["message"]))
     Console().print(table)
-    if state.is_failed():
-        print(f"error: {state.message}", file=sys.stderr)
-        return 1
-    return 0
+    if state.is_completed():
+        return 0
+    print(f"error: {state.message}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -79,11 +79,19 @@ class Guard:
                 self._process.stdin.flush()
 
 
-def run_guarded(command: Sequence[str], env: Mapping[str, str]) -> int:
+def run_guarded(
+    command: Sequence[str], env: Mapping[str, str], *, with_children: bool = False
+) -> int:
     """Run a command as a process group of its own, and end with nothing of the group left.
 
     A signal to stop is passed on as an interrupt to the command alone, so that it, and not the
     terminal, says in which order its own children end.
+
+    Args:
+        command: program and arguments.
+        env: its whole environment.
+        with_children: whether a signal to stop terminates the command's children as well, because
+            it would wait for them.
 
     Returns:
         The command's exit status; 128 plus the signal's number if one ended it or was passed on.
@@ -99,6 +107,8 @@ def run_guarded(command: Sequence[str], env: Mapping[str, str]) -> int:
                 too_long.daemon = True
                 too_long.start()
             _send(process, signal.SIGINT)
+            for child in _children(process) if with_children else ():
+                _send(child, signal.SIGTERM)
 
     # Handlers come first: a child would inherit that a shell in the background ignores SIGINT.
     forwarded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -116,6 +126,16 @@ def run_guarded(command: Sequence[str], env: Mapping[str, str]) -> int:
     if received:
         return 128 + received[0]
     return 128 - code if code < 0 else code
+
+
+def _children(process: int) -> list[int]:
+    # The guarding process runs this file too, without any package.
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(process).children()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _main() -> None:

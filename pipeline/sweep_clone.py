@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import InputError
-from pipeline.dvc_runner import Runner, StageBusyError, StageError
+from pipeline.dvc_output import StageBusyError, StageError
+from pipeline.dvc_runner import Runner
 from pipeline.sweep_git import git, list_experiments
 
 _TRIES = 5

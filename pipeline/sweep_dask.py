@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
-from pipeline.dvc_runner import Runner, StageError
+from pipeline.dvc_output import StageError
+from pipeline.dvc_runner import Runner
 from pipeline.resources import Needs, Resources
 from pipeline.sweep_clone import Clone, Clones, Order, Source, author, places
 from pipeline.sweep_git import git, list_experiments

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from pipeline.dvc_runner import StageError, cache_folder
+from pipeline.dvc_output import StageError
+from pipeline.dvc_runner import cache_folder
 from pipeline.resources import Needs, Resources
 from pipeline.sweep_clone import Clone, Clones, Order, Source, author, places
 from pipeline.sweep_git import git, list_experiments

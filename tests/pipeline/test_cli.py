@@ -23,6 +23,7 @@ from tests.pipeline.conftest import ROOT, change_stage
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 COMMANDS = ("use", "run", "status", "show", "doctor", "gc")
+COMMANDS += ("server", "worker", "schedule")
 COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")
 COMMANDS += ("compare", "choose", "sweep", "remote", "publish", "release", "releases", "fetch")
 

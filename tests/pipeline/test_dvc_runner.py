@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from pipeline.dvc_runner import Runner, StageBusyError, StageError, load_graph, load_status
+from pipeline.dvc_output import StageBusyError, StageError
+from pipeline.dvc_runner import Runner, load_graph, load_status
 from tests.pipeline.conftest import ROOT, change_stage, wait_for
 
 # dvc reads its graph with a call that pygtrie is about to drop.

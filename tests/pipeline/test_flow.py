@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelling
 
 from pipeline.flow import compress
-from tests.pipeline.conftest import change_stage
+from tests.pipeline.conftest import change_stage, wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
@@ -73,6 +76,72 @@ def test_tasks_are_named_after_their_stages(project: Path) -> None:
     assert len(tables) == 1
     table = json.loads(str(tables[0].data))
     assert [row["stage"] for row in table] == ["first", "left", "right", "last"]
+
+
+def test_twelve_independent_stages_at_once_all_succeed(project: Path) -> None:
+    names = [f"quick_{number}" for number in range(12)]
+    stages = [
+        f"  {name}:\n    cmd: echo {name} > {name}.txt\n    outs: [{name}.txt]\n" for name in names
+    ]
+    (project / "dvc.yaml").write_text("stages:\n" + "".join(stages))
+    state, rows = run(project)
+    assert state.is_completed(), rows
+    assert words(rows) == dict.fromkeys(names, "Completed")
+    assert all((project / f"{name}.txt").read_text() == f"{name}\n" for name in names)
+    lock = (project / "dvc.lock").read_text()
+    assert all(f"  {name}:\n" in lock for name in names)
+    listed = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    with get_client(sync_client=True) as client:
+        ours = [
+            task.name
+            for task in client.read_task_runs()
+            if task.flow_run_id == state.state_details.flow_run_id
+        ]
+    assert sorted(ours) == sorted(listed)
+
+
+def test_a_remote_that_does_not_answer_is_tried_again(project: Path) -> None:
+    change_stage(
+        project,
+        "cmd: cp first.txt left.txt",
+        'cmd: "if test -e tries.txt; then cp first.txt left.txt; else echo once > tries.txt;'
+        " echo 'error: Connection refused' >&2; exit 1; fi\"",
+    )
+    state, rows = run(project)
+    assert state.is_completed(), rows
+    assert words(rows)["left"] == "Completed"
+    assert (project / "tries.txt").read_text() == "once\n"
+
+
+def test_cancelled_without_a_worker_it_stops_too(project: Path) -> None:
+    change_stage(project, "cp first.txt left.txt", "touch started && sleep 120")
+    before = {run.id for run in _runs()}
+
+    def cancel() -> None:
+        wait_for(project / "started")
+        (own,) = (run for run in _runs() if run.id not in before)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(own.id, Cancelling())
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=[cancel])
+    thread.start()
+    state, rows = run(project)
+    thread.join()
+    assert state.is_cancelled()
+    assert words(rows)["left"] == "Failed"
+    assert words(rows)["last"] == "Not run"
+    assert json.loads((project / ".dvc/tmp/rwlock").read_text()) == {}
+
+
+def _runs() -> list[FlowRun]:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs()
 
 
 def test_a_failing_stage_fails_the_flow_and_names_what_did_not_run(project: Path) -> None:

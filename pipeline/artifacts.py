@@ -1,0 +1,184 @@
+"""What a run shows in Prefect's pages: how far a training is, figures, a picture, the report."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from pipeline.summary import PAGE, SUMMARY
+from stages import report_page
+from stages.figures import drop
+from stages.files import read_json
+from stages.report_page.curves import scatter_chart
+
+_EVERY_SECONDS = 5.0
+_EPOCH = re.compile(r".+?: epoch (\d+)/(\d+)(?:, step (\d+) of (\d+))?(?:  |$)")
+_ITEM = re.compile(r".+?: (\d+) of (\d+)(?:, \d+ s left)?$")
+
+
+def percent_done(line: str) -> float | None:
+    """How far a stage says it is, from 0 to 100; None for a line that says something else."""
+    if epoch := _EPOCH.match(line):
+        number, epochs, step, steps = (int(group or 0) for group in epoch.groups())
+        done = number if not steps else number - 1 + step / steps
+        return 100 * done / epochs if epochs else None
+    if item := _ITEM.match(line):
+        done, total = int(item[1]), int(item[2])
+        return 100 * done / total if total else None
+    return None
+
+
+class Progress:
+    """A bar in Prefect's pages that follows the lines of one stage; it moves every 5 s at most.
+
+    Args:
+        stage: its name in ``dvc.yaml``.
+        warn: takes a sentence where Prefect does not take the bar; the stage goes on without.
+    """
+
+    def __init__(self, stage: str, warn: Callable[[str], None]) -> None:
+        # Prefect's keys have neither capitals nor underscores.
+        self._key = f"progress-{re.sub('[^a-z0-9]+', '-', stage.lower())}"
+        self._stage = stage
+        self._warn = warn
+        self._artifact: UUID | None = None
+        self._shown = float("-inf")
+        self._broken = False
+
+    def see(self, line: str) -> None:
+        """A line that the stage has written."""
+        percent = percent_done(line)
+        now = time.monotonic()
+        if percent is None or self._broken or now - self._shown < _EVERY_SECONDS:
+            return
+        self._shown = now
+        self._show(percent, line)
+
+    def finish(self) -> None:
+        """The stage has come to its end."""
+        if self._artifact is not None and not self._broken:
+            self._show(100.0, f"{self._stage}: done")
+
+    def _show(self, percent: float, line: str) -> None:
+        try:
+            if self._artifact is None:
+                created = create_progress_artifact(percent, self._key, line)
+                assert isinstance(created, UUID)  # a coroutine where there is an event loop
+                self._artifact = created
+            else:
+                update_progress_artifact(self._artifact, percent, line)
+        # Whatever is wrong with the bar, hours of training are not thrown away for it.
+        except Exception as error:
+            self._broken = True
+            self._warn(f"{self._stage}: Prefect shows its progress no longer ({error})")
+
+
+def show_report(root: Path, kept_as: str | None) -> None:
+    """Tables, picture and place of the report in ``root``.
+
+    Args:
+        root: folder of ``dvc.yaml``, with a finished report.
+        kept_as: the experiment that holds it, where ``root`` itself is given up after the run.
+
+    Raises:
+        InputError: the summary is damaged.
+    """
+    summary = read_json(root / SUMMARY)
+    create_table_artifact(networks(summary), "networks", "Teacher and student on the test images")
+    create_table_artifact(exports(summary), "exports", "Every export; latency of one image")
+    picture = accuracy_against_latency(summary)
+    if picture is not None:
+        create_image_artifact(picture, "accuracy-against-latency", "Every export, up and left best")
+    if kept_as is not None:
+        create_markdown_artifact(
+            f"`dvc exp pull origin {kept_as} && dvc exp apply {kept_as}` in a clone brings the"
+            f" whole run there, and `{PAGE.as_posix()}` with it.",
+            "report",
+            "Where the report is",
+        )
+        return
+    page = (root / PAGE).resolve()
+    create_link_artifact(
+        page.as_uri(),
+        page.name,
+        "report",
+        "The whole report, a file of the machine that ran it. A browser does not follow a link from"
+        " here to a file: copy it to the address bar.",
+    )
+
+
+def networks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row each for teacher and student."""
+    return [
+        {
+            "": role,
+            "network": summary[role]["network"],
+            "accuracy": _percent(summary[role]["accuracy"]),
+            "parameters": summary[role]["parameters"],
+            "MACs": summary[role]["macs"],
+            "MB": _rounded(summary[role]["size_mb"], 2),
+        }
+        for role in ("teacher", "student")
+    ]
+
+
+def exports(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each export, LiteRT's too where there are some."""
+    found = dict(summary["exports"])
+    if summary["litert"] is not None:
+        found |= {f"litert {n}": export for n, export in summary["litert"]["exports"].items()}
+    return [
+        {
+            "export": name,
+            "parity": export["status"],
+            "accuracy": _percent(export["accuracy"]),
+            "drop, points": drop(export),
+            "MB": _rounded(export["size_mb"], 2),
+            "p50 ms": _rounded(export["p50_ms"], 3),
+            "p90 ms": _rounded(export["p90_ms"], 3),
+            "x fp32": _rounded(export["speedup"], 2),
+        }
+        for name, export in found.items()
+    ]
+
+
+def accuracy_against_latency(summary: Mapping[str, Any]) -> str | None:
+    """The report's chart as the address of an image that stands by itself; None without figures."""
+    chart = scatter_chart(dict(summary))
+    if chart is None:
+        return None
+    # The page's style sheet has the colours, the light ones first; an image has no page about it.
+    style = Path(report_page.__path__[0], "style.css").read_text(encoding="utf-8")
+    colours = dict(reversed(re.findall(r"(--[a-z0-9-]+):\s*(#[0-9a-fA-F]+)", style)))
+    svg = re.sub(r"var\((--[a-z0-9-]+)\)", lambda name: colours[name[1]], str(chart.svg))
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert box
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * float(box[1]):g}"'
+        f' height="{2 * float(box[2]):g}" font-family="sans-serif"'
+        f' style="background: {colours["--paper"]}"'
+    )
+    svg = svg.replace("<svg", head, 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def _percent(fraction: float | None) -> str | None:
+    return None if fraction is None else f"{fraction:.2%}"
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,176 @@
+"""The local Prefect server and its worker: on loopback, quiet, and ended with all below them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.errors import InputError
+from pipeline.guard import run_guarded
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+HOST, PORT = "127.0.0.1", 4200
+ENVIRONMENT = {
+    # A first start creates a database, which takes longer than the default of 20 s allows.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+"""What Prefect is started with, unless the environment says otherwise."""
+
+
+def api_url() -> str:
+    """Where the server is: ``PREFECT_API_URL``, or what ``ackd server`` starts by default."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url or f"http://{HOST}:{PORT}/api"
+
+
+@contextlib.contextmanager
+def connect() -> Iterator[SyncPrefectClient]:
+    """A client of the server.
+
+    Raises:
+        InputError: none answers.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    url = api_url()
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        if (error := client.api_healthcheck()) is not None:
+            raise InputError(
+                f"no Prefect server answers at {url} ({error}); start one with `ackd server` in"
+                " another terminal, or set PREFECT_API_URL to the address of yours"
+            )
+        yield client
+
+
+def run_server(port: int, tell: Callable[[str], None]) -> int:
+    """Run a server here until it is told to stop; its database is in ``PREFECT_HOME``.
+
+    Args:
+        port: of the loopback interface.
+        tell: takes one line when it answers.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    address = f"http://{HOST}:{port}"
+    _require_free(port, address)
+    over = threading.Event()
+
+    def announce() -> None:
+        while not over.wait(0.2):
+            if _answers(address):
+                tell(
+                    f"Prefect's pages are at {address}; next, `{_prefix(port)}ackd worker` in"
+                    " another terminal. Ctrl-C ends the server."
+                )
+                return
+
+    threading.Thread(target=announce, daemon=True).start()
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"]
+    try:
+        return run_guarded(
+            [*command, "--host", HOST, "--port", str(port)], {**ENVIRONMENT, **os.environ}
+        )
+    finally:
+        over.set()
+
+
+def run_worker(pool: str, root: Path) -> int:
+    """Run a worker of a pool here until it is told to stop, and with it the runs it has begun.
+
+    The pool is created where it is missing.
+
+    Args:
+        pool: its name, of type process.
+        root: the project that its runs work on.
+
+    Returns:
+        The exit status.
+    """
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start"]
+    return run_guarded(
+        [*command, "--type", "process", "--pool", pool],
+        {**ENVIRONMENT, **whereabouts(root), **os.environ, **_of_this_python(api_url())},
+        with_children=True,
+    )
+
+
+def whereabouts(root: Path) -> dict[str, str]:
+    """What ``prefect.yaml`` leaves to the worker: the variables by which it finds a project."""
+    root = root.resolve()
+    found = {"ACKD_PROJECT": str(root), "ACKD_CHECKPOINTS": str(root / ".checkpoints")}
+    found["ACKD_DVC_CACHE"] = _say(root, [sys.executable, "-m", "dvc", "cache", "dir"])
+    origin = _say(root, ["git", "config", "--get", "remote.origin.url"])
+    if not origin or (root / origin).exists():
+        origin = str((root / origin).resolve())
+    found["ACKD_REPOSITORY"] = origin
+    if branch := _say(root, ["git", "branch", "--show-current"]):
+        found["ACKD_BRANCH"] = branch
+    return found
+
+
+def _say(root: Path, command: list[str]) -> str:
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env={**ENVIRONMENT, **os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def _of_this_python(url: str) -> Mapping[str, str]:
+    # The steps of prefect.yaml take python from PATH: it must be the one that runs this.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {"PREFECT_API_URL": url, "PATH": path}
+
+
+def _require_free(port: int, address: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            who, advice = str(error.strerror).lower(), ""
+            if _answers(address):
+                who, advice = "a Prefect server is there", " use that one, or"
+            raise InputError(
+                f"port {port} of {HOST} cannot be had ({who});{advice} name another by --port,"
+                f" such as --port {port + 1 if port < 65535 else PORT}"
+            ) from None
+
+
+def _answers(address: str) -> bool:
+    # Without proxies, which know nothing of this machine's loopback interface.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{address}/api/health", timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def _prefix(port: int) -> str:
+    return "" if port == PORT else f"PREFECT_API_URL=http://{HOST}:{port}/api "
