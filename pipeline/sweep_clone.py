@@ -164,7 +164,7 @@ class Clones:
         cache: Path | None = None,
         config: Path | None = None,
     ) -> None:
-        self._make = lambda name: Clone(folder / name, source, cache=cache, config=config)
+        self._source, self._cache, self._config = source, cache, config
         self._folder = folder
         self._lock = threading.Lock()
         self._all: list[Clone] = []
@@ -184,8 +184,14 @@ class Clones:
             if self._closed:
                 raise StageError("stopped before it began")
             if not self._free:
-                self._free.append(self._make(str(len(self._all))))
-                self._all.append(self._free[0])
+                made = Clone(
+                    self._folder / str(len(self._all)),
+                    self._source,
+                    cache=self._cache,
+                    config=self._config,
+                )
+                self._free.append(made)
+                self._all.append(made)
             clone = self._free.pop()
         try:
             yield clone

@@ -72,7 +72,7 @@ class DaskEngine:
 
     @property
     def slots(self) -> int:
-        return max(1, sum(self._client.nthreads().values()))
+        return max(1, sum(map(int, self._client.nthreads().values())))
 
     def start(self, order: Order) -> None:
         self._began[order.name] = time.monotonic()

@@ -45,7 +45,7 @@ class _Run:
         """Bytes that a stage left."""
         if stage not in self.stages:
             return None
-        return sum(out.get("size", 0) for out in self.stages[stage].get("outs", []))
+        return sum(int(out.get("size", 0)) for out in self.stages[stage].get("outs", []))
 
 
 def show(plan: Plan, done: Collection[str]) -> None:
