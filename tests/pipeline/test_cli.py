@@ -381,8 +381,9 @@ def test_run_as_a_process_ends_with_its_table_and_status(
 
     done = run()
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("disk: ")
     rows = [row[:2] for row in cells(done.stdout)]
-    assert [[cell.strip() for cell in row] for row in rows[1:]] == [
+    assert [[cell.strip() for cell in row] for row in rows[2:]] == [
         [stage, "Completed"] for stage in ("first", "left", "right", "last")
     ]
     assert "hello from first" in done.stderr

@@ -35,7 +35,7 @@ def test_a_run_writes_lines_that_tell_run_stage_and_experiment(
 ) -> None:
     monkeypatch.setenv("ACKD_LOG", "logs/run.jsonl")
     monkeypatch.setenv("DVC_EXP_NAME", "sweep.kd.seed1")
-    change_stage(project, "cp first.txt right.txt", "false")
+    change_stage(project, "cp first.txt right.txt", '"exit 3"')
     start = datetime.now(UTC)
     state = compress(project, return_state=True)
     assert state.is_failed()
