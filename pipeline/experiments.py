@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from models.errors import InputError
+from pipeline.git_refs import git
 from pipeline.summary_schema import Compared, checked
 
 WORKSPACE = "workspace"
@@ -137,7 +138,7 @@ def _in_order(name: str) -> list[tuple[int, str]]:
 def _references() -> list[_Reference]:
     """The newest first."""
     form = "%(objectname) %(committerdate:unix) %(refname)"
-    lines = _git("for-each-ref", f"--format={form}", "refs/exps").splitlines()
+    lines = git(Path(), "for-each-ref", f"--format={form}", "refs/exps").splitlines()
     found = []
     for line in lines:
         revision, time, reference = line.split(" ", 2)
@@ -149,31 +150,19 @@ def _references() -> list[_Reference]:
 
 def _commit(text: str) -> str:
     try:
-        return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+        return git(
+            Path(), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"
+        )
     except InputError:
         raise InputError(
             f"--rev {text}: no commit, branch or tag of this repository; see `git log --oneline`"
         ) from None
 
 
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise InputError("git: not installed here; experiments are read from git") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise InputError(
-            f"git {arguments[0]}: {said[-1] if said else 'failed'}; run ackd in the project's root,"
-            " which must be in a git repository"
-        )
-    return done.stdout.strip()
-
-
 @contextmanager
 def _reader() -> Iterator[Read]:
     """Reads ``REVISION:PATH`` of git, all by one process."""
-    _git("rev-parse", "--git-dir")
+    git(Path(), "rev-parse", "--git-dir")
     command = ["git", "cat-file", "--batch"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -128,6 +128,8 @@ def _reason(text: str) -> str:
             "does not know who you are; run `git config user.name NAME` and"
             " `git config user.email ADDRESS`"
         )
+    if "not a git repository (or" in text:
+        return "not a repository; run ackd in the project's root, and `git init` where it is new"
     own = [line for line in lines if not line.startswith(_NOISE)]
     marked = [line for line in own if line.startswith(("fatal:", "error:", "!"))]
     chosen = (marked or own or lines or ["failed"])[0]

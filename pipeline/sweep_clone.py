@@ -18,7 +18,8 @@ from pathlib import Path
 from models.errors import InputError
 from pipeline.dvc_output import StageBusyError, StageError
 from pipeline.dvc_runner import Runner
-from pipeline.sweep_git import git, list_experiments
+from pipeline.git_refs import git
+from pipeline.sweep_git import list_experiments
 
 _TRIES = 5
 _CONFIG = Path(".dvc/config.local")
@@ -82,11 +83,11 @@ class Clone:
         self.folder = folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        git("clone", "--quiet", "--no-checkout", source.url, str(folder))
-        git("checkout", "--quiet", "--detach", source.commit, root=folder)
+        git(Path(), "clone", "--quiet", "--no-checkout", source.url, str(folder))
+        git(folder, "checkout", "--quiet", "--detach", source.commit)
         if source.author is not None:
-            git("config", "user.name", source.author[0], root=folder)
-            git("config", "user.email", source.author[1], root=folder)
+            git(folder, "config", "user.name", source.author[0])
+            git(folder, "config", "user.email", source.author[1])
         settings = configparser.ConfigParser(interpolation=None)
         if config is not None and config.exists():
             settings.read(config, encoding="utf-8")
@@ -139,7 +140,7 @@ class Clone:
     def forget(self, name: str) -> None:
         """Remove an experiment that was begun anew elsewhere."""
         for found in list_experiments(root=self.folder).get(name, []):
-            git("update-ref", "-d", found.ref, root=self.folder)
+            git(self.folder, "update-ref", "-d", found.ref)
 
     def close(self) -> None:
         """Stop what runs here, and remove the clone."""
@@ -227,6 +228,6 @@ def places(checkpoints: Path) -> dict[str, str]:
 def author() -> tuple[str, str] | None:
     """Name and address of the user, where git has both."""
     try:
-        return git("config", "user.name").strip(), git("config", "user.email").strip()
+        return git(Path(), "config", "user.name").strip(), git(Path(), "config", "user.email")
     except InputError:
         return None

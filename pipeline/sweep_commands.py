@@ -126,13 +126,14 @@ def _run_here(plan: Plan, jobs: int | None) -> list[Outcome]:
 
 def _run_on_dask(plan: Plan, address: str, url: str | None) -> list[Outcome]:
     from models.errors import InputError
-    from pipeline import sweep_dask, sweep_git
+    from pipeline import sweep_dask
+    from pipeline.git_refs import git
     from pipeline.sweep_local import only_one
     from pipeline.sweep_run import run
 
     if url is None:
         try:
-            url = sweep_git.git("remote", "get-url", "origin").strip()
+            url = git(Path(), "remote", "get-url", "origin")
         except InputError:
             raise InputError(
                 "git has no remote origin, from which workers could clone; name one by --git"

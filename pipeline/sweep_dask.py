@@ -20,9 +20,10 @@ from typing import Any
 from models.errors import InputError
 from pipeline.dvc_output import StageError
 from pipeline.dvc_runner import Runner
+from pipeline.git_refs import git
 from pipeline.resources import Needs, Resources
 from pipeline.sweep_clone import Clone, Clones, Order, Source, author, places
-from pipeline.sweep_git import git, list_experiments
+from pipeline.sweep_git import list_experiments
 from pipeline.sweep_run import Outcome
 
 _CONNECT_S = 20
@@ -114,11 +115,11 @@ def check_reachable(url: str, commit: str) -> None:
     Raises:
         InputError: they cannot.
     """
-    tips = {line.split("\t")[0] for line in git("ls-remote", url).splitlines()}
+    tips = {line.split("\t")[0] for line in git(Path(), "ls-remote", url).splitlines()}
     if not any(_contains(tip, commit) for tip in tips):
         raise InputError(f"{url} does not have the commit {commit[:8]}; `git push` it first")
     config = configparser.ConfigParser(interpolation=None)
-    config.read_string(git("show", f"{commit}:.dvc/config"))
+    config.read_string(git(Path(), "show", f"{commit}:.dvc/config"))
     if not config.get("core", "remote", fallback=""):
         raise InputError(
             ".dvc/config names no default remote, by which the workers share data; add one by"
@@ -131,7 +132,7 @@ def fetch(url: str, names: Iterable[str]) -> None:
     found = list_experiments(url)
     refs = [f"{item.ref}:{item.ref}" for name in names for item in found.get(name, [])]
     if refs:
-        git("fetch", "--quiet", "--no-tags", url, *refs)
+        git(Path(), "fetch", "--quiet", "--no-tags", url, *refs)
 
 
 def pull(url: str, names: Iterable[str]) -> None:
@@ -152,7 +153,7 @@ def pull(url: str, names: Iterable[str]) -> None:
 
 def _contains(tip: str, commit: str) -> bool:
     try:
-        git("merge-base", "--is-ancestor", commit, tip)
+        git(Path(), "merge-base", "--is-ancestor", commit, tip)
     except InputError:  # or a tip that is not known here
         return False
     return True

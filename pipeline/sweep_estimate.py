@@ -7,6 +7,7 @@ import io
 import statistics
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +15,10 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from models.errors import InputError
+from pipeline.git_refs import git
 from pipeline.presets import leaves
 from pipeline.sweep import Experiment, Plan, value_of
-from pipeline.sweep_git import git, list_experiments
+from pipeline.sweep_git import list_experiments
 from pipeline.sweep_run import duration
 
 _HISTORIES = {
@@ -97,7 +99,7 @@ def _runs() -> Iterator[_Run]:
     revisions = [item.revision for found in list_experiments().values() for item in found]
     for revision in ["HEAD", *revisions]:
         try:
-            text = git("show", f"{revision}:dvc.lock")
+            text = git(Path(), "show", f"{revision}:dvc.lock")
         except InputError:
             continue
         content = YAML(typ="safe").load(text)
@@ -115,7 +117,9 @@ def _training(stage: str, item: Experiment, plan: Plan, runs: list[_Run]) -> flo
     for run in runs:
         if stage in run.stages and _same_pace(stage, item, run):
             try:
-                rows = list(csv.DictReader(io.StringIO(git("show", f"{run.revision}:{path}"))))
+                rows = list(
+                    csv.DictReader(io.StringIO(git(Path(), "show", f"{run.revision}:{path}")))
+                )
                 each = statistics.median(float(row["seconds"]) for row in rows)
             except (InputError, KeyError, ValueError):
                 continue

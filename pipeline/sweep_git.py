@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from models.errors import InputError
+from pipeline.git_refs import changed_files, git
 from stages.params import PARAMS_FILE
 
 if TYPE_CHECKING:
@@ -39,31 +39,9 @@ class Found:
         return "".join(self.ref.split("/")[2:4])
 
 
-def git(*arguments: str, root: Path = Path()) -> str:
-    """Run git; returns what it prints.
-
-    Raises:
-        InputError: it fails; the sentence is git's own.
-    """
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise InputError("git: not installed; DVC's experiments are kept in it") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
-        raise InputError(f"git {arguments[0]}: {(fatal or lines[-1:])[0]}")
-    return done.stdout
-
-
 def check_committed() -> None:
     """Raises InputError where a file that git knows differs from the last commit."""
-    changed = [
-        line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()
-    ]
-    if changed:
+    if changed := changed_files(Path()):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
             f"{', '.join(changed[:3])}{more}: changed and not committed; commit first, for every"
@@ -73,8 +51,8 @@ def check_committed() -> None:
 
 def committed(path: str) -> tuple[str, str]:
     """The last commit, and the text of a file in it."""
-    commit = git("rev-parse", "HEAD").strip()
-    return commit, git("show", f"{commit}:{path}")
+    commit = git(Path(), "rev-parse", "HEAD")
+    return commit, git(Path(), "show", f"{commit}:{path}")
 
 
 def check_in_git(params: Mapping[str, Any]) -> None:
@@ -91,7 +69,7 @@ def check_in_git(params: Mapping[str, Any]) -> None:
         place = Path(value.partition(":")[2] or value)
         if place.is_absolute() or not place.exists() or place == Path():
             continue
-        if not git("ls-files", "--", place.as_posix()).strip():
+        if not git(Path(), "ls-files", "--", place.as_posix()):
             raise InputError(
                 f"{key} is {value!r}, which git does not know; an experiment runs in a folder of"
                 " its own: give the whole path, beginning with /"
@@ -101,9 +79,9 @@ def check_in_git(params: Mapping[str, Any]) -> None:
 def list_experiments(remote: str | None = None, root: Path = Path()) -> dict[str, list[Found]]:
     """Every DVC experiment here, or in a git remote, by name."""
     if remote is None:
-        text = git("for-each-ref", "--format=%(objectname)\t%(refname)", _REFS, root=root)
+        text = git(root, "for-each-ref", "--format=%(objectname)\t%(refname)", _REFS)
     else:
-        text = git("ls-remote", remote, f"{_REFS}*", root=root)
+        text = git(root, "ls-remote", remote, f"{_REFS}*")
     found: dict[str, list[Found]] = {}
     for line in text.splitlines():
         revision, ref = line.split("\t")
@@ -137,7 +115,7 @@ def is_done(plan: Plan, experiment: Experiment, found: Iterable[Found]) -> bool:
 
 
 def _difference(plan: Plan, experiment: Experiment, found: Found) -> str | None:
-    text = git("show", f"{found.revision}:{PARAMS_FILE.as_posix()}")
+    text = git(Path(), "show", f"{found.revision}:{PARAMS_FILE.as_posix()}")
     params = _flat(YAML(typ="safe").load(text))
     wanted = _flat(experiment.params)
     other = [
@@ -147,13 +125,13 @@ def _difference(plan: Plan, experiment: Experiment, found: Found) -> str | None:
     ]
     if other:
         return f"with other settings ({'; '.join(other[:3])})"
-    lines = git("show", "--no-patch", "--format=%B", found.revision).splitlines()
+    lines = git(Path(), "show", "--no-patch", "--format=%B", found.revision).splitlines()
     until = [line.removeprefix(_UNTIL) for line in lines if line.startswith(_UNTIL)]
     if until != [plan.until]:
         return f"and ends in {' '.join(until) or 'another stage'}, not {plan.until}"
     if found.baseline != plan.commit:
         changed = git(
-            "diff", "--name-only", found.baseline, plan.commit, "--", *plan.files
+            Path(), "diff", "--name-only", found.baseline, plan.commit, "--", *plan.files
         ).splitlines()
         if changed:
             return f"and was made by other code ({', '.join(changed[:3])} changed since)"

@@ -13,9 +13,10 @@ from pathlib import Path
 from models.errors import InputError
 from pipeline.dvc_output import StageError
 from pipeline.dvc_runner import cache_folder
+from pipeline.git_refs import git
 from pipeline.resources import Needs, Resources
 from pipeline.sweep_clone import Clone, Clones, Order, Source, author, places
-from pipeline.sweep_git import git, list_experiments
+from pipeline.sweep_git import list_experiments
 from pipeline.sweep_run import Outcome
 
 FOLDER = Path(".dvc/tmp/sweeps")
@@ -76,7 +77,14 @@ class LocalEngine:
         """Take an experiment over from its clone; its data are in the shared cache."""
         (found,) = list_experiments(root=clone.folder)[name]
         with self._fetching:
-            git("fetch", "--quiet", "--no-tags", str(clone.folder), f"{found.ref}:{found.ref}")
+            git(
+                Path(),
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                str(clone.folder),
+                f"{found.ref}:{found.ref}",
+            )
 
 
 @contextlib.contextmanager

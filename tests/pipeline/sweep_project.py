@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.sweep_git import git, list_experiments
+from pipeline.git_refs import git
+from pipeline.sweep_git import list_experiments
 from tests.pipeline.conftest import ROOT
 
 CHAIN = """\
@@ -88,8 +89,8 @@ def make_project(root: Path) -> Path:
     project.mkdir(parents=True)
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], cwd=project, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=project, check=True)
-    git("config", "user.email", "test@example.org", root=project)
-    git("config", "user.name", "Test", root=project)
+    git(project, "config", "user.email", "test@example.org")
+    git(project, "config", "user.name", "Test")
     (project / "dvc.yaml").write_text(CHAIN)
     (project / "stage.sh").write_text(SCRIPT)
     (project / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
@@ -109,8 +110,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def commit(project: Path) -> None:
-    git("add", "--all", root=project)
-    git("commit", "--quiet", "--message", "change", root=project)
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "change")
 
 
 def write_sweep(project: Path, text: str) -> Path:
@@ -137,7 +138,7 @@ def results(project: Path) -> dict[str, str]:
     """The sum of each experiment's student, by the experiment's name."""
     found = {}
     for name, (item,) in list_experiments(root=project).items():
-        lock = YAML(typ="safe").load(git("show", f"{item.revision}:dvc.lock", root=project))
+        lock = YAML(typ="safe").load(git(project, "show", f"{item.revision}:dvc.lock"))
         found[name] = lock["stages"]["distill"]["outs"][0]["md5"]
     return found
 

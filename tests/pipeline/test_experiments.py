@@ -158,7 +158,7 @@ def test_branches_and_commits_where_they_are_asked_for(
 def test_outside_git_it_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(InputError, match="run ackd in the project's root, which must be in a git"):
+    with pytest.raises(InputError, match="not a repository; run ackd in the project's root"):
         list_experiments()
 
 

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline import cli
-from pipeline.sweep_git import git, list_experiments
+from pipeline.git_refs import git
+from pipeline.sweep_git import list_experiments
 from tests.pipeline.sweep_project import (
     LOG,
     cached,
@@ -81,7 +82,7 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(
     assert set(made.values()) == {1}, "the teacher, and each student, once"
     gpus = set((project.parent / f"{LOG}.gpus").read_text().split())
     assert gpus == {"4", "7"}, "each experiment has one GPU for itself"
-    assert git("status", "--porcelain", "--untracked-files=no") == ""
+    assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
     assert not (project / ".dvc/tmp/sweeps/t/clones").exists()
 
     # The log tells what the second run did: what failed, again, and nothing else.
@@ -140,7 +141,7 @@ def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Pat
     assert "interrupted: every experiment is stopped; the same command goes on" in output_text
     assert "Traceback" not in output_text
     assert list_experiments() == {}
-    assert git("status", "--porcelain", "--untracked-files=no") == ""
+    assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
 
     # The same command goes on: the teacher is not trained again.
     assert runs(project) == Counter(["teacher"])

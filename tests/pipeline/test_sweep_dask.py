@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sweep_git import git
+from pipeline.git_refs import git
 from tests.pipeline.sweep_project import (
     LOG,
     cached,
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.skipif(
 def shared(root: Path) -> Path:
     """A project with a git remote and a DVC remote, both folders."""
     project = make_project(root)
-    git("init", "--quiet", "--bare", str(root / "origin.git"))
-    git("remote", "add", "origin", str(root / "origin.git"), root=project)
+    git(Path(), "init", "--quiet", "--bare", str(root / "origin.git"))
+    git(project, "remote", "add", "origin", str(root / "origin.git"))
     (root / "data").mkdir()
     for command in (
         documented(
@@ -159,7 +159,8 @@ def test_two_workers_one_killed_give_what_a_serial_run_gives(
     serial = make_project(tmp_path / "serial")
     write_sweep(serial, text)
     alone = sweep(serial)
-    assert alone.wait(timeout=500) == 0
+    output = alone.communicate(timeout=500)[0]
+    assert alone.returncode == 0, output
     assert results(serial) == found, "the same, bit for bit"
 
 
@@ -173,7 +174,15 @@ def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_worke
     assert done.returncode == 0, output
 
     other = tmp_path / "other"
-    git("clone", "--quiet", str(project.parent / "origin.git"), str(other))
+    git(
+        Path(),
+        "clone",
+        "--quiet",
+        "--branch",
+        "main",
+        str(project.parent / "origin.git"),
+        str(other),
+    )
     (other / "sweep.yaml").write_text((project / "sweep.yaml").read_text())
     again = sweep(other, address)
     output = again.communicate(timeout=300)[0]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from models.errors import InputError
+from pipeline.git_refs import git
 from pipeline.sweep import Plan, as_override, load_plan
 from pipeline.sweep_estimate import show
-from pipeline.sweep_git import git, is_done, list_experiments
+from pipeline.sweep_git import is_done, list_experiments
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.sweep_project import COMMANDS, PAGE, commit, make_project, write_sweep
 
@@ -174,11 +175,11 @@ def exist(project: Path, plan: Plan, **changes: Any) -> None:
 
     item = plan.experiments[0]
     params = {**item.params, "distill": {**item.params["distill"], **changes}}
-    head = git("rev-parse", "HEAD").strip()
+    head = git(Path(), "rev-parse", "HEAD")
     YAML().dump(params, project / "params.yaml")
-    git("commit", "--quiet", "--all", "--message", "ackd sweep t\n\nuntil: distill")
-    git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{item.name}", "HEAD")
-    git("reset", "--quiet", "--hard", head)
+    git(Path(), "commit", "--quiet", "--all", "--message", "ackd sweep t\n\nuntil: distill")
+    git(Path(), "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{item.name}", "HEAD")
+    git(Path(), "reset", "--quiet", "--hard", head)
 
 
 def test_an_experiment_is_done_only_with_the_same_settings_code_and_end(project: Path) -> None:
