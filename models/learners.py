@@ -101,7 +101,7 @@ class Learners(nn.ModuleList):
         image_size: int | None = None,
     ) -> None:
         self.branch_stages = check_codes(codes, target, teacher)
-        learners = []
+        learners: list[nn.Module] = []
         for code, stage in zip(codes, self.branch_stages, strict=True):
             if is_graft(code):
                 assert teacher is not None

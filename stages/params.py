@@ -269,8 +269,8 @@ class Ackd(Section):
         "D3B1",
         "D2B2",
     ]
-    """DNBM: branches off at the input of stage N and owns copies of M stages. Not in the paper, DNT:
-    branches off there and goes on with the teacher's own stages, frozen."""
+    """DNBM: branches off at the input of stage N and owns copies of M stages. Not in the paper is
+    DNT, which branches off there and goes on with the teacher's own stages, frozen."""
     lambda_teacher_to_learners: NonNegativeFloat = 1.0
     lambda_learners_to_target: NonNegativeFloat = 1.0
     lambda_adversarial: NonNegativeFloat = 1.0

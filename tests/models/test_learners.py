@@ -166,8 +166,8 @@ def test_a_teacher_whose_stages_do_not_fit_is_refused() -> None:
         Learners(target, ["D3T"], models.build("torchvision:vit_b_16", 7), 32)
     with pytest.raises(InputError, match=r"'D4T' does not fit resnet8.*D3B1.*D3T, D2T, D1T"):
         Learners(target, ["D4T"], models.build("resnet20", 7), 32)
+    other = models.build("resnet18_cifar", 7)
     with pytest.raises(InputError, match="D4T needs maps of one size.* 2 x 2 .* 8 x 8 in resnet18"):
-        other = models.build("resnet18_cifar", 7)
         Learners(models.build("resnet18", 7), ["D4T"], other, 32)
 
 
