@@ -6,15 +6,19 @@ learner and for all that branch off it. The paper says "the Nth down-sampling la
 on the rest; the reading taken is the one under which its three learners, D3B1, D2B2 and D1B3, are
 full-depth networks of a three-stage student whose last feature maps have one shape, as Eq. 3 and
 Eq. 4 need.
+
+``DNT`` is not in the paper: a learner that branches off there too and goes on with the teacher's
+own stages N..S, as they are.
 """
 
 from __future__ import annotations
 
-import re
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 import models
@@ -23,26 +27,92 @@ from models.checkpoint import load_state, load_strictly
 from models.errors import InputError
 
 
+class Graft(nn.Module):
+    """A teacher's stages N..S and its classifier, frozen, behind the trunk of a student.
+
+    What it answers depends on the trunk alone, so that its losses tell the trunk what the teacher's
+    next stage can make use of, from the first step on, where a fresh learner has first to become
+    good. For detectors this is known as cross-head distillation (Wang et al. 2024).
+
+    Args:
+        teacher: it is copied.
+        stage: N.
+        student_map: ``[B, C, H, W]``, what the student's stage N is given.
+        teacher_map: the same of the teacher. Where the channels differ, a 1x1 convolution with
+            BatchNorm leads from the ones to the others; it is trained.
+
+    Raises:
+        InputError: the maps differ in height or width.
+    """
+
+    def __init__(
+        self, teacher: Backbone, stage: int, student_map: Tensor, teacher_map: Tensor
+    ) -> None:
+        super().__init__()
+        if student_map.shape[2:] != teacher_map.shape[2:]:
+            sizes = [" x ".join(str(n) for n in m.shape[2:]) for m in (student_map, teacher_map)]
+            raise InputError(
+                f"distill.ackd.learners: D{stage}T needs maps of one size, but stage {stage} gets"
+                f" {sizes[0]} in the student and {sizes[1]} in {teacher.name}; leave it out"
+            )
+        self.tail = copy.deepcopy(teacher).requires_grad_(False)
+        self.tail.keep_tail(stage)
+        self.tail.eval()
+        given, wanted = student_map.shape[1], teacher_map.shape[1]
+        self.adapt = (
+            nn.Identity()
+            if given == wanted
+            else nn.Sequential(nn.Conv2d(given, wanted, 1, bias=False), nn.BatchNorm2d(wanted))
+        )
+
+    def train(self, mode: bool = True) -> Graft:
+        """The teacher's stages stay in eval mode: a frozen network's statistics must not move."""
+        super().train(mode)
+        self.tail.eval()
+        return self
+
+    def features_from(self, entry: Tensor, stage: int) -> Features:
+        """As :meth:`Backbone.features_from`."""
+        return self.tail.features_from(self.adapt(entry), stage)
+
+
 class Learners(nn.ModuleList):
-    """Auxiliary learners of one target, freshly initialised from torch's global random state.
+    """Auxiliary learners of one target; DNBM are freshly initialised from torch's random state.
 
     Args:
         target: the network that they branch off; it is not kept.
         codes: ``["D3B1", "D2B2"]``; the same one may stand more than once.
+        teacher: what a DNT takes its stages from.
+        image_size: height and width in pixels, which a DNT has to fit.
 
     Attributes:
         names: the codes, the second of its kind as ``D3B1#2``.
 
     Raises:
-        InputError: a code does not fit the target's number of stages, or they cannot be found.
+        InputError: a code does not fit the target's number of stages, or the teacher's, or they
+            cannot be found.
     """
 
-    def __init__(self, target: Backbone, codes: Sequence[str]) -> None:
-        self.branch_stages = [_branch_stage(code, target) for code in codes]
-        tails = [models.build(target.name, target.num_classes) for _ in codes]
-        for tail, stage in zip(tails, self.branch_stages, strict=True):
-            tail.keep_tail(stage)
-        super().__init__(tails)
+    def __init__(
+        self,
+        target: Backbone,
+        codes: Sequence[str],
+        teacher: Backbone | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        self.branch_stages = check_codes(codes, target, teacher)
+        learners: list[nn.Module] = []
+        for code, stage in zip(codes, self.branch_stages, strict=True):
+            if is_graft(code):
+                assert teacher is not None
+                assert image_size is not None
+                maps = (net.probe(image_size).stage_input(stage) for net in (target, teacher))
+                learners.append(Graft(teacher, stage, *maps))
+            else:
+                tail = models.build(target.name, target.num_classes)
+                tail.keep_tail(stage)
+                learners.append(tail)
+        super().__init__(learners)
         seen: Counter[str] = Counter()
         self.names = []
         for code in codes:
@@ -54,21 +124,53 @@ class Learners(nn.ModuleList):
         return [
             tail.features_from(target.stage_input(stage), stage)
             for tail, stage in zip(self, self.branch_stages, strict=True)
-            if isinstance(tail, Backbone)
+            if isinstance(tail, Backbone | Graft)
         ]
 
+    @torch.no_grad()
+    def probe(self, target: Features) -> list[Features]:
+        """As :meth:`forward`, in eval mode: for who wants to know the shapes."""
+        training = self.training
+        try:
+            return self.eval()(target)  # type: ignore[no-any-return]
+        finally:
+            self.train(training)
 
-def _branch_stage(code: str, target: Backbone) -> int:
-    found = re.fullmatch(r"D(\d+)B(\d+)", code)
+
+def is_graft(code: str) -> bool:
+    """Whether a learner is made of the teacher's stages."""
+    return code.endswith("T")
+
+
+def check_codes(codes: Sequence[str], target: Backbone, teacher: Backbone | None) -> list[int]:
+    """The stage at whose input each learner branches off, counted from 1.
+
+    Raises:
+        InputError: as :class:`Learners`.
+    """
+    return [_branch_stage(code, target, teacher) for code in codes]
+
+
+def _branch_stage(code: str, target: Backbone, teacher: Backbone | None) -> int:
+    user = f"an auxiliary learner ({code})"
+    target.require_stages(user)
     stages = target.num_stages
-    target.require_stages(f"an auxiliary learner ({code})")
-    if found is None or int(found[1]) + int(found[2]) - 1 != stages or int(found[1]) < 1:
-        fitting = ", ".join(f"D{n}B{stages - n + 1}" for n in range(stages, 0, -1))
+    codes = {f"D{n}B{stages - n + 1}": n for n in range(stages, 0, -1)}
+    if is_graft(code) and teacher is not None:
+        teacher.require_stages(user)
+        if teacher.num_stages != stages:
+            raise InputError(
+                f"distill.ackd.learners: {code!r} needs a teacher of as many stages as the"
+                f" student's; {teacher.name} has {teacher.num_stages}, {target.name} {stages}"
+            )
+    if teacher is not None:
+        codes |= {f"D{n}T": n for n in range(stages, 0, -1)}
+    if code not in codes:
         raise InputError(
             f"distill.ackd.learners: {code!r} does not fit {target.name}, which has {stages}"
-            f" stages; use {fitting}"
+            f" stages; use {', '.join(codes)}"
         )
-    return int(found[1])
+    return codes[code]
 
 
 class LearnerGroup(nn.Module):
@@ -100,7 +202,11 @@ def load_learners(path: Path) -> LearnerGroup:
             f"{path}: expected a file that the stage distill wrote; run `dvc repro distill`"
         )
     target = models.build(header["network"], header["num_classes"])
-    group = LearnerGroup(target, Learners(target, header["learners"]))
+    teacher = None
+    if any(is_graft(code) for code in header["learners"]):
+        teacher = models.build(header["teacher"], header["num_classes"])
+    learners = Learners(target, header["learners"], teacher, header.get("image_size"))
+    group = LearnerGroup(target, learners)
     for prefix, module in (("student.", group.target), ("learners.", group.learners)):
         part = {
             name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import models
-from models.learners import Learners
+from models.learners import check_codes
 from stages.params import Params
 
 
@@ -19,4 +19,6 @@ def check_networks(params: Params) -> None:
         models.build(name, classes)
     student = models.build(params.distill.network, classes)
     if params.distill.method == "ackd":
-        Learners(student, params.distill.ackd.learners)
+        # Of several candidates the one that teaches is not known yet.
+        taught_by = [params.teacher.network, *params.proxy.assistants][-1]
+        check_codes(params.distill.ackd.learners, student, models.build(taught_by, classes))

@@ -56,6 +56,8 @@ def main(params: Params) -> None:
             "network": student.name,
             "num_classes": student.num_classes,
             "learners": [name.partition("#")[0] for name in distiller.learner_names()],
+            "teacher": teacher.name,
+            "image_size": data.image_size,
         }
         header["buffers"] = [name for name, _ in distiller.named_buffers()]
         with new_folder(DISTILLED_FOLDER) as folder:

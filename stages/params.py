@@ -264,12 +264,13 @@ class Ackd(Section):
     """Adversarial collaborative distillation; the lambdas are those of Eq. 7."""
 
     learners: Annotated[
-        list[Annotated[str, Field(pattern=r"^D[1-9]B[1-9]$")]], Field(min_length=1)
+        list[Annotated[str, Field(pattern=r"^D[1-9](B[1-9]|T)$")]], Field(min_length=1)
     ] = [
         "D3B1",
         "D2B2",
     ]
-    """DNBM: branches off at the input of stage N and owns copies of M stages."""
+    """DNBM: branches off at the input of stage N and owns copies of M stages. Not in the paper is
+    DNT, which branches off there and goes on with the teacher's own stages, frozen."""
     lambda_teacher_to_learners: NonNegativeFloat = 1.0
     lambda_learners_to_target: NonNegativeFloat = 1.0
     lambda_adversarial: NonNegativeFloat = 1.0

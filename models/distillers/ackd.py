@@ -7,6 +7,7 @@ open, the one taken is named beside the equation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from torch.optim import Adam, Optimizer
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation, Setting
 from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
+from models.errors import InputError
 from models.learners import Learners
 
 
@@ -30,18 +32,17 @@ class Attention(nn.Module):
     outputs; flattening all of a sample does. The hidden width is free in the paper, and C here.
 
     Args:
-        learners: M.
-        map_shape: ``(C, H, W)``.
+        map_shapes: ``(C, H, W)`` of each learner; those of a teacher's stages may be other ones.
         pooled: the perceptron sees each map's mean over its positions instead, ``[B, M*C]``.
     """
 
-    def __init__(self, learners: int, map_shape: Sequence[int], pooled: bool) -> None:
+    def __init__(self, map_shapes: Sequence[Sequence[int]], pooled: bool) -> None:
         super().__init__()
-        channels, height, width = map_shape
         self.pooled = pooled
-        positions = 1 if pooled else height * width
-        self.hidden = nn.Linear(learners * channels * positions, channels)
-        self.weigh = nn.Linear(channels, learners)
+        inputs = sum(shape[0] if pooled else math.prod(shape) for shape in map_shapes)
+        channels = map_shapes[0][0]
+        self.hidden = nn.Linear(inputs, channels)
+        self.weigh = nn.Linear(channels, len(map_shapes))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Weights ``[B, M]`` that sum to 1 for each sample."""
@@ -186,15 +187,22 @@ class Ackd(Distiller):
         discriminator_learning_rate: float,
     ) -> None:
         super().__init__(student, setting)
-        self.learners = Learners(student, learners)
-        count = len(self.learners)
-        map_shape = student.probe(setting.image_size).stages[-1].shape[1:]
+        self.learners = Learners(student, learners, setting.teacher, setting.image_size)
+        seen = self.learners.probe(student.probe(setting.image_size))
+        map_shapes = [features.stages[-1].shape[1:] for features in seen]
         self.attention = None
-        if attention and count > 1:
-            self.attention = Attention(count, map_shape, attention_pool == "avg")
+        if attention and len(seen) > 1:
+            self.attention = Attention(map_shapes, attention_pool == "avg")
         self.discriminators = None
-        if adversarial and count > 1:
-            self.discriminators = Discriminators(count, map_shape[0])
+        if adversarial and len(seen) > 1:
+            channels = sorted({shape[0] for shape in map_shapes})
+            if len(channels) > 1:
+                raise InputError(
+                    "distill.ackd.adversarial is true, but the learners' last maps have"
+                    f" {' and '.join(map(str, channels))} channels, and a discriminator takes one"
+                    " number; set it to false"
+                )
+            self.discriminators = Discriminators(len(seen), channels[0])
         self.temperature = temperature
         self.lambda_teacher_to_learners = lambda_teacher_to_learners
         self.lambda_learners_to_target = lambda_learners_to_target

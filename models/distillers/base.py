@@ -18,7 +18,7 @@ class Setting(NamedTuple):
     """What is known before a training, and what methods take their sizes from.
 
     Attributes:
-        teacher: None where there is none; a method may look at its shapes and keeps nothing of it.
+        teacher: None where there is none; a method may look at its shapes, and copy parts of it.
         image_size: height and width in pixels.
         labels: ``[N]``, of the training images in the order of their indices.
         batch_size: images a step of one process.

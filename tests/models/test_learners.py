@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import models
+from models.backbone import Backbone
 from models.checkpoint import save_state
 from models.complexity import count_parameters
 from models.errors import InputError
@@ -122,6 +123,77 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     assert torch.equal(again.target(images), group.eval().target(images))
     for a, b in zip(again.forward_all(images)[1], group.forward_all(images)[1], strict=True):
         assert torch.equal(a.logits, b.logits)
+
+
+def test_a_graft_behind_the_teachers_own_trunk_is_the_teacher() -> None:
+    teacher = settled("resnet20")
+    learners = Learners(teacher, ["D3T", "D1T"], teacher, 32).eval()
+    features = teacher.features(torch.randn(4, 3, 32, 32))
+    for learner in learners(features):
+        assert torch.equal(learner.logits, features.logits)
+        assert torch.equal(learner.stages[-1], features.stages[-1])
+
+
+def test_a_graft_teaches_the_trunk_and_is_frozen() -> None:
+    target, teacher = models.build("resnet8", 7), settled("resnet20")
+    learners = Learners(target, ["D3T"], teacher, 32).train()
+    before = {name: tensor.clone() for name, tensor in learners.state_dict().items()}
+    learners(target.features(torch.randn(4, 3, 32, 32)))[0].logits.square().sum().backward()
+    assert target.layer2[0].conv1.weight.grad.abs().sum() > 0
+    assert target.layer3[0].conv1.weight.grad is None
+    assert all(p.grad is None and not p.requires_grad for p in learners.parameters())
+    assert all(p.requires_grad for p in teacher.parameters())
+    # Nor do the statistics of its BatchNorms move.
+    assert all(torch.equal(t, before[name]) for name, t in learners.state_dict().items())
+
+
+def test_an_adapter_between_other_widths_is_trained() -> None:
+    target, teacher = models.build("wrn_16_1", 7), settled("wrn_16_2")
+    learners = Learners(target, ["D3T"], teacher, 32)
+    (answer,) = learners(target.features(torch.randn(4, 3, 32, 32)))
+    assert answer.stages[-1].shape == (4, 128, 8, 8)
+    answer.logits.square().sum().backward()
+    trained = {name for name, p in learners.named_parameters() if p.requires_grad}
+    assert trained == {"0.adapt.0.weight", "0.adapt.1.weight", "0.adapt.1.bias"}
+    assert all(p.grad is not None for p in learners[0].adapt.parameters())
+
+
+def test_a_teacher_whose_stages_do_not_fit_is_refused() -> None:
+    target = models.build("resnet8", 7)
+    with pytest.raises(InputError, match="resnet18_cifar has 4, resnet8 3"):
+        Learners(target, ["D3T"], models.build("resnet18_cifar", 7), 32)
+    with pytest.raises(InputError, match="stages of torchvision:vit_b_16"):
+        Learners(target, ["D3T"], models.build("torchvision:vit_b_16", 7), 32)
+    with pytest.raises(InputError, match=r"'D4T' does not fit resnet8.*D3B1.*D3T, D2T, D1T"):
+        Learners(target, ["D4T"], models.build("resnet20", 7), 32)
+    other = models.build("resnet18_cifar", 7)
+    with pytest.raises(InputError, match="D4T needs maps of one size.* 2 x 2 .* 8 x 8 in resnet18"):
+        Learners(models.build("resnet18", 7), ["D4T"], other, 32)
+
+
+def test_a_graft_written_and_read_again(tmp_path: Path) -> None:
+    target = models.build("wrn_16_1", 7)
+    learners = Learners(target, ["D3B1", "D3T"], settled("wrn_16_2"), 32)
+    group = LearnerGroup(target, learners).eval()
+    whole = nn.ModuleDict({"student": group.target, "learners": group.learners})
+    header = {"network": "wrn_16_1", "num_classes": 7, "learners": learners.names}
+    header |= {"teacher": "wrn_16_2", "image_size": 32}
+    save_state(tmp_path / "model.safetensors", whole.state_dict(), header)
+    again = load_learners(tmp_path / "model.safetensors")
+    images = torch.randn(4, 3, 32, 32)
+    assert again.names == ["D3B1", "D3T"]
+    for a, b in zip(again.forward_all(images)[1], group.forward_all(images)[1], strict=True):
+        assert torch.equal(a.logits, b.logits)
+
+
+def settled(name: str) -> Backbone:
+    """A network whose statistics are unlike the initial ones, in eval mode."""
+    network = models.build(name, 7)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return network.eval()
 
 
 def test_a_file_of_another_stage_is_refused(tmp_path: Path) -> None:

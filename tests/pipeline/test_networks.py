@@ -16,6 +16,13 @@ from stages.params import Params
         ({"distill": {"network": "resnet9"}}, "network 'resnet9' is not known"),
         ({"proxy": {"method": "assistants", "assistants": ["wrn"]}}, "network 'wrn' is not known"),
         ({"distill": {"ackd": {"learners": ["D2B1"]}}}, "'D2B1' does not fit resnet8"),
+        (
+            {
+                "teacher": {"network": "resnet18_cifar"},
+                "distill": {"ackd": {"learners": ["D3T"]}},
+            },
+            "resnet18_cifar has 4, resnet8 3",
+        ),
         ({"distill": {"network": "torchvision:vit_b_16"}}, "stages of torchvision:vit_b_16"),
     ],
 )
@@ -26,5 +33,6 @@ def test_what_cannot_be_is_refused(content: dict[str, Any], said: str) -> None:
 
 def test_what_can_be_passes() -> None:
     check_networks(Params())
+    check_networks(Params.model_validate({"distill": {"ackd": {"learners": ["D3T", "D2T"]}}}))
     zoo = {"network": "torchvision:resnet18", "ackd": {"learners": ["D4B1", "D3B2"]}}
     check_networks(Params.model_validate({"distill": zoo}))

@@ -12,6 +12,7 @@ import models
 from models import distillers
 from models.distillers.ackd import Ackd
 from models.distillers.base import Batch, Knowledge
+from models.errors import InputError
 from tests.models.distillers.test_kd import ce, kl, softmax
 from tests.setting import make_setting
 
@@ -138,6 +139,38 @@ def test_what_is_beside_the_letter_of_the_paper() -> None:
     assert losses["total"].item() == pytest.approx(wanted, rel=1e-4)
     method.begin_epoch(4)  # of 8
     assert method.ramp == 1
+
+
+def test_the_teachers_stages_are_a_learner_like_any_other() -> None:
+    teacher = models.build("resnet20", 5)
+    student = models.build("resnet8", 5)
+    options = OPTIONS | {"learners": ["D3B1", "D3T"]}
+    method = distillers.build("ackd", student, make_setting(teacher=teacher), options)
+    losses = method.train()(BATCH, KNOWLEDGE)
+    losses["total"].backward()
+    assert student.layer1[0].conv1.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.parameters())
+    frozen = method.learners[1].tail
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert method.learner_names() == ["D3B1", "D3T"]
+    group = method.eval().run_group(BATCH.images)
+    entry = student.features(BATCH.images).stage_input(3)
+    wanted = teacher.eval().features_from(entry, 3).logits
+    torch.testing.assert_close(group.learners[1].logits, wanted)
+
+
+def test_attention_takes_maps_of_several_shapes_and_discriminators_do_not() -> None:
+    teacher = models.build("wrn_16_2", 5)
+    setting = make_setting(teacher=teacher)
+    options = OPTIONS | {"learners": ["D3B1", "D3T"]}
+    with pytest.raises(InputError, match="last maps have 64 and 128 channels.*set it to false"):
+        distillers.build("ackd", models.build("wrn_16_1", 5), setting, options)
+    for pool, inputs in (("none", (64 + 128) * 16), ("avg", 64 + 128)):
+        chosen = options | {"adversarial": False, "attention_pool": pool}
+        method = distillers.build("ackd", models.build("wrn_16_1", 5), setting, chosen)
+        assert method.attention.hidden.in_features == inputs
+        weights = method.run_group(BATCH.images).weights
+        torch.testing.assert_close(weights.sum(1), torch.ones(6))
 
 
 def test_pooled_attention_sees_means() -> None:
