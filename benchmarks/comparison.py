@@ -27,7 +27,7 @@ _PAGE = Path("docs/results.md")
 
 
 def main(
-    plan: Annotated[Path, typer.Argument(help="YAML with params, baseline, seeds and variants")],
+    plan: Annotated[Path, typer.Argument(help="YAML with params, baselines, seeds and variants")],
     data: Annotated[str, typer.Option(help="As data.source of params.yaml")],
     work: Annotated[Path, typer.Option(help="Folder of the trainings; kept")],
     teacher_checkpoint: Annotated[
@@ -58,7 +58,7 @@ def main(
             if only is None or name in only:
                 settings = {"distill": distill | {"seed": seed}}
                 study.distil(f"{name}, seed {seed}", settings)
-    text = markdown(study.results, list(variants), content["baseline"])
+    text = markdown(study.results, list(variants), content["baselines"])
     print(text)
     write_section(page, plan.stem, text)
 
@@ -73,25 +73,23 @@ def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
     }
 
 
-def markdown(results: Mapping[str, Any], variants: Sequence[str], baseline: str) -> str:
-    """A row for each variant: mean and spread, and the paired difference from the baseline."""
+def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Sequence[str]) -> str:
+    """A row for each variant: mean and spread, and the paired difference from each baseline."""
     runs = results["runs"]
-    reference = accuracies(runs, baseline)
-    heads = ["", "accuracy, %", "smallest to largest", f"over {baseline}, points", "95 % interval"]
+    found = {name: accuracies(runs, name) for name in variants}
+    heads = ["", "accuracy, %", "smallest to largest"]
+    heads += [f"over {name}, points (95 % interval)" for name in baselines]
     rows = []
     for variant in variants:
-        found = accuracies(runs, variant)
-        if not found:
+        if not found[variant]:
             continue
-        over = paired(found, reference) if variant != baseline else None
-        mean, low, high, number = spread(found.values())
+        mean, low, high, number = spread(found[variant].values())
         rows.append(
             [
                 variant,
                 f"{mean:.2f}",
-                f"{low:.2f} to {high:.2f} ({number} seeds)",
-                "" if over is None else f"{over.mean:+.2f}",
-                "" if over is None or over.low is None else f"{over.low:+.2f} to {over.high:+.2f}",
+                f"{low:.2f} to {high:.2f} ({number} {'seed' if number == 1 else 'seeds'})",
+                *(_over(variant, name, found) for name in baselines),
             ]
         )
     params = results["params"]
@@ -103,6 +101,14 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baseline: str)
         f" epoch; {machines}."
     )
     return f"{head}\n\n{table(heads, rows)}\n"
+
+
+def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]]) -> str:
+    over = paired(found[variant], found[baseline]) if variant != baseline else None
+    if over is None:
+        return ""
+    between = "" if over.low is None else f" ({over.low:+.2f} to {over.high:+.2f})"
+    return f"{over.mean:+.2f}{between}"
 
 
 if __name__ == "__main__":

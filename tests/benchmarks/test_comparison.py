@@ -17,7 +17,7 @@ params:
   teacher: {network: resnet8, epochs: 1, batch_size: 40}
   distill: {network: resnet8, epochs: 1, batch_size: 40}
 seeds: 2
-baseline: kd
+baselines: [kd]
 variants:
   kd: {method: kd}
   warm: {method: kd, temperature: 8.0}
@@ -49,7 +49,7 @@ def test_a_study_is_trained_once_and_becomes_a_table(
         for seed in (0, 1)
     ]
     (row,) = (line for line in page.read_text().splitlines() if line.startswith("| warm"))
-    assert f"| {sum(differences) / 2:+.2f} |" in row
+    assert f"| {sum(differences) / 2:+.2f} (" in row
     assert float(runs["kd, seed 0"]["last_epoch"]["epoch"]) == 1
 
     plan.write_text(PLAN.replace("temperature: 8", "temperature: 9"))
