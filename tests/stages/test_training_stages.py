@@ -103,6 +103,8 @@ def test_everything_that_was_trained_is_in_the_file(trained: Path) -> None:
         "network": "resnet8",
         "num_classes": 3,
         "learners": ["D3B1", "D2B2"],
+        "teacher": "resnet14",
+        "image_size": 16,
     }
     tops = {name.split(".")[0] for name in state}
     assert tops == {"student", "learners", "attention", "discriminators"}
