@@ -87,9 +87,11 @@ def run_server(port: int, tell: Callable[[str], None]) -> int:
 
     threading.Thread(target=announce, daemon=True).start()
     command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"]
+    # Without it, the pages ask the default port, whichever the server has.
+    pages = {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}
     try:
         return run_guarded(
-            [*command, "--host", HOST, "--port", str(port)], {**ENVIRONMENT, **os.environ}
+            [*command, "--host", HOST, "--port", str(port)], {**ENVIRONMENT, **pages, **os.environ}
         )
     finally:
         over.set()

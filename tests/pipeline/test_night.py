@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -200,6 +201,8 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         )
         stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
         client = stack.enter_context(get_client(sync_client=True))
+        told = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
+        assert told["api_url"] == f"http://127.0.0.1:{port}/api", "what the pages ask"
         taken = CliRunner().invoke(cli.app, ["server", "--port", str(port)])
         assert taken.exit_code == 1
         assert f"port {port} of 127.0.0.1 cannot be had (a Prefect server is there)" in taken.output
