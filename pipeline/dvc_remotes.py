@@ -157,6 +157,20 @@ def require_answer(root: Path, remote: Remote) -> None:
         )
 
 
+def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of dvc in ``root``, with all that it says in lines that are not broken."""
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1", "COLUMNS": "1000"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+
+
 def push(root: Path, remote: Remote, targets: Sequence[str] = ()) -> int:
     """Send what ``dvc.lock`` names and the remote lacks; what is there already stays as it is.
 
@@ -173,16 +187,7 @@ def push(root: Path, remote: Remote, targets: Sequence[str] = ()) -> int:
     Raises:
         InputError: the remote broke off, or the files are neither here nor there.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", "push", "-r", remote.name, *targets],
-        cwd=root,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1", "COLUMNS": "1000"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    done = run_dvc(root, "--wait-for-lock", "push", "-r", remote.name, *targets)
     said = f"{done.stdout}\n{done.stderr}"
     if "Some of the cache files do not exist neither locally nor on remote" in said:
         raise InputError(

@@ -20,5 +20,6 @@ def check_networks(params: Params) -> None:
     student = models.build(params.distill.network, classes)
     if params.distill.method == "ackd":
         # Of several candidates the one that teaches is not known yet.
-        taught_by = [params.teacher.network, *params.proxy.assistants][-1]
+        chain = params.proxy.assistants if params.proxy.method == "assistants" else []
+        taught_by = [params.teacher.network, *chain][-1]
         check_codes(params.distill.ackd.learners, student, models.build(taught_by, classes))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
-from pipeline.dvc_remotes import CONFIG, Remote, find_remote, push, require_answer
+from pipeline.dvc_remotes import CONFIG, Remote, find_remote, push, require_answer, run_dvc
 from pipeline.git_refs import (
     changed_files,
     git,
@@ -219,7 +216,7 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
         file = Path(temporary).resolve() / "bundle.tar.gz"
-        done = _dvc(Path(), "artifacts", "get", repository, name, *wanted, "--out", str(file))
+        done = run_dvc(Path(), "artifacts", "get", repository, name, *wanted, "--out", str(file))
         if done.returncode or not file.is_file():
             place = without_password(repository)
             raise InputError(f"{name}: not fetched from {place} ({_get_reason(done.stderr)})")
@@ -316,7 +313,7 @@ def _require_passed(root: Path) -> None:
 
 
 def _require_up_to_date(root: Path) -> None:
-    done = _dvc(root, "--wait-for-lock", "repro", "--dry", "--allow-missing")
+    done = run_dvc(root, "--wait-for-lock", "repro", "--dry", "--allow-missing")
     if done.returncode:
         raise InputError(f"{CHAIN}: {_get_reason(done.stderr)}")
     stages = read_yaml(root / CHAIN)["stages"]
@@ -377,19 +374,6 @@ def _send_tags(
                 git(root, "update-ref", "-d", _TAGS + tag)
             raise
     return tags
-
-
-def _dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1", "COLUMNS": "1000"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
 
 
 def _get_reason(text: str) -> str:

@@ -19,6 +19,7 @@ from stages.params import Params
         (
             {
                 "teacher": {"network": "resnet18_cifar"},
+                "proxy": {"method": "teacher", "assistants": ["resnet32"]},
                 "distill": {"ackd": {"learners": ["D3T"]}},
             },
             "resnet18_cifar has 4, resnet8 3",
