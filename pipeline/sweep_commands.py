@@ -26,6 +26,14 @@ def sweep(
             " or 1.",
         ),
     ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB",
+            help="Main memory (10^9 bytes) for all experiments at once on this machine: fewer than"
+            " --jobs run where what they were seen to take does not fit.",
+        ),
+    ] = None,
     dask: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +66,10 @@ def sweep(
         raise InputError(
             "--jobs is for this machine; on a cluster, the workers' --nthreads says how many"
         )
+    if dask is not None and memory is not None:
+        raise InputError("--memory is for this machine; leave it out, and start fewer workers")
+    if memory is not None and memory <= 0:
+        raise InputError(f"--memory is {memory:g}, expected GB above 0")
     planned = load_plan(file)
     if plan:
         from pipeline.sweep_estimate import show
@@ -69,7 +81,7 @@ def sweep(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
-        failed = _run_on_dask(planned, dask, git) if dask else _run_here(planned, jobs)
+        failed = _run_on_dask(planned, dask, git) if dask else _run_here(planned, jobs, memory)
         _done(planned)  # dvc has made what was asked for, or this says what it made
     except KeyboardInterrupt:
         typer.echo(
@@ -97,7 +109,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(sweep)
 
 
-def _run_here(plan: Plan, jobs: int | None) -> list[Outcome]:
+def _run_here(plan: Plan, jobs: int | None, memory_gb: float | None) -> list[Outcome]:
     from pipeline.resources import Resources
     from pipeline.sweep_local import LocalEngine, only_one
     from pipeline.sweep_run import run
@@ -117,7 +129,8 @@ def _run_here(plan: Plan, jobs: int | None) -> list[Outcome]:
                 f"{', '.join(measuring)}: measured beside {jobs - 1} other"
                 f" experiment{'s' * (jobs > 2)}, so that times are those of a busy machine"
             )
-        engine = LocalEngine(plan.name, plan.commit, jobs, resources)
+        memory = None if memory_gb is None else memory_gb * 1e9
+        engine = LocalEngine(plan.name, plan.commit, jobs, resources, memory, typer.echo)
         try:
             return run(plan, done, engine, typer.echo)
         finally:

@@ -34,7 +34,7 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many at once."""
+        """How many at once; what is seen of them may change it."""
 
     def start(self, order: Order) -> None:
         """Begin an experiment and return."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from pipeline.sweep_git import list_experiments
 from tests.pipeline.sweep_project import (
     LOG,
     cached,
+    commit,
     documented,
     environment,
     make_project,
@@ -108,6 +110,43 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(
         " the sweep another name, or remove it by `dvc exp remove t.hot.seed0`\n"
     )
     assert runs(project).total() == 5
+
+
+def test_no_more_run_at_once_than_memory_allows(project: Path) -> None:
+    script = project / "stage.sh"
+    # Takes 200 MB for some seconds, which is long enough to be seen.
+    hold = "import time; held = bytearray(200_000_000); time.sleep(2)"
+    script.write_text(
+        script.read_text().replace(
+            'sleep "${SWEEP_SLEEP:-0}"',
+            f'echo begin >> "$SWEEP_LOG"; python -c "{hold}"; echo end >> "$SWEEP_LOG"',
+        )
+    )
+    commit(project)
+    write_sweep(project, SWEEP.replace("13", "12"))
+    done = sweep("--jobs", "4", "--memory", "0.3")
+    assert done.exit_code == 0, done.output
+    said = re.search(r"1 at once from here: an experiment takes up to (.+) MB, of 300", done.output)
+    assert said is not None, done.output
+    assert 200 < float(said[1]) < 300
+    log = (project.parent / LOG).read_text().splitlines()
+    held = [line for line in log if line in ("begin", "end")]
+    assert held == ["begin", "end"] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--memory", "0"], "--memory is 0, expected GB above 0"),
+        (["--memory", "8", "--dask", "tcp://h:1"], "--memory is for this machine; leave it out"),
+    ],
+)
+def test_a_limit_that_limits_nothing_is_refused(
+    project: Path, options: list[str], sentence: str
+) -> None:
+    refused = sweep(*options)
+    assert refused.exit_code == 1
+    assert sentence in refused.output
 
 
 def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Path) -> None:
