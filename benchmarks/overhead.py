@@ -7,12 +7,14 @@ Two lengths tell what a run costs from what each stage costs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,10 @@ LENGTHS = (2, 12)
 RUNNERS = {
     "dvc": ("`dvc repro`", ["-m", "dvc", "repro"]),
     "flow": ("`ackd run`, which starts a server for itself", ["-m", "pipeline.cli", "run"]),
+    "served": ("`ackd run` under `ackd server`", ["-m", "pipeline.cli", "run"]),
 }
+_SERVED = "served"
+_STARTS_WITHIN_S = 300.0
 _ROOT = Path(__file__).parents[1]
 
 
@@ -42,13 +47,45 @@ def make_chain(folder: Path, length: int) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
 
 
-def seconds(runner: str, folder: Path) -> float:
-    """Of one run in ``folder``.
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[dict[str, str]]:
+    """A standing server with an empty database in ``folder``, as the variables that name it.
+
+    Raises:
+        InputError: it does not start, with the last line that it said.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "server", "--port", str(port)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(_ROOT), "PREFECT_HOME": str(folder / "prefect")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + _STARTS_WITHIN_S
+        while "pages are at" not in (said := log.read_text(encoding="utf-8")):
+            if process.poll() is not None or time.monotonic() > end:
+                last = said.strip().splitlines() or ["nothing was said"]
+                raise InputError(f"`ackd server` did not start: {last[-1]}")
+            time.sleep(0.1)
+        yield {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def seconds(runner: str, folder: Path, env: Mapping[str, str]) -> float:
+    """Of one run in ``folder``, with ``env`` besides this process's own variables.
 
     Raises:
         InputError: it failed, with the last line that it said.
     """
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "DVC_NO_ANALYTICS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "DVC_NO_ANALYTICS": "1", **env}
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *RUNNERS[runner][1]],
@@ -68,7 +105,9 @@ def seconds(runner: str, folder: Path) -> float:
 def measure(rounds: int) -> dict[str, Any]:
     """Seconds of whole runs, all stages run and all up to date, and what they say of a stage."""
     measured: dict[str, dict[str, list[float]]] = {runner: {} for runner in RUNNERS}
-    with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as name:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="ackd-benchmark-"))
+        served = stack.enter_context(server(Path(name))) if _SERVED in RUNNERS else {}
         for length in LENGTHS:
             folder = Path(name, str(length))
             folder.mkdir()
@@ -77,7 +116,8 @@ def measure(rounds: int) -> dict[str, Any]:
                 for runner, samples in measured.items():
                     print(f"{length} stages, {runner}, round {number} of {rounds}", file=sys.stderr)
                     (folder / "f0").write_text(f"{runner} {number}\n")
-                    changed, unchanged = (seconds(runner, folder) for _ in range(2))
+                    env = served if runner == _SERVED else {}
+                    changed, unchanged = (seconds(runner, folder, env) for _ in range(2))
                     if number:  # the first one fills caches
                         samples.setdefault(f"{length}_changed", []).append(changed)
                         samples.setdefault(f"{length}_unchanged", []).append(unchanged)

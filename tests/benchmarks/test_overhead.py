@@ -36,4 +36,4 @@ def test_a_round_of_real_runs_becomes_a_table(
 def test_a_run_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
     overhead.make_chain(tmp_path, 1)
     with pytest.raises(overhead.InputError, match="`dvc repro` failed: .*f0"):
-        overhead.seconds("dvc", tmp_path)
+        overhead.seconds("dvc", tmp_path, {})

@@ -30,16 +30,21 @@ with Runner(Path()) as runner:
 """
 
 
-def left(mark: str) -> list[str]:
-    """Command lines of the processes, zombies aside, that inherited the mark."""
+def processes(mark: str) -> list[tuple[int, str]]:
+    """Number and command line of the processes, zombies aside, that inherited the mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
+                command = (folder / "cmdline").read_text().replace("\0", " ")
+                found.append((int(folder.name), command))
         except OSError:
             continue
     return found
+
+
+def left(mark: str) -> list[str]:
+    return [command for _, command in processes(mark)]
 
 
 def none_left(mark: str, within_s: float) -> bool:

@@ -35,7 +35,7 @@ import models
 from models.checkpoint import save_network
 from pipeline import cli
 from tests.pipeline.conftest import ROOT
-from tests.pipeline.test_guard import MARK, left, none_left
+from tests.pipeline.test_guard import MARK, left, none_left, processes
 from tests.pipeline.test_nightly import BRING, NAME
 from tests.stages.conftest import write_data
 
@@ -50,6 +50,8 @@ pytestmark = [
 PAGE = ROOT / "docs/how-to-nightly.md"
 SET = 'ackd schedule "0 2 * * *" --timezone Europe/Berlin'
 SET_CLONE = 'ackd schedule "0 3 * * *" --clone'
+FLOW_PROCESS = "prefect.flow_engine"
+"""What a worker starts for a run."""
 LONGEST = 400.0
 """Seconds that anything here may take on a machine that has other work to do."""
 
@@ -176,6 +178,10 @@ def state_name(client: SyncPrefectClient, run: FlowRun) -> str:
     return str(state.name)
 
 
+def stages_of(mark: str) -> list[str]:
+    return [c for c in left(mark) if "training.py" in c or "sleep 120" in c]
+
+
 def trains(root: Path) -> bool:
     return len(list(root.glob(".checkpoints/distill/*/*.checkpoint"))) == 2
 
@@ -239,10 +245,7 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         began = time.monotonic()
         # As the button of Prefect's pages does.
         client.set_flow_run_state(first.id, Cancelling())
-        wait_until(
-            lambda: not [c for c in left(mark) if "training.py" in c or "sleep" in c],
-            "the end of the cancelled training",
-        )
+        wait_until(lambda: not stages_of(mark), "the end of the cancelled training")
         took = time.monotonic() - began
         wait_until(lambda: state_name(client, first) == "Cancelled", "the end of the first run")
         assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
@@ -262,11 +265,21 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         assert "paused\n  next  none" in ackd("ackd schedule")
         assert ackd("ackd schedule --resume") == "compress/nightly: resumed\n"
 
-        # The end of the worker is the end of what it runs.
+        # The end of a run is that of its stages, also where it had no time to end them.
         (student / "slow").touch()
         (student / "source.txt").write_text("2\n")
+        fourth = client.create_flow_run_from_deployment(deployment.id)
+        wait_until(lambda: stages_of(mark), "the fourth run")
+        [engine] = [pid for pid, command in processes(mark) if FLOW_PROCESS in command]
+        os.kill(engine, signal.SIGKILL)
+        wait_until(lambda: not stages_of(mark), "the end of the killed run's stages", 30)
+        wait_until(lambda: state_name(client, fourth) == "Crashed", "the end of the fourth run")
+        assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
+        assert worker.poll() is None
+
+        # The end of the worker is the end of what it runs.
         client.create_flow_run_from_deployment(deployment.id)
-        wait_until(lambda: [c for c in left(mark) if "sleep 120" in c], "the fourth run")
+        wait_until(lambda: stages_of(mark), "the fifth run")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=LONGEST) == 128 + signal.SIGTERM
         wait_until(
