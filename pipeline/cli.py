@@ -16,15 +16,13 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from models.errors import InputError
-from pipeline import (
-    compare_commands,
-    device_commands,
-    ops_commands,
-    service_commands,
-    sharing_commands,
-    sweep_commands,
-)
+from pipeline.comparison import commands as comparison
+from pipeline.devices import commands as devices
 from pipeline.project import require_project
+from pipeline.service import commands as service
+from pipeline.sharing import commands as sharing
+from pipeline.sweep import commands as sweep
+from pipeline.upkeep import commands as upkeep
 
 console = Console()
 
@@ -122,11 +120,11 @@ def run() -> None:
     Without PREFECT_API_URL a temporary server on this machine is used. ACKD_GPUS=0,1 hands out
     those GPUs, each to one training at a time. Ctrl-C stops every stage.
     """
-    from pipeline.disk import require_space
     from pipeline.guard import run_guarded
     from pipeline.networks import check_networks
-    from pipeline.service import ENVIRONMENT
+    from pipeline.service.local import ENVIRONMENT
     from pipeline.summary import SUMMARY, show
+    from pipeline.upkeep.disk import require_space
     from stages.params import load_params
     from stages.runtimes.litert_runtime import check_installed
 
@@ -146,8 +144,8 @@ def run() -> None:
 @app.command()
 def status() -> None:
     """List all stages: up to date, or will run and why, and what that takes of the disk."""
-    from pipeline.disk import say_space
     from pipeline.dvc_runner import load_status
+    from pipeline.upkeep.disk import say_space
     from stages.params import load_params
 
     require_project()
@@ -213,7 +211,7 @@ def probe(
 
     Results are kept in reports/devices.
     """
-    from pipeline import probe as page
+    from pipeline.devices import probe as page
     from stages.devices.browser.probe import BUNDLE, Reach
     from stages.params import load_params
 
@@ -228,7 +226,7 @@ def probe(
 @app.command()
 def doctor() -> None:
     """Tell what of this machine is usable, and what is missing for what."""
-    from pipeline.doctor import examine
+    from pipeline.upkeep.doctor import examine
 
     table = Table("what", "found", "without it", box=None, header_style="bold")
     for finding in examine():
@@ -243,12 +241,12 @@ def _shortened(reasons: Sequence[str]) -> str:
     return "; ".join([*reasons[:_REASONS], *([f"and {more} more"] if more > 0 else [])])
 
 
-device_commands.add_to(app)
-sharing_commands.add_to(app)
-compare_commands.add_to(app)
-ops_commands.add_to(app)
-sweep_commands.add_to(app)
-service_commands.add_to(app)
+devices.add_to(app)
+sharing.add_to(app)
+comparison.add_to(app)
+upkeep.add_to(app)
+sweep.add_to(app)
+service.add_to(app)
 
 if __name__ == "__main__":
     app()

@@ -23,13 +23,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.errors import InputError
-from pipeline import nightly
-from pipeline.artifacts import Progress, show_report
-from pipeline.cancellation import Cancellation
 from pipeline.dvc_output import RemoteError, StageBusyError, StageError
 from pipeline.dvc_runner import Runner, Stage, load_graph
 from pipeline.logs import start_log
 from pipeline.resources import Resources
+from pipeline.service import nightly
+from pipeline.service.artifacts import Progress, show_report
+from pipeline.service.cancellation import Cancellation
 from pipeline.summary import SUMMARY
 from stages.params import PARAMS_FILE, load_params
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from models.errors import InputError
+from pipeline.comparison.experiments import WORKSPACE, Experiment
 from pipeline.comparison.variants import Images, Place, figures_of, images_of, place_of
-from pipeline.experiments import WORKSPACE, Experiment
 from stages.figures import percent, significant
 
 _MS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from pipeline.comparison.experiments import Experiment
 from pipeline.comparison.variants import (
     Comparison,
     Group,
@@ -14,7 +15,6 @@ from pipeline.comparison.variants import (
     differing,
     figures_of,
 )
-from pipeline.experiments import Experiment
 from stages.analysis.seeds import Paired, Spread
 from stages.figures import percent, points, significant
 from stages.report_page.paper import title

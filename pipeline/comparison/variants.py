@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from models.errors import InputError
-from pipeline.experiments import Experiment
+from pipeline.comparison.experiments import Experiment
 from pipeline.summary_schema import Compared, Export, Row
 from stages.analysis.seeds import Paired, Spread, paired, spread
 from stages.report_page.choice import dominated_by

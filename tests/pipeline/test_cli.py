@@ -16,8 +16,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.doctor import examine
-from pipeline.finding import Finding
+from pipeline.upkeep.doctor import examine
+from pipeline.upkeep.finding import Finding
 from tests.pipeline.conftest import ROOT, change_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")

@@ -9,9 +9,9 @@ import pytest
 
 from models.errors import InputError
 from pipeline.comparison.choice import Budget, choose, misses, parse_budget
-from pipeline.experiments import WORKSPACE, Experiment
+from pipeline.comparison.experiments import WORKSPACE, Experiment
+from tests.pipeline.comparison.exps import export, row
 from tests.pipeline.comparison.test_variants import experiment, with_rows
-from tests.pipeline.exps import export, row
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from scipy import stats
 
 from models.errors import InputError
 from pipeline.comparison import tables
+from pipeline.comparison.experiments import Experiment
 from pipeline.comparison.variants import Comparison, beaten_by, compare, differing
-from pipeline.experiments import Experiment
 from pipeline.summary_schema import Compared, checked
-from tests.pipeline.exps import export, row, summary
+from tests.pipeline.comparison.exps import export, row, summary
 
 
 def experiment(

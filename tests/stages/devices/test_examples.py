@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.deploy import deploy
+from pipeline.devices.deploy import deploy
 from stages.bundle.manifest import MANIFEST, write_manifest
 from stages.devices.base import Opening
 from stages.devices.browser import web_runtime

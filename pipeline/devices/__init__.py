@@ -1,0 +1,1 @@
+"""The user's own devices: measured, served, shown the page of a browser."""

@@ -1,0 +1,211 @@
+"""The commands that are about devices: profile, deploy, rollback, deployed, keys."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.devices.deploy import Served
+    from stages.devices.base import Opening
+
+_AcceptHostKey = Annotated[
+    str | None,
+    typer.Option(
+        "--accept-host-key",
+        metavar="SHA256:...",
+        help="Trust a host that is visited the first time if its key has this fingerprint.",
+    ),
+]
+_SendWheels = Annotated[
+    bool,
+    typer.Option(
+        "--send-wheels",
+        help="Download numpy and onnxruntime here for the device's processor and Python, and use"
+        " them there from a folder of the bundle's.",
+    ),
+]
+_Device = Annotated[str, typer.Argument(metavar="DEVICE", help="local:/folder or ssh://host.")]
+
+keys = typer.Typer(no_args_is_help=True, help="Keys that bundles are signed with.")
+
+
+def profile(
+    devices: Annotated[
+        list[str],
+        typer.Argument(metavar="DEVICE...", help="local:, ssh://host or adb:, one or more."),
+    ],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a bundle; without it, artifacts/onnx is measured."),
+    ] = None,
+    accept_host_key: _AcceptHostKey = None,
+    send_wheels: _SendWheels = False,
+) -> None:
+    """Measure latency and parity on devices, and keep the results for the report.
+
+    A device is local:, or ssh://user@host:port/folder, of which only the host is needed, or adb:,
+    the Android device on the cable; adb://SERIAL is one of several. Behind it may stand
+    ?threads=1,4 to measure with these numbers of threads; behind the first two also ?cpus=0,1 to
+    keep to these processors, and ?python=python3.11 to name the interpreter there. An Android
+    device measures in its browser, or by a program for it that is named by ?runner=FILE.
+    """
+    from pipeline.devices import measure
+    from pipeline.project import require_project
+    from stages.params import load_params
+
+    require_project()
+    settings = load_params().profile
+    opening = _opening(accept_host_key, send_wheels)
+    for measured, path in measure.measure(devices, bundle, settings, opening):
+        passed = [row for row in measured.results if row["status"] == "passed"]
+        noisy = sum(row["noisy"] for row in passed)
+        typer.echo(
+            f"{measured.device}: {measured.description['cpu'] or 'an unnamed processor'},"
+            f" {measured.description['runtime'] or 'nothing ran'}{_state(measured.description)}"
+        )
+        several = len({row["provider"] for row in measured.results if row["provider"]}) > 1
+        for row in measured.results:
+            figures = (
+                f"p50 {row['p50_ms']:.3f} ms, p90 {row['p90_ms']:.3f} ms"
+                if row["n"]
+                else "not measured"
+            )
+            remark = f"; {row['reason']}" if row["reason"] else "; noisy" if row["noisy"] else ""
+            by = f", {row['provider']}" if several and row["provider"] else ""
+            typer.echo(f"  {row['precision']}, {row['threads']}{by}: {figures}{remark}")
+        typer.echo(
+            f"{path}: {len(passed)} of {len(measured.results)} passed, {noisy} noisy; `ackd run`"
+            " brings them into the report"
+        )
+
+
+def deploy(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Such as artifacts/bundle.tar.gz.")
+    ],
+    device: _Device,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUBLIC", help="The public key whose signature it must bear."),
+    ] = None,
+    allow_downgrade: Annotated[
+        bool, typer.Option("--allow-downgrade", help="Let an older version replace a newer one.")
+    ] = False,
+    accept_host_key: _AcceptHostKey = None,
+    send_wheels: _SendWheels = False,
+) -> None:
+    """Serve a bundle on a device: its files and its answers are proven there before the switch."""
+    from pipeline.devices import deploy as deployment
+
+    done = deployment.deploy(
+        bundle,
+        device,
+        key=key,
+        allow_downgrade=allow_downgrade,
+        opening=_opening(accept_host_key, send_wheels),
+    )
+    if done.results is None:
+        typer.echo("this bundle is served already; nothing was changed")
+    for result in done.results or []:
+        error = result["golden"]["max_relative_error"]
+        typer.echo(f"  {result['precision']}.{result['shape']}: relative error {error:.1e}")
+    if done.unverified_key is not None:
+        typer.echo(
+            f"the signature by the key {done.unverified_key} was not checked; name the public key"
+            " by --key"
+        )
+    _tell(done.state)
+
+
+def rollback(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
+    """Serve what the device served before."""
+    from pipeline.devices import deploy as deployment
+
+    _tell(deployment.rollback(device, _opening(accept_host_key)))
+
+
+def deployed(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
+    """Tell what a device serves, and check its files there; status 1 where they are not whole."""
+    from pipeline.devices import deploy as deployment
+
+    state = deployment.deployed(device, _opening(accept_host_key))
+    _tell(state)
+    if state.problem is not None:
+        raise typer.Exit(1)
+
+
+@keys.command()
+def new(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Of the private key; without it, ackd/signing.key in ~/.config."),
+    ] = None,
+) -> None:
+    """Make a key to sign bundles with: a private file for you alone, and a public one to give."""
+    from stages.bundle.keys import new_key
+
+    if path is None:
+        config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+        path = Path(config).expanduser() / "ackd" / "signing.key"
+    public, key_id = new_key(path)
+    typer.echo(f"key id       {key_id}")
+    typer.echo(f"private key  {path}: keep it secret; ACKD_SIGNING_KEY={path} signs with it")
+    typer.echo(f"public key   {public}: give it to who deploys, as `ackd deploy --key`")
+
+
+@keys.callback()
+def _keys() -> None:
+    # With a single command, typer would leave its name out.
+    pass
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them commands of ``ackd``."""
+    for command in (profile, deploy, rollback, deployed):
+        app.command()(command)
+    app.add_typer(keys, name="keys")
+
+
+def _opening(accept_host_key: str | None, send_wheels: bool = False) -> Opening:
+    from stages.devices.base import Opening
+
+    def ask(question: str) -> bool:
+        return typer.confirm(question, err=True)
+
+    return Opening(
+        accept_host_key=accept_host_key,
+        ask=ask if sys.stdin.isatty() else None,
+        send_wheels=send_wheels,
+    )
+
+
+def _state(description: Mapping[str, Any]) -> str:
+    """What an Android device was like while it measured."""
+    if "fixed_performance" not in description:
+        return ""
+    fixed, thermal = description["fixed_performance"], description["thermal"]
+    speed = "fixed performance" if fixed["on"] else f"no fixed performance ({fixed['reason']})"
+    statuses = [thermal["status_before"], thermal["status_after"]]
+    if None in statuses:
+        return f"; {speed}, thermal status unknown"
+    return f"; {speed}, thermal status {statuses[0]} before and {statuses[1]} after"
+
+
+def _tell(state: Served) -> None:
+    for what, record in (("served", state.served), ("previous", state.previous)):
+        if record is None:
+            typer.echo(f"{what:<9} nothing")
+            continue
+        signed = f"signed with {record['key_id']}" if record["key_id"] else "no key required"
+        typer.echo(
+            f"{what:<9} {record['version']}, {record['network']}, deployed {record['deployed']},"
+            f" {signed}, {record['runtime']}"
+        )
+    if state.served is not None:
+        typer.echo(f"files     {state.folder}/served: {state.problem or 'as they were packaged'}")

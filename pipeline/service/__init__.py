@@ -1,0 +1,1 @@
+"""Prefect's side: server, worker, schedule, and what a run shows there."""

@@ -1,0 +1,130 @@
+"""The commands of a run by the clock: server, worker, schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from models.errors import InputError
+from pipeline.service.local import PORT
+
+if TYPE_CHECKING:
+    from pipeline.service.schedule import Planned
+
+
+def server(
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of this machine's loopback interface.")
+    ] = PORT,
+) -> None:
+    """Run a Prefect server on this machine, until Ctrl-C: it plans the runs and shows them.
+
+    Only this machine reaches it, and it sends nothing anywhere. What it knows is kept in
+    PREFECT_HOME, by default ~/.prefect.
+    """
+    from pipeline.service.local import run_server
+
+    code = run_server(port, typer.echo)
+    if code:
+        raise typer.Exit(code)
+
+
+def worker() -> None:
+    """Start the runs that are due, in this project, until Ctrl-C, which ends those as well.
+
+    The server is the one at PREFECT_API_URL, by default that of `ackd server`. A training that was
+    stopped goes on from its last checkpoint with the next run.
+    """
+    from pipeline.project import require_project
+    from pipeline.service.local import api_url, connect, run_worker
+    from pipeline.service.schedule import read_pool
+
+    require_project()
+    pool = read_pool()
+    with connect():
+        pass
+    typer.echo(f"a worker of the pool {pool} at {api_url()}; Ctrl-C ends it and what it runs")
+    code = run_worker(pool, Path())
+    if code:
+        raise typer.Exit(code)
+
+
+def schedule(
+    cron: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CRON]",
+            help='Minute, hour, day, month and day of the week, such as "0 2 * * *" for every'
+            " night at two; without it, what is scheduled is shown.",
+        ),
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of the hours, such as Europe/Berlin; this machine's if not given."
+        ),
+    ] = None,
+    clone: Annotated[
+        bool,
+        typer.Option(
+            "--clone",
+            help="Run in a fresh clone of what is committed, and push the results as a DVC"
+            " experiment. Without it, the runs are in the project itself.",
+        ),
+    ] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="Plan no runs for now.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Plan them again.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Forget the schedule.")] = False,
+) -> None:
+    """Run the chain by the clock: set a schedule, see it, pause it, remove it.
+
+    A run that is due while the last one goes on is cancelled. `ackd server` plans the runs and
+    `ackd worker` starts them: both must be running then.
+    """
+    from pipeline.project import require_project
+    from pipeline.service import schedule as schedules
+
+    require_project()
+    changes = [cron is not None, pause, resume, remove]
+    if sum(changes) > 1 or (timezone is not None and cron is None):
+        raise InputError(
+            "give a cron expression (and its --timezone), or one of --pause, --resume and --remove"
+        )
+    name = schedules.NAMES[clone]
+    if cron is not None:
+        _tell(schedules.set_schedule(schedules.parse_cron(cron, timezone), name))
+    elif pause or resume or remove:
+        done, change = next(
+            (word, function)
+            for chosen, word, function in (
+                (pause, "paused", schedules.pause),
+                (resume, "resumed", schedules.resume),
+                (remove, "removed", schedules.remove),
+            )
+            if chosen
+        )
+        change(name)
+        typer.echo(f"{schedules.FLOW}/{name}: {done}")
+    else:
+        found = schedules.list_planned()
+        for planned in found:
+            _tell(planned)
+        if not found:
+            typer.echo('nothing is scheduled; `ackd schedule "0 2 * * *"` sets every night at two')
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them commands of ``ackd``."""
+    for command in (server, worker, schedule):
+        app.command()(command)
+
+
+def _tell(planned: Planned) -> None:
+    state = ", paused" if planned.paused else ""
+    typer.echo(f"compress/{planned.name}: {planned.cron} {planned.timezone}{state}")
+    times = ", ".join(f"{when:%Y-%m-%d %H:%M}" for when in planned.next_runs)
+    typer.echo(f"  next  {times or 'none'}")
+    if planned.last is not None:
+        typer.echo(f"  last  {planned.last}")

@@ -1,0 +1,1 @@
+"""Results for others: remotes, published experiments, releases."""

@@ -1,0 +1,1 @@
+"""Variants and seeds as DVC experiments, here or on a cluster."""

@@ -1,0 +1,173 @@
+"""What a sweep would cost, from what was measured here; ``unknown`` where nothing was."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from ruamel.yaml import YAML
+
+from models.errors import InputError
+from pipeline.git_refs import git
+from pipeline.presets import leaves
+from pipeline.sweep.commits import list_experiments
+from pipeline.sweep.plan import Experiment, Plan, value_of
+from pipeline.sweep.run import duration
+
+_HISTORIES = {
+    "train_teacher": ("reports/teacher/history.csv", "teacher"),
+    "distill": ("reports/distill/history.csv", "distill"),
+}
+_NO_PACE = ("seed", "epochs", "schedule", "milestones", "learning_rate", "momentum", "weight_decay")
+"""What of a training does not change the seconds of its epochs."""
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A commit with a chain that ran: what ``dvc.lock`` says of it."""
+
+    revision: str
+    stages: Mapping[str, Any]
+
+    def params(self, stage: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for content in self.stages.get(stage, {}).get("params", {}).values():
+            found.update(content)
+        return found
+
+    def size(self, stage: str) -> int | None:
+        """Bytes that a stage left."""
+        if stage not in self.stages:
+            return None
+        return sum(int(out.get("size", 0)) for out in self.stages[stage].get("outs", []))
+
+
+def show(plan: Plan, done: Collection[str]) -> None:
+    """Print what would run, what is done, and what it would cost."""
+    runs = list(_runs())
+    console = Console()
+    table = Table("experiment", "state", "training of the student", box=None, header_style="bold")
+    seconds: list[float | None] = []
+    sizes: list[int | None] = []
+    made = {key for item in plan.experiments if item.name in done for key in item.shared}
+    for item in plan.experiments:
+        student = _training("distill", item, plan, runs)
+        table.add_row(
+            item.name,
+            "done" if item.name in done else "will run",
+            "" if student == 0 else _time(student),
+        )
+        if item.name in done:
+            continue
+        seconds.append(student)
+        for stage in plan.stages:
+            key = item.keys[stage.name]
+            if key in made:
+                continue
+            if key in item.shared:
+                made.add(key)
+            if stage.name == "train_teacher":
+                seconds.append(_training(stage.name, item, plan, runs))
+            sizes.append(_size(stage.name, item, runs))
+    console.print(table)
+    left = len(plan.experiments) - len(done)
+    console.print(f"{len(plan.experiments)} experiments, {len(done)} done, {left} to run")
+    if left:
+        console.print(
+            f"time: {_time(_sum(seconds))} of trainings one after the other, a teacher that is"
+            " shared counted once; the other stages are not in it",
+            highlight=False,
+        )
+        total = _sum(sizes)
+        known = _UNKNOWN if total is None else f"about {total / 1e6:.1f} MB"
+        console.print(
+            f"disk: {known} in the DVC cache; checkpoints, workspaces and logits come and go",
+            highlight=False,
+        )
+
+
+def _runs() -> Iterator[_Run]:
+    """The last commit, and every experiment."""
+    revisions = [item.revision for found in list_experiments().values() for item in found]
+    for revision in ["HEAD", *revisions]:
+        try:
+            text = git(Path(), "show", f"{revision}:dvc.lock")
+        except InputError:
+            continue
+        content = YAML(typ="safe").load(text)
+        if isinstance(content, dict):
+            yield _Run(revision, content.get("stages", {}))
+
+
+def _training(stage: str, item: Experiment, plan: Plan, runs: list[_Run]) -> float | None:
+    """Seconds of a training; 0 where it is not part of the chain, None where none is known."""
+    if stage not in [one.name for one in plan.stages]:
+        return 0.0
+    path, section = _HISTORIES[stage]
+    if stage == "train_teacher" and item.params[section]["checkpoint"]:
+        return 0.0
+    for run in runs:
+        if stage in run.stages and _same_pace(stage, item, run):
+            try:
+                rows = list(
+                    csv.DictReader(io.StringIO(git(Path(), "show", f"{run.revision}:{path}")))
+                )
+                each = statistics.median(float(row["seconds"]) for row in rows)
+            except (InputError, KeyError, ValueError):
+                continue
+            return each * float(item.params[section]["epochs"])
+    return None
+
+
+def _same_pace(stage: str, item: Experiment, run: _Run) -> bool:
+    """Whether an epoch would do the same work."""
+    for above in ("prepare_data", stage):
+        for name, recorded in run.params(above).items():
+            if _pace(recorded, item) != _pace(value_of(item.params, name), item):
+                return False
+    teacher = run.params("train_teacher").get("teacher")
+    wanted = item.params["teacher"]["network"]
+    return not isinstance(teacher, Mapping) or teacher.get("network") == wanted
+
+
+def _pace(value: Any, item: Experiment) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    # Of the methods' own sections, the one of the method that is used.
+    return {
+        key: own
+        for key, own in leaves(value).items()
+        if key not in _NO_PACE
+        and ("." not in key or key.startswith(item.params["distill"]["method"]))
+    }
+
+
+def _size(stage: str, item: Experiment, runs: list[_Run]) -> int | None:
+    for run in runs:
+        if stage in run.stages and all(
+            run.params(above).get(section, {}).get(key) == item.params[section][key]
+            for above, section, key in (
+                ("train_teacher", "teacher", "network"),
+                ("distill", "distill", "network"),
+                ("distill", "distill", "method"),
+            )
+            if above in run.stages
+        ):
+            return run.size(stage)
+    return None
+
+
+def _sum(values: list[Any]) -> Any:
+    return None if None in values else sum(values)
+
+
+def _time(seconds: float | None) -> str:
+    return _UNKNOWN if seconds is None else f"about {duration(seconds)}"

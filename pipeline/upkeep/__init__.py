@@ -1,0 +1,1 @@
+"""What keeps a machine in working order: diagnosis, disk, cleaning up."""

@@ -1,0 +1,178 @@
+"""Experiments as DVC keeps them, made by git itself: a commit and a reference each."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PARAMS = """\
+distill:
+  method: {method}
+  seed: {seed}
+  temperature: {temperature}
+"""
+CLASSES = "class,images,images_digest\n0,{n},{digest}\n1,{n},{digest}\n"
+
+
+def export(accuracy: float | None, size_mb: float, **more: Any) -> dict[str, Any]:
+    return {"status": "passed", "reason": None, "accuracy": accuracy, "size_mb": size_mb, **more}
+
+
+def row(p50_ms: float | None, p90_ms: float | None, **more: Any) -> dict[str, Any]:
+    latency = {"threads": 1, "p50_ms": p50_ms, "p90_ms": p90_ms, "noisy": False}
+    return {**latency, "status": "passed", "reason": None, **more}
+
+
+def summary(accuracy: float, **more: Any) -> dict[str, Any]:
+    """Of a student with fp32 and int8, measured on this machine."""
+    network = {"accuracy": accuracy, "parameters": 1000, "macs": 2000, "size_mb": 0.004}
+    return {
+        "data": {"source": "digits", "train": 90, "val": 10, "test": 40, "classes": 2}
+        | {"image_size": 8},
+        "teacher": network | {"network": "resnet20", "accuracy": 0.9},
+        "student": network | {"network": "resnet8", "method": "kd"},
+        "exports": {"fp32": export(accuracy, 0.3), "int8": export(accuracy - 0.01, 0.1)},
+        "recommended": {"precision": "int8", "reason": "the quickest"},
+        "devices": {
+            "local:": {
+                "machine": "x86_64",
+                "cpu": "Desk CPU",
+                "runtime": "onnxruntime 1.31.1",
+                "exports": {"fp32": row(2.0, 2.5), "int8": row(1.0, 1.25)},
+            }
+        },
+        "paper": None,
+    } | copy.deepcopy(more)
+
+
+def files(
+    content: Any, seed: int = 0, *, method: str = "kd", temperature: float = 4.0, digest: str = "aa"
+) -> dict[str, str | None]:
+    """What the commit of a finished experiment holds."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    params = PARAMS.format(method=method, seed=seed, temperature=temperature)
+    metrics = json.dumps({"seed": seed, "method": method})
+    return {
+        "params.yaml": params,
+        "reports/distill/metrics.json": metrics,
+        "reports/classes.csv": CLASSES.format(n=20, digest=digest),
+        "reports/summary.json": text,
+        "dvc.lock": lock(text, params, metrics),
+        "dvc.yaml": "stages: {}\n",
+    }
+
+
+def lock(text: str, params: str, metrics: str) -> str:
+    """``dvc.lock`` with the stage report between two others, as DVC writes it."""
+    other = "    cmd: true\n    outs:\n    - path: other\n      md5: '00'\n"
+    deps = {"params.yaml": params, "reports/distill/metrics.json": metrics}
+    report = "    cmd: python -m stages.report\n    deps:\n"
+    for path, of in deps.items():
+        report += f"    - path: {path}\n      hash: md5\n      md5: {md5(of)}\n      size: 1\n"
+    report += (
+        f"    outs:\n    - path: reports/summary.json\n      hash: md5\n      md5: {md5(text)}\n"
+    )
+    return f"schema: '2.0'\nstages:\n  gate:\n{other}  report:\n{report}  prune:\n{other}"
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode()).hexdigest()
+
+
+def commit(
+    project: Path, name: str, of: dict[str, str | None], *, base: str = "0" * 40, time: int = 10**9
+) -> str:
+    """Keep an experiment, and leave workspace and branch as they are. The commit's id.
+
+    Args:
+        project: the root of a git repository.
+        name: of the experiment.
+        of: its files.
+        base: the commit that it says it comes from.
+        time: of the commit, in seconds since 1970.
+    """
+    reference = f"refs/exps/{base[:2]}/{base[2:]}/{name}"
+    stream = f"commit {reference}\ncommitter x <x> {time} +0000\ndata 0\n"
+    for path, text in of.items():
+        if text is not None:
+            stream += f"M 100644 inline {path}\ndata {len(text.encode())}\n{text}\n"
+    git(project, "fast-import", "--quiet", text=stream)
+    return git(project, "rev-parse", reference)
+
+
+def git(project: Path, *arguments: str, text: str | None = None) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=project, input=text, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def write(project: Path, of: dict[str, str | None]) -> None:
+    """The same in the workspace."""
+    for path, text in of.items():
+        if text is not None:
+            (project / path).parent.mkdir(parents=True, exist_ok=True)
+            (project / path).write_text(text)
+
+
+def git_identity(set_variable: Callable[[str, str], None]) -> None:
+    """Whom commits are by, as git and DVC ask; ``set_variable`` is monkeypatch's setenv."""
+    for role in ("AUTHOR", "COMMITTER"):
+        for key in ("NAME", "EMAIL"):
+            set_variable(f"GIT_{role}_{key}", "x")
+
+
+#: A chain of one stage, which takes no time.
+CHAIN = """\
+stages:
+  report:
+    cmd: python report.py
+    deps: [report.py, params.yaml]
+    outs:
+    - artifacts/onnx
+    - reports/summary.json: {cache: false}
+"""
+REPORT = """\
+import json
+import re
+from pathlib import Path
+
+params = Path("params.yaml").read_text()
+seed, method = (re.search(f"{key}: (.*)", params)[1] for key in ("seed", "method"))
+summary = json.loads(Path("base.json").read_text())
+gain = int(seed) / 100 + (0.05 if method == "ackd" else 0)
+summary["student"]["accuracy"] += gain
+summary["student"]["method"] = method
+for export in summary["exports"].values():
+    export["accuracy"] += gain
+for folder in ("artifacts/onnx", "reports"):
+    Path(folder).mkdir(parents=True, exist_ok=True)
+Path("artifacts/onnx/fp32.static.onnx").write_text(f"{method} {seed}")
+Path("reports/summary.json").write_text(json.dumps(summary))
+"""
+
+
+def start_project(folder: Path) -> None:
+    """Git and DVC with :data:`CHAIN` and a first commit; the environment has an identity."""
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
+    (folder / "dvc.yaml").write_text(CHAIN)
+    (folder / "report.py").write_text(REPORT)
+    (folder / "base.json").write_text(json.dumps(summary(0.7)))
+    (folder / "params.yaml").write_text("distill:\n  method: kd\n  seed: 0\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "first")
+
+
+def environment() -> dict[str, str]:
+    """Of a process that finds this code, its Python, ackd and dvc first."""
+    root = Path(__file__).parents[3]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(root)}

@@ -1,0 +1,193 @@
+"""`ackd compare` and `ackd choose` as a user sees them: text, files, and the page in a browser."""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chromium import CHROMIUM, opened_page
+from tests.pipeline.comparison import exps
+from tests.pipeline.test_cli import invoke
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs/how-to-compare.md"
+PAPER = {"teacher": 0.74, "scratch": 0.692, "kd": 0.7073, "at": 0.7078, "ackd": 0.7238}
+METHODS = ("scratch", "kd", "at", "crd", "eskd", "ackd", "ackd_without_adversary")
+
+
+@pytest.fixture
+def sweep(project: Path) -> dict[str, list[float]]:
+    """Seven variants, three seeds each but for one; a board; noise; a failure; no report."""
+    figures: dict[str, list[float]] = {}
+    for place, method in enumerate(METHODS):
+        for seed in range(1 if method == "eskd" else 3):
+            accuracy = 0.68 + place / 200 + (seed * (place + 3) % 7) / 500
+            figures.setdefault(method, []).append(accuracy)
+            content = exps.summary(
+                accuracy,
+                paper={"method": method, "accuracies": PAPER, "differs": ["distill.epochs is 20"]},
+            )
+            content["exports"]["int8"]["size_mb"] = 0.1 + (len(METHODS) - place) % 4 / 100
+            ms = 1.0 + place % 4 / 5 + seed / 50
+            rows = {"fp32": exps.row(2 * ms, 2.2 * ms), "int8": exps.row(ms, 1.1 * ms)}
+            local = content["devices"]["local:"]
+            local["exports"] = rows
+            if method == "crd":
+                rows["int8"]["noisy"] = True
+            if method != "scratch":
+                board = local | {"cpu": "Board [4]", "exports": {"int8": exps.row(9 * ms, 10 * ms)}}
+                content["devices"]["ssh://pi@board"] = board
+            of = exps.files(content, seed, method=method)
+            exps.commit(project, f"night.{method}.seed{seed}", of)
+    stopped = exps.files(exps.summary(0.9)) | {"reports/summary.json": None}
+    exps.commit(project, "night.takd.seed0", stopped)
+    return figures
+
+
+def test_compare_tells_and_writes_the_same_figures(
+    project: Path, sweep: dict[str, list[float]]
+) -> None:
+    code, output, error = invoke(
+        "compare", "night", "--html", "a.html", "--markdown", "a.md", "--csv", "out/a.csv"
+    )
+    assert (code, error) == (0, "")
+    best = max(sweep, key=lambda name: statistics.fmean(sweep[name]))
+    mean = statistics.fmean(sweep[best])
+    assert f"{best} is the most accurate of 7 variants: {100 * mean:.2f} %" in output
+    assert "night.takd.seed0: reports/summary.json is missing" in output
+    page, markdown = (project / "a.html").read_text(), (project / "a.md").read_text()
+    escaped = best.replace("_", r"\_")
+    (line,) = (x for x in markdown.splitlines() if x.startswith(f"| {escaped} | 1 |"))
+    for text in (output, page, line):
+        assert f"{100 * mean:.2f} %" in text
+    assert markdown.count("\n| --- |") == len(re.findall("<table", page)) - 1  # of words
+    with (project / "out/a.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 7 * 2 * 2
+    for row in rows:
+        expected = statistics.fmean(sweep[row["variant"]])
+        assert float(row["accuracy"]) == pytest.approx(expected, rel=1e-5)
+        assert row["device"] in {"local:", "ssh://pi@board"}
+    (kd,) = (
+        r
+        for r in rows
+        if r["variant"] == "kd" and r["recommended"] == "True" and r["device"] == "local:"
+    )
+    assert float(kd["p50_ms"]) == pytest.approx(1.22)
+    assert kd["over_baseline"] == kd["interval_low"] == ""
+    (scratch, *_) = (r for r in rows if r["variant"] == "scratch" and r["device"] != "local:")
+    assert scratch["p50_ms"] == scratch["p90_ms"] == ""
+
+
+def test_one_sentence_for_what_is_not_there(project: Path, sweep: dict[str, list[float]]) -> None:
+    for arguments, message in (
+        (("compare", "day"), "day: no such sweep here; expected one of night"),
+        (
+            ("compare", "--baseline", "x"),
+            "--baseline x: no such variant with figures; expected one",
+        ),
+        (("compare", "--rev", "x"), "--rev x: no commit, branch or tag of this repository"),
+        (("choose", "--max-p90", "5"), "--max-p90 5: expected a number above 0 and its unit"),
+        (("choose", "night", "--device", "x"), "--device x: no experiment was measured there"),
+    ):
+        code, output, error = invoke(*arguments)
+        assert (code, output) == (1, "")
+        assert error.startswith(f"error: {message}")
+        assert error.count("\n") == 1
+
+
+def test_choose_names_the_student_or_the_nearest(
+    project: Path, sweep: dict[str, list[float]]
+) -> None:
+    board = ("choose", "night", "--device", "board")
+    code, output, _ = invoke(*board, "--max-p90", "14ms", "--max-size", "0.2MB")
+    assert code == 0
+    *_, best, get, file = output.splitlines()
+    # Of those whose p90 there, 10 x (1 + place % 4 / 5 + seed / 50), is at most 14 ms.
+    fits = {
+        f"night.{name}.seed{seed}": accuracy
+        for place, name in enumerate(METHODS)
+        for seed, accuracy in enumerate(sweep[name])
+        if name != "scratch" and 10 * (1 + place % 4 / 5 + seed / 50) <= 14.0000001
+    }
+    name = max(fits, key=lambda n: fits[n])
+    assert best.startswith(f"best     {name}, int8: {100 * (fits[name] - 0.01):.2f} %")
+    assert get == f"get it   dvc exp apply {name}"
+    assert file.strip() == "its file is then artifacts/onnx/int8.static.onnx"
+
+    code, output, error = invoke(*board, "--max-p90", "1ms")
+    assert (code, error) == (1, "")
+    assert "nothing is within the budget; nearest night.eskd.seed0, int8: p90 10.0 ms is" in output
+    code, output, _ = invoke("choose", "night", "--device", "desk", "--max-p90", "1.8ms")
+    assert code == 0
+    assert "left out: 1, an experiment without figures, see `ackd compare`" in output
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_page_fits_its_window_and_asks_nobody(
+    project: Path, sweep: dict[str, list[float]], tmp_path: Path
+) -> None:
+    # Dozens of them, whose names are as long as their points are near one another.
+    for number in range(17):
+        content = exps.summary(0.7 + number * 7 % 17 / 300)
+        content["exports"]["int8"]["size_mb"] = 0.1 + number / 500
+        rows = content["devices"]["local:"]["exports"]
+        rows["int8"] = exps.row(0.8 + number / 20, 1.0 + number / 20)
+        name = f"night.a_variant_with_a_long_name_{number}.seed0"
+        exps.commit(project, name, exps.files(content, method="kd"))
+    assert invoke("compare", "night", "--html", "page.html")[0] == 0
+    text = (project / "page.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\((?!#)|@import""", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    with opened_page(tmp_path / "profile") as page:
+        page.open((project / "page.html").as_uri())
+        for width, phone in ((1280, False), (390, True)):
+            for dark in (False, True):
+                picture = tmp_path / f"{width}-{'dark' if dark else 'light'}.png"
+                page.look(picture, width, dark=dark, phone=phone)
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                assert background == ("rgb(21, 23, 26)" if dark else "rgb(253, 253, 252)")
+        # Nothing of a chart sticks out of the page.
+        outside = """[...document.querySelectorAll('figure svg text')].filter(text => {
+            const {left, right} = text.getBoundingClientRect();
+            return left < 0 || right > innerWidth;
+        }).map(text => text.textContent)"""
+        assert page.evaluate(outside) == []
+        assert page.evaluate("performance.getEntriesByType('resource').length") == 0
+        assert page.complaints == []
+
+
+def commands() -> list[str]:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    return [line[4:] for line in lines if line.startswith("    ")]
+
+
+def test_every_command_of_the_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exps.git_identity(monkeypatch.setenv)
+    exps.start_project(tmp_path)
+    said: dict[str, Any] = {}
+    for command in commands():
+        done = subprocess.run(
+            ["bash", "-e", "-c", f'ackd() {{ python -m pipeline.cli "$@"; }}; {command}'],
+            env=exps.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        said[command] = done.stdout
+    assert "+5.00 points over kd" in said["ackd compare night"]
+    assert all((tmp_path / f"compare.{kind}").is_file() for kind in ("html", "md", "csv"))
+    chosen = "ackd choose night --max-p90 5ms --max-size 2MB"
+    *_, apply = commands()
+    assert f"get it   {apply}\n" in said[chosen]
+    assert (tmp_path / "artifacts/onnx/fp32.static.onnx").read_text() == "ackd 1"

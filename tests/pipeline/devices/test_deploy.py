@@ -1,0 +1,228 @@
+"""Deployment to this machine and, by a real sshd, to one that is reached by ssh."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from models.errors import InputError
+from pipeline.devices.deploy import deploy, deployed, rollback
+from stages.bundle.keys import key_id, public_text
+from stages.devices import agent, runner
+from stages.devices.base import Opening
+from stages.files import sha256
+from tests.bundles import flip_byte, make_bundle, pack
+from tests.pipeline.conftest import ROOT
+from tests.sshd import Sshd, needs_sshd, sshd
+
+__all__ = ["sshd"]
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``1.0.0``, ``1.1.0``, ``signed`` (2.0.0) and ``wrong`` (3.0.0); not to be written to."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for version in ("1.0.0", "1.1.0"):
+        make_bundle(folder / version, version)
+    make_bundle(folder / "signed", "2.0.0", KEY)
+    make_bundle(folder / "wrong", "3.0.0", wrong=True)
+    return folder
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> Path:
+    path = tmp_path / "key.pub"
+    path.write_text(public_text(KEY.public_key()))
+    return path
+
+
+def put(bundle: Path, url: str, key: Path | None = None, *, allow_downgrade: bool = False):
+    return deploy(bundle, url, key=key, allow_downgrade=allow_downgrade, opening=Opening())
+
+
+def test_deploy_update_and_go_back(bundles: Path, tmp_path: Path) -> None:
+    url = f"local:{tmp_path}/model"
+    assert deployed(url, Opening()).served is None
+    first = put(pack(shutil.copytree(bundles / "1.0.0", tmp_path / "b")), url)
+    assert first.results is not None
+    assert {r["status"] for r in first.results} == {"passed"}
+    assert len(first.results) == 8
+    served = tmp_path / "model/served"
+    assert sha256(served / "manifest.json") == sha256(bundles / "1.0.0/manifest.json")
+    assert {p.name for p in served.iterdir()} == {p.name for p in (bundles / "1.0.0").iterdir()}
+    second = put(bundles / "1.1.0", url).state
+    assert second.served is not None
+    assert second.previous is not None
+    assert (second.served["version"], second.previous["version"]) == ("1.1.0", "1.0.0")
+    assert second.served["network"] == "resnet8"
+    assert second.served["runtime"].startswith("onnxruntime ")
+    assert runner.check(served)["passed"]
+    back = rollback(url, Opening())
+    assert back.served is not None
+    assert back.served["version"] == "1.0.0"
+    assert deployed(url, Opening()) == back
+    with pytest.raises(InputError, match=r"no version before 1\.0\.0 is kept"):
+        rollback(url, Opening())
+
+
+def test_what_is_served_already_is_not_sent_again(bundles: Path, tmp_path: Path) -> None:
+    url = f"local:{tmp_path}/model"
+    put(bundles / "1.0.0", url)
+    before = (tmp_path / "model/served").readlink()
+    again = put(bundles / "1.0.0", url)
+    assert again.results is None
+    assert (tmp_path / "model/served").readlink() == before
+    # But what was damaged there is repaired.
+    flip_byte(tmp_path / "model/served/labels.json")
+    assert "labels.json: altered" in str(deployed(url, Opening()).problem)
+    repaired = put(bundles / "1.0.0", url)
+    assert repaired.results is not None
+    assert repaired.state.problem is None
+
+
+def test_an_older_version_needs_to_be_allowed(bundles: Path, tmp_path: Path) -> None:
+    url = f"local:{tmp_path}/model"
+    put(bundles / "1.1.0", url)
+    with pytest.raises(InputError, match=r"version 1\.0\.0 is older than 1\.1\.0, which is served"):
+        put(bundles / "1.0.0", url)
+    other = make_bundle(tmp_path / "other", "1.1")
+    with pytest.raises(InputError, match=r"version 1\.1 is served with other contents.*raise pack"):
+        put(other, url)
+    state = put(bundles / "1.0.0", url, allow_downgrade=True).state
+    assert state.served is not None
+    assert state.served["version"] == "1.0.0"
+
+
+def test_wrong_answers_there_change_nothing(bundles: Path, tmp_path: Path) -> None:
+    url = f"local:{tmp_path}/model"
+    put(bundles / "1.0.0", url)
+    before = (tmp_path / "model/served").readlink()
+    with pytest.raises(InputError, match=r"parity failed there, by onnxruntime .*: fp32\.dynamic"):
+        put(bundles / "wrong", url)
+    assert (tmp_path / "model/served").readlink() == before
+    assert {p.name for p in (tmp_path / "model").iterdir()} == {"served", "releases"}
+
+
+def test_signatures(bundles: Path, tmp_path: Path, public: Path) -> None:
+    url = f"local:{tmp_path}/model"
+    unchecked = put(bundles / "signed", url)
+    assert unchecked.unverified_key == key_id(KEY.public_key())
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(InputError, match=r"not signed, and the key .* is required"):
+        put(bundles / "1.0.0", url, public)
+    assert not (tmp_path / "model").exists()
+    done = put(bundles / "signed", url, public)
+    assert done.unverified_key is None
+    assert done.state.served is not None
+    assert done.state.served["key_id"] == key_id(KEY.public_key())
+    # The device wants that key from then on.
+    newer = make_bundle(tmp_path / "unsigned", "4")
+    with pytest.raises(InputError, match=r"not signed, and the key .* is required"):
+        put(newer, url)
+    foreign = Ed25519PrivateKey.generate()
+    newer = make_bundle(tmp_path / "foreign", "4", foreign)
+    with pytest.raises(InputError, match=r"says that it is signed with the key .*, expected "):
+        put(newer, url)
+    (tmp_path / "foreign.pub").write_text(public_text(foreign.public_key()))
+    changed = put(newer, url, tmp_path / "foreign.pub").state
+    assert changed.served is not None
+    assert changed.served["key_id"] == key_id(foreign.public_key())
+
+
+def test_one_altered_byte_in_any_file_is_refused_before_anything_is_sent(
+    bundles: Path, tmp_path: Path, public: Path
+) -> None:
+    for name in sorted(path.name for path in (bundles / "signed").iterdir()):
+        copy = shutil.copytree(bundles / "signed", tmp_path / f"altered-{name}")
+        flip_byte(copy / name, len((copy / name).read_bytes()) // 2)
+        with pytest.raises(InputError) as caught:
+            put(copy, f"local:{tmp_path}/model", public)
+        assert name in str(caught.value)
+        assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [("local:", "names no folder to deploy to; give local:/folder"), ("local:x", "begins with /")],
+)
+def test_where_nothing_can_be_deployed(bundles: Path, url: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        put(bundles / "1.0.0", url)
+
+
+@needs_sshd
+def test_over_ssh(bundles: Path, tmp_path: Path, public: Path, sshd: Sshd) -> None:
+    sshd.trust()
+    url = sshd.url(tmp_path / "model")
+    put(bundles / "1.0.0", url)
+    state = put(bundles / "signed", url, public).state
+    assert state.served is not None
+    assert state.previous is not None
+    assert (state.served["version"], state.previous["version"]) == ("2.0.0", "1.0.0")
+    assert sha256(tmp_path / "model/served/golden.npz") == sha256(bundles / "signed/golden.npz")
+    with pytest.raises(InputError, match="parity failed there|is required"):
+        put(bundles / "wrong", url)
+    flip_byte(tmp_path / "model/served/fp32.static.onnx")
+    assert "fp32.static.onnx: altered" in str(deployed(url, Opening()).problem)
+    back = rollback(url, Opening())
+    assert back.served is not None
+    assert (back.served["version"], back.problem) == ("1.0.0", None)
+
+
+def test_a_deployment_killed_at_any_moment_leaves_a_whole_version(tmp_path: Path) -> None:
+    """The command and all that it started get SIGKILL; what is served answers as torch did."""
+    base = tmp_path / "model"
+    url = f"local:{base}"
+    versions = [make_bundle(tmp_path / f"bundle-{n}", f"{n}.0") for n in range(1, KILLS + 4)]
+    put(versions[0], url)
+
+    def start(bundle: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "deploy", str(bundle), url],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    begun = time.monotonic()
+    assert start(versions[1]).wait() == 0
+    duration = time.monotonic() - begun
+    drawn = random.Random(0)
+    # Half of them where the files are sent, checked and switched, which is the end.
+    moments = [drawn.uniform(0, duration) for _ in range(KILLS // 2)]
+    moments += [drawn.uniform(0.5 * duration, 1.1 * duration) for _ in range(KILLS // 2)]
+    served = 2
+    outcomes = set()
+    for bundle, moment in zip(versions[2:], moments, strict=False):
+        process = start(bundle)
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        state = deployed(url, Opening())
+        assert state.problem is None
+        assert state.served is not None
+        assert state.previous is not None
+        now = int(state.served["version"].split(".")[0])
+        new = int(bundle.name.split("-")[1])
+        assert now in (served, new)
+        outcomes.add(now == new)
+        served = now
+        assert runner.check(base / "served")["passed"]
+        agent.verify(base / "served", sha256(versions[now - 1] / "manifest.json"))
+    assert False in outcomes
+    last = put(versions[-1], url).state
+    assert last.problem is None
+    assert len(list((base / "releases").iterdir())) == 2

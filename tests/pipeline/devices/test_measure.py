@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.errors import InputError
+from pipeline.devices.measure import file_for, measure
+from stages.devices.base import Opening
+from stages.files import read_json
+from stages.params import Profile
+from tests.bundles import flip_byte, make_bundle, pack
+from tests.sshd import Sshd, needs_sshd, sshd
+
+__all__ = ["sshd"]
+
+PROFILE = Profile(
+    threads=[1], warmup_runs=1, warmup_seconds=0.0, min_runs=5, min_seconds=0.0, max_runs=5
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return make_bundle(tmp_path / "bundle")
+
+
+def test_a_bundle_on_this_machine(bundle: Path) -> None:
+    ((measured, path),) = measure(["local:", "local:"], pack(bundle), PROFILE, Opening())
+    assert path == Path("reports/devices/local.json")
+    kept = read_json(path)
+    assert kept["device"] == "local:"
+    assert kept["description"] == measured.description
+    assert kept["results"] == measured.results
+    assert [row["status"] for row in kept["results"]] == ["passed"] * 4
+    assert "samples_ms" not in kept["results"][0]
+
+
+def test_without_a_bundle_the_exports_are_measured(bundle: Path) -> None:
+    shutil.copytree(bundle, "artifacts/onnx")
+    ((measured, _),) = measure(["local:?threads=2"], None, PROFILE, Opening())
+    assert [row["threads"] for row in measured.results] == [2] * 4
+
+
+@needs_sshd
+def test_one_device_that_fails_costs_the_others_nothing(
+    bundle: Path, sshd: Sshd, tmp_path: Path
+) -> None:
+    sshd.trust()
+    urls = ["ssh://127.0.0.1:1", sshd.url(tmp_path / "work"), "local:"]
+    with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: not reached"):
+        list(measure(urls, bundle, PROFILE, Opening()))
+    kept = [read_json(path) for path in Path("reports/devices").iterdir()]
+    assert {file["device"] for file in kept} == set(urls[1:])
+
+
+def test_what_is_wrong_is_found_before_anything_runs(bundle: Path) -> None:
+    with pytest.raises(InputError, match="'telnet://x' has no known scheme"):
+        list(measure(["local:", "telnet://x"], bundle, PROFILE, Opening()))
+    flip_byte(bundle / "runner.py")
+    with pytest.raises(InputError, match=r"^runner\.py: altered since it was packaged"):
+        list(measure(["local:"], bundle, PROFILE, Opening()))
+    with pytest.raises(InputError, match="a folder is where bundles are deployed to; measure on l"):
+        list(measure(["local:/srv/model"], make_bundle(bundle.parent / "b"), PROFILE, Opening()))
+    assert not Path("reports").exists()
+
+
+def test_names_of_files(bundle: Path) -> None:
+    names = {
+        "local:": "local.json",
+        "local:?cpus=0,1": "local-cpus-0-1.json",
+        "ssh://pi@board.lan:2222/srv": "ssh-pi-board-lan-2222-srv.json",
+    }
+    for url, name in names.items():
+        assert file_for(url).name == name
+    list(measure(["local:?cpus=0"], bundle, PROFILE, Opening()))
+    assert file_for("local:?cpus=0").name == "local-cpus-0.json"
+    assert file_for("local:/cpus/0").name.startswith("local-cpus-0-")

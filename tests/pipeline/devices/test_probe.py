@@ -1,0 +1,276 @@
+"""``ackd probe`` as a person meets it."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pipeline import cli
+from pipeline.devices import probe
+from pipeline.devices.measure import keep
+from stages.bundle.manifest import write_manifest
+from stages.devices.browser import web_runtime
+from stages.devices.browser.measurement import Browser, Failed, Measured
+from stages.devices.browser.runs import Report, Runs
+from stages.params import Profile
+from tests.pipeline.conftest import ROOT
+
+BROWSER = Browser.model_validate(
+    {
+        "user_agent": "Mozilla/5.0 (Linux; Android 10; K) Chrome/156.0.0.0 Mobile",
+        "platform": "Android 16",
+        "model": "Pixel 8",
+        "cores": 8,
+        "isolated": False,
+        "secure": False,
+        "timer_ms": 0.1,
+        "gpu": None,
+    }
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with parameters and a bundle of two models that nothing here runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    folder = tmp_path / "artifacts/bundle"
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / "golden.npz",
+        images=np.zeros((2, 8, 8, 3), np.uint8),
+        logits=np.array([[1, 0], [0, 2]], np.float32),
+        labels=np.array([0, 1]),
+    )
+    (folder / "labels.json").write_text('["no", "yes"]')
+    entries = {}
+    for precision in ("fp32", "int8_u8s8"):
+        entries[precision] = {}
+        for shape in ("static", "dynamic"):
+            path = folder / f"{precision}.{shape}.onnx"
+            path.write_text(path.name)
+            entries[precision][shape] = {"path": path.name, "sha256": "", "bytes": 1}
+    description = {
+        "network": "resnet8",
+        "num_classes": 2,
+        "image_size": 8,
+        "input": "images",
+        "output": "logits",
+        "files": entries,
+        "golden": {"path": "golden.npz", "sha256": "", "images": 2},
+    }
+    from stages.files import sha256
+
+    for entry in [*(e for shapes in entries.values() for e in shapes.values())]:
+        entry["sha256"] = sha256(folder / str(entry["path"]))
+    description["golden"] = {
+        "path": "golden.npz",
+        "sha256": sha256(folder / "golden.npz"),
+        "images": 2,
+    }
+    (folder / "model.json").write_text(json.dumps(description))
+    write_manifest(folder, "1.0.0", None)
+    return tmp_path
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
+    web_runtime.folder().mkdir(parents=True)
+    for name in web_runtime.FILES:
+        (web_runtime.folder() / f"{name}.gz").write_bytes(b"")
+
+
+def refused(*arguments: str) -> str:
+    """What the command says as it ends; nothing was kept."""
+    done = CliRunner().invoke(cli.app, ["probe", *arguments])
+    assert done.exit_code == 1, done.output
+    assert not Path("reports").exists()
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def report(project: Path) -> Report:
+    """Of a phone without isolation: one model timed, one that failed."""
+    import base64
+
+    runs = Runs(project / "artifacts/bundle", Profile())
+    begun = runs.begin(BROWSER)
+    logits = base64.b64encode(np.array([[1, 0], [0, 2]], "<f4").tobytes()).decode()
+    measured = Measured(
+        version="1.30.0",
+        provider="wasm",
+        threads=1,
+        init_ms=100.0,
+        first_ms=9.0,
+        logits=logits,
+        samples_ms=[1.0, 2.0, 6.0],
+        hidden=False,
+    )
+    runs.take(begun["run"], 0, measured)
+    open_task = [t["number"] for t in begun["tasks"] if t["row"] is None][1]
+    runs.take(begun["run"], open_task, Failed(error="out of memory"))
+    return runs.reports.get(timeout=1)
+
+
+def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Report) -> None:
+    path = keep(probe.measurement(report, None))
+    assert path == Path("reports/devices/browser-pixel-8-chrome-156.json")
+    kept = json.loads(path.read_text())
+    assert kept["device"] == "browser:pixel-8-chrome-156"
+    assert kept["description"]["system"] == "Android 16"
+    assert kept["description"]["machine"] == "Pixel 8"
+    assert kept["description"]["runtime"] == f"onnxruntime-web {web_runtime.VERSION}"
+    assert kept["description"]["browser"]["isolated"] is False
+    rows = {(r["precision"], r["provider"], r["threads"]): r for r in kept["results"]}
+    assert {row["device"] for row in kept["results"]} == {kept["device"]}
+    assert rows["fp32", "wasm", 1]["p50_ms"] == 2.0
+    assert rows["fp32", "wasm", 1]["golden"]["max_relative_error"] == 0.0
+    assert rows["fp32", "wasm", 2]["status"] == "skipped"
+    assert rows["int8_u8s8", "wasm", 1]["reason"] == "out of memory"
+    assert not any("samples_ms" in row for row in kept["results"])
+    named = probe.measurement(report, "my-phone")
+    assert keep(named) == Path("reports/devices/browser-my-phone.json")
+
+
+def test_the_table_has_the_figures_and_what_they_are_worth(report: Report) -> None:
+    written = io.StringIO()
+    Console(file=written, width=200).print(probe.table(report))
+    text = written.getvalue()
+    assert "Pixel 8" in text
+    figures = r"2\.000 │ 5\.200 \* │ +3 │ +0\.0e\+00 │ +100\.00%"
+    assert re.search(rf"fp32 +│ wasm +│ 1 +│ +{figures}", text)
+    assert "failed: out of memory" in text
+    assert "skipped: threads need an isolated page" in text
+    assert "not isolated: one thread, a clock with steps of 0.1 ms" in text
+
+
+def test_a_qr_code_holds_the_address() -> None:
+    address = "http://192.168.178.20:40123/RjcdIu0c1kzyWBP2j0SgLg/"
+    drawn = probe.qr_code(address)
+    import segno
+
+    rows = [re.sub(r"\033\[[0-9;]*m", "", line) for line in drawn.splitlines()]
+    pixels = []
+    for row in rows:
+        pixels.append([character in " ▄" for character in row])  # the upper half is dark
+        pixels.append([character in " ▀" for character in row])
+    matrix = segno.make(address, micro=False, error="l").matrix
+    size = len(matrix)
+    inner = [row[2 : 2 + size] for row in pixels[2 : 2 + size]]
+    assert inner == [[bool(dark) for dark in row] for row in matrix]
+    assert not any(any(row) for row in pixels[:2])  # the quiet zone is light
+
+
+@pytest.mark.usefixtures("runtime")
+def test_the_command_serves_until_it_is_interrupted(project: Path) -> None:
+    bundle = project / "elsewhere.tar.gz"
+    with tarfile.open(bundle, "w:gz") as archive:
+        archive.add(project / "artifacts/bundle", "bundle")
+    command = [sys.executable, "-m", "pipeline.cli", "probe", "--bundle", str(bundle)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        command,
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    killer = threading.Timer(60, process.kill)
+    killer.start()
+    try:
+        assert process.stdout is not None
+        said = ""
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/[\w-]{22}/", said)):
+            line = process.stdout.readline()
+            assert line, process.communicate()
+            said += line
+        split = urlsplit(found[0])
+        connection = http.client.HTTPConnection(str(split.hostname), split.port, timeout=20)
+        connection.request("GET", f"{split.path}about")
+        assert json.loads(connection.getresponse().read())["network"] == "resnet8"
+        connection.request("POST", f"{split.path}runs", BROWSER.model_dump_json())
+        begun = json.loads(connection.getresponse().read())
+        for task in begun["tasks"]:
+            if task["row"] is None:
+                path = f"{split.path}runs/{begun['run']}/{task['number']}"
+                connection.request("POST", path, '{"result": {"error": "no"}}')
+                assert connection.getresponse().read()
+        connection.close()
+        while "kept" not in said:
+            line = process.stdout.readline()
+            assert line
+            said += line
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
+    finally:
+        killer.cancel()
+        process.kill()
+        process.wait()
+    assert (process.returncode, errors) == (0, "")
+    assert rest.splitlines()[-1] == "stopped"
+    assert f"adb reverse tcp:{split.port} tcp:{split.port}" in said
+    assert Path("reports/devices/browser-pixel-8-chrome-156.json").exists()
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
+    assert "nowhere.tar.gz: no such file; `ackd run`" in refused("--bundle", "nowhere.tar.gz")
+    Path("text.tar.gz").write_text("no archive")
+    assert "text.tar.gz: damaged or no bundle" in refused("--bundle", "text.tar.gz")
+    with tarfile.open("whole.tar.gz", "w:gz") as archive:
+        archive.add("artifacts/bundle", "bundle")
+        archive.add("params.yaml")
+    assert "whole.tar.gz: params.yaml is no plain file" in refused("--bundle", "whole.tar.gz")
+    content = Path("whole.tar.gz").read_bytes()
+    Path("cut.tar.gz").write_bytes(content[:200])
+    assert "cut.tar.gz: damaged" in refused("--bundle", "cut.tar.gz")
+    Path("empty").mkdir()
+    assert "manifest.json: missing in empty" in refused("--bundle", "empty")
+    assert "--name is '../x', expected letters" in refused("--name", "../x")
+    bundle = Path("artifacts/bundle")
+    (bundle / "labels.json").write_text('["one"]')
+    (bundle / "manifest.json").unlink()
+    write_manifest(bundle, "1.0.0", None)
+    assert "labels.json: expected the names of 2 classes" in refused()
+    (bundle / "fp32.static.onnx").write_text("altered")
+    assert "fp32.static.onnx: altered since it was packaged" in refused()
+    Path("dvc.yaml").unlink()
+    assert "run ackd in the project's root" in refused()
+
+
+def test_without_its_files_it_says_how_to_get_them(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(project / "none"))
+    assert "run `ackd probe --install` once, which fetches it with npm (33 MB)" in refused()
+    monkeypatch.setenv("PATH", str(project))
+    assert "error: npm, which fetches onnxruntime-web" in refused("--install")
+    assert "other.tgz: No such file" in refused("--install-from", "other.tgz")
+
+
+@pytest.mark.usefixtures("runtime")
+def test_installing_twice_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    done = CliRunner().invoke(cli.app, ["probe", "--install"])
+    assert done.exit_code == 0, done.output
+    assert f"onnxruntime-web {web_runtime.VERSION} is in {web_runtime.folder()}" in done.stdout

@@ -1,0 +1,140 @@
+"""What Prefect's pages show of a run."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact
+
+from pipeline.service import artifacts
+from pipeline.service.artifacts import Progress, accuracy_against_latency, percent_done, show_report
+from stages.files import read_json
+from tests.pipeline.conftest import ROOT
+
+SUMMARY = ROOT / "reports/summary.json"
+
+
+@pytest.mark.parametrize(
+    ("line", "percent"),
+    [
+        ("kd: epoch 3/12  total 1.204 kd 1.1  val 91.20%  310 img/s  12 s left", 25.0),
+        ("teacher: epoch 1/4, step 5 of 10  total 2.1  310 img/s  12 s left", 12.5),
+        ("validate fp32: 4 of 16, 9 s left", 25.0),
+        ("read: 3 of 4", 75.0),
+        ("kd: an interrupted training goes on at epoch 3, step 1", None),
+        ("3 of 4 passed: no", None),
+        ("", None),
+    ],
+)
+def test_a_line_says_how_far_it_is(line: str, percent: float | None) -> None:
+    assert percent_done(line) == percent
+
+
+def artifacts_of(run: Any) -> dict[str, Artifact]:
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=[run.state_details.flow_run_id])
+            )
+        )
+    return {str(artifact.key): artifact for artifact in found}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_bar_follows_the_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(artifacts.time, "monotonic", lambda: now[0])
+    shown: list[tuple[float, str]] = []
+    update = artifacts.update_progress_artifact
+
+    def note(artifact: Any, percent: float, description: str) -> None:
+        shown.append((percent, description))
+        update(artifact, percent, description)
+
+    monkeypatch.setattr(artifacts, "update_progress_artifact", note)
+
+    @flow
+    def train() -> None:
+        progress = Progress("train_teacher", pytest.fail)
+        for epoch in range(1, 11):
+            progress.see(f"teacher: epoch {epoch}/10")
+            now[0] += 2
+        progress.finish()
+
+    bar = artifacts_of(train(return_state=True))["progress-train-teacher"]
+    # The first line makes it, and each that comes five seconds after the last one moves it.
+    assert shown == [
+        (40.0, "teacher: epoch 4/10"),
+        (70.0, "teacher: epoch 7/10"),
+        (100.0, "teacher: epoch 10/10"),
+        (100.0, "train_teacher: done"),
+    ]
+    assert bar.type == "progress"
+    assert bar.data == 100
+    assert bar.description == "train_teacher: done"
+
+
+def test_a_stage_goes_on_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no server")
+
+    monkeypatch.setattr(artifacts, "create_progress_artifact", refuse)
+    warnings: list[str] = []
+    progress = Progress("distill", warnings.append)
+    progress.see("kd: epoch 1/2")
+    progress.see("kd: epoch 2/2")
+    progress.finish()
+    assert warnings == ["distill: Prefect shows its progress no longer (no server)"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("kept_as", [None, "nightly-2026-11-26-0200"])
+def test_the_figures_the_picture_and_the_place_of_the_report(
+    tmp_path: Path, kept_as: str | None
+) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/summary.json").write_bytes(SUMMARY.read_bytes())
+
+    @flow
+    def show() -> None:
+        show_report(tmp_path, kept_as)
+
+    found = artifacts_of(show(return_state=True))
+    assert set(found) == {"networks", "exports", "accuracy-against-latency", "report"}
+    summary = read_json(SUMMARY)
+    networks = json.loads(str(found["networks"].data))
+    assert [row["network"] for row in networks] == [
+        summary[role]["network"] for role in ("teacher", "student")
+    ]
+    exports = json.loads(str(found["exports"].data))
+    assert [row["export"] for row in exports][: len(summary["exports"])] == list(summary["exports"])
+    place = str(found["report"].data)
+    if kept_as is None:
+        assert (tmp_path / "reports/index.html").as_uri() in place
+    else:
+        assert f"dvc exp apply {kept_as}" in place
+
+
+def test_the_picture_stands_by_itself() -> None:
+    address = accuracy_against_latency(read_json(SUMMARY))
+    assert address is not None
+    head, _, content = address.partition(",")
+    assert head == "data:image/svg+xml;base64"
+    svg = base64.b64decode(content).decode()
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert float(root.attrib["width"]) > float(root.attrib["height"]) > 0
+    assert "var(" not in svg
+    assert "int8_u8s8" in svg
+    summary = read_json(SUMMARY)
+    for export in summary["exports"].values():
+        export["p50_ms"] = None
+    assert accuracy_against_latency(summary) is None

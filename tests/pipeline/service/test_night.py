@@ -1,0 +1,311 @@
+"""A night on a real server and a real worker, by the commands of docs/how-to-nightly.md."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, LogFilter
+from prefect.client.schemas.filters import LogFilterFlowRunId as OfRun
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+from typer.testing import CliRunner
+
+import models
+from models.checkpoint import save_network
+from pipeline import cli
+from tests.pipeline.conftest import ROOT
+from tests.pipeline.service.test_nightly import BRING, NAME
+from tests.pipeline.test_guard import MARK, left, none_left, processes
+from tests.stages.conftest import write_data
+
+pytestmark = [
+    pytest.mark.skipif(
+        not Path("/proc/self/environ").exists(),
+        reason="finds what is left by its environment in /proc",
+    ),
+    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
+]
+
+PAGE = ROOT / "docs/how-to-nightly.md"
+SET = 'ackd schedule "0 2 * * *" --timezone Europe/Berlin'
+SET_CLONE = 'ackd schedule "0 3 * * *" --clone'
+FLOW_PROCESS = "prefect.flow_engine"
+"""What a worker starts for a run."""
+LONGEST = 400.0
+"""Seconds that anything here may take on a machine that has other work to do."""
+
+# The training of a student that pauses after every epoch while a file called slow is there.
+TRAINING = """\
+import runpy, time
+from pathlib import Path
+from stages.training.display import Display
+quick = Display.epoch
+def epoch(self, row):
+    quick(self, row)
+    if Path("slow").exists():
+        time.sleep(1)
+Display.epoch = epoch
+runpy.run_module("stages.distill", run_name="__main__")
+"""
+CHAIN = """\
+stages:
+  distill:
+    cmd: python training.py
+    deps: [artifacts/data, artifacts/proxy]
+    params: [distill]
+    outs: [artifacts/distilled]
+  sleeper:
+    cmd: "test ! -e slow || sleep 120; cp source.txt sleeper.txt"
+    deps: [source.txt]
+    outs: [sleeper.txt]
+"""
+PARAMS = {
+    "augmentation": {"crop_padding": 1},
+    "training": {"precision": "fp32"},
+    "distill": {"method": "kd", "epochs": 12, "batch_size": 10, "learning_rate": 0.01},
+}
+
+
+def documented() -> list[str]:
+    """The commands of the page; what they print is indented too."""
+    lines = [line.removeprefix("    ") for line in PAGE.read_text().splitlines()]
+    return [line for line in lines if line.startswith(("ackd ", "dvc "))]
+
+
+def wait_until(is_so: Callable[[], Any], what: str, within_s: float = LONGEST) -> Any:
+    end = time.monotonic() + within_s
+    while not (found := is_so()):
+        assert time.monotonic() < end, f"{what}: not within {within_s:g} s"
+        time.sleep(0.1)
+    return found
+
+
+def ackd(line: str) -> str:
+    """What a command of the page says."""
+    name, *arguments = shlex.split(line)
+    assert name == "ackd"
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@contextlib.contextmanager
+def started(line: str, folder: Path, ready: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``ackd server`` or ``ackd worker``, terminated at the end."""
+    log = folder / f"{line.split()[1]}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *shlex.split(line)[1:]],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: ready in log.read_text() or process.poll() is not None, ready)
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=LONGEST)
+
+
+@pytest.fixture
+def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that trains a student for some seconds, in the working directory."""
+    root = tmp_path / "project"
+    write_data(root / "artifacts/data")
+    torch.manual_seed(3)
+    (root / "artifacts/proxy").mkdir()
+    save_network(root / "artifacts/proxy/model.safetensors", models.build("resnet8", 3))
+    (root / "training.py").write_text(TRAINING)
+    (root / "dvc.yaml").write_text(CHAIN)
+    (root / "params.yaml").write_text(json.dumps(PARAMS))
+    (root / "source.txt").write_text("1\n")
+    shutil.copy(ROOT / "prefect.yaml", root)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
+    return root
+
+
+def weights(root: Path) -> bytes:
+    return (root / "artifacts/distilled/model.safetensors").read_bytes()
+
+
+def uninterrupted(project: Path, copy: Path) -> bytes:
+    shutil.copytree(project, copy)
+    subprocess.run(
+        [sys.executable, "training.py"],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+    return weights(copy)
+
+
+def in_state(client: SyncPrefectClient, name: str) -> list[FlowRun]:
+    return [run for run in client.read_flow_runs() if run.state and run.state.name == name]
+
+
+def state_name(client: SyncPrefectClient, run: FlowRun) -> str:
+    state = client.read_flow_run(run.id).state
+    assert state is not None
+    return str(state.name)
+
+
+def stages_of(mark: str) -> list[str]:
+    return [c for c in left(mark) if "training.py" in c or "sleep 120" in c]
+
+
+def trains(root: Path) -> bool:
+    return len(list(root.glob(".checkpoints/distill/*/*.checkpoint"))) == 2
+
+
+@pytest.mark.timeout(3000)
+def test_a_night(student: Path, tmp_path: Path) -> None:
+    wanted = uninterrupted(student, tmp_path / "uninterrupted")
+    (student / "slow").touch()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    mark = uuid.uuid4().hex
+    own = {
+        MARK: mark,
+        "PREFECT_API_URL": url,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(
+            started(f"ackd server --port {port}", student, "Prefect's pages are at", **own)
+        )
+        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        client = stack.enter_context(get_client(sync_client=True))
+        told = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
+        assert told["api_url"] == f"http://127.0.0.1:{port}/api", "what the pages ask"
+        taken = CliRunner().invoke(cli.app, ["server", "--port", str(port)])
+        assert taken.exit_code == 1
+        assert f"port {port} of 127.0.0.1 cannot be had (a Prefect server is there)" in taken.output
+
+        said = ackd(SET)
+        assert "compress/nightly: 0 2 * * * Europe/Berlin\n  next  2" in said
+        assert said.count(" 02:00") == 3
+        deployment = client.read_deployment_by_name("compress/nightly")
+        assert [(s.slug, s.active) for s in deployment.schedules] == [("nightly", True)]
+        worker = stack.enter_context(started("ackd worker", student, "started!", **own))
+
+        # A run that is planned for a few seconds from now begins by itself; the next one, which
+        # is due while it goes on, does not.
+        soon = IntervalSchedule(interval=timedelta(seconds=20))
+        client.create_deployment_schedules(
+            deployment.id, [DeploymentScheduleCreate(schedule=soon, active=True)]
+        )
+        wait_until(lambda: trains(student), "the training of the planned run")
+        (first,) = wait_until(lambda: in_state(client, "Running"), "the planned run")
+        assert first.auto_scheduled
+        (second, *_) = wait_until(lambda: in_state(client, "Cancelled"), "the end of the second")
+        assert second.auto_scheduled
+        assert state_name(client, first) == "Running"
+        # Set again, the schedule is that of every night alone.
+        assert ackd(SET).count(" 02:00") == 3
+        assert len(client.read_deployment(deployment.id).schedules) == 1
+
+        bars = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["progress-distill"]))
+        )
+        assert bars, "no bar of progress"
+        assert 0 < json.loads(str(bars[0].data)) < 100
+
+        began = time.monotonic()
+        # As the button of Prefect's pages does.
+        client.set_flow_run_state(first.id, Cancelling())
+        wait_until(lambda: not stages_of(mark), "the end of the cancelled training")
+        took = time.monotonic() - began
+        wait_until(lambda: state_name(client, first) == "Cancelled", "the end of the first run")
+        assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
+        assert trains(student), "nothing to resume from"
+        assert took < 5, f"cancelled only after {took:.1f} s"
+
+        (student / "slow").unlink()
+        third = client.create_flow_run_from_deployment(deployment.id)
+        wait_until(lambda: state_name(client, third) == "Completed", "the third run")
+        logs = client.read_logs(LogFilter(flow_run_id=OfRun(any_=[third.id])))
+        assert any("an interrupted training goes on at" in log.message for log in logs)
+        assert weights(student) == wanted
+
+        assert "compress/nightly: 0 2 * * *" in ackd("ackd schedule")
+        assert "last  " in ackd("ackd schedule")
+        assert ackd("ackd schedule --pause") == "compress/nightly: paused\n"
+        assert "paused\n  next  none" in ackd("ackd schedule")
+        assert ackd("ackd schedule --resume") == "compress/nightly: resumed\n"
+
+        # The end of a run is that of its stages, also where it had no time to end them.
+        (student / "slow").touch()
+        (student / "source.txt").write_text("2\n")
+        fourth = client.create_flow_run_from_deployment(deployment.id)
+        wait_until(lambda: stages_of(mark), "the fourth run")
+        [engine] = [pid for pid, command in processes(mark) if FLOW_PROCESS in command]
+        os.kill(engine, signal.SIGKILL)
+        wait_until(lambda: not stages_of(mark), "the end of the killed run's stages", 30)
+        wait_until(lambda: state_name(client, fourth) == "Crashed", "the end of the fourth run")
+        assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
+        assert worker.poll() is None
+
+        # The end of the worker is the end of what it runs.
+        client.create_flow_run_from_deployment(deployment.id)
+        wait_until(lambda: stages_of(mark), "the fifth run")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=LONGEST) == 128 + signal.SIGTERM
+        wait_until(
+            lambda: all("server" in command or "guard" in command for command in left(mark)),
+            "the end of the worker's run",
+        )
+        assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
+
+        assert "compress/nightly-clone: 0 3 * * *" in ackd(SET_CLONE)
+        clone = client.read_deployment_by_name("compress/nightly-clone")
+        assert clone.parameters == {"keep": True}
+        assert ackd("ackd schedule --clone --remove") == "compress/nightly-clone: removed\n"
+
+        assert ackd("ackd schedule --remove") == "compress/nightly: removed\n"
+        assert "nothing is scheduled" in ackd("ackd schedule")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=LONGEST) == 128 + signal.SIGTERM
+        assert none_left(mark, within_s=LONGEST), left(mark)
+        assert "Traceback" not in (student / "worker.log").read_text()
+
+
+def test_every_command_of_the_page_is_run_by_a_test() -> None:
+    here = ["ackd server", "ackd worker", SET, SET_CLONE]
+    here += [
+        "ackd schedule",
+        *(f"ackd schedule --{word}" for word in ("pause", "resume", "remove")),
+    ]
+    there = [line.replace(NAME, "nightly-2026-11-27-0300") for line in BRING]
+    assert sorted(documented()) == sorted(here + there)

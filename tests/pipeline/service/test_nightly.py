@@ -1,0 +1,119 @@
+"""A run in a clone, by the steps of prefect.yaml, whose results outlive the clone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import State
+from prefect.deployments.steps.core import run_steps
+
+from pipeline.flow import compress
+from pipeline.service.local import whereabouts
+from pipeline.service.nightly import experiment_name
+from stages.params import read_yaml
+from tests.pipeline.conftest import ROOT, change_stage
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
+    pytest.mark.usefixtures("prefect_server"),
+]
+
+NAME = "NAME"
+BRING = [f"dvc exp pull origin {NAME}", f"dvc exp apply {NAME}"]
+"""How docs/how-to-nightly.md brings the results of a clone into the project."""
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def dvc(*arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    # Of a stage that failed, nothing can be brought; the rest is.
+    missing = [line for line in done.stderr.splitlines() if line.startswith("last.txt")]
+    assert done.returncode == 0 or (arguments[:2] == ("exp", "apply") and missing), done.stderr
+
+
+@pytest.fixture
+def committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project as it is, in git."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "tester")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@localhost")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    shutil.copy(ROOT / "prefect.yaml", project)
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "The chain")
+    return project
+
+
+def run_in_clone(project: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> State[Any]:
+    """As a worker does: in an empty folder, which is gone afterwards."""
+    for name, value in whereabouts(project).items():
+        # Of a path git makes no shallow clone, as it does of every address.
+        address = f"file://{value}" if name == "ACKD_REPOSITORY" and "://" not in value else value
+        monkeypatch.setenv(name, address)
+    place.mkdir()
+    monkeypatch.chdir(place)
+    steps = read_yaml(ROOT / "prefect.yaml")["deployments"][1]["pull"]
+    asyncio.run(run_steps(steps))
+    assert Path.cwd().parent == place
+    state: State[Any] = compress(Path(), keep=True, return_state=True)
+    monkeypatch.chdir(project)
+    shutil.rmtree(place)
+    return state
+
+
+def experiment_of(state: State[Any]) -> str:
+    rows = state.result(raise_on_failure=False)
+    assert rows[-1]["stage"] == "publish"
+    assert rows[-1]["state"] == "Completed", rows[-1]
+    return str(rows[-1]["message"]).removeprefix("kept as the experiment ")
+
+
+def test_the_results_of_a_clone_come_back_to_a_project_without_remotes(
+    committed: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path_factory.mktemp("worker") / "run"
+    state = run_in_clone(committed, place, monkeypatch)
+    assert state.is_completed(), state.message
+    name = experiment_of(state)
+    assert not (committed / "last.txt").exists()
+    assert git("status", "--porcelain") == ""
+    dvc(*shlex.split(BRING[1].replace(NAME, name))[1:])
+    assert (committed / "last.txt").read_text() == "1\n1\n"
+
+
+def test_the_results_of_a_clone_go_to_the_remotes_also_where_a_stage_failed(
+    committed: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    change_stage(committed, "cmd: cat left.txt", "cmd: exit 3; cat left.txt")
+    dvc("remote", "add", "--default", "store", str(elsewhere / "store"))
+    git("commit", "--quiet", "--all", "--message", "A last stage that fails")
+    git("clone", "--quiet", "--bare", ".", str(elsewhere / "origin.git"))
+    git("remote", "add", "origin", str(elsewhere / "origin.git"))
+    state = run_in_clone(committed, elsewhere / "run", monkeypatch)
+    assert state.is_failed()
+    assert str(state.message).startswith("last failed: ")
+    name = experiment_of(state)
+    shutil.rmtree(committed / ".dvc/cache")
+    for line in BRING:
+        dvc(*shlex.split(line.replace(NAME, name))[1:])
+    assert (committed / "right.txt").read_text() == "1\n"
+
+
+def test_an_experiment_is_named_by_the_time_it_was_planned_for() -> None:
+    planned = datetime(2026, 11, 26, 2, 0, tzinfo=UTC)
+    assert experiment_name(planned) == f"nightly-{planned.astimezone():%Y-%m-%d-%H%M}"

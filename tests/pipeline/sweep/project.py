@@ -1,0 +1,149 @@
+"""A small project for sweeps: a teacher and a student of shell lines, which write down each run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline.git_refs import git
+from pipeline.sweep.commits import list_experiments
+from tests.pipeline.conftest import ROOT
+
+CHAIN = """\
+stages:
+  train_teacher:
+    cmd: sh stage.sh teacher
+    deps: [source.txt, stage.sh]
+    params: [teacher]
+    outs: [teacher.txt]
+  distill:
+    cmd: sh stage.sh student
+    deps: [teacher.txt, stage.sh]
+    params: [distill]
+    outs: [student.txt]
+  measure:
+    cmd: cp student.txt measured.txt
+    deps: [student.txt]
+    outs: [measured.txt]
+    meta:
+      prefect: {alone: true}
+"""
+SCRIPT = """\
+set -e
+if [ "$1" = teacher ]; then
+    cp source.txt teacher.txt
+    echo teacher >> "$SWEEP_LOG"
+else
+    echo "$CUDA_VISIBLE_DEVICES" >> "$SWEEP_LOG.gpus"
+    touch "$SWEEP_LOG.started"
+    if grep -q '^  temperature: 13$' params.yaml; then
+        echo 'error: too hot' >&2
+        exit 3
+    fi
+    sleep "${SWEEP_SLEEP:-0}"
+    sed -n '/^distill:/,/^export:/p' params.yaml | sed 's/ *#.*//' > student.txt
+    cat teacher.txt >> student.txt
+    echo "student $(cksum < student.txt)" >> "$SWEEP_LOG"
+fi
+"""
+LOG = "runs.log"
+PAGE = ROOT / "docs/how-to-sweep.md"
+COMMANDS = {
+    "ackd sweep docs/examples/sweep.yaml --plan",
+    "ackd sweep docs/examples/sweep.yaml --jobs 2",
+    "dvc exp show --only-changed",
+    "dvc remote add --default shared /mnt/shared/dvc",
+    'git commit --message "Share data" .dvc/config',
+    "git push origin HEAD",
+    "dask scheduler --host 10.0.0.1",
+    "dask worker tcp://10.0.0.1:8786 --nthreads 1",
+    "ackd sweep docs/examples/sweep.yaml --dask tcp://10.0.0.1:8786",
+}
+"""Of the page; each is the argument of a :func:`documented` in a test."""
+
+
+def documented(command: str, **instead: str) -> list[str]:
+    """A command of the page, with words of it replaced by the test's own: what to run."""
+    assert command in COMMANDS
+    program, *arguments = [
+        own
+        for word in shlex.split(command)
+        for own in (shlex.split(instead[word]) if word in instead else [word])
+    ]
+    module = {"ackd": "pipeline.cli"}.get(program, program)
+    return [program, *arguments] if program == "git" else [sys.executable, "-m", module, *arguments]
+
+
+def make_project(root: Path) -> Path:
+    """A repository with one commit in ``root/project``; runs are written to ``root/runs.log``."""
+    project = root / "project"
+    project.mkdir(parents=True)
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], cwd=project, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=project, check=True)
+    git(project, "config", "user.email", "test@example.org")
+    git(project, "config", "user.name", "Test")
+    (project / "dvc.yaml").write_text(CHAIN)
+    (project / "stage.sh").write_text(SCRIPT)
+    (project / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (project / "source.txt").write_text("the images\n")
+    (project / "presets").mkdir()
+    (project / "presets/kd.yaml").write_text("# KD\ndistill: {method: kd}\n")
+    (project / ".gitignore").write_text("/*.txt\n!/source.txt\n/sweep.yaml\n")
+    commit(project)
+    return project
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+def commit(project: Path) -> None:
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "change")
+
+
+def write_sweep(project: Path, text: str) -> Path:
+    (project / "sweep.yaml").write_text(text)
+    return project / "sweep.yaml"
+
+
+def runs(project: Path) -> Counter[str]:
+    """How often each result was made."""
+    log = project.parent / LOG
+    return Counter(log.read_text().splitlines() if log.exists() else [])
+
+
+def environment(project: Path, **more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SWEEP_LOG": str(project.parent / LOG),
+        **more,
+    }
+
+
+def results(project: Path) -> dict[str, str]:
+    """The sum of each experiment's student, by the experiment's name."""
+    found = {}
+    for name, (item,) in list_experiments(root=project).items():
+        lock = YAML(typ="safe").load(git(project, "show", f"{item.revision}:dvc.lock"))
+        found[name] = lock["stages"]["distill"]["outs"][0]["md5"]
+    return found
+
+
+def cached(project: Path, md5: str) -> bool:
+    """Whether the data with this sum are in the project's cache, and whole."""
+    path = project / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    return path.exists() and hashlib.md5(path.read_bytes()).hexdigest() == md5

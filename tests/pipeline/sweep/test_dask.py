@@ -1,0 +1,206 @@
+"""A sweep on two Dask workers, real processes with a clone each, of which one is killed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.git_refs import git
+from tests.pipeline.sweep.project import (
+    LOG,
+    cached,
+    documented,
+    environment,
+    make_project,
+    results,
+    runs,
+    wait_until,
+    write_sweep,
+)
+from tests.pipeline.test_guard import MARK, left, none_left
+
+pytest.importorskip("distributed", reason="the extra dask is not installed")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
+)
+
+
+def shared(root: Path) -> Path:
+    """A project with a git remote and a DVC remote, both folders."""
+    project = make_project(root)
+    git(Path(), "init", "--quiet", "--bare", str(root / "origin.git"))
+    git(project, "remote", "add", "origin", str(root / "origin.git"))
+    (root / "data").mkdir()
+    for command in (
+        documented(
+            "dvc remote add --default shared /mnt/shared/dvc",
+            **{"/mnt/shared/dvc": str(root / "data")},
+        ),
+        documented('git commit --message "Share data" .dvc/config'),
+        documented("git push origin HEAD"),
+    ):
+        subprocess.run(command, cwd=project, check=True, capture_output=True)
+    return project
+
+
+def start(project: Path, command: list[str], **env: str) -> subprocess.Popen[bytes]:
+    with (project.parent / f"{time.monotonic_ns()}.log").open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=project.parent,
+            env=environment(project, **env),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[Path, str, list[subprocess.Popen[bytes]]]]:
+    """A project, the scheduler's address, and two workers."""
+    project = shared(tmp_path / "main")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = start(
+        project,
+        documented(
+            "dask scheduler --host 10.0.0.1",
+            **{"10.0.0.1": f"127.0.0.1 --port {port} --no-dashboard"},
+        ),
+    )
+    workers = [worker(project, address, name) for name in ("one", "two")]
+    try:
+        yield project, address, workers
+    finally:
+        for process in [*workers, scheduler]:
+            process.send_signal(signal.SIGTERM)
+        for process in [*workers, scheduler]:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def worker(project: Path, address: str, name: str) -> subprocess.Popen[bytes]:
+    options = ["--no-nanny", "--no-dashboard", "--name", name]
+    folder = ["--local-directory", str(project.parent / f"worker-{name}")]
+    command = "dask worker tcp://10.0.0.1:8786 --nthreads 1"
+    return start(
+        project,
+        [*documented(command, **{"tcp://10.0.0.1:8786": address}), *options, *folder],
+        SWEEP_SLEEP="1",
+        **{MARK: f"worker-{name}"},
+    )
+
+
+def sweep(project: Path, address: str | None = None) -> subprocess.Popen[str]:
+    """With the address of a scheduler, or here."""
+    command = documented(
+        "ackd sweep docs/examples/sweep.yaml --dask tcp://10.0.0.1:8786",
+        **{"docs/examples/sweep.yaml": "sweep.yaml", "tcp://10.0.0.1:8786": address or ""},
+    )
+    return subprocess.Popen(
+        command if address else command[:-1],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.timeout(3000)  # on a machine that other work keeps busy
+@pytest.mark.parametrize("seeds", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_two_workers_one_killed_give_what_a_serial_run_gives(
+    cluster: tuple[Path, str, list[subprocess.Popen[bytes]]], tmp_path: Path, seeds: int
+) -> None:
+    project, address, (first, _) = cluster
+    text = (
+        f"name: t\nuntil: distill\nseeds: {seeds}\npresets: [kd]\n"
+        "variants:\n  cold: {set: {distill.temperature: 2}}\n  warm: \n"
+    )
+    write_sweep(project, text)
+    process = sweep(project, address)
+    # Half-way, in the middle of an experiment of the worker that will be killed.
+    wait_until(
+        lambda: (
+            process.poll() is not None
+            or (runs(project).total() > seeds and any("sleep" in c for c in left("worker-one")))
+        )
+    )
+    assert process.poll() is None, process.communicate()[0]
+    first.kill()
+    first.wait()
+    assert none_left("worker-one", within_s=20), "the guard ends what a dead worker has started"
+    output = process.communicate(timeout=1400)[0]
+    assert process.returncode == 0, output
+    assert f"t: {2 * seeds} of {2 * seeds} in" in output
+    assert output.count(" done in ") == 2 * seeds
+    assert " on one; " in output
+    assert " on two; " in output
+
+    made = runs(project)
+    assert made["teacher"] == 1
+    assert len(made) == 2 * seeds + 1
+    assert set(made.values()) == {1}, "none came to its end twice"
+    found = results(project)
+    assert len(found) == 2 * seeds
+    assert all(cached(project, md5) for md5 in found.values()), "the data were pulled"
+
+    serial = make_project(tmp_path / "serial")
+    write_sweep(serial, text)
+    alone = sweep(serial)
+    output = alone.communicate(timeout=1400)[0]
+    assert alone.returncode == 0, output
+    assert results(serial) == found, "the same, bit for bit"
+
+
+def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_workers(
+    cluster: tuple[Path, str, list[subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
+    project, address, _ = cluster
+    write_sweep(project, "name: t\nuntil: distill\nvariants: {kd: {presets: [kd]}}\n")
+    done = sweep(project, address)
+    output = done.communicate(timeout=300)[0]
+    assert done.returncode == 0, output
+
+    other = tmp_path / "other"
+    git(
+        Path(),
+        "clone",
+        "--quiet",
+        "--branch",
+        "main",
+        str(project.parent / "origin.git"),
+        str(other),
+    )
+    (other / "sweep.yaml").write_text((project / "sweep.yaml").read_text())
+    again = sweep(other, address)
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, output
+    assert "started" not in output
+    assert results(other) == results(project)
+    assert all(cached(other, md5) for md5 in results(other).values())
+
+    started = project.parent / f"{LOG}.started"
+    started.unlink()
+    write_sweep(project, "name: u\nuntil: distill\nseeds: 9\nvariants: {kd: {presets: [kd]}}\n")
+    process = sweep(project, address)
+    wait_until(lambda: started.exists() or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "interrupted" in output
+    for name in ("worker-one", "worker-two"):
+        wait_until(lambda name=name: not any("dvc" in c for c in left(name)), seconds=20)
+        assert not list((project.parent / name).rglob("sweep-*/*/dvc.yaml")), "no clone is left"

@@ -1,0 +1,217 @@
+"""Sweeps on this machine, by the command and with real DVC experiments."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipeline import cli
+from pipeline.git_refs import git
+from pipeline.sweep.commits import list_experiments
+from tests.pipeline.sweep.project import (
+    LOG,
+    cached,
+    commit,
+    documented,
+    environment,
+    make_project,
+    results,
+    runs,
+    wait_until,
+    write_sweep,
+)
+from tests.pipeline.test_guard import MARK, left, none_left
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+# The second of these fails.
+SWEEP = """\
+name: t
+until: distill
+seeds: 2
+presets: [kd]
+variants:
+  cold: {set: {distill.temperature: 2}}
+  hot: {set: {distill.temperature: 13}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = make_project(tmp_path)
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("SWEEP_LOG", str(tmp_path / LOG))
+    return made
+
+
+def called(command: str, **instead: str) -> str:
+    """What a command of the page prints, when it is run here."""
+    own = {"docs/examples/sweep.yaml": "sweep.yaml", **instead}
+    done = subprocess.run(
+        documented(command, **own), env=environment(Path.cwd()), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def sweep(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, ["sweep", "sweep.yaml", *arguments])
+
+
+def test_a_sweep_runs_skips_goes_on_and_lists_failures(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACKD_GPUS", "4,7")
+    write_sweep(project, SWEEP)
+    first = sweep()  # as many at once as there are GPUs
+    assert first.exit_code == 1
+    assert "failed: t.hot.seed0: too hot (.dvc/tmp/sweeps/t/t.hot.seed0.log)" in first.output
+    assert "error: 2 of 4 experiments failed; the same command runs them again" in first.output
+    assert set(results(project)) == {"t.cold.seed0", "t.cold.seed1"}
+    assert all(cached(project, md5) for md5 in results(project).values())
+    assert "too hot" in (project / ".dvc/tmp/sweeps/t/t.hot.seed0.log").read_text()
+    made = runs(project)
+    assert len(made) == 3
+    assert set(made.values()) == {1}, "the teacher, and each student, once"
+    gpus = set((project.parent / f"{LOG}.gpus").read_text().split())
+    assert gpus == {"4", "7"}, "each experiment has one GPU for itself"
+    assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
+    assert not (project / ".dvc/tmp/sweeps/t/clones").exists()
+
+    # The log tells what the second run did: what failed, again, and nothing else.
+    write_sweep(project, SWEEP.replace("13", "12"))
+    second = sweep("--jobs", "1")
+    assert second.exit_code == 0, second.output
+    assert "cold" not in second.output
+    assert "t.hot.seed0: started, 1 of 2" in second.output
+    assert "t: 2 of 2 in" in second.output
+    assert runs(project)["teacher"] == 1
+    assert runs(project).total() == 5
+
+    assert "4 experiments, 4 done, 0 to run" in called("ackd sweep docs/examples/sweep.yaml --plan")
+    assert "t.cold.seed0" in called("dvc exp show --only-changed")
+    assert sweep().output == "4 experiments; `dvc exp show` lists them\n"
+
+    # A name that is taken by other settings is refused before anything runs.
+    write_sweep(project, SWEEP.replace("13", "11"))
+    refused = sweep()
+    assert refused.exit_code == 1
+    assert refused.output == (
+        "error: t.hot.seed0 exists with other settings (distill.temperature: 12, not 11); give"
+        " the sweep another name, or remove it by `dvc exp remove t.hot.seed0`\n"
+    )
+    assert runs(project).total() == 5
+
+
+def test_no_more_run_at_once_than_memory_allows(project: Path) -> None:
+    script = project / "stage.sh"
+    # Takes 200 MB for some seconds, which is long enough to be seen.
+    hold = "import time; held = bytearray(200_000_000); time.sleep(2)"
+    script.write_text(
+        script.read_text().replace(
+            'sleep "${SWEEP_SLEEP:-0}"',
+            f'echo begin >> "$SWEEP_LOG"; python -c "{hold}"; echo end >> "$SWEEP_LOG"',
+        )
+    )
+    commit(project)
+    write_sweep(project, SWEEP.replace("13", "12"))
+    done = sweep("--jobs", "4", "--memory", "0.3")
+    assert done.exit_code == 0, done.output
+    said = re.search(r"1 at once from here: an experiment takes up to (.+) MB, of 300", done.output)
+    assert said is not None, done.output
+    assert 200 < float(said[1]) < 300
+    log = (project.parent / LOG).read_text().splitlines()
+    held = [line for line in log if line in ("begin", "end")]
+    assert held == ["begin", "end"] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--memory", "0"], "--memory is 0, expected GB above 0"),
+        (["--memory", "8", "--dask", "tcp://h:1"], "--memory is for this machine; leave it out"),
+    ],
+)
+def test_a_limit_that_limits_nothing_is_refused(
+    project: Path, options: list[str], sentence: str
+) -> None:
+    refused = sweep(*options)
+    assert refused.exit_code == 1
+    assert sentence in refused.output
+
+
+def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Path) -> None:
+    write_sweep(project, SWEEP.replace("13", "12"))
+    mark = uuid.uuid4().hex
+    with (project / "output.log").open("wb") as output:
+        process = subprocess.Popen(
+            documented(
+                "ackd sweep docs/examples/sweep.yaml --jobs 2",
+                **{"docs/examples/sweep.yaml": "sweep.yaml"},
+            ),
+            env=environment(project, SWEEP_SLEEP="120", **{MARK: mark}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    wait_until((project.parent / f"{LOG}.started").exists)
+    assert any("sleep" in command for command in left(mark))
+
+    # The name is taken while it runs.
+    second = sweep()
+    assert second.exit_code == 1
+    assert "the sweep t is running already in this project" in second.output
+
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert time.monotonic() - began < 20
+    assert none_left(mark, within_s=1), left(mark)
+    output_text = (project / "output.log").read_text()
+    assert "interrupted: every experiment is stopped; the same command goes on" in output_text
+    assert "Traceback" not in output_text
+    assert list_experiments() == {}
+    assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
+
+    # The same command goes on: the teacher is not trained again.
+    assert runs(project) == Counter(["teacher"])
+    assert sweep("--jobs", "2").exit_code == 0
+    assert len(results(project)) == 4
+    assert set(runs(project).values()) == {1}
+
+
+def test_what_measures_time_beside_others_is_said(project: Path) -> None:
+    write_sweep(project, "name: t\nuntil: measure\nseeds: 2\nvariants: {kd: {presets: [kd]}}\n")
+    done = sweep("--jobs", "2")
+    assert done.exit_code == 0, done.output
+    assert (
+        "measure: measured beside 1 other experiment, so that times are those of a" in done.output
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--git", "x"], "--git is for the workers of --dask"),
+        (["--dask", "tcp://127.0.0.1:1", "--jobs", "2"], "--jobs is for this machine"),
+        (["--dask", "tcp://127.0.0.1:1"], "git has no remote origin"),
+        (["--dask", "tcp://127.0.0.1:1", "--git", "/nowhere"], "git ls-remote: "),
+        (["--dask", "tcp://127.0.0.1:1", "--git", "."], ".dvc/config names no default remote"),
+    ],
+)
+def test_a_mistake_is_one_sentence(project: Path, arguments: list[str], sentence: str) -> None:
+    pytest.importorskip("distributed")
+    write_sweep(project, SWEEP)
+    done = sweep(*arguments)
+    assert done.exit_code == 1
+    assert sentence in done.output
+    assert done.output.count("\n") == 1

@@ -1,0 +1,236 @@
+"""What a sweep's file asks for, and what of it is refused before anything runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import InputError
+from pipeline.git_refs import git
+from pipeline.sweep.commits import is_done, list_experiments
+from pipeline.sweep.estimate import show
+from pipeline.sweep.plan import Plan, as_override, load_plan
+from tests.pipeline.conftest import ROOT
+from tests.pipeline.sweep.project import COMMANDS, PAGE, commit, make_project, write_sweep
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = make_project(tmp_path)
+    monkeypatch.chdir(made)
+    return made
+
+
+def planned(project: Path, text: str) -> Plan:
+    return load_plan(write_sweep(project, f"name: t\nuntil: distill\n{text}"))
+
+
+def test_variants_grids_and_seeds_make_experiments(project: Path) -> None:
+    plan = planned(
+        project,
+        "presets: [kd]\nseeds: [3, 5]\nset: {distill.epochs: 2}\n"
+        "variants:\n  plain:\n  hot: {grid: {distill.temperature: [2, 8.5]}}\n",
+    )
+    names = [item.name for item in plan.experiments]
+    variants = ("plain", "hot-temperature_2", "hot-temperature_8_5")
+    assert names == [f"t.{name}.seed{seed}" for name in variants for seed in (3, 5)]
+    hot = plan.experiments[-1].params["distill"]
+    assert (hot["method"], hot["epochs"], hot["temperature"], hot["seed"]) == ("kd", 2, 8.5, 5)
+    assert set(plan.experiments[-1].overrides) == {
+        "++distill.method='kd'",
+        "++distill.epochs=2",
+        "++distill.temperature=8.5",
+        "++distill.seed=5",
+    }
+
+
+def test_what_has_the_same_teacher_shares_it(project: Path) -> None:
+    plan = planned(
+        project,
+        "presets: [kd]\nseeds: 2\nvariants:\n  a:\n  b: {set: {teacher.epochs: 3}}\n",
+    )
+    teachers = [item.keys["train_teacher"] for item in plan.experiments]
+    assert teachers[0] == teachers[1] != teachers[2] == teachers[3]
+    assert all(item.shared == {item.keys["train_teacher"]} for item in plan.experiments)
+
+
+def test_students_that_read_logits_share_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path)
+    (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    commit(project)
+    monkeypatch.chdir(project)
+    plan = planned(
+        project,
+        "seeds: 2\nvariants:\n  kd: {presets: [kd]}\n  ackd:\n"
+        "  scratch: {set: {distill.method: scratch}}\n",
+    )
+    logits = {item.name: item.keys.get("logits") for item in plan.experiments}
+    assert logits["t.scratch.seed0"] is None
+    assert logits["t.kd.seed0"] == logits["t.ackd.seed1"] is not None
+    assert logits["t.kd.seed0"] in plan.experiments[0].shared
+    # A student is its own, and so is all that comes of it.
+    assert len({item.keys["distill"] for item in plan.experiments}) == 6
+    assert "models/distillers/ackd.py" in plan.files
+    assert "artifacts/data" not in plan.files
+
+
+def test_the_example_of_the_page_is_a_sweep_of_this_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path)
+    shutil.rmtree(project / "presets")
+    shutil.copytree(ROOT / "presets", project / "presets")
+    (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    commit(project)
+    monkeypatch.chdir(project)
+    example = (ROOT / "docs/examples/sweep.yaml").read_text()
+    page = PAGE.read_text()
+    for line in example.splitlines():
+        assert line.startswith("#") or f"    {line}\n" in page
+    write_sweep(project, example)
+    plan = load_plan(project / "sweep.yaml")
+    assert len(plan.experiments) == 9
+    assert [stage.name for stage in plan.stages][-1] == "distill"
+
+
+def test_every_command_of_the_page_is_run_by_a_test() -> None:
+    programs = ("ackd ", "dvc ", "git ", "dask ")
+    lines = [line.removeprefix("    ") for line in PAGE.read_text().splitlines()]
+    assert {line for line in lines if line.startswith(programs)} == COMMANDS
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for command in COMMANDS:
+        assert command in tests, "no test runs it"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("variants: {a: {sett: {}}}", "variants.a.sett is not a key here; use one of presets, set"),
+        ("variants: {A: }", "variants.A: names are of a-z"),
+        ("seed: 3\nvariants: {a: }", "seed is not a key here"),
+        ("seeds: 0\nvariants: {a: }", "seeds takes a count from 1, or a list"),
+        ("seeds: [1, 1]\nvariants: {a: }", "seeds: .*numbers that differ"),
+        ("seeds: 1", "variants is missing"),
+        ("variants: {}", "variants is empty"),
+        ("variants: {a: 3}", "variants.a is 3, expected presets, set, grid"),
+        ("variants: {a: {presets: [kdd]}}", "variant a: .*no such preset; did you mean 'kd'"),
+        ("variants: {a: {set: {distill.temprature: 2}}}", "did you mean 'temperature'"),
+        ("variants: {a: {set: {distill.temperature: -1}}}", "variant a: .*temperature is -1"),
+        ("variants: {a: {set: {distill.network: resnet9}}}", "variant a: .*resnet9"),
+        ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed; list it"),
+        ("variants: {a: {grid: {distill.epochs: []}}}", "grid: distill.epochs has no values"),
+        ("variants: {a: , b: }", "t.a.seed0 and t.b.seed0 have the same parameters"),
+        (
+            "variants: {a: {set: {teacher.checkpoint: own.pt}}}",
+            "teacher.checkpoint is 'own.pt', which git does not know",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(project: Path, text: str, sentence: str) -> None:
+    (project / "own.pt").touch()
+    (project / ".gitignore").write_text("/*.pt\n/sweep.yaml\n")
+    commit(project)
+    with pytest.raises(InputError, match=sentence) as caught:
+        planned(project, text)
+    assert "\n" not in str(caught.value)
+    assert list_experiments() == {}
+
+
+def test_an_unknown_last_stage_and_uncommitted_files_are_refused(project: Path) -> None:
+    with pytest.raises(InputError, match="until: distil is no stage of dvc.yaml; use one of"):
+        load_plan(write_sweep(project, "name: t\nuntil: distil\nvariants: {a: }"))
+    (project / "source.txt").write_text("other images\n")
+    with pytest.raises(InputError, match=r"source\.txt: changed and not committed"):
+        planned(project, "variants: {a: }")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 3, 0.05, 1e-5, "hf:/data/x@v1", "it's", "a b, {c}", [1, 2], ["D3B1"], []),
+        {"mean": [0.1, 0.2], "std": [1.0]},
+    ],
+)
+def test_dvc_reads_an_override_as_it_was_meant(tmp_path: Path, value: Any) -> None:
+    from dvc.utils.hydra import apply_overrides
+    from ruamel.yaml import YAML
+
+    path = tmp_path / "params.yaml"
+    path.write_text("a:\n  b: other\n")
+    apply_overrides(str(path), [f"++a.b={as_override(value)}"])
+    assert YAML(typ="safe").load(path)["a"]["b"] == value
+
+
+def exist(project: Path, plan: Plan, **changes: Any) -> None:
+    """Commit the plan's first experiment as DVC would."""
+    from ruamel.yaml import YAML
+
+    item = plan.experiments[0]
+    params = {**item.params, "distill": {**item.params["distill"], **changes}}
+    head = git(Path(), "rev-parse", "HEAD")
+    YAML().dump(params, project / "params.yaml")
+    git(Path(), "commit", "--quiet", "--all", "--message", "ackd sweep t\n\nuntil: distill")
+    git(Path(), "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{item.name}", "HEAD")
+    git(Path(), "reset", "--quiet", "--hard", head)
+
+
+def test_an_experiment_is_done_only_with_the_same_settings_code_and_end(project: Path) -> None:
+    text = "variants: {kd: {presets: [kd]}}"
+    plan = planned(project, text)
+
+    def done() -> bool:
+        item = plan.experiments[0]
+        return is_done(plan, item, list_experiments().get(item.name, []))
+
+    assert not done()
+    exist(project, plan)
+    assert done()
+    (project / "notes.md").write_text("what changes no result\n")
+    commit(project)
+    plan = planned(project, text)
+    assert done()
+    plan = load_plan(write_sweep(project, f"name: t\nuntil: measure\n{text}"))
+    with pytest.raises(InputError, match=r"t\.kd\.seed0 exists and ends in distill, not measure"):
+        done()
+    (project / "source.txt").write_text("other images\n")
+    commit(project)
+    plan = planned(project, text)
+    with pytest.raises(InputError, match=r"made by other code \(source.txt changed since\)"):
+        done()
+
+
+def test_an_experiment_with_other_settings_is_refused(project: Path) -> None:
+    plan = planned(project, "variants: {kd: {presets: [kd]}}")
+    exist(project, plan, epochs=77)
+    with pytest.raises(InputError, match=re.escape("(distill.epochs: 77, not 15)")):
+        is_done(plan, plan.experiments[0], list_experiments()["t.kd.seed0"])
+
+
+def test_the_plan_says_unknown_until_something_was_measured(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "seeds: 2\nvariants: {ackd: , kd: {presets: [kd]}}"
+    show(planned(project, text), set())
+    told = capsys.readouterr().out
+    assert told.count("unknown") == 6
+    assert "4 experiments, 0 done, 4 to run" in told
+
+    # The chain of the project itself was measured, with its own method alone.
+    for name in ("dvc.lock", "reports/teacher/history.csv", "reports/distill/history.csv"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_bytes((ROOT / name).read_bytes())
+    commit(project)
+    show(planned(project, text), {"t.kd.seed0", "t.kd.seed1"})
+    told = capsys.readouterr().out
+    assert re.search(r"t\.ackd\.seed0 +will run +about \d+ s", told)
+    assert re.search(r"t\.kd\.seed0 +done +unknown", told)
+    assert re.search(r"time: about (\d+ s|\d+ min) of trainings", told)
+    assert re.search(r"disk: about \d+\.\d MB", told)

@@ -1,0 +1,269 @@
+"""What `ackd gc` says and removes, of real checkpoints, a real store and a real DVC cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models.errors import InputError
+from pipeline import cli
+from pipeline.sizes import parse_age, show_age, show_bytes
+from pipeline.upkeep.gc import Found, find, remove
+from stages.training.checkpoint import Checkpoints
+from stages.training.durable import IN_USE
+from stages.training.logits_store import LogitsStore
+from tests.pipeline.conftest import ROOT
+
+DAY = 86400.0
+TRAINING = """\
+import sys, time, torch
+from stages.training.checkpoint import Checkpoints
+from stages.training.logits_store import LogitsStore
+checkpoints = Checkpoints("distill", "a" * 64)
+checkpoints.save({"weights": torch.zeros(100)})
+store = LogitsStore({"teacher": 1}, 4, 3)
+store.write(0, torch.zeros(4, 3, dtype=torch.float16))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACKD_LOGITS", "logits")
+    for name in ("dvc.yaml", "params.yaml"):
+        Path(name).touch()
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has saved a checkpoint and logits, and goes on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINING],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def interrupted(number: int = 0, stage: str = "distill") -> Path:
+    checkpoints = Checkpoints(stage, f"{number:064x}")
+    checkpoints.save({"weights": torch.zeros(100)})
+    assert checkpoints._held is not None
+    checkpoints._held.close()  # as when the process ends
+    return checkpoints.folder
+
+
+def kept_logits(number: int = 0) -> Path:
+    store = LogitsStore({"teacher": number}, 4, 3)
+    store.write(0, torch.zeros(4, 3, dtype=torch.float16))
+    assert store._held is not None
+    store._held.close()
+    return store.folder
+
+
+def age(folder: Path, days: float) -> None:
+    then = time.time() - days * DAY
+    for path in folder.iterdir():
+        os.utime(path, (then, then))
+
+
+def paths(found: Found) -> set[Path]:
+    return {item.path for item in found.unneeded}
+
+
+def test_what_has_lain_idle_goes_and_the_rest_stays() -> None:
+    old, new, answers = interrupted(1), interrupted(2), kept_logits()
+    age(old, 8)
+    age(answers, 9)
+    found = find(Path(), ("checkpoints", "logits"), 7 * DAY)
+    assert paths(found) == {old, answers}
+    checkpoint, logits = found.unneeded
+    assert checkpoint.bytes == sum(path.stat().st_size for path in old.iterdir()) > 400
+    assert checkpoint.why == "distill was interrupted 8 d ago; without them it would begin anew"
+    assert "last used 9 d ago" in logits.why
+    assert sum(remove(Path(), item) for item in found.unneeded) == checkpoint.bytes + logits.bytes
+    assert not old.exists()
+    assert not answers.exists()
+    assert new.is_dir()
+    assert paths(find(Path(), ("checkpoints",), 0)) == {new}
+
+
+def test_a_training_that_goes_on_keeps_its_files(training: subprocess.Popen[str]) -> None:
+    folders = [Path(".checkpoints/distill", "a" * 64), next(Path("logits").iterdir())]
+    for folder in folders:
+        age(folder, 30)
+    found = find(Path(), ("checkpoints", "logits"), 0)
+    assert not found.unneeded
+    assert [item.path for item in found.kept] == folders
+    training.kill()
+    training.wait()
+    freed = find(Path(), ("checkpoints", "logits"), 0)
+    assert paths(freed) == set(folders)
+
+
+def test_one_that_begins_between_finding_and_removing_keeps_its_files() -> None:
+    folder = interrupted()
+    (item,) = find(Path(), ("checkpoints",), 0).unneeded
+    again = Checkpoints("distill", f"{0:064x}")
+    assert again.load() is not None
+    assert remove(Path(), item) == 0
+    assert folder.is_dir()
+    again.clear()
+    assert not Path(".checkpoints").exists()
+
+
+def test_reading_the_store_counts_as_use() -> None:
+    folder = kept_logits()
+    age(folder, 30)
+    store = LogitsStore({"teacher": 0}, 4, 3)
+    assert store.read(0) is not None
+    assert store._held is not None
+    store._held.close()
+    assert not find(Path(), ("logits",), 7 * DAY).unneeded
+
+
+def test_links_and_what_others_put_there_are_left_alone(tmp_path: Path) -> None:
+    outside = tmp_path / "outside" / ("b" * 64)
+    outside.mkdir(parents=True)
+    (outside / "00000000.checkpoint").write_text("precious")
+    Path(".checkpoints/distill").mkdir(parents=True)
+    Path(".checkpoints/distill", "b" * 64).symlink_to(outside)
+    Path(".checkpoints/linked").symlink_to(outside.parent)
+    Path("logits").mkdir()
+    Path("logits", "b" * 64).symlink_to(outside)
+    own = interrupted(3)
+    (own / "notes.txt").write_text("mine")
+    within = interrupted(4)
+    (within / "00000007.checkpoint").symlink_to(outside / "00000000.checkpoint")
+    Path(".checkpoints/distill/named").mkdir()
+    Path("artifacts").mkdir()
+    Path("artifacts/.link.999999999.partial").symlink_to(outside)
+    assert paths(find(Path(), ("checkpoints", "logits", "temporary"), 0)) == set()
+    assert (outside / "00000000.checkpoint").read_text() == "precious"
+
+
+def test_half_written_files_go_when_their_writer_is_gone() -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folder = Path(f"artifacts/.data.{dead.pid}.partial")
+    folder.mkdir(parents=True)
+    (folder / "images.npy").write_bytes(b"0" * 1000)
+    Path("reports/teacher").mkdir(parents=True)
+    file = Path(f"reports/teacher/.metrics.json.{dead.pid}.partial")
+    file.write_text("{")
+    alive = Path(f"reports/.summary.json.{os.getpid()}.partial")
+    alive.write_text("{")
+    found = find(Path(), ("temporary",), 0)
+    assert paths(found) == {folder, file}
+    assert sum(remove(Path(), item) for item in found.unneeded) == 1001
+    assert alive.exists()
+    assert not folder.exists()
+
+
+def test_a_killed_experiments_folder_goes_and_a_running_ones_stays(tmp_path: Path) -> None:
+    left, running = (Path(".dvc/tmp/exps/standalone", name) for name in ("tmpa", "tmpb"))
+    for folder in (left, running):
+        folder.mkdir(parents=True)
+        (folder / "params.yaml").write_text("x")
+    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=running, stdin=-1) as process:
+        found = find(tmp_path, ("temporary",), 0)
+        process.kill()
+    if not Path("/proc/self/cwd").exists():
+        pytest.skip("the system does not tell where a process works")
+    assert paths(found) == {tmp_path / left}
+    assert [item.path for item in found.kept] == [tmp_path / running]
+
+
+def test_the_cache_loses_what_nothing_refers_to(project: Path) -> None:
+    def dvc(*arguments: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+
+    (project / "dvc.yaml").write_text(
+        "stages:\n  copy:\n    cmd: cp source.txt out.txt\n    deps: [source.txt]\n"
+        "    outs: [out.txt]\n"
+    )
+    for text in ("first result\n", "2\n"):
+        (project / "source.txt").write_text(text)
+        dvc("repro")
+    found = find(project, ("cache",), 0)
+    (item,) = found.unneeded
+    assert item.bytes == len("first result\n")
+    assert "1 objects that neither workspace" in item.why
+    cached = {path for path in (project / ".dvc/cache/files").rglob("*") if path.is_file()}
+    assert len(cached) == 2
+    assert remove(project, item) == item.bytes
+    assert len([path for path in cached if path.exists()]) == 1
+    # A process that is at work may have made what nothing refers to yet.
+    (project / ".dvc/tmp/rwlock").write_text(
+        f'{{"write": {{"out.txt": {{"pid": {os.getpid()}, "cmd": "repro"}}}}}}'
+    )
+    (kept,) = find(project, ("cache",), 0).kept
+    assert "DVC is at work" in kept.why
+    # One that lies elsewhere may be others' too.
+    (project / ".dvc/config").write_text(f"[cache]\n    dir = {project.parent}\n")
+    (kept,) = find(project, ("cache",), 0).kept
+    assert "other projects may share it" in kept.why
+
+
+def test_the_command_says_first_and_removes_only_when_told() -> None:
+    folder = interrupted()
+    age(folder, 8)
+
+    def gc(*arguments: str) -> str:
+        done = CliRunner().invoke(cli.app, ["gc", "--only", "checkpoints", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    said = gc()
+    assert f"checkpoints: {folder}, " in said
+    assert "nothing was removed; `--yes` removes it" in said
+    assert folder.is_dir()
+    assert "nothing to free" in gc("--older-than", "9d")
+    assert " freed" in gc("--yes")
+    assert not folder.exists()
+    wrong = CliRunner().invoke(cli.app, ["gc", "--older-than", "week"])
+    assert wrong.exit_code == 1
+    assert "expected a number of days, hours or minutes" in wrong.output
+
+
+def test_sizes_and_ages_as_a_person_reads_them() -> None:
+    assert [show_bytes(n) for n in (12, 1500, 2.5e6, 3.04e9)] == [
+        "12 bytes",
+        "1.5 kB",
+        "2.5 MB",
+        "3.0 GB",
+    ]
+    assert [show_age(s) for s in (5, 120, 7300, 3 * DAY)] == [
+        "less than a minute",
+        "2 m",
+        "2 h",
+        "3 d",
+    ]
+    assert parse_age("12h") == 12 * 3600
+    with pytest.raises(InputError):
+        parse_age("-1d")
+
+
+def test_the_lock_is_gone_with_the_folder(tmp_path: Path) -> None:
+    checkpoints = Checkpoints("distill", "c" * 64)
+    checkpoints.save({"x": 1})
+    assert (checkpoints.folder / IN_USE).exists()
+    checkpoints.clear()
+    checkpoints.save({"x": 2})
+    assert checkpoints.load() == {"x": 2}
+    assert [item.path for item in find(tmp_path, ("checkpoints",), 0).kept] == [checkpoints.folder]
