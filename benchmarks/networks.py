@@ -17,7 +17,7 @@ from models.complexity import count_macs
 from models.distillers.base import Batch, Distiller, Knowledge, Setting
 from stages.data.arrays import load_data
 from stages.data.feed import Normalize
-from stages.params import Distill
+from stages.sections.methods import Distill
 from stages.training.engine import choose_precision
 
 _CPU = torch.device("cpu")

@@ -39,7 +39,8 @@ from stages.data.feed import Normalize
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
 from stages.grad_cam import draw_panel, grad_cam, resize
-from stages.params import Distill, Params
+from stages.params import Params
+from stages.sections.methods import Distill
 from stages.training.device import prepare_device
 
 NETWORKS = {

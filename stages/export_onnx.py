@@ -23,13 +23,14 @@ from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
-from stages.params import Export, Params
+from stages.params import Params
 from stages.progress import track
 from stages.quantization.images import calibration_images
 from stages.quantization.int8 import Int8Maker
 from stages.runtimes.base import Job
 from stages.runtimes.exported import ONNX_FOLDER, SHAPES
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
+from stages.sections.export import Export
 
 STUDENT = Path("artifacts/student/model.safetensors")
 

@@ -10,7 +10,8 @@ from typing import Any
 from models.errors import InputError
 from stages.entry import run_stage
 from stages.files import read_json, write_json
-from stages.params import Gate, Params
+from stages.params import Params
+from stages.sections.result import Gate
 
 SUMMARY = Path("reports/summary.json")
 GATE = Path("reports/gate.json")

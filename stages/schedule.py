@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from models.errors import InputError
-from stages.params import Training
+from stages.sections.training import Training
 
 T = TypeVar("T", bound=Training)
 

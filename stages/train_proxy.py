@@ -23,8 +23,9 @@ from models.checkpoint import load_network, save_network
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed import Normalize
 from stages.files import new_folder, read_json, write_json
-from stages.params import Params, Teacher
+from stages.params import Params
 from stages.schedule import compressed
+from stages.sections.training import Teacher
 from stages.training.checkpoint import Checkpoints
 from stages.training.engine import Engine, start_engine
 from stages.training.launch import run_training_stage

@@ -15,7 +15,9 @@ from models.pretrained import load_pretrained
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed import Normalize
 from stages.files import new_folder, write_csv, write_json
-from stages.params import Normalization, Params, Teacher
+from stages.params import Params
+from stages.sections.data import Normalization
+from stages.sections.training import Teacher
 from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.results import measure, measure_trained, write_reports

@@ -13,7 +13,7 @@ from models.errors import InputError
 from stages.devices.runner import statistics
 from stages.entry import run_stage
 from stages.files import write_json
-from stages.params import Params, Validate
+from stages.params import Params
 from stages.progress import track
 from stages.runtimes.base import Job, Runtime, RuntimeFailureError, Times
 from stages.runtimes.exported import SHAPES, Exported, load_exported
@@ -28,6 +28,7 @@ from stages.runtimes.parity import (
     read_reference,
 )
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
+from stages.sections.export import Validate
 
 REPORT = Path("reports/validation.json")
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.params import Distill
+from stages.sections.methods import Distill
 
 ROOT = Path(__file__).parent.parent
 METHODS = [m for m in Distill.model_fields["method"].annotation.__args__ if m != "ackd"]

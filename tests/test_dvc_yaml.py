@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.params import Data, EngineSettings, Params, Section, load_params
+from stages.params import Params, load_params
+from stages.sections.common import Section
+from stages.sections.data import Data
+from stages.sections.training import EngineSettings
 
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -20,6 +23,7 @@ PLUMBING = {
     "stages/machine.py",
     "stages/params.py",
     "stages/progress.py",
+    *(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages/sections").glob("*.py")),
     "stages/training/checkpoint.py",
     "stages/training/display.py",
     "stages/training/durable.py",

@@ -13,7 +13,8 @@ from benchmarks.worker import Clock, Task
 from models.backbone import Backbone
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed import MemoryFeed, Share
-from stages.params import Augmentation, EngineSettings, Training
+from stages.sections.data import Augmentation
+from stages.sections.training import EngineSettings, Training
 from stages.training.engine import start_engine
 from stages.training.logits_store import LogitsStore
 from stages.training.loop import Trainer

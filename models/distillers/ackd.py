@@ -140,9 +140,10 @@ class Ackd(Distiller):
     * ``L_ce``: cross entropy of the target and of each learner, summed.
 
     Beside the letter of the paper, and 0 by default, stand ``T^2 KL(p_t || p_k)`` of each learner,
-    summed (``lambda_teacher_to_each``), the same of the target (``lambda_teacher_to_target``), and
-    a rise of ``l2`` over the first epochs as ONE has it (``ramp_up``): at the start the ensemble
-    knows less than the teacher.
+    summed (``lambda_teacher_to_each``), the same of the target (``lambda_teacher_to_target``), a
+    rise of ``l2`` over the first epochs as ONE has it (``ramp_up``): at the start the ensemble
+    knows less than the teacher, and a fall of all that the learners minimise over the last ones,
+    the same curve turned round (``ramp_down``): what serves them need not be best for the target.
 
     Args:
         student: the target learner.
@@ -157,6 +158,7 @@ class Ackd(Distiller):
         lambda_teacher_to_each: of the teacher's divergence from each learner.
         lambda_teacher_to_target: of the teacher's divergence from the target.
         ramp_up: the share of all epochs in which l2 rises.
+        ramp_down: the share of all epochs in which the learners' own losses fall.
         attention: False weighs every learner the same.
         attention_pool: ``avg`` shows the attention each map's mean over positions.
         adversarial: False leaves out the discriminators.
@@ -180,6 +182,7 @@ class Ackd(Distiller):
         lambda_teacher_to_each: float,
         lambda_teacher_to_target: float,
         ramp_up: float,
+        ramp_down: float,
         attention: bool,
         attention_pool: Literal["none", "avg"],
         adversarial: bool,
@@ -210,13 +213,15 @@ class Ackd(Distiller):
         self.lambda_ce = lambda_ce
         self.lambda_teacher_to_each = lambda_teacher_to_each
         self.lambda_teacher_to_target = lambda_teacher_to_target
-        self.ramp_share, self.epochs = ramp_up, setting.epochs
+        self.ramp_up, self.ramp_down, self.epochs = ramp_up, ramp_down, setting.epochs
         self.begin_epoch(0)
         self.learners_side = 1.0 if objective == "minimax" else -1.0
         self.discriminator_learning_rate = discriminator_learning_rate
 
     def begin_epoch(self, epoch: int) -> None:
-        self.ramp = sigmoid_ramp(epoch, self.ramp_share, self.epochs)
+        self.ramp = sigmoid_ramp(epoch, self.ramp_up, self.epochs)
+        left = self.epochs - 1 - epoch
+        self.fade = sigmoid_ramp(left, self.ramp_down, self.epochs)
 
     def learner_names(self) -> list[str]:
         return self.learners.names
@@ -249,15 +254,15 @@ class Ackd(Distiller):
             "ce_learners": torch.stack(ce_learners).sum(),
         }
         total = (
-            self.lambda_teacher_to_learners * losses["kd_learners"]
+            self.fade * self.lambda_teacher_to_learners * losses["kd_learners"]
             + self.lambda_learners_to_target * self.ramp * kd_target
-            + self.lambda_ce * (ce_target + losses["ce_learners"])
+            + self.lambda_ce * (ce_target + self.fade * losses["ce_learners"])
         )
         if self.lambda_teacher_to_each > 0:
             losses["kd_each"] = torch.stack(
                 [kl_divergence(learner.logits, teacher, temperature) for learner in group.learners]
             ).sum()
-            total = total + self.lambda_teacher_to_each * losses["kd_each"]
+            total = total + self.fade * self.lambda_teacher_to_each * losses["kd_each"]
         if self.lambda_teacher_to_target > 0:
             losses["kd_direct"] = kl_divergence(group.target.logits, teacher, temperature)
             total = total + self.lambda_teacher_to_target * losses["kd_direct"]
@@ -265,7 +270,8 @@ class Ackd(Distiller):
             if self.step_adversary is not None:
                 self.step_adversary(self.discriminator_loss(group.maps))
             losses["adversarial"] = self.adversarial_loss(group.maps)
-            total = total + self.lambda_adversarial * self.learners_side * losses["adversarial"]
+            weight = self.fade * self.lambda_adversarial * self.learners_side
+            total = total + weight * losses["adversarial"]
         return {"total": total} | losses
 
     def discriminator_loss(self, maps: Sequence[Tensor]) -> Tensor:

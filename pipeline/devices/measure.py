@@ -14,8 +14,8 @@ from stages.bundle.manifest import open_bundle
 from stages.devices.base import Measurement, Opening
 from stages.devices.urls import open_device, parse_url
 from stages.files import read_json, write_json
-from stages.params import Profile
 from stages.runtimes.exported import load_exported
+from stages.sections.export import Profile
 
 FOLDER = Path("reports/devices")
 

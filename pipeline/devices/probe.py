@@ -18,7 +18,7 @@ from stages.devices.base import Measurement
 from stages.devices.browser import web_runtime
 from stages.devices.browser.probe import Probe, Reach, probing
 from stages.devices.browser.runs import Report
-from stages.params import Profile
+from stages.sections.export import Profile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 

@@ -20,7 +20,8 @@ from models.errors import InputError
 from pipeline.dvc_config import cache_folder, links_outputs
 from pipeline.sizes import bytes_and_time, files_below, show_bytes
 from stages.files import read_json
-from stages.params import Params, Training, read_yaml
+from stages.params import Params, read_yaml
+from stages.sections.training import Training
 from stages.training.places import checkpoints_root, logits_bound, logits_root
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ from typing import Any
 from stages.bundle.hub import data_set
 from stages.bundle.markdown import bullets, plain, table
 from stages.figures import count
-from stages.params import Augmentation, Data, Distill, Proxy, Teacher, Training
+from stages.sections.data import Augmentation, Data
+from stages.sections.methods import Distill
+from stages.sections.training import Proxy, Teacher, Training
 
 _UNTAUGHT = ("scratch", "one")
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from models.errors import InputError
 from stages.bundle.keys import is_signed_by, key_id
 from stages.files import sha256, write_json
-from stages.params import VERSION
+from stages.sections.result import VERSION
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from stages.data.random_bits import FLIP, LEFT, ORDER, TOP, random_bits, uniform
 from stages.data.resized_crop import resized_crops
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:

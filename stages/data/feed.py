@@ -14,7 +14,7 @@ from models.distillers.base import Batch
 from models.errors import InputError
 from stages.data.arrays import DataSet
 from stages.data.augmentation import augment, epoch_order, pad
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 
 class Normalize:

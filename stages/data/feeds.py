@@ -12,7 +12,7 @@ from stages.data.arrays import DataSet
 from stages.data.feed import Feed, MemoryFeed
 from stages.data.stream import StreamFeed
 from stages.machine import cores, free_memory
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 _VARIABLE = "ACKD_WORKERS"
 _MAX_WORKERS = 8

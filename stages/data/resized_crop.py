@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stages.data.random_bits import ATTEMPTS, FLIP, LEFT, TOP, random_bits, shift_right
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 _AREA = (0.08, 1.0)
 _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))

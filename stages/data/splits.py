@@ -12,7 +12,7 @@ import numpy.typing as npt
 from models.errors import InputError
 from stages.data.arrays import SPLITS, Split
 from stages.data.sources.base import VAL_NAMES, Source, SourceSplit, unknown
-from stages.params import Data
+from stages.sections.data import Data
 
 TEST_FRACTION = 0.2
 """Of the images of each class, where the source has no split to test on."""

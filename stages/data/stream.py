@@ -16,7 +16,7 @@ from models.errors import InputError
 from stages.data.arrays import DataSet, ImageFile
 from stages.data.augmentation import augment, pad
 from stages.data.feed import Feed
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 _Indices: TypeAlias = npt.NDArray[np.int64]
 

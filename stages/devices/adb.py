@@ -18,8 +18,8 @@ from stages.devices.host import Finished, last_line, new_token, profile_argument
 from stages.devices.phone import Thermal, describe, fixed_performance, mark, thermal
 from stages.devices.urls import DeviceUrl
 from stages.files import sha256
-from stages.params import Profile
 from stages.progress import track
+from stages.sections.export import Profile
 
 #: Where programs may be put and run without being installed.
 FOLDER = "/data/local/tmp"

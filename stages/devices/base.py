@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.devices.urls import DeviceUrl
-from stages.params import Profile
+from stages.sections.export import Profile
 
 Row = dict[str, Any]
 

@@ -20,8 +20,8 @@ from models.errors import InputError
 from stages.devices.base import Device, Measurement, Opening, Row, failed_row
 from stages.devices.urls import DeviceUrl
 from stages.devices.wheels import install_for
-from stages.params import Profile
 from stages.progress import track
+from stages.sections.export import Profile
 
 RUNNER = Path(__file__).parent / "runner.py"
 AGENT = Path(__file__).parent / "agent.py"

@@ -9,12 +9,12 @@ from typing import Any
 from stages.figures import threads as number_of_threads
 from stages.files import sha256
 from stages.litert.process import run_module
-from stages.params import Profile, Validate
 from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported
 from stages.runtimes.litert_runtime import LiteRtRuntime
 from stages.runtimes.parity import OF_ANSWERS, breaches, figures, read_reference
+from stages.sections.export import Profile, Validate
 
 Row = dict[str, Any]
 

@@ -23,8 +23,8 @@ from stages.devices.runner import (
     time_run,
     time_runs,
 )
-from stages.params import Profile
 from stages.runtimes.litert_runtime import INPUT, Session
+from stages.sections.export import Profile
 
 
 def measure(

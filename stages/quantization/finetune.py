@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from models.distillers.losses import kl_divergence
 from models.errors import InputError
 from stages.data.feed import Feed
-from stages.params import Finetune, Training
+from stages.sections.export import Finetune
+from stages.sections.training import Training
 from stages.training.optimizer import build_optimizer
 
 #: Both have the same weights to begin with: what is to be won back are the student's own

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.figures import count, percent, points
-from stages.params import Ackd, Params, Training, read_yaml
+from stages.params import Params, read_yaml
 from stages.report_page.measurements import Measurements, Record
 from stages.report_page.tables import Table
+from stages.sections.methods import Ackd
+from stages.sections.training import Training
 
 FOLDER = Path("docs/paper")
 

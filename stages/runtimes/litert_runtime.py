@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
-from stages.params import Litert
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
+from stages.sections.export import Litert
 
 #: What each file is called by, and its one input and output.
 SIGNATURE, INPUT, OUTPUT = "serving_default", "images", "logits"

@@ -17,11 +17,11 @@ from stages.analysis.intervals import gain
 from stages.data.arrays import Images, load_data
 from stages.devices.runner import compare
 from stages.files import sha256
-from stages.params import Validate
 from stages.progress import track
 from stages.runtimes.base import Execution, Job
 from stages.runtimes.exported import Exported
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
+from stages.sections.export import Validate
 
 STUDENT = Path("artifacts/student/model.safetensors")
 

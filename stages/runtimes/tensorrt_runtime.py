@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from stages.data.arrays import write_header
-from stages.params import Profile
 from stages.runtimes.base import Execution, Job, RuntimeFailureError, Times
 from stages.runtimes.versions import version_of
+from stages.sections.export import Profile
 
 # As the engine inspector names them, in its several spellings.
 _INSPECTOR_DTYPES = {

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.backbone import Backbone
 from models.distillers.base import Distiller
 from models.errors import InputError
-from stages.params import EngineSettings
+from stages.sections.training import EngineSettings
 from stages.training.device import prepare_device
 
 Precision = Literal["fp32", "bf16", "fp16"]

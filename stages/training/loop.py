@@ -20,7 +20,7 @@ from models.errors import InputError
 from models.similarity import linear_cka
 from stages.data.arrays import Images
 from stages.data.feed import Feed
-from stages.params import Training
+from stages.sections.training import Training
 from stages.training.checkpoint import Checkpoints
 from stages.training.display import Display
 from stages.training.engine import Engine

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from stages.params import Training
+from stages.sections.training import Training
 
 _WARMUP_SHARE = 0.3
 _START, _END = 0.04, 1e-4

@@ -11,7 +11,8 @@ from models.backbone import Backbone
 from models.distillers.base import Distiller, Setting
 from stages.data.arrays import DATA_FOLDER, DataSet
 from stages.data.feeds import build_feed
-from stages.params import Params, Training
+from stages.params import Params
+from stages.sections.training import Training
 from stages.training.checkpoint import Checkpoints, fingerprint
 from stages.training.engine import Engine
 from stages.training.logits_store import LogitsStore

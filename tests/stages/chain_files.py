@@ -19,7 +19,8 @@ from models import distillers
 from models.checkpoint import save_network, save_state
 from models.distillers.base import Setting
 from stages.files import sha256, write_csv, write_json
-from stages.params import Distill, Params
+from stages.params import Params
+from stages.sections.methods import Distill
 
 CLASSES = ["red", "green", "blue", "a <b> & $c$"]
 SIZE = 16

@@ -15,7 +15,9 @@ from models.errors import InputError
 from models.learners import load_learners
 from stages import analyze
 from stages.files import sha256
-from stages.params import Ackd, Analyze, Distill, Params
+from stages.params import Params
+from stages.sections.methods import Ackd, Distill
+from stages.sections.result import Analyze
 from tests.stages import chain_files
 
 PARAMS = Params(analyze=Analyze(cka_images=20, grad_cam_images=3))

@@ -8,7 +8,8 @@ import pytest
 
 from models.errors import InputError
 from stages import gate
-from stages.params import Gate, Params
+from stages.params import Params
+from stages.sections.result import Gate
 
 
 def export(status: str = "passed", **more: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import torch
 import models
 from models.checkpoint import save_network
 from stages import distill
-from stages.params import Distill, Params
+from stages.params import Params
+from stages.sections.methods import Distill
 from stages.training.display import Display
 
 METHODS = Distill.model_fields["method"].annotation.__args__  # type: ignore[union-attr]

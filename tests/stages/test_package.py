@@ -16,7 +16,9 @@ from stages import gate, package, report
 from stages.bundle.keys import new_key, read_public_key
 from stages.bundle.manifest import open_bundle
 from stages.files import sha256
-from stages.params import Gate, Package, Params, Teacher
+from stages.params import Params
+from stages.sections.result import Gate, Package
+from stages.sections.training import Teacher
 from tests.stages import chain_files
 
 PARAMS = Params(gate=Gate(min_accuracy=0.97, max_export_drop=0.02))

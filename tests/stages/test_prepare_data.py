@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 from models.errors import InputError
 from stages import prepare_data
 from stages.data.arrays import load_data
-from stages.params import Data, Params
+from stages.params import Params
+from stages.sections.data import Data
 
 REPO = Path(__file__).parents[2]
 REAL = Path(os.environ.get("ACKD_TEST_DATA", REPO.parent / "shared" / "data"))

@@ -3,8 +3,9 @@
 import pytest
 
 from models.errors import InputError
-from stages.params import Distill, Teacher
 from stages.schedule import compressed
+from stages.sections.methods import Distill
+from stages.sections.training import Teacher
 
 
 def test_milestones_keep_their_share() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.errors import InputError
 from stages.data.sources.base import Source, unknown
-from stages.params import Data
+from stages.sections.data import Data
 
 _SCHEMES = ("digits", "hf", "imagefolder", "torchvision")
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.devices.base import UNMEASURED
 from stages.devices.runner import NOISY_CV, breach, compare, statistics
-from stages.params import Profile
+from stages.sections.export import Profile
 
 RUNTIME = "onnxruntime-web"
 

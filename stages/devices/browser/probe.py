@@ -16,7 +16,7 @@ from stages.devices.browser.app import create_app
 from stages.devices.browser.runs import Report, Runs
 from stages.devices.browser.server import serving
 from stages.devices.runner import RunnerError
-from stages.params import Profile
+from stages.sections.export import Profile
 
 BUNDLE = Path("artifacts/bundle")
 #: A page that finds this behind its address measures without being asked.

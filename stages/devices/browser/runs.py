@@ -14,7 +14,7 @@ from stages.devices.browser import measurement, web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured, Task
 from stages.devices.runner import load_golden
 from stages.files import read_json
-from stages.params import Profile
+from stages.sections.export import Profile
 
 #: Pages that measure at once; one more drops the oldest.
 _MAX_RUNS = 8

@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "lambda_teacher_to_each": 0.0,
     "lambda_teacher_to_target": 0.0,
     "ramp_up": 0.0,
+    "ramp_down": 0.0,
     "attention": True,
     "attention_pool": "none",
     "adversarial": True,
@@ -139,6 +140,20 @@ def test_what_is_beside_the_letter_of_the_paper() -> None:
     assert losses["total"].item() == pytest.approx(wanted, rel=1e-4)
     method.begin_epoch(4)  # of 8
     assert method.ramp == 1
+
+
+def test_what_the_learners_minimise_falls_at_the_end() -> None:
+    given = {"lambda_teacher_to_each": 0.6, "ramp_down": 0.5}
+    losses = make(lambda_teacher_to_each=0.6)(BATCH, KNOWLEDGE)
+    own = losses["kd_learners"] + losses["ce_learners"] + 0.6 * losses["kd_each"]
+    own = (own + losses["adversarial"]).item()
+    rest = (losses["kd_target"] + losses["ce_target"]).item()
+    method = make(**given)
+    # Of 8 epochs the last 4; the curve is that of ``ramp_up``, from its end.
+    for epoch, weight in ((0, 1), (3, 1), (4, np.exp(-5 / 16)), (7, np.exp(-5))):
+        method.begin_epoch(epoch)
+        total = method(BATCH, KNOWLEDGE)["total"].item()
+        assert total == pytest.approx(rest + weight * own, rel=1e-5)
 
 
 def test_the_teachers_stages_are_a_learner_like_any_other() -> None:

@@ -9,7 +9,7 @@ from models.errors import InputError
 from pipeline.devices.measure import file_for, measure
 from stages.devices.base import Opening
 from stages.files import read_json
-from stages.params import Profile
+from stages.sections.export import Profile
 from tests.bundles import flip_byte, make_bundle, pack
 from tests.sshd import Sshd, needs_sshd, sshd
 

@@ -27,7 +27,7 @@ from stages.bundle.manifest import write_manifest
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured
 from stages.devices.browser.runs import Report, Runs
-from stages.params import Profile
+from stages.sections.export import Profile
 from tests.pipeline.conftest import ROOT
 
 BROWSER = Browser.model_validate(

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from stages.bundle.making import Making, data_section, making_section
-from stages.params import Augmentation, Data, Distill, Proxy, Teacher
+from stages.sections.data import Augmentation, Data
+from stages.sections.methods import Distill
+from stages.sections.training import Proxy, Teacher
 
 REPORT = {
     "source": "hf:uoft-cs/cifar100@abc",

@@ -6,7 +6,7 @@ import torch
 
 from stages.data.augmentation import crop_and_flip, epoch_order, pad
 from stages.data.random_bits import random_bits
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 
 def splitmix64(state: int) -> int:

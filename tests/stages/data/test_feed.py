@@ -10,7 +10,7 @@ from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed import MemoryFeed, Normalize
 from stages.files import write_json
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from stages.data.arrays import DataSet
 from stages.data.feed import MemoryFeed
 from stages.data.feeds import build_feed
 from stages.data.stream import StreamFeed
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 CPU = torch.device("cpu")
 PADDED = 50 * 12 * 12 * 3

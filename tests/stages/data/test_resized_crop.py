@@ -13,7 +13,7 @@ from stages.data.feed import MemoryFeed
 from stages.data.resized_crop import choose_parts, resized_crops
 from stages.data.stream import StreamFeed
 from stages.files import write_json
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 CPU = torch.device("cpu")
 SETTINGS = Augmentation(crop="resized", crop_padding=0, horizontal_flip=False, seed=3)

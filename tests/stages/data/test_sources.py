@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from models.errors import InputError
 from stages.data.sources.schemes import open_source
-from stages.params import Data
+from stages.sections.data import Data
 
 REPO = Path(__file__).parents[3]
 REAL = Path(os.environ.get("ACKD_TEST_DATA", REPO.parent / "shared" / "data"))

@@ -11,7 +11,7 @@ from PIL import Image
 from models.errors import InputError
 from stages.data.sources.base import Source, SourceSplit
 from stages.data.splits import Choice, choose_splits
-from stages.params import Data
+from stages.sections.data import Data
 
 
 def source(names: Sequence[str] | None = None, **splits: list[int] | list[str]) -> Source:

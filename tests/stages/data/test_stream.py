@@ -15,7 +15,7 @@ from models.errors import InputError
 from stages.data.arrays import DataSet
 from stages.data.feed import MemoryFeed, Share
 from stages.data.stream import StreamFeed
-from stages.params import Augmentation
+from stages.sections.data import Augmentation
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]

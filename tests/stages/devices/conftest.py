@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.params import Profile
+from stages.sections.export import Profile
 from tests.bundles import make_bundle
 from tests.sshd import sshd
 

@@ -21,11 +21,13 @@ from stages import export_onnx
 from stages.data.arrays import load_data
 from stages.data.feed import MemoryFeed
 from stages.files import sha256
-from stages.params import Augmentation, Finetune, Params
+from stages.params import Params
 from stages.quantization.finetune import finetune
 from stages.quantization.network import QuantizedNetwork
 from stages.quantize import calibrate, quantize, tensorrt_violations
 from stages.runtimes.torch_runtime import DeployedNetwork
+from stages.sections.data import Augmentation
+from stages.sections.export import Finetune
 from tests.stages.conftest import train_student, write_data
 
 CPU = torch.device("cpu")

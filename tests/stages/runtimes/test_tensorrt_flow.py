@@ -19,9 +19,10 @@ import torch
 from models.errors import InputError
 from stages import validate
 from stages.files import read_json, write_json
-from stages.params import Params, Profile
+from stages.params import Params
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
+from stages.sections.export import Profile
 from tests.stages.runtimes.stand_in import engine_on_cpu
 
 REPOSITORY = Path(__file__).parents[3]

@@ -24,7 +24,8 @@ from models.checkpoint import load_network, load_state, save_network
 from models.distillers.base import Distiller, Knowledge, Setting
 from stages.data.arrays import DATA_FOLDER, load_data
 from stages.data.feed import MemoryFeed
-from stages.params import Augmentation, Params
+from stages.params import Params
+from stages.sections.data import Augmentation
 from stages.training.logits_store import round_logits
 from stages.training.optimizer import build_optimizer
 from tests.setting import make_setting

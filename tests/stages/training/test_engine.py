@@ -9,7 +9,7 @@ import models
 from models import distillers
 from models.distillers.base import Batch, Distiller, Knowledge
 from models.errors import InputError
-from stages.params import EngineSettings
+from stages.sections.training import EngineSettings
 from stages.training.engine import (
     _require_plain_batchnorms,
     choose_precision,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import models
 from models import distillers
-from stages.params import EngineSettings
+from stages.sections.training import EngineSettings
 from stages.training import lessons as lessons_module
 from stages.training.engine import Engine
 from stages.training.lessons import Lessons

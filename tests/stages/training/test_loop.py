@@ -15,7 +15,9 @@ from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed import MemoryFeed
 from stages.files import write_json
-from stages.params import Ackd, Augmentation, EngineSettings, Training
+from stages.sections.data import Augmentation
+from stages.sections.methods import Ackd
+from stages.sections.training import EngineSettings, Training
 from stages.training.engine import Engine, start_engine
 from stages.training.evaluate import accuracy, predict
 from stages.training.loop import Progress, Trainer

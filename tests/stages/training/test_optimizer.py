@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stages.params import Training
+from stages.sections.training import Training
 from stages.training.optimizer import build_optimizer
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser
-from stages.params import Profile
+from stages.sections.export import Profile
 
 QUICK = Profile(
     threads=[1, 2],

@@ -18,7 +18,7 @@ from stages.devices.browser.measurement import (
     plan,
     slug,
 )
-from stages.params import Profile
+from stages.sections.export import Profile
 from tests.stages.devices.browser.conftest import PIXEL, make_browser
 
 DESCRIPTION = {

@@ -1,0 +1,1 @@
+"""The sections of ``params.yaml``; :mod:`stages.params` puts them together."""

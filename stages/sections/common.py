@@ -1,0 +1,18 @@
+"""What every section of ``params.yaml`` is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of ``params.yaml``; unknown keys are refused, and no value is coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

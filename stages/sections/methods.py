@@ -1,0 +1,142 @@
+"""The student, and each method that it may learn by."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from stages.sections.training import Training
+
+
+class Kd(Section):
+    """Weights of cross entropy and of the distillation loss."""
+
+    ce_weight: NonNegativeFloat = 0.1
+    kd_weight: NonNegativeFloat = 0.9
+
+
+class FeatureWeights(Section):
+    """Weights of cross entropy, KD and the method's own term; with kd_weight, KD takes part."""
+
+    ce_weight: NonNegativeFloat = 1.0
+    kd_weight: NonNegativeFloat = 0.0
+    feature_weight: NonNegativeFloat
+
+
+class At(FeatureWeights):
+    """Attention transfer."""
+
+    feature_weight: NonNegativeFloat = 1000.0
+
+
+class Sp(FeatureWeights):
+    """Similarity-preserving distillation."""
+
+    feature_weight: NonNegativeFloat = 3000.0
+
+
+class Cc(FeatureWeights):
+    """Correlation congruence."""
+
+    feature_weight: NonNegativeFloat = 0.02
+    variant: Literal["repdistiller", "rbf"] = "repdistiller"
+    """As benchmarks compare it, or as published; a public code of ``rbf`` weighs it 100."""
+
+
+class Vid(FeatureWeights):
+    """Variational information distillation."""
+
+    feature_weight: NonNegativeFloat = 1.0
+
+
+class Crd(FeatureWeights):
+    """Contrastive representation distillation."""
+
+    feature_weight: NonNegativeFloat = 0.8
+    embedding_size: PositiveInt = 128
+    negatives: PositiveInt = 16384
+    """Samples of other classes that each image is contrasted with."""
+    contrast_temperature: PositiveFloat = 0.07
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Of what is remembered of each sample."""
+
+
+class SemCkd(FeatureWeights):
+    """Cross-layer distillation with semantic calibration."""
+
+    kd_weight: NonNegativeFloat = 1.0
+    feature_weight: NonNegativeFloat = 400.0
+
+
+class One(Section):
+    """On-the-fly native ensemble; it has no teacher."""
+
+    ce_weight: NonNegativeFloat = 1.0
+    kd_weight: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 3.0
+    branches: Annotated[int, Field(ge=2)] = 3
+    """The student's own last stage among them."""
+    ramp_up: Fraction = 0.2667
+    """The share of all epochs in which the ensemble's weight rises."""
+
+
+class Ackd(Section):
+    """Adversarial collaborative distillation; the lambdas are those of Eq. 7."""
+
+    learners: Annotated[
+        list[Annotated[str, Field(pattern=r"^D[1-9](B[1-9]|T)$")]], Field(min_length=1)
+    ] = [
+        "D3B1",
+        "D2B2",
+    ]
+    """DNBM: branches off at the input of stage N and owns copies of M stages. Not in the paper is
+    DNT, which branches off there and goes on with the teacher's own stages, frozen."""
+    lambda_teacher_to_learners: NonNegativeFloat = 1.0
+    lambda_learners_to_target: NonNegativeFloat = 1.0
+    lambda_adversarial: NonNegativeFloat = 1.0
+    lambda_ce: NonNegativeFloat = 1.0
+    lambda_teacher_to_each: NonNegativeFloat = 0.0
+    """Not in the paper: each learner learns from the teacher, besides the ensemble of all."""
+    lambda_teacher_to_target: NonNegativeFloat = 0.0
+    """Not in the paper: the target learns from the teacher too."""
+    ramp_up: Fraction = 0.0
+    """Not in the paper: the share of all epochs in which the weight of the ensemble rises."""
+    ramp_down: Fraction = 0.0
+    """Not in the paper: the share of all epochs in which the learners' own losses fall away."""
+    attention: bool = True
+    """Learned weights of the learners (Eq. 3); without it each counts the same."""
+    attention_pool: Literal["none", "avg"] = "none"
+    """What the attention sees of the learners' maps: all of them, or means over positions."""
+    adversarial: bool = True
+    """Whether discriminators (Eq. 4-5) take part."""
+    objective: Literal["minimax", "diversity"] = "minimax"
+    """Whether the learners work against the discriminators (Eq. 7 as printed) or help them."""
+    discriminator_learning_rate: PositiveFloat = 1e-3
+
+
+class Distill(Training):
+    """The student and how it learns."""
+
+    network: str = "resnet8"
+    method: Literal["scratch", "kd", "at", "sp", "cc", "vid", "crd", "semckd", "one", "ackd"] = (
+        "ackd"
+    )
+    temperature: PositiveFloat = 4.0
+    kd: Kd = Kd()
+    at: At = At()
+    sp: Sp = Sp()
+    cc: Cc = Cc()
+    vid: Vid = Vid()
+    crd: Crd = Crd()
+    semckd: SemCkd = SemCkd()
+    one: One = One()
+    ackd: Ackd = Ackd()
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the chosen method's class."""
+        if self.method == "scratch":
+            return {}
+        section: Section = getattr(self, self.method)
+        return {"temperature": self.temperature} | section.model_dump()

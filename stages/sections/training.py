@@ -1,0 +1,104 @@
+"""How networks are trained, and the teachers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from stages.sections.data import Normalization
+
+
+class Training(Section):
+    """SGD with momentum, shared by everything that is trained."""
+
+    epochs: PositiveInt = 15
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: PositiveFloat = 0.1
+    schedule: Literal["one_cycle", "multi_step"] = "one_cycle"
+    milestones: list[PositiveInt] = []
+    """Epochs after which ``multi_step`` divides the learning rate by ten."""
+    momentum: Fraction = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _milestones_fit(self) -> Training:
+        if self.schedule == "multi_step":
+            if self.milestones != sorted(set(self.milestones)):
+                raise ValueError("milestones must rise, each once")
+            if self.milestones and self.milestones[-1] >= self.epochs:
+                raise ValueError(f"milestones must lie before the last of {self.epochs} epochs")
+        elif self.milestones:
+            raise ValueError("milestones belong to schedule: multi_step; leave them empty here")
+        return self
+
+
+class EngineSettings(Section):
+    """How anything is trained, teacher and student alike."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of convolutions and linear layers; auto is bf16 where that is the faster arithmetic of the
+    processor or GPU. Losses are float32 always."""
+    compile: bool = False
+    """Compile the networks first; pays on GPUs and for long trainings."""
+    sync_batchnorm: bool = False
+    """BatchNorm over all processes' images instead of each process's own; GPUs only."""
+    logits_store: bool = True
+    """Keep the teacher's logits for later runs that see the same images."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints."""
+    checkpoint_minutes: PositiveFloat = 10.0
+    """Minutes between checkpoints within an epoch."""
+    tracker: Literal["none", "tensorboard", "mlflow"] = "none"
+    """Where the history goes besides its CSV file."""
+
+
+class Teacher(Training):
+    """The network to learn from: trained here, or loaded from a checkpoint."""
+
+    network: str = "resnet20"
+    checkpoint: str | None = None
+    """A ``.safetensors`` or torch state-dict file, or ``pretrained`` for the weights that the
+    network's library publishes; with it nothing is trained."""
+    expect_accuracy: Fraction | None = None
+    """Top-1 on the test images that the checkpoint's publisher states; one that is more than 0.01
+    away is refused."""
+    normalization: Normalization | None = None
+    """That the checkpoint was trained with; null is the data's, or that of ``pretrained``."""
+
+    @model_validator(mode="after")
+    def _told_of_a_checkpoint(self) -> Teacher:
+        for key in ("expect_accuracy", "normalization"):
+            if self.checkpoint is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} belongs to a checkpoint; name one, or set it to null")
+        return self
+
+
+class Proxy(Section):
+    """Whom the student learns from."""
+
+    method: Literal["teacher", "early_stopped", "assistants"] = "teacher"
+    """The teacher itself; its network trained anew in fewer epochs (ESKD); or the last of a chain
+    of assistants, each distilled from the one before (TAKD)."""
+    epochs: PositiveInt = 10
+    """Of the early-stopped teacher; the teacher's schedule is compressed into them."""
+    assistants: list[str] = []
+    """Networks, from the one that learns from the teacher to the one that the student learns from;
+    they are trained by the teacher's schedule and the weights of ``distill.kd``."""
+    candidates: list[str] = []
+    """Instead of naming the assistant: networks to choose it from, the student's first. Each is
+    trained alone, by the teacher's schedule, and the one whose accuracy on validation lies nearest
+    the middle between the student's and the teacher's is taken."""
+
+    @model_validator(mode="after")
+    def _assistants_are_named(self) -> Proxy:
+        if self.method == "assistants" and not self.assistants and len(self.candidates) < 2:
+            raise ValueError(
+                "assistants must name a network at least, such as [resnet44], or candidates two,"
+                " such as [resnet20, resnet32, resnet44]"
+            )
+        if self.assistants and self.candidates:
+            raise ValueError("give assistants or candidates, and leave the other one empty")
+        return self
