@@ -38,13 +38,12 @@ def worker() -> None:
     stopped goes on from its last checkpoint with the next run.
     """
     from pipeline.project import require_project
-    from pipeline.service.local import api_url, connect, run_worker
-    from pipeline.service.schedule import read_pool
+    from pipeline.service.local import api_url, run_worker
+    from pipeline.service.schedule import read_pool, require_own
 
     require_project()
     pool = read_pool()
-    with connect():
-        pass
+    require_own()
     typer.echo(f"a worker of the pool {pool} at {api_url()}; Ctrl-C ends it and what it runs")
     code = run_worker(pool, Path())
     if code:

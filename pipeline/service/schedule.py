@@ -25,6 +25,7 @@ FLOW = "compress"
 NAMES = ("nightly", "nightly-clone")
 """The deployments of :data:`DEPLOYMENTS`: in the worker's project, and in a clone of it."""
 
+_PROJECT = "project:"
 _PATIENCE_S = 60.0
 _SHOWN = 3
 
@@ -92,7 +93,8 @@ def set_schedule(schedule: CronSchedule, name: str) -> Planned:
         What is planned, as soon as the server has planned it.
 
     Raises:
-        InputError: no server answers, it plans nothing, or ``prefect.yaml`` is not right.
+        InputError: no server answers, it plans nothing, it has the schedule of another project, or
+            ``prefect.yaml`` is not right.
     """
     from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyOptions
@@ -105,6 +107,7 @@ def set_schedule(schedule: CronSchedule, name: str) -> Planned:
     limit = ConcurrencyLimitConfig.model_validate(entry["concurrency_limit"])
     pool = entry["work_pool"]["name"]
     with connect() as client:
+        _require_own(client)
         with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         client.create_deployment(
@@ -116,6 +119,7 @@ def set_schedule(schedule: CronSchedule, name: str) -> Planned:
             parameters=entry["parameters"],
             parameter_openapi_schema=parameter_schema(compress).model_dump(exclude_unset=True),
             description=entry["description"],
+            tags=[_tag()],
             work_pool_name=pool,
             entrypoint=entry["entrypoint"],
             pull_steps=entry["pull"],
@@ -130,6 +134,16 @@ def set_schedule(schedule: CronSchedule, name: str) -> Planned:
                 )
             time.sleep(0.5)
     return planned
+
+
+def require_own() -> None:
+    """Make sure that a worker of this project would not run another one's nights in it.
+
+    Raises:
+        InputError: no server answers, or it has the schedule of another project.
+    """
+    with connect() as client:
+        _require_own(client)
 
 
 def pause(name: str) -> None:
@@ -171,6 +185,27 @@ def list_planned() -> list[Planned]:
                 continue
             found.append(_planned(client, deployment))
     return found
+
+
+def _tag() -> str:
+    return f"{_PROJECT}{Path.cwd().resolve()}"
+
+
+def _require_own(client: SyncPrefectClient) -> None:
+    from prefect.exceptions import ObjectNotFound
+
+    for name in NAMES:
+        with contextlib.suppress(ObjectNotFound):
+            tags = client.read_deployment_by_name(f"{FLOW}/{name}").tags
+            # One that Prefect's own commands have set has none.
+            owners = [tag for tag in tags if tag.startswith(_PROJECT)]
+            if owners and _tag() not in owners:
+                raise InputError(
+                    f"{FLOW}/{name} on this server is of the project"
+                    f" {owners[0].removeprefix(_PROJECT)}, and a server serves one; give this one a"
+                    " server of its own (another PREFECT_HOME, and `ackd server --port`), or say"
+                    f" `ackd schedule --remove{' --clone' * (name == NAMES[1])}` first"
+                )
 
 
 def _entry(name: str) -> Mapping[str, Any]:

@@ -50,7 +50,7 @@ pytestmark = [
 PAGE = ROOT / "docs/how-to-nightly.md"
 SET = 'ackd schedule "0 2 * * *" --timezone Europe/Berlin'
 SET_CLONE = 'ackd schedule "0 3 * * *" --clone'
-FLOW_PROCESS = "prefect.flow_engine"
+FLOW_PROCESS = "prefect.engine"
 """What a worker starts for a run."""
 LONGEST = 400.0
 """Seconds that anything here may take on a machine that has other work to do."""
@@ -218,6 +218,14 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         assert said.count(" 02:00") == 3
         deployment = client.read_deployment_by_name("compress/nightly")
         assert [(s.slug, s.active) for s in deployment.schedules] == [("nightly", True)]
+        # The server is this project's: another one's nights would run in the wrong folder.
+        with contextlib.chdir(tmp_path / "uninterrupted"):
+            for command in (["schedule", "0 5 * * *"], ["worker"]):
+                refused = CliRunner().invoke(cli.app, command)
+                assert refused.exit_code == 1
+                assert f"compress/nightly on this server is of the project {student}" in (
+                    refused.output
+                )
         worker = stack.enter_context(started("ackd worker", student, "started!", **own))
 
         # A run that is planned for a few seconds from now begins by itself; the next one, which
@@ -255,8 +263,15 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         (student / "slow").unlink()
         third = client.create_flow_run_from_deployment(deployment.id)
         wait_until(lambda: state_name(client, third) == "Completed", "the third run")
-        logs = client.read_logs(LogFilter(flow_run_id=OfRun(any_=[third.id])))
-        assert any("an interrupted training goes on at" in log.message for log in logs)
+        # The last lines of a run reach the server after its state.
+        wait_until(
+            lambda: any(
+                "an interrupted training goes on at" in log.message
+                for log in client.read_logs(LogFilter(flow_run_id=OfRun(any_=[third.id])))
+            ),
+            "the line that says that it has resumed",
+            30,
+        )
         assert weights(student) == wanted
 
         assert "compress/nightly: 0 2 * * *" in ackd("ackd schedule")
