@@ -24,7 +24,7 @@ from rich.table import Table
 
 from models.errors import InputError
 from pipeline.dvc_output import RemoteError, StageBusyError, StageError
-from pipeline.dvc_runner import Runner, Stage, load_graph
+from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
 from pipeline.logs import start_log
 from pipeline.resources import Resources
 from pipeline.service import nightly
@@ -60,6 +60,8 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
         log.info(line)
         progress.see(line)
 
+    if runner.is_settled(stage):
+        return Completed(name="Cached", message=_MESSAGES["unchanged"], data="unchanged")
     try:
         with resources.hold(stage.needs) as env:
             start = time.monotonic()
@@ -115,7 +117,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
     except InputError as error:
         return Failed(message=str(error), data=[])
     name = nightly.experiment_name(flow_run.scheduled_start_time) if keep else None
-    with Runner(root) as runner, Cancellation(runner) as cancellation:
+    with Runner(root, _up_to_date(root)) as runner, Cancellation(runner) as cancellation:
         futures: dict[str, PrefectFuture[Any]] = {}
         for stage in stages:
             futures[stage.name] = run_stage.with_options(name=stage.name).submit(
@@ -155,6 +157,14 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         return Completed(message="all stages are up to date", data=rows)
     idle = [row["stage"] for row in rows if row["state"] == "Not run"]
     return Failed(message="; ".join([*failed, f"not run: {', '.join(idle) or 'none'}"]), data=rows)
+
+
+def _up_to_date(root: Path) -> list[str]:
+    try:
+        return [status.name for status in load_status(root) if status.state == "up to date"]
+    except InputError as error:  # a lock: each stage will wait for it, and look for itself
+        get_run_logger().info(f"{error}; every stage is looked at by itself")
+        return []
 
 
 def _not_run(state: State[Any]) -> bool:

@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling
 
+from pipeline.dvc_runner import Runner
 from pipeline.flow import compress
 from tests.pipeline.conftest import change_stage, wait_for
 
@@ -61,6 +62,48 @@ def test_stages_run_once_and_then_show_as_cached(project: Path) -> None:
     _, rows = run(project)
     assert rows["last"][0] == "Cached"
     assert rows["last"][1].startswith("restored from the run cache")
+
+
+def test_only_what_may_have_changed_is_asked_of_dvc(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    repro = Runner.repro
+
+    def noted(self: Runner, stage: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(stage)
+        return repro(self, stage, *arguments, **options)
+
+    monkeypatch.setattr(Runner, "repro", noted)
+    run(project)
+    assert sorted(asked) == ["first", "last", "left", "right"]
+    asked.clear()
+    run(project)
+    assert asked == []
+
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("temperature: 4.0", "temperature: 2.0"))
+    _, rows = run(project)
+    # The last one only seems up to date: what is above it runs.
+    assert asked == ["left", "last"]
+    assert words(rows)["last"] == "Cached"
+
+    # What always runs puts in doubt what reads of it.
+    asked.clear()
+    change_stage(
+        project, "    outs: [first.txt]\n", "    outs: [first.txt]\n    always_changed: true\n"
+    )
+    run(project)
+    asked.clear()
+    _, rows = run(project)
+    assert asked[0] == "first"
+    assert sorted(asked) == ["first", "left", "right"]
+    assert words(rows) == {
+        "first": "Completed",
+        "left": "Cached",
+        "right": "Cached",
+        "last": "Cached",
+    }
 
 
 def test_tasks_are_named_after_their_stages(project: Path) -> None:
