@@ -58,6 +58,8 @@ class Row(_Part):
     p90_ms: Amount | None
     noisy: bool | None
     reason: str | None = None
+    runtime: str | None = None
+    """Where it is not that of the device's other rows."""
 
 
 class Device(_Part):
@@ -78,18 +80,6 @@ class Paper(_Part):
     differs: list[str]
 
 
-class Compared(_Part):
-    """What comparing and choosing read."""
-
-    data: Data
-    teacher: Network
-    student: Student
-    exports: dict[str, Export]
-    recommended: Recommended | None
-    devices: dict[str, Device]
-    paper: Paper | None
-
-
 class _ShownExport(Export):
     drop: FiniteFloat | None
     drop_low: FiniteFloat | None
@@ -103,6 +93,24 @@ class _ShownExport(Export):
     speedup: Amount | None
 
 
+class LiteRT(_Part):
+    versions: dict[str, str]
+    exports: dict[str, _ShownExport]
+
+
+class Compared(_Part):
+    """What comparing and choosing read."""
+
+    data: Data
+    teacher: Network
+    student: Student
+    exports: dict[str, Export]
+    recommended: Recommended | None
+    devices: dict[str, Device]
+    litert: LiteRT | None = None
+    paper: Paper | None
+
+
 class _OwnExport(_ShownExport):
     made_by: str | None
     dominated_by: list[str]
@@ -111,10 +119,6 @@ class _OwnExport(_ShownExport):
 class _ShownDevice(_Part):
     cpu: str | None
     exports: dict[str, Row]
-
-
-class _LiteRT(_Part):
-    exports: dict[str, _ShownExport]
 
 
 class _Skipped(_Part):
@@ -132,7 +136,7 @@ class Shown(_Part):
     exports: dict[str, _OwnExport]
     recommended: Recommended | None
     devices: dict[str, _ShownDevice]
-    litert: _LiteRT | None
+    litert: LiteRT | None
     warnings: list[str]
     skipped: list[_Skipped]
 

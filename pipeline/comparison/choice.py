@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from models.errors import InputError
-from pipeline.comparison.experiments import WORKSPACE, Experiment
+from pipeline.comparison.experiments import LITERT, WORKSPACE, Experiment
 from pipeline.comparison.variants import Images, Place, figures_of, images_of, place_of
 from stages.figures import percent, significant
 
@@ -63,6 +63,13 @@ class Candidate:
     p90_ms: float | None
     place: Place | None
     noisy: bool
+
+    @property
+    def file(self) -> str:
+        """Its path in a project that has the experiment."""
+        if self.precision.startswith(LITERT):
+            return f"artifacts/litert/{self.precision.removeprefix(LITERT)}.tflite"
+        return f"artifacts/onnx/{self.precision}.static.onnx"
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,6 @@ def _told(chosen: Choice, budget: Budget) -> list[str]:
         ]
     best = next(iter(chosen.best.values()))
     lines.append(f"best     {best.experiment.name}, {best.precision}: {figures(best)}")
-    file = f"artifacts/onnx/{best.precision}.static.onnx"
     if best.experiment.command is None:
-        return [*lines, f"get it   it is the student of this workspace: {file}"]
-    return [*lines, f"get it   {best.experiment.command}", f"         its file is then {file}"]
+        return [*lines, f"get it   it is the student of this workspace: {best.file}"]
+    return [*lines, f"get it   {best.experiment.command}", f"         its file is then {best.file}"]

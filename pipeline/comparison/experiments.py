@@ -25,10 +25,15 @@ from ruamel.yaml.error import YAMLError
 
 from models.errors import InputError
 from pipeline.git_refs import git
-from pipeline.summary_schema import Compared, checked
+from pipeline.summary_schema import Compared, Row, checked
 
 WORKSPACE = "workspace"
 
+LITERT = "litert_"
+"""Before the name of a precision that LiteRT runs."""
+
+_HERE = "local:"
+_OF_ROW = ("status", "threads", "p50_ms", "p90_ms", "noisy", "reason")
 _PARAMS, _LOCK, _SUMMARY = "params.yaml", "dvc.lock", "reports/summary.json"
 _CLASSES = "reports/classes.csv"
 _REFERENCE = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)")
@@ -248,7 +253,23 @@ def _figures(read: Read) -> Compared:
         raise _DamagedError(f"{_SUMMARY} is not readable as JSON ({error})") from None
     if not isinstance(summary, dict):
         raise _DamagedError(f"{_SUMMARY} is not a JSON object")
-    return checked(summary, Compared, "run that experiment again")
+    return _with_litert(checked(summary, Compared, "run that experiment again"))
+
+
+def _with_litert(figures: Compared) -> Compared:
+    """LiteRT's exports beside onnxruntime's; they are timed on the machine that ran the chain."""
+    if figures.litert is None:
+        return figures
+    runtime = f"LiteRT {figures.litert.versions['ai-edge-litert']}"
+    exports = {LITERT + name: export for name, export in figures.litert.exports.items()}
+    devices = dict(figures.devices)
+    if (here := devices.get(_HERE)) is not None:
+        rows = {
+            name: Row(runtime=runtime, **{key: getattr(export, key) for key in _OF_ROW})
+            for name, export in exports.items()
+        }
+        devices[_HERE] = here.model_copy(update={"exports": here.exports | rows})
+    return figures.model_copy(update={"exports": figures.exports | exports, "devices": devices})
 
 
 def _check_current(summary: bytes, read: Read) -> None:

@@ -8,6 +8,7 @@ from pipeline.comparison.experiments import Experiment
 from pipeline.comparison.variants import (
     Comparison,
     Group,
+    Latency,
     Place,
     Precision,
     Variant,
@@ -192,10 +193,16 @@ def _notes(group: Group) -> Iterator[str]:
                 " of the whole, not of the method alone."
             )
     for place in group.places:
-        latencies = [p.latencies.get(place) for v in group.variants for p in v.precisions.values()]
-        found = [latency for latency in latencies if latency is not None]
-        runtimes = sorted({r for latency in found for r in latency.runtimes})
-        if len(runtimes) > 1:
+        by_precision: dict[str, list[Latency]] = {}
+        for variant in group.variants:
+            for name, precision in variant.precisions.items():
+                if place in precision.latencies:
+                    by_precision.setdefault(name, []).append(precision.latencies[place])
+        found = [latency for latencies in by_precision.values() for latency in latencies]
+        # Precisions that are there for another runtime are called after it.
+        ran_in = ({r for one in several for r in one.runtimes} for several in by_precision.values())
+        runtimes = sorted(set().union(*(names for names in ran_in if len(names) > 1)))
+        if runtimes:
             yield (
                 f"On {place.title} they ran in {' and '.join(runtimes)}: a difference in latency"
                 " may be the runtime’s."

@@ -316,7 +316,7 @@ def _precision(name: str, experiments: Sequence[Experiment]) -> Precision:
             elif figures.exports[name].status == "failed":
                 reasons[place] = figures.exports[name].reason or "its export failed"
             else:
-                rows.setdefault(place, []).append((row, device.runtime))
+                rows.setdefault(place, []).append((row, row.runtime or device.runtime))
     accuracies = [e.accuracy for e in exports if e.status == "passed" and e.accuracy is not None]
     return Precision(
         accuracy=spread(accuracies) if accuracies else None,

@@ -129,6 +129,30 @@ def test_choose_names_the_student_or_the_nearest(
     assert "left out: 1, an experiment without figures, see `ackd compare`" in output
 
 
+def test_what_litert_runs_is_compared_and_chosen_too(project: Path) -> None:
+    for seed in range(2):
+        content = exps.summary(0.7 + seed / 100)
+        timed = exps.export(0.695 + seed / 100, 0.09) | exps.row(0.4, 0.5)
+        of_answers = dict.fromkeys(("drop", "drop_low", "drop_high"), 0.005)
+        of_answers |= {"max_relative_error": 0.01, "agreement": 0.99, "speedup": 5.0}
+        content["litert"] = {
+            "versions": {"ai-edge-litert": "2.3.1"},
+            "exports": {"int8": timed | of_answers},
+        }
+        exps.commit(project, f"lite.kd.seed{seed}", exps.files(content, seed))
+    page, table = project / "page.md", project / "table.csv"
+    assert invoke("compare", "lite", "--markdown", str(page), "--csv", str(table))[0] == 0
+    (line,) = [text for text in table.read_text().splitlines() if "litert_int8" in text]
+    assert "0.7," in line
+    # Another runtime than the other rows' is what its name says, and no difference of machines.
+    assert "a difference in latency" not in page.read_text()
+
+    code, output, _ = invoke("choose", "lite", "--max-p90", "0.6ms")
+    assert code == 0
+    assert "best     lite.kd.seed1, litert_int8: 70.50 %, 0.0900 MB, p90 0.500 ms" in output
+    assert output.splitlines()[-1].strip() == "its file is then artifacts/litert/int8.tflite"
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_the_page_fits_its_window_and_asks_nobody(
     project: Path, sweep: dict[str, list[float]], tmp_path: Path
