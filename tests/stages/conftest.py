@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from models.checkpoint import save_network
 from stages import export_onnx
 from stages.files import sha256
 from stages.params import Params
+from tests.stages import chain_files
 
 CLASSES = ["blue", "green", "red"]
 
@@ -113,3 +115,20 @@ def tiny_exported(tiny_origin: Path, tiny_params: Params) -> Path:
         patch.chdir(tiny_origin)
         export_onnx.main(tiny_params)
     return tiny_origin
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the stages before the report leave."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        chain_files.write_chain()
+    return folder
+
+
+@pytest.fixture
+def chain(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished chain of its own, to be changed at will."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)

@@ -1,9 +1,7 @@
-import itertools
 import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -12,106 +10,13 @@ from PIL import Image
 
 from models.errors import InputError
 from stages import report
-from stages.analysis.intervals import Gain
 from stages.figures import millions, points, ratio, significant
 from stages.files import sha256
 from stages.params import Params
-from stages.report_page import charts, learners
 from tests.stages import chain_files
+from tests.stages.html_page import PAGE, SUMMARY, change, made
 
-PAGE, SUMMARY = Path("reports/index.html"), Path("reports/summary.json")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        chain_files.write_chain()
-    return folder
-
-
-@pytest.fixture
-def chain(finished, tmp_path, monkeypatch):
-    """A finished chain of its own, to be changed at will."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-
-
-class Page(HTMLParser):
-    """What a browser would see: texts by section, tables as lists, and every reference."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.section = ""
-        self.order: list[str] = []
-        self.text: dict[str, str] = {"": ""}
-        self.tables: dict[str, list[list[list[str]]]] = {}
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.images: list[str] = []
-        self.style = ""
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "section":
-            self.section = attributes["id"]
-            self.order.append(self.section)
-            self.text[self.section] = ""
-        elif tag == "table":
-            self.tables.setdefault(self.section, []).append([])
-        elif tag == "tr":
-            self.tables[self.section][-1].append([])
-        elif tag in {"td", "th"}:
-            self.tables[self.section][-1][-1].append("")
-        elif tag == "img":
-            self.images.append(attributes["src"])
-            assert attributes["alt"]
-        if "id" in attributes:
-            self.ids.append(attributes["id"])
-        for name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
-            if name in attributes:
-                self.references.append(attributes[name])
-        self.references += re.findall(
-            r"url\(([^)]*)\)", " ".join(filter(None, attributes.values()))
-        )
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        if tag == "section":
-            self.section = ""
-
-    def handle_data(self, data):
-        if "style" in self.open:
-            self.style += data
-            return
-        self.text[self.section] += data
-        if {"td", "th"} & set(self.open):
-            self.tables[self.section][-1][-1][-1] += data
-
-
-def made(params: Params | None = None) -> tuple[dict, Page]:
-    report.main(params or Params())
-    return json.loads(SUMMARY.read_text()), Page(PAGE.read_text(encoding="utf-8"))
-
-
-def change(path: str, edit) -> None:
-    content = json.loads(Path(path).read_text())
-    edit(content)
-    Path(path).write_text(json.dumps(content))
 
 
 def test_the_summary_is_as_docs_files_says(chain):
@@ -331,21 +236,6 @@ def test_ids_are_unique_and_references_into_the_page_exist(chain):
     assert inside <= set(page.ids)
 
 
-def test_the_charts_have_no_colour_and_no_font_of_their_own(chain):
-    made()
-    html = PAGE.read_text(encoding="utf-8")
-    drawings = re.findall(r"<svg.*?</svg>", html, re.S)
-    assert len(drawings) == 1 + 3 + 4 + 1 + 2
-    for drawing in drawings:
-        assert not re.search(r"(?:fill|stroke): ?#|rgb\(|font-family|font:", drawing)
-    used = set(re.findall(r"var\((--[\w-]+)\)", html))
-    style = html.split("<style>")[1].split("</style>")[0]
-    dark = style.split("prefers-color-scheme: dark")[1].split("\n}")[0]
-    light = style.split("@media")[0]
-    assert used - {"--colour"} <= set(re.findall(r"(--[\w-]+):", light))
-    assert set(re.findall(r"(--[\w-]+):", light)) == set(re.findall(r"(--[\w-]+):", dark))
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark", "print"])
 def test_text_and_lines_have_enough_contrast(scheme):
     """WCAG 2.2: 4.5 for text, 3 for what a drawing means."""
@@ -399,20 +289,6 @@ def test_names_are_escaped(chain):
     assert "<script>alert(1)</script>" in page.text["environment"]
 
 
-@pytest.mark.parametrize("method", ["kd", "scratch"])
-def test_a_method_without_learners_has_no_section_for_them(tmp_path, monkeypatch, method):
-    monkeypatch.chdir(tmp_path)
-    chain_files.write_chain(method)
-    summary, page = made()
-    assert "learners" not in page.order
-    assert {"what": "auxiliary learners", "reason": f"the method {method} has none"} in summary[
-        "skipped"
-    ]
-    assert "Nothing but the student was trained" in page.text["prune"]
-    origin = "trained from scratch" if method == "scratch" else "distilled from resnet20 by KD"
-    assert f"resnet8, {origin}" in page.text[""]
-
-
 def test_a_loaded_teacher_has_a_level_line_and_no_loss(chain):
     Path("reports/teacher/history.csv").write_text("epoch,loss/total,val_accuracy\n0,,0.99\n")
     metrics = json.loads(Path("reports/teacher/metrics.json").read_text())
@@ -421,26 +297,6 @@ def test_a_loaded_teacher_has_a_level_line_and_no_loss(chain):
     _, page = made()
     assert page.text["curves"].count("teacher (loaded, not trained here)") == 1
     assert page.tables["curves"][0][0] == ["teacher", "loaded from a checkpoint, not trained here"]
-
-
-@pytest.mark.parametrize("names", [["D3B1"], ["D3B1", "D2B2", "D1B3"]])
-def test_one_epoch_and_any_number_of_learners(chain, names):
-    chain_files.write_training(epochs=1, learners=names)
-    pairs = [f"{a}~{b}" for a, b in itertools.combinations(names, 2)]
-
-    def analysed(content):
-        content["learners"] = {
-            "cka": dict.fromkeys(pairs, 0.5),
-            "agreement": dict.fromkeys([*pairs, f"target~{names[0]}"], 0.9),
-            "accuracy": dict.fromkeys(["target", *names, "ensemble"], 0.8),
-            "attention": dict.fromkeys(names, 1 / len(names)),
-        }
-
-    change("reports/analysis.json", analysed)
-    _, page = made()
-    rows = [row[0] for row in page.tables["learners"][0]]
-    assert rows == ["", "target (the student)", *names, "ensemble"]
-    assert len(page.tables["learners"][1]) == 1 + len(pairs) + 1
 
 
 def test_a_proxy_that_is_not_the_teacher_has_its_row(chain):
@@ -459,80 +315,6 @@ def test_without_one_thread_latency_is_said_to_be_missing(chain):
     missing = {"what": "latency at one thread", "reason": "profile.threads lacks 1"}
     assert missing in summary["skipped"]
     assert "Not measured: no export has both" in page.text["trade-off"]
-
-
-PAIR = {
-    "report": {"paper": "cifar100"},
-    "teacher": {"network": "wrn_40_2"},
-    "distill": {"network": "wrn_40_1"},
-}
-RECIPE = {"epochs": 200, "batch_size": 128, "schedule": "multi_step", "milestones": [100, 150]}
-
-
-@pytest.fixture
-def pair(chain):
-    """A chain of one of the paper's pairs, and the paper's figures."""
-    Path("docs").mkdir()
-    Path("docs/paper").symlink_to(Path(__file__).parents[2] / "docs/paper")
-    change("reports/teacher/metrics.json", lambda m: m.update(network="wrn_40_2"))
-    change("reports/distill/metrics.json", lambda m: m.update(network="wrn_40_1"))
-
-
-def test_without_the_papers_pair_there_are_no_figures_of_it(chain):
-    summary, page = made()
-    assert summary["paper"] is None
-    assert "paper" not in page.order
-
-
-def test_the_papers_figures_stand_beside_ours(pair):
-    summary, page = made(Params.model_validate(PAIR | {"distill": {"method": "kd"}}))
-    paper = summary["paper"]
-    assert (paper["data"], paper["tables"], paper["method"]) == ("cifar100", [2], "kd")
-    assert paper["accuracies"]["teacher"] == 0.7622
-    assert paper["accuracies"]["ackd"] == 0.7529
-    assert list(paper["accuracies"])[:3] == ["teacher", "scratch", "at"]
-    (table,) = page.tables["paper"]
-    assert table[0] == ["method", "paper", "this run", "difference, points"]
-    assert ["teacher", "76.22 %", "98.89 %", "+22.67"] in table
-    assert ["KD, this run", "73.54 %", "97.50 %", "+23.96"] in table
-    assert ["ACKD", "75.29 %", "—", "—"] in table
-    assert len(table) == 1 + 12
-
-
-def test_what_cannot_be_compared_is_said(pair):
-    content = PAIR | {"distill": {"ackd": {"objective": "diversity"}}}
-    _, page = made(Params.model_validate(content))
-    text = page.text["paper"]
-    assert "From Table 2 of the paper. This run is not comparable with it: " in text
-    for reason in (
-        "distill.epochs is 15 instead of 200",
-        "teacher.batch_size is 64 instead of 128",
-        "24 train images instead of 50,000",
-        "24 test images instead of 10,000",
-        "distill.ackd.objective is diversity instead of minimax",
-    ):
-        assert reason in text
-
-
-def test_a_run_by_the_papers_recipe_is_comparable(pair):
-    def whole(content):
-        for split, images in (("train", 50_000), ("test", 10_000)):
-            content["splits"][split]["count"] = images
-
-    change("reports/data.json", whole)
-    content = PAIR | {"teacher": RECIPE, "distill": RECIPE}
-    summary, page = made(Params.model_validate(content))
-    assert summary["paper"]["differs"] == []
-    assert "This run was trained as the paper says" in page.text["paper"]
-
-
-def test_a_pair_that_the_paper_lacks_is_said_to_be_missing(pair):
-    change("reports/distill/metrics.json", lambda m: m.update(network="resnet8"))
-    summary, page = made(Params.model_validate(PAIR))
-    assert summary["paper"]["accuracies"] == {}
-    assert "paper" not in page.order
-    reason = "the paper has none for wrn_40_2 and resnet8 on cifar100"
-    assert {"what": "the paper's figures", "reason": reason} in summary["skipped"]
 
 
 @pytest.mark.parametrize(
@@ -562,89 +344,6 @@ def test_what_is_missing_or_damaged_is_named_and_nothing_is_written(chain, path,
     assert not SUMMARY.exists()
 
 
-def test_every_chart_says_how_to_read_it(chain):
-    made()
-    html = PAGE.read_text(encoding="utf-8")
-    for figure in re.findall(r"<figure>.*?</figure>", html, re.S):
-        title = re.search(r"<h3>(.*?)</h3>", figure)[1]
-        said = re.search(r"<figcaption>([^<]+\.)</figcaption>", figure)
-        # One sentence stands for all charts of these two sections.
-        assert said or "thread" in title or title.startswith("Test accuracy and latency"), title
-        assert len(re.search(r'aria-label="([^"]+)"', figure)[1]) > 20
-
-
-def history(**columns: list[float]) -> dict[str, list[float]]:
-    names = {"d": "discriminator_accuracy", "a": "attention/D3B1", "b": "attention/D2B2"}
-    epochs = [float(n) for n in range(1, 1 + max([len(v) for v in columns.values()], default=0))]
-    return {"epoch": epochs} | {names[key]: values for key, values in columns.items()}
-
-
-@pytest.mark.parametrize(
-    ("columns", "expected"),
-    [
-        ({}, []),
-        ({"d": [0.5] * 9 + [0.7] * 2}, []),
-        ({"d": [0.9] * 8 + [0.51, 0.49]}, ["pinned at 50 % in each of the last 2 epochs"]),
-        ({"d": [0.7] * 8 + [0.99, 1.0]}, ["pinned at 100 % in each of the last 2 epochs"]),
-        ({"d": [0.7] * 8 + [0.5, 0.99]}, []),
-        ({"d": [0.985]}, ["pinned at 100 % in the last epoch"]),
-        ({"a": [0.5, 0.9], "b": [0.5, 0.1]}, ["collapsed on D3B1, with 90.00 % of the weight"]),
-        ({"a": [0.99, 0.8], "b": [0.01, 0.2]}, []),
-        ({"a": [1.0]}, []),  # a learner alone has all of it
-    ],
-)
-def test_warns_where_learners_or_discriminators_no_longer_work(columns, expected):
-    found = learners.warnings(history(**columns))
-    assert len(found) == len(expected)
-    for sentence, part in zip(found, expected, strict=True):
-        assert part in sentence
-
-
-def test_warnings_stand_in_the_summary_and_above_the_charts(chain):
-    summary, page = made()
-    assert summary["warnings"] == []
-    assert "Warning" not in page.text["learners"]
-    path = Path("reports/distill/history.csv")
-    rows = [line.split(",") for line in path.read_text().splitlines()]
-    column = rows[0].index("attention/D3B1")
-    for row in rows[1:]:
-        row[column] = "0.97"
-    path.write_text("".join(",".join(row) + "\n" for row in rows))
-    summary, page = made()
-    (sentence,) = summary["warnings"]
-    assert "collapsed on D3B1, with 97.00 %" in sentence
-    assert sentence in page.text["learners"]
-
-
-def test_attention_by_class_shows_the_extremes(chain):
-    chain_files.write_class_figures(100)
-    _, page = made()
-    table = page.tables["learners"][2]
-    shown = [int(row[0].removeprefix("class ")) for row in table[1:]]
-    assert sorted(shown) == [*range(10), *range(90, 100)]
-    assert ["class 99", "64.9 %", "35.1 %"] in table
-    assert "Attention by class (20 of 100, those farthest" in page.text["learners"]
-    assert 'style="--heat: 100%">64.9 %</td>' in PAGE.read_text()
-
-
-@pytest.mark.parametrize("weights", [{"a": [0.5, 0.5], "b": [0.5, 0.5]}, {"a": [1.0, 1.0]}, {}])
-def test_attention_that_is_the_same_everywhere_is_left_out(weights):
-    classes = [
-        {"class": str(n), "images": 3} | {f"attention/{name}": w[n] for name, w in weights.items()}
-        for n in range(2)
-    ]
-    assert learners.attention_by_class(classes) is None
-
-
-def test_classes_without_test_images_are_left_out():
-    classes = [
-        {"class": "a", "images": 0, "attention/x": None, "attention/y": None},
-        {"class": "b", "images": 2, "attention/x": 0.4, "attention/y": 0.6},
-        {"class": "c", "images": 2, "attention/x": 0.6, "attention/y": 0.4},
-    ]
-    assert [row[0] for row in learners.attention_by_class(classes).rows] == ["c", "b"]
-
-
 def test_calibration_of_networks_and_exports(chain):
     summary, page = made()
     assert summary["calibration_error"] == {"teacher": 0.01, "proxy": 0.01, "student": 0.02}
@@ -654,103 +353,6 @@ def test_calibration_of_networks_and_exports(chain):
     change("reports/proxy/metrics.json", lambda m: m.update(method="eskd"))
     _, page = made()
     assert page.tables["calibration"][0][2] == ["proxy", "1.00 %"]
-
-
-def test_a_reliability_diagram_is_drawn_at_its_values():
-    bins = [charts.Bin(0.5, 0.2, 0.6), charts.Bin(0.3, 0.4, 0.4), charts.Bin(0.2, 0.8, 0.0)]
-    svg = charts.reliability("name", {"a": bins}, "one").svg
-    marks = re.findall(
-        r'<use href="#name-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series-1', svg
-    )
-    x, y = np.array(marks, dtype=float).T
-    assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(1 / 3, abs=1e-3)
-    assert (y[1] - y[0]) / (y[2] - y[0]) == pytest.approx(1 / 3, abs=1e-3)
-
-
-def test_the_student_is_compared_with_the_teacher_class_by_class(chain):
-    _, page = made()
-    (table,) = page.tables["classes"]
-    assert table[1] == ["red", "90", "99.00 %", "90.00 %", "−9.00"]
-    assert table[-1] == ["a <b> & $c$", "90", "99.00 %", "96.00 %", "−3.00"]
-    assert "analyze.baseline" in page.text["classes"]
-
-
-@pytest.mark.parametrize("paired", [True, False])
-def test_gains_over_a_baseline_show_the_largest_and_the_smallest(chain, paired):
-    def against(content):
-        content["baseline"] = {"path": "kd.csv", "paired": paired}
-        content["baseline"] |= {"gain": 0.0123, "low": -0.002, "high": 0.031}
-
-    change("reports/analysis.json", against)
-    chain_files.write_class_figures(100, gains=True)
-    summary, page = made()
-    assert summary["baseline"]["gain"] == 0.0123
-    reading = page.text["classes"]
-    assert "Against kd.csv the student gains +1.23 points in the mean over the" in reading
-    assert f"interval −0.20 to +3.10; {'paired on' if paired else 'not paired'}" in reading
-    html = PAGE.read_text()
-    (label,) = re.findall(r'aria-label="(Gain over kd.csv[^"]+)"', html)
-    assert "class 99 +5.00 (+3.00 to +7.00)" in label
-    assert "class 0 −5.00 (−7.00 to −3.00)" in label
-    assert "class 50" not in label
-    assert label.count("class ") == 20
-
-
-def test_a_gain_is_drawn_with_its_interval_the_first_at_the_top():
-    rows = [
-        ("best", Gain(0.1, 0.05, 0.2)),
-        ("none", Gain(0, -0.1, 0.1)),
-        ("worst", Gain(-0.1, -0.2, -0.05)),
-    ]
-    svg = charts.differences("name", rows, "three").svg
-    (best, worst) = (points_of(svg, n) for n in (1, 2))
-    assert best[0, 1] == best[1, 1] < worst[0, 1]
-    scale = (best[1, 0] - best[0, 0]) / 15
-    assert (worst[1, 0] - worst[0, 0]) / scale == pytest.approx(15, rel=1e-3)
-    assert (best[0, 0] - worst[0, 0]) / scale == pytest.approx(25, rel=1e-3)
-
-
-def points_of(svg: str, series: int) -> np.ndarray:
-    """The vertices of a series' line in the coordinates of the drawing."""
-    path = re.search(rf'<path d="([^"]+)"[^>]*stroke: var\(--series-{series}\)', svg, re.S)
-    return np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1]), dtype=float)
-
-
-def test_a_curve_is_drawn_at_its_values():
-    chart = charts.lines(
-        "name", {"a": ([1, 2, 3], [0.0, 4.0, 1.0])}, y_label="loss", describes="a curve"
-    )
-    x, y = points_of(chart.svg, 1).T
-    np.testing.assert_allclose(np.diff(x)[1:], np.diff(x)[0], rtol=1e-4)
-    np.testing.assert_allclose((y[0] - y) / (y[0] - y[1]), [0, 1, 0.25], atol=1e-4)
-    assert chart.legend == [("a", "var(--series-1)", False)]
-
-
-def test_a_distribution_shows_every_quantile_and_the_extremes():
-    times = np.random.default_rng(0).lognormal(size=5000)
-    chart = charts.distributions("name", {"a": list(times)}, "a distribution")
-    x, y = points_of(chart.svg, 1).T
-    share = (y[0] - y) / (y[0] - y[-1])
-    # x is logarithmic: scaled to the known minimum and maximum it must give the median.
-    scale = np.log(times.max() / times.min()) / (x[-1] - x[0])
-    median = times.min() * np.exp((np.interp(0.5, share, x) - x[0]) * scale)
-    assert median == pytest.approx(np.median(times), rel=0.01)
-
-
-def test_labels_of_equal_points_do_not_overlap():
-    same = [charts.Point(f"export {n}", n, 1.0, 1.1, 0.9, False) for n in range(4)]
-    svg = charts.accuracy_against_latency("name", same, 0.9, "four").svg
-    found = re.findall(r"""<text[^>]*? y="([\d.]+)"[^>]*>export \d</text>""", svg)
-    heights = [float(height) for height in found]
-    assert len(heights) == 4
-    assert min(np.diff(sorted(heights))) >= 10
-
-
-def test_more_series_than_colours_are_told_apart_by_dashes():
-    many = {str(n): ([1, 2], [n, n]) for n in range(8)}
-    legend = charts.lines("name", many, y_label="y", describes="many").legend
-    assert len(legend) == 8
-    assert len({(colour, dashed) for _, colour, dashed in legend}) == 8
 
 
 def test_figures_as_text():
@@ -770,17 +372,6 @@ def test_figures_as_text():
     ]
     assert millions(40813184) == "40.8 M"
     assert ratio(272474, 78042) == "3.49×"
-
-
-def test_a_precision_has_one_colour_in_every_chart(chain):
-    change("reports/latency.json", lambda c: c["results"].pop(0))  # fp32 at one thread
-    change("artifacts/latency/samples.json", lambda s: s.update({"local:|onnxruntime|fp32|1": []}))
-    made()
-    scatter, *_, one, _two = re.findall(r"<svg.*?</svg>", PAGE.read_text(), re.S)
-    assert "--series-1" not in scatter
-    assert "--series-1" not in one
-    for drawing in (scatter, one):
-        assert {f"--series-{n}" for n in (2, 3, 4)} <= set(re.findall(r"--series-\d", drawing))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

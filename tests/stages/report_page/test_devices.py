@@ -9,9 +9,7 @@ from typing import Any
 
 from stages.files import write_json
 from tests.stages.chain_files import PRECISIONS
-from tests.stages.test_report import PAGE, chain, change, finished, made
-
-__all__ = ["chain", "finished"]
+from tests.stages.html_page import PAGE, change, made
 
 BOARD = "ssh://pi@<board>/srv"
 

@@ -11,7 +11,7 @@ import pytest
 from stages import report
 from stages.params import Params
 from tests.stages import chain_files
-from tests.stages.test_report import Page, change
+from tests.stages.html_page import Page, change
 
 LITERT = Path("reports/litert.json")
 TIMES = {"init_ms": 3.0, "first_ms": 0.4, "n": 3000, "min_ms": 0.1, "mean_ms": 0.16, "cv": 0.05}

@@ -10,6 +10,7 @@ import pytest
 
 from stages.params import Params, read_yaml
 from stages.report_page.paper import method_of, title
+from tests.stages.html_page import change, made
 
 ROOT = Path(__file__).parents[3]
 TABLES = {n: read_yaml(ROOT / f"docs/paper/table{n}.yaml") for n in range(1, 8)}
@@ -109,3 +110,79 @@ def test_titles() -> None:
         "ACKD, D3B1 and D2B2",
         "student alone",
     ]
+
+
+PAIR = {
+    "report": {"paper": "cifar100"},
+    "teacher": {"network": "wrn_40_2"},
+    "distill": {"network": "wrn_40_1"},
+}
+
+
+RECIPE = {"epochs": 200, "batch_size": 128, "schedule": "multi_step", "milestones": [100, 150]}
+
+
+@pytest.fixture
+def pair(chain):
+    """A chain of one of the paper's pairs, and the paper's figures."""
+    Path("docs").mkdir()
+    Path("docs/paper").symlink_to(ROOT / "docs/paper")
+    change("reports/teacher/metrics.json", lambda m: m.update(network="wrn_40_2"))
+    change("reports/distill/metrics.json", lambda m: m.update(network="wrn_40_1"))
+
+
+def test_without_the_papers_pair_there_are_no_figures_of_it(chain):
+    summary, page = made()
+    assert summary["paper"] is None
+    assert "paper" not in page.order
+
+
+def test_the_papers_figures_stand_beside_ours(pair):
+    summary, page = made(Params.model_validate(PAIR | {"distill": {"method": "kd"}}))
+    paper = summary["paper"]
+    assert (paper["data"], paper["tables"], paper["method"]) == ("cifar100", [2], "kd")
+    assert paper["accuracies"]["teacher"] == 0.7622
+    assert paper["accuracies"]["ackd"] == 0.7529
+    assert list(paper["accuracies"])[:3] == ["teacher", "scratch", "at"]
+    (table,) = page.tables["paper"]
+    assert table[0] == ["method", "paper", "this run", "difference, points"]
+    assert ["teacher", "76.22 %", "98.89 %", "+22.67"] in table
+    assert ["KD, this run", "73.54 %", "97.50 %", "+23.96"] in table
+    assert ["ACKD", "75.29 %", "—", "—"] in table
+    assert len(table) == 1 + 12
+
+
+def test_what_cannot_be_compared_is_said(pair):
+    content = PAIR | {"distill": {"ackd": {"objective": "diversity"}}}
+    _, page = made(Params.model_validate(content))
+    text = page.text["paper"]
+    assert "From Table 2 of the paper. This run is not comparable with it: " in text
+    for reason in (
+        "distill.epochs is 15 instead of 200",
+        "teacher.batch_size is 64 instead of 128",
+        "24 train images instead of 50,000",
+        "24 test images instead of 10,000",
+        "distill.ackd.objective is diversity instead of minimax",
+    ):
+        assert reason in text
+
+
+def test_a_run_by_the_papers_recipe_is_comparable(pair):
+    def whole(content):
+        for split, images in (("train", 50_000), ("test", 10_000)):
+            content["splits"][split]["count"] = images
+
+    change("reports/data.json", whole)
+    content = PAIR | {"teacher": RECIPE, "distill": RECIPE}
+    summary, page = made(Params.model_validate(content))
+    assert summary["paper"]["differs"] == []
+    assert "This run was trained as the paper says" in page.text["paper"]
+
+
+def test_a_pair_that_the_paper_lacks_is_said_to_be_missing(pair):
+    change("reports/distill/metrics.json", lambda m: m.update(network="resnet8"))
+    summary, page = made(Params.model_validate(PAIR))
+    assert summary["paper"]["accuracies"] == {}
+    assert "paper" not in page.order
+    reason = "the paper has none for wrn_40_2 and resnet8 on cifar100"
+    assert {"what": "the paper's figures", "reason": reason} in summary["skipped"]

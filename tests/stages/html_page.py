@@ -1,0 +1,88 @@
+"""The report as a browser would see it."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from stages import report
+from stages.params import Params
+
+PAGE, SUMMARY = Path("reports/index.html"), Path("reports/summary.json")
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: texts by section, tables as lists, and every reference."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.section = ""
+        self.order: list[str] = []
+        self.text: dict[str, str] = {"": ""}
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.images: list[str] = []
+        self.style = ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = attributes["id"]
+            self.order.append(self.section)
+            self.text[self.section] = ""
+        elif tag == "table":
+            self.tables.setdefault(self.section, []).append([])
+        elif tag == "tr":
+            self.tables[self.section][-1].append([])
+        elif tag in {"td", "th"}:
+            self.tables[self.section][-1][-1].append("")
+        elif tag == "img":
+            self.images.append(attributes["src"])
+            assert attributes["alt"]
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        for name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
+            if name in attributes:
+                self.references.append(attributes[name])
+        self.references += re.findall(
+            r"url\(([^)]*)\)", " ".join(filter(None, attributes.values()))
+        )
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag == "section":
+            self.section = ""
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            self.style += data
+            return
+        self.text[self.section] += data
+        if {"td", "th"} & set(self.open):
+            self.tables[self.section][-1][-1][-1] += data
+
+
+def made(params: Params | None = None) -> tuple[dict, Page]:
+    report.main(params or Params())
+    return json.loads(SUMMARY.read_text()), Page(PAGE.read_text(encoding="utf-8"))
+
+
+def change(path: str, edit) -> None:
+    content = json.loads(Path(path).read_text())
+    edit(content)
+    Path(path).write_text(json.dumps(content))

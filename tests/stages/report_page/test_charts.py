@@ -1,0 +1,117 @@
+"""Charts: each point where its value is, and no colour of their own."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from stages.analysis.intervals import Gain
+from stages.report_page import charts
+from tests.stages.html_page import PAGE, change, made
+
+
+def test_the_charts_have_no_colour_and_no_font_of_their_own(chain):
+    made()
+    html = PAGE.read_text(encoding="utf-8")
+    drawings = re.findall(r"<svg.*?</svg>", html, re.S)
+    assert len(drawings) == 1 + 3 + 4 + 1 + 2
+    for drawing in drawings:
+        assert not re.search(r"(?:fill|stroke): ?#|rgb\(|font-family|font:", drawing)
+    used = set(re.findall(r"var\((--[\w-]+)\)", html))
+    style = html.split("<style>")[1].split("</style>")[0]
+    dark = style.split("prefers-color-scheme: dark")[1].split("\n}")[0]
+    light = style.split("@media")[0]
+    assert used - {"--colour"} <= set(re.findall(r"(--[\w-]+):", light))
+    assert set(re.findall(r"(--[\w-]+):", light)) == set(re.findall(r"(--[\w-]+):", dark))
+
+
+def test_every_chart_says_how_to_read_it(chain):
+    made()
+    html = PAGE.read_text(encoding="utf-8")
+    for figure in re.findall(r"<figure>.*?</figure>", html, re.S):
+        title = re.search(r"<h3>(.*?)</h3>", figure)[1]
+        said = re.search(r"<figcaption>([^<]+\.)</figcaption>", figure)
+        # One sentence stands for all charts of these two sections.
+        assert said or "thread" in title or title.startswith("Test accuracy and latency"), title
+        assert len(re.search(r'aria-label="([^"]+)"', figure)[1]) > 20
+
+
+def test_a_reliability_diagram_is_drawn_at_its_values():
+    bins = [charts.Bin(0.5, 0.2, 0.6), charts.Bin(0.3, 0.4, 0.4), charts.Bin(0.2, 0.8, 0.0)]
+    svg = charts.reliability("name", {"a": bins}, "one").svg
+    marks = re.findall(
+        r'<use href="#name-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series-1', svg
+    )
+    x, y = np.array(marks, dtype=float).T
+    assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(1 / 3, abs=1e-3)
+    assert (y[1] - y[0]) / (y[2] - y[0]) == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_a_gain_is_drawn_with_its_interval_the_first_at_the_top():
+    rows = [
+        ("best", Gain(0.1, 0.05, 0.2)),
+        ("none", Gain(0, -0.1, 0.1)),
+        ("worst", Gain(-0.1, -0.2, -0.05)),
+    ]
+    svg = charts.differences("name", rows, "three").svg
+    (best, worst) = (points_of(svg, n) for n in (1, 2))
+    assert best[0, 1] == best[1, 1] < worst[0, 1]
+    scale = (best[1, 0] - best[0, 0]) / 15
+    assert (worst[1, 0] - worst[0, 0]) / scale == pytest.approx(15, rel=1e-3)
+    assert (best[0, 0] - worst[0, 0]) / scale == pytest.approx(25, rel=1e-3)
+
+
+def points_of(svg: str, series: int) -> np.ndarray:
+    """The vertices of a series' line in the coordinates of the drawing."""
+    path = re.search(rf'<path d="([^"]+)"[^>]*stroke: var\(--series-{series}\)', svg, re.S)
+    return np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1]), dtype=float)
+
+
+def test_a_curve_is_drawn_at_its_values():
+    chart = charts.lines(
+        "name", {"a": ([1, 2, 3], [0.0, 4.0, 1.0])}, y_label="loss", describes="a curve"
+    )
+    x, y = points_of(chart.svg, 1).T
+    np.testing.assert_allclose(np.diff(x)[1:], np.diff(x)[0], rtol=1e-4)
+    np.testing.assert_allclose((y[0] - y) / (y[0] - y[1]), [0, 1, 0.25], atol=1e-4)
+    assert chart.legend == [("a", "var(--series-1)", False)]
+
+
+def test_a_distribution_shows_every_quantile_and_the_extremes():
+    times = np.random.default_rng(0).lognormal(size=5000)
+    chart = charts.distributions("name", {"a": list(times)}, "a distribution")
+    x, y = points_of(chart.svg, 1).T
+    share = (y[0] - y) / (y[0] - y[-1])
+    # x is logarithmic: scaled to the known minimum and maximum it must give the median.
+    scale = np.log(times.max() / times.min()) / (x[-1] - x[0])
+    median = times.min() * np.exp((np.interp(0.5, share, x) - x[0]) * scale)
+    assert median == pytest.approx(np.median(times), rel=0.01)
+
+
+def test_labels_of_equal_points_do_not_overlap():
+    same = [charts.Point(f"export {n}", n, 1.0, 1.1, 0.9, False) for n in range(4)]
+    svg = charts.accuracy_against_latency("name", same, 0.9, "four").svg
+    found = re.findall(r"""<text[^>]*? y="([\d.]+)"[^>]*>export \d</text>""", svg)
+    heights = [float(height) for height in found]
+    assert len(heights) == 4
+    assert min(np.diff(sorted(heights))) >= 10
+
+
+def test_more_series_than_colours_are_told_apart_by_dashes():
+    many = {str(n): ([1, 2], [n, n]) for n in range(8)}
+    legend = charts.lines("name", many, y_label="y", describes="many").legend
+    assert len(legend) == 8
+    assert len({(colour, dashed) for _, colour, dashed in legend}) == 8
+
+
+def test_a_precision_has_one_colour_in_every_chart(chain):
+    change("reports/latency.json", lambda c: c["results"].pop(0))  # fp32 at one thread
+    change("artifacts/latency/samples.json", lambda s: s.update({"local:|onnxruntime|fp32|1": []}))
+    made()
+    scatter, *_, one, _two = re.findall(r"<svg.*?</svg>", PAGE.read_text(), re.S)
+    assert "--series-1" not in scatter
+    assert "--series-1" not in one
+    for drawing in (scatter, one):
+        assert {f"--series-{n}" for n in (2, 3, 4)} <= set(re.findall(r"--series-\d", drawing))
