@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("ackd", "adb", "dvc", "npm", "openssl", "pip", "python", "realpath", "ssh", "torchrun")
+_CODE = ("models", "pipeline", "presets", "stages", "params.yaml")
 _INLINE = re.compile(rf"`((?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)})[\w-]* [^`]+)`")
+
+_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+_LONGEST = 500.0  # seconds, on a machine that has other work to do
 
 
 @pytest.fixture
@@ -37,8 +44,17 @@ def write_program(path: Path, lines: str) -> Path:
 
 
 def blocks(page: str, section: str) -> list[str]:
-    """The indented lines of a section, those that follow each other together."""
-    [part] = [part for title, part in _sections(page) if title.startswith(section)]
+    """The indented lines of a section, those that follow each other together.
+
+    Args:
+        page: of docs.
+        section: how its title begins; "" is what stands before the first.
+    """
+    [part] = [
+        part
+        for title, part in _sections(page)
+        if (title.startswith(section) if section else not title)
+    ]
     return _indented(part)
 
 
@@ -65,11 +81,54 @@ def type_in(folder: Path, lines: str, *replaced: tuple[str, str]) -> str:
     return done.stdout
 
 
+def type_at_terminal(folder: Path, lines: str, *answers: tuple[str, str]) -> str:
+    """What a terminal shows; each answer is given as soon as its question stands there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TERMINAL, "bash", "-e", "-c", lines],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    killer = threading.Timer(_LONGEST, process.kill)
+    killer.start()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        shown, waiting = "", list(answers)
+        while part := os.read(process.stdout.fileno(), 4096):
+            shown += part.decode(errors="replace")
+            if waiting and waiting[0][0] in shown:
+                process.stdin.write(f"{waiting.pop(0)[1]}\n".encode())
+                process.stdin.flush()
+        assert process.wait() == 0, f"{lines}\n{shown}"
+        assert not waiting, f"never asked: {waiting}\n{shown}"
+        return shown
+    finally:
+        killer.cancel()
+        process.kill()
+        process.communicate()
+
+
 def replace(lines: str, *replaced: tuple[str, str]) -> str:
     for word, by in replaced:
         assert word in lines, f"{word} does not occur in {lines}"
         lines = lines.replace(word, by)
     return lines
+
+
+def make_project(folder: Path, *stages: str) -> Path:
+    """A repository with this project's code, its parameters, and these stages of its chain."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *_CODE]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    yaml = YAML()
+    chain = yaml.load(ROOT / "dvc.yaml")
+    yaml.dump({"stages": {name: chain["stages"][name] for name in stages}}, folder / "dvc.yaml")
+    for command in (["git", "init"], [sys.executable, "-m", "dvc", "init"]):
+        subprocess.run([*command, "--quiet"], cwd=folder, check=True)
+    return folder
 
 
 def _text(page: str) -> str:
