@@ -5,10 +5,12 @@ The real client reaches it through a server of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,24 @@ def phone(adb_server: None, tmp_path: Path) -> Iterator[Phone]:
     made.attach()
     yield made
     made.unplug()
+
+
+@contextlib.contextmanager
+def whoever_opens(phone: Phone, act: Callable[[str], None]) -> Iterator[None]:
+    """Have ``act`` do what the phone's browser does with the address that it is given."""
+    given_up = threading.Event()
+    opened = phone.state_folder / "opened"
+
+    def wait() -> None:
+        while not given_up.wait(0.05):
+            if opened.exists():
+                act(opened.read_text())
+                return
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        given_up.set()
+        thread.join()

@@ -72,17 +72,25 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(folder: Path, port: int | None = None) -> Iterator[Sshd]:
-    """A server whose keys are in ``folder``; they are made where there are none."""
+def running(folder: Path, port: int | None = None, home: Path | None = None) -> Iterator[Sshd]:
+    """A server whose keys are in ``folder``; they are made where there are none.
+
+    Args:
+        folder: of its keys and of the client's files.
+        port: None takes a free one.
+        home: where sessions begin in place of the user's own, with the keys that it lets in, and
+            with this Python as ``python3``.
+    """
     assert SSHD is not None
     port = port or free_port()
     for name in ("host_key", "user_key"):
         if not (folder / name).exists():
             make_key(folder / name)
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+    also = "" if home is None else f" {home}/.ssh/authorized_keys"
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
-        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys{also}\nStrictModes no\nUsePAM no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
         "MaxStartups 100\nSubsystem sftp internal-sftp\n"
     )
@@ -90,6 +98,16 @@ def running(folder: Path, port: int | None = None) -> Iterator[Sshd]:
         f"Host *\n  IdentityFile {folder}/user_key\n  IdentitiesOnly yes\n  IdentityAgent none\n"
         f"  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
     )
+    if home is not None:
+        programs = Path(sys.executable).parent
+        session = folder / "session"
+        session.write_text(
+            f'#!/bin/sh\nexport HOME="{home}" PATH="{programs}:$PATH"\ncd\n'
+            'exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+        )
+        session.chmod(0o755)
+        with (folder / "sshd_config").open("a") as config:
+            config.write(f"ForceCommand {session}\n")
     if os.getuid() == 0:  # sshd gives privileges up in it
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     with (folder / "log").open("ab") as log:

@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.bundles import make_bundle, pack
-from tests.pipeline.conftest import ROOT
+from tests.pages import ROOT, blocks, programs, type_in
 from tests.sharing import clone, commit, dvc, git, invoke, made_project, project
 
-__all__ = ["made_project", "project"]
+__all__ = ["made_project", "programs", "project"]
 
 
-@pytest.fixture(autouse=True)
-def _programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``ackd`` and ``dvc`` as a shell finds them, of this code."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name, module in (("ackd", "pipeline.cli"), ("dvc", "dvc")):
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
-        (programs / name).chmod(stat.S_IRWXU)
-    path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
-    monkeypatch.setenv("PATH", os.pathsep.join(path))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def blocks(page: str, section: str) -> list[str]:
-    """The indented lines of a section, those that follow each other together."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    [part] = [part for part in text.split("\n## ") if part.startswith(section)]
-    found: list[list[str]] = [[]]
-    for line in part.splitlines():
-        if line.startswith("    "):
-            found[-1].append(line.strip())
-        elif found[-1]:
-            found.append([])
-    return ["\n".join(lines) for lines in found if lines]
-
-
-def type_in(folder: Path, lines: str, *replaced: tuple[str, str]) -> str:
-    for word, by in replaced:
-        assert word in lines, f"{word} does not occur in {lines}"
-        lines = lines.replace(word, by)
-    done = subprocess.run(
-        ["bash", "-e", "-c", lines], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{lines}\n{done.stdout}{done.stderr}"
-    return done.stdout
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 def test_how_to_share(project: Path) -> None:

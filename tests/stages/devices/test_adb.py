@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import shutil
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from stages.devices.urls import open_device
 from tests.adb_device import LOOPBACK
 from tests.bundles import flip_byte
 from tests.chromium import CHROMIUM, opened_page
-from tests.phone import THERMAL, Phone, adb_server, needs_adb, phone
+from tests.phone import THERMAL, Phone, adb_server, needs_adb, phone, whoever_opens
 from tests.stages.devices.browser.conftest import QUICK, make_browser
 from tests.stages.devices.conftest import PROFILE
 from tests.stages.test_profile_latency import FIELDS
@@ -52,27 +50,6 @@ def no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     web_runtime.folder().mkdir(parents=True)
     for name in web_runtime.FILES:
         (web_runtime.folder() / f"{name}.gz").write_bytes(gzip.compress(name.encode()))
-
-
-@contextlib.contextmanager
-def whoever_opens(phone: Phone, act: Callable[[str], None]) -> Iterator[None]:
-    """Have ``act`` do what the phone's browser does with the address that it is given."""
-    given_up = threading.Event()
-    opened = phone.state_folder / "opened"
-
-    def wait() -> None:
-        while not given_up.wait(0.05):
-            if opened.exists():
-                act(opened.read_text())
-                return
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    try:
-        yield
-    finally:
-        given_up.set()
-        thread.join()
 
 
 def begin(address: str) -> None:

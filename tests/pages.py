@@ -1,0 +1,151 @@
+"""What pages of docs tell to type, and a shell to type it in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("ackd", "adb", "dvc", "npm", "openssl", "pip", "python", "realpath", "ssh", "torchrun")
+_CODE = ("models", "pipeline", "presets", "stages", "params.yaml")
+_INLINE = re.compile(rf"`((?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)})[\w-]* [^`]+)`")
+
+_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+_LONGEST = 500.0  # seconds, on a machine that has other work to do
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ``ackd`` and ``dvc`` as a shell finds them, of this code; first in PATH."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name, module in (("ackd", "pipeline.cli"), ("dvc", "dvc")):
+        write_program(folder / name, f'exec "{sys.executable}" -m {module} "$@"')
+    path = [str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return folder
+
+
+def write_program(path: Path, lines: str) -> Path:
+    """A shell script that can be called."""
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(stat.S_IRWXU)
+    return path
+
+
+def blocks(page: str, section: str) -> list[str]:
+    """The indented lines of a section, those that follow each other together.
+
+    Args:
+        page: of docs.
+        section: how its title begins; "" is what stands before the first.
+    """
+    [part] = [
+        part
+        for title, part in _sections(page)
+        if (title.startswith(section) if section else not title)
+    ]
+    return _indented(part)
+
+
+def sections(page: str) -> list[str]:
+    """The titles of all sections with indented lines; "" is what stands before the first."""
+    return [title for title, part in _sections(page) if _indented(part)]
+
+
+def inline(page: str) -> list[str]:
+    """The commands within sentences, sorted; a program's name alone is none."""
+    return sorted(set(_INLINE.findall(_text(page))))
+
+
+def type_in(folder: Path, lines: str, *replaced: tuple[str, str]) -> str:
+    """What the lines print, typed in the folder; each word to replace must occur."""
+    done = subprocess.run(
+        ["bash", "-e", "-c", replace(lines, *replaced)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{lines}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def type_at_terminal(folder: Path, lines: str, *answers: tuple[str, str]) -> str:
+    """What a terminal shows; each answer is given as soon as its question stands there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TERMINAL, "bash", "-e", "-c", lines],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    killer = threading.Timer(_LONGEST, process.kill)
+    killer.start()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        shown, waiting = "", list(answers)
+        while part := os.read(process.stdout.fileno(), 4096):
+            shown += part.decode(errors="replace")
+            if waiting and waiting[0][0] in shown:
+                process.stdin.write(f"{waiting.pop(0)[1]}\n".encode())
+                process.stdin.flush()
+        assert process.wait() == 0, f"{lines}\n{shown}"
+        assert not waiting, f"never asked: {waiting}\n{shown}"
+        return shown
+    finally:
+        killer.cancel()
+        process.kill()
+        process.communicate()
+
+
+def replace(lines: str, *replaced: tuple[str, str]) -> str:
+    for word, by in replaced:
+        assert word in lines, f"{word} does not occur in {lines}"
+        lines = lines.replace(word, by)
+    return lines
+
+
+def make_project(folder: Path, *stages: str) -> Path:
+    """A repository with this project's code, its parameters, and these stages of its chain."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *_CODE]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    yaml = YAML()
+    chain = yaml.load(ROOT / "dvc.yaml")
+    yaml.dump({"stages": {name: chain["stages"][name] for name in stages}}, folder / "dvc.yaml")
+    for command in (["git", "init"], [sys.executable, "-m", "dvc", "init"]):
+        subprocess.run([*command, "--quiet"], cwd=folder, check=True)
+    return folder
+
+
+def _text(page: str) -> str:
+    return (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+def _sections(page: str) -> list[tuple[str, str]]:
+    """Titles and all that is below them."""
+    first, *rest = _text(page).split("\n## ")
+    return [("", first), *((part.partition("\n")[0], part) for part in rest)]
+
+
+def _indented(text: str) -> list[str]:
+    found: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("    "):
+            found[-1].append(line.removeprefix("    "))
+        elif found[-1]:
+            found.append([])
+    return ["\n".join(lines) for lines in found if lines]

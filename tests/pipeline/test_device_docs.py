@@ -1,0 +1,348 @@
+"""What the pages on a board and on a phone tell to type does what they say.
+
+The board is a real sshd, the phone a stand-in that the real adb reaches.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from models.errors import InputError
+from pipeline.deploy import deploy
+from stages import gate, report
+from stages.devices.base import Opening
+from stages.devices.browser import network, web_runtime
+from stages.devices.host import RUNNER
+from stages.devices.urls import open_device, parse_url
+from stages.params import Profile, load_params
+from tests.adb_device import LOOPBACK
+from tests.bundles import make_bundle, pack
+from tests.chromium import CHROMIUM, opened_page
+from tests.pages import (
+    ROOT,
+    blocks,
+    inline,
+    make_project,
+    programs,
+    replace,
+    sections,
+    type_at_terminal,
+    type_in,
+    write_program,
+)
+from tests.phone import Phone, adb_server, needs_adb, phone, whoever_opens
+from tests.sshd import Sshd, make_key, needs_sshd, running
+from tests.stages import chain_files
+
+__all__ = ["adb_server", "phone", "programs"]
+
+BOARD, PHONE = "how-to-own-device.md", "how-to-phone.md"
+QUICK = {
+    "threads": [1],
+    "warmup_runs": 1,
+    "warmup_seconds": 0.0,
+    "min_runs": 5,
+    "min_seconds": 0.0,
+    "max_runs": 5,
+}
+# Commands within sentences, and the tests that run them where it is not done here.
+ELSEWHERE = {
+    "ackd probe --install-from": "test_probe.py",
+    "npm pack": "test_web_runtime.py",
+    "adb devices": "test_adb.py",
+    "adb reverse": "test_adb.py",
+}
+PROBES = ["ackd probe", "ackd probe --lan", "ackd probe --lan --https"]
+FORCED = "dvc repro --force --single-item profile_latency"
+
+# A password, as its owner would type it where ssh may ask: here a key that ssh is given then.
+SSH = """\
+case "$*" in *BatchMode=yes* | *"-i "*) exec {ssh} -F {folder}/ssh_config "$@" ;; esac
+exec {ssh} -F {folder}/ssh_config -i {folder}/user_key "$@"
+"""
+# A native runner for the phone: it keeps its arguments, and answers what it is told to.
+BENCH = """\
+echo "$@" >> {folder}/arguments
+cat {folder}/answer
+"""
+ANSWER = {
+    "runtime": "bench",
+    "version": "1",
+    "provider": "cpu",
+    "threads": 1,
+    "init_ms": 1,
+    "first_ms": 1,
+    "samples_ms": [2, 2],
+    "golden": {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0},
+}
+
+
+def set_params(project: Path, **sections: dict[str, Any]) -> None:
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    for section, values in sections.items():
+        params[section].update(values)
+    yaml.dump(params, project / "params.yaml")
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def board(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    """A host called board, which nobody has visited, and a user here with a key of their own."""
+    folder, home, there = (tmp_path / name for name in ("sshd", "home", "board"))
+    for path in (folder, home / ".ssh", there):
+        path.mkdir(parents=True)
+    make_key(home / ".ssh/id_ed25519")
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("SSH_AUTH_SOCK", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    write_program(programs / "ssh", SSH.format(ssh=shutil.which("ssh"), folder=folder))
+    with running(folder, home=there) as server:
+        (folder / "ssh_config").write_text(
+            f"Host board\n  HostName 127.0.0.1\n  Port {server.port}\n"
+            f"  IdentityFile {home}/.ssh/id_ed25519\n  IdentitiesOnly yes\n  IdentityAgent none\n"
+            f"  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
+        )
+        yield server
+
+
+@needs_sshd
+@pytest.mark.skipif(
+    None in (shutil.which("ssh-copy-id"), shutil.which("openssl")),
+    reason="no ssh-copy-id or no openssl here; install openssh-client and openssl",
+)
+def test_own_device(board: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make_project(tmp_path / "project", "package")
+    monkeypatch.chdir(project)
+    chain_files.write_chain()
+    shutil.copy(ROOT / "params.yaml", project)
+    set_params(project, profile=QUICK)
+    report.main(load_params())
+    gate.main(load_params())
+    host = f"{getpass.getuser()}@board"
+    there = ("pi@board", host)
+
+    reach, keys = blocks(BOARD, "1.")
+    shown = type_at_terminal(project, replace(reach, there), ("(yes/no", "yes"))
+    told = type_in(
+        project, keys, ("/etc/ssh/ssh_host_ed25519_key.pub", f"{board.folder}/host_key.pub")
+    )
+    assert board.fingerprint in shown
+    assert board.fingerprint in told
+    [kept] = (project / "reports/devices").glob("ssh-*.json")
+    assert {row["status"] for row in read(kept)["results"]} == {"passed"}
+    assert list((tmp_path / "board/ackd").iterdir()) == [], "the folder is removed again"
+
+    [devices] = blocks(BOARD, "2.")
+    set_params(project, **YAML(typ="safe").load(replace(devices, there)))
+    params = load_params()
+    assert params.profile.devices == ["local:", f"ssh://{host}"]
+    for url in params.profile.devices:
+        open_device(url, Opening())
+    for url in re.findall(r"`'?(ssh://[^`']+)", (ROOT / "docs" / BOARD).read_text()):
+        parse_url(url)
+
+    sign, check = blocks(BOARD, "3.")
+    type_in(project, sign)
+    public = tmp_path / "home/.config/ackd/signing.key.pub"
+    whole = type_in(project / "artifacts/bundle", check, ("signing.key.pub", str(public)))
+    assert whole == "Signature Verified Successfully\n"
+
+    folder = ("/srv/model", str(tmp_path / "srv/model"))
+    [serve] = blocks(BOARD, "4.")
+    older = pack(make_bundle(tmp_path / "older", "0.0.1"))
+    url = replace("ssh://pi@board/srv/model", there, folder)
+    deploy(older, url, key=None, allow_downgrade=False, opening=Opening())
+    told = type_in(project, serve, there, folder)
+    *_, after_deploy, deployed, back = re.findall(r"served +(\S+), ", told)
+    assert [after_deploy, deployed, back] == ["0.1.0", "0.1.0", "0.0.1"]
+    [served] = inline(BOARD)[-1:]
+    assert served == "realpath /srv/model/served"
+    assert (
+        read(Path(type_in(project, served, folder).strip()) / "manifest.json")["version"] == "0.0.1"
+    )
+
+
+@pytest.fixture
+def bundle(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a project with a bundle, and with its models as the chain has them."""
+    project = tmp_path / "project"
+    make_bundle(project / "artifacts/bundle")
+    shutil.copytree(project / "artifacts/bundle", project / "artifacts/onnx")
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    shutil.copy(ROOT / "params.yaml", project)
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture
+def no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the right names, for pages that no browser opens."""
+    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
+    web_runtime.folder().mkdir(parents=True)
+    for name in web_runtime.FILES:
+        (web_runtime.folder() / f"{name}.gz").write_bytes(b"")
+
+
+@pytest.mark.usefixtures("no_runtime")
+def test_fetching_the_runtime(bundle: Path) -> None:
+    # That npm fetches it is tested with a stand-in: it has 33 MB. A second time nothing is fetched.
+    [install] = blocks(PHONE, "1.")
+    assert type_in(bundle, install) == (
+        f"onnxruntime-web {web_runtime.VERSION} is in {web_runtime.folder()}\n"
+    )
+    assert f"npm pack onnxruntime-web@{web_runtime.VERSION}" in inline(PHONE)
+    assert f"ackd probe --install-from onnxruntime-web-{web_runtime.VERSION}.tgz" in inline(PHONE)
+
+
+@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.parametrize("line", PROBES)
+def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
+    lan, https = "--lan" in line, "--https" in line
+    if lan:
+        try:
+            network.lan_address()
+        except InputError as error:
+            pytest.skip(str(error))
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {line}"],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    killer = threading.Timer(300, process.kill)
+    killer.start()
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "Ctrl-C ends it." not in said:
+            said += process.stdout.readline()
+            assert process.poll() is None, said
+        [address] = re.findall(r"https?://[\d.]+:\d+/[\w-]{22}/", said)
+        assert (address.startswith("https:"), "//127.0.0.1:" in address) == (https, not lan)
+        anyone = ssl._create_unverified_context()
+        with urllib.request.urlopen(f"{address}about", context=anyone, timeout=60) as answer:
+            assert json.load(answer)["network"] == "resnet8"
+        if https:
+            place = address.split("/")[2].split(":")
+            shown = ssl.get_server_certificate((place[0], int(place[1])))
+            digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).digest()
+            assert digest.hex(":").upper() in said
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=120)
+    finally:
+        killer.cancel()
+        process.kill()
+        process.wait()
+    assert (process.returncode, rest) == (0, "stopped\n")
+
+
+@needs_adb
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.skipif(
+    not web_runtime.installed(),
+    reason=f"onnxruntime-web is not in {web_runtime.folder()}: ackd probe --install",
+)
+def test_by_cable(bundle: Path, phone: Phone, tmp_path: Path) -> None:
+    set_params(bundle, profile=QUICK)
+    by_browser, *_ = blocks(PHONE, "By cable")
+    # As the phone's own loopback, which the computer's browser would not reach.
+    rules = f"host-resolver-rules=MAP 127.0.0.1 {LOOPBACK}"
+    with opened_page(tmp_path / "chromium", rules) as page, whoever_opens(phone, page.open):
+        said = type_in(bundle, by_browser)
+    assert "fixed performance, thermal status 0 before and 0 after" in said
+    [kept] = (bundle / "reports/devices").iterdir()
+    rows = [row for row in read(kept)["results"] if row["provider"] == "wasm"]
+    assert [row["status"] for row in rows] == ["passed"] * 4
+
+
+def write_bench(project: Path) -> Path:
+    """``build/android/bench``; the file that has what it answers."""
+    folder = project / "build/android"
+    folder.mkdir(parents=True)
+    write_program(folder / "bench", BENCH.format(folder=folder))
+    answer = folder / "answer"
+    answer.write_text(json.dumps(ANSWER))
+    return answer
+
+
+@needs_adb
+def test_a_native_runner(bundle: Path, phone: Phone) -> None:
+    _, by_runner, call = blocks(PHONE, "By cable")
+    answer = write_bench(bundle)
+    assert "bench 1; fixed performance" in type_in(bundle, by_runner)
+    first, *_ = answer.with_name("arguments").read_text().splitlines()
+    # The page's own words but for the folder that the files are in on the phone.
+    assert re.sub(r"/\S*/", "", first) == " ".join(call.split()).removeprefix("bench ")
+    theirs = subprocess.run(
+        [sys.executable, str(RUNNER), "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in re.findall(r"--[\w-]+", call):
+        assert option in theirs, "the arguments are not those of runner.py"
+    assert f"--min-seconds {Profile().min_seconds}" in call
+
+
+@needs_adb
+def test_a_changed_runner_is_measured_by_itself(
+    programs: Path, phone: Phone, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path / "project", "profile_latency")
+    make_bundle(tmp_path / "bundle")
+    yaml = YAML()
+    chain = yaml.load(project / "dvc.yaml")
+    # In place of all that takes hours.
+    chain["stages"]["export_onnx"] = {
+        "cmd": f"echo ran >> {tmp_path}/ran && cp -r {tmp_path}/bundle artifacts/onnx",
+        "outs": ["artifacts/onnx"],
+    }
+    yaml.dump(chain, project / "dvc.yaml")
+    for folder in ("artifacts", "reports"):
+        (project / folder).mkdir()
+    (project / "reports/device.json").write_text("{}")
+    answer = write_bench(project)
+    set_params(project, profile={"devices": ["adb:?runner=build/android/bench"], "threads": [1]})
+
+    def p50() -> set[float]:
+        return {row["p50_ms"] for row in read(project / "reports/latency.json")["results"]}
+
+    type_in(project, "dvc repro")
+    assert p50() == {2.0}
+    answer.write_text(json.dumps(ANSWER | {"samples_ms": [3, 3]}))
+    type_in(project, "dvc repro")
+    assert p50() == {2.0}, "DVC looks into the program after all"
+    [forced] = [line for line in inline(PHONE) if line.startswith("dvc ")]
+    type_in(project, forced)
+    assert p50() == {3.0}
+    assert (tmp_path / "ran").read_text() == "ran\n", "the stages before it ran again"
+
+
+def test_no_command_of_the_pages_is_left_out() -> None:
+    assert sections(BOARD) == ["1. Reach it", "2. Measure", "3. Sign, once", "4. Serve"]
+    here = ["ackd profile", "ackd run", "realpath /srv/model/served"]
+    assert inline(BOARD) == here
+    titles = ["1. Fetch onnxruntime-web, once", "2. Open the page on the phone"]
+    assert sections(PHONE) == [*titles, "By cable: Android"]
+    assert blocks(PHONE, "2.") == [PROBES[-1]]
+    for line in sorted(set(inline(PHONE)) - {*PROBES, FORCED}):
+        [test] = {test for start, test in ELSEWHERE.items() if line.startswith(start)}
+        assert list((ROOT / "tests").rglob(test))

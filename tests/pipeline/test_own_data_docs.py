@@ -1,0 +1,165 @@
+"""What the pages on one's own images and teacher tell to type does what they say.
+
+The commands run as they stand, on small folders of images in place of /data.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from prefect.settings import PREFECT_API_URL
+
+import models
+from models.resnet import ResNet
+from pipeline.networks import check_networks
+from stages import prepare_data
+from stages.params import load_params
+from tests.pages import blocks, inline, make_project, programs, sections, type_in
+
+__all__ = ["programs"]
+
+IMAGES, TEACHER = "how-to-own-images.md", "how-to-own-teacher.md"
+CLASSES = ["daisy", "iris", "poppy", "tulip"]
+
+
+@pytest.fixture
+def shell(programs: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of this code, whose flows are those of the tests' server."""
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+
+
+def photograph(kind: int, size: tuple[int, int], seed: int) -> Image.Image:
+    """Nearly of one colour: one channel is bright, for the last kind all are."""
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 3, (height, width, 3), dtype=np.uint8)
+    pixels[:, :, kind if kind < 3 else slice(None)] += 150
+    return Image.fromarray(pixels)
+
+
+def write_photographs(
+    folder: Path, size: tuple[int, int] | None = None, strangers: int = 0
+) -> Path:
+    """25 files of each class, the first of them of the next class's kind."""
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(25):
+            kind = (label + (number < strangers)) % len(CLASSES)
+            picture = photograph(kind, size or (70 + number, 90 - number), 100 * label + number)
+            picture.save(folder / name / f"{number}.png")
+    return folder
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shape(project: Path, split: str) -> tuple[int, ...]:
+    return tuple(np.load(project / f"artifacts/data/{split}_images.npy", mmap_mode="r").shape)
+
+
+@pytest.mark.usefixtures("shell")
+def test_own_images(tmp_path: Path) -> None:
+    flowers = write_photographs(tmp_path / "flowers")
+    project = make_project(tmp_path / "project", "prepare_data")
+    [start] = blocks(IMAGES, "")
+    said = type_in(project, start, ("/data/flowers", str(flowers)))
+    assert f"data.source: digits -> imagefolder:{flowers}" in said
+    assert "prepare_data  will run" in said
+    manifest = read(project / "artifacts/data/manifest.json")
+    assert manifest["classes"] == CLASSES
+    # A fifth of each class is the test, and a tenth of the rest for validation.
+    assert {name: part["per_class"][0] for name, part in manifest["splits"].items()} == {
+        "train": 18,
+        "val": 2,
+        "test": 5,
+    }
+    assert shape(project, "train") == (72, 64, 64, 3)
+
+
+def test_photographs_of_many_sizes(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = write_photographs(tmp_path / "photos")
+    project = make_project(tmp_path / "project", "prepare_data")
+    monkeypatch.chdir(project)
+    crops, networks = blocks(IMAGES, "Photographs of many sizes")
+    [start] = blocks(IMAGES, "")
+    use = start.splitlines()[0].replace("/data/flowers", str(photos))
+    type_in(project, f"{use} {crops}")
+    prepare_data.main(load_params())
+    assert shape(project, "train")[1:] == (146, 146, 3)
+    assert shape(project, "test")[1:] == (128, 128, 3)
+
+    type_in(project, networks, ("/data/photos", str(photos)))
+    params = load_params()
+    assert (params.data.image_size, params.gate.min_accuracy) == (128, None)
+    check_networks(params)
+    for name in (params.teacher.network, params.distill.network):
+        assert len(models.build(name, len(CLASSES)).stage_parts) == 4
+    prepare_data.main(params)
+    assert shape(project, "train")[1:] == (128, 128, 3)
+
+
+def write_teacher(path: Path, images: Path) -> None:
+    """A resnet56 that tells the classes of a folder apart, as a torch file."""
+    torch.manual_seed(0)
+    network = models.build("resnet56", len(CLASSES))
+    assert isinstance(network, ResNet)
+    files = [
+        (label, file) for label, name in enumerate(CLASSES) for file in (images / name).iterdir()
+    ]
+    pixels = torch.tensor(np.stack([np.asarray(Image.open(file)) for _, file in files]))
+    pixels = pixels.permute(0, 3, 1, 2) / 255
+    mean, std = (f(pixels, (0, 2, 3), keepdim=True) for f in (torch.mean, torch.std))
+    batch = (pixels - mean) / std
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the statistics of these images, in one pass
+        network(batch)
+        network.eval()
+        embedding = network.features(batch).embedding
+        # The nearest of the classes' means: 2 m x - m m is the greatest.
+        labels = torch.tensor([label for label, _ in files])
+        means = torch.stack([embedding[labels == label].mean(0) for label in range(len(CLASSES))])
+        network.fc.weight.copy_(2 * means)
+        network.fc.bias.copy_(-means.square().sum(1))
+    torch.save({"model": network.state_dict()}, path)
+
+
+@pytest.mark.usefixtures("shell")
+def test_own_teacher(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    write_photographs(images / "train", (32, 32))
+    # 28 of 100 are not what their folder says: 72 % are right, which is near the stated 72.34 %.
+    write_photographs(images / "test", (32, 32), strangers=7)
+    checkpoint = tmp_path / "teacher.pth"
+    write_teacher(checkpoint, images / "train")
+    project = make_project(tmp_path / "project", "prepare_data", "train_teacher")
+    [start] = blocks(TEACHER, "")
+    said = type_in(
+        project,
+        start,
+        ("/data/resnet56.pth", str(checkpoint)),
+        # The preset's own images would be downloaded.
+        ("cifar100/trial", f"cifar100/trial -S data.source=imagefolder:{images}"),
+    )
+    assert "teacher.expect_accuracy: null -> 0.7234" in said
+    metrics = read(project / "reports/teacher/metrics.json")
+    assert (metrics["network"], metrics["accuracy"]) == ("resnet56", 0.72)
+    history = (project / "reports/teacher/history.csv").read_text()
+    assert history.splitlines()[1].startswith("0,"), "nothing is trained"
+
+
+def test_no_command_of_the_pages_is_left_out() -> None:
+    assert sections(IMAGES) == ["", "Photographs of many sizes"]
+    assert sections(TEACHER) == [""]
+    # What -S is, and an installation.
+    assert inline(IMAGES) == ["dvc exp run -S"]
+    assert inline(TEACHER) == ["pip install -e '.[timm]'"]

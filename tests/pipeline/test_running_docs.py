@@ -1,0 +1,213 @@
+"""What the pages on repeating, running, training, int8 and LiteRT tell to type does what they say.
+
+Where a command starts the chain, short stages stand for its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from prefect.settings import PREFECT_API_URL
+from ruamel.yaml import YAML
+
+import models
+from models.checkpoint import save_network
+from stages import report
+from stages.params import Params, load_params, read_yaml
+from stages.training.checkpoint import Checkpoints
+from tests.pages import ROOT, blocks, inline, programs, replace, sections, type_in
+from tests.pipeline.conftest import CHAIN
+from tests.pipeline.exps import git_identity
+from tests.sshd import free_port
+from tests.stages import chain_files
+from tests.stages.conftest import write_data
+
+__all__ = ["programs"]
+
+RUNNING, PAPER = "how-to-keep-it-running.md", "how-to-repeat-the-paper.md"
+QUANTIZE, LITERT, TRAIN = "how-to-quantize.md", "how-to-litert.md", "how-to-train.md"
+# A chain that tells which parameters it was given.
+ECHO = """\
+stages:
+  export_onnx:
+    cmd: cp params.yaml given.yaml
+    params: [export, litert]
+    outs: [given.yaml]
+"""
+
+TRAINED = """\
+stages:
+  distill:
+    cmd: python -m stages.distill
+    deps: [artifacts/data, artifacts/proxy]
+    outs: [artifacts/distilled]
+"""
+TRAINING = {
+    "augmentation": {"crop_padding": 1},
+    "training": {"precision": "fp32"},
+    "distill": {"method": "kd", "epochs": 1, "batch_size": 14, "network": "resnet8"},
+}
+
+
+@pytest.fixture
+def shell(
+    programs: Path, prefect_server: None, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A project of short stages, and programs whose flows are those of the tests' server."""
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    return project
+
+
+def test_keep_it_running(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACKD_LOGITS", "logits")
+    Checkpoints("distill", "a" * 64).save({"weights": torch.zeros(100)})
+    for path in [*Path(".checkpoints").rglob("*"), Path(".checkpoints")]:
+        then = time.time() - 15 * 86400
+        os.utime(path, (then, then))
+    # The last stage by a name of the chain's, whose outputs are estimated.
+    Path("dvc.yaml").write_text(CHAIN.replace("  last:", "  distill:"))
+    [disk] = blocks(RUNNING, "Disk")
+    before, listed, freed = type_in(shell, disk.replace("\n", "\necho ---\n")).split("---\n")
+    assert "will run" in before
+    assert "disk: " in before
+    assert "checkpoints: .checkpoints/distill" in listed
+    assert listed.endswith("nothing was removed; `--yes` removes it\n")
+    assert freed.endswith(" freed\n")
+    assert not list(Path(".checkpoints").rglob("*.checkpoint"))
+
+    run, line = blocks(RUNNING, "Logs")
+    type_in(shell, run)
+    assert Path("last.txt").read_text() == "1\n1\n"
+    told = [json.loads(text) for text in Path("logs/run.jsonl").read_text().splitlines()]
+    assert {tuple(each) for each in told} == {tuple(json.loads(line))}
+
+    [doctor] = blocks(RUNNING, "Diagnosis")
+    found = type_in(shell, doctor)
+    # Of workers it tells only where the server answers within two seconds.
+    for what in ("Prefect server", "DVC remote", "clock", "DVC's locks"):
+        assert what in found
+
+
+def test_repeat_the_paper(shell: Path) -> None:
+    for folder in ("presets", "docs/paper"):
+        shutil.copytree(ROOT / folder, folder)
+    [start] = blocks(PAPER, "")
+    said = type_in(shell, start)
+    assert "distill.network: resnet8 -> resnet20" in said
+    assert Path("last.txt").exists()
+    params = load_params()
+    assert (params.teacher.network, params.proxy.method) == ("resnet110", "early_stopped")
+    assert params.distill.method == "kd"
+    whole = params.distill.epochs
+
+    [less] = blocks(PAPER, "In less time")
+    said = type_in(shell, less)
+    params = load_params()
+    assert (params.distill.method, params.distill.epochs) == ("ackd", 20)
+    assert params.teacher.epochs < whole
+    assert (params.gate.min_accuracy, params.gate.max_drop_from_teacher) == (None, None)
+    assert f"distill.epochs: {whole} -> 20" in said
+
+
+def test_parameters_of_an_experiment(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``dvc exp run -S`` as the pages on int8 and LiteRT have it."""
+    git_identity(monkeypatch.setenv)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text(ECHO)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    type_in(tmp_path, "git init -q && dvc init -q && git add . && git commit -qm Start")
+    commands = [blocks(QUANTIZE, "Calibrate otherwise")[0], blocks(QUANTIZE, "Fine-tune")[0]]
+    commands += blocks(LITERT, "Run")
+    for command in commands:
+        type_in(tmp_path, command)
+        key, _, value = command.partition(" -S ")[2].partition("=")
+        given = read_yaml(tmp_path / "given.yaml")
+        Params.model_validate(given)
+        for part in key.split("."):
+            given = given[part]
+        assert given == YAML(typ="safe").load(value), command
+
+
+def test_what_was_lost(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chain_files.write_chain()
+    report.main(Params())
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "dvc.yaml").write_text(CHAIN)
+    [show] = blocks(QUANTIZE, "Look at what was lost")
+    said = type_in(tmp_path, show)
+    for precision in ("int8_u8s8", "int8_s8s8"):
+        # The drop and its interval, such as +0.28 (-0.32 to +1.08).
+        assert re.search(rf"{precision} │.*\+\d\.\d\d \(\S+ to \+\d\.\d\d\)", said)
+
+
+def test_several_processes(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
+    project = tmp_path / "project"
+    write_data(project / "artifacts/data")
+    (project / "artifacts/proxy").mkdir()
+    save_network(project / "artifacts/proxy/model.safetensors", models.build("resnet8", 3))
+    (project / "params.yaml").write_text(json.dumps(TRAINING))
+    (project / "dvc.yaml").write_text(TRAINED)
+    shutil.copytree(project, tmp_path / "hosts")
+    type_in(project, "git init --quiet && dvc init --quiet")
+    one_host, several = blocks(TRAIN, "Several processes")[0].splitlines()
+    type_in(project, one_host)
+
+    port = free_port()
+    hosts = []
+    for number in range(2):
+        told = f"--node-rank {number} --master-addr 127.0.0.1 --master-port {port}"
+        line = replace(several, ("...", told), ("--nproc-per-node 8", "--nproc-per-node 1"))
+        log = (tmp_path / f"{number}.log").open("wb")
+        with log:
+            hosts.append(
+                subprocess.Popen(
+                    ["bash", "-c", line], cwd=tmp_path / "hosts", stdout=log, stderr=log
+                )
+            )
+    try:
+        for number, host in enumerate(hosts):
+            assert host.wait(timeout=500) == 0, (tmp_path / f"{number}.log").read_text()
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+    made = "artifacts/distilled/model.safetensors"
+    assert (tmp_path / "hosts" / made).read_bytes() == (project / made).read_bytes()
+    environment = json.loads((tmp_path / "hosts/reports/distill/environment.json").read_text())
+    assert environment["processes"] == 2
+
+
+def test_no_command_of_the_pages_is_left_out() -> None:
+    assert sections(RUNNING) == ["Disk", "Logs", "Diagnosis"]
+    assert sections(PAPER) == ["", "In less time"]
+    assert sections(QUANTIZE) == ["Look at what was lost", "Calibrate otherwise", "Fine-tune"]
+    # An installation of 770 MB, and a program that needs it.
+    assert sections(LITERT) == ["Install", "Run", "What comes out"]
+    for line in blocks(LITERT, "Install")[0].splitlines():
+        for release in line.split():
+            if "==" in release:
+                assert release in (ROOT / "requirements.lock").read_text().split()
+    assert sections(TRAIN) == ["Several processes"]
+    assert inline(TRAIN) == ["pip install -e '.[tensorboard]'"]
+    [slow] = [line for line in inline(PAPER) if line.startswith("python ")]
+    collected = subprocess.run(
+        ["git", "grep", "-l", "pytest.mark.slow", "--", slow.split()[-1]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "test_preset_runs.py" in collected.stdout
