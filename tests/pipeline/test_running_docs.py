@@ -24,8 +24,8 @@ from stages import report
 from stages.params import Params, load_params, read_yaml
 from stages.training.checkpoint import Checkpoints
 from tests.pages import ROOT, blocks, inline, programs, replace, sections, type_in
+from tests.pipeline.comparison.exps import git_identity
 from tests.pipeline.conftest import CHAIN
-from tests.pipeline.exps import git_identity
 from tests.sshd import free_port
 from tests.stages import chain_files
 from tests.stages.conftest import write_data

@@ -25,13 +25,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from models.errors import InputError
-from pipeline.deploy import deploy
+from pipeline.devices.deploy import deploy
 from stages import gate, report
 from stages.devices.base import Opening
 from stages.devices.browser import network, web_runtime
 from stages.devices.host import RUNNER
 from stages.devices.urls import open_device, parse_url
-from stages.params import Profile, load_params
+from stages.params import load_params
+from stages.sections.export import Profile
 from tests.adb_device import LOOPBACK
 from tests.bundles import make_bundle, pack
 from tests.chromium import CHROMIUM, opened_page
@@ -62,12 +63,12 @@ QUICK = {
     "min_seconds": 0.0,
     "max_runs": 5,
 }
-# Commands within sentences, and the tests that run them where it is not done here.
+# Commands within sentences, and what runs them where it is not done here, by a word of it.
 ELSEWHERE = {
-    "ackd probe --install-from": "test_probe.py",
-    "npm pack": "test_web_runtime.py",
-    "adb devices": "test_adb.py",
-    "adb reverse": "test_adb.py",
+    "ackd probe --install-from": ("test_probe.py", "--install-from"),
+    "npm pack": ("test_web_runtime.py", "npm"),
+    "adb devices": ("test_adb.py", "serial"),
+    "adb reverse": ("adb_device.py", "reverse"),
 }
 PROBES = ["ackd probe", "ackd probe --lan", "ackd probe --lan --https"]
 FORCED = "dvc repro --force --single-item profile_latency"
@@ -344,5 +345,6 @@ def test_no_command_of_the_pages_is_left_out() -> None:
     assert sections(PHONE) == [*titles, "By cable: Android"]
     assert blocks(PHONE, "2.") == [PROBES[-1]]
     for line in sorted(set(inline(PHONE)) - {*PROBES, FORCED}):
-        [test] = {test for start, test in ELSEWHERE.items() if line.startswith(start)}
-        assert list((ROOT / "tests").rglob(test))
+        [(test, word)] = {found for start, found in ELSEWHERE.items() if line.startswith(start)}
+        [file] = (ROOT / "tests").rglob(test)
+        assert word in file.read_text(encoding="utf-8")
