@@ -24,7 +24,8 @@ from pipeline.sharing import commands as sharing
 from pipeline.sweep import commands as sweep
 from pipeline.upkeep import commands as upkeep
 
-console = Console()
+# A fingerprint's :CD: is none of the pictures that rich would make of it.
+console = Console(emoji=False)
 
 
 class _Commands(TyperGroup):

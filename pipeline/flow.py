@@ -188,7 +188,7 @@ def main() -> int:
     table = Table("stage", "state", "what happened", box=None, header_style="bold")
     for row in rows:
         table.add_row(row["stage"], row["state"], escape(row["message"]))
-    Console().print(table)
+    Console(emoji=False).print(table)
     if state.is_completed():
         return 0
     print(f"error: {state.message}", file=sys.stderr)

@@ -71,8 +71,8 @@ def compare(
     listed = experiments.list_experiments(revisions or [])
     comparison = compared(experiments.of_sweep(listed, sweep), sweep, baseline)
     # What is written to a pipe is not to be cut to the width of a terminal.
-    console = Console()
-    text.show(comparison, console if console.is_terminal else Console(width=200))
+    console = Console(emoji=False)
+    text.show(comparison, console if console.is_terminal else Console(width=200, emoji=False))
     if html is not None:
         from pipeline.comparison.page import render
 

@@ -53,7 +53,7 @@ class _Run:
 def show(plan: Plan, done: Collection[str]) -> None:
     """Print what would run, what is done, and what it would cost."""
     runs = list(_runs())
-    console = Console()
+    console = Console(emoji=False)
     table = Table("experiment", "state", "training of the student", box=None, header_style="bold")
     seconds: list[float | None] = []
     sizes: list[int | None] = []

@@ -31,7 +31,7 @@ class Display:
         self.done = self.done_before = done
         self.start = self.shown = self.epoch_start = time.monotonic()
         self.steps_of_epoch = 0
-        console = Console()
+        console = Console(emoji=False)
         self.bar: Progress | None = None
         if what is not None and console.is_terminal:
             self.bar = Progress(

@@ -129,6 +129,7 @@ SUMMARY: dict[str, Any] = {
         },
     },
     "litert": {
+        "versions": {"ai-edge-litert": "2.3.1"},
         "exports": {
             "fp32": {
                 "size_mb": 0.327,
@@ -154,7 +155,7 @@ SUMMARY: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr(cli, "console", Console(width=200, emoji=False))
 
 
 def invoke(*arguments: str) -> tuple[int, str, str]:

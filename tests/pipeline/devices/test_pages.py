@@ -254,7 +254,7 @@ def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
     finally:
         killer.cancel()
         process.kill()
-        process.wait()
+        process.communicate()
     assert (process.returncode, rest) == (0, "stopped\n")
 
 

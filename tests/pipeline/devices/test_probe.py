@@ -274,3 +274,10 @@ def test_installing_twice_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     done = CliRunner().invoke(cli.app, ["probe", "--install"])
     assert done.exit_code == 0, done.output
     assert f"onnxruntime-web {web_runtime.VERSION} is in {web_runtime.folder()}" in done.stdout
+
+
+def test_a_fingerprint_is_printed_as_it_is() -> None:
+    """By a process of its own: a part of it may be the name of a picture, as :CD: is."""
+    line = "from pipeline.cli import console; console.print('  92:CD:E9 :dog:')"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == "  92:CD:E9 :dog:\n"

@@ -164,7 +164,7 @@ def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Pat
             start_new_session=True,
         )
     wait_until((project.parent / f"{LOG}.started").exists)
-    assert any("sleep" in command for command in left(mark))
+    wait_until(lambda: any("sleep" in command for command in left(mark)))
 
     # The name is taken while it runs.
     second = sweep()
