@@ -93,8 +93,12 @@ class _ShownExport(Export):
     speedup: Amount | None
 
 
+class _LiteRTVersions(_Part):
+    runtime: str = Field(alias="ai-edge-litert")
+
+
 class LiteRT(_Part):
-    versions: dict[str, str]
+    versions: _LiteRTVersions
     exports: dict[str, _ShownExport]
 
 

@@ -260,7 +260,7 @@ def _with_litert(figures: Compared) -> Compared:
     """LiteRT's exports beside onnxruntime's; they are timed on the machine that ran the chain."""
     if figures.litert is None:
         return figures
-    runtime = f"LiteRT {figures.litert.versions['ai-edge-litert']}"
+    runtime = f"LiteRT {figures.litert.versions.runtime}"
     exports = {LITERT + name: export for name, export in figures.litert.exports.items()}
     devices = dict(figures.devices)
     if (here := devices.get(_HERE)) is not None:

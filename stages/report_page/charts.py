@@ -140,10 +140,11 @@ def accuracy_against_latency(
             axes.plot(*where, color=colour, linewidth=1.5, solid_capstyle="round")
             face = PAPER if point.noisy else colour
             axes.plot(*(w[0] for w in where), "o", color=colour, markerfacecolor=face, markersize=7)
-        _label(axes, points)
         axes.set(xlabel=f"latency at {at}, ms (point: p50, line: to p90)", ylabel="test accuracy")
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        figure.draw_without_rendering()  # where points lie is known once all else has its room
+        _label(axes, points, 72 / figure.dpi)
         return Chart(to_svg(name, figure), describes)
 
 
@@ -187,14 +188,15 @@ def differences(name: str, rows: Sequence[tuple[str, Gain]], describes: str) -> 
         return Chart(to_svg(name, figure), describes)
 
 
-def _label(axes: Axes, points: Sequence[Point]) -> None:
-    """Names above the points, pushed up where they would overlap."""
+def _label(axes: Axes, points: Sequence[Point], points_a_pixel: float) -> None:
+    """Names above the points, pushed up where they would overlap or read as one."""
     taken: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda p: (p.accuracy, p.p50_ms)):
-        x, y = axes.transData.transform((point.p50_ms, point.accuracy))
-        width, lift = 7.0 * len(point.name), 8.0
+        place = axes.transData.transform((point.p50_ms, point.accuracy))
+        x, y = (points_a_pixel * pixels for pixels in place)
+        width, lift = 6.0 * (len(point.name) + 1), 8.0
         while any(
-            x < right and left < x + width and abs(y + lift - other) < 14
+            x < right and left < x + width and abs(y + lift - other) < 12
             for left, right, other in taken
         ):
             lift += 2

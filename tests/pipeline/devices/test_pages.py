@@ -196,16 +196,7 @@ def bundle(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return project
 
 
-@pytest.fixture
-def no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of the right names, for pages that no browser opens."""
-    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
-    web_runtime.folder().mkdir(parents=True)
-    for name in web_runtime.FILES:
-        (web_runtime.folder() / f"{name}.gz").write_bytes(b"")
-
-
-@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.usefixtures("stand_in_runtime")
 def test_fetching_the_runtime(bundle: Path) -> None:
     # That npm fetches it is tested with a stand-in: it has 33 MB. A second time nothing is fetched.
     [install] = blocks(PHONE, "1.")
@@ -216,7 +207,7 @@ def test_fetching_the_runtime(bundle: Path) -> None:
     assert f"ackd probe --install-from onnxruntime-web-{web_runtime.VERSION}.tgz" in inline(PHONE)
 
 
-@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.usefixtures("stand_in_runtime")
 @pytest.mark.parametrize("line", PROBES)
 def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
     lan, https = "--lan" in line, "--https" in line

@@ -89,14 +89,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
-    web_runtime.folder().mkdir(parents=True)
-    for name in web_runtime.FILES:
-        (web_runtime.folder() / f"{name}.gz").write_bytes(b"")
-
-
 def refused(*arguments: str) -> str:
     """What the command says as it ends; nothing was kept."""
     done = CliRunner().invoke(cli.app, ["probe", *arguments])
@@ -180,7 +172,7 @@ def test_a_qr_code_holds_the_address() -> None:
     assert not any(any(row) for row in pixels[:2])  # the quiet zone is light
 
 
-@pytest.mark.usefixtures("runtime")
+@pytest.mark.usefixtures("stand_in_runtime")
 def test_the_command_serves_until_it_is_interrupted(project: Path) -> None:
     bundle = project / "elsewhere.tar.gz"
     with tarfile.open(bundle, "w:gz") as archive:
@@ -232,7 +224,7 @@ def test_the_command_serves_until_it_is_interrupted(project: Path) -> None:
     assert Path("reports/devices/browser-pixel-8-chrome-156.json").exists()
 
 
-@pytest.mark.usefixtures("runtime")
+@pytest.mark.usefixtures("stand_in_runtime")
 def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
     assert "nowhere.tar.gz: no such file; `ackd run`" in refused("--bundle", "nowhere.tar.gz")
     Path("text.tar.gz").write_text("no archive")
@@ -268,7 +260,7 @@ def test_without_its_files_it_says_how_to_get_them(
     assert "other.tgz: No such file" in refused("--install-from", "other.tgz")
 
 
-@pytest.mark.usefixtures("runtime")
+@pytest.mark.usefixtures("stand_in_runtime")
 def test_installing_twice_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     done = CliRunner().invoke(cli.app, ["probe", "--install"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -97,6 +98,22 @@ def test_labels_of_equal_points_do_not_overlap():
     heights = [float(height) for height in found]
     assert len(heights) == 4
     assert min(np.diff(sorted(heights))) >= 10
+
+
+def test_labels_side_by_side_have_a_gap_between_them():
+    # Two that would stand at one height and read as one word.
+    figures = {"int8_u8s8": 0.171, "fp32": 0.203, "fp16": 0.249, "int8_s8s8": 0.407}
+    points = [
+        charts.Point(name, n, p50, p50, 0.9, False) for n, (name, p50) in enumerate(figures.items())
+    ]
+    svg = charts.accuracy_against_latency("name", points, 0.9, "four").svg
+    found = re.findall(
+        r"""<text[^>]*? x="([\d.]+)" y="([\d.]+)"[^>]*>(\w*p\d+|int8\w+)</text>""", svg
+    )
+    assert len(found) == 4
+    places = sorted((float(y), float(x), name) for x, y, name in found)
+    for (y, x, name), (below, after, _) in itertools.pairwise(places):
+        assert below - y > 10 or after - x > 6 * len(name) + 5
 
 
 def test_more_series_than_colours_are_told_apart_by_dashes():
