@@ -137,13 +137,13 @@ def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onn
 
 
 def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
-    """The nodes from the images to the addition that ends the preprocessing."""
+    """The nodes from the images to the transposition that ends the preprocessing."""
     names = []
     for node in graph.node:
         names.append(node.name)
-        if node.op_type == "Add":
+        if node.op_type == "Transpose":
             return names
-    raise AssertionError("no Add: the preprocessing was not exported as it is written")
+    raise AssertionError("no Transpose: the preprocessing was not exported as it is written")
 
 
 def _batch_norms(graph: onnx.GraphProto) -> list[str]:

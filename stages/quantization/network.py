@@ -198,7 +198,7 @@ def with_weights(model: onnx.ModelProto, weights: Arrays) -> onnx.ModelProto:
 
 def _after_preprocessing(graph: onnx.GraphProto) -> tuple[str, list[onnx.NodeProto]]:
     """The normalised images' name, and the nodes that they are not made by."""
-    end: str = next(node for node in graph.node if node.op_type == "Add").output[0]
+    end: str = next(node for node in graph.node if node.op_type == "Transpose").output[0]
     needed, made = {end}, []
     for node in reversed(graph.node):
         if needed.intersection(node.output):

@@ -41,14 +41,16 @@ class DeployedNetwork(nn.Module):
             torch.tensor(mean, dtype=torch.float64),
             torch.tensor(std, dtype=torch.float64),
         )
-        self.register_buffer("scale", (1 / (255 * stds)).float()[:, None, None])
-        self.register_buffer("shift", (-means / stds).float()[:, None, None])
+        self.register_buffer("scale", (1 / (255 * stds)).float())
+        self.register_buffer("shift", (-means / stds).float())
 
     def forward(self, images: Tensor) -> Tensor:
-        # The cast before the permutation: TensorRT refuses uint8 that feeds anything else. That
-        # before the arithmetic, in which onnxruntime is slow along a last axis of three.
-        pixels = images.to(torch.float32).permute(0, 3, 1, 2)
-        normalised = pixels * self.scale + self.shift
+        # The cast before all else: TensorRT refuses uint8 that feeds anything but a cast. Scale and
+        # shift for a whole line, as onnxruntime is slow along a last axis of three; and the
+        # permutation at the end, as an int8 convolution wants its channels last.
+        line = (images.shape[2], 3)
+        scaled = images.to(torch.float32) * self.scale.expand(line) + self.shift.expand(line)
+        normalised = scaled.permute(0, 3, 1, 2)
         logits: Tensor = self.network(normalised.to(self.dtype))
         return logits.to(torch.float32)
 
