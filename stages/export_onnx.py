@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from onnxscript import opset18
+from onnxscript.function_libs.torch_lib.ops.core import aten_mean_dim
 from torch import nn
 
 from models.backbone import Backbone
@@ -156,11 +158,24 @@ def export_network(network: nn.Module, image_size: int, opset: int, shape: str) 
         input_names=["images"],
         output_names=["logits"],
         dynamic_shapes=({0: "batch"},) if dynamic else None,
+        custom_translation_table={torch.ops.aten.mean.dim: _mean},
         verbose=False,
     )
     if program is None:  # only without dynamo
         raise AssertionError("torch.onnx.export returned no program")
     return program.model_proto
+
+
+def _mean(value: Any, dim: Any, keepdim: bool = False, dtype: int = -1) -> Any:
+    """``aten.mean.dim``, with feature maps ``[B, C, H, W]`` pooled by the operator for that.
+
+    onnxruntime has kernels of it for int8 and for the layout of its convolutions; for ReduceMean,
+    which torch's exporter writes, it has neither.
+    """
+    if dtype == -1 and len(value.shape) == 4 and sorted(d % 4 for d in dim or ()) == [2, 3]:
+        pooled = opset18.GlobalAveragePool(value)
+        return pooled if keepdim else opset18.Flatten(pooled)
+    return aten_mean_dim(value, dim, keepdim, dtype)
 
 
 def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> bytes:

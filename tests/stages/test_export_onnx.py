@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,46 @@ def test_int8_is_of_the_kind_of_its_target(tiny_exported: Path) -> None:
                 if operator != "Transpose":
                     constant = next(t for t in graph.initializer if t.name in reader.input)
                     assert list(constant.dims) == [16, 3]
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize(
+    ("mean", "operator"),
+    [
+        (lambda maps: maps.mean((2, 3)), "GlobalAveragePool"),
+        (lambda maps: maps.mean((-1, -2), keepdim=True), "GlobalAveragePool"),
+        (lambda maps: maps.mean((1, 2)), "ReduceMean"),
+        (lambda maps: maps.mean(3), "ReduceMean"),
+        (lambda maps: maps.flatten(2).mean((1, 2)), "ReduceMean"),
+        (lambda maps: maps.half().mean((2, 3), dtype=torch.float32), "ReduceMean"),
+    ],
+)
+def test_means_of_maps_are_pooled(
+    mean: Callable[[torch.Tensor], torch.Tensor], operator: str, opset: int
+) -> None:
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return mean(images.to(torch.float32).permute(0, 3, 1, 2))
+
+    model = export_onnx.export_network(Network(), 8, opset, "dynamic")
+    assert operator in {node.op_type for node in model.graph.node}
+    images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
+    session = onnxruntime.InferenceSession(export_onnx.finish(model, opset, {}))
+    (measured,) = session.run(None, {"images": images.numpy()})
+    np.testing.assert_allclose(measured, Network()(images).numpy(), rtol=1e-5)
+
+
+def test_onnxruntime_computes_all_of_u8s8_in_int8(tiny_exported: Path, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3  # it warns that the file is for this processor
+    path = tiny_exported / ONNX / "int8_u8s8.static.onnx"
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    operators = [node.op_type for node in graph.node]
+    assert operators[:4] == ["Cast", "Mul", "Add", "QuantizeLinear"]
+    assert {"Conv", "Add", "GlobalAveragePool", "ReduceMean"}.isdisjoint(operators[4:])
+    assert "QLinearGlobalAveragePool" in operators
 
 
 def test_batch_norm_without_a_convolution_stays_float(
