@@ -100,11 +100,18 @@ class Phone(AndroidDevice):
 @pytest.fixture
 def adb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server of this test alone, whose key is not the user's."""
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
     home = tmp_path / "adb-home"
     home.mkdir()
-    environment = {**os.environ, "HOME": str(home)}
-    subprocess.run(["adb", "start-server"], env=environment, capture_output=True, check=True)
+    # A port that was free may have been taken by the time that adb wants it.
+    for _ in range(3):
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
+        environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home)}
+        started = subprocess.run(
+            ["adb", "start-server"], env=environment, capture_output=True, text=True, check=False
+        )
+        if started.returncode == 0:
+            break
+    assert started.returncode == 0, started.stderr
     yield
     subprocess.run(["adb", "kill-server"], capture_output=True, check=True)
 
