@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ _HISTORIES = {
     "train_teacher": ("reports/teacher/history.csv", "teacher"),
     "distill": ("reports/distill/history.csv", "distill"),
 }
-_NO_PACE = ("seed", "epochs", "schedule", "milestones", "learning_rate", "momentum", "weight_decay")
+_NO_PACE = (
+    "seed",
+    "epochs",
+    "schedule",
+    "milestones",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "temperature",
+)
 """What of a training does not change the seconds of its epochs."""
 _UNKNOWN = "unknown"
 
@@ -81,15 +90,15 @@ def show(plan: Plan, done: Collection[str]) -> None:
     left = len(plan.experiments) - len(done)
     console.print(f"{len(plan.experiments)} experiments, {len(done)} done, {left} to run")
     if left:
+        time = _total(seconds, _time, "trainings whose time is unknown")
+        disk = _total(sizes, _megabytes, "results of stages whose size is unknown")
         console.print(
-            f"time: {_time(_sum(seconds))} of trainings one after the other, a teacher that is"
-            " shared counted once; the other stages are not in it",
+            f"time: {time}; trainings one after the other, a teacher that is shared counted once,"
+            " and no other stages",
             highlight=False,
         )
-        total = _sum(sizes)
-        known = _UNKNOWN if total is None else f"about {total / 1e6:.1f} MB"
         console.print(
-            f"disk: {known} in the DVC cache; checkpoints, workspaces and logits come and go",
+            f"disk: {disk}; in the DVC cache: checkpoints, workspaces and logits come and go",
             highlight=False,
         )
 
@@ -165,9 +174,18 @@ def _size(stage: str, item: Experiment, runs: list[_Run]) -> int | None:
     return None
 
 
-def _sum(values: list[Any]) -> Any:
-    return None if None in values else sum(values)
+def _total(values: Sequence[float | None], say: Callable[[float], str], unknown: str) -> str:
+    """The sum of what is known, and of how many nothing is known."""
+    known = [value for value in values if value is not None]
+    missing = len(values) - len(known)
+    if missing == 0:
+        return say(sum(known))
+    return f"{say(sum(known))}, without {missing} {unknown}" if known else _UNKNOWN
 
 
 def _time(seconds: float | None) -> str:
     return _UNKNOWN if seconds is None else f"about {duration(seconds)}"
+
+
+def _megabytes(size: float) -> str:
+    return f"about {size / 1e6:.1f} MB"

@@ -232,5 +232,10 @@ def test_the_plan_says_unknown_until_something_was_measured(
     told = capsys.readouterr().out
     assert re.search(r"t\.ackd\.seed0 +will run +about \d+ s", told)
     assert re.search(r"t\.kd\.seed0 +done +unknown", told)
-    assert re.search(r"time: about (\d+ s|\d+ min) of trainings", told)
-    assert re.search(r"disk: about \d+\.\d MB", told)
+    assert re.search(r"time: about (\d+ s|\d+ min); trainings one after the other", told)
+    assert re.search(r"disk: about \d+\.\d MB;", told)
+    show(planned(project, text), set())
+    told = " ".join(capsys.readouterr().out.split())
+    known = r"about (\d+ s|\d+ min)"
+    assert re.search(rf"time: {known}, without 2 trainings whose time is unknown; train", told)
+    assert re.search(r"disk: about \d+\.\d MB, without 2 results of stages whose size", told)
