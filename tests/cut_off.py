@@ -1,4 +1,4 @@
-"""A way to a server that breaks off after so many bytes, until it is mended."""
+"""A way to a server that breaks off or falls silent after so many bytes, until it is mended."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ class CutOff:
     Attributes:
         port: where it listens.
         left: how many bytes may still go to the server; None for any number.
-        cuts: how many connections it has closed before their end.
+        cuts: how many connections it has closed, or let fall silent, before their end.
     """
 
-    def __init__(self, target: int, left: int | None) -> None:
+    def __init__(self, target: int, left: int | None, silently: bool = False) -> None:
         self.left, self.cuts, self._target = left, 0, target
+        self._closed = threading.Event()
+        self._silently = silently
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         self._listener.close()
+        self._closed.set()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -40,6 +43,8 @@ class CutOff:
                 if counted and self.left is not None:
                     if len(content) > self.left:
                         self.cuts += 1
+                        if self._silently:
+                            self._closed.wait()
                         break
                     self.left -= len(content)
                 sink.sendall(content)
@@ -50,9 +55,9 @@ class CutOff:
 
 
 @contextlib.contextmanager
-def cut_off(target: int, left: int | None) -> Iterator[CutOff]:
+def cut_off(target: int, left: int | None, silently: bool = False) -> Iterator[CutOff]:
     """As :class:`CutOff`, until the end of the block."""
-    way = CutOff(target, left)
+    way = CutOff(target, left, silently)
     try:
         yield way
     finally:

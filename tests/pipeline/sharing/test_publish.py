@@ -7,6 +7,7 @@ import http.server
 import stat
 import subprocess
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -143,6 +144,34 @@ def test_results_reach_another_checkout_through_ssh(project: Path, sshd: Sshd) -
         assert (code, error) == (0, "")
         assert output.splitlines()[0] == "cut: saved before"
         assert "1 files sent" in output
+        assert_whole(store)
+
+
+@needs_sshd
+def test_a_host_that_falls_silent_is_given_up(
+    project: Path, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As docs/how-to-share.md says, with a tenth of its seconds.
+    settings = tmp_path / "home/.ssh/config"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("Host 127.0.0.1\n  ServerAliveInterval 1\n  ServerAliveCountMax 2\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store = project.parent / "store"
+    key = str(sshd.folder / "user_key")
+    with cut_off(sshd.port, None, silently=True) as way:
+        url = f"ssh://{getpass.getuser()}@127.0.0.1:{way.port}{store}"
+        assert invoke("remote", "add", "storage", url, "--key-file", key)[0] == 0
+        commit(project)
+        way.left = 300_000
+        began = time.monotonic()
+        code, output, error = invoke("publish", "--name", "cut")
+        assert (code, output) == (1, "")
+        assert error.startswith(f"error: storage: sending to {url} broke off (")
+        assert way.cuts
+        assert time.monotonic() - began < 60
+        assert_whole(store)
+        way.left = None
+        assert invoke("publish", "--name", "cut")[0] == 0
         assert_whole(store)
 
 
