@@ -118,6 +118,13 @@ def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(name: str) -> None
     assert declared - named == used - PLUMBING - packages
 
 
+@pytest.mark.parametrize("name", ["prepare_data", "train_teacher", "train_proxy", "distill"])
+def test_the_run_cache_takes_what_takes_long(name: str) -> None:
+    # DVC keeps no run of a stage that leaves something in git which is no metric and no plot.
+    # Without it a sweep would train the teacher for each experiment.
+    assert all(isinstance(out, str) for out in STAGES[name]["outs"])
+
+
 def sections_read(source: str) -> set[str]:
     """The sections of the parameters that are used beyond what is UNTRACKED of them."""
     tree = ast.parse(source)

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from models.errors import InputError
 from pipeline.dvc_output import StageBusyError, StageError
 from pipeline.dvc_runner import Runner, load_graph, load_status
+from tests.pages import make_project
 from tests.pipeline.conftest import ROOT, change_stage, wait_for
 
 # dvc reads its graph with a call that pygtrie is about to drop.
@@ -52,6 +54,31 @@ def test_the_graph_of_this_project_has_the_stages_that_dvc_lists() -> None:
     assert stages["profile_latency"].needs.alone
     assert stages["distill"].needs.gpu == 1
     assert [name for name, stage in stages.items() if stage.always_runs] == ["identify_device"]
+
+
+def test_a_training_of_the_chain_is_restored_rather_than_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It writes to git as well, what DVC may put beside its cache.
+    project = make_project(tmp_path / "project", "prepare_data", "train_teacher")
+    monkeypatch.setenv("ACKD_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    params = YAML().load(project / "params.yaml")
+    params["data"]["train_per_class"] = 8
+    params["teacher"]["epochs"] = 1
+    reports = ("data.json", "teacher/metrics.json", "teacher/environment.json")
+    with Runner(project) as runner:
+        for seed in (1, 0):
+            params["teacher"]["seed"] = seed
+            YAML().dump(params, project / "params.yaml")
+            repro(runner, "prepare_data")
+            assert repro(runner, "train_teacher")[0] == "ran"
+        made = [(project / "reports" / name).read_bytes() for name in reports]
+        (project / "dvc.lock").unlink()  # as in an experiment from a commit before it
+        for name in reports:
+            (project / "reports" / name).unlink()
+        assert repro(runner, "prepare_data")[0] == "restored"
+        assert repro(runner, "train_teacher")[0] == "restored"
+    assert [(project / "reports" / name).read_bytes() for name in reports] == made
 
 
 def test_a_stage_runs_is_then_unchanged_and_is_restored(project: Path) -> None:

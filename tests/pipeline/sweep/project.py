@@ -25,6 +25,7 @@ stages:
     deps: [source.txt, stage.sh]
     params: [teacher]
     outs: [teacher.txt]
+    metrics: [teacher.json: {cache: false}]
   distill:
     cmd: sh stage.sh student
     deps: [teacher.txt, stage.sh]
@@ -41,6 +42,7 @@ SCRIPT = """\
 set -e
 if [ "$1" = teacher ]; then
     cp source.txt teacher.txt
+    echo '{}' > teacher.json
     echo teacher >> "$SWEEP_LOG"
 else
     echo "$CUDA_VISIBLE_DEVICES" >> "$SWEEP_LOG.gpus"
