@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import json
 import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 from models.errors import InputError
 from pipeline.dvc_output import StageBusyError, StageError
@@ -23,6 +26,7 @@ from pipeline.sweep.commits import list_experiments
 
 _TRIES = 5
 _CONFIG = Path(".dvc/config.local")
+_LOCK = Path("dvc.lock")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Clone:
     Args:
         folder: of the clone, which is made; what is there is removed.
         source: what is cloned.
-        cache: the DVC cache to share; by default the clone has its own.
+        cache: the DVC cache to share; by default the clone has its own, and what others have made
+            comes from the default remote.
         config: ``.dvc/config.local`` of the project, which git does not know.
 
     Raises:
@@ -98,6 +103,8 @@ class Clone:
             with (folder / _CONFIG).open("w", encoding="utf-8") as handle:
                 settings.write(handle)
         self._runner = Runner(folder)
+        self._has_remote = cache is None
+        self._knows_what_is_lost = False
 
     def run(
         self, order: Order, log: Path, env: Mapping[str, str], options: Sequence[str] = ()
@@ -113,11 +120,38 @@ class Clone:
         Raises:
             StageError: it failed, or was stopped.
         """
+        if not self._knows_what_is_lost:
+            self._forget_what_is_lost()
+            self._knows_what_is_lost = True
         settings = [part for text in order.overrides for part in ("-S", text)]
         named = ["-n", order.name, "-m", order.message]
         self.dvc(["exp", "run", "--temp", *options, *named, *settings, order.until], log, env)
         if order.name not in list_experiments(root=self.folder):
             raise InputError(f"dvc made no experiment of this name; {log} has what it said")
+
+    def _forget_what_is_lost(self) -> None:
+        """Take the stages whose results nobody has any more out of ``dvc.lock``.
+
+        Of a stage that stands there DVC takes these results and no others. That another experiment
+        has just run it, on a processor that gives other last bits, it would not see, and run it
+        again.
+        """
+        path = self.folder / _LOCK
+        if not path.exists():
+            return
+        remote = ["--not-in-remote"] if self._has_remote else []
+        lines = self._runner.dvc(["data", "status", "--json", *remote], lambda _: None)
+        status = json.loads(next(line for line in lines if line.startswith("{")))
+        lost = set(status.get("not_in_cache", []))
+        if self._has_remote:
+            lost &= set(status.get("not_in_remote", []))
+        yaml = YAML()
+        content = yaml.load(path)
+        for name, stage in list(content["stages"].items()):
+            outs = {out["path"] for out in stage.get("outs", [])}
+            if outs & {place.rstrip("/") for place in lost}:
+                del content["stages"][name]
+        yaml.dump(content, path)
 
     def dvc(self, arguments: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
         """Run a command of dvc here; another of its processes is waited for."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -187,6 +189,31 @@ def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Pat
     assert sweep("--jobs", "2").exit_code == 0
     assert len(results(project)) == 4
     assert set(runs(project).values()) == {1}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_one_teacher_is_enough_where_that_of_the_commit_is_lost(
+    project: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    # As in a fresh clone: dvc.lock names a teacher that nobody has, of another processor.
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--quiet", "distill"],
+        env=environment(project),
+        check=True,
+    )
+    commit(project)
+    lock = (project / "dvc.lock").read_bytes()
+    (project.parent / LOG).unlink()
+    if not kept:
+        shutil.rmtree(project / ".dvc/cache")
+        (project / "teacher.txt").unlink()
+    monkeypatch.setenv("SWEEP_PROCESSOR", "another")
+    write_sweep(project, SWEEP.replace("13", "12"))
+    done = sweep("--jobs", "2")
+    assert done.exit_code == 0, done.output
+    assert runs(project)["teacher"] == (0 if kept else 1)
+    assert len(results(project)) == 4
+    assert (project / "dvc.lock").read_bytes() == lock
 
 
 def test_what_measures_time_beside_others_is_said(project: Path) -> None:
