@@ -11,6 +11,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +106,7 @@ class Clone:
                 settings.write(handle)
         self._runner = Runner(folder)
         self._has_remote = cache is None
-        self._knows_what_is_lost = False
+        self._is_ready = False
 
     def run(
         self, order: Order, log: Path, env: Mapping[str, str], options: Sequence[str] = ()
@@ -120,9 +122,11 @@ class Clone:
         Raises:
             StageError: it failed, or was stopped.
         """
-        if not self._knows_what_is_lost:
+        if not self._is_ready:
             self._forget_what_is_lost()
-            self._knows_what_is_lost = True
+            if self._has_remote:
+                self.dvc(["fetch", "--with-deps", order.until], log, env)
+            self._is_ready = True
         settings = [part for text in order.overrides for part in ("-S", text)]
         named = ["-n", order.name, "-m", order.message]
         self.dvc(["exp", "run", "--temp", *options, *named, *settings, order.until], log, env)
@@ -152,6 +156,22 @@ class Clone:
             if outs & {place.rstrip("/") for place in lost}:
                 del content["stages"][name]
         yaml.dump(content, path)
+
+    def push_run_cache(self) -> None:
+        """Let other clones restore the runs that were made here; outputs are pushed already.
+
+        Raises:
+            StageError: the remote did not take it.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.sweep.run_cache"],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StageError((done.stderr.strip().splitlines() or ["no reason"])[-1])
 
     def dvc(self, arguments: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
         """Run a command of dvc here; another of its processes is waited for."""

@@ -245,3 +245,5 @@ def _run_and_push(clone: Clone, url: str, order: Order, log: Path, env: Mapping[
     clone.run(order, log, env, ["--pull"])
     shared = ["--run-cache"] if order.leads else []
     clone.dvc(["exp", "push", *force, *shared, url, order.name], log, env)
+    if order.leads:
+        clone.push_run_cache()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.git_refs import git
 from tests.pipeline.sweep.project import (
     LOG,
     cached,
+    commit,
     documented,
     environment,
     make_project,
@@ -169,10 +171,21 @@ def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_worke
     cluster: tuple[Path, str, list[subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
     project, address, _ = cluster
+    # The commit's own teacher is shared, as from a processor that gives other last bits.
+    for command in (["repro", "--quiet", "distill"], ["push", "--quiet"]):
+        subprocess.run(
+            [sys.executable, "-m", "dvc", *command],
+            cwd=project,
+            env=environment(project, SWEEP_PROCESSOR="another"),
+            check=True,
+        )
+    commit(project)
+    git(project, "push", "--quiet", "origin", "HEAD")
     write_sweep(project, "name: t\nuntil: distill\nvariants: {kd: {presets: [kd]}}\n")
     done = sweep(project, address)
     output = done.communicate(timeout=300)[0]
     assert done.returncode == 0, output
+    assert runs(project)["teacher"] == 1, "that of the commit, and no other"
 
     other = tmp_path / "other"
     git(
