@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from collections.abc import Callable
 
@@ -38,5 +39,7 @@ def run_stage(stage: Callable[[Params], None]) -> None:
             " to read images without workers, and run again"
         )
     except KeyboardInterrupt:
+        # A second one would end in a traceback of whatever cleans up at the exit.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,6 +1,7 @@
 """How a stage fails: one sentence for a mistake, a traceback for a defect."""
 
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +47,14 @@ def test_other_errors_keep_their_traceback() -> None:
 
 
 def test_an_interruption_has_the_status_of_sigint() -> None:
-    with pytest.raises(SystemExit) as caught:
-        run_stage(raising(KeyboardInterrupt()))
-    assert caught.value.code == 130
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run_stage(raising(KeyboardInterrupt()))
+        assert caught.value.code == 130
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "it ends in peace"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
