@@ -149,11 +149,13 @@ class Clone:
         lost = set(status.get("not_in_cache", []))
         if self._has_remote:
             lost &= set(status.get("not_in_remote", []))
+        if not lost:
+            return
+        places = {place.rstrip("/") for place in lost}  # folders are told with a slash
         yaml = YAML()
         content = yaml.load(path)
         for name, stage in list(content["stages"].items()):
-            outs = {out["path"] for out in stage.get("outs", [])}
-            if outs & {place.rstrip("/") for place in lost}:
+            if places.intersection(out["path"] for out in stage.get("outs", [])):
                 del content["stages"][name]
         yaml.dump(content, path)
 
@@ -171,7 +173,8 @@ class Clone:
             check=False,
         )
         if done.returncode:
-            raise StageError((done.stderr.strip().splitlines() or ["no reason"])[-1])
+            said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise StageError(said[-1].removeprefix("error: "))
 
     def dvc(self, arguments: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
         """Run a command of dvc here; another of its processes is waited for."""
