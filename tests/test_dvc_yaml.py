@@ -2,13 +2,16 @@
 
 import ast
 from pathlib import Path
+from typing import get_args
 
+import grimp
 import pytest
 from ruamel.yaml import YAML
 
 from stages.params import Params, load_params
 from stages.sections.common import Section
 from stages.sections.data import Data
+from stages.sections.methods import Distill
 from stages.sections.training import EngineSettings
 
 ROOT = Path(__file__).parent.parent
@@ -40,36 +43,40 @@ UNTRACKED = {
 }
 
 
-def imports(path: Path) -> set[Path]:
-    """The files of this project that ``path`` imports at run time, at any level of indentation."""
-    found = set()
-    typing_only: set[ast.AST] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            typing_only.update(ast.walk(node))
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            base = ROOT / name.replace(".", "/")
-            found |= {p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()}
-    return found
+# What no import leads to: methods and devices by their names, processes, files that are read.
+_NAMES = get_args(Distill.model_fields["method"].annotation)
+METHODS = {f"models/distillers/{name}.py" for name in _NAMES}
+BY_NAME: dict[str, set[str]] = {
+    "train_teacher": {"models/distillers/scratch.py"},
+    "train_proxy": {"models/distillers/scratch.py", "models/distillers/kd.py"},
+    "distill": METHODS,
+    "validate": {"stages/runtimes/tensorrt_engine.py"},
+    "profile_latency": {"stages/devices/local.py", "stages/devices/runner.py"},
+    "export_litert": {"stages/litert/converter.py", "stages/litert/timing.py"},
+    "analyze": METHODS,
+    "report": {f"stages/report_page/{name}" for name in ("page.html", "macros.html", "style.css")},
+    "package": {"stages/devices/runner.py"},
+}
 
 
-def closure(start: set[Path]) -> set[str]:
-    done: set[Path] = set()
-    todo = set(start)
-    while todo:
-        path = todo.pop()
-        done.add(path)
-        todo |= imports(path) - done
-    return {p.relative_to(ROOT).as_posix() for p in done if p.read_text(encoding="utf-8").strip()}
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """What imports what at run time, at any level of indentation."""
+    return grimp.build_graph("models", "stages", exclude_type_checking_imports=True, cache_dir=None)
+
+
+def file_of(module: str) -> str:
+    path = module.replace(".", "/")
+    return f"{path}.py" if (ROOT / f"{path}.py").is_file() else f"{path}/__init__.py"
+
+
+def code_of(stage: str, graph: grimp.ImportGraph) -> set[str]:
+    """The files that a stage runs or reads of this project's code, packages' own files apart."""
+    start = {f"stages/{stage}.py"} | BY_NAME.get(stage, set())
+    modules = {path[:-3].replace("/", ".") for path in start if path.endswith(".py")}
+    imported = {up for module in modules for up in graph.find_upstream_modules(module)}
+    files = start | {file_of(module) for module in imported}
+    return {path for path in files if not path.endswith("__init__.py")}
 
 
 def test_the_stages_are_those_of_the_design() -> None:
@@ -94,28 +101,14 @@ def test_the_stages_are_those_of_the_design() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(name: str) -> None:
-    declared = {d for d in STAGES[name]["deps"] if d.endswith((".py", ".j2", ".css"))}
-    start = {ROOT / "stages" / f"{name}.py"}
-    if name == "train_teacher":
-        start.add(ROOT / "models/distillers/scratch.py")
-    if name == "profile_latency":
-        start.add(ROOT / "stages/devices/local.py")  # opened by its name, as by default
-    if name == "export_litert":  # started as processes
-        start |= {ROOT / f"stages/litert/{process}.py" for process in ("converter", "timing")}
-    templated = "models/distillers/${distill.method}.py"
-    if name in {"distill", "analyze"}:
-        assert templated in declared  # the methods that are not used do not count
-        declared.remove(templated)
-        start.add(ROOT / "models/distillers/base.py")
-        start.add(ROOT / "models/distillers/losses.py")
-        start.add(ROOT / "models/learners.py")
-    used = closure(start)
-    sources = "".join((ROOT / path).read_text(encoding="utf-8") for path in used)
-    # What is run as a process or read as a file is named in the code, not imported.
-    named = {d for d in declared - used if Path(d).stem in sources}
-    packages = {path for path in used if path.endswith("__init__.py")}
-    assert declared - named == used - PLUMBING - packages
+def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(
+    name: str, graph: grimp.ImportGraph
+) -> None:
+    declared = {d for d in STAGES[name]["deps"] if d.startswith(("models/", "stages/"))}
+    used = code_of(name, graph) - PLUMBING
+    if used >= METHODS:  # the methods that are not used do not count
+        used = used - METHODS | {"models/distillers/${distill.method}.py"}
+    assert declared == used
 
 
 @pytest.mark.parametrize("name", ["prepare_data", "train_teacher", "train_proxy", "distill"])
@@ -167,7 +160,7 @@ def test_the_data_depend_on_all_of_their_section_but_what_is_untracked() -> None
     assert declared == {f"data.{key}" for key in Data.model_fields} - UNTRACKED
 
 
-@pytest.mark.parametrize("name", ["train_teacher", "distill"])
+@pytest.mark.parametrize("name", ["train_teacher", "train_proxy", "distill"])
 def test_a_training_declares_what_changes_its_result_of_how_it_is_done(name: str) -> None:
     declared = {key for key in STAGES[name]["params"] if key.startswith("training.")}
     assert declared == {f"training.{key}" for key in EngineSettings.model_fields} - UNTRACKED
