@@ -29,9 +29,9 @@ class Cc(FeatureDistiller):
 
     * ``repdistiller``: ``mean_{i<B} sum_j d_ij d_{i+1,j}`` with ``d = |e_s - e_t|``, where ``e`` is
       a trained linear embedding of 128 numbers for either network. Each sample is paired with the
-      next of the batch, so the loss depends on the order, and is 0 for a batch of one. As both
-      embeddings are trained, they lower most of it by themselves, whatever the student does; this
-      is kept, because it is what was compared. Weights ce 1, kd 0, feature 0.02.
+      next of the batch, so the loss depends on the order. As both embeddings are trained, they
+      lower most of it by themselves, whatever the student does; this is kept, because it is what
+      was compared. Weights ce 1, kd 0, feature 0.02.
     * ``rbf``: the printed loss with the Gaussian kernel, expanded to order P = 2: ``K_ij = sum_{p
       <= P} exp(-2g) (2g)^p / p! (f_i . f_j)^p`` for ``f`` of norm 1 and g = 0.4. Nothing is
       trained beside the student. A public code of it takes ce 1, kd 0, feature 100.
@@ -96,8 +96,7 @@ class Neighbours(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         distance = (self.embed_student(student) - self.embed_teacher(teacher)).abs()
         products: Tensor = distance[:-1] * distance[1:]
-        # A batch of one has no neighbours: a mean over none would be NaN.
-        return products.sum() / max(len(products), 1)
+        return products.sum() / len(products)
 
 
 class Kernels(nn.Module):

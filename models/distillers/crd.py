@@ -194,7 +194,5 @@ class Crd(FeatureDistiller):
     def _remember(self, indices: Tensor, of_student: Tensor, of_teacher: Tensor) -> None:
         indices = self.gather(indices)
         of_student, of_teacher = self.gather(torch.cat([of_student, of_teacher], 1)).chunk(2, 1)
-        # A process for which nothing is left of the last batch repeats a sample of the first's.
-        first = (indices == indices.unsqueeze(1)).int().argmax(1)
-        self.memory_student.update(indices, of_student[first], self.momentum)
-        self.memory_teacher.update(indices, of_teacher[first], self.momentum)
+        self.memory_student.update(indices, of_student, self.momentum)
+        self.memory_teacher.update(indices, of_teacher, self.momentum)

@@ -27,16 +27,7 @@ class Gate(nn.Module):
 
     def forward(self, shared_map: Tensor) -> Tensor:
         """Weights ``[B, M]`` that sum to 1 for each sample."""
-        scores = self.weigh(shared_map.mean((2, 3)))
-        if len(scores) == 1 and isinstance(self.norm, nn.BatchNorm1d):
-            # One sample has no variance: it is normalised as in eval mode. A SyncBatchNorm, which
-            # may have taken this one's place, sees those of other processes.
-            norm = self.norm
-            scores = F.batch_norm(
-                scores, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        else:
-            scores = self.norm(scores)
+        scores = self.norm(self.weigh(shared_map.mean((2, 3))))
         return F.softmax(F.relu(at_least_float32(scores)), dim=1)
 
 

@@ -56,7 +56,8 @@ class Feed:
 
     What it gives is a function of the data seed, the epoch and the sample index alone. Each global
     batch is cut into as many parts as there are processes. The last batch of an epoch may be
-    smaller; a process for which nothing is left of it sees a sample again, with weight 0.
+    smaller; a rest that would not give two images to every process joins the batch before it,
+    because BatchNorm cannot learn from a single 1x1 map.
 
     Args:
         data: the data set.
@@ -117,7 +118,7 @@ class Feed:
     def steps(self) -> int:
         """Batches an epoch."""
         full, rest = divmod(len(self), self.batch_size)
-        return full if self.full_batches or rest == 0 else full + 1
+        return full if self.full_batches or rest < 2 * self.processes else full + 1
 
     @property
     def seen(self) -> int:
@@ -131,19 +132,15 @@ class Feed:
             epoch: counted from 0.
             start_step: the batches before it are left out.
         """
-        order = epoch_order(self.augmentation.seed, epoch, len(self))
-        batches = torch.split(order, self.batch_size)[start_step : self.steps]
-        parts = [self._own_part(batch) for batch in batches]
+        order = epoch_order(self.augmentation.seed, epoch, len(self))[: self.seen]
+        cuts = [step * self.batch_size for step in range(1, self.steps)]
+        batches = order.tensor_split(cuts)[start_step:]
+        parts = [batch[self.process :: self.processes] for batch in batches]
         device = self.normalize.device
         for indices, batch, images in zip(parts, batches, self._images(parts, epoch), strict=True):
-            filled = len(batch) > self.process
-            weight = len(indices) * self.processes / len(batch) if filled else 0.0
+            weight = len(indices) * self.processes / len(batch)
             labels = self.labels[indices].to(device)
             yield Share(Batch(self.normalize(images), labels, indices.to(device)), weight)
-
-    def _own_part(self, batch: Tensor) -> Tensor:
-        part = batch[self.process :: self.processes]
-        return part if len(part) else batch[:1]
 
     def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """The augmented uint8 images ``[B, H, W, 3]`` of each part, in turn."""

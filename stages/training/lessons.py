@@ -84,8 +84,8 @@ class Lessons:
         self.kept = None
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, weight: float) -> Knowledge:
-        """What the method needs of a batch; one of weight 0 repeats another process's sample."""
+    def __call__(self, batch: Batch) -> Knowledge:
+        """What the method needs of a batch."""
         if self.needs == "nothing":
             return Knowledge()
         if self.needs == "features":
@@ -97,6 +97,6 @@ class Lessons:
         else:
             with self.engine.accelerator.autocast():
                 logits = round_logits(self.answers(batch.images))
-            if self.kept is not None and weight > 0:
+            if self.kept is not None:
                 self.kept[batch.indices.cpu()] = logits.cpu()
         return Knowledge(logits.float())

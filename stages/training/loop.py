@@ -145,14 +145,14 @@ class Trainer:
         self.lessons.begin_epoch(progress.epoch, progress.step)
         for share in self.feed.epoch(progress.epoch, progress.step):
             self.weight = share.weight
-            knowledge = self.lessons(share.batch, share.weight)
+            knowledge = self.lessons(share.batch)
             losses: dict[str, Tensor] = self.wrapped(share.batch, knowledge)
             self.optimizer.zero_grad(set_to_none=True)
             self.engine.accelerator.backward(losses["total"] * share.weight)
             self.optimizer.step()
             self.schedule.step()
             progress.step += 1
-            self._count(losses, len(share.batch.labels) if share.weight > 0 else 0)
+            self._count(losses, len(share.batch.labels))
             display.step(losses)
             if self._checkpoint_is_due():
                 progress.seconds = time.perf_counter() - start

@@ -144,20 +144,6 @@ def test_gradients_reach_everything() -> None:
     assert set(still) <= {"gate.weigh.bias"}  # BatchNorm undoes a bias
 
 
-def test_a_batch_of_one() -> None:
-    method = make()
-    method.double()
-    one = BATCH._replace(images=BATCH.images[:1].double(), labels=BATCH.labels[:1])
-    before = copy.deepcopy(method.gate.state_dict())
-    losses = method(one, Knowledge())
-    losses["total"].backward()
-    assert all(loss.isfinite() for loss in losses.values())
-    assert all(torch.equal(before[name], t) for name, t in method.gate.state_dict().items())
-    group = method.run_group(one.images)
-    wanted = gate(method, array(group.target.stages[-2]), training=False)
-    np.testing.assert_allclose(array(group.weights), wanted, rtol=1e-12)
-
-
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_losses_are_float32_under_autocast(half: torch.dtype) -> None:
     method = make().eval()

@@ -90,7 +90,7 @@ def test_an_epoch_goes_on_where_it_was_left(data: DataSet) -> None:
         assert torch.equal(a.batch.images, b.batch.images)
 
 
-@pytest.mark.parametrize("batch_size", [16, 49, 50])  # 50 images: the last batch has 2, 1 and 50
+@pytest.mark.parametrize("batch_size", [22, 49, 50])  # 50 images: 6, 1 or none are left
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_each_batch(data: DataSet, batch_size: int, processes: int) -> None:
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True)
@@ -104,9 +104,8 @@ def test_processes_share_each_batch(data: DataSet, batch_size: int, processes: i
         images = {}
         for part in own:
             for index, image in zip(part.batch.indices.tolist(), part.batch.images, strict=True):
-                if part.weight:
-                    assert index not in images
-                images.setdefault(index, image)
+                assert index not in images
+                images[index] = image
         assert set(images) == set(share.batch.indices.tolist())
         for index, image in zip(share.batch.indices.tolist(), share.batch.images, strict=True):
             assert torch.equal(images[index], image)
@@ -114,6 +113,24 @@ def test_processes_share_each_batch(data: DataSet, batch_size: int, processes: i
         mean = share.batch.labels.double().mean()
         parts_mean = sum(p.weight * p.batch.labels.double().mean() for p in own) / processes
         assert torch.allclose(mean, torch.as_tensor(parts_mean))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_no_process_ever_sees_a_single_image(data: DataSet, processes: int) -> None:
+    # BatchNorm on 1x1 maps cannot learn from one.
+    for batch_size in range(2 * processes, 51):
+        parts = [
+            MemoryFeed(data, Augmentation(), batch_size, CPU, rank, processes)
+            for rank in range(processes)
+        ]
+        steps = list(zip(*(part.epoch(0) for part in parts), strict=True))
+        assert min(len(share.batch.labels) for step in steps for share in step) >= 2
+        sizes = [sum(len(share.batch.labels) for share in step) for step in steps]
+        full, rest = divmod(50, batch_size)
+        joined = [batch_size] * (full - 1) + [batch_size + rest]
+        kept = [batch_size] * full + [rest] * (rest > 0)
+        assert sizes == (joined if rest < 2 * processes else kept)
+        assert len(sizes) == parts[0].steps
 
 
 def test_too_many_processes_are_refused(data: DataSet) -> None:

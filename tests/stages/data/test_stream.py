@@ -47,7 +47,7 @@ def test_the_batches_are_those_of_the_memory_feed(data: DataSet, workers: int, m
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_each_process_sees_its_share(data: DataSet, process: int) -> None:
-    # The last batch of 1 leaves nothing for the second process.
+    # The last batch has 8 images: the one that is left has joined it.
     stream = StreamFeed(data, SETTINGS, 7, CPU, process, 2, workers=2)
     assert_same(stream.epoch(1), MemoryFeed(data, SETTINGS, 7, CPU, process, 2).epoch(1))
 

@@ -127,6 +127,13 @@ def test_history_tells_of_every_term_and_learner(data: DataSet, teacher: Backbon
         assert 0 <= row["cka/D3B1~D2B2"] <= 1 + 1e-9
 
 
+def test_one_image_more_than_full_batches_hold(data: DataSet) -> None:
+    # At 16 pixels this network's last maps are 1x1, where BatchNorm learns from two images or more.
+    settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 95})
+    student = models.build("mobilenet_v2_0.5", 3)
+    train(data, distillers.build("scratch", student, SETTING, {}), settings=settings)
+
+
 def test_the_best_epoch_is_the_first_highest_on_validation(data: DataSet) -> None:
     _, trained = run(data, "scratch")
     accuracies = [row["val_accuracy"] for row in trained.history]
