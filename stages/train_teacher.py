@@ -71,7 +71,8 @@ def _load(network: Backbone, settings: Teacher, data: DataSet) -> None:
     if settings.checkpoint == "pretrained":
         published = load_pretrained(network)
     elif settings.checkpoint is not None:
-        load_checkpoint(Path(settings.checkpoint), network)
+        said = load_checkpoint(Path(settings.checkpoint), network)
+        print(f"teacher: {settings.checkpoint}: {said or 'every parameter, as it is'}")
     own = settings.normalization or published
     if own is not None:
         # x data_std + data_mean is the pixel; less own mean, by own std, what the network knows.

@@ -1,6 +1,7 @@
 """Weights on disk: equal bytes for equal networks, and a sentence for everything that is wrong."""
 
 import argparse
+import collections
 import errno
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -53,6 +55,27 @@ def test_equal_networks_give_equal_bytes(tmp_path: Path) -> None:
             "model": {f"module.student.{k}": v for k, v in state.items()}
             | {f"module.teacher.{k}": v + 1 for k, v in state.items()}
         },
+        lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {0: {}}}},
+        # As in timm, averaged weights come first.
+        lambda state: {
+            "state_dict": {k: v + 1 for k, v in state.items()},
+            "state_dict_ema": {f"_orig_mod.module.{k}": v for k, v in state.items()},
+        },
+        lambda state: (
+            {"n_averaged": torch.tensor(7)} | {f"module.{k}": v for k, v in state.items()}
+        ),
+        lambda state: {"checkpoint": {"params": {f"net.model.{k}": v for k, v in state.items()}}},
+        lambda state: {f"{'head' * ('fc.' in k) or 'backbone'}.{k}": v for k, v in state.items()},
+        # Files older than torch 0.4.1, and profilers.
+        lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
+        lambda state: state | {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
+        lambda state: {
+            "model": state,
+            "best": np.float64(71.2),
+            "classes": np.arange(3),
+            "log": collections.defaultdict(list),
+            "from": Path("/data"),
+        },
     ],
 )
 def test_wrappers_of_the_public_zoos(tmp_path: Path, wrap) -> None:
@@ -60,6 +83,58 @@ def test_wrappers_of_the_public_zoos(tmp_path: Path, wrap) -> None:
     torch.save(wrap(source.state_dict()), tmp_path / "a.pth")
     load_checkpoint(tmp_path / "a.pth", network)
     assert same(source, network)
+
+
+def test_what_was_taken_off_and_left_out_is_said(tmp_path: Path) -> None:
+    network = models.build("resnet8", 10)
+    state = network.state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth", network) == ""
+    wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"net": wrapped, "loss": {"weight": torch.ones(3)}}, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth", network) == (
+        "weights are those under net.module; left out loss.weight"
+    )
+
+
+def script(path: Path) -> None:
+    network = models.build("resnet8", 10).eval()
+    torch.jit.trace(network, torch.zeros(1, 3, 32, 32)).save(path)
+
+
+def not_finite(path: Path) -> None:
+    state = models.build("resnet8", 10).state_dict()
+    torch.save(state | {"fc.bias": torch.full((10,), torch.nan)}, path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (script, "a TorchScript program, expected a state dict"),
+        (
+            lambda path: path.write_text("<!DOCTYPE html>\n<title>Sign in"),
+            "a text file ('<!DOCTYPE",
+        ),
+        (
+            lambda path: torch.save(models.build("resnet8", 10), path),
+            "holds models.resnet.ResNet besides tensors",
+        ),
+        (not_finite, "fc.bias has values that are not finite"),
+        (lambda path: path.mkdir(), "Is a directory; correct the path"),
+    ],
+)
+def test_files_are_named_for_what_they_are(tmp_path: Path, write, said: str) -> None:
+    write(tmp_path / "a.pth")
+    with pytest.raises(InputError, match=re.escape(f"a.pth: {said}")):
+        load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    network = models.build("resnet8", 10)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    load_checkpoint(Path("~/a.pth"), network)
 
 
 def test_resnets_of_another_code_for_cifar(tmp_path: Path) -> None:
@@ -179,7 +254,7 @@ def test_truncated_files_are_named(tmp_path: Path) -> None:
 def test_missing_and_unlabelled_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_network(tmp_path / "absent.safetensors")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         load_checkpoint(tmp_path / "absent.pth", models.build("resnet8", 10))
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="does not say which network it holds"):
