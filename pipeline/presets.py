@@ -24,7 +24,10 @@ SHORT_EPOCHS = 20
 """Of the student in a short schedule, where no other number is given."""
 
 # What of the data section names a part of one source.
-_OF_A_SOURCE = ("image_column", "label_column", "train_split", "val_split", "test_split")
+_OF_A_SOURCE = (
+    *("config", "image_column", "label_column"),
+    *("train_split", "val_split", "test_split"),
+)
 
 
 class _PlainNull(RoundTripRepresenter):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from models.errors import InputError
 from stages.data.arrays import DATA_FOLDER, SPLITS, Split, middle, write_header
-from stages.data.decode import decode
+from stages.data.decode import DamagedImageError, decode
 from stages.data.sources.schemes import open_source
 from stages.data.splits import ChosenSplit, choose_splits
 from stages.entry import run_stage
@@ -24,9 +24,11 @@ from stages.files import new_folder, sha256, write_json
 from stages.machine import cores
 from stages.params import Params
 from stages.progress import track
+from stages.sections.data import Data
 
 REPORT = Path("reports/data.json")
 _AHEAD = 8  # images a core that are decoded ahead of the writing; bounds the memory
+_NAMED = 5  # damaged images in a message
 
 
 @dataclass
@@ -63,26 +65,42 @@ def main(params: Params) -> None:
     choice = choose_splits(open_source(data), data)
     for note in choice.notes:
         print(note)
-    size = data.image_size or _own_size(choice.splits["train"])
+    size = data.image_size or _own_size(data.source, choice.splits["train"])
     statistics = {}
+    damaged: list[str] = []
     splits: dict[str, dict[str, Any]] = {}
     with new_folder(DATA_FOLDER) as folder:
         for name in SPLITS:
             chosen = choice.splits[name]
             images_path, labels_path = folder / f"{name}_images.npy", folder / f"{name}_labels.npy"
-            statistics[name] = _write_images(
-                images_path, chosen, size, data.resize or data.image_size, name
-            )
+            statistics[name], kept = _write_images(images_path, chosen, size, data, name, damaged)
+            labels = chosen.labels[kept]
             with labels_path.open("wb") as handle:
-                write_header(handle, np.int64, chosen.labels.shape)
-                handle.write(chosen.labels.astype(np.int64).tobytes())
-            per_class = np.bincount(chosen.labels, minlength=len(choice.classes))
+                write_header(handle, np.int64, labels.shape)
+                handle.write(labels.astype(np.int64).tobytes())
+            per_class = np.bincount(labels, minlength=len(choice.classes))
             splits[name] = {
-                "count": len(chosen.labels),
+                "count": len(labels),
                 "per_class": per_class.tolist(),
                 "images_sha256": sha256(images_path),
                 "labels_sha256": sha256(labels_path),
             }
+        damaged = list(dict.fromkeys(damaged))  # the test may validate too
+        if damaged:
+            trained = np.count_nonzero(splits["train"]["per_class"])
+            emptied = trained < len(np.unique(choice.splits["train"].labels)) or not all(
+                split["count"] for split in splits.values()
+            )
+            listed = ", ".join(damaged[:_NAMED])
+            more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+            problem = f"{data.source}: {len(damaged)} of the images cannot be read: {listed}{more};"
+            if emptied:
+                raise InputError(f"{problem} replace them, as a class or a split has no others")
+            if data.damaged == "refuse":
+                raise InputError(
+                    f"{problem} replace or remove them, or set data.damaged: skip to leave them out"
+                )
+            print(f"{problem} they are left out")
         mean, std = statistics["train"].mean_and_std()
         if min(std) == 0:
             raise InputError(
@@ -106,22 +124,27 @@ def main(params: Params) -> None:
     counts = {
         name: {key: split[key] for key in ("count", "per_class")} for name, split in splits.items()
     }
-    write_json(REPORT, {**summary, "splits": counts})
+    report = {**summary, "splits": counts, "notes": choice.notes, "damaged": damaged}
+    write_json(REPORT, report)
     sizes = ", ".join(f"{split['count']} {name}" for name, split in counts.items())
     print(f"{data.source}: {sizes} images of {len(choice.classes)} classes, {size}x{size}")
     for key, number in repeated.items():
         print(f"{key}: {number} (with identical pixels)")
 
 
-def _own_size(chosen: ChosenSplit) -> int:
-    first = int(chosen.positions[0])
-    height, width, _ = _decode(chosen, first, None).shape
-    if height != width:
-        raise InputError(
-            f"{chosen.source.describe(first)} has {width}x{height} pixels, expected a square;"
-            " set data.image_size to resize and crop"
-        )
-    return int(height)
+def _own_size(source: str, chosen: ChosenSplit) -> int:
+    for position in chosen.positions:
+        try:
+            height, width, _ = _decode(chosen, int(position), None).shape
+        except DamagedImageError:
+            continue
+        if height != width:
+            raise InputError(
+                f"{source}: {chosen.source.describe(int(position))} has {width}x{height} pixels,"
+                " expected a square; set data.image_size to resize and crop"
+            )
+        return int(height)
+    raise InputError(f"{source}: no training image can be read; correct the path or the files")
 
 
 def _decode(chosen: ChosenSplit, position: int, size: int | None) -> npt.NDArray[np.uint8]:
@@ -130,30 +153,38 @@ def _decode(chosen: ChosenSplit, position: int, size: int | None) -> npt.NDArray
 
 
 def _write_images(
-    path: Path, chosen: ChosenSplit, size: int, resize: int | None, name: Split
-) -> Statistics:
+    path: Path, chosen: ChosenSplit, size: int, data: Data, name: Split, damaged: list[str]
+) -> tuple[Statistics, list[int]]:
     """An array ``[N, size, size, 3]``, written as it is decoded; training images keep a margin.
 
     By plain writes: on a full disk a memory map kills the process, and ``np.save`` does not say why
     it fails.
+
+    Returns:
+        What was learnt of the images, and which of the chosen ones they are; what is wrong with
+        the others is added to ``damaged``.
     """
     statistics = Statistics()
     positions = chosen.positions
+    resize = data.resize or data.image_size
     decoded_size = resize or size
     stored_size = decoded_size if name == "train" else size
 
-    def pixels(position: int) -> npt.NDArray[np.uint8]:
-        image = _decode(chosen, position, resize)
+    def pixels(position: int) -> npt.NDArray[np.uint8] | str:
+        try:
+            image = _decode(chosen, position, resize)
+        except DamagedImageError as error:
+            return str(error)
         if image.shape[:2] != (decoded_size, decoded_size):
             height, width, _ = image.shape
             raise InputError(
-                f"{chosen.source.describe(position)} has {width}x{height} pixels where others have"
-                f" {size}x{size}; set data.image_size to resize and crop"
+                f"{data.source}: {chosen.source.describe(position)} has {width}x{height} pixels"
+                f" where others have {size}x{size}; set data.image_size to resize and crop"
             )
         return middle(image, stored_size)
 
-    def decoded() -> Iterator[npt.NDArray[np.uint8]]:
-        ahead: deque[Future[npt.NDArray[np.uint8]]] = deque()
+    def decoded() -> Iterator[npt.NDArray[np.uint8] | str]:
+        ahead: deque[Future[npt.NDArray[np.uint8] | str]] = deque()
         for position in positions:
             ahead.append(pool.submit(pixels, int(position)))
             if len(ahead) == _AHEAD * cores():
@@ -161,12 +192,20 @@ def _write_images(
         while ahead:
             yield ahead.popleft().result()
 
+    kept = []
     with path.open("wb") as handle, ThreadPoolExecutor(cores()) as pool:
         write_header(handle, np.uint8, (len(positions), stored_size, stored_size, 3))
-        for image in track(decoded(), f"{name} images", total=len(positions)):
+        images = track(decoded(), f"{name} images", total=len(positions))
+        for row, image in enumerate(images):
+            if isinstance(image, str):
+                damaged.append(image)
+                continue
+            kept.append(row)
             handle.write(image.tobytes())
             statistics.add(image, size)
-    return statistics
+        handle.seek(0)  # numpy leaves room for another count of the same header
+        write_header(handle, np.uint8, (len(kept), stored_size, stored_size, 3))
+    return statistics, kept
 
 
 if __name__ == "__main__":

@@ -6,9 +6,24 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from models.errors import InputError
+from stages.data.sources.base import first_line
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation."""
+
+
+class DamagedImageError(Exception):
+    """No image, or a damaged or truncated one; the message names it and says what is wrong."""
 
 
 def decode(
@@ -16,9 +31,9 @@ def decode(
 ) -> npt.NDArray[np.uint8]:
     """The pixels ``[H, W, 3]`` of an image.
 
-    The EXIF orientation is honoured. Other modes become RGB as PIL converts them: grey levels and
-    palettes are spread over the channels, CMYK is converted, and transparency is dropped, which
-    shows what lies beneath. Levels of 16 bits are scaled to 8.
+    The EXIF orientation is honoured; damaged EXIF is none. Other modes become RGB as PIL converts
+    them: grey levels and palettes are spread over the channels, CMYK is converted, and transparency
+    is dropped, which shows what lies beneath. Levels of 16 bits are scaled to 8.
 
     Args:
         open_image: opens the file; it may still be undecoded.
@@ -28,17 +43,28 @@ def decode(
         description: names the image in an error.
 
     Raises:
-        InputError: it is no image, or a damaged or truncated one.
+        DamagedImageError: whatever a decoder raised.
     """
     try:
         with open_image() as image:
-            upright = _rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"{description} cannot be read ({reason}); replace or remove it") from None
+            upright = _rgb(_upright(image))
+    except Exception as error:  # on a damaged file, decoders raise nearly everything
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not an image" if unknown else first_line(error)
+        raise DamagedImageError(f"{description} ({reason})") from None
     if size is not None and upright.size != (size, size):
         upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(upright)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As ``ImageOps.exif_transpose``, which writes the EXIF anew and fails where a tag is odd."""
+    image.load()
+    try:
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # the pixels are whole
+        method = None
+    return image if method is None else image.transpose(method)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from models.errors import InputError
 from stages.data.arrays import SPLITS, Split
-from stages.data.sources.base import VAL_NAMES, Source, SourceSplit, unknown
+from stages.data.sources.base import SPLIT_NAMES, Source, SourceSplit, split_called, unknown
 from stages.sections.data import Data
 
 TEST_FRACTION = 0.2
@@ -43,9 +43,9 @@ def choose_splits(source: Source, data: Data) -> Choice:
     """Training, validation and test images; every draw depends on ``data.seed`` alone.
 
     A split that ``params.yaml`` names is used as it is. Of the others, training takes the split
-    called ``train``, or the only one; test takes ``test``, or else the source's validation split
-    (``validation``, ``valid`` or ``val``), or else is carved from training; validation takes the
-    validation split where that does not serve as the test, or else is carved from training.
+    that is called so (:data:`SPLIT_NAMES`), or the only one; test takes the source's test split,
+    or else its validation split, or else is carved from training; validation takes the validation
+    split where that does not serve as the test, or else is carved from training.
     Carving takes the same fraction of each class; with ``data.val_fraction`` 0 nothing is carved
     for validation, which then sees the test images. ``data.train_per_class`` limits what is left.
 
@@ -63,6 +63,7 @@ def choose_splits(source: Source, data: Data) -> Choice:
             raise InputError(
                 f"{data.source}: split {name!r} is empty; name another in data.{split}_split"
             )
+    notes += [*source.notes, *(note for part in opened.values() for note in part.notes)]
     classes, labels = _number(source, {split: part.labels for split, part in opened.items()}, data)
     missing = len(classes) - len(np.unique(labels["train"]))
     if missing:
@@ -113,24 +114,31 @@ def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], lis
         if name not in available:
             raise unknown(f"data.{split}_split: the split", name, available)
 
-    def free(candidates: Sequence[str]) -> str | None:
-        return next((n for n in candidates if n in available and n not in names.values()), None)
+    def free(split: Split) -> list[str]:
+        return [
+            name
+            for known in SPLIT_NAMES[split]
+            for name in available
+            if name.lower() == known and name not in names.values()
+        ]
 
     notes = []
     if "train" not in names:
-        train = free(["train"]) or (available[0] if len(available) == 1 else None)
-        if train is None:
+        found = free("train") or (available if len(available) == 1 else [])
+        if len(found) != 1:
             raise InputError(
-                f"{data.source}: no split is called train; name one of {', '.join(available)}"
-                " in data.train_split"
+                f"{data.source}: {'several splits are' if found else 'no split is'} called train;"
+                f" name one of {', '.join(available)} in data.train_split"
             )
-        names["train"] = train
-    if "test" not in names and (test := free(["test"]) or free(VAL_NAMES)):
-        names["test"] = test
-        if test != "test":
-            notes.append(f"there is no test split: {test!r} serves as the test")
-    if "val" not in names and (val := free(VAL_NAMES)):
-        names["val"] = val
+        names["train"] = found[0]
+    if "test" not in names and (found := [*free("test"), *free("val")]):
+        names["test"] = found[0]
+        if split_called(found[0]) != "test":
+            notes.append(f"there is no test split: {found[0]!r} serves as the test")
+    if "val" not in names and (found := free("val")):
+        names["val"] = found[0]
+    if unused := [name for name in available if name not in names.values()]:
+        notes.append(f"not used: {', '.join(unused)}")
     if len(set(names.values())) < len(names):
         uses = ", ".join(f"{split} {name!r}" for split, name in names.items())
         raise InputError(

@@ -208,6 +208,9 @@ def _data(measured: Measurements) -> list[tuple[str, str]]:
         )
         for name in ("val", "test")
     ]
+    rows += [("note", note) for note in data["notes"]]
+    if damaged := data["damaged"]:
+        rows.append(("damaged images, left out", ", ".join(damaged)))
     return [*rows, (f"{len(names)} classes", listed + more)]
 
 

@@ -20,6 +20,8 @@ class Data(Section):
     resize: PositiveInt | None = None
     """What the shorter side is brought to before the middle is cropped; null takes image_size. A
     larger one leaves training images a margin, which random crops are taken from too."""
+    config: str | None = None
+    """Of a hub data set that has several configurations."""
     image_column: str | None = None
     label_column: str | None = None
     train_split: str | None = None
@@ -30,6 +32,8 @@ class Data(Section):
     training whole, as benchmarks do, and validates on the test images."""
     train_per_class: PositiveInt | None = None
     """Limits a trial run; validation and test stay whole."""
+    damaged: Literal["refuse", "skip"] = "refuse"
+    """Images that cannot be read; those that are skipped are listed in the report."""
     seed: int = 0
     feed: Literal["auto", "memory", "stream"] = "auto"
     """Training images in memory, or read while training; auto takes memory where they fit. The

@@ -59,7 +59,8 @@ def write_data(count: int = 24, seed: int = 0) -> None:
     head |= {"mean": [0.3, 0.3, 0.3], "std": [0.2, 0.2, 0.2]}
     head |= {"val_images_also_in_train": 0, "test_images_also_in_train": 2}
     write_json(folder / "manifest.json", {**head, "splits": splits})
-    write_json(Path("reports/data.json"), {**head, "splits": splits})
+    noted = {"notes": ["not used: extra"], "damaged": ["cat/1.png (not an image)"]}
+    write_json(Path("reports/data.json"), {**head, "splits": splits, **noted})
 
 
 def write_networks(settings: Distill, seed: int = 0) -> None:

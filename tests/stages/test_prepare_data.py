@@ -111,7 +111,11 @@ def test_report_is_the_manifest_without_the_sums(project: Path) -> None:
     manifest = prepare(train_per_class=3, image_size=None)
     for part in manifest["splits"].values():
         del part["images_sha256"], part["labels_sha256"]
-    assert json.loads(Path("reports/data.json").read_text()) == manifest
+    report = json.loads(Path("reports/data.json").read_text())
+    assert report == manifest | {
+        "notes": ["val is carved from 'train': 10% of each class"],
+        "damaged": [],
+    }
 
 
 def test_a_margin_is_kept_for_training_alone(project: Path) -> None:
@@ -249,9 +253,9 @@ def too_few(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "images/b/3.jpg cannot be read (image file is truncated"),
-        (write_text, "images/b/3.jpg cannot be read (not an image); replace or remove it"),
-        (empty_class, "images/c: this class has no image; add images or remove the folder"),
+        (truncate, "1 of the images cannot be read: b/3.jpg (image file is truncated"),
+        (write_text, "b/3.jpg (not an image); replace or remove them, or set data.damaged: skip"),
+        (empty_class, "images/c: this class has no image (1 .txt); add images or remove the"),
         (unknown_class, "test has images of 'c', which training has not"),
         (one_class, "only one class in training"),
         (no_class, "images: no images found; expected a folder of image files for each class"),
@@ -268,6 +272,45 @@ def test_refusals_leave_nothing_behind(project: Path, damage: Any, message: str)
     assert message in done.stderr
     assert list((project / "artifacts").rglob("*")) == []
     assert not (project / "reports").exists()
+
+
+def write_damaged(folder: Path) -> Path:
+    """Seven of twelve images."""
+    for k, path in enumerate(sorted(write_folder(folder).rglob("*.jpg"))):
+        if k % 6 > 2 or k == 0:
+            path.write_text("no image")
+    return folder
+
+
+def test_all_damaged_images_are_named_at_once(project: Path) -> None:
+    write_damaged(project / "images" / "train")
+    write_folder(project / "images" / "test")
+    with pytest.raises(InputError) as caught:
+        prepare(source="imagefolder:images", image_size=8)
+    assert "7 of the images cannot be read: " in str(caught.value)
+    assert str(caught.value).count("(not an image)") == 5
+    assert " and 2 more; replace or remove them" in str(caught.value)
+
+
+def test_damaged_images_can_be_skipped(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val", "test"):
+        write_damaged(project / "images" / split)
+    manifest = prepare(source="imagefolder:images", image_size=8, damaged="skip")
+    assert [part["per_class"] for part in manifest["splits"].values()] == [[2, 3]] * 3
+    train = load_data().split("train")
+    assert train.images.shape == (5, 8, 8, 3)
+    assert np.bincount(train.labels).tolist() == [2, 3]
+    assert "21 of the images cannot be read" in capsys.readouterr().out
+    report = json.loads(Path("reports/data.json").read_text())
+    assert len(report["damaged"]) == 21
+    assert "val/b/3.jpg (not an image)" in report["damaged"]
+
+
+def test_a_class_is_not_skipped_whole(project: Path) -> None:
+    for path in write_folder(project / "images").glob("a/*.jpg"):
+        path.write_text("no image")
+    with pytest.raises(InputError, match="replace them, as a class or a split has no others"):
+        prepare(source="imagefolder:images", image_size=8, damaged="skip")
 
 
 def test_a_refusal_keeps_the_older_result(project: Path) -> None:

@@ -173,6 +173,8 @@ def test_the_page_has_its_sections_in_order(chain):
     assert "min_accuracy: null" in page.text["parameters"]
     assert "discriminator_learning_rate: 0.001" in page.text["parameters"]
     assert ["test images also in train", "2, by identical pixels"] in page.tables["data"][0]
+    assert ["note", "not used: extra"] in page.tables["data"][0]
+    assert ["damaged images, left out", "cat/1.png (not an image)"] in page.tables["data"][0]
 
 
 def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain):

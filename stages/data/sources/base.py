@@ -11,8 +11,14 @@ from typing import Any
 from PIL import Image
 
 from models.errors import InputError
+from stages.data.arrays import Split
 
-VAL_NAMES = ("validation", "valid", "val")
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("validation", "valid", "val", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+"""What splits are called, in upper or lower case; the first ones are looked for first."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,9 @@ class SourceSplit:
     image: Callable[[int], Image.Image]
     """Opens the image at a position; called from several threads, so it keeps no state."""
     describe: Callable[[int], str]
-    """Names the image at a position in a message: a path, or the split and the row."""
+    """Names the image at a position within the source: a path, or the split and the row."""
+    notes: Sequence[str] = ()
+    """What of the split was passed over, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,13 @@ class Source:
     open_split: Callable[[str], SourceSplit]
     class_names: Sequence[str] | None = None
     """In the order of the labels; None where the labels are the names."""
+    notes: Sequence[str] = ()
+    """What was passed over, a sentence each."""
+
+
+def split_called(name: str) -> Split | None:
+    """Which split a name such as ``Training`` stands for."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:

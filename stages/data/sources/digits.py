@@ -32,7 +32,7 @@ def open_digits() -> Source:
         return SourceSplit(
             labels=digits.target[chosen].tolist(),
             image=lambda position: Image.fromarray(pixels[chosen[position]]),
-            describe=lambda position: f"digits {name}[{position}]",
+            describe=lambda position: f"{name}[{position}]",
         )
 
     return Source(list(rows), open_split, [str(name) for name in digits.target_names])

@@ -16,30 +16,34 @@ from models.errors import InputError
 from stages.data.sources.base import Source, SourceSplit, first_line, raise_if_disk_full, unknown
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_BINARY = ("binary", "large_binary")  # encoded files, not declared as images
+_BINARY = ("binary", "large_binary")
 _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "fine_label")
 
 
-def open_hub(location: str, image_column: str | None, label_column: str | None) -> Source:
+def open_hub(
+    location: str, config: str | None, image_column: str | None, label_column: str | None
+) -> Source:
     """A local folder, read without any network; else an id of the hub, with optional ``@revision``.
 
-    The image column is the one of type ``Image``; of several, the one called image or img. The
-    label column is the one of type ``ClassLabel``; of several, the one called label, else
-    fine_label (CIFAR-100 has fine and coarse ones). Where none has that type, a column of integers
-    or strings with one of these two names serves.
+    A folder is in the layout of the hub, or what ``save_to_disk`` wrote. The image column is the
+    one of type ``Image``; of several, the one called image or img. The label column is the one of
+    type ``ClassLabel``; of several, the one called label, else fine_label (CIFAR-100 has fine and
+    coarse ones). Where none has that type, a column of encoded files, or of integers or strings,
+    with one of these names serves.
 
     Raises:
-        InputError: the folder or the id cannot be read, or a column cannot be found.
+        InputError: the folder or the id cannot be read, it has several configurations and none is
+            named, or a column cannot be found.
     """
-    splits = _load(location)
+    splits = _load(location, config)
     features: Mapping[str, Any] = next(iter(splits.values())).features
     image = image_column or _find_column(features, datasets.Image, _IMAGE_NAMES, "image")
     label = label_column or _find_column(features, datasets.ClassLabel, _LABEL_NAMES, "label")
     for key, column in (("image_column", image), ("label_column", label)):
         if column not in features:
             raise unknown(f"data.{key}", column, features)
-    if not isinstance(features[image], datasets.Image) and _type(features[image]) not in _BINARY:
+    if not _holds_images(features[image]):
         raise InputError(
             f"data.image_column: {image!r} holds {_type(features[image])}, expected images;"
             " name another column"
@@ -58,13 +62,13 @@ def open_hub(location: str, image_column: str | None, label_column: str | None) 
         return SourceSplit(
             labels=labels,
             image=lambda position: _open(rows[position][image]),
-            describe=lambda position: f"{location}: row {position} of split {name!r}",
+            describe=lambda position: f"row {position} of split {name!r}",
         )
 
     return Source(list(splits), open_split, class_names)
 
 
-def _load(location: str) -> Mapping[str, Any]:
+def _load(location: str, config: str | None) -> Mapping[str, Any]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     # What the library logs as an error it also raises.
@@ -84,9 +88,17 @@ def _load(location: str) -> Mapping[str, Any]:
             " correct the path"
         )
     try:
-        return dict(datasets.load_dataset(name, revision=revision or None))
+        if any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json")):
+            saved = datasets.load_from_disk(name)
+            return saved if isinstance(saved, dict) else {"train": saved}
+        return dict(datasets.load_dataset(name, config, revision=revision or None))
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise_if_disk_full(error)
+        if known := re.search(r"[Aa]vailable[^:]*: \[(.*)\]", str(error)):
+            raise InputError(
+                f"data.config is {config or 'null'}, expected a configuration of {location!r}:"
+                f" {known[1]}"
+            ) from None
         reason = error.__cause__ or error
         raise InputError(
             f"data.source: could not read {location!r} ({first_line(reason)}); {advice}"
@@ -104,6 +116,12 @@ def _find_column(
             return name
     problem = f"several columns hold {what}s" if found else f"no column is known to hold {what}s"
     raise InputError(f"data.{what}_column: {problem}; name one of {', '.join(found or features)}")
+
+
+def _holds_images(feature: Any) -> bool:
+    """Declared as images, or encoded files, as pandas writes them too."""
+    declared = isinstance(feature, datasets.Image) or _type(feature) in _BINARY
+    return declared or (isinstance(feature, Mapping) and "bytes" in feature)
 
 
 def _class_names(column: str, feature: Any) -> list[str] | None:

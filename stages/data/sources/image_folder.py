@@ -4,36 +4,65 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
 
 from models.errors import InputError
-from stages.data.sources.base import VAL_NAMES, Source, SourceSplit
+from stages.data.sources.base import Source, SourceSplit, split_called
 
-_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_SPLIT_NAMES = ("train", *VAL_NAMES, "test")
+_EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+#: What archives, storage boxes and file systems keep beside the files, thumbnails for example.
+_NOT_DATA = {
+    *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "lost+found"),
+    *("system volume information", "thumbs.db", "desktop.ini"),
+}
 
 
 def open_image_folder(location: str, named_splits: list[str]) -> Source:
     """Either ``<split>/<class>/*`` or ``<class>/*``; the latter is one split, ``train``.
 
-    Folders named train, validation, valid, val or test, or as ``named_splits`` says, are splits
-    where a training split is among them. Files are looked for at any depth below a class; those
-    without the extension of an image, and hidden ones, are passed over.
+    Folders called as splits are (see :func:`split_called`), or as ``named_splits`` says, are splits
+    where they hold class folders and a training split is among them. Files are looked for at any
+    depth below a class, through links too. Hidden files are no data; other files without the
+    extension of an image are passed over and counted in the notes.
 
     Raises:
-        InputError: the folder is missing, holds no classes, or a class of it holds no image.
+        InputError: the folder is missing; splits and classes cannot be told apart; a class has no
+            image, or a name that is not UTF-8.
     """
     root = Path(location).expanduser()
     if not root.is_dir():
         raise InputError(f"data.source: {location!r} is not a folder; correct the path")
     folders = _subfolders(root)
-    if any(folder.name in ("train", *named_splits) for folder in folders):
-        splits = {f.name: f for f in folders if f.name in (*_SPLIT_NAMES, *named_splits)}
-    else:
-        splits = {"train": root}
-    return Source(list(splits), lambda name: _open_split(splits[name]))
+    splits = _find_splits(root, folders, named_splits)
+    notes = []
+    if splits and (rest := [name for name in folders if name not in splits]):
+        notes.append(f"passed over {', '.join(rest)}: no split, or without class folders")
+    return Source(
+        list(splits) or ["train"],
+        lambda name: _open_split(root, f"{name}/" if splits else ""),
+        notes=notes,
+    )
+
+
+def _find_splits(root: Path, folders: list[str], named: list[str]) -> list[str]:
+    """Those of the folders that are splits; none where they are the classes."""
+    called = [name for name in folders if name in named or split_called(name)]
+    nested = [name for name in called if name in named or _subfolders(root / name)]
+    kinds = {split_called(name) for name in nested}
+    if called and (named or ("train" in kinds and (len(kinds) > 1 or called == folders))):
+        return nested
+    if nested or len(called) > 1:
+        raise InputError(
+            f"{root}: {', '.join(called)} may be splits or classes; name the splits in"
+            " data.train_split and data.test_split, or rename the classes"
+        )
+    return []
 
 
 class _Names:
@@ -55,45 +84,80 @@ class _Names:
         return os.fsdecode(bytes(self._joined[start : self._ends[number]]))
 
 
-def _open_split(folder: Path) -> SourceSplit:
-    files = _Names()  # below ``folder``
+def _open_split(root: Path, prefix: str) -> SourceSplit:
+    files = _Names()  # below ``root``
     labels: list[str] = []
-    for class_folder in _subfolders(folder):
-        images = _image_names(class_folder)
+    folder = root / prefix
+    passed = Counter(
+        f"{Path(entry.name).suffix.lower()} beside the classes"
+        for entry in os.scandir(folder)
+        if _is_data(entry.name) and not entry.is_dir()
+    )
+    for name in _subfolders(folder):
+        images, others = _image_names(folder / name)
         if not images:
             raise InputError(
-                f"{class_folder}: this class has no image; add images or remove the folder"
+                f"{folder / name}: this class has no image{_listed(others)}; add images or remove"
+                " the folder"
             )
-        for name in images:
-            files.append(f"{class_folder.name}/{name}")
-        labels += [class_folder.name] * len(images)
+        for image in images:
+            files.append(f"{prefix}{name}/{image}")
+        labels += [name] * len(images)
+        passed += others
     if not labels:
         raise InputError(
             f"{folder}: no images found; expected a folder of image files for each class"
         )
     return SourceSplit(
         labels=labels,
-        image=lambda position: Image.open(f"{folder}/{files[position]}"),
-        describe=lambda position: f"{folder}/{files[position]}",
+        image=lambda position: Image.open(f"{root}/{files[position]}"),
+        describe=lambda position: _printable(files[position]),
+        notes=[f"passed over in {prefix or 'the folder'}{_listed(passed)}"] if passed else [],
     )
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+def _listed(passed: Counter[str]) -> str:
+    return f" ({', '.join(f'{n} {kind}' for kind, n in passed.most_common())})" if passed else ""
 
 
-def _image_names(folder: Path) -> list[str]:
-    """The images at any depth, as ``inner/name.png``, sorted folder by folder."""
+def _subfolders(folder: Path) -> list[str]:
+    names = sorted(e.name for e in os.scandir(folder) if _is_data(e.name) and e.is_dir())
+    for name in names:
+        if _printable(name) != name:
+            raise InputError(
+                f"{folder}: the folder {_printable(name)!r} has a name that is not UTF-8; rename it"
+            )
+    return names
+
+
+def _image_names(folder: Path) -> tuple[list[str], Counter[str]]:
+    """The images at any depth, as ``inner/name.png``, sorted folder by folder; other extensions."""
     found = []
-    for base, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    passed: Counter[str] = Counter()
+    real = folder.resolve()
+    seen = {real, *real.parents}  # links may lead in circles
+    for base, folders, names in os.walk(folder, followlinks=True):
+        entered = []
+        for name in filter(_is_data, sorted(folders)):
+            real = Path(base, name).resolve()
+            if real not in seen:
+                seen.add(real)
+                entered.append(name)
+        folders[:] = entered
         inner = Path(base).relative_to(folder).as_posix()
         prefix = "" if inner == "." else f"{inner}/"
-        found += [prefix + name for name in names if _is_image(name)]
-    return sorted(found, key=lambda name: name.replace("/", "\0"))
+        for name in filter(_is_data, names):
+            if name.lower().endswith(_EXTENSIONS):
+                found.append(prefix + name)
+            else:
+                passed[Path(name).suffix.lower() or "without extension"] += 1
+    return sorted(found, key=lambda name: name.replace("/", "\0")), passed
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
+def _is_data(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _NOT_DATA
+
+
+def _printable(name: str) -> str:
+    """The name, with what is not UTF-8 as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -26,12 +26,10 @@ def open_source(data: Data) -> Source:
     if scheme == "hf":
         from stages.data.sources.hub import open_hub
 
-        return open_hub(location, data.image_column, data.label_column)
-    for key in ("image_column", "label_column"):
+        return open_hub(location, data.config, data.image_column, data.label_column)
+    for key in ("config", "image_column", "label_column"):
         if getattr(data, key) is not None:
-            raise InputError(
-                f"data.{key} is for hf: sources, and {scheme} has no columns; set it to null"
-            )
+            raise InputError(f"data.{key} is for hf: sources, not for {scheme}; set it to null")
     if scheme == "imagefolder":
         from stages.data.sources.image_folder import open_image_folder
 

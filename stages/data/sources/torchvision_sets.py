@@ -63,7 +63,7 @@ def open_torchvision(location: str) -> Source:
         return SourceSplit(
             labels=[int(label) for _, label in rows],
             image=lambda position: _image(rows[position][0]),
-            describe=lambda position: f"{location}: image {position} of split {split!r}",
+            describe=lambda position: f"image {position} of split {split!r}",
         )
 
     names = getattr(open_rows("train"), "classes", None)

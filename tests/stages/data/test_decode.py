@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import InputError
-from stages.data.decode import decode
+from stages.data.decode import DamagedImageError, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -40,7 +40,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 def test_thirty_two_bits_are_refused() -> None:
     data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
-    with pytest.raises(InputError, match=r"the image cannot be read .*32 bits"):
+    with pytest.raises(DamagedImageError, match=r"the image \(.*32 bits"):
         pixels(data)
 
 
@@ -92,12 +92,29 @@ def test_growing_keeps_a_constant() -> None:
 def test_a_truncated_image_is_named(kind: str) -> None:
     noise = np.random.default_rng(2).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), kind)
-    with pytest.raises(
-        InputError, match=r"^the image cannot be read \(.+\); replace or remove it$"
-    ):
+    with pytest.raises(DamagedImageError, match=r"^the image \(.+\)$"):
         pixels(data[: len(data) // 2])
 
 
 def test_no_image_is_named() -> None:
-    with pytest.raises(InputError, match=r"the image cannot be read \(not an image\)"):
+    with pytest.raises(DamagedImageError, match=r"^the image \(not an image\)$"):
         pixels(b"some text")
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, struct.error, MemoryError])
+def test_whatever_a_decoder_raises_names_the_image(error: type[Exception]) -> None:
+    def fail() -> Image.Image:
+        raise error("odd\nand long")
+
+    with pytest.raises(DamagedImageError, match=r"^the image \(odd\)$"):
+        decode(fail, None, "the image")
+
+
+def test_of_damaged_exif_the_orientation_is_read() -> None:
+    # Orientation 6, and an XResolution of text where a rational is expected.
+    entries = [struct.pack("<HHII", 0x112, 3, 1, 6), struct.pack("<HHII", 0x11A, 2, 8, 38)]
+    exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + b"".join(entries) + b"\0\0\0\0" + b"72 dpi\0\0"
+    assert pixels(encoded(Image.new("RGB", (16, 8)), "JPEG", exif=exif)).shape == (16, 8, 3)
+    # Not readable at all.
+    whole = pixels(encoded(Image.new("RGB", (16, 8)), "JPEG", exif=b"Exif\0\0II*\0\xff"))
+    assert whole.shape == (8, 16, 3)

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from models.errors import InputError
+from stages.data.sources.base import Source
 from stages.data.sources.schemes import open_source
 from stages.sections.data import Data
 
@@ -83,7 +85,9 @@ def test_image_folder_with_splits(tmp_path: Path) -> None:
     assert sorted(source.split_names) == ["train", "val"]
     train = source.open_split("train")
     assert train.labels == ["a"] * 4 + ["b"] * 3
-    assert train.describe(3) == str(tmp_path / "train" / "a" / "deeper" / "9.PNG")
+    assert train.describe(3) == "train/a/deeper/9.PNG"
+    assert train.notes == ["passed over in train/ (1 .txt)"]
+    assert source.notes == ["passed over notes: no split, or without class folders"]
     with train.image(3) as image:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(digit(99)))
 
@@ -100,6 +104,78 @@ def test_image_folder_with_named_splits(tmp_path: Path) -> None:
     write_folder(tmp_path / "try", ("a", "b"))
     data = Data(source=f"imagefolder:{tmp_path}", train_split="learn", test_split="try")
     assert sorted(open_source(data).split_names) == ["learn", "try"]
+
+
+def layout(root: Path, *folders: str) -> Source:
+    """An image in each folder."""
+    for position, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        digit(position).save(root / folder / "0.png")
+    return open_source(Data(source=f"imagefolder:{root}"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits", "classes"),
+    [
+        (("Train/a", "Train/b", "Test/a"), ["Test", "Train"], ["a", "b"]),
+        (("Training/a", "Training/b", "Testing/a"), ["Testing", "Training"], ["a", "b"]),
+        (("train/a", "train/b", "dev/a", "eval/b"), ["dev", "eval", "train"], ["a", "b"]),
+        # Without labels.
+        (("train/a", "train/b", "test"), ["train"], ["a", "b"]),
+        # One of the vehicles.
+        (("car", "plane", "train"), ["train"], ["car", "plane", "train"]),
+        # Of file systems and storage boxes.
+        (("a", "b", "__MACOSX/a", "a/@eaDir/0.png", "b/.thumbs"), ["train"], ["a", "b"]),
+    ],
+)
+def test_splits_and_classes_are_told_apart(
+    tmp_path: Path, folders: tuple[str, ...], splits: list[str], classes: list[str]
+) -> None:
+    source = layout(tmp_path, *folders)
+    assert source.split_names == splits
+    assert source.open_split(splits[-1]).labels == classes
+
+
+@pytest.mark.parametrize(
+    "folders", [("cat", "dog", "test/cat"), ("cat", "test", "train"), ("cat/x", "train/x")]
+)
+def test_classes_that_look_like_splits_are_refused(tmp_path: Path, folders: tuple[str]) -> None:
+    with pytest.raises(InputError, match="may be splits or classes; name the splits in"):
+        layout(tmp_path, *folders)
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    layout(tmp_path, "a", "b")
+    for name in ("a/1.HEIC", "a/2.heic", "b/notes", "labels.csv"):
+        (tmp_path / name).touch()
+    digit(5).save(tmp_path / "a" / "3.jfif", "JPEG")
+    split = open_source(Data(source=f"imagefolder:{tmp_path}")).open_split("train")
+    assert split.labels == ["a", "a", "b"]
+    counted = "2 .heic, 1 .csv beside the classes, 1 without extension"
+    assert split.notes == [f"passed over in the folder ({counted})"]
+    (tmp_path / "a" / "0.png").unlink()
+    (tmp_path / "a" / "3.jfif").unlink()
+    with pytest.raises(InputError, match=r"a: this class has no image \(2 \.heic\); add images"):
+        open_source(Data(source=f"imagefolder:{tmp_path}")).open_split("train")
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    layout(tmp_path / "images", "a/inner", "b")
+    layout(tmp_path / "elsewhere", "")
+    more = tmp_path / "images" / "a" / "more"
+    more.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "a" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "a" / "circle").symlink_to(tmp_path / "images")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images" / "a")
+    split = open_source(Data(source=f"imagefolder:{tmp_path / 'images'}")).open_split("train")
+    assert split.labels == ["a", "a", "b"]
+
+
+def test_a_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    layout(tmp_path, "dog")
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(InputError, match=r"'caf.+xe9' has a name that is not UTF-8; rename it"):
+        open_source(Data(source=f"imagefolder:{tmp_path}"))
 
 
 # hf
@@ -122,6 +198,14 @@ def save(tmp_path: Path) -> Save:
 
 IMAGES = [digit(i) for i in range(4)]
 IMAGE, NAMES = datasets.Image(), datasets.ClassLabel(names=["cat", "dog"])
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 TEXT, NUMBER = datasets.Value("string"), datasets.Value("int64")
 
 
@@ -133,7 +217,7 @@ def test_hub_columns_are_found_by_type(save: Save) -> None:
     assert source.class_names == ["cat", "dog"]
     assert split.labels == [0, 1, 1, 0]
     np.testing.assert_array_equal(np.asarray(split.image(2)), np.asarray(IMAGES[2]))
-    assert split.describe(2).endswith("row 2 of split 'train'")
+    assert split.describe(2) == "row 2 of split 'train'"
 
 
 @pytest.mark.parametrize(
@@ -152,14 +236,46 @@ def test_hub_prefers_the_usual_label(save: Save, names: tuple[str, ...], chosen:
 
 def test_hub_takes_undeclared_labels_and_images(save: Save) -> None:
     features = datasets.Features(file=datasets.Value("binary"), label=TEXT)
-    buffer = io.BytesIO()
-    IMAGES[1].save(buffer, "PNG")
-    where = save({"file": [buffer.getvalue()] * 2, "label": ["cat", "dog"]}, features)
+    where = save({"file": [png(IMAGES[1])] * 2, "label": ["cat", "dog"]}, features)
     source = open_source(Data(source=where, image_column="file"))
     split = source.open_split("train")
     assert source.class_names is None
     assert split.labels == ["cat", "dog"]
     np.testing.assert_array_equal(np.asarray(split.image(0)), np.asarray(IMAGES[1]))
+
+
+def test_hub_takes_files_in_structs_as_pandas_writes_them(tmp_path: Path) -> None:
+    cells = [{"bytes": png(image), "path": "a.png"} for image in IMAGES]
+    rows = pyarrow.table({"image": cells, "label": [0, 1, 1, 0]})
+    pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
+    split = open_source(Data(source=f"hf:{tmp_path}")).open_split("train")
+    np.testing.assert_array_equal(np.asarray(split.image(2)), np.asarray(IMAGES[2]))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_hub_takes_what_save_to_disk_wrote(tmp_path: Path, whole: bool) -> None:
+    features = datasets.Features(image=IMAGE, label=NAMES)
+    rows = datasets.Dataset.from_dict({"image": IMAGES, "label": [0, 1, 1, 0]}, features=features)
+    (datasets.DatasetDict(train=rows) if whole else rows).save_to_disk(tmp_path / "set")
+    source = open_source(Data(source=f"hf:{tmp_path / 'set'}"))
+    assert source.split_names == ["train"]
+    assert source.open_split("train").labels == [0, 1, 1, 0]
+
+
+def test_hub_configurations_are_named(tmp_path: Path) -> None:
+    for config, labels in (("fine", [0, 1, 2, 3]), ("coarse", [0, 0, 1, 1])):
+        (tmp_path / config).mkdir()
+        rows = pyarrow.table({"image": [png(image) for image in IMAGES], "label": labels})
+        pyarrow.parquet.write_table(rows, tmp_path / config / "train.parquet")
+    listed = "".join(
+        f"- config_name: {name}\n  data_files: {name}/*.parquet\n" for name in ("fine", "coarse")
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    where = f"hf:{tmp_path}"
+    assert open_source(Data(source=where, config="coarse")).open_split("train").labels[3] == 1
+    for config in (None, "corse"):
+        with pytest.raises(InputError, match="data.config is .*, expected .*: 'fine', 'coarse'"):
+            open_source(Data(source=where, config=config))
 
 
 @pytest.mark.parametrize(
@@ -309,7 +425,7 @@ def test_sources_that_do_not_exist(source: str, message: str) -> None:
         open_source(Data(source=source))
 
 
-@pytest.mark.parametrize("key", ["image_column", "label_column"])
+@pytest.mark.parametrize("key", ["config", "image_column", "label_column"])
 def test_columns_belong_to_hub_sources(key: str) -> None:
     with pytest.raises(InputError, match=f"data.{key} is for hf: sources"):
         open_source(Data(**{key: "x"}))

@@ -37,7 +37,7 @@ def test_splits_of_the_source_are_used_as_they_are() -> None:
     assert choice.notes == []
 
 
-@pytest.mark.parametrize("name", ["validation", "valid", "val"])
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "Dev", "eval"])
 def test_a_validation_split_serves_as_the_test(name: str) -> None:
     choice = choose_splits(source(train=TEN, **{name: [1, 1, 0]}), Data(val_fraction=0.3))
     got = positions(choice)
@@ -45,6 +45,16 @@ def test_a_validation_split_serves_as_the_test(name: str) -> None:
     assert len(got["val"]) == 6
     assert sorted(got["train"] + got["val"]) == list(range(20))
     assert any("serves as the test" in note for note in choice.notes)
+
+
+def test_splits_are_known_in_any_case_and_form() -> None:
+    choice = choose_splits(source(Training=TEN, VAL=[0], Testing=[1, 0], extra=[0, 1]), Data())
+    assert {name: len(rows) for name, rows in positions(choice).items()} == {
+        "train": 20,
+        "val": 1,
+        "test": 2,
+    }
+    assert choice.notes == ["not used: extra"]
 
 
 def test_nothing_is_carved_where_all_of_training_is_wanted() -> None:
@@ -159,6 +169,7 @@ def test_declared_names_keep_their_numbers() -> None:
         ),
         ({"train": TEN, "test": [0]}, Data(val_split="test", test_split="test"), "used twice"),
         ({"a": TEN, "b": [0]}, Data(), "no split is called train; name one of a, b"),
+        ({"train": TEN, "Training": TEN}, Data(), "several splits are called train; name one"),
         ({"train": TEN, "test": []}, Data(), "split 'test' is empty"),
         ({"train": [], "test": [0]}, Data(), "split 'train' is empty"),
         ({"train": ["a"] * 9, "test": ["a"]}, Data(), "only one class"),
