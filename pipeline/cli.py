@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,11 +18,15 @@ from typer.core import TyperGroup
 from models.errors import InputError
 from pipeline.comparison import commands as comparison
 from pipeline.devices import commands as devices
+from pipeline.environment import prepare
 from pipeline.project import require_project
 from pipeline.service import commands as service
 from pipeline.sharing import commands as sharing
 from pipeline.sweep import commands as sweep
 from pipeline.upkeep import commands as upkeep
+
+if TYPE_CHECKING:
+    from stages.params import Params
 
 # A fingerprint's :CD: is none of the pictures that rich would make of it.
 console = Console(emoji=False)
@@ -32,6 +36,7 @@ class _Commands(TyperGroup):
     """Ends a user's mistake with one sentence and exit status 1, whichever command finds it."""
 
     def invoke(self, ctx: Any) -> Any:
+        prepare()
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -118,28 +123,40 @@ def use(
 def run() -> None:
     """Run the chain as a Prefect flow: independent stages side by side, unchanged ones skipped.
 
-    Without PREFECT_API_URL a temporary server on this machine is used. ACKD_GPUS=0,1 hands out
-    those GPUs, each to one training at a time. Ctrl-C stops every stage.
+    Without PREFECT_API_URL a temporary server on this machine is used; without anything to do,
+    none. ACKD_GPUS=0,1 hands out those GPUs, each to one training at a time. Ctrl-C stops every
+    stage.
     """
-    from pipeline.guard import run_guarded
-    from pipeline.networks import check_networks
-    from pipeline.service.local import ENVIRONMENT
+    from pipeline.dvc_runner import nothing_to_do
     from pipeline.summary import SUMMARY, show
-    from pipeline.upkeep.disk import require_space
     from stages.params import load_params
-    from stages.runtimes.litert_runtime import check_installed
 
     require_project()
     params = load_params()
-    check_networks(params)
-    check_installed(params.litert)
-    typer.echo(require_space(Path(), params))
-    code = run_guarded([sys.executable, "-m", "pipeline.flow"], {**ENVIRONMENT, **os.environ})
-    if code:
-        raise typer.Exit(code)
+    if nothing_to_do(Path()):
+        typer.echo("nothing to do: every stage is up to date")
+    else:
+        _run_flow(params)
     if SUMMARY.exists():
         console.print()
         show(console)
+
+
+def _run_flow(params: Params) -> None:
+    from pipeline.environment import choose_prefect_home
+    from pipeline.guard import run_guarded
+    from pipeline.networks import check_networks
+    from pipeline.service.local import require_server
+    from pipeline.upkeep.disk import require_space
+    from stages.runtimes.litert_runtime import check_installed
+
+    require_server(os.environ.get("PREFECT_API_URL"))
+    choose_prefect_home(typer.echo)
+    check_networks(params)
+    check_installed(params.litert)
+    typer.echo(require_space(Path(), params))
+    if code := run_guarded([sys.executable, "-m", "pipeline.flow"], os.environ):
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -45,22 +46,26 @@ def load_graph(root: Path) -> list[Stage]:
     Raises:
         InputError: ``root`` is no DVC project, or its ``dvc.yaml`` is not valid.
     """
+    with _open(root) as repo:
+        return _graph(repo)
+
+
+def _graph(repo: Any) -> list[Stage]:
     import networkx
 
-    with _open(root) as repo:
-        graph = repo.index.graph
-        order = networkx.lexicographical_topological_sort(
-            graph.reverse(copy=True), key=lambda stage: stage.addressing
+    graph = repo.index.graph
+    order = networkx.lexicographical_topological_sort(
+        graph.reverse(copy=True), key=lambda stage: stage.addressing
+    )
+    return [
+        Stage(
+            name=stage.addressing,
+            upstream=tuple(sorted(above.addressing for above in graph.successors(stage))),
+            needs=parse_needs(stage.addressing, stage.meta),
+            always_runs=bool(stage.always_changed),
         )
-        return [
-            Stage(
-                name=stage.addressing,
-                upstream=tuple(sorted(above.addressing for above in graph.successors(stage))),
-                needs=parse_needs(stage.addressing, stage.meta),
-                always_runs=bool(stage.always_changed),
-            )
-            for stage in order
-        ]
+        for stage in order
+    ]
 
 
 def cache_folder(root: Path) -> Path:
@@ -82,10 +87,35 @@ def load_status(root: Path) -> list[StageStatus]:
     Raises:
         InputError: as :func:`load_graph`, or another DVC process holds the project.
     """
-    stages = load_graph(root)
     with _open(root) as repo:
-        changes = repo.status()
+        return _status(repo, root / "dvc.lock")
+
+
+def nothing_to_do(root: Path) -> bool:
+    """Whether a run would change nothing; what always runs is run to know it.
+
+    Raises:
+        InputError: as :func:`load_graph`.
+    """
     lock = root / "dvc.lock"
+    try:
+        with _open(root) as repo:
+            statuses = _status(repo, lock)
+            if not all(status.state in ("up to date", "always runs") for status in statuses):
+                return False
+            before = lock.read_bytes()
+            logging.getLogger("dvc").setLevel(logging.WARNING)
+            for status in statuses:
+                if status.state == "always runs":
+                    repo.reproduce(status.name, single_item=True)
+            # The same outputs leave it as it was.
+            return lock.read_bytes() == before
+    except ProjectBusyError:  # a run waits for its lock
+        return False
+
+
+def _status(repo: Any, lock: Path) -> list[StageStatus]:
+    stages, changes = _graph(repo), repo.status()
     recorded = read_yaml(lock).get("stages", {}) if lock.exists() else {}
     statuses: dict[str, StageStatus] = {}
     for stage in stages:
@@ -248,8 +278,6 @@ class Runner:
         return lines
 
     def _start(self, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
-        # `cmd: python -m stages.x` takes python from PATH: it must be the one that runs this.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         with self._lock:
             if self._stopping:
                 raise StageError("stopped before it began")
@@ -258,13 +286,7 @@ class Runner:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
                 cwd=self._root,
-                env={
-                    **os.environ,
-                    "PYTHONUNBUFFERED": "1",
-                    "DVC_NO_ANALYTICS": "1",
-                    **env,
-                    "PATH": path,
-                },
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **env},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -277,11 +299,17 @@ class Runner:
         return process
 
 
+class ProjectBusyError(InputError):
+    """Another DVC process holds the project."""
+
+
 @contextlib.contextmanager
 def _open(root: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError
     from dvc.repo import Repo
+    from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
+    from dvc.scm import SCMError
 
     try:
         with Repo(str(root)) as repo:
@@ -292,8 +320,17 @@ def _open(root: Path) -> Iterator[Any]:
             " run `git init` and `dvc init` in it"
         ) from None
     except LockError:
-        raise InputError(
+        raise ProjectBusyError(
             "another DVC process holds this project; wait until it ends, then try again"
+        ) from None
+    except (RWLockFileCorruptedError, RWLockFileFormatError):
+        path = root / ".dvc/tmp/rwlock"
+        raise InputError(
+            f"{path}: damaged, so no stage runs; remove it when no DVC command is running"
+        ) from None
+    except SCMError as error:
+        raise InputError(
+            f"{error}; run `git init` in it, or `dvc config core.no_scm true` to go without"
         ) from None
     except DvcException as error:
         raise InputError(f"dvc.yaml: {' '.join(str(error).split())}") from None

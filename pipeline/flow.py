@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 from rich.console import Console
 from rich.markup import escape
@@ -25,11 +26,13 @@ from rich.table import Table
 from models.errors import InputError
 from pipeline.dvc_output import RemoteError, StageBusyError, StageError
 from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
+from pipeline.environment import prepare
 from pipeline.logs import start_log
 from pipeline.resources import Resources
 from pipeline.service import nightly
 from pipeline.service.artifacts import Progress, show_report
 from pipeline.service.cancellation import Cancellation
+from pipeline.service.local import require_server
 from pipeline.summary import SUMMARY
 from stages.params import PARAMS_FILE, load_params
 
@@ -107,6 +110,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         ``params.yaml`` or ``dvc.yaml`` is not right, it fails before anything has run. A cancelled
         state where it was cancelled.
     """
+    prepare()
     root = Path(root)
     try:
         start_log()
@@ -180,7 +184,11 @@ def _word(state: State[Any]) -> str:
 def main() -> int:
     """Run the flow here, print its table, and return the exit status."""
     try:
+        require_server(get_current_settings().api.url)
         state: State[Any] = compress(return_state=True)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: every stage is stopped; `ackd run` goes on from here", file=sys.stderr)
         return 130

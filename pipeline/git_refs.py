@@ -130,6 +130,8 @@ def _reason(text: str) -> str:
         )
     if "not a git repository (or" in text:
         return "not a repository; run ackd in the project's root, and `git init` where it is new"
+    if remedy := next((line for line in lines if "--add safe.directory" in line), None):
+        return f"this repository is another user's; if you trust it, run `{remedy}`"
     own = [line for line in lines if not line.startswith(_NOISE)]
     marked = [line for line in own if line.startswith(("fatal:", "error:", "!"))]
     chosen = (marked or own or lines or ["failed"])[0]

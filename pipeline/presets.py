@@ -72,14 +72,16 @@ def use(
         InputError: a preset, a setting or the result is not right; nothing is written.
     """
     before = read_yaml(PARAMS_FILE)
-    params = _yaml().load(PARAMS_FILE)
+    # With \n alone, as comments would keep the \r that new lines have not.
+    params = _yaml().load(PARAMS_FILE.read_text(encoding="utf-8-sig"))
+    newline = "\r\n" if b"\r\n" in PARAMS_FILE.read_bytes() else "\n"
     _lay_all(params, names, source, short)
     for text in settings:
         _lay(_setting(text), params, "")
     after = _plain(params)
     parse_params(after)
     with new_file(PARAMS_FILE) as partial:
-        partial.write_text(_dumped(params), encoding="utf-8")
+        partial.write_text(_dumped(params), encoding="utf-8", newline=newline)
     old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
     return [
         f"{key}: {_shown(old.get(key))} -> {_shown(value)}"

@@ -10,13 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.presets import leaves
 from pipeline.summary_schema import Shown, checked
 from stages.figures import drop
 from stages.files import read_json
+from stages.params import PARAMS_FILE, read_yaml
 
 SUMMARY = Path("reports/summary.json")
 PAGE = Path("reports/index.html")
 BUNDLE = Path("artifacts/bundle.tar.gz")
+LOCK = Path("dvc.lock")
 
 _NONE = "-"
 
@@ -37,6 +40,8 @@ def show(console: Console) -> None:
         f" {data['classes']} classes{size}",
         highlight=False,
     )
+    for warning in _outdated():
+        console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
     console.print()
     console.print(_networks(summary))
     _show_exports(console, "Exports", summary["exports"])
@@ -57,6 +62,28 @@ def show(console: Console) -> None:
         # A missed goal leaves the report and stops the bundle.
         place = str(path) if path.exists() else "none; see the goals in reports/gate.json"
         console.print(f"[bold]{what}[/]  {place}", highlight=False)
+
+
+def _outdated() -> Iterator[str]:
+    """How the last run, which ``dvc.lock`` tells of, differs from what a run would do now."""
+    if not LOCK.exists():
+        return
+    stages: dict[str, Any] = read_yaml(LOCK).get("stages") or {}
+    now = leaves(read_yaml(PARAMS_FILE))
+    used: dict[str, Any] = {}
+    for stage in stages.values():
+        used |= leaves(stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}))
+    other = [f"{k} {was} (now {now.get(k)})" for k, was in used.items() if now.get(k) != was]
+    if other:
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        yield (
+            f"these results were made with {', '.join(other[:3])}{more}; `ackd run` makes those of"
+            f" {PARAMS_FILE}"
+        )
+    made = {out["path"]: out.get("md5") for one in stages.values() for out in one.get("outs", ())}
+    read = {(dep["path"], dep.get("md5")) for one in stages.values() for dep in one.get("deps", ())}
+    if newer := sorted(path for path, md5 in read if made.get(path, md5) != md5):
+        yield f"{', '.join(newer)}: made anew since; `ackd run` goes on from there"
 
 
 def _networks(summary: dict[str, Any]) -> Table:

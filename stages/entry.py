@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 from models.errors import InputError
 from stages.params import Params, load_params
+from stages.terminal import show_what_it_can
 
 
 def run_stage(stage: Callable[[Params], None]) -> None:
@@ -16,8 +20,11 @@ def run_stage(stage: Callable[[Params], None]) -> None:
 
     Exits with status 1 after an :class:`InputError`, a full disk or a worker process that was
     killed; anything else is a defect of this program and keeps its traceback. SIGINT ends with
-    status 130.
+    status 130. Where dvc or a launcher of several processes has started it, it ends with that one.
     """
+    show_what_it_can()
+    if {"DVC_STAGE", "RANK"} & os.environ.keys():
+        _end_with_the_parent()
     try:
         stage(load_params())
     except InputError as error:
@@ -43,3 +50,15 @@ def run_stage(stage: Callable[[Params], None]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _end_with_the_parent() -> None:
+    """Whoever starts what was killed again, even by ``kill -9``, must not train beside it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -61,10 +61,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        content = YAML(typ="safe").load(path)
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run from the project's root") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not in UTF-8; save it as UTF-8") from None
+    except YAMLError as error:
         detail = " ".join(str(error).split())
         raise InputError(f"{path}: not readable as YAML ({detail}); correct the file") from None
     if not isinstance(content, dict):

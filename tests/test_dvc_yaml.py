@@ -26,6 +26,7 @@ PLUMBING = {
     "stages/machine.py",
     "stages/params.py",
     "stages/progress.py",
+    "stages/terminal.py",
     *(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages/sections").glob("*.py")),
     "stages/training/checkpoint.py",
     "stages/training/display.py",
@@ -97,7 +98,7 @@ def test_the_stages_are_those_of_the_design() -> None:
         "package",
     }
     for name, stage in STAGES.items():
-        assert stage["cmd"] == f"python -m stages.{name}"
+        assert stage["cmd"] == f"exec sh stages/python.sh -m stages.{name}"
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -24,8 +24,10 @@ def server(
     Only this machine reaches it, and it sends nothing anywhere. What it knows is kept in
     PREFECT_HOME, by default ~/.prefect.
     """
+    from pipeline.environment import choose_prefect_home
     from pipeline.service.local import run_server
 
+    choose_prefect_home(typer.echo)
     code = run_server(port, typer.echo)
     if code:
         raise typer.Exit(code)
@@ -37,12 +39,14 @@ def worker() -> None:
     The server is the one at PREFECT_API_URL, by default that of `ackd server`. A training that was
     stopped goes on from its last checkpoint with the next run.
     """
+    from pipeline.environment import choose_prefect_home
     from pipeline.project import require_project
     from pipeline.service.local import api_url, run_worker
     from pipeline.service.schedule import read_pool, require_own
 
     require_project()
     pool = read_pool()
+    choose_prefect_home(typer.echo)
     require_own()
     typer.echo(f"a worker of the pool {pool} at {api_url()}; Ctrl-C ends it and what it runs")
     code = run_worker(pool, Path())

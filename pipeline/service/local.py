@@ -8,9 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +19,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 HOST, PORT = "127.0.0.1", 4200
-ENVIRONMENT = {
-    # A first start creates a database, which takes longer than the default of 20 s allows.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-}
-"""What Prefect is started with, unless the environment says otherwise."""
 
 
 def api_url() -> str:
@@ -37,6 +26,19 @@ def api_url() -> str:
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url or f"http://{HOST}:{PORT}/api"
+
+
+def require_server(url: str | None) -> None:
+    """See, before anything is begun, that a server at this address answers; None needs none.
+
+    Raises:
+        InputError: it does not, within two seconds.
+    """
+    if url and (problem := _problem_of(url)):
+        raise InputError(
+            f"PREFECT_API_URL is {url}, where no Prefect server answers ({problem}); start one with"
+            " `ackd server`, correct the address, or unset it to use a temporary server"
+        )
 
 
 @contextlib.contextmanager
@@ -78,7 +80,7 @@ def run_server(port: int, tell: Callable[[str], None]) -> int:
 
     def announce() -> None:
         while not over.wait(0.2):
-            if _answers(address):
+            if _problem_of(f"{address}/api") is None:
                 tell(
                     f"Prefect's pages are at {address}; next, `{_prefix(port)}ackd worker` in"
                     " another terminal. Ctrl-C ends the server."
@@ -90,9 +92,7 @@ def run_server(port: int, tell: Callable[[str], None]) -> int:
     # Without it, the pages ask the default port, whichever the server has.
     pages = {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}
     try:
-        return run_guarded(
-            [*command, "--host", HOST, "--port", str(port)], {**ENVIRONMENT, **pages, **os.environ}
-        )
+        return run_guarded([*command, "--host", HOST, "--port", str(port)], {**pages, **os.environ})
     finally:
         over.set()
 
@@ -112,7 +112,7 @@ def run_worker(pool: str, root: Path) -> int:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start"]
     return run_guarded(
         [*command, "--type", "process", "--pool", pool],
-        {**ENVIRONMENT, **whereabouts(root), **os.environ, **_of_this_python(api_url())},
+        {**whereabouts(root), **os.environ, "PREFECT_API_URL": api_url()},
         with_children=True,
     )
 
@@ -135,18 +135,11 @@ def _say(root: Path, command: list[str]) -> str:
     done = subprocess.run(
         command,
         cwd=root,
-        env={**ENVIRONMENT, **os.environ},
         capture_output=True,
         text=True,
         check=False,
     )
     return done.stdout.strip()
-
-
-def _of_this_python(url: str) -> Mapping[str, str]:
-    # The steps of prefect.yaml take python from PATH: it must be the one that runs this.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {"PREFECT_API_URL": url, "PATH": path}
 
 
 def _require_free(port: int, address: str) -> None:
@@ -156,7 +149,7 @@ def _require_free(port: int, address: str) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             who, advice = str(error.strerror).lower(), ""
-            if _answers(address):
+            if _problem_of(f"{address}/api") is None:
                 who, advice = "a Prefect server is there", " use that one, or"
             raise InputError(
                 f"port {port} of {HOST} cannot be had ({who});{advice} name another by --port,"
@@ -164,14 +157,16 @@ def _require_free(port: int, address: str) -> None:
             ) from None
 
 
-def _answers(address: str) -> bool:
-    # Without proxies, which know nothing of this machine's loopback interface.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _problem_of(url: str) -> str | None:
+    """Why no server answers at an address of its API; None where one does."""
+    import httpx
+
     try:
-        with opener.open(f"{address}/api/health", timeout=2) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError, ValueError):
-        return False
+        status = httpx.get(f"{url.rstrip('/')}/health", timeout=2).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    # One that asks who is there is a server as well.
+    return None if status in (200, 401, 403) else f"status {status}"
 
 
 def _prefix(port: int) -> str:

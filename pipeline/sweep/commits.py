@@ -40,7 +40,12 @@ class Found:
 
 
 def check_committed() -> None:
-    """Raises InputError where a file that git knows differs from the last commit."""
+    """Raises InputError where a tracked file is not committed, or the clone is a shallow one."""
+    if git(Path(), "rev-parse", "--is-shallow-repository") == "true":
+        raise InputError(
+            "git: this is a shallow clone, which takes no experiments from the clones that they"
+            " run in; run `git fetch --unshallow` first"
+        )
     if changed := changed_files(Path()):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(

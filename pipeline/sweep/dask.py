@@ -20,6 +20,7 @@ from typing import Any
 from models.errors import InputError
 from pipeline.dvc_output import StageError
 from pipeline.dvc_runner import Runner
+from pipeline.environment import prepare
 from pipeline.git_refs import git
 from pipeline.resources import Needs, Resources
 from pipeline.sweep.clone import Clone, Clones, Order, Source, author, places
@@ -184,6 +185,7 @@ def work(token: str, source: dict[str, Any], order: dict[str, Any]) -> dict[str,
     """
     from distributed import get_worker
 
+    prepare()
     worker = get_worker()
     began, reason = time.monotonic(), None
     try:

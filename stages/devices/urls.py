@@ -131,12 +131,19 @@ def parse_url(text: str) -> DeviceUrl:
         text=text,
         scheme=split.scheme,
         user=split.username,
-        # Upper and lower case differ in serial numbers, and a port is part of them.
-        host=(split.netloc or None) if serial else split.hostname,
+        # Upper and lower case differ in serial numbers, of which a port is part, and in names that
+        # ssh's configuration gives to hosts.
+        host=(split.netloc or None) if serial else _host_as_written(split),
         port=None if serial else port,
         folder=(path[3:] if path.startswith("/~/") else path) or None if scheme.folder else None,
         options=options,
     )
+
+
+def _host_as_written(split: SplitResult) -> str | None:
+    place = split.netloc.rpartition("@")[2]
+    in_brackets = place.startswith("[")
+    return (place[1:].partition("]") if in_brackets else place.partition(":"))[0] or None
 
 
 def _problem(split: SplitResult, scheme: Scheme) -> str | None:

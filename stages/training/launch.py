@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,10 +32,7 @@ def run_training_stage(stage: Callable[[Params], None], name: str) -> None:
         stage: the function that each process runs.
         name: the module that holds it, for example ``stages.distill``.
     """
-    if "RANK" in os.environ:
-        _end_with_the_parent()
-        run_stage(stage)
-    elif (count := _wanted_processes()) == 1:
+    if "RANK" in os.environ or (count := _wanted_processes()) == 1:
         run_stage(stage)
     else:
         run_stage(lambda _params: _launch(name, count))
@@ -115,15 +111,3 @@ def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
-
-
-def _end_with_the_parent() -> None:
-    """A worker whose launcher is gone, even by ``kill -9``, must not go on alone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -360,6 +360,64 @@ def test_doctor_works_anywhere_and_says_what_is_missing_for_what(
     assert {f.what: f.usable for f in examine()}["dvc.yaml"]
 
 
+def test_with_nothing_to_do_run_needs_no_server(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setitem(sys.modules, "prefect", None)
+    code, output, _ = invoke("run")
+    assert (code, output) == (0, "nothing to do: every stage is up to date\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PREFECT_API_URL", "http://127.0.0.1:9/api", "where no Prefect server answers ("),
+        ("PREFECT_API_URL", "ftp://prefect", "where no Prefect server answers (Request URL has"),
+        ("PREFECT_HOME", "params.yaml/prefect", "which cannot be written (not a directory); name"),
+    ],
+)
+def test_what_prefect_lacks_is_one_sentence_before_anything_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, output, error = invoke("run")
+    assert (code, output) == (1, "")
+    assert error.startswith(f"error: {name} is ")
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not (project / "first.txt").exists()
+
+
+def test_show_says_whose_result_it_is(project: Path) -> None:
+    (project / "reports").mkdir()
+    (project / "reports/summary.json").write_text(json.dumps(SUMMARY))
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+    assert "these results" not in invoke("show")[1]
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("temperature: 4.0", "temperature: 2.5"))
+    output = " ".join(invoke("show")[1].split())
+    assert "made with distill.temperature 4.0 (now 2.5); `ackd run` makes those of" in output
+    (project / "source.txt").write_text("2\n")
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", "first"]
+    subprocess.run(command, check=True)
+    assert "warning first.txt: made anew since" in " ".join(invoke("show")[1].split())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_a_character_shows_its_code(project: Path, encoding: str) -> None:
+    (project / "reports").mkdir()
+    (project / "reports/summary.json").write_text(json.dumps(SUMMARY))
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "show"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert rb"0.00 (\u22120.76 to +0.76)" in done.stdout
+
+
 def test_run_as_a_process_ends_with_its_table_and_status(
     project: Path, prefect_server: None
 ) -> None:

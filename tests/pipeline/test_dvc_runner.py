@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from models.errors import InputError
 from pipeline.dvc_output import StageBusyError, StageError
-from pipeline.dvc_runner import Runner, load_graph, load_status
+from pipeline.dvc_runner import Runner, load_graph, load_status, nothing_to_do
 from tests.pages import make_project
 from tests.pipeline.conftest import ROOT, change_stage, wait_for
 
@@ -54,6 +54,35 @@ def test_the_graph_of_this_project_has_the_stages_that_dvc_lists() -> None:
     assert stages["profile_latency"].needs.alone
     assert stages["distill"].needs.gpu == 1
     assert [name for name, stage in stages.items() if stage.always_runs] == ["identify_device"]
+
+
+def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project: Path) -> None:
+    always = "    outs: [first.txt]\n    always_changed: true\n"
+    change_stage(project, "    outs: [first.txt]\n", always)
+    change_stage(project, "deps: [source.txt]", "deps: [params.yaml]")
+    assert not nothing_to_do(project)
+    assert not (project / "first.txt").exists()
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+    assert nothing_to_do(project)
+    # What always runs gives something else, as on another machine.
+    (project / "source.txt").write_text("2\n")
+    assert not nothing_to_do(project)
+    assert states(project)["left"] == ("will run", ("first.txt modified",))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        ("rm -rf .git", "is not a git repository; run `git init` in it, or `dvc config core.no_"),
+        ("echo 1 > .dvc/tmp/rwlock", r"\.dvc/tmp/rwlock: damaged, so no stage runs; remove it"),
+    ],
+)
+def test_a_project_that_dvc_cannot_open_is_one_sentence(
+    project: Path, break_it: str, sentence: str
+) -> None:
+    subprocess.run(f"mkdir -p .dvc/tmp && {break_it}", shell=True, check=True)
+    with pytest.raises(InputError, match=sentence):
+        nothing_to_do(project)
 
 
 def test_a_training_of_the_chain_is_restored_rather_than_repeated(

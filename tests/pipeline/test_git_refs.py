@@ -61,6 +61,12 @@ def test_what_git_lacks_is_said_in_one_sentence(
     git(repository, "config", "--unset", "user.email")
     with pytest.raises(InputError, match=r"^git commit: does not know who you are; run `git conf"):
         git(repository, "commit", "--allow-empty", "-m", "Second")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    remedy = f"run `git config --global --add safe.directory {repository}`"
+    with pytest.raises(
+        InputError, match=f"^git remote: this repository is another user's; .*{remedy}"
+    ):
+        git_remote(repository)
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"^git: not installed here; install it$"):
         git_remote(repository)

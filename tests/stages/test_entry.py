@@ -1,9 +1,11 @@
 """How a stage fails: one sentence for a mistake, a traceback for a defect."""
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from models.errors import InputError
 from stages.entry import run_stage
 from stages.params import Params
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,51 @@ def test_an_interruption_has_the_status_of_sigint() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "it ends in peace"
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+STAGE = """
+import os, pathlib, time
+from stages.entry import run_stage
+def main(params):
+    pathlib.Path('pid').write_text(str(os.getpid()))
+    print('caf\xe9', flush=True)
+    time.sleep(120)
+run_stage(main)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds dvc's Python through /proc")
+def test_a_stage_finds_its_python_and_ends_with_dvc(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = project / "bin"
+    programs.mkdir()
+    for name in ("git", "sh", "tr", "head"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    (programs / "python").write_text("#!/bin/sh\nexit 1\n")  # another project's
+    (programs / "python").chmod(0o755)
+    (project / "own.py").write_text(STAGE)
+    command = f"exec sh {ROOT}/stages/python.sh own.py"
+    (project / "dvc.yaml").write_text(f"stages: {{own: {{cmd: '{command}'}}}}\n")
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.delenv("SHELL", raising=False)
+    for arguments in (["init", "--no-scm", "--quiet"], ["repro"]):
+        dvc = subprocess.Popen([sys.executable, "-m", "dvc", *arguments], stdout=subprocess.PIPE)
+        if arguments[0] == "init":
+            dvc.communicate()
+    assert dvc.stdout is not None
+    assert any(line == b"caf\\xe9\n" for line in iter(dvc.stdout.readline, b""))
+    stage = Path("/proc", (project / "pid").read_text())
+    assert stage.exists()
+    dvc.kill()
+    dvc.wait()
+    dvc.stdout.close()
+    end = time.monotonic() + 20
+    while stage.exists():
+        assert time.monotonic() < end, "a training that dvc would start again goes on"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

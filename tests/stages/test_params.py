@@ -134,3 +134,20 @@ def test_a_licence_is_an_spdx_expression() -> None:
         assert parse_params({"package": {"license": given}}).package.license == kept
     with pytest.raises(InputError, match=r"package\.license: expected an SPDX expression, such as"):
         parse_params({"package": {"license": "Apache 2"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("data: {}".encode("utf-16"), "not in UTF-8; save it as UTF-8"),
+        (b"data:\n\timage_size: 8\n", r"not readable as YAML \(.*line 2, column 1\); correct"),
+        (b"- data\n", "expected a mapping of sections"),
+    ],
+)
+def test_a_file_that_is_no_yaml(tmp_path: Path, content: bytes, sentence: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{path}: {sentence}"):
+        load_params(path)
+    path.write_bytes(b"\xef\xbb\xbfdata: {image_size: 8}\r\n")
+    assert load_params(path).data.image_size == 8

@@ -73,7 +73,7 @@ def lock(text: str, params: str, metrics: str) -> str:
     """``dvc.lock`` with the stage report between two others, as DVC writes it."""
     other = "    cmd: true\n    outs:\n    - path: other\n      md5: '00'\n"
     deps = {"params.yaml": params, "reports/distill/metrics.json": metrics}
-    report = "    cmd: python -m stages.report\n    deps:\n"
+    report = "    cmd: exec sh stages/python.sh -m stages.report\n    deps:\n"
     for path, of in deps.items():
         report += f"    - path: {path}\n      hash: md5\n      md5: {md5(of)}\n      size: 1\n"
     report += (

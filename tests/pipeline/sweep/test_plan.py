@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,17 @@ def test_what_cannot_be_is_one_sentence(project: Path, text: str, sentence: str)
     assert list_experiments() == {}
 
 
-def test_an_unknown_last_stage_and_uncommitted_files_are_refused(project: Path) -> None:
+def test_an_unknown_last_stage_and_what_git_lacks_are_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="until: distil is no stage of dvc.yaml; use one of"):
         load_plan(write_sweep(project, "name: t\nuntil: distil\nvariants: {a: }"))
+    shallow = project.parent / "shallow"
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{project}", shallow], check=True)
+    monkeypatch.chdir(shallow)
+    with pytest.raises(InputError, match=r"this is a shallow clone, .*; run `git fetch --unshallo"):
+        planned(shallow, "variants: {a: }")
+    monkeypatch.chdir(project)
     (project / "source.txt").write_text("other images\n")
     with pytest.raises(InputError, match=r"source\.txt: changed and not committed"):
         planned(project, "variants: {a: }")

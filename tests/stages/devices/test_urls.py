@@ -20,6 +20,7 @@ def test_parts_of_a_url() -> None:
     assert (local.user, local.host, local.port, local.folder, local.threads) == (None,) * 5
     assert parse_url("local:/srv/model").folder == "/srv/model"
     assert parse_url("ssh://[fe80::1]:22").host == "fe80::1"
+    assert parse_url("ssh://Me@Lab-Pi:22/x").host == "Lab-Pi"  # an alias of ssh's configuration
     # Upper and lower case differ in serial numbers, and a port belongs to them.
     phone = parse_url("adb://R58M30ABC?threads=2&runner=bin/bench")
     assert (phone.host, phone.port, phone.folder) == ("R58M30ABC", None, None)

@@ -1,0 +1,71 @@
+"""What the processes that a command starts find in their environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from models.errors import InputError
+from stages.terminal import show_what_it_can
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_QUIET = {
+    # A first start creates a database, which takes longer than the default of 20 s allows.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+_HOME = "PREFECT_HOME"
+_OWN_HOME = Path(".dvc/tmp/prefect")
+
+
+def prepare() -> None:
+    """Set what this process and those below it need, unless the environment says otherwise.
+
+    What is printed is fit for the terminal, tools are quiet, no proxy is asked for this machine's
+    loopback interface, and this Python is the first in ``PATH``, where programs look for theirs.
+    """
+    show_what_it_can()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # Some programs read the one and some the other.
+    listed = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+    exempt = [host.strip() for host in listed if host.strip()]
+    exempt += [host for host in _LOOPBACK if host not in exempt]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(exempt)
+    if os.path.expanduser("~") == "~":  # noqa: PTH111
+        os.environ["HOME"] = "/"  # as containers do for a user without a name
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = f"{own}{os.pathsep}{path}"
+
+
+def choose_prefect_home(tell: Callable[[str], None]) -> None:
+    """See that Prefect can keep its database: in ``PREFECT_HOME``, or else in ``~/.prefect``.
+
+    Where the latter cannot be written, the project's own folder takes its place.
+
+    Args:
+        tell: takes a line where it does.
+
+    Raises:
+        InputError: ``PREFECT_HOME`` names a folder that cannot be written.
+    """
+    given = os.environ.get(_HOME)
+    home = Path(given or "~/.prefect").expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(home, os.W_OK | os.X_OK) else "permission denied"
+    except OSError as error:
+        reason = str(error.strerror).lower()
+    if reason and given:
+        raise InputError(
+            f"{_HOME} is {given!r}, which cannot be written ({reason}); name a folder that is yours"
+        )
+    if reason:
+        os.environ[_HOME] = str(_OWN_HOME.resolve())
+        tell(f"{home} cannot be written ({reason}): Prefect's database is in {_OWN_HOME}")

@@ -1,0 +1,77 @@
+"""What processes find in their environment, on machines that are not a developer's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from models.errors import InputError
+from pipeline.environment import choose_prefect_home, prepare
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in ("no_proxy", "NO_PROXY", "PREFECT_HOME"):
+        os.environ.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "127.0.0.1,localhost,::1"),
+        ({"NO_PROXY": "intern.example, localhost"}, "intern.example,localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "a", "no_proxy": "b"}, "b,127.0.0.1,localhost,::1"),
+    ],
+)
+def test_no_proxy_is_asked_for_loopback(before: dict[str, str], after: str) -> None:
+    os.environ.update(before, http_proxy="http://127.0.0.1:9")
+    prepare()
+    prepare()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == after
+    assert urllib.request.proxy_bypass_environment("127.0.0.1:4200")
+    assert not urllib.request.proxy_bypass_environment("huggingface.co")
+
+
+def test_this_python_comes_first_and_what_was_set_stays() -> None:
+    os.environ.update(PATH="/usr/bin", PREFECT_SERVER_ANALYTICS_ENABLED="true")
+    os.environ.pop("DO_NOT_TRACK", None)
+    prepare()
+    prepare()
+    assert os.environ["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "true"
+    assert os.environ["DO_NOT_TRACK"] == "1"
+
+
+def test_a_user_without_a_home_has_that_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    prepare()
+    assert os.environ["HOME"] == "/"
+
+
+def test_prefects_home_is_where_it_can_be_written(tmp_path: Path) -> None:
+    lines: list[str] = []
+    os.environ["HOME"] = str(tmp_path / "home")
+    choose_prefect_home(lines.append)
+    assert lines == []
+    assert "PREFECT_HOME" not in os.environ
+    (tmp_path / "file").touch()
+    os.environ["HOME"] = str(tmp_path / "file")
+    choose_prefect_home(lines.append)
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / ".dvc/tmp/prefect")
+    assert lines == [
+        f"{tmp_path}/file/.prefect cannot be written (not a directory): Prefect's database is in"
+        " .dvc/tmp/prefect"
+    ]
+
+
+def test_a_home_that_was_named_is_taken_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.environ["PREFECT_HOME"] = str(tmp_path / "file/prefect")
+    with pytest.raises(InputError, match=r"PREFECT_HOME is '.*file/prefect', which cannot be wri"):
+        choose_prefect_home(print)
