@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import once
+
 # As many threads in all as there are cores: more of them wait for each other. Set in the workers
 # alone, as they inherit what the process that starts them has set.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
@@ -21,6 +23,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 _PRIVATE = Path(tempfile.mkdtemp(prefix="ackd-tests-"))
 for _name in [name for name in os.environ if name.startswith(("ACKD_", "DVC_", "PREFECT_"))]:
     del os.environ[_name]
+once.begin()
 os.environ.update(
     ACKD_LOGITS=str(_PRIVATE / "logits"),
     DO_NOT_TRACK="1",
@@ -38,6 +41,11 @@ os.environ.update(
     COLUMNS="200",
     TERM="dumb",
 )
+
+
+def pytest_unconfigure() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        once.end()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from tests.once import repository
+
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("ackd", "adb", "dvc", "npm", "openssl", "pip", "python", "realpath", "ssh", "torchrun")
 _CODE = ("models", "pipeline", "presets", "stages", "params.yaml")
@@ -126,9 +128,7 @@ def make_project(folder: Path, *stages: str) -> Path:
     yaml = YAML()
     chain = yaml.load(ROOT / "dvc.yaml")
     yaml.dump({"stages": {name: chain["stages"][name] for name in stages}}, folder / "dvc.yaml")
-    for command in (["git", "init"], [sys.executable, "-m", "dvc", "init"]):
-        subprocess.run([*command, "--quiet"], cwd=folder, check=True)
-    return folder
+    return repository(folder)
 
 
 def _text(page: str) -> str:

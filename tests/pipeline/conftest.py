@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+
+from tests.once import keep_running, once, repository
+from tests.sshd import free_port
 
 ROOT = Path(__file__).parents[2]
 CHAIN = """\
@@ -37,12 +45,28 @@ stages:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: ``first``, then ``left`` beside ``right``, then ``last``."""
     monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
-    (tmp_path / "dvc.yaml").write_text(CHAIN)
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    (tmp_path / "source.txt").write_text("1\n")
+    return _write_project(tmp_path)
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As :func:`project`, after ``dvc repro``."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(once("finished", _run_project), tmp_path, symlinks=True, dirs_exist_ok=True)
     return tmp_path
+
+
+def _write_project(folder: Path) -> Path:
+    repository(folder)
+    (folder / "dvc.yaml").write_text(CHAIN)
+    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (folder / "source.txt").write_text("1\n")
+    return folder
+
+
+def _run_project(folder: Path) -> None:
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
+    subprocess.run(command, cwd=_write_project(folder), check=True)
 
 
 def change_stage(project: Path, old: str, new: str) -> None:
@@ -54,16 +78,52 @@ def change_stage(project: Path, old: str, new: str) -> None:
 
 def wait_for(path: Path) -> None:
     """Until the file exists."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not path.exists():
         assert time.monotonic() < end, f"{path} did not appear"
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """One temporary Prefect server for all flows of the session."""
-    from prefect.testing.utilities import prefect_test_harness
+def set_temperature(project: Path, value: float) -> None:
+    """Of ``distill``, which ``left`` depends on."""
+    params = project / "params.yaml"
+    params.write_text(re.sub("(temperature:) 4.0", rf"\1 {value}", params.read_text(), count=1))
 
-    with prefect_test_harness(server_startup_timeout=120):
+
+@pytest.fixture
+def prefect_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One Prefect server for all flows of all workers."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    url = (once("prefect", _serve) / "url").read_text()
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with temporary_settings({PREFECT_API_URL: url}):
         yield
+
+
+def _serve(folder: Path) -> None:
+    port = free_port()
+    server = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start", "--no-ui"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*server, "--port", str(port)],
+            env={**os.environ, "PREFECT_HOME": str(folder)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}/api"
+    end = time.monotonic() + 240
+    while not answers(f"{url}/health"):
+        assert process.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    (folder / "url").write_text(url)
+    keep_running(process)
+
+
+def answers(url: str) -> bool:
+    """Whether a server on this machine says that it is well."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, trust_env=False, timeout=2).is_success
+    return False

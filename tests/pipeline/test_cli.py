@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.upkeep.doctor import examine
 from pipeline.upkeep.finding import Finding
-from tests.pipeline.conftest import ROOT, change_stage
+from tests.pipeline.conftest import ROOT, change_stage, set_temperature
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
@@ -361,9 +361,8 @@ def test_doctor_works_anywhere_and_says_what_is_missing_for_what(
 
 
 def test_with_nothing_to_do_run_needs_no_server(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setitem(sys.modules, "prefect", None)
     code, output, _ = invoke("run")
@@ -390,16 +389,14 @@ def test_what_prefect_lacks_is_one_sentence_before_anything_runs(
     assert not (project / "first.txt").exists()
 
 
-def test_show_says_whose_result_it_is(project: Path) -> None:
-    (project / "reports").mkdir()
-    (project / "reports/summary.json").write_text(json.dumps(SUMMARY))
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+def test_show_says_whose_result_it_is(finished: Path) -> None:
+    (finished / "reports").mkdir()
+    (finished / "reports/summary.json").write_text(json.dumps(SUMMARY))
     assert "these results" not in invoke("show")[1]
-    params = project / "params.yaml"
-    params.write_text(params.read_text().replace("temperature: 4.0", "temperature: 2.5"))
+    set_temperature(finished, 2.5)
     output = " ".join(invoke("show")[1].split())
     assert "made with distill.temperature 4.0 (now 2.5); `ackd run` makes those of" in output
-    (project / "source.txt").write_text("2\n")
+    (finished / "source.txt").write_text("2\n")
     command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", "first"]
     subprocess.run(command, check=True)
     assert "warning first.txt: made anew since" in " ".join(invoke("show")[1].split())
@@ -419,37 +416,29 @@ def test_a_terminal_that_lacks_a_character_shows_its_code(project: Path, encodin
 
 
 def test_run_as_a_process_ends_with_its_table_and_status(
-    project: Path, prefect_server: None
+    finished: Path, prefect_server: None
 ) -> None:
-    from prefect.settings import PREFECT_API_URL
-
-    def run() -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
-        }
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", "run"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    done = run()
-    assert done.returncode == 0, done.stderr
+    (finished / "source.txt").write_text("2\n")
+    change_stage(
+        finished, "cmd: cp first.txt left.txt", "cmd: 'echo \"error: no ink\" >&2; exit 3'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "run"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("disk: ")
     rows = [row[:2] for row in cells(done.stdout)]
     assert [[cell.strip() for cell in row] for row in rows[2:]] == [
-        [stage, "Completed"] for stage in ("first", "left", "right", "last")
+        ["first", "Completed"],
+        ["left", "Failed"],
+        ["right", "Completed"],
+        ["last", "Not run"],
     ]
     assert "hello from first" in done.stderr
     assert "Updating lock file" not in done.stderr
-
-    change_stage(project, "cmd: cp first.txt left.txt", "cmd: 'echo \"error: no ink\" >&2; exit 3'")
-    failed = run()
-    assert failed.returncode == 1
-    assert "error: left failed: no ink; not run: last\n" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    assert "error: left failed: no ink; not run: last\n" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -39,6 +39,12 @@ def test_what_would_fail_again_is_not(lines: list[str]) -> None:
     assert type(failure(lines, 255)) is StageError
 
 
+def test_a_crash_carries_its_last_line() -> None:
+    lines = ["Traceback (most recent call last):", '  File "x.py", line 1, in <module>']
+    lines += ["ModuleNotFoundError: No module named 'x'", "ERROR: failed to reproduce 'left': x"]
+    assert str(failure(lines, 255)) == "ModuleNotFoundError: No module named 'x'"
+
+
 def test_a_lock_comes_before_all_else() -> None:
     busy = "ERROR: '/a' is busy, it is being blocked by: (PID 1): dvc repro"
     assert type(failure([busy, "connection refused"], 255)) is StageBusyError

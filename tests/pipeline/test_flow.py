@@ -5,25 +5,58 @@ from __future__ import annotations
 import contextvars
 import json
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling
 
 from pipeline.dvc_runner import Runner
 from pipeline.flow import compress
-from tests.pipeline.conftest import change_stage, wait_for
+from tests.pipeline.conftest import change_stage, set_temperature, wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
     pytest.mark.usefixtures("prefect_server"),
 ]
+
+STAGES = ["first", "left", "right", "last"]
+# Both trainings have to run at once, and neither measurement beside anything.
+BUSY = """\
+stages:
+""" + "".join(
+    f"""\
+  {mine}:
+    cmd: >-
+      echo $CUDA_VISIBLE_DEVICES > {mine}.txt; touch {mine}.on {mine}.busy;
+      timeout 60 sh -c 'until test -e {other}.on; do sleep 0.1; done'; rm {mine}.busy
+    outs: [{mine}.txt]
+    meta: {{prefect: {{gpu: 1}}}}
+  measure_{mine}:
+    cmd: ls | grep busy > measured_{mine}.txt; touch {mine}.m.busy; sleep 0.3; rm {mine}.m.busy
+    outs: [measured_{mine}.txt]
+    meta: {{prefect: {{alone: true}}}}
+"""
+    for mine, other in (("left", "right"), ("right", "left"))
+)
+FLAKY = """\
+stages:
+  fetch:
+    cmd: >-
+      if test -e tries.txt; then cp source.txt out.txt;
+      else echo once > tries.txt; echo 'error: Connection refused' >&2; exit 1; fi
+    deps: [source.txt]
+    outs: [out.txt]
+"""
 
 
 def run(project: Path) -> tuple[State[Any], dict[str, tuple[str, str]]]:
@@ -36,93 +69,70 @@ def words(rows: dict[str, tuple[str, str]]) -> dict[str, str]:
     return {stage: word for stage, (word, _) in rows.items()}
 
 
-def test_stages_run_once_and_then_show_as_cached(project: Path) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that dvc was started for."""
+    found: list[str] = []
+    repro = Runner.repro
+
+    def noted(self: Runner, stage: str, *arguments: Any, **options: Any) -> Any:
+        found.append(stage)
+        return repro(self, stage, *arguments, **options)
+
+    monkeypatch.setattr(Runner, "repro", noted)
+    return found
+
+
+def test_stages_run_once_and_only_what_may_have_changed_is_asked_of_dvc(
+    project: Path, asked: list[str]
+) -> None:
     state, rows = run(project)
     assert state.is_completed()
-    assert words(rows) == dict.fromkeys(["first", "left", "right", "last"], "Completed")
+    assert words(rows) == dict.fromkeys(STAGES, "Completed")
     assert (project / "last.txt").read_text() == "1\n1\n"
+    assert sorted(asked) == sorted(STAGES)
+    with get_client(sync_client=True) as client:
+        ours = FlowRunFilterId(any_=[state.state_details.flow_run_id])
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=ours))
+        assert sorted(task.name for task in tasks) == sorted(STAGES)
+        of_run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
+    (table,) = [json.loads(str(a.data)) for a in artifacts if a.key == "stages"]
+    assert [row["stage"] for row in table] == STAGES
 
+    asked.clear()
     state, rows = run(project)
     assert state.is_completed()
-    assert words(rows) == dict.fromkeys(["first", "left", "right", "last"], "Cached")
+    assert words(rows) == dict.fromkeys(STAGES, "Cached")
     assert all(message.startswith("unchanged") for _, message in rows.values())
+    assert asked == []
 
-    params = project / "params.yaml"
-    params.write_text(params.read_text().replace("temperature: 4.0", "temperature: 2.0"))
-    _, rows = run(project)
-    assert words(rows) == {
-        "first": "Cached",
-        "left": "Completed",
-        "right": "Cached",
-        # The same left.txt came out, so DVC has nothing to do below it.
-        "last": "Cached",
-    }
+    set_temperature(project, 2.0)
     (project / "last.txt").unlink()
-    (project / "dvc.lock").unlink()
     _, rows = run(project)
+    assert asked == ["left", "last"]
+    # The same left.txt came out, so that DVC only restores what is below it.
+    assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"left": "Completed"}
+
+
+def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished: Path, asked: list[str]) -> None:
+    change_stage(finished, "outs: [first.txt]\n", "outs: [first.txt]\n    always_changed: true\n")
+    _, rows = run(finished)
+    assert asked[0] == "first"
+    assert sorted(asked) == ["first", "left", "right"]
+    assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"first": "Completed"}
+
+
+def test_what_was_made_before_is_restored(finished: Path) -> None:
+    (finished / "last.txt").unlink()
+    (finished / "dvc.lock").unlink()
+    _, rows = run(finished)
     assert rows["last"][0] == "Cached"
     assert rows["last"][1].startswith("restored from the run cache")
 
 
-def test_only_what_may_have_changed_is_asked_of_dvc(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    repro = Runner.repro
-
-    def noted(self: Runner, stage: str, *arguments: Any, **options: Any) -> Any:
-        asked.append(stage)
-        return repro(self, stage, *arguments, **options)
-
-    monkeypatch.setattr(Runner, "repro", noted)
-    run(project)
-    assert sorted(asked) == ["first", "last", "left", "right"]
-    asked.clear()
-    run(project)
-    assert asked == []
-
-    params = project / "params.yaml"
-    params.write_text(params.read_text().replace("temperature: 4.0", "temperature: 2.0"))
-    _, rows = run(project)
-    # The last one only seems up to date: what is above it runs.
-    assert asked == ["left", "last"]
-    assert words(rows)["last"] == "Cached"
-
-    # What always runs puts in doubt what reads of it.
-    asked.clear()
-    change_stage(
-        project, "    outs: [first.txt]\n", "    outs: [first.txt]\n    always_changed: true\n"
-    )
-    run(project)
-    asked.clear()
-    _, rows = run(project)
-    assert asked[0] == "first"
-    assert sorted(asked) == ["first", "left", "right"]
-    assert words(rows) == {
-        "first": "Completed",
-        "left": "Cached",
-        "right": "Cached",
-        "last": "Cached",
-    }
-
-
-def test_tasks_are_named_after_their_stages(project: Path) -> None:
-    state, _ = run(project)
-    with get_client(sync_client=True) as client:
-        runs = client.read_task_runs()
-        ours = [r for r in runs if r.flow_run_id == state.state_details.flow_run_id]
-        assert sorted(r.name for r in ours) == ["first", "last", "left", "right"]
-        artifacts = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["stages"]))
-        )
-    tables = [a for a in artifacts if a.flow_run_id == state.state_details.flow_run_id]
-    assert len(tables) == 1
-    table = json.loads(str(tables[0].data))
-    assert [row["stage"] for row in table] == ["first", "left", "right", "last"]
-
-
-def test_twelve_independent_stages_at_once_all_succeed(project: Path) -> None:
-    names = [f"quick_{number}" for number in range(12)]
+def test_independent_stages_at_once_all_succeed(project: Path) -> None:
+    names = [f"quick_{number}" for number in range(6)]
     stages = [
         f"  {name}:\n    cmd: echo {name} > {name}.txt\n    outs: [{name}.txt]\n" for name in names
     ]
@@ -133,151 +143,27 @@ def test_twelve_independent_stages_at_once_all_succeed(project: Path) -> None:
     assert all((project / f"{name}.txt").read_text() == f"{name}\n" for name in names)
     lock = (project / "dvc.lock").read_text()
     assert all(f"  {name}:\n" in lock for name in names)
-    listed = subprocess.run(
-        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    with get_client(sync_client=True) as client:
-        ours = [
-            task.name
-            for task in client.read_task_runs()
-            if task.flow_run_id == state.state_details.flow_run_id
-        ]
-    assert sorted(ours) == sorted(listed)
 
 
-def test_a_remote_that_does_not_answer_is_tried_again(project: Path) -> None:
-    change_stage(
-        project,
-        "cmd: cp first.txt left.txt",
-        'cmd: "if test -e tries.txt; then cp first.txt left.txt; else echo once > tries.txt;'
-        " echo 'error: Connection refused' >&2; exit 1; fi\"",
-    )
-    state, rows = run(project)
-    assert state.is_completed(), rows
-    assert words(rows)["left"] == "Completed"
-    assert (project / "tries.txt").read_text() == "once\n"
-
-
-def test_cancelled_without_a_worker_it_stops_too(project: Path) -> None:
-    change_stage(project, "cp first.txt left.txt", "touch started && sleep 120")
-    before = {run.id for run in _runs()}
-
-    def cancel() -> None:
-        wait_for(project / "started")
-        (own,) = (run for run in _runs() if run.id not in before)
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(own.id, Cancelling())
-
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=[cancel])
-    thread.start()
-    state, rows = run(project)
-    thread.join()
-    assert state.is_cancelled()
-    assert words(rows)["left"] == "Failed"
-    assert words(rows)["last"] == "Not run"
-    assert json.loads((project / ".dvc/tmp/rwlock").read_text()) == {}
-
-
-def _runs() -> list[FlowRun]:
-    with get_client(sync_client=True) as client:
-        return client.read_flow_runs()
-
-
-def test_a_failing_stage_fails_the_flow_and_names_what_did_not_run(project: Path) -> None:
-    change_stage(project, "cmd: cp first.txt left.txt", "cmd: 'echo \"error: no ink\" >&2; exit 3'")
-    state, rows = run(project)
-    assert state.is_failed()
-    assert state.message == "left failed: no ink; not run: last"
-    assert words(rows) == {
-        "first": "Completed",
-        "left": "Failed",
-        "right": "Completed",
-        "last": "Not run",
-    }
-
-
-def test_independent_stages_run_at_the_same_time(project: Path) -> None:
-    # Each waits for the other: one after the other they would both fail.
-    for mine, other in (("left", "right"), ("right", "left")):
-        change_stage(
-            project,
-            f"cp first.txt {mine}.txt",
-            f"touch {mine}.on && timeout 20 sh -c 'until test -e {other}.on; do sleep 0.1; done'"
-            f" && cp first.txt {mine}.txt",
-        )
-    state, _ = run(project)
-    assert state.is_completed()
-
-
-def test_a_stage_that_measures_has_the_machine_to_itself(project: Path) -> None:
-    change_stage(
-        project, "    outs: [left.txt]", "    outs: [left.txt]\n    meta: {prefect: {alone: true}}"
-    )
-    for stage in ("left", "right"):
-        change_stage(
-            project,
-            f"cp first.txt {stage}.txt",
-            f"echo {stage} >> times.txt && sleep 0.5 && echo {stage} >> times.txt"
-            f" && cp first.txt {stage}.txt",
-        )
-    state, _ = run(project)
-    assert state.is_completed()
-    lines = (project / "times.txt").read_text().split()
-    assert lines in (["left", "left", "right", "right"], ["right", "right", "left", "left"])
-
-
-def test_gpus_are_handed_out_one_training_at_a_time(
+def test_trainings_have_a_gpu_each_at_one_time_and_measurements_the_machine(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACKD_GPUS", "3, 5")
-    for stage in ("left", "right"):
-        change_stage(
-            project,
-            f"    outs: [{stage}.txt]",
-            f"    outs: [{stage}.txt]\n    meta: {{prefect: {{gpu: 1}}}}",
-        )
-        change_stage(
-            project,
-            f"cp first.txt {stage}.txt",
-            f"echo $CUDA_VISIBLE_DEVICES > {stage}.txt && sleep 1.5",
-        )
-    state, _ = run(project)
-    assert state.is_completed()
+    (project / "dvc.yaml").write_text(BUSY)
+    state, rows = run(project)
+    assert state.is_completed(), rows
     seen = {(project / f"{stage}.txt").read_text().strip() for stage in ("left", "right")}
     assert seen == {"3", "5"}
+    beside = [(project / f"measured_{stage}.txt").read_text() for stage in ("left", "right")]
+    assert beside == ["", ""]
 
 
-def test_more_gpus_than_there_are_fail_before_anything_runs(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_remote_that_does_not_answer_and_another_dvc_process_are_waited_for(
+    project: Path,
 ) -> None:
-    monkeypatch.setenv("ACKD_GPUS", "0")
-    change_stage(
-        project, "    outs: [last.txt]", "    outs: [last.txt]\n    meta: {prefect: {gpu: 2}}"
-    )
-    state, rows = run(project)
-    assert state.is_failed()
-    assert "stage last needs 2 GPUs and ACKD_GPUS lists 1" in str(state.message)
-    assert rows == {}
-    assert not (project / "first.txt").exists()
-
-
-def test_wrong_params_fail_before_anything_runs(project: Path) -> None:
-    params = project / "params.yaml"
-    params.write_text(params.read_text().replace("temperature:", "temprature:"))
-    state, rows = run(project)
-    assert state.is_failed()
-    assert "did you mean 'temperature'?" in str(state.message)
-    assert rows == {}
-    assert not (project / "first.txt").exists()
-
-
-def test_a_lock_of_another_dvc_process_is_waited_for(project: Path) -> None:
-    other = subprocess.Popen(["sleep", "1.5"])
-    held = {str(project / "first.txt"): {"pid": other.pid, "cmd": "another dvc"}}
+    (project / "dvc.yaml").write_text(FLAKY)
+    other = subprocess.Popen(["sleep", "3"])
+    held = {str(project / "out.txt"): {"pid": other.pid, "cmd": "another dvc"}}
     (project / ".dvc/tmp").mkdir(exist_ok=True)
     (project / ".dvc/tmp/rwlock").write_text(json.dumps({"write": held, "read": {}}))
     # dvc asks the system whether the holder lives, and one that nobody has waited for does.
@@ -286,4 +172,61 @@ def test_a_lock_of_another_dvc_process_is_waited_for(project: Path) -> None:
     state, rows = run(project)
     assert not waiter.is_alive()
     assert state.is_completed(), rows
-    assert (project / "last.txt").read_text() == "1\n1\n"
+    assert words(rows) == {"fetch": "Completed"}
+    assert (project / "tries.txt").read_text() == "once\n"
+    assert (project / "out.txt").read_text() == "1\n"
+
+
+def test_cancelled_without_a_worker_it_stops_too(finished: Path) -> None:
+    change_stage(finished, "cp first.txt left.txt", "touch started && sleep 120")
+
+    def cancel() -> None:
+        wait_for(finished / "started")
+        with get_client(sync_client=True) as client:
+            (own,) = (r for r in client.read_flow_runs() if is_of(r, finished))
+            client.set_flow_run_state(own.id, Cancelling())
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=[cancel])
+    thread.start()
+    state, rows = run(finished)
+    thread.join()
+    assert state.is_cancelled()
+    assert words(rows)["left"] == "Failed"
+    assert words(rows)["last"] == "Not run"
+    assert json.loads((finished / ".dvc/tmp/rwlock").read_text()) == {}
+
+
+def is_of(run: FlowRun, project: Path) -> bool:
+    return str(run.parameters.get("root")) == str(project)
+
+
+def test_a_failing_stage_fails_the_flow_and_names_what_did_not_run(finished: Path) -> None:
+    change_stage(finished, "cp first.txt left.txt", "'echo \"error: no ink\" >&2; exit 3'")
+    state, rows = run(finished)
+    assert state.is_failed()
+    assert state.message == "left failed: no ink; not run: last"
+    assert words(rows) == {
+        "first": "Cached",
+        "left": "Failed",
+        "right": "Cached",
+        "last": "Not run",
+    }
+
+
+def test_what_cannot_be_fails_before_anything_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACKD_GPUS", "0")
+    change_stage(project, "outs: [last.txt]", "outs: [last.txt]\n    meta: {prefect: {gpu: 2}}")
+    state, rows = run(project)
+    assert state.is_failed()
+    assert "stage last needs 2 GPUs and ACKD_GPUS lists 1" in str(state.message)
+    assert rows == {}
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("  temperature: 4", "  temprature: 4"))
+    state, rows = run(project)
+    assert state.is_failed()
+    assert "did you mean 'temperature'?" in str(state.message)
+    assert rows == {}
+    assert not (project / "first.txt").exists()
