@@ -145,15 +145,13 @@ def run() -> None:
 def _run_flow(params: Params) -> None:
     from pipeline.environment import choose_prefect_home
     from pipeline.guard import run_guarded
-    from pipeline.networks import check_networks
     from pipeline.service.local import require_server
     from pipeline.upkeep.disk import require_space
-    from stages.runtimes.litert_runtime import check_installed
+    from stages.preflight import check
 
+    check(params)
     require_server(os.environ.get("PREFECT_API_URL"))
     choose_prefect_home(typer.echo)
-    check_networks(params)
-    check_installed(params.litert)
     typer.echo(require_space(Path(), params))
     if code := run_guarded([sys.executable, "-m", "pipeline.flow"], os.environ):
         raise typer.Exit(code)
@@ -165,17 +163,20 @@ def status() -> None:
     from pipeline.dvc_runner import load_status
     from pipeline.upkeep.disk import say_space
     from stages.params import load_params
+    from stages.preflight import check
 
     require_project()
     params = load_params()
-    table = Table("stage", "state", "why", box=None, header_style="bold")
     stages = load_status(Path())
+    moving = [stage.name for stage in stages if stage.state in ("will run", "may run")]
+    if moving:
+        check(params)
+    table = Table("stage", "state", "why", box=None, header_style="bold")
     for stage in stages:
         colour = {"will run": "yellow", "may run": "cyan", "up to date": "green"}.get(stage.state)
         state = f"[{colour}]{stage.state}[/]" if colour else stage.state
         table.add_row(stage.name, state, escape(_shortened(stage.reasons)))
     console.print(table)
-    moving = [stage.name for stage in stages if stage.state in ("will run", "may run")]
     if space := say_space(Path(), params, moving):
         typer.echo(space)
 

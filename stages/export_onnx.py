@@ -32,7 +32,6 @@ from stages.quantization.int8 import Int8Maker
 from stages.runtimes.base import Job
 from stages.runtimes.exported import ONNX_FOLDER, SHAPES
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
-from stages.sections.export import Export
 
 STUDENT = Path("artifacts/student/model.safetensors")
 
@@ -44,7 +43,11 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 def main(params: Params) -> None:
     data = load_data()
     network = load_network(STUDENT)
-    _check_fits(network, data, params.export)
+    if network.num_classes != len(data.classes):
+        raise InputError(
+            f"{STUDENT}: gives {network.num_classes} logits where {data.folder} has"
+            f" {len(data.classes)} classes; run `dvc repro` to train the student on these data"
+        )
     calibration = calibration_images(data, params.export.calibration_images)
     facts = {
         "network": network.name,
@@ -57,6 +60,12 @@ def main(params: Params) -> None:
     with new_folder(ONNX_FOLDER) as folder, tempfile.TemporaryDirectory() as scratch:
         golden = folder / "golden.npz"
         images, logits, labels = golden_batch(network, data, params.export.golden_images)
+        for what, wanted, taken in (
+            ("golden", params.export.golden_images, images),
+            ("calibration", params.export.calibration_images, calibration),
+        ):
+            if len(taken) < wanted:
+                print(f"export.{what}_images is {wanted}: all {len(taken)} there are are taken")
         np.savez(golden, images=images, logits=logits, labels=labels)
         (folder / "labels.json").write_text(
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -96,7 +105,7 @@ def main(params: Params) -> None:
             "golden": {
                 "path": golden.name,
                 "sha256": sha256(golden),
-                "images": params.export.golden_images,
+                "images": len(images),
             },
         }
         write_json(folder / "model.json", description)
@@ -113,28 +122,8 @@ def _in_floats(precision: str, data: DataSet, opset: int) -> dict[str, onnx.Mode
     return models
 
 
-def _check_fits(network: Backbone, data: DataSet, export: Export) -> None:
-    if network.num_classes != len(data.classes):
-        raise InputError(
-            f"{STUDENT}: gives {network.num_classes} logits where {data.folder} has"
-            f" {len(data.classes)} classes; run `dvc repro` to train the student on these data"
-        )
-    finetuned = 0 if export.finetune.when == "never" else export.finetune.batch_size
-    for key, wanted, split in (
-        ("golden_images", export.golden_images, "test"),
-        ("calibration_images", export.calibration_images, "train"),
-        ("finetune.batch_size", finetuned, "train"),
-    ):
-        count = data.manifest["splits"][split]["count"]
-        if wanted > count:
-            raise InputError(
-                f"params.yaml: export.{key} is {wanted}, more than the {count} {split} images;"
-                " lower it"
-            )
-
-
 def golden_batch(network: Backbone, data: DataSet, count: int) -> tuple[npt.NDArray[Any], ...]:
-    """The first test images, torch's float32 logits, and the labels."""
+    """The first ``count`` test images or all, torch's float32 logits, and the labels."""
     test = data.split("test")
     images = np.ascontiguousarray(test.images[:count])
     logits = run_torch(DeployedNetwork(network, data.mean, data.std).eval(), Job(images, count))

@@ -23,6 +23,7 @@ from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
 from stages.machine import cores
 from stages.params import Params
+from stages.preflight import check
 from stages.progress import track
 from stages.sections.data import Data
 
@@ -61,6 +62,7 @@ class Statistics:
 
 def main(params: Params) -> None:
     """Writes ``artifacts/data/`` and ``reports/data.json``."""
+    check(params)
     data = params.data
     choice = choose_splits(open_source(data), data)
     for note in choice.notes:

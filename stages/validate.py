@@ -38,13 +38,8 @@ STATIC_IMAGES = 1000
 def main(params: Params) -> None:
     settings = params.validate_
     tensorrt = TensorRtRuntime()
-    absent = "validate.tensorrt is off" if settings.tensorrt == "off" else tensorrt.unavailable()
-    if settings.tensorrt == "required" and absent:
-        raise InputError(
-            f"params.yaml: validate.tensorrt is required, but {absent}; set it to auto or off"
-        )
+    absent = tensorrt.left_out(settings)
     exported = load_exported()
-    _check_golden(exported, settings)
     reference = read_reference(exported, "validate")
     runtimes: list[tuple[Runtime, str | None]] = [(OnnxRuntime(), None), (tensorrt, absent)]
     work = [
@@ -71,15 +66,6 @@ def main(params: Params) -> None:
     if failures:
         raise InputError(
             f"{REPORT}: {len(failures)} of {len(results)} failed: {'; '.join(failures)}"
-        )
-
-
-def _check_golden(exported: Exported, settings: Validate) -> None:
-    images = int(exported.description["golden"]["images"])
-    if max(settings.batch_sizes) > images:
-        raise InputError(
-            f"params.yaml: validate.batch_sizes has {max(settings.batch_sizes)}, more than the"
-            f" {images} images of the golden batch; lower it, or raise export.golden_images"
         )
 
 
@@ -115,7 +101,9 @@ def validate(
     }
     if absent:
         return row
-    batch_sizes = settings.batch_sizes if shape == "dynamic" else [1]
+    golden = len(reference.golden_images)
+    sizes = settings.batch_sizes if shape == "dynamic" else [1]
+    batch_sizes = list(dict.fromkeys(min(size, golden) for size in sizes))
     images = len(reference.test) if shape == "dynamic" else min(STATIC_IMAGES, len(reference.test))
     jobs = [Job(reference.golden_images, size) for size in batch_sizes]
     test = reference.test.images.first(images)

@@ -63,7 +63,11 @@ BY_NAME: dict[str, set[str]] = {
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
     """What imports what at run time, at any level of indentation."""
-    return grimp.build_graph("models", "stages", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph(
+        "models", "stages", exclude_type_checking_imports=True, cache_dir=None
+    )
+    graph.remove_module("stages.preflight")  # it refuses, and leaves no result
+    return graph
 
 
 def file_of(module: str) -> str:

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from models.errors import InputError
 from pipeline.dvc_runner import Stage, load_graph
-from pipeline.networks import check_networks
 from pipeline.presets import laid, leaves
 from pipeline.sweep.commits import check_committed, check_in_git, committed
 from stages.params import PARAMS_FILE, parse_params, read_yaml
+from stages.preflight import check
 
 SEED = "distill.seed"
 _TEMPLATE = r"\$\{([\w.]+)\}"
@@ -129,7 +129,7 @@ def load_plan(path: Path) -> Plan:
                     short=content.epochs,
                 )
                 if seed == seeds[0]:
-                    check_networks(parse_params(found[name]))
+                    check(parse_params(found[name]))
                     check_in_git(found[name])
             except InputError as error:
                 raise InputError(f"{path}: variant {variant}: {error}") from None

@@ -9,6 +9,7 @@ from stages.data.arrays import DataSet
 
 
 def calibration_images(data: DataSet, count: int) -> npt.NDArray[np.uint8]:
-    """``count`` training images ``[N, H, W, 3]``, evenly spaced, as the split may be in order."""
+    """``count`` training images or all, ``[N, H, W, 3]``, evenly spaced over the split."""
     images = data.split("train").images
+    count = min(count, len(images))
     return images[np.arange(count) * len(images) // count]

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.errors import InputError
 from stages.data.arrays import write_header
 from stages.runtimes.base import Execution, Job, RuntimeFailureError, Times
 from stages.runtimes.versions import version_of
-from stages.sections.export import Profile
+from stages.sections.export import Profile, Validate
 
 # As the engine inspector names them, in its several spellings.
 _INSPECTOR_DTYPES = {
@@ -78,6 +79,21 @@ class TensorRtRuntime:
         except RuntimeFailureError as error:
             return f"TensorRT does not start: its process {error}"
         return None
+
+    def left_out(self, settings: Validate) -> str | None:
+        """Why it does not take part; None where it does.
+
+        Raises:
+            InputError: it cannot run here, and is required.
+        """
+        if settings.tensorrt == "off":
+            return "validate.tensorrt is off"
+        absent = self.unavailable()
+        if settings.tensorrt == "required" and absent:
+            raise InputError(
+                f"params.yaml: validate.tensorrt is required, but {absent}; set it to auto or off"
+            )
+        return absent
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         with tempfile.TemporaryDirectory() as folder:

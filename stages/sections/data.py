@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.sections.common import Fraction, PositiveInt, Section
+from stages.sections.common import Fraction, Pixels, PositiveInt, Section, Seed
 
 
 class Data(Section):
@@ -15,9 +15,9 @@ class Data(Section):
     source: str = "digits"
     """``digits``, ``hf:<folder or hub id>[@revision]``, ``imagefolder:<path>`` or
     ``torchvision:<name>:<root>``."""
-    image_size: PositiveInt | None = 32
+    image_size: Pixels | None = 32
     """Height and width in pixels; null keeps the images' own size, which must then be one."""
-    resize: PositiveInt | None = None
+    resize: Pixels | None = None
     """What the shorter side is brought to before the middle is cropped; null takes image_size. A
     larger one leaves training images a margin, which random crops are taken from too."""
     config: str | None = None
@@ -34,7 +34,7 @@ class Data(Section):
     """Limits a trial run; validation and test stay whole."""
     damaged: Literal["refuse", "skip"] = "refuse"
     """Images that cannot be read; those that are skipped are listed in the report."""
-    seed: int = 0
+    seed: Seed = 0
     feed: Literal["auto", "memory", "stream"] = "auto"
     """Training images in memory, or read while training; auto takes memory where they fit. The
     result is the same."""
@@ -55,10 +55,10 @@ class Augmentation(Section):
     crop: Literal["shift", "resized"] = "shift"
     """A window of the image's size somewhere in the padded image, or a part of 8 to 100 % of the
     area and of sides 3:4 to 4:3, brought to the image's size (random resized crop)."""
-    crop_padding: Annotated[int, Field(ge=0)] = 2
+    crop_padding: Annotated[int, Field(ge=0, le=4096)] = 2
     pad_mode: Literal["zero", "reflect"] = "zero"
     horizontal_flip: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _only_shifts_are_padded(self) -> Augmentation:

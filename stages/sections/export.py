@@ -23,7 +23,7 @@ class Finetune(Section):
     max_drop: Fraction = 0.005
     """Of accuracy, against fp32 on the same images."""
     epochs: PositiveInt = 10
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
     learning_rate: PositiveFloat = 3e-3
 
 

@@ -76,7 +76,7 @@ class One(Section):
     ce_weight: NonNegativeFloat = 1.0
     kd_weight: NonNegativeFloat = 1.0
     temperature: PositiveFloat = 3.0
-    branches: Annotated[int, Field(ge=2)] = 3
+    branches: Annotated[int, Field(ge=2, le=64)] = 3
     """The student's own last stage among them."""
     ramp_up: Fraction = 0.2667
     """The share of all epochs in which the ensemble's weight rises."""

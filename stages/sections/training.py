@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from stages.sections.common import (
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Seed,
+)
 from stages.sections.data import Normalization
 
 
@@ -14,14 +21,14 @@ class Training(Section):
     """SGD with momentum, shared by everything that is trained."""
 
     epochs: PositiveInt = 15
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
     learning_rate: PositiveFloat = 0.1
     schedule: Literal["one_cycle", "multi_step"] = "one_cycle"
     milestones: list[PositiveInt] = []
     """Epochs after which ``multi_step`` divides the learning rate by ten."""
     momentum: Fraction = 0.9
     weight_decay: NonNegativeFloat = 5e-4
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> Training:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from models.errors import InputError
 from stages.entry import run_stage
-from stages.params import Params, load_params
+from stages.params import Params
+from stages.preflight import check_training
 
 _VARIABLE = "ACKD_PROCESSES"
 _GRACE_SECONDS = 5.0
@@ -32,10 +33,19 @@ def run_training_stage(stage: Callable[[Params], None], name: str) -> None:
         stage: the function that each process runs.
         name: the module that holds it, for example ``stages.distill``.
     """
-    if "RANK" in os.environ or (count := _wanted_processes()) == 1:
+    if "RANK" in os.environ:
         run_stage(stage)
-    else:
-        run_stage(lambda _params: _launch(name, count))
+        return
+    count = _wanted_processes()
+
+    def checked(params: Params) -> None:
+        check_training(params)
+        if count == 1:
+            stage(params)
+        else:
+            _launch(name, count)
+
+    run_stage(checked)
 
 
 def _wanted_processes() -> int:
@@ -51,7 +61,6 @@ def _launch(name: str, count: int) -> None:
     Raises:
         InputError: a worker failed. The first one has written its own reason before.
     """
-    load_params()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -244,11 +244,16 @@ def test_status_is_a_table_of_all_stages(project: Path) -> None:
 
 def test_status_and_run_refuse_wrong_params(project: Path) -> None:
     params = project / "params.yaml"
-    params.write_text(params.read_text().replace("epochs: 15", "epochs: 0"))
-    for command in ("status", "run"):
-        code, output, error = invoke(command)
-        assert (code, output) == (1, "")
-        assert error.startswith("error: params.yaml: distill.epochs is 0, expected")
+    text = params.read_text()
+    for old, new, said in (
+        ("epochs: 15", "epochs: 0", "params.yaml: distill.epochs is 0, expected"),
+        ("network: resnet8", "network: resent8", "network 'resent8' is not known"),
+    ):
+        params.write_text(text.replace(old, new))
+        for command in ("status", "run"):
+            code, output, error = invoke(command)
+            assert (code, output) == (1, "")
+            assert error.startswith(f"error: {said}")
     assert not (project / "first.txt").exists()
 
 

@@ -17,9 +17,9 @@ from prefect.settings import PREFECT_API_URL
 
 import models
 from models.resnet import ResNet
-from pipeline.networks import check_networks
 from stages import prepare_data
 from stages.params import load_params
+from stages.preflight import check
 from tests.pages import blocks, inline, make_project, programs, sections, type_in
 
 __all__ = ["programs"]
@@ -99,7 +99,7 @@ def test_photographs_of_many_sizes(
     type_in(project, networks, ("/data/photos", str(photos)))
     params = load_params()
     assert (params.data.image_size, params.gate.min_accuracy) == (128, None)
-    check_networks(params)
+    check(params)
     for name in (params.teacher.network, params.distill.network):
         assert len(models.build(name, len(CLASSES)).stage_parts) == 4
     prepare_data.main(params)

@@ -286,12 +286,14 @@ def failure(params: dict[str, Any]) -> str:
 
 
 @pytest.mark.usefixtures("project")
-def test_more_images_than_there_are() -> None:
-    assert "export.golden_images is 31, more than the 30 test images" in failure(
-        {"golden_images": 31}
-    )
-    message = failure({"golden_images": 8, "calibration_images": 49})
-    assert "export.calibration_images is 49, more than the 48 train images" in message
+def test_where_there_are_fewer_images_all_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = {"golden_images": 31, "calibration_images": 49, "precisions": ["fp32"]}
+    export_onnx.main(Params.model_validate({"export": wanted}))
+    assert json.loads((ONNX / "model.json").read_text())["golden"]["images"] == 30
+    said = capsys.readouterr().out
+    assert "export.golden_images is 31: all 30 there are are taken" in said
+    assert "export.calibration_images is 49: all 48 there are are taken" in said
+    assert len(calibration_images(load_data(), 49)) == 48
 
 
 @pytest.mark.usefixtures("project")

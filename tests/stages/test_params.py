@@ -37,6 +37,15 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"distill": {"ackd": {"learners": ["X1"]}}}, "distill.ackd.learners.0 is 'X1', expected "),
     ({"distill": {"ackd": {"learners": []}}}, "distill.ackd.learners is [], expected "),
+    (
+        {"distill": {"learning_rate": float("inf")}},
+        "learning_rate is inf, expected a finite number",
+    ),
+    (
+        {"data": {"image_size": 10**9}},
+        "image_size is 1000000000, expected less than or equal to 40",
+    ),
+    ({"distill": {"seed": 2**70}}, "distill.seed is 1180591620717411303424, expected less than 92"),
     ({"gate": {"min_accuracy": 97}}, "gate.min_accuracy is 97, expected less than or equal to 1"),
     ({"export": {"precisions": ["fp16"]}}, "precisions must begin with fp32"),
     ({"profile": {"min_runs": 10, "max_runs": 5}}, "max_runs must not be below min_runs"),

@@ -245,7 +245,7 @@ def test_test_images_decide_nothing(project: Path) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_a_batch_that_the_training_images_do_not_fill() -> None:
-    with pytest.raises(InputError, match=r"export\.finetune\.batch_size is 49, more than the 48"):
+    with pytest.raises(InputError, match="batch_size is 49, but there are 48 training images"):
         export(batch_size=49)
     assert not ONNX.exists()
     assert export("int8_s8s8", when="never", batch_size=49)["quantization"]  # nothing reads it then

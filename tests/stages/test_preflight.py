@@ -1,0 +1,98 @@
+"""What cannot work is found before anything runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+import models
+from models.errors import InputError
+from stages.params import Params
+from stages.preflight import check, check_training
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"teacher": {"network": "resnet9"}}, "network 'resnet9' is not known"),
+        ({"distill": {"network": "resnet9"}}, "network 'resnet9' is not known"),
+        ({"proxy": {"method": "assistants", "assistants": ["wrn"]}}, "network 'wrn' is not known"),
+        ({"distill": {"ackd": {"learners": ["D2B1"]}}}, "'D2B1' does not fit resnet8"),
+        (
+            {
+                "teacher": {"network": "resnet18_cifar"},
+                "proxy": {"method": "teacher", "assistants": ["resnet32"]},
+                "distill": {"ackd": {"learners": ["D3T"]}},
+            },
+            "resnet18_cifar has 4, resnet8 3",
+        ),
+        (
+            {"distill": {"network": "torchvision:squeezenet1_0"}, "data": {"image_size": 8}},
+            "8 pixels",
+        ),
+        (
+            {"validate": {"tensorrt": "required"}},
+            "validate.tensorrt is required, but no NVIDIA GPU",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(content: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check(Params.model_validate(content))
+
+
+def test_what_can_be_passes() -> None:
+    check(Params())
+    check(Params.model_validate({"distill": {"ackd": {"learners": ["D3T", "D2T"]}}}))
+    zoo = {"network": "torchvision:resnet18", "ackd": {"learners": ["D4B1", "D3B2"]}}
+    check(Params.model_validate({"distill": zoo}))
+
+
+def test_a_folder_that_is_none_of_classes_is_refused(tmp_path: Path) -> None:
+    source = {"source": f"imagefolder:{tmp_path}"}
+    for name in ("cat", "dog", "test/cat"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="test may be splits or classes"):
+        check(Params.model_validate({"data": source}))
+    # What was prepared elsewhere needs no folder here.
+    check(Params.model_validate({"data": {"source": "imagefolder:/no/such/folder"}}))
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"distill": {"batch_size": 49}}, "distill.batch_size is 49"),
+        ({"distill": {"batch_size": 48}}, "teacher.batch_size is 64"),
+        (
+            {
+                "distill": {"batch_size": 48},
+                "teacher": {"checkpoint": "a.pth"},
+                "export": {"finetune": {"when": "auto", "batch_size": 49}},
+            },
+            "export.finetune.batch_size is 49",
+        ),
+    ],
+)
+def test_batches_larger_than_the_training_images(
+    tiny_origin: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any], key: str
+) -> None:
+    monkeypatch.chdir(tiny_origin)
+    with pytest.raises(InputError, match=f"{key}, more than the 48 training images; lower it"):
+        check_training(Params.model_validate(content))
+
+
+class Unexportable(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_a_student_that_cannot_be_exported(
+    tiny_origin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_origin)
+    monkeypatch.setattr(models, "build", lambda name, classes: Unexportable())
+    student = {"network": "timm:odd", "batch_size": 8}
+    params = Params.model_validate({"distill": student, "teacher": {"batch_size": 8}})
+    with pytest.raises(InputError, match="distill.network: timm:odd cannot be exported to ONNX"):
+        check_training(params)
