@@ -36,7 +36,7 @@ _RENAMES = (
 #: What profilers register beside the weights.
 _COUNTERS = ("total_ops", "total_params")
 #: What training scripts leave beside the weights: data alone, which unpickling them cannot run.
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     argparse.Namespace,
     defaultdict,
     list,
@@ -46,7 +46,7 @@ _HARMLESS = [
     *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
     *(
         (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
+        for function in (np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0])
         for core in ("core", "_core")
     ),
     *(

@@ -61,7 +61,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """As ``ImageOps.exif_transpose``, which writes the EXIF anew and fails where a tag is odd."""
     image.load()
     try:
-        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the pixels are whole
         method = None
     return image if method is None else image.transpose(method)
