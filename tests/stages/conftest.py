@@ -18,6 +18,7 @@ from models.checkpoint import save_network
 from stages import export_onnx
 from stages.files import sha256
 from stages.params import Params
+from tests.shared import shared
 from tests.stages import chain_files
 
 CLASSES = ["blue", "green", "red"]
@@ -99,32 +100,33 @@ def train_student(folder: Path) -> Backbone:
 @pytest.fixture(scope="session")
 def tiny_origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project root with ``artifacts/data`` and ``artifacts/student``; not to be written to."""
-    root = tmp_path_factory.mktemp("origin")
-    write_data(root / "artifacts/data")
-    (root / "artifacts/student").mkdir()
-    save_network(
-        root / "artifacts/student/model.safetensors", train_student(root / "artifacts/data")
-    )
-    return root
+
+    def make(root: Path) -> None:
+        write_data(root / "artifacts/data")
+        (root / "artifacts/student").mkdir()
+        student = train_student(root / "artifacts/data")
+        save_network(root / "artifacts/student/model.safetensors", student)
+
+    return shared(tmp_path_factory, "origin", make)
 
 
 @pytest.fixture(scope="session")
-def tiny_exported(tiny_origin: Path, tiny_params: Params) -> Path:
+def tiny_exported(
+    tiny_origin: Path, tiny_params: Params, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """As :func:`tiny_origin`, with ``artifacts/onnx``; not to be written to."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tiny_origin)
+
+    def make(root: Path) -> None:
+        shutil.copytree(tiny_origin, root, dirs_exist_ok=True)
         export_onnx.main(tiny_params)
-    return tiny_origin
+
+    return shared(tmp_path_factory, "exported", make)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that the stages before the report leave."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        chain_files.write_chain()
-    return folder
+    """A folder with all that the stages before the report leave; not to be written to."""
+    return shared(tmp_path_factory, "finished", lambda _: chain_files.write_chain())
 
 
 @pytest.fixture
@@ -132,3 +134,21 @@ def chain(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """A finished chain of its own, to be changed at will."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+
+
+def write_distillable(root: Path, origin: Path) -> None:
+    """The data of ``origin``, and an untrained resnet14 to learn from."""
+    shutil.copytree(origin / "artifacts/data", root / "artifacts/data")
+    (root / "artifacts/proxy").mkdir()
+    torch.manual_seed(3)
+    save_network(root / "artifacts/proxy/model.safetensors", models.build("resnet14", 3))
+
+
+@pytest.fixture
+def distillable(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own in which a student can be distilled, the current folder."""
+    write_distillable(tmp_path, tiny_origin)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path

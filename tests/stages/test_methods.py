@@ -1,49 +1,63 @@
-"""What must hold for every method: it goes on exactly where it was stopped."""
+"""What must hold for every method, through ``distill`` and ``prune``."""
 
-import shutil
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 import models
-from models.checkpoint import save_network
-from stages import distill
+from models.backbone import Backbone
+from models.learners import load_learners
+from stages import distill, prune
 from stages.params import Params
 from stages.sections.methods import Distill
 from stages.training.display import Display
 
-METHODS = Distill.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
+METHODS = get_args(Distill.model_fields["method"].annotation)
 STUDENT = Path("artifacts/distilled/model.safetensors")
+METRICS = Path("reports/distill/metrics.json")
+# What each trains beside the student, and the learners among it.
+HELPERS = {
+    "cc": {"incongruence"},
+    "vid": {"predictors"},
+    "crd": {"embed_student", "embed_teacher"},
+    "semckd": {"keys", "queries", "regressors"},
+    "one": {"learners.0", "learners.1", "gate"},
+    "ackd": {"learners.0", "learners.1", "attention", "discriminators.0", "discriminators.1"},
+}
+LEARNERS = {"one": ["D3B1", "D3B1#2"], "ackd": ["D3B1", "D2B2"]}
 
 
-@pytest.fixture
-def root(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with 48 training images and an untrained teacher."""
-    shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
-    torch.manual_seed(3)
-    (tmp_path / "artifacts/proxy").mkdir()
-    save_network(tmp_path / "artifacts/proxy/model.safetensors", models.build("resnet14", 3))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
+@pytest.mark.usefixtures("distillable")
 @pytest.mark.parametrize("method", METHODS)
-def test_stopped_within_an_epoch_it_ends_in_the_same_weights(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], method: str
+def test_stopped_within_an_epoch_it_ends_in_the_same_weights_and_leaves_a_plain_student(
+    method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"method": method, "epochs": 3, "batch_size": 12, "learning_rate": 0.01}
+    settings = {"method": method, "epochs": 2, "batch_size": 12, "learning_rate": 0.01}
     params = Params.model_validate(
         {
             "augmentation": {"crop_padding": 1},
             "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
-            "distill": settings | {"network": "resnet8"},
+            "distill": settings | {"network": "resnet8", "seed": 5},
         }
     )
+    begun: list[dict[str, torch.Tensor]] = []
+    build = distill.distillers.build
+
+    def see(name: str, student: Backbone, *given: Any) -> Any:
+        begun.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
+        return build(name, student, *given)
+
+    monkeypatch.setattr(distill.distillers, "build", see)
     distill.main(params)
-    wanted = STUDENT.read_bytes()
+    wanted, measured = STUDENT.read_bytes(), METRICS.read_bytes()
     STUDENT.unlink()
+    # With one seed every method starts from one student.
+    torch.manual_seed(5)
+    fresh = models.build("resnet8", 3).state_dict()
+    assert all(torch.equal(begun[0][name], tensor) for name, tensor in fresh.items())
 
     steps = []
     show = Display.step
@@ -62,3 +76,13 @@ def test_stopped_within_an_epoch_it_ends_in_the_same_weights(
     distill.main(params)
     assert "an interrupted training goes on at epoch 2, step 2" in capsys.readouterr().out
     assert STUDENT.read_bytes() == wanted
+    assert METRICS.read_bytes() == measured
+
+    prune.main(params)
+    metrics = json.loads(measured)
+    dropped = json.loads(Path("reports/prune.json").read_text())["dropped"]
+    learners = LEARNERS.get(method, [])
+    assert metrics["method"] == method
+    assert list(metrics.get("learners", {})) == [*learners, *(["ensemble"] if learners else [])]
+    assert set(dropped) == HELPERS.get(method, set())
+    assert load_learners(STUDENT).names == learners

@@ -22,6 +22,7 @@ from stages import prepare_data
 from stages.data.arrays import load_data
 from stages.params import Params
 from stages.sections.data import Data
+from tests.disk import small_disk
 
 REPO = Path(__file__).parents[2]
 REAL = Path(os.environ.get("ACKD_TEST_DATA", REPO.parent / "shared" / "data"))
@@ -350,19 +351,9 @@ def test_images_of_one_value_are_refused(project: Path) -> None:
 
 @pytest.mark.parametrize("kilobytes", [64, 800, 5400])  # the first array, later ones
 def test_a_full_disk_is_one_sentence(project: Path, kilobytes: int) -> None:
-    disk = project / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    size = f"size={kilobytes}k"
-    if subprocess.run([mount, "-t", "tmpfs", "-o", size, "tmpfs", disk], check=False).returncode:
-        pytest.skip("a small disk could not be mounted here")
-    try:
+    with small_disk(project, f"size={kilobytes}k") as disk:
         done = run(disk, source="digits", image_size=32)
         left = [path for path in disk.rglob("*") if path.is_file()]
-    finally:
-        subprocess.run(["umount", disk], check=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "no space left on the disk" in done.stderr

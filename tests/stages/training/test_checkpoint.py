@@ -24,10 +24,11 @@ from models.errors import InputError
 from stages.files import sha256
 from stages.training.checkpoint import Checkpoints, fingerprint
 from stages.training.durable import IN_USE
-from tests.stages.training.machine import PROCESSES, small_disk
+from tests.disk import small_disk
+from tests.forked import FORKS
 
 ROOT = Path(__file__).parents[3]
-KILLS = 25
+KILLS = 10
 
 
 def checkpoints(root: Path, print_of: str = "0" * 64) -> Checkpoints:
@@ -223,10 +224,10 @@ def save_until_killed(root: Path, done: Any) -> None:
 def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done, choose, halves = PROCESSES.Value("q", 0, lock=False), random.Random(0), 0
+    done, choose, halves = FORKS.Value("q", 0, lock=False), random.Random(0), 0
     for _ in range(KILLS):
         before = done.value
-        writer = PROCESSES.Process(target=save_until_killed, args=(tmp_path, done))
+        writer = FORKS.Process(target=save_until_killed, args=(tmp_path, done))
         writer.start()
         while done.value == before:
             assert writer.is_alive()

@@ -1,7 +1,6 @@
 """Two processes give what one would that accumulates the same parts of each batch."""
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -20,58 +19,63 @@ from torch import Tensor
 
 import models
 from models import distillers
-from models.checkpoint import load_network, load_state, save_network
+from models.checkpoint import load_network, load_state
 from models.distillers.base import Distiller, Knowledge, Setting
-from stages.data.arrays import DATA_FOLDER, load_data
+from stages.data.arrays import load_data
 from stages.data.feed import MemoryFeed
 from stages.params import Params
 from stages.sections.data import Augmentation
+from stages.training import launch
 from stages.training.logits_store import round_logits
 from stages.training.optimizer import build_optimizer
 from tests.setting import make_setting
+from tests.shared import shared
+from tests.stages.conftest import write_distillable
+from tests.stages.test_methods import METHODS
+from tests.stages.training import two_processes
 from tests.stages.training.test_loop import OPTIONS
 
+ROOT = Path(__file__).parents[3]
 PROCESSES = 2
+SHORT = {"epochs": 2, "batch_size": 14, "learning_rate": 0.02}
 CONTENT: dict[str, Any] = {
     "augmentation": {"crop_padding": 2, "horizontal_flip": True},
     "training": {"precision": "fp32"},
+    "teacher": SHORT | {"network": "resnet14"},
     # 48 images: batches of 14, 14, 14 and 6, of which each process sees half.
-    "distill": {"epochs": 3, "batch_size": 14, "learning_rate": 0.02, "network": "resnet8"},
+    "distill": SHORT | {"network": "resnet8"},
 }
-TIMED = {"seconds", "images_per_second"}
 
 
-@pytest.fixture
-def root(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in which a student can be distilled."""
-    shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
-    torch.manual_seed(3)
-    (tmp_path / "artifacts/proxy").mkdir()
-    save_network(tmp_path / "artifacts/proxy/model.safetensors", models.build("resnet14", 3))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
-
-
-def write_params(root: Path, **distill: Any) -> None:
-    content = CONTENT | {"distill": CONTENT["distill"] | distill}
-    (root / "params.yaml").write_text(json.dumps(content))
-
-
-def distill(root: Path, processes: int, **more: str) -> subprocess.CompletedProcess[str]:
-    return run("distill", root, processes, **more)
-
-
-def run(stage: str, root: Path, processes: int, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}"],
+def start(module: str, root: Path, processes: int = PROCESSES) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
         cwd=root,
-        env={**os.environ, "ACKD_PROCESSES": str(processes)} | more,
-        capture_output=True,
+        env=os.environ | {"ACKD_PROCESSES": str(processes), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``two_processes`` leaves in one launch; not to be written to."""
+
+    def make(root: Path) -> None:
+        write_distillable(root, tiny_origin)
+        shutil.copytree(root / "artifacts/proxy", root / "artifacts/teacher")
+        (root / "reports/teacher").mkdir(parents=True)
+        (root / "reports/teacher/metrics.json").write_text('{"val_accuracy": 0.5}')
+        (root / "params.yaml").write_text(json.dumps(CONTENT))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")
+            patch.setenv("ACKD_LOGITS", str(root / "logits"))
+            process = start(two_processes.__name__, root)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+
+    return shared(tmp_path_factory, "two-processes", make)
 
 
 class Accumulated:
@@ -81,17 +85,16 @@ class Accumulated:
     needs the other part's gradient.
     """
 
-    def __init__(self, method: str) -> None:
-        self.data = load_data(DATA_FOLDER)
+    def __init__(self, method: str, root: Path) -> None:
+        self.data = load_data(root / "artifacts/data")
         self.settings = Params.model_validate(CONTENT).distill
         self.augmentation = Augmentation(**CONTENT["augmentation"])
-        self.teacher = load_network(Path("artifacts/proxy/model.safetensors"))
+        self.teacher = load_network(root / "artifacts/teacher/model.safetensors")
         torch.manual_seed(self.settings.seed)
         student = models.build("resnet8", 3)
         first = distillers.build(method, student, make_setting(batch_size=7), OPTIONS[method])
         self.copies: list[Distiller] = [first, copy.deepcopy(first)]
         self.barrier = threading.Barrier(PROCESSES)
-        self.hashes: list[set[str]] = [set(), set()]
         self.losses: list[float] = []
         self.errors: list[BaseException] = []
 
@@ -144,18 +147,14 @@ class Accumulated:
             distiller.train()
             mean = 0.0
             for share in feed.epoch(epoch):
-                for image in share.batch.images:
-                    self.hashes[rank].add(hashlib.sha256(image.numpy().tobytes()).hexdigest())
                 with torch.no_grad():
                     logits = round_logits(self.teacher(share.batch.images)).float()
                 total = distiller(share.batch, Knowledge(logits))["total"]
                 optimizer.zero_grad()
                 (total * share.weight).backward()
-                ids = apart
                 self._average(
                     lambda c: [p.grad for n, p in c.named_parameters() if "discrim" not in n]
                 )
-                assert ids == apart
                 optimizer.step()
                 schedule.step()
                 mean += total.item() * len(share.batch.labels)
@@ -175,147 +174,120 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("method", ["kd", "ackd"])
-def test_two_processes_are_one_that_accumulates(root: Path, method: str) -> None:
-    write_params(root, method=method)
-    done = distill(root, PROCESSES)
-    assert done.returncode == 0, done.stderr
-    state, _ = load_state(root / "artifacts/distilled/model.safetensors")
-
-    reference = Accumulated(method)
+def test_two_processes_are_one_that_accumulates(trained: Path, method: str) -> None:
+    state, _ = load_state(trained / method / "artifacts/model.safetensors")
+    reference = Accumulated(method, trained)
     wanted = reference.run().state_dict()
     assert set(state) == set(wanted)
     for name, tensor in wanted.items():
         torch.testing.assert_close(state[name], tensor, rtol=2e-3, atol=2e-4, msg=name)
     # Both parts' mean losses of an epoch, one after the other as the threads came to them.
-    rows = (root / "reports/distill/history.csv").read_text().splitlines()
+    rows = (trained / method / "reports/history.csv").read_text().splitlines()
     column = rows[0].split(",").index("loss/total")
     measured = [float(row.split(",")[column]) for row in rows[1:]]
     pairs = zip(reference.losses[::2], reference.losses[1::2], strict=True)
     assert measured == pytest.approx([sum(pair) for pair in pairs], rel=1e-3)
 
 
-def test_one_and_two_processes_see_the_same_images_and_write_the_same_files(root: Path) -> None:
-    write_params(root, method="kd")
-    layouts, headers = [], []
-    for processes in (1, 2):
-        done = distill(root, processes)
-        assert done.returncode == 0, done.stderr
-        state, header = load_state(root / "artifacts/distilled/model.safetensors")
-        layouts.append({name: tensor.shape for name, tensor in state.items()})
-        headers.append(header)
-        (root / "artifacts/distilled/model.safetensors").unlink()
-    assert layouts[0] == layouts[1]
-    assert headers[0] == headers[1]
-    assert json.loads((root / "reports/distill/environment.json").read_text())["processes"] == 2
-
-    data = load_data(DATA_FOLDER)
-    augmentation = Augmentation(**CONTENT["augmentation"])
-    device = torch.device("cpu")
-
-    def seen(rank: int, processes: int) -> list[str]:
-        feed = MemoryFeed(data, augmentation, 14, device, rank, processes)
-        images = [
-            image for epoch in (0, 1) for share in feed.epoch(epoch) for image in share.batch.images
-        ]
-        return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
-
-    assert sorted(seen(0, 2) + seen(1, 2)) == sorted(seen(0, 1))
-
-
-@pytest.mark.parametrize("method", ["scratch", "at", "sp", "cc", "vid", "crd", "semckd", "one"])
-def test_what_methods_keep_is_right_in_two_processes(root: Path, method: str) -> None:
-    write_params(root, method=method)
-    done = distill(root, PROCESSES)
-    assert done.returncode == 0, done.stderr
-    state, _ = load_state(root / "artifacts/distilled/model.safetensors")
+@pytest.mark.parametrize("method", METHODS)
+def test_what_methods_keep_is_right_in_two_processes(trained: Path, method: str) -> None:
+    state, header = load_state(trained / method / "artifacts/model.safetensors")
     # The layout is that of one process with a process's share of the batch.
-    labels = torch.from_numpy(load_data(DATA_FOLDER).split("train").labels)
-    teacher = load_network(root / "artifacts/proxy/model.safetensors")
-    setting = Setting(teacher, 16, labels, batch_size=7, epochs=3)
-    settings = Params.model_validate(CONTENT | {"distill": {"method": method}}).distill
-    options = {} if method == "scratch" else getattr(settings, method).model_dump()
-    if method != "scratch":
-        options = {"temperature": settings.temperature} | options
-    alone = distillers.build(method, models.build("resnet8", 3), setting, options).state_dict()
-    assert {k: t.shape for k, t in state.items()} == {k: t.shape for k, t in alone.items()}
+    labels = torch.from_numpy(load_data(trained / "artifacts/data").labels("train"))
+    teacher = load_network(trained / "artifacts/teacher/model.safetensors")
+    setting = Setting(teacher, 16, labels, batch_size=7, epochs=2)
+    options = Params.model_validate({"distill": {"method": method}}).distill.options()
+    alone = distillers.build(method, models.build("resnet8", 3), setting, options)
+    layout = alone.state_dict()
+    assert {k: t.shape for k, t in state.items()} == {k: t.shape for k, t in layout.items()}
     assert all(tensor.isfinite().all() for tensor in state.values())
+    assert (header["method"], header["teacher"]) == (method, "resnet14")
+    assert header["buffers"] == [name for name, _ in alone.named_buffers()]
+    environment = json.loads((trained / method / "reports/environment.json").read_text())
+    assert environment["processes"] == PROCESSES
     if method == "crd":  # every sample was seen, by whichever process, and is remembered
         for side in ("student", "teacher"):
             lengths = state[f"memory_{side}.embeddings"].norm(dim=1)
             torch.testing.assert_close(lengths, torch.ones(48))
 
 
-@pytest.mark.parametrize(
-    "proxy",
-    [
-        {"method": "early_stopped", "epochs": 1},
-        {"method": "assistants", "candidates": ["resnet8", "resnet14", "resnet8x4"]},
-    ],
-)
-def test_proxies_are_trained_by_two_processes(root: Path, proxy: dict[str, Any]) -> None:
-    short = {"epochs": 2, "batch_size": 14, "learning_rate": 0.02}
-    content = CONTENT | {"teacher": short | {"network": "resnet14"}, "proxy": proxy}
-    (root / "params.yaml").write_text(json.dumps(content))
-    (root / "artifacts/teacher").mkdir()
-    shutil.copy(root / "artifacts/proxy/model.safetensors", root / "artifacts/teacher")
-    (root / "reports/teacher").mkdir(parents=True)
-    (root / "reports/teacher/metrics.json").write_text('{"val_accuracy": 0.5}')
-    done = run("train_proxy", root, PROCESSES)
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((root / "reports/proxy/metrics.json").read_text())
-    network = load_network(root / "artifacts/proxy/model.safetensors")
+@pytest.mark.parametrize("proxy", two_processes.PROXIES)
+def test_proxies_are_trained_by_two_processes(trained: Path, proxy: str) -> None:
+    metrics = json.loads((trained / proxy / "reports/metrics.json").read_text())
+    network = load_network(trained / proxy / "artifacts/model.safetensors")
+    assert metrics["method"] == proxy
     assert network.name == metrics["network"] == metrics["chain"][-1]["network"]
 
 
-def children(process: int) -> list[int]:
-    path = Path(f"/proc/{process}/task/{process}/children")
-    return [int(number) for number in path.read_text().split()]
+# The launcher, whose workers here do nothing for long.
+
+IDLE = """
+import time
+from stages.training.launch import run_training_stage
+
+def main(params):
+    print("at work", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run_training_stage(main, "idle")
+"""
+linux = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="finds the workers through /proc"
+)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_ends_the_run_in_a_sentence(root: Path, victim: int) -> None:
-    write_params(root, method="kd", epochs=100_000)
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "stages.distill"],
-        env={**os.environ, "ACKD_PROCESSES": "2"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def workers_of(launcher: subprocess.Popen[str], said: str) -> list[int]:
+    """Once the first of them has said this."""
     assert launcher.stdout is not None
-    for line in launcher.stdout:
-        if "epoch 3/" in line:
-            break
-    workers = children(launcher.pid)
+    assert any(said in line for line in launcher.stdout)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    workers = [int(number) for number in children.read_text().split()]
     assert len(workers) == PROCESSES
+    return workers
+
+
+def killed(launcher: subprocess.Popen[str], workers: list[int], victim: int) -> None:
+    """The launcher says in a sentence what became of its worker, and leaves none."""
     os.kill(workers[victim], signal.SIGKILL)
-    _, stderr = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
-    last = stderr.splitlines()[-1]
+    last = errors.splitlines()[-1]
     assert last.startswith(f"error: process {victim} of 2 was killed by SIGKILL, and the others")
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    assert not (root / "artifacts/distilled").exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
-def test_workers_do_not_outlive_their_launcher(root: Path) -> None:
-    write_params(root, method="kd", epochs=100_000)
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "stages.distill"],
-        env={**os.environ, "ACKD_PROCESSES": "2"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert launcher.stdout is not None
-    for line in launcher.stdout:
-        if "epoch 1/" in line:
-            break
-    workers = children(launcher.pid)
-    launcher.kill()
-    launcher.wait()
-    launcher.stdout.close()
+@pytest.fixture
+def idle(tmp_path: Path) -> subprocess.Popen[str]:
+    (tmp_path / "idle.py").write_text(IDLE)
+    (tmp_path / "params.yaml").write_text("{}")
+    return start("idle", tmp_path)
+
+
+@linux
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_ends_the_run_in_a_sentence(
+    idle: subprocess.Popen[str], victim: int
+) -> None:
+    killed(idle, workers_of(idle, "at work"), victim)
+
+
+@linux
+def test_a_worker_that_is_killed_while_it_trains_is_named_before_those_who_miss_it(
+    distillable: Path,
+) -> None:
+    content = CONTENT | {"distill": CONTENT["distill"] | {"method": "kd", "epochs": 100_000}}
+    (distillable / "params.yaml").write_text(json.dumps(content))
+    launcher = start("stages.distill", distillable)
+    killed(launcher, workers_of(launcher, "epoch 3/"), 1)
+    assert not (distillable / "artifacts/distilled").exists()
+
+
+@linux
+def test_workers_do_not_outlive_their_launcher(idle: subprocess.Popen[str]) -> None:
+    workers = workers_of(idle, "at work")
+    idle.kill()
+    idle.communicate()
     end = time.monotonic() + 20
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < end, "a worker goes on alone"
@@ -323,11 +295,10 @@ def test_workers_do_not_outlive_their_launcher(root: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["two", "0", "-1"])
-def test_a_number_of_processes_that_is_none_is_refused(root: Path, text: str) -> None:
-    write_params(root)
-    done = distill(root, 1, ACKD_PROCESSES=text)
-    assert done.returncode == 1
-    assert (
-        done.stderr
-        == f"error: ACKD_PROCESSES is {text!r}, expected a number of processes, 1 or more\n"
-    )
+def test_a_number_of_processes_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("ACKD_PROCESSES", text)
+    sentence = f"^error: ACKD_PROCESSES is '{text}', expected a number of processes, 1 or more$"
+    with pytest.raises(SystemExit, match=sentence):
+        launch.run_training_stage(lambda _: None, "idle")

@@ -18,7 +18,8 @@ import models
 from models.errors import InputError
 from stages.training.durable import IN_USE
 from stages.training.logits_store import LogitsStore, round_logits
-from tests.stages.training.machine import PROCESSES, small_disk
+from tests.disk import small_disk
+from tests.forked import FORKS
 
 SAMPLES, CLASSES = 60, 10
 SEAL = 32
@@ -198,7 +199,7 @@ def test_two_writers_and_a_reader_at_once_do_no_harm(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     writers = [
-        PROCESSES.Process(target=write_again_and_again, args=(tmp_path, 2, 2.0)) for _ in range(2)
+        FORKS.Process(target=write_again_and_again, args=(tmp_path, 2, 0.5)) for _ in range(2)
     ]
     for writer in writers:
         writer.start()
@@ -229,7 +230,7 @@ def fill(root: Path, max_bytes: int, teacher: str) -> None:
 def test_several_writers_keep_the_bound_together(tmp_path: Path) -> None:
     bound = 2 * KEY_BYTES + 30 * FILE_BYTES
     teachers = ["1" * 64, "2" * 64]
-    writers = [PROCESSES.Process(target=fill, args=(tmp_path, bound, name)) for name in teachers]
+    writers = [FORKS.Process(target=fill, args=(tmp_path, bound, name)) for name in teachers]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):

@@ -1,134 +1,130 @@
 """A training that is interrupted, wherever, ends in the weights of one that was not."""
 
+import csv
+import itertools
 import json
 import os
+import pkgutil
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-import models
-from models.checkpoint import save_network
+from stages import distill
+from stages.params import load_params
+from tests.disk import small_disk
+from tests.forked import Child, forked
 
-KILLS = 25
+STUDENT = Path("artifacts/distilled/model.safetensors")
+HISTORY = Path("reports/distill/history.csv")
+RESUMED = "an interrupted training goes on at"
+# What a training is about to call for which time when it is killed. A checkpoint is written after
+# every step, and the teacher's logits after every epoch.
+KILLS = [
+    ("stages.training.checkpoint.seal", 3),  # an empty partial
+    ("stages.training.durable.os.fsync", 5),  # a whole one
+    ("stages.training.durable.os.fsync", 10),  # the new checkpoint beside the two older ones
+    ("stages.training.logits_store.seal", 1),
+    ("stages.training.display.Display.step", 7),
+    ("stages.distill.write_reports", 1),
+    ("stages.distill.save_state", 1),
+    ("stages.training.checkpoint.Checkpoints.clear", 1),
+]
 
 
-@pytest.fixture
-def root(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in which a student can be distilled."""
-    shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
-    torch.manual_seed(3)
-    (tmp_path / "artifacts/proxy").mkdir()
-    save_network(tmp_path / "artifacts/proxy/model.safetensors", models.build("resnet8", 3))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
+def train(function: str = "", call: int = 0) -> None:
+    """The stage, in a process of its own, until it is to call the function for so many times."""
+    if function:
+        place, _, name = function.rpartition(".")
+        owner = pkgutil.resolve_name(place)
+        real, calls = getattr(owner, name), itertools.count(1)
+
+        def counted(*given: Any, **named: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*given, **named)
+
+        setattr(owner, name, counted)
+    distill.main(load_params())
 
 
-def write_params(root: Path, minutes: float, **distill: Any) -> None:
+def write_params(**settings: Any) -> None:
     content = {
         "augmentation": {"crop_padding": 1},
-        "training": {"precision": "fp32", "checkpoint_minutes": minutes},
-        "distill": {"epochs": 200, "batch_size": 10, "learning_rate": 0.01} | distill,
+        "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
+        "distill": {"method": "kd", "epochs": 10, "batch_size": 10, "learning_rate": 0.01}
+        | settings,
     }
-    (root / "params.yaml").write_text(json.dumps(content))
-
-
-def start() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "stages.distill"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    Path("params.yaml").write_text(json.dumps(content))
 
 
 def finish() -> str:
-    process = start()
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+    with forked(train) as child:
+        printed = child.finish()
+    assert child.process.exitcode == 0, printed
+    return printed
 
 
-def weights(root: Path) -> bytes:
-    return (root / "artifacts/distilled/model.safetensors").read_bytes()
+def killed(child: Child) -> str:
+    printed = child.finish()
+    assert child.process.exitcode == -signal.SIGKILL, printed
+    return printed
 
 
-@pytest.mark.timeout(900)
-def test_killed_at_random_moments_the_weights_are_the_same(root: Path) -> None:
-    # A checkpoint after every step, so that many of the kills hit the writing of one.
-    write_params(root, minutes=1e-9)
+def untimed() -> list[dict[str, str]]:
+    """The history without what another run measures otherwise."""
+    rows = csv.DictReader(HISTORY.read_text().splitlines())
+    timed = {"seconds", "images_per_second"}
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+
+
+@pytest.mark.usefixtures("distillable")
+def test_wherever_it_is_killed_the_weights_are_the_same() -> None:
+    write_params()
     finish()
-    wanted = weights(root)
-    history = (root / "reports/distill/history.csv").read_text()
-    assert not list((root / ".checkpoints").rglob("*.*")), "checkpoints vanish on success"
-    shutil.rmtree(root / "artifacts/distilled")
+    wanted, history = STUDENT.read_bytes(), untimed()
+    assert not Path(".checkpoints").exists(), "checkpoints vanish on success"
+    shutil.rmtree(STUDENT.parent)
+    shutil.rmtree("logits")
 
-    moments = random.Random(0)
-    resumed = 0
-    for _ in range(KILLS):
-        process = start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            resumed += "an interrupted training goes on at" in line
-            if "kd: epoch" in line:
-                break
-        time.sleep(moments.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the training ended before it was killed"
-        assert not (root / "artifacts/distilled").exists()
-    assert resumed >= KILLS - 2
-    assert "an interrupted training goes on at" in finish()
-    assert weights(root) == wanted
+    moments, printed = random.Random(0), ""
+    for _ in range(3):
+        with forked(train) as child:
+            for line in child.output:
+                printed += line
+                if "kd: epoch" in line:
+                    break
+            time.sleep(moments.uniform(0, 0.1))
+            child.process.kill()
+            printed += killed(child)
+    for function, call in KILLS:
+        assert not STUDENT.exists()
+        with forked(train, function, call) as child:
+            printed += killed(child)
+    assert printed.count(RESUMED) == 2 + len(KILLS)
+    assert "damaged" not in printed
+    assert STUDENT.read_bytes() == wanted  # and all that is left to do is to tidy up
 
-    def untimed(text: str) -> list[list[str]]:
-        rows = [line.split(",") for line in text.splitlines()]
-        timed = [rows[0].index(name) for name in ("seconds", "images_per_second")]
-        return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]
-
-    assert untimed((root / "reports/distill/history.csv").read_text()) == untimed(history)
-
-
-def test_another_parameter_begins_anew(root: Path) -> None:
-    write_params(root, minutes=1e-9)
-    process = start()
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch 3/" in line:
-            break
-    process.kill()
-    process.communicate()
-    write_params(root, minutes=1e-9, temperature=2.0, epochs=2)
-    assert "an interrupted training" not in finish()
+    write_params(temperature=2.0, epochs=1)
+    assert RESUMED not in finish(), "another parameter begins anew"
+    write_params()
+    assert RESUMED in finish()
+    assert STUDENT.read_bytes() == wanted
+    assert untimed() == history
 
 
-def test_a_full_disk_stops_neither_the_training_nor_its_resumption(root: Path) -> None:
-    disk = root / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    write_params(root, minutes=1e-9, epochs=4)
+def test_a_full_disk_stops_neither_the_training_nor_its_resumption(
+    distillable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_params(epochs=3)
     finish()
-    wanted = weights(root)
-    size = "size=5m"  # room for a few of the checkpoints
-    if subprocess.run([mount, "-t", "tmpfs", "-o", size, "tmpfs", disk], check=False).returncode:
-        pytest.skip("a small disk could not be mounted here")
-    try:
+    wanted = STUDENT.read_bytes()
+    with small_disk(distillable, "size=5m") as disk:  # room for a few of the checkpoints
         (disk / "ballast").write_bytes(bytes(4_900_000))
-        os.environ["ACKD_CHECKPOINTS"] = str(disk)
-        output = finish()
-    finally:
-        os.environ.pop("ACKD_CHECKPOINTS", None)
-        subprocess.run(["umount", disk], check=True)
-    assert "space" in output
-    assert weights(root) == wanted
+        monkeypatch.setenv("ACKD_CHECKPOINTS", str(disk))
+        assert "No space left on device" in finish()
+    assert STUDENT.read_bytes() == wanted

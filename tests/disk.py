@@ -1,9 +1,8 @@
-"""A disk that is soon full, and processes that can be killed."""
+"""A disk that is soon full."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -12,15 +11,11 @@ from pathlib import Path
 
 import pytest
 
-#: They start at once, because torch is imported in their common parent.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch"])
-
 
 @contextlib.contextmanager
-def small_disk(tmp_path: Path, options: str) -> Iterator[Path]:
-    """A tmpfs mounted with ``options``; the test is skipped where that is not allowed."""
-    mount, disk = shutil.which("mount"), tmp_path / "disk"
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs below ``folder``, mounted with ``options``; skips where that is not allowed."""
+    mount, disk = shutil.which("mount"), folder / "disk"
     disk.mkdir()
     if mount is None or os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")

@@ -1,0 +1,91 @@
+"""Processes of their own that start at once, forked from one that has imported torch and stages.
+
+They can be killed, have their own environment, and print where nobody else does; what an import
+costs is paid once for all tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["accelerate", "stages.distill"])
+
+
+class Child(NamedTuple):
+    """A process that runs.
+
+    Attributes:
+        process: with ``kill`` and ``exitcode``.
+        output: what it prints on stdout and stderr, line by line.
+    """
+
+    process: Any
+    output: TextIO
+
+    def finish(self) -> str:
+        """The rest of what it prints, once it has ended."""
+        rest = self.output.read()
+        self.process.join()
+        return rest
+
+
+@contextlib.contextmanager
+def forked(function: Callable[..., object], *arguments: Any, **variables: str) -> Iterator[Child]:
+    """``function(*arguments)`` in the current folder; killed at the end of the block.
+
+    Args:
+        function: of a module, and so are all of its arguments.
+        variables: of its environment, besides this process's.
+    """
+    reader, writer = FORKS.Pipe(duplex=False)
+    given = (Path.cwd(), {**os.environ, **variables}, writer, function, arguments)
+    process = FORKS.Process(target=_call, args=given)
+    process.start()
+    writer.close()
+    with os.fdopen(os.dup(reader.fileno()), encoding="utf-8") as output:
+        reader.close()
+        try:
+            yield Child(process, output)
+        finally:
+            process.kill()
+            process.join()
+
+
+def _call(
+    folder: Path,
+    environment: dict[str, str],
+    writer: Any,
+    function: Callable[..., object],
+    arguments: tuple[Any, ...],
+) -> None:
+    for stream in (1, 2):
+        os.dup2(writer.fileno(), stream)
+    writer.close()
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*arguments)
+
+
+def run_module(name: str) -> None:
+    """As ``python -m NAME``."""
+    sys.modules.pop(name, None)
+    sys.argv = [name]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def run_stage(name: str, **variables: str) -> tuple[int, str]:
+    """The exit code of ``python -m stages.NAME`` in the current folder, and all that it printed."""
+    with forked(run_module, f"stages.{name}", **variables) as child:
+        printed = child.finish()
+        return child.process.exitcode, printed

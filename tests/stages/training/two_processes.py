@@ -1,0 +1,44 @@
+"""What each of two processes runs: every method by ``distill``, then proxies, one by one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from stages import distill, train_proxy
+from stages.params import Params
+from stages.training.launch import run_training_stage
+from tests.stages.test_methods import METHODS
+
+PROXIES: dict[str, dict[str, Any]] = {
+    "early_stopped": {"method": "early_stopped", "epochs": 1},
+    "assistants": {"method": "assistants", "candidates": ["resnet8", "resnet14", "resnet8x4"]},
+}
+
+
+def main(params: Params) -> None:
+    """Leave a folder for each method and each proxy, with its artifacts and reports."""
+    Accelerator.end_training = lambda _: None  # they would have to meet anew
+    content = params.model_dump(by_alias=True)
+    for method in METHODS:
+        chosen = content | {"distill": content["distill"] | {"method": method}}
+        distill.main(Params.model_validate(chosen))
+        keep(method, "artifacts/distilled", "reports/distill")
+    for name, proxy in PROXIES.items():
+        train_proxy.main(Params.model_validate(content | {"proxy": proxy}))
+        keep(name, "artifacts/proxy", "reports/proxy")
+
+
+def keep(name: str, artifacts: str, reports: str) -> None:
+    """Put away what the first process has written."""
+    if os.environ["RANK"] == "0":
+        Path(name).mkdir()
+        Path(artifacts).rename(Path(name, "artifacts"))
+        Path(reports).rename(Path(name, "reports"))
+
+
+if __name__ == "__main__":
+    run_training_stage(main, "tests.stages.training.two_processes")
