@@ -19,7 +19,8 @@ from benchmarks.students import PRECISIONS, Student
 from models.backbone import Backbone
 from models.checkpoint import load_network
 from models.errors import InputError
-from stages.devices.runner import RunnerError, open_session, time_runs
+from stages.devices.proof import DeviceError
+from stages.devices.runner import open_session, time_runs
 
 _WARM_UP_SECONDS = 0.5
 #: Of each way in a round: both are reached.
@@ -110,7 +111,7 @@ def open_ways(student: Student, folder: Path) -> dict[str, Way]:
         title = f"static {precision}{f' by {made_by}' if made_by else ''}"
         try:
             session = open_session(path, threads=1)
-        except RunnerError as error:
+        except DeviceError as error:
             raise InputError(str(error)) from None
         ways[precision] = Way(title, session, images, path.stat().st_size)
     return ways

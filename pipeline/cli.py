@@ -198,6 +198,7 @@ def probe(
             metavar="FILE", help="A bundle, packed or as a folder; artifacts/bundle if not given."
         ),
     ] = None,
+    key: devices.BundleKey = None,
     lan: Annotated[
         bool, typer.Option("--lan", help="Let other devices of this network open the page.")
     ] = False,
@@ -231,6 +232,7 @@ def probe(
     Results are kept in reports/devices.
     """
     from pipeline.devices import probe as page
+    from stages.bundle.keys import read_public_key
     from stages.devices.browser.probe import BUNDLE, Reach
     from stages.params import load_params
 
@@ -239,7 +241,8 @@ def probe(
         return
     require_project()
     reach = Reach(lan=lan, https=https, port=port)
-    page.run(console, bundle or BUNDLE, load_params().profile, reach, name)
+    public = None if key is None else read_public_key(key)
+    page.run(console, bundle or BUNDLE, load_params().profile, reach, name, public)
 
 
 @app.command()

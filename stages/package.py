@@ -14,8 +14,10 @@ from stages.bundle.keys import configured_key, key_id
 from stages.bundle.making import Making
 from stages.bundle.manifest import write_manifest
 from stages.bundle.sbom import write_sbom
+from stages.devices.programs import RUNNER, single_file
+from stages.devices.proof import MANIFEST, SIGNATURE
 from stages.entry import run_stage
-from stages.files import new_file, new_folder, read_json, sha256, write_json
+from stages.files import new_file, new_folder, read_json, write_json
 from stages.model_card import model_card
 from stages.params import Params
 from stages.runtimes.exported import SHAPES, Exported, load_exported
@@ -24,10 +26,9 @@ SUMMARY = Path("reports/summary.json")
 GATE = Path("reports/gate.json")
 DATA = Path("reports/data.json")
 ENVIRONMENT = Path("reports/distill/environment.json")
-RUNNER = Path(__file__).parent / "devices" / "runner.py"
 BUNDLE = Path("artifacts/bundle")
 BUNDLE_FILE = Path("artifacts/bundle.tar.gz")
-SUMS = "SHA256SUMS"
+_HEAD = (MANIFEST, SIGNATURE)
 
 
 def main(params: Params) -> None:
@@ -72,13 +73,12 @@ def main(params: Params) -> None:
     with new_folder(BUNDLE) as folder, new_file(BUNDLE_FILE) as archive:
         for name in _names(description):
             shutil.copyfile(exported.folder / name, folder / name)
-        shutil.copyfile(RUNNER, folder / "runner.py")
+        (folder / "runner.py").write_bytes(single_file(RUNNER))
         write_json(folder / "model.json", description)
         write_sbom(folder, description["network"], version, license_)
         shutil.copyfile(CLASSES_FILE, folder / CLASSES_FILE.name)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        write_sums(folder)
-        write_manifest(folder, version, key)
+        write_manifest(folder, params.package.name, version, key)
         write_archive(archive, folder, BUNDLE.name)
     signed = "not signed" if key is None else f"signed with the key {key_id(key.public_key())}"
     print(f"package: {BUNDLE_FILE} {version} with {', '.join(description['files'])}, {signed}")
@@ -107,20 +107,18 @@ def _names(description: dict[str, Any]) -> list[str]:
     return [*models, description["golden"]["path"], "labels.json"]
 
 
-def write_sums(folder: Path) -> None:
-    """``SHA256SUMS`` of all files in ``folder``, as ``sha256sum --check`` reads it."""
-    lines = [f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
-
-
 def write_archive(path: Path, folder: Path, name: str) -> None:
-    """The files of ``folder`` under ``name/``; equal contents give equal bytes."""
+    """The files of ``folder`` under ``name/``; equal contents give equal bytes.
+
+    What tells whether the others can be believed comes first: the manifest, and its signature.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: (file.name not in _HEAD, file.name))
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
-        for file in sorted(folder.iterdir()):
+        for file in files:
             # Owner, group and time stay those of a fresh TarInfo: 0.
             entry = tarfile.TarInfo(f"{name}/{file.name}")
             entry.size = file.stat().st_size

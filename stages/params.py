@@ -61,12 +61,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+        return parse_yaml(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run from the project's root") from None
+
+
+def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
+    """As :func:`read_yaml`, of a file's bytes; ``path`` is for the message."""
+    try:
+        content = YAML(typ="safe").load(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InputError(f"{path}: not in UTF-8; save it as UTF-8") from None
-    except YAMLError as error:
+    except (YAMLError, RecursionError) as error:
         detail = " ".join(str(error).split())
         raise InputError(f"{path}: not readable as YAML ({detail}); correct the file") from None
     if not isinstance(content, dict):

@@ -30,7 +30,7 @@ def main(params: Params) -> None:
     exported = load_exported()
     # All of them first: one that cannot be reached must not cost the others' time.
     devices = [open_device(url, Opening()) for url in params.profile.devices]
-    measured = [d.measure(exported.folder, exported.description, params.profile) for d in devices]
+    measured = [d.measure(exported, params.profile) for d in devices]
     samples = {key: times for found in measured for key, times in found.samples.items()}
     results = [row for found in measured for row in found.results]
     with new_folder(SAMPLES_FOLDER) as folder:

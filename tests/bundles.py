@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stages.bundle.manifest import write_manifest
-from stages.devices.host import RUNNER
+from stages.devices.programs import RUNNER, single_file
+from stages.devices.proof import MANIFEST, SIGNATURE
 from stages.files import sha256
-from stages.package import write_archive, write_sums
+from stages.package import write_archive
 from tests.stages import chain_files
 
 
@@ -42,18 +46,37 @@ def make_bundle(
         os.chdir(before)
     shutil.copytree(origin / "artifacts/onnx", folder)
     shutil.rmtree(origin)
-    shutil.copy(RUNNER, folder / "runner.py")
+    (folder / "runner.py").write_bytes(single_file(RUNNER))
     if wrong:
         with np.load(folder / "golden.npz") as golden:
             arrays = dict(golden)
         arrays["logits"][0, 0] += 0.5 * np.abs(arrays["logits"]).max()
         np.savez(folder / "golden.npz", **arrays)
-        model = json.loads((folder / "model.json").read_text())
-        model["golden"]["sha256"] = sha256(folder / "golden.npz")
-        (folder / "model.json").write_text(json.dumps(model))
-    write_sums(folder)
-    write_manifest(folder, version, key)
+        with changed(folder / "model.json") as model:
+            model["golden"]["sha256"] = sha256(folder / "golden.npz")
+    return seal(folder, version, key)
+
+
+def seal(
+    folder: Path,
+    version: str = "1.0.0",
+    key: Ed25519PrivateKey | None = None,
+    *,
+    name: str = "student",
+) -> Path:
+    """Describe the files as they are now."""
+    for old in (MANIFEST, SIGNATURE):
+        (folder / old).unlink(missing_ok=True)
+    write_manifest(folder, name, version, key)
     return folder
+
+
+@contextlib.contextmanager
+def changed(path: Path) -> Iterator[dict[str, Any]]:
+    """What a JSON file says, to be changed."""
+    content = json.loads(path.read_text())
+    yield content
+    path.write_text(json.dumps(content))
 
 
 def pack(folder: Path) -> Path:

@@ -30,6 +30,10 @@ _SendWheels = Annotated[
         " them there from a folder of the bundle's.",
     ),
 ]
+BundleKey = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="PUBLIC", help="The public key whose signature it must bear."),
+]
 _Device = Annotated[str, typer.Argument(metavar="DEVICE", help="local:/folder or ssh://host.")]
 
 keys = typer.Typer(no_args_is_help=True, help="Keys that bundles are signed with.")
@@ -44,6 +48,7 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Of a bundle; without it, artifacts/onnx is measured."),
     ] = None,
+    key: BundleKey = None,
     accept_host_key: _AcceptHostKey = None,
     send_wheels: _SendWheels = False,
 ) -> None:
@@ -57,12 +62,14 @@ def profile(
     """
     from pipeline.devices import measure
     from pipeline.project import require_project
+    from stages.bundle.keys import read_public_key
     from stages.params import load_params
 
     require_project()
     settings = load_params().profile
     opening = _opening(accept_host_key, send_wheels)
-    for measured, path in measure.measure(devices, bundle, settings, opening):
+    public = None if key is None else read_public_key(key)
+    for measured, path in measure.measure(devices, bundle, settings, opening, public):
         passed = [row for row in measured.results if row["status"] == "passed"]
         noisy = sum(row["noisy"] for row in passed)
         typer.echo(
@@ -90,10 +97,7 @@ def deploy(
         Path, typer.Argument(metavar="BUNDLE", help="Such as artifacts/bundle.tar.gz.")
     ],
     device: _Device,
-    key: Annotated[
-        Path | None,
-        typer.Option(metavar="PUBLIC", help="The public key whose signature it must bear."),
-    ] = None,
+    key: BundleKey = None,
     allow_downgrade: Annotated[
         bool, typer.Option("--allow-downgrade", help="Let an older version replace a newer one.")
     ] = False,
@@ -198,14 +202,18 @@ def _state(description: Mapping[str, Any]) -> str:
 
 
 def _tell(state: Served) -> None:
+    from stages.devices.agent import key_id
+
     for what, record in (("served", state.served), ("previous", state.previous)):
         if record is None:
             typer.echo(f"{what:<9} nothing")
             continue
-        signed = f"signed with {record['key_id']}" if record["key_id"] else "no key required"
+        signed = f"signed with {record['key_id']}" if record["key_id"] else "no signature checked"
         typer.echo(
             f"{what:<9} {record['version']}, {record['network']}, deployed {record['deployed']},"
             f" {signed}, {record['runtime']}"
         )
+    if state.key is not None:
+        typer.echo(f"required  a signature with {key_id(state.key)}")
     if state.served is not None:
         typer.echo(f"files     {state.folder}/served: {state.problem or 'as they were packaged'}")

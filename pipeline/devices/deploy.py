@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from models.errors import InputError
-from stages.bundle.keys import key_id, parse_public_key, public_text, read_public_key
-from stages.bundle.manifest import Bundle, open_bundle, verify_signature
-from stages.devices.agent import AgentError, refuse_older
+from stages.bundle.keys import read_public_key
+from stages.bundle.opening import Bundle, open_bundle
+from stages.devices.agent import refuse_older
 from stages.devices.base import Opening
 from stages.devices.host import Host, files_below, new_token
+from stages.devices.proof import DeviceError
 from stages.devices.urls import open_device, parse_url
 
 
@@ -26,12 +29,15 @@ class Served:
             ``deployed``, ...; None where nothing is served.
         previous: of the one that a rollback would serve.
         problem: what is wrong with the files that are served; None where they are whole.
+        key: that bundles must be signed with there, 64 hexadecimal digits; None where none is
+            required.
     """
 
     folder: str
     served: dict[str, Any] | None
     previous: dict[str, Any] | None
     problem: str | None
+    key: str | None
 
 
 @dataclass(frozen=True)
@@ -72,20 +78,17 @@ def deploy(
     with open_bundle(bundle, public) as opened:
         host = _host(url, opening)
         state = _state(host)
-        if public is None and state.served is not None and state.served["key"] is not None:
-            public = parse_public_key(state.served["key"].encode("ascii"), f"{url}: its record")
-            verify_signature(opened.folder, opened.manifest, public)
-        unverified = opened.manifest["key_id"] if public is None else None
+        given = None if public is None else public.public_bytes_raw().hex()
+        if public is None and state.key is not None:
+            public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(state.key))
+            opened.require_signature(public)
+        unverified = opened.signer if public is None else None
         if state.served is not None and state.problem is None:
-            if state.served["manifest_sha256"] == opened.manifest_sha256:
+            same = state.served["manifest_sha256"] == opened.manifest_sha256
+            if same and given in (None, state.key):
                 return Deployment(state, None, unverified)
             if not allow_downgrade:
                 _refuse_older(url, opened, state.served)
-        record = {
-            "network": opened.model["network"],
-            "key_id": None if public is None else key_id(public),
-            "key": None if public is None else public_text(public),
-        }
         with host.received(files_below(opened.folder, "bundle")) as received:
             place = received.place
             checked = host.told(place, "--check", place.models, "--json")
@@ -94,7 +97,8 @@ def deploy(
             order = {
                 "manifest_sha256": opened.manifest_sha256,
                 "allow_downgrade": allow_downgrade,
-                "record": {**record, "runtime": checked["runtime"]},
+                "key": given,
+                "record": {"network": checked["network"], "runtime": checked["runtime"]},
             }
             answer = host.ask_agent("activate", str(host.folder), received.token, json.dumps(order))
         return Deployment(Served(**answer), checked["results"], unverified)
@@ -137,7 +141,7 @@ def _refuse_older(url: str, bundle: Bundle, served: dict[str, Any]) -> None:
     """What the device would refuse too, before anything is sent."""
     try:
         refuse_older(bundle.version, bundle.manifest_sha256, served)
-    except AgentError as error:
+    except DeviceError as error:
         raise InputError(f"{url}: {error}") from None
 
 

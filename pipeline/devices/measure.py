@@ -5,23 +5,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
-from stages.bundle.manifest import open_bundle
+from stages.bundle.opening import open_bundle
 from stages.devices.base import Measurement, Opening
 from stages.devices.urls import open_device, parse_url
 from stages.files import read_json, write_json
-from stages.runtimes.exported import load_exported
+from stages.runtimes.exported import Exported, load_exported
 from stages.sections.export import Profile
 
 FOLDER = Path("reports/devices")
 
 
 def measure(
-    urls: Sequence[str], bundle: Path | None, profile: Profile, opening: Opening
+    urls: Sequence[str],
+    bundle: Path | None,
+    profile: Profile,
+    opening: Opening,
+    key: Ed25519PublicKey | None = None,
 ) -> Iterator[tuple[Measurement, Path]]:
     """Measure on each device in turn, and keep each result as soon as it is there.
 
@@ -30,6 +35,7 @@ def measure(
         bundle: a bundle, the file or the folder; None takes ``artifacts/onnx``.
         profile: how long to measure.
         opening: what is allowed.
+        key: whose signature the bundle must bear.
 
     Yields:
         The measurement of a device, and the file that it is kept in.
@@ -41,10 +47,12 @@ def measure(
     for url in urls:
         parse_url(url)
     problems = []
-    with _models(bundle) as (folder, description):
+    if bundle is None and key is not None:
+        raise InputError("--key: only a bundle is signed; name one by --bundle, or leave it out")
+    with _models(bundle, key) as exported:
         for url in dict.fromkeys(urls):
             try:
-                measured = open_device(url, opening).measure(folder, description, profile)
+                measured = open_device(url, opening).measure(exported, profile)
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -72,10 +80,9 @@ def file_for(url: str) -> Path:
 
 
 @contextlib.contextmanager
-def _models(bundle: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _models(bundle: Path | None, key: Ed25519PublicKey | None) -> Iterator[Exported]:
     if bundle is None:
-        exported = load_exported()
-        yield exported.folder, exported.description
+        yield load_exported()
         return
-    with open_bundle(bundle) as opened:
-        yield opened.folder, opened.model
+    with open_bundle(bundle, key) as opened:
+        yield opened.exported

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from models.errors import InputError
 from pipeline.devices.measure import keep
-from stages.bundle.manifest import open_bundle
+from stages.bundle.opening import open_bundle
 from stages.devices.base import Measurement
 from stages.devices.browser import web_runtime
 from stages.devices.browser.probe import Probe, Reach, probing
@@ -38,8 +39,20 @@ def install(console: Console, packed: Path | None) -> None:
     )
 
 
-def run(console: Console, bundle: Path, profile: Profile, reach: Reach, name: str | None) -> None:
+def run(
+    console: Console,
+    bundle: Path,
+    profile: Profile,
+    reach: Reach,
+    name: str | None,
+    key: Ed25519PublicKey | None,
+) -> None:
     """Serve the page, and keep and show what each browser measures, until Ctrl-C.
+
+    Args:
+        bundle: the file or the folder.
+        key: whose signature the bundle must bear.
+        name: of the device; None makes one of what its browser tells.
 
     Raises:
         InputError: the bundle, onnxruntime-web or the network is missing, or ``name`` is no name.
@@ -48,9 +61,9 @@ def run(console: Console, bundle: Path, profile: Profile, reach: Reach, name: st
         raise InputError(
             f"--name is {name!r}, expected letters, digits, dots and dashes, such as pixel-8"
         )
-    with open_bundle(bundle) as opened, probing(opened.folder, profile, reach) as probe:
-        _invite(console, probe, reach)
+    with open_bundle(bundle, key) as opened, probing(opened.exported, profile, reach) as probe:
         try:
+            _invite(console, probe, reach)
             while True:
                 report = probe.wait()
                 if report is not None:

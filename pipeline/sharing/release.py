@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -23,10 +23,13 @@ from pipeline.git_refs import (
     without_password,
 )
 from pipeline.sharing.dvc_remotes import CONFIG, Remote, find_remote, push, require_answer, run_dvc
-from pipeline.sharing.publish import LOCK, recorded_outputs
-from stages.bundle.manifest import open_bundle
+from pipeline.sharing.publish import LOCK, md5, recorded_outputs
+from stages.bundle.opening import open_bundle
 from stages.files import read_json
-from stages.params import PARAMS_FILE, read_yaml
+from stages.params import PARAMS_FILE, parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from gto.registry import GitRegistry
 
 CHAIN = "dvc.yaml"
 GATE = "reports/gate.json"
@@ -103,7 +106,7 @@ def release(root: Path, name: str, version: str, stage: str | None) -> Released:
     _require_committed(root)
     _require_passed(root)
     _require_up_to_date(root)
-    _require_bundle(root, path, version)
+    _require_bundle(root, path, name, version)
     remote = find_remote(root, None)
     if not remote.shared:
         raise InputError(
@@ -151,34 +154,8 @@ def releases(repository: str) -> list[Release]:
     Raises:
         InputError: there is no such repository.
     """
-    from gto.constants import VersionSort
-    from gto.exceptions import GTOException
-    from gto.registry import GitRegistry
-    from scmrepo.exceptions import SCMError
-
-    try:
-        with GitRegistry.from_url(repository) as registry:
-            found = []
-            for artifact in registry.get_artifacts().values():
-                # Of several versions that were given a stage, the last one has it.
-                staged = artifact.get_vstages(sort=VersionSort.Timestamp)
-                stages = {name: {s.version for s in given} for name, given in staged.items()}
-                for version in artifact.get_versions():
-                    found.append(
-                        Release(
-                            name=artifact.artifact,
-                            version=str(version.version).removeprefix("v"),
-                            stages=tuple(n for n, of in stages.items() if version.version in of),
-                            commit=str(version.commit_hexsha),
-                            released=f"{version.created_at:%Y-%m-%d}",
-                        )
-                    )
-            return found
-    except (GTOException, SCMError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(
-            without_password(f"{repository}: no git repository can be read there ({reason})")
-        ) from None
+    with _opened_registry(repository) as registry:
+        return _listed(registry)
 
 
 def fetch(
@@ -208,23 +185,106 @@ def fetch(
     """
     if version is not None and stage is not None:
         raise InputError("--version: the stage has a version already; leave one of the two out")
-    wanted: list[str] = []
-    if version is not None:
-        wanted = ["--rev", f"v{version.removeprefix('v')}"]
-    if stage is not None:
-        wanted = ["--stage", stage]
+    place = without_password(repository)
+    with _opened_registry(repository) as registry:
+        wanted = _find_release(_listed(registry), name, version, stage, place)
+        path, recorded = _recorded_bundle(registry, wanted)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
         file = Path(temporary).resolve() / "bundle.tar.gz"
-        done = run_dvc(Path(), "artifacts", "get", repository, name, *wanted, "--out", str(file))
+        options = ["--rev", wanted.commit, "--out", str(file)]
+        done = run_dvc(Path(), "get", *options, "--", repository, path)
         if done.returncode or not file.is_file():
-            place = without_password(repository)
             raise InputError(f"{name}: not fetched from {place} ({_get_reason(done.stderr)})")
+        if md5(file) != recorded:
+            raise InputError(
+                f"{name} {wanted.version}: the remote has another file than {LOCK} of the commit"
+                f" {wanted.commit[:7]} records; have who released it send it again"
+            )
         with open_bundle(file, key) as bundle:
+            if bundle.name != name or not _is_version(bundle.version, wanted.version):
+                raise InputError(
+                    f"{name} {wanted.version}: the commit {wanted.commit[:7]} that has this tag"
+                    f" holds a bundle of {bundle.name} {bundle.version}; have it released anew"
+                )
             target = folder / f"{name.replace('/', '-')}-{bundle.version}.tar.gz"
             manifest = bundle.manifest
         file.replace(target)
     return target, manifest
+
+
+@contextlib.contextmanager
+def _opened_registry(repository: str) -> Iterator[GitRegistry]:
+    from gto.exceptions import GTOException
+    from gto.registry import GitRegistry
+    from scmrepo.exceptions import SCMError
+
+    try:
+        with GitRegistry.from_url(repository) as registry:
+            yield registry
+    except (GTOException, SCMError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            without_password(f"{repository}: no git repository can be read there ({reason})")
+        ) from None
+
+
+def _listed(registry: GitRegistry) -> list[Release]:
+    from gto.constants import VersionSort
+
+    found = []
+    for artifact in registry.get_artifacts().values():  # type: ignore[no-untyped-call]
+        # Of several versions that were given a stage, the last one has it.
+        staged = artifact.get_vstages(sort=VersionSort.Timestamp)
+        stages = {name: {s.version for s in given} for name, given in staged.items()}
+        for version in artifact.get_versions():
+            found.append(
+                Release(
+                    name=artifact.artifact,
+                    version=str(version.version).removeprefix("v"),
+                    stages=tuple(n for n, of in stages.items() if version.version in of),
+                    commit=str(version.commit_hexsha),
+                    released=f"{version.created_at:%Y-%m-%d}",
+                )
+            )
+    return found
+
+
+def _find_release(
+    found: list[Release], name: str, version: str | None, stage: str | None, place: str
+) -> Release:
+    """The one of this version or stage; the greatest version if neither is given."""
+    ours = [release for release in found if release.name == name]
+    for release in ours:
+        if version in (None, release.version, f"v{release.version}") and (
+            stage is None or stage in release.stages
+        ):
+            return release
+    known = [", ".join([release.version, *release.stages]) for release in ours]
+    raise InputError(
+        f"{name}: not released as {version or stage or 'any version'} in {place}; released are"
+        f" {'; '.join(known) or 'none'}"
+    )
+
+
+def _recorded_bundle(registry: GitRegistry, release: Release) -> tuple[str, str]:
+    """Path and MD5 of a release's file, by ``dvc.yaml`` and ``dvc.lock`` of its commit."""
+    files = registry.scm.get_fs(release.commit)
+    try:
+        chain, lock = (parse_yaml(files.cat_file(name), name) for name in (CHAIN, LOCK))
+        path = chain["artifacts"][release.name]["path"]
+        outputs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        return next((path, out["md5"]) for out in outputs if out["path"] == path)
+    except (FileNotFoundError, KeyError, TypeError, AttributeError, StopIteration):
+        raise InputError(
+            f"{release.name} {release.version}: {CHAIN} and {LOCK} of the commit"
+            f" {release.commit[:7]} do not say which file it is; have it released anew"
+        ) from None
+
+
+def _is_version(own: str, released: str) -> bool:
+    """Whether a bundle's one to three numbers are those of a semantic version."""
+    return [*own.split("."), "0", "0"][:3] == re.split("[-+]", released)[0].split(".")
 
 
 def _artifact_path(root: Path, name: str) -> str:
@@ -326,18 +386,18 @@ def _require_up_to_date(root: Path) -> None:
         )
 
 
-def _require_bundle(root: Path, path: str, version: str) -> None:
+def _require_bundle(root: Path, path: str, name: str, version: str) -> None:
     if path not in recorded_outputs(root):
         raise InputError(f"{path}: not made by a stage of {CHAIN}; {LOCK} does not name it")
     if not (root / path).is_file():
         raise InputError(f"{path}: not here; run `dvc pull {path}`, or `ackd run`")
     with open_bundle(root / path) as bundle:
-        own = bundle.version
+        own = bundle
     # A device compares the bundles' own versions to tell which is newer.
-    if [*own.split("."), "0", "0"][:3] != re.split("[-+]", version)[0].split("."):
+    if own.name != name or not _is_version(own.version, version):
         raise InputError(
-            f"{path}: says that its version is {own}, and {version} is to be released; set"
-            f" package.version in {PARAMS_FILE}, run `ackd run` and commit the results"
+            f"{path}: says that it is {own.name} {own.version}, and {name} {version} is to be"
+            f" released; set package in {PARAMS_FILE}, run `ackd run` and commit the results"
         )
 
 

@@ -19,6 +19,7 @@ from stages.devices.phone import Thermal, describe, fixed_performance, mark, the
 from stages.devices.urls import DeviceUrl
 from stages.files import sha256
 from stages.progress import track
+from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 #: Where programs may be put and run without being installed.
@@ -36,9 +37,7 @@ class AdbDevice(Device):
         _, mark_, options = url.text.partition("?")
         self.name = f"{adb.url}{mark_}{options}"
 
-    def measure(
-        self, models: Path, description: Mapping[str, Any], profile: Profile
-    ) -> Measurement:
+    def measure(self, exported: Exported, profile: Profile) -> Measurement:
         if self.url.threads:
             profile = profile.model_copy(update={"threads": self.url.threads})
         runner = self.url.options.get("runner")
@@ -47,13 +46,13 @@ class AdbDevice(Device):
         with fixed_performance(self.adb) as refusal:
             before = thermal(self.adb)
             if runner is None:
-                report = self._report(models, profile)
+                report = self._report(exported, profile)
                 after = thermal(self.adb)
                 # It begins and ends when the page wants: there is no looking in between.
                 rows = [mark(row, before, after) for row in report.rows]
                 told = report.description | told
             else:
-                rows = list(self._native_rows(files, models, description, profile))
+                rows = list(self._native_rows(files, exported, profile))
                 after = thermal(self.adb)
                 ran = (f"{row['runtime']} {row['version']}" for row in rows if row["version"])
                 told["runtime"] = next(ran, None)
@@ -66,7 +65,7 @@ class AdbDevice(Device):
             measurement.add(row)
         return measurement
 
-    def _report(self, models: Path, profile: Profile) -> Report:
+    def _report(self, exported: Exported, profile: Profile) -> Report:
         """What the device's browser measures on the probe's page.
 
         Raises:
@@ -83,7 +82,7 @@ class AdbDevice(Device):
 
             try:
                 return probe.measure(
-                    models,
+                    exported,
                     profile,
                     present,
                     seconds=timeout_s(),
@@ -109,11 +108,7 @@ class AdbDevice(Device):
             raise InputError(f"{self.name}: no browser opens there ({wrong}); install one")
 
     def _native_rows(
-        self,
-        files: list[Path],
-        models: Path,
-        description: Mapping[str, Any],
-        profile: Profile,
+        self, files: list[Path], exported: Exported, profile: Profile
     ) -> Iterator[Row]:
         """A fresh process for each precision and number of threads.
 
@@ -122,27 +117,25 @@ class AdbDevice(Device):
                 else than its answer.
         """
         program, folder = files[0].name, f"{FOLDER}/ackd-{new_token()}"
-        entries = [shapes["static"] for shapes in description["files"].values()]
-        sums = {entry["path"]: entry["sha256"] for entry in [*entries, description["golden"]]}
-        sent = [models / name for name in sums] + files
-        sums |= {path.name: sha256(path) for path in files}
+        sums = exported.sums("static")
+        sums |= {path: sha256(path) for path in files}
         try:
             self.adb.shell("mkdir", "-p", folder)
-            self.adb.push(sent, folder)
-            self._prove(folder, sums)
+            self.adb.push(list(sums), folder)
+            self._prove(folder, {path.name: digest for path, digest in sums.items()})
             self.adb.shell("chmod", "755", f"{folder}/{program}")
-            pairs = [(p, t) for p in description["files"] for t in profile.threads]
+            pairs = [(p, t) for p in exported.precisions for t in profile.threads]
             for precision, threads in track(pairs, f"profile {self.name}"):
                 before = thermal(self.adb)
-                finished = self._run(folder, program, description, precision, threads, profile)
+                finished = self._run(folder, program, exported, precision, threads, profile)
                 if finished.code:
                     reason = last_line(finished.err) or (
                         f"the process ended with status {finished.code}"
                     )
-                    yield failed_row(description, precision, threads, program, reason)
+                    yield failed_row(exported, precision, threads, program, reason)
                     continue
                 answer = native_runner.parse(finished.out, self.name)
-                row = native_runner.judge(description, precision, threads, answer)
+                row = native_runner.judge(exported, precision, threads, answer)
                 yield mark(row, before, thermal(self.adb))
         finally:
             # What ended the work is what the user should read, not that this failed too.
@@ -153,13 +146,13 @@ class AdbDevice(Device):
         self,
         folder: str,
         program: str,
-        description: Mapping[str, Any],
+        exported: Exported,
         precision: str,
         threads: int,
         profile: Profile,
     ) -> Finished:
-        model = f"{folder}/{description['files'][precision]['static']['path']}"
-        golden = f"{folder}/{description['golden']['path']}"
+        model = f"{folder}/{exported.file(precision, 'static').name}"
+        golden = f"{folder}/{exported.golden.name}"
         finished = self.adb.shell(
             *("env", f"LD_LIBRARY_PATH={folder}", f"{folder}/{program}"),
             *profile_arguments(model, golden, threads, profile),

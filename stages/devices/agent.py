@@ -8,6 +8,7 @@ A folder that serves a model looks like this::
     served -> releases/<name>/bundle       the one thing that a switch changes
     releases/<name>/bundle/...             the files of the bundle, flat
     releases/<name>/record.json            what was deployed and when, and what was served before
+    required-key                           whose signature bundles must bear, if any: 64 digits
     .new-<token>/                          on its way in; never served
 
 ``served`` is replaced by one rename, after everything that it leads to is on the disk and proven.
@@ -20,27 +21,25 @@ import hashlib
 import json
 import os
 import platform
+import select
 import shutil
-import stat
 import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional
 
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.sig"
+from stages.devices.ed25519 import is_signed_by
+from stages.devices.proof import MANIFEST, SIGNATURE, DeviceError, read_small, sha256, verify
+
 SERVED = "served"
 RELEASES = "releases"
 RECORD = "record.json"
+KEY = "required-key"
 NEW = ".new-"
 OLD = ".old-"
-#: Leftovers of what was interrupted are removed when nobody can be at work on them any more.
-_LEFTOVER_SECONDS = 24 * 3600.0
-
-
-class AgentError(Exception):
-    """What the user can put right; the message is one sentence."""
+#: So often whoever sent files hears that they are held; a connection that is cut ends by that.
+_SIGN_OF_LIFE_SECONDS = 15.0
 
 
 def describe(base: Path) -> Dict[str, Any]:
@@ -57,67 +56,64 @@ def describe(base: Path) -> Dict[str, Any]:
     }
 
 
-def receive(base: Path, token: str) -> Dict[str, Any]:
-    """Unpack a tar stream from stdin into ``.new-<token>``, a folder that did not exist."""
+def receive(base: Path, token: str) -> None:
+    """Unpack a tar stream from stdin into ``.new-<token>``, and hold that until stdin ends.
+
+    Whoever sent it has a folder for as long as its own process lives; what others left behind,
+    which nobody holds, is removed first.
+    """
     try:
         base.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(base)
-        folder = base / (NEW + token)
-        folder.mkdir(mode=0o755)
+        with _lock(base):
+            _remove_leftovers(base)
+            folder = base / (NEW + token)
+            folder.mkdir(mode=0o755)
+            held = _hold(folder)
     except OSError as error:
-        raise AgentError(f"{base}: cannot be written to ({error.strerror})") from None
+        raise DeviceError(f"{base}: cannot be written to ({error.strerror})") from None
     try:
-        _unpack(folder)
-    except (tarfile.TarError, EOFError):
-        raise AgentError(f"{folder}: the files did not arrive whole; try again") from None
-    except OSError as error:
-        raise AgentError(f"{folder}: not written ({error.strerror}); free some space") from None
+        _unpack(base, folder)
+        print(json.dumps({"folder": str(folder)}), flush=True)
+        _wait_for_end()
     finally:
-        if sys.exc_info()[0] is not None:
+        with _lock(base):  # not while it becomes a release
             shutil.rmtree(str(folder), ignore_errors=True)
-    return {"folder": str(folder)}
+        os.close(held)
 
 
-def _unpack(folder: Path) -> None:
-    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as archive:
-        for member in archive:
-            parts = Path(member.name).parts
-            if not member.isreg() or member.name.startswith("/") or ".." in parts or not parts:
-                raise AgentError(f"{member.name}: not a plain file below the bundle's folder")
-            path = folder.joinpath(*parts)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = archive.extractfile(member)
-            if content is None:
-                raise AgentError(f"{member.name}: has no content")
-            with path.open("xb") as target:
-                shutil.copyfileobj(content, target, 1 << 20)
-    os.sync()  # once: a file at a time takes minutes on a memory card
+def _unpack(base: Path, folder: Path) -> None:
+    try:
+        # Blocks as they come, for stdin has no end yet.
+        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.isreg() else None
+                _write_member(folder, member.name, content)
+        os.sync()  # once: a file at a time takes minutes on a memory card
+    except (tarfile.TarError, EOFError):
+        raise DeviceError(f"{folder}: the files did not arrive whole; try again") from None
+    except OSError as error:
+        others = [path.name for path in base.glob(NEW + "*") if path != folder]
+        beside = f", where others are at work in {', '.join(others)}" if others else ""
+        raise DeviceError(
+            f"{folder}: not written ({error.strerror}); free some space in {base}{beside}"
+        ) from None
 
 
-def remove(base: Path, token: str) -> Dict[str, Any]:
-    """Remove what :func:`receive` wrote."""
-    shutil.rmtree(str(base / (NEW + token)), ignore_errors=True)
-    return {}
+def _write_member(folder: Path, name: str, content: Optional[IO[bytes]]) -> None:
+    if content is None or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DeviceError(f"{name}: not a plain file below the bundle's folder")
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as target:
+        shutil.copyfileobj(content, target, 1 << 20)
 
 
-def verify(bundle: Path, manifest_sha256: str) -> Dict[str, Any]:
-    """The manifest of a bundle whose files, and no others, are all as it says.
-
-    Raises:
-        AgentError: names the first file that is missing, altered or too many.
-    """
-    manifest_file = bundle / MANIFEST
-    if _sha256(manifest_file) != manifest_sha256:
-        raise AgentError(f"{manifest_file}: not the manifest that was verified; deploy again")
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-    for name, entry in manifest["files"].items():
-        if _sha256(bundle / name) != entry["sha256"]:
-            raise AgentError(f"{bundle / name}: altered since it was packaged; deploy again")
-    listed = {MANIFEST, SIGNATURE, *manifest["files"]}
-    for path in sorted(bundle.iterdir()):
-        if path.name not in listed:
-            raise AgentError(f"{path}: not a file of the bundle; remove it")
-    return dict(manifest)
+def _wait_for_end() -> None:
+    while True:
+        there, _, _ = select.select([sys.stdin], [], [], _SIGN_OF_LIFE_SECONDS)
+        if there and not os.read(sys.stdin.fileno(), 1 << 16):
+            return
+        print(flush=True)
 
 
 def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
@@ -126,12 +122,14 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
     Args:
         base: the folder that serves.
         token: of the received folder, whose bundle is in ``bundle/``.
-        order: JSON with ``manifest_sha256``, ``allow_downgrade``, and ``record``, which is kept.
+        order: JSON with ``manifest_sha256``, ``allow_downgrade``, ``record``, which is kept, and
+            ``key``, in 64 digits, that bundles must be signed with from now on, or null.
     """
     wanted = json.loads(order)
     with _lock(base):
         new = base / (NEW + token)
-        manifest = verify(new / "bundle", wanted["manifest_sha256"])
+        key = wanted["key"] or _pinned(base)
+        manifest = _prove(new / "bundle", wanted["manifest_sha256"], key)
         before = _served(base)
         if before is not None and not wanted["allow_downgrade"]:
             refuse_older(manifest["version"], wanted["manifest_sha256"], before)
@@ -140,6 +138,7 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
         record.update(
             {
                 "version": manifest["version"],
+                "key_id": key and key_id(key),
                 "manifest_sha256": wanted["manifest_sha256"],
                 "deployed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 # What is served anew, because it was damaged, is nothing to go back to.
@@ -152,51 +151,107 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
         (base / RELEASES).mkdir(exist_ok=True)
         new.rename(base / RELEASES / name)
         _sync(base / RELEASES)
+        if key is not None:
+            partial = base / (NEW + token)
+            _write(partial, key + "\n")
+            partial.replace(base / KEY)
         _switch(base, name, token)
         _prune(base, name, record["previous"])
         return status(base)
 
 
 def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> None:
-    """Raises AgentError unless ``version`` comes after the one that ``served`` says."""
+    """Raises DeviceError unless ``version`` comes after the one that ``served`` says."""
     new, old = _order(version), _order(served["version"])
     if new < old:
-        raise AgentError(
+        raise DeviceError(
             "version {} is older than {}, which is served; pass --allow-downgrade to serve it"
             " all the same".format(version, served["version"])
         )
     if new == old and manifest_sha256 != served["manifest_sha256"]:
-        raise AgentError(
+        raise DeviceError(
             f"version {version} is served with other contents, so that none is the newer;"
             " raise package.version, or pass --allow-downgrade"
         )
 
 
 def rollback(base: Path, token: str) -> Dict[str, Any]:
-    """Serve what was served before the present release."""
+    """Serve what was served before the present release, by the key that it was deployed with."""
     with _lock(base):
         served = _served(base)
         if served is None:
-            raise AgentError(f"{base}: nothing is served here; deploy a bundle first")
+            raise DeviceError(f"{base}: nothing is served here; deploy a bundle first")
         before = _record(base, served["previous"])
         if before is None:
-            raise AgentError(f"{base}: no version before {served['version']} is kept")
-        verify(base / RELEASES / before["name"] / "bundle", before["manifest_sha256"])
+            raise DeviceError(f"{base}: no version before {served['version']} is kept")
+        _prove_release(base, before)
         _switch(base, before["name"], token)
         return status(base)
 
 
 def status(base: Path) -> Dict[str, Any]:
-    """``served`` and ``previous``: their records, or None; and ``problem`` of what is served."""
+    """``served``, ``previous``: their records, or None; ``problem`` of what is served; ``key``."""
     served = _served(base)
     problem = None
     if served is not None:
         try:
-            verify(base / RELEASES / served["name"] / "bundle", served["manifest_sha256"])
-        except AgentError as error:
+            _prove_release(base, served)
+        except DeviceError as error:
             problem = str(error)
     previous = None if served is None else _record(base, served["previous"])
-    return {"folder": str(base), "served": served, "previous": previous, "problem": problem}
+    return {
+        "folder": str(base),
+        "served": served,
+        "previous": previous,
+        "problem": problem,
+        "key": _pinned(base),
+    }
+
+
+def _prove(bundle: Path, manifest_sha256: str, key: Optional[str]) -> Dict[str, Any]:
+    """The manifest of a bundle that is whole, the one that was meant, and signed with the key.
+
+    Raises:
+        DeviceError: it is not; the message names the file.
+    """
+    manifest = verify(bundle)
+    if sha256(bundle / MANIFEST) != manifest_sha256:
+        raise DeviceError(f"{MANIFEST}: not the one that was deployed; deploy again")
+    if key is not None:
+        signed = manifest["key_id"] is not None and is_signed_by(
+            bytes.fromhex(key), (bundle / MANIFEST).read_bytes(), read_small(bundle / SIGNATURE, 64)
+        )
+        if not signed:
+            raise DeviceError(
+                f"{MANIFEST}: not signed with the key {key_id(key)}, which is required here;"
+                " package the bundle anew with that key"
+            )
+    return manifest
+
+
+def _prove_release(base: Path, record: Dict[str, Any]) -> None:
+    """What was deployed before another key was required, or none, is judged without that key."""
+    key = _pinned(base)
+    key = key if key and key_id(key) == record["key_id"] else None
+    _prove(base / RELEASES / record["name"] / "bundle", record["manifest_sha256"], key)
+
+
+def _pinned(base: Path) -> Optional[str]:
+    """The key that is required here."""
+    try:
+        key = (base / KEY).read_text(encoding="ascii").strip()
+        if len(bytes.fromhex(key)) == 32:
+            return key
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        pass
+    raise DeviceError(f"{base / KEY}: damaged; remove it, and deploy with --key again")
+
+
+def key_id(key: str) -> str:
+    """As a manifest calls a key of 64 hexadecimal digits."""
+    return hashlib.sha256(bytes.fromhex(key)).hexdigest()[:16]
 
 
 def _served(base: Path) -> Optional[Dict[str, Any]]:
@@ -206,11 +261,11 @@ def _served(base: Path) -> Optional[Dict[str, Any]]:
     except FileNotFoundError:
         return None
     except OSError:
-        raise AgentError(f"{link}: expected a symbolic link; move it away") from None
+        raise DeviceError(f"{link}: expected a symbolic link; move it away") from None
     parts = Path(target).parts
     record = _record(base, parts[1]) if len(parts) == 3 and parts[0] == RELEASES else None
     if record is None:
-        raise AgentError(f"{link}: leads to {target}, which was not deployed; move it away")
+        raise DeviceError(f"{link}: leads to {target}, which was not deployed; move it away")
     return record
 
 
@@ -223,7 +278,7 @@ def _record(base: Path, name: Optional[str]) -> Optional[Dict[str, Any]]:
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        raise AgentError(f"{base / RELEASES / name / RECORD}: damaged; deploy again") from None
+        raise DeviceError(f"{base / RELEASES / name / RECORD}: damaged; deploy again") from None
 
 
 def _order(version: str) -> List[int]:
@@ -248,15 +303,35 @@ def _prune(base: Path, *kept: Optional[str]) -> None:
 
 
 def _remove_leftovers(base: Path) -> None:
+    """What nobody holds, of deployments and measurements that ended early."""
     for path in base.glob(NEW + "*"):
         with contextlib.suppress(OSError):
-            found = path.lstat()
-            if time.time() - found.st_mtime < _LEFTOVER_SECONDS:
-                continue
-            if stat.S_ISDIR(found.st_mode):
-                shutil.rmtree(str(path), ignore_errors=True)
-            else:
+            if path.is_symlink() or not path.is_dir():
                 path.unlink()
+                continue
+            held = _hold(path)
+            shutil.rmtree(str(path), ignore_errors=True)
+            os.close(held)
+    if (base / RELEASES).is_dir():
+        served = _served(base)
+        _prune(base, *([] if served is None else [served["name"], served["previous"]]))
+
+
+def _hold(folder: Path) -> int:
+    """Show that this process needs a folder, until the handle is closed or the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    import fcntl
+
+    handle = os.open(str(folder), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 @contextlib.contextmanager
@@ -265,7 +340,7 @@ def _lock(base: Path) -> Iterator[None]:
     import fcntl
 
     if not base.is_dir():
-        raise AgentError(f"{base}: no such folder; deploy a bundle first")
+        raise DeviceError(f"{base}: no such folder; deploy a bundle first")
     handle = os.open(str(base), os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -289,21 +364,9 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as handle:
-            for block in iter(lambda: handle.read(1 << 20), b""):
-                digest.update(block)
-    except FileNotFoundError:
-        raise AgentError(f"{path}: missing; deploy again") from None
-    return digest.hexdigest()
-
-
-COMMANDS: Dict[str, Callable[..., Dict[str, Any]]] = {
+COMMANDS: Dict[str, Callable[..., Optional[Dict[str, Any]]]] = {
     "describe": describe,
     "receive": receive,
-    "remove": remove,
     "activate": activate,
     "rollback": rollback,
     "status": status,
@@ -313,10 +376,11 @@ COMMANDS: Dict[str, Callable[..., Dict[str, Any]]] = {
 def main(command: str, base: str, *arguments: str) -> int:
     try:
         answer = COMMANDS[command](Path(base).resolve(), *arguments)
-    except AgentError as error:
+    except DeviceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    print(json.dumps(answer))
+    if answer is not None:  # else it was given already
+        print(json.dumps(answer))
     return 0
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stages.devices.urls import DeviceUrl
+from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 Row = dict[str, Any]
@@ -68,14 +68,11 @@ class Device(ABC):
         self.url = url
 
     @abstractmethod
-    def measure(
-        self, models: Path, description: Mapping[str, Any], profile: Profile
-    ) -> Measurement:
+    def measure(self, exported: Exported, profile: Profile) -> Measurement:
         """Latency at batch 1 and parity of each precision's static model, for each thread count.
 
         Args:
-            models: a folder with the files that ``model.json`` names, such as an unpacked bundle.
-            description: its ``model.json``.
+            exported: the models.
             profile: how long to measure.
 
         Returns:
@@ -86,11 +83,9 @@ class Device(ABC):
         """
 
 
-def failed_row(
-    description: Mapping[str, Any], precision: str, threads: int, runtime: str, reason: str
-) -> Row:
+def failed_row(exported: Exported, precision: str, threads: int, runtime: str, reason: str) -> Row:
     """A row without figures."""
-    entry = description["files"][precision]["static"]
+    entry = exported.entry(precision, "static")
     return {
         "runtime": runtime,
         "precision": precision,

@@ -7,24 +7,25 @@ import io
 import json
 import os
 import secrets
+import signal
 import subprocess
 import tarfile
 import tempfile
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
-from models.errors import InputError
+from models.errors import InputError, printable
 from stages.devices.base import Device, Measurement, Opening, Row, failed_row
+from stages.devices.programs import AGENT, RUNNER, single_file
 from stages.devices.urls import DeviceUrl
 from stages.devices.wheels import install_for
 from stages.progress import track
+from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
-
-RUNNER = Path(__file__).parent / "runner.py"
-AGENT = Path(__file__).parent / "agent.py"
 
 _TIMEOUT = "ACKD_DEVICE_TIMEOUT"
 _DEFAULT_TIMEOUT_S = 1800.0
@@ -46,11 +47,13 @@ class Place:
 
     Attributes:
         environment: for the command line, such as ``PYTHONPATH=...``.
+        sent: whether the models were brought there, and their manifest with them.
     """
 
     models: str
     runner: str
     environment: tuple[str, ...] = ()
+    sent: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,17 @@ class Host(Device):
         """The interpreter there, a name or a path."""
 
     @abstractmethod
+    def line(self, command: Sequence[str]) -> list[str]:
+        """What this machine runs, in English, to have a command run there."""
+
+    def require_connection(self, finished: Finished) -> None:
+        """Raises InputError where it was the connection that ended."""
+
+    @contextlib.contextmanager
+    @abstractmethod
+    def placed(self, exported: Exported) -> Iterator[Place]:
+        """Models and runner on the device, for as long as this lasts."""
+
     def run(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
         """Run a command there to its end.
 
@@ -94,48 +108,80 @@ class Host(Device):
         Raises:
             InputError: the device is not reached, or does not end within :func:`timeout_s`.
         """
+        try:
+            finished = run_program(self.line(command), self.url.text, given)
+        except (FileNotFoundError, PermissionError):
+            return Finished(127, "", "")
+        self.require_connection(finished)
+        return finished
 
     @contextlib.contextmanager
-    @abstractmethod
-    def placed(self, models: Path) -> Iterator[Place]:
-        """Models and runner on the device, for as long as this lasts."""
-
-    @contextlib.contextmanager
-    def received(self, files: Mapping[str, Path]) -> Iterator[Received]:
+    def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Received]:
         """Send files, the runner and, where the user wants it, what the runner needs.
 
         The folder there is removed afterwards, unless the agent has activated it.
         """
         base, token = str(self.folder), new_token()
-        sent = {**files, "runner.py": RUNNER}
+        sent: dict[str, Path | bytes] = {**files, "runner.py": single_file(RUNNER)}
         with contextlib.ExitStack() as stack:
             if self.opening.send_wheels:
                 site = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 install_for(self.ask_agent("describe", base), site, self.url.text)
                 sent |= files_below(site, "site")
-            try:
-                folder = self.ask_agent("receive", base, token, files=sent)["folder"]
-                path = (f"PYTHONPATH={folder}/site",) if self.opening.send_wheels else ()
-                place = Place(f"{folder}/bundle", f"{folder}/runner.py", path)
-                yield Received(place, token)
-            finally:
-                # What ended the work is what the user should read, not that this failed too.
-                with contextlib.suppress(InputError):
-                    self.ask_agent("remove", base, token)
+            folder = stack.enter_context(self._held(sent, base, token))
+            path = (f"PYTHONPATH={folder}/site",) if self.opening.send_wheels else ()
+            yield Received(Place(f"{folder}/bundle", f"{folder}/runner.py", path), token)
 
-    def measure(
-        self, models: Path, description: Mapping[str, Any], profile: Profile
-    ) -> Measurement:
-        with self.placed(models) as place:
-            told = self.told(place, "--describe", place.models)
-            measurement = Measurement(self.url.text, told)
+    @contextlib.contextmanager
+    def _held(self, files: Mapping[str, Path | bytes], base: str, token: str) -> Iterator[str]:
+        """Have the agent receive files into a folder, and keep that until this ends.
+
+        Should this process die, the agent removes it as well: its stdin has ended.
+        """
+        source, limit = single_file(AGENT), timeout_s()
+        with subprocess.Popen(
+            self.line([self.python, "-I", "-c", _BOOT, str(len(source)), "receive", base, token]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as agent:
+            assert agent.stdin is not None
+            assert agent.stdout is not None
+            ending = threading.Timer(limit, agent.kill)
+            ending.start()
+            try:
+                with contextlib.suppress(BrokenPipeError):  # it says why
+                    agent.stdin.write(source)
+                    _write_tar(agent.stdin, files)
+                    agent.stdin.flush()
+                # A shell's greeting may come before it.
+                answers = (last_json(line.decode(errors="replace")) for line in agent.stdout)
+                answer = next(filter(None, answers), None)
+                ending.cancel()
+                if answer is None:
+                    raise self._broken_off(agent, limit)
+                yield answer["folder"]
+            finally:
+                ending.cancel()
+                with contextlib.suppress(OSError):
+                    agent.stdin.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    agent.wait(limit)
+                agent.kill()
+
+    def measure(self, exported: Exported, profile: Profile) -> Measurement:
+        with self.placed(exported) as place:
+            measurement = Measurement(
+                self.url.text,
+                self.told(place, "--describe", *([place.models] if place.sent else [])),
+            )
             pairs = [
                 (precision, threads)
-                for precision in description["files"]
+                for precision in exported.precisions
                 for threads in self.url.threads or profile.threads
             ]
             for precision, threads in track(pairs, f"profile {self.url.text}"):
-                measurement.add(self._row(place, description, precision, threads, profile))
+                measurement.add(self._row(place, exported, precision, threads, profile))
         return measurement
 
     def told(self, place: Place, *arguments: str) -> dict[str, Any]:
@@ -150,21 +196,11 @@ class Host(Device):
             raise InputError(f"{self.url.text}: {self._said(finished)}")
         return answer
 
-    def ask_agent(
-        self, command: str, *arguments: str, files: Mapping[str, Path] | None = None
-    ) -> dict[str, Any]:
-        """The answer of ``agent.py``, run on the device.
-
-        Args:
-            command: of the agent.
-            arguments: its arguments.
-            files: to send, by their names in the folder that receives them.
-        """
-        source = AGENT.read_bytes()
+    def ask_agent(self, command: str, *arguments: str) -> dict[str, Any]:
+        """The answer of ``agent.py``, run on the device."""
+        source = single_file(AGENT)
         with tempfile.TemporaryFile() as given:
             given.write(source)
-            if files is not None:
-                _write_tar(given, files)
             given.seek(0)
             boot = [self.python, "-I", "-c", _BOOT, str(len(source)), command, *arguments]
             finished = self.run(boot, given)
@@ -176,27 +212,38 @@ class Host(Device):
     def _row(
         self,
         place: Place,
-        description: Mapping[str, Any],
+        exported: Exported,
         precision: str,
         threads: int,
         profile: Profile,
     ) -> Row:
         """A runner in a fresh process; one that fails or crashes gives a row with its reason."""
-        model = f"{place.models}/{description['files'][precision]['static']['path']}"
-        golden = f"{place.models}/{description['golden']['path']}"
+        model = f"{place.models}/{exported.file(precision, 'static').name}"
+        golden = f"{place.models}/{exported.golden.name}"
         arguments = profile_arguments(model, golden, threads, profile)
         finished = self._run_runner(place, *arguments)
         measured = last_json(finished.out) if finished.code == 0 else None
         if measured is not None:
             return measured
-        return failed_row(description, precision, threads, "onnxruntime", self._said(finished))
+        return failed_row(exported, precision, threads, "onnxruntime", self._said(finished))
 
     def _run_runner(self, place: Place, *arguments: str) -> Finished:
         command = [*(("env", *place.environment) if place.environment else ())]
         command += [self.python, place.runner, *arguments]
         if "cpus" in self.url.options:
             command += ["--cpus", self.url.options["cpus"]]
-        return self.run(command)
+        code, out, err = self.run(command)
+        # A folder of the device is of no interest to who reads the report.
+        return Finished(code, out, err.replace(f"{place.models}/", ""))
+
+    def _broken_off(self, agent: subprocess.Popen[bytes], limit: float) -> InputError:
+        """Why an agent has ended without an answer."""
+        out, err = (said.decode(errors="replace") for said in agent.communicate())
+        if agent.returncode == -signal.SIGKILL:
+            return InputError(_no_answer(self.url.text, limit))
+        finished = Finished(agent.returncode, out, err)
+        self.require_connection(finished)
+        return InputError(f"{self.url.text}: {self._said(finished)}")
 
     def _said(self, finished: Finished) -> str:
         """Why there is no answer, from the last line of stderr."""
@@ -204,7 +251,7 @@ class Host(Device):
         if finished.code in (126, 127):  # of a shell, and of env
             return f"{self.python} does not run there; name another one by ?python=<program>"
         if lines:
-            return lines[-1].removeprefix("error: ")
+            return printable(lines[-1].removeprefix("error: "))
         return f"the process ended with status {finished.code}"
 
 
@@ -220,7 +267,6 @@ def run_program(
     command: Sequence[str],
     device: str,
     given: BinaryIO | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> Finished:
     """A program of this machine, run to its end.
 
@@ -228,7 +274,6 @@ def run_program(
         command: program and arguments.
         device: the URL of the device that it is for.
         given: an open file for its stdin.
-        environment: besides this process's own.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such program.
@@ -244,12 +289,9 @@ def run_program(
             errors="replace",
             timeout=limit,
             check=False,
-            env={**os.environ, **(environment or {})},
         )
     except subprocess.TimeoutExpired:
-        raise InputError(
-            f"{device}: no answer within {limit:g} s; ACKD_DEVICE_TIMEOUT sets how long to wait"
-        ) from None
+        raise InputError(_no_answer(device, limit)) from None
     return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 
@@ -267,18 +309,26 @@ def timeout_s() -> float:
 
 
 def last_json(text: str) -> dict[str, Any] | None:
-    """The object in the last line; a shell's greeting may come before it."""
+    """The object in the last line, its texts printable; a shell's greeting may come before it."""
     lines = text.strip().splitlines()
-    with contextlib.suppress(ValueError, IndexError):
-        found = json.loads(lines[-1])
+    with contextlib.suppress(ValueError, RecursionError, IndexError):
+        found = _printable(json.loads(lines[-1]))
         return found if isinstance(found, dict) else None
     return None
 
 
+def _printable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(key): _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
+
+
 def last_line(said: str) -> str:
-    """What a program said last, without a full stop; empty where it said nothing."""
+    """What a program said last, printable, without a full stop; empty where it said nothing."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else ""
+    return printable(lines[-1].rstrip(".")) if lines else ""
 
 
 def files_below(folder: Path, under: str) -> dict[str, Path]:
@@ -295,11 +345,15 @@ def new_token() -> str:
     return secrets.token_hex(4)
 
 
-def _write_tar(target: BinaryIO, files: Mapping[str, Path]) -> None:
+def _no_answer(device: str, limit: float) -> str:
+    return f"{device}: no answer within {limit:g} s; ACKD_DEVICE_TIMEOUT sets how long to wait"
+
+
+def _write_tar(target: IO[bytes], files: Mapping[str, Path | bytes]) -> None:
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for name, path in files.items():
+        for name, file in files.items():
             # Not gettarinfo: whose the file is here, and when it was made, is no matter there.
-            content = path.read_bytes()
+            content = file if isinstance(file, bytes) else file.read_bytes()
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from models.errors import InputError
 from stages.devices.base import Opening
-from stages.devices.host import RUNNER, Finished, Host, Place, run_program
+from stages.devices.host import Host, Place
+from stages.devices.programs import RUNNER, single_file
 from stages.devices.urls import DeviceUrl
+from stages.runtimes.exported import Exported
 
 
 class LocalDevice(Host):
@@ -26,19 +28,19 @@ class LocalDevice(Host):
     def python(self) -> str:
         return self.url.options.get("python", sys.executable)
 
-    def run(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
-        try:
-            return run_program(command, self.url.text, given)
-        except (FileNotFoundError, PermissionError):
-            return Finished(127, "", "")
+    def line(self, command: Sequence[str]) -> list[str]:
+        return list(command)
 
     @contextlib.contextmanager
-    def placed(self, models: Path) -> Iterator[Place]:
+    def placed(self, exported: Exported) -> Iterator[Place]:
         if self.folder is not None:
             raise InputError(
                 f"{self.url.text}: a folder is where bundles are deployed to; measure on local:"
             )
-        yield Place(str(models.resolve()), str(RUNNER))
+        with tempfile.TemporaryDirectory() as temporary:
+            runner = Path(temporary) / "runner.py"
+            runner.write_bytes(single_file(RUNNER))
+            yield Place(str(exported.folder.resolve()), str(runner), sent=False)
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> LocalDevice:

@@ -7,9 +7,8 @@ count; ``docs/how-to-phone.md`` has the whole contract.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +17,7 @@ from stages.devices.base import Row, failed_row
 from stages.devices.browser.measurement import Count, Milliseconds, Text
 from stages.devices.host import last_json
 from stages.devices.runner import NOISY_CV, breach, statistics
+from stages.runtimes.exported import Exported
 
 #: Of the program, where the URL names a folder with what else it needs.
 PROGRAM = "runner"
@@ -96,10 +96,10 @@ def parse(text: str, url: str) -> Answer:
         ) from None
 
 
-def judge(description: Mapping[str, Any], precision: str, threads: int, answer: Answer) -> Row:
+def judge(exported: Exported, precision: str, threads: int, answer: Answer) -> Row:
     """The row of one measurement, by the rules that the other devices keep."""
     reason = breach(precision, answer.golden.model_dump())
-    row = failed_row(description, precision, threads, answer.runtime, "") | {
+    row = failed_row(exported, precision, threads, answer.runtime, "") | {
         "version": answer.version,
         "provider": answer.provider,
         "threads": answer.threads,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from models.errors import InputError
+from models.errors import InputError, printable
 from stages.devices.adb_client import Adb
 from stages.devices.base import Row
 
@@ -32,7 +32,8 @@ class Thermal(NamedTuple):
 
 def describe(adb: Adb) -> dict[str, Any]:
     """Who measures, as ``docs/files.md`` says, without the runtime."""
-    told = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE))
+    listed = re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE)
+    told = {name: printable(value) for name, value in listed}
 
     def first(*names: str) -> str | None:
         return next((told[name] for name in names if told.get(name)), None)
@@ -51,7 +52,7 @@ def describe(adb: Adb) -> dict[str, Any]:
         "machine": model,
         "cpu": chip,
         "cores": int(cores) if cores.isdecimal() else None,
-        "governor": governor.out.strip() or None if governor.code == 0 else None,
+        "governor": printable(governor.out.strip()) or None if governor.code == 0 else None,
         "python": None,
     }
 
@@ -124,7 +125,7 @@ _FIXED = "cmd power set-fixed-performance-mode-enabled"
 def _set_fixed(adb: Adb, *, on: bool) -> str | None:
     """What the device has against it; None where it has done so, which it says nothing about."""
     finished = adb.shell(*_FIXED.split(), "true" if on else "false")
-    said = " ".join((finished.err + finished.out).split())
+    said = printable(" ".join((finished.err + finished.out).split()))
     if finished.code or said:
         return said or f"status {finished.code}"
     return None

@@ -3,21 +3,21 @@
 It needs Python 3.8 or newer, numpy and onnxruntime, and nothing else of the project: it travels in
 the bundle. ``python runner.py --check [FOLDER]`` proves that the files arrived unaltered and that
 every model gives torch's answers on the golden batch; ``python runner.py --profile --model FILE
---golden FILE`` times one model and prints one line of JSON; ``python runner.py --describe FOLDER``
-proves the files alone and says what machine this is. ``--cpus 0,1`` keeps any of them on those
-processors.
+--golden FILE`` times one model and prints one line of JSON; ``python runner.py --describe
+[FOLDER]`` says what machine this is, and proves the files of FOLDER before. ``--cpus 0,1`` keeps
+any of them on those processors.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import platform
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
@@ -30,6 +30,13 @@ except ImportError as error:
             error.name, sys.executable, Path(sys.executable).name
         )
     )
+
+from stages.devices.proof import (
+    FILE_NAME,
+    DeviceError,
+    sha256,
+    verify,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,18 +55,14 @@ MIN_SAMPLES_P99 = 500
 NOISY_CV = 0.2
 
 
-class RunnerError(Exception):
-    """What the user can put right; the message is one sentence."""
-
-
 def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
     """How far ``logits`` ``[N, K]`` are from ``reference`` ``[N, K]``.
 
     Returns:
         ``max_relative_error`` (``max|a-b| / max|b|``), ``cosine`` (of the two arrays as vectors)
-        and ``top1_agreement`` (a share of the N rows); all None where a logit is not finite.
+        and ``top1_agreement`` (a share of the N rows); all None where a logit is no finite number.
     """
-    if logits.shape != reference.shape or not np.isfinite(logits).all():
+    if logits.shape != reference.shape or logits.dtype.kind != "f" or not np.isfinite(logits).all():
         return {"max_relative_error": None, "cosine": None, "top1_agreement": None}
     ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
     largest, norm = np.abs(theirs).max(), np.linalg.norm(ours) * np.linalg.norm(theirs)
@@ -91,7 +94,7 @@ def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
     """A session on the CPU.
 
     Raises:
-        RunnerError: onnxruntime does not take the file.
+        DeviceError: onnxruntime does not take the file.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -103,40 +106,52 @@ def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     # onnxruntime's exceptions share no base class but this one.
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise RunnerError(
-            f"{model}: onnxruntime {onnxruntime.__version__} does not load it ({reason})"
+        raise DeviceError(
+            f"{model}: onnxruntime {onnxruntime.__version__} does not load it ({_one_line(error)})"
         ) from None
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size: int) -> Array:
-    """Logits float32 ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``."""
-    feed = session.get_inputs()[0].name
+    """Logits float32 ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``.
+
+    Raises:
+        DeviceError: the model takes no such images, or does not run.
+    """
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    return np.concatenate([session.run(None, {feed: batch})[0] for batch in batches])
+    try:
+        feed = session.get_inputs()[0].name
+        return np.concatenate([session.run(None, {feed: batch})[0] for batch in batches])
+    except Exception as error:
+        raise DeviceError(f"a model does not run ({_one_line(error)})") from None
 
 
 def load_golden(path: Path) -> Tuple[Array, Array]:
     """The images uint8 ``[G, H, W, 3]`` and torch's logits float32 ``[G, K]``.
 
     Raises:
-        RunnerError: the file is missing or damaged.
+        DeviceError: the file is missing or damaged.
     """
     try:
+        with zipfile.ZipFile(str(path)) as packed:
+            # What is compressed may unpack to any size.
+            stored = not any(member.compress_type for member in packed.infolist())
         with np.load(str(path), allow_pickle=False) as golden:
-            return golden["images"], golden["logits"]
+            arrays = [golden[name] for name in ("images", "logits")] if stored else []
     except FileNotFoundError:
-        raise RunnerError(f"{path}: no such file; copy the whole bundle") from None
+        raise DeviceError(f"{path}: no such file; copy the whole bundle") from None
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise RunnerError(f"{path}: damaged ({error}); copy the bundle again") from None
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        for block in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        raise DeviceError(f"{path}: damaged ({error}); copy the bundle again") from None
+    forms = [(array.dtype, array.ndim) for array in arrays]
+    if forms != [("u1", 4), ("f4", 2)] or not 0 < len(arrays[0]) == len(arrays[1]):
+        raise DeviceError(
+            f"{path}: expected images uint8 [G, H, W, 3] and logits float32 [G, K] of one image or"
+            " more, not compressed; package the bundle anew"
+        )
+    return arrays[0], arrays[1]
 
 
 def profile(
@@ -156,10 +171,10 @@ def profile(
     are reached; ``max_runs`` ends the measurement in any case.
 
     Raises:
-        RunnerError: a file is missing, damaged, or not loadable.
+        DeviceError: a file is missing, damaged, or not loadable.
     """
     if not model.is_file():
-        raise RunnerError(f"{model}: no such file; give an exported .onnx file")
+        raise DeviceError(f"{model}: no such file; give an exported .onnx file")
     images, reference = load_golden(golden)
     load_before, temperature_before = load_average(), temperature()
 
@@ -270,25 +285,38 @@ def temperature() -> Optional[float]:
     return max(readings) if readings else None
 
 
-def read_description(folder: Path) -> Dict[str, Any]:
-    """``model.json`` of a folder.
+def read_description(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Any]:
+    """``model.json`` of a bundle that was verified; all that it names are files of the manifest.
 
     Raises:
-        RunnerError: the folder is no bundle, or the file is damaged.
+        DeviceError: the file is missing or damaged, or names no model.
     """
     try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        description = dict(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+        shapes = [
+            (p, files["static"], files["dynamic"]) for p, files in description["files"].items()
+        ]
+        named = [entry["path"] for _, *entries in shapes for entry in entries]
+        well_formed = (
+            len(shapes) > 0
+            and all(FILE_NAME.fullmatch(precision) for precision, *_ in shapes)
+            and {*named, description["golden"]["path"]} <= set(manifest["files"])
+            and description["network"].isprintable()
+            and isinstance(description["num_classes"], int)
+        )
     except FileNotFoundError:
-        raise RunnerError(
-            f"{folder} holds no model.json; give the folder of an unpacked bundle"
-        ) from None
-    except ValueError:
-        raise RunnerError(f"{folder / 'model.json'}: damaged; copy the bundle again") from None
-    return dict(description)
+        raise DeviceError(f"{folder} holds no model.json; give an unpacked bundle") from None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        well_formed = False
+    if not well_formed:
+        raise DeviceError(
+            "model.json: expected one model or more, each a file of the bundle; package it anew"
+        )
+    return description
 
 
 def check(folder: Path) -> Dict[str, Any]:
-    """Prove the files unaltered, and run every model on the golden batch.
+    """Prove that the files are those of the manifest, and run every model on the golden batch.
 
     Returns:
         ``network``, ``num_classes``, ``files`` (how many were proven), ``images``, ``runtime``,
@@ -296,15 +324,15 @@ def check(folder: Path) -> Dict[str, Any]:
         ``reason`` of each model.
 
     Raises:
-        RunnerError: the folder is no bundle, or a file is missing, altered or not loadable.
+        DeviceError: the folder is no bundle, or a file is missing, altered or not loadable.
     """
-    description = read_description(folder)
-    verified = verify_sums(folder, description)
+    manifest = verify(folder)
+    description = read_description(folder, manifest)
     images, reference = load_golden(folder / description["golden"]["path"])
     results = []
     for precision, files in description["files"].items():
-        for shape, entry in files.items():
-            session = open_session(folder / entry["path"], threads=1)
+        for shape in ("dynamic", "static"):
+            session = open_session(folder / files[shape]["path"], threads=1)
             parity = compare(
                 run_batches(session, images, 1 if shape == "static" else len(images)), reference
             )
@@ -321,7 +349,7 @@ def check(folder: Path) -> Dict[str, Any]:
     return {
         "network": description["network"],
         "num_classes": description["num_classes"],
-        "files": verified,
+        "files": len(manifest["files"]),
         "images": len(images),
         "runtime": f"onnxruntime {onnxruntime.__version__}",
         "passed": all(result["status"] == "passed" for result in results),
@@ -352,13 +380,8 @@ def print_table(checked: Dict[str, Any]) -> None:
     print("passed" if checked["passed"] else "failed")
 
 
-def describe(folder: Path) -> Dict[str, Any]:
-    """Prove the files unaltered, and say what machine this is; null is what it does not tell.
-
-    Raises:
-        RunnerError: the folder is no bundle, or a file is missing or altered.
-    """
-    verify_sums(folder, read_description(folder))
+def describe() -> Dict[str, Any]:
+    """What machine this is; null is what it does not tell."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
@@ -391,7 +414,7 @@ def pin(cpus: str) -> None:
     """Keep this process, and the threads that it will start, on processors such as ``0,2-3``.
 
     Raises:
-        RunnerError: the system has no such processors, or cannot do it.
+        DeviceError: the system has no such processors, or cannot do it.
     """
     wanted: Set[int] = set()
     try:
@@ -400,36 +423,10 @@ def pin(cpus: str) -> None:
             wanted.update(range(int(first), int(last or first) + 1))
         os.sched_setaffinity(0, wanted)
     except AttributeError:
-        raise RunnerError(f"--cpus needs Linux, and this is {platform.system()}") from None
+        raise DeviceError(f"--cpus needs Linux, and this is {platform.system()}") from None
     except (ValueError, OSError):
         there = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        raise RunnerError(f"--cpus {cpus}: expected some of this machine's, {there}") from None
-
-
-def verify_sums(folder: Path, description: Dict[str, Any]) -> int:
-    """The number of files that are as they were sent, by SHA256SUMS or else by model.json.
-
-    Raises:
-        RunnerError: names the first file that is missing or altered.
-    """
-    sums_file = folder / "SHA256SUMS"
-    if sums_file.is_file():
-        try:
-            lines = sums_file.read_text(encoding="utf-8").splitlines()
-            pairs = [line.split(maxsplit=1) for line in lines if line]
-            sums = [(name, digest) for digest, name in pairs]
-        except ValueError:
-            raise RunnerError(f"{sums_file}: damaged; copy the bundle again") from None
-    else:
-        entries = [entry for files in description["files"].values() for entry in files.values()]
-        sums = [(entry["path"], entry["sha256"]) for entry in [*entries, description["golden"]]]
-    for name, digest in sums:
-        path = folder / name.lstrip("*")
-        if not path.is_file():
-            raise RunnerError(f"{path}: missing; copy the whole bundle")
-        if sha256(path) != digest:
-            raise RunnerError(f"{path}: altered since it was made; copy the bundle again")
-    return len(sums)
+        raise DeviceError(f"--cpus {cpus}: expected some of this machine's, {there}") from None
 
 
 def main() -> int:
@@ -443,16 +440,18 @@ def main() -> int:
         type=Path,
         const=Path(__file__).resolve().parent,
         metavar="FOLDER",
-        help="sums and parity of every model in FOLDER; default: where this file lies",
+        help="files and parity of every model in FOLDER; default: where this file lies",
     )
     mode.add_argument(
         "--profile", action="store_true", help="time --model and print one line of JSON"
     )
     mode.add_argument(
         "--describe",
+        nargs="?",
         type=Path,
+        const=False,
         metavar="FOLDER",
-        help="sums of FOLDER, and what machine this is; one line of JSON",
+        help="what machine this is, in one line of JSON, once the files of FOLDER are proven",
     )
     parser.add_argument("--json", action="store_true", help="of --check, one line of JSON")
     parser.add_argument(
@@ -475,7 +474,9 @@ def main() -> int:
         if given.cpus is not None:
             pin(given.cpus)
         if given.describe is not None:
-            print(json.dumps(describe(given.describe)))
+            if given.describe:
+                verify(given.describe)
+            print(json.dumps(describe()))
             return 0
         if given.check is not None:
             checked = check(given.check)
@@ -494,7 +495,7 @@ def main() -> int:
             min_seconds=given.min_seconds,
             max_runs=given.max_runs,
         )
-    except RunnerError as error:
+    except DeviceError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(result, allow_nan=False))
     return 0

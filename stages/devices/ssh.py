@@ -7,17 +7,20 @@ changed one is refused. A key or an agent proves who the user is; passwords are 
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from models.errors import InputError
+from stages.bundle.manifest import describe
 from stages.devices.base import Opening
-from stages.devices.host import Finished, Host, Place, files_below, last_line, run_program
+from stages.devices.host import Finished, Host, Place, last_line, run_program
 from stages.devices.host_keys import accept_first_key, has_changed, is_unknown, ssh_config
+from stages.devices.proof import MANIFEST
 from stages.devices.urls import DeviceUrl
+from stages.runtimes.exported import Exported
 
 _DEFAULT_FOLDER = "ackd"
 # 15 s without an answer, before or after the connection stands, is no connection.
@@ -49,20 +52,20 @@ class SshDevice(Host):
         Raises:
             InputError: the device is not reached, not trusted, or does not let the user in.
         """
-        finished = self._ssh(["true"])
+        finished = run_program(self.line(["true"]), self.url.text)
         if finished.code == _CONNECTION_FAILED and is_unknown(finished.err):
             accept_first_key(self.url.text, self._target(), self.opening)
-            finished = self._ssh(["true"])
-        self._require_connection(finished)
-
-    def run(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
-        finished = self._ssh(command, given)
-        self._require_connection(finished)
-        return finished
+            finished = run_program(self.line(["true"]), self.url.text)
+        self.require_connection(finished)
 
     @contextlib.contextmanager
-    def placed(self, models: Path) -> Iterator[Place]:
-        with self.received(files_below(models, "bundle")) as received:
+    def placed(self, exported: Exported) -> Iterator[Place]:
+        """The static models and the golden batch, with a manifest of these."""
+        sums = exported.sums("static")
+        manifest = describe(sums, "models", "0", None)
+        files: dict[str, Path | bytes] = {f"bundle/{path.name}": path for path in sums}
+        files[f"bundle/{MANIFEST}"] = json.dumps(manifest).encode()
+        with self.received(files) as received:
             yield received.place
 
     def _target(self) -> list[str]:
@@ -71,12 +74,12 @@ class SshDevice(Host):
         target += ["-l", self.url.user] if self.url.user else []
         return [*target, "--", str(self.url.host)]
 
-    def _ssh(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
+    def line(self, command: Sequence[str]) -> list[str]:
         options = [f"-o{option}" for option in _OPTIONS]
-        line = ["ssh", *ssh_config(), "-T", *options, *self._target(), shlex.join(command)]
-        return run_program(line, self.url.text, given, {"LC_ALL": "C"})
+        ssh = ["env", "LC_ALL=C", "ssh", *ssh_config(), "-T", *options]
+        return [*ssh, *self._target(), shlex.join(command)]
 
-    def _require_connection(self, finished: Finished) -> None:
+    def require_connection(self, finished: Finished) -> None:
         if finished.code != _CONNECTION_FAILED:
             return
         url, said = self.url.text, finished.err

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from stages.sections.common import Fraction, PositiveFloat, PositiveInt, Section
 
 #: Of a bundle: one to three numbers, of which the first that differs decides which is the newer.
-VERSION = r"^\d{1,9}(\.\d{1,9}){0,2}$"
+VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}"
 
 
 class Analyze(Section):
@@ -42,6 +42,10 @@ class Gate(Section):
 class Package(Section):
     """The bundle."""
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9/_-]{0,98}[A-Za-z0-9])?$")] = (
+        "student"
+    )
+    """Of the model, as in ``dvc.yaml: artifacts``, by which it is released."""
     version: str = "0.1.0"
     """One to three numbers; a device takes no older one than it serves."""
     license: str | None = None

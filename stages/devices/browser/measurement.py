@@ -5,21 +5,24 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from models.errors import printable
 from stages.devices.base import UNMEASURED
 from stages.devices.runner import NOISY_CV, breach, compare, statistics
+from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 RUNTIME = "onnxruntime-web"
 
-Text = Annotated[str, Field(max_length=512)]
+Text = Annotated[
+    str, Field(max_length=512), AfterValidator(lambda text: printable(" ".join(text.split())))
+]
 Count = Annotated[int, Field(ge=1, le=4096)]
 Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 
@@ -101,17 +104,18 @@ class WrongMessageError(Exception):
     """A page sent what does not fit its task; the message is one sentence."""
 
 
-def plan(description: Mapping[str, Any], profile: Profile, browser: Browser) -> list[Task]:
+def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
     """Every static model on the CPU by number of threads, those in floats on the GPU too.
 
     Args:
-        description: ``model.json``.
+        exported: the models.
         profile: whose ``threads`` count.
         browser: who will measure.
     """
     tasks = []
-    for precision, shapes in description["files"].items():
-        named = (precision, shapes["static"]["path"], shapes["static"]["sha256"])
+    for precision in exported.precisions:
+        entry = exported.entry(precision, "static")
+        named = (precision, entry["path"], entry["sha256"])
         tasks += [
             Task(*named, "wasm", threads, _lacks_threads(threads, browser))
             for threads in profile.threads
@@ -196,7 +200,7 @@ def judge(
         WrongMessageError: it is no answer to ``task``.
     """
     if isinstance(sent, Failed):
-        return unmeasured(task, "failed", " ".join(sent.error.split()) or "no reason was given")
+        return unmeasured(task, "failed", sent.error or "no reason was given")
     if not 1 <= len(sent.samples_ms) <= max_runs:
         raise WrongMessageError(f"{len(sent.samples_ms)} samples, expected 1 to {max_runs}")
     if not sent.provider.startswith(task.provider):

@@ -15,7 +15,7 @@ from stages.devices.browser import network, web_runtime
 from stages.devices.browser.app import create_app
 from stages.devices.browser.runs import Report, Runs
 from stages.devices.browser.server import serving
-from stages.devices.runner import RunnerError
+from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 BUNDLE = Path("artifacts/bundle")
@@ -65,21 +65,15 @@ class Probe:
 
 
 @contextlib.contextmanager
-def probing(bundle: Path, profile: Profile, reach: Reach) -> Iterator[Probe]:
+def probing(exported: Exported, profile: Profile, reach: Reach) -> Iterator[Probe]:
     """Serve the page until the block ends.
-
-    Args:
-        bundle: a folder as :func:`stages.bundle.manifest.open_bundle` gives it.
 
     Raises:
         InputError: onnxruntime-web is not installed, a file is damaged, there is no network, or
             the port is taken.
     """
     runtime = web_runtime.require()
-    try:
-        runs = Runs(bundle, profile)
-    except RunnerError as error:
-        raise InputError(str(error)) from None
+    runs = Runs(exported, profile)
     host = network.lan_address() if reach.lan else network.LOOPBACK
     certificate = network.self_signed(host) if reach.https else None
     token = secrets.token_urlsafe(16)
@@ -99,7 +93,7 @@ def probing(bundle: Path, profile: Profile, reach: Reach) -> Iterator[Probe]:
 
 
 def measure(
-    bundle: Path,
+    exported: Exported,
     profile: Profile,
     present: Callable[[str], None],
     *,
@@ -110,7 +104,7 @@ def measure(
     """What the first browser that opens the page measures.
 
     Args:
-        bundle: a folder as :func:`stages.bundle.manifest.open_bundle` gives it.
+        exported: the models, with their labels beside them.
         present: is given the address, which starts to measure when it is opened; it brings it to
             the device, or shows it to a person.
         seconds: how long to wait for the report.
@@ -121,7 +115,7 @@ def measure(
         NoReportError: no browser began, or none finished, in time.
         InputError: as :func:`probing`.
     """
-    with probing(bundle, profile, Reach()) as probe:
+    with probing(exported, profile, Reach()) as probe:
         present(probe.address + START)
         start, step = time.monotonic(), min(_LOOK_SECONDS, seconds, begin_seconds or seconds)
         while (report := probe.wait(step)) is None:

@@ -12,8 +12,9 @@ from typing import Any
 from models.errors import InputError
 from stages.devices.browser import measurement, web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured, Task
+from stages.devices.proof import DeviceError
 from stages.devices.runner import load_golden
-from stages.files import read_json
+from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 #: Pages that measure at once; one more drops the oldest.
@@ -69,18 +70,22 @@ class Runs:
     """All that pages ask of a bundle and tell about it.
 
     Args:
-        bundle: a folder with ``model.json``, ``golden.npz``, ``labels.json`` and the models.
+        exported: the models, with ``labels.json`` beside them.
         profile: how long to measure.
+
+    Raises:
+        InputError: the golden batch or the labels are damaged.
     """
 
-    def __init__(self, bundle: Path, profile: Profile) -> None:
-        self.description = read_json(bundle / "model.json")
+    def __init__(self, exported: Exported, profile: Profile) -> None:
+        self.exported, self.description = exported, exported.description
         self.profile = profile
-        self.images, self.reference = load_golden(bundle / self.description["golden"]["path"])
-        self.models = [
-            bundle / shapes["static"]["path"] for shapes in self.description["files"].values()
-        ]
-        self.labels = _labels(bundle / "labels.json", self.description["num_classes"])
+        try:
+            self.images, self.reference = load_golden(exported.golden)
+        except DeviceError as error:
+            raise InputError(str(error)) from None
+        self.models = [exported.file(precision, "static") for precision in exported.precisions]
+        self.labels = _labels(exported.folder / "labels.json", self.description["num_classes"])
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
 
@@ -111,7 +116,7 @@ class Runs:
 
     def begin(self, browser: Browser) -> dict[str, Any]:
         """Start a run: its id, and what to measure; rows of what cannot be are there already."""
-        tasks = measurement.plan(self.description, self.profile, browser)
+        tasks = measurement.plan(self.exported, self.profile, browser)
         run = _Run(browser, tasks)
         for number, task in enumerate(tasks):
             if task.reason is not None:
@@ -164,7 +169,7 @@ class Runs:
 def _labels(path: Path, count: int) -> list[str]:
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         labels = None
     if not isinstance(labels, list) or len(labels) != count:
         raise InputError(f"{path}: expected the names of {count} classes; make the bundle again")

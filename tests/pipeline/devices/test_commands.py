@@ -104,10 +104,11 @@ def test_keys_deploy_and_rollback(project: Path, monkeypatch: pytest.MonkeyPatch
     assert invoke("deploy", "1", url, "--allow-downgrade")[0] == 0
     code, output, _ = invoke("rollback", url)
     assert (code, output.split(",")[0]) == (0, "served    2")
+    assert f"required  a signature with {name}\n" in output
     (project / "model/served/labels.json").write_text("[]")
     code, output, _ = invoke("deployed", url)
     assert code == 1
-    assert "labels.json: altered since it was packaged; deploy again" in output
+    assert "labels.json: altered since it was packaged; get the bundle again" in output
     assert invoke("rollback", "local:")[2].startswith("error: local:: names no folder to deploy")
 
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.errors import InputError
 from pipeline.devices.deploy import deploy, deployed, rollback
 from stages.bundle.keys import key_id, public_text
-from stages.devices import agent, runner
+from stages.devices import runner
 from stages.devices.base import Opening
 from stages.files import sha256
 from tests.bundles import flip_byte, make_bundle, pack
@@ -141,6 +141,41 @@ def test_signatures(bundles: Path, tmp_path: Path, public: Path) -> None:
     assert changed.served["key_id"] == key_id(foreign.public_key())
 
 
+def test_a_key_stays_required_after_a_rollback(bundles: Path, tmp_path: Path, public: Path) -> None:
+    url = f"local:{tmp_path}/model"
+    put(bundles / "1.0.0", url)
+    assert put(bundles / "signed", url).state.key is None
+    # What is served already is not sent for nothing where its key is to be required.
+    assert (
+        put(bundles / "signed", url, public).state.key == KEY.public_key().public_bytes_raw().hex()
+    )
+    back = rollback(url, Opening())
+    assert back.served is not None
+    assert (back.served["version"], back.served["key_id"]) == ("1.0.0", None)
+    newer = make_bundle(tmp_path / "unsigned", "4")
+    with pytest.raises(InputError, match=r"not signed, and the key .* is required"):
+        put(newer, url)
+    assert deployed(url, Opening()) == back
+
+
+def test_an_agent_whose_client_dies_removes_what_it_received(bundles: Path, tmp_path: Path) -> None:
+    base = tmp_path / "model"
+    command = [sys.executable, "-m", "pipeline.cli", "deploy", str(bundles / "1.0.0")]
+    process = subprocess.Popen(
+        [*command, f"local:{base}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 60
+    while not list(base.glob(".new-*/runner.py")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    while list(base.glob(".new-*")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert deployed(f"local:{base}", Opening()).served is None
+
+
 def test_one_altered_byte_in_any_file_is_refused_before_anything_is_sent(
     bundles: Path, tmp_path: Path, public: Path
 ) -> None:
@@ -221,8 +256,10 @@ def test_a_deployment_killed_at_any_moment_leaves_a_whole_version(tmp_path: Path
         outcomes.add(now == new)
         served = now
         assert runner.check(base / "served")["passed"]
-        agent.verify(base / "served", sha256(versions[now - 1] / "manifest.json"))
+        manifest = sha256(versions[now - 1] / "manifest.json")
+        assert sha256(base / "served/manifest.json") == manifest
     assert False in outcomes
     last = put(versions[-1], url).state
     assert last.problem is None
     assert len(list((base / "releases").iterdir())) == 2
+    assert {path.name for path in base.iterdir()} == {"served", "releases"}

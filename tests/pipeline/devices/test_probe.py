@@ -10,12 +10,10 @@ import re
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -23,11 +21,13 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.devices import probe
 from pipeline.devices.measure import keep
-from stages.bundle.manifest import write_manifest
+from stages.bundle.keys import new_key
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured
 from stages.devices.browser.runs import Report, Runs
+from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
+from tests.bundles import changed, make_bundle, pack, seal
 from tests.pipeline.conftest import ROOT
 
 BROWSER = Browser.model_validate(
@@ -46,46 +46,11 @@ BROWSER = Browser.model_validate(
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with parameters and a bundle of two models that nothing here runs."""
+    """A folder with parameters and a bundle."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    folder = tmp_path / "artifacts/bundle"
-    folder.mkdir(parents=True)
-    np.savez(
-        folder / "golden.npz",
-        images=np.zeros((2, 8, 8, 3), np.uint8),
-        logits=np.array([[1, 0], [0, 2]], np.float32),
-        labels=np.array([0, 1]),
-    )
-    (folder / "labels.json").write_text('["no", "yes"]')
-    entries = {}
-    for precision in ("fp32", "int8_u8s8"):
-        entries[precision] = {}
-        for shape in ("static", "dynamic"):
-            path = folder / f"{precision}.{shape}.onnx"
-            path.write_text(path.name)
-            entries[precision][shape] = {"path": path.name, "sha256": "", "bytes": 1}
-    description = {
-        "network": "resnet8",
-        "num_classes": 2,
-        "image_size": 8,
-        "input": "images",
-        "output": "logits",
-        "files": entries,
-        "golden": {"path": "golden.npz", "sha256": "", "images": 2},
-    }
-    from stages.files import sha256
-
-    for entry in [*(e for shapes in entries.values() for e in shapes.values())]:
-        entry["sha256"] = sha256(folder / str(entry["path"]))
-    description["golden"] = {
-        "path": "golden.npz",
-        "sha256": sha256(folder / "golden.npz"),
-        "images": 2,
-    }
-    (folder / "model.json").write_text(json.dumps(description))
-    write_manifest(folder, "1.0.0", None)
+    make_bundle(tmp_path / "artifacts/bundle")
     return tmp_path
 
 
@@ -104,9 +69,9 @@ def report(project: Path) -> Report:
     """Of a phone without isolation: one model timed, one that failed."""
     import base64
 
-    runs = Runs(project / "artifacts/bundle", Profile())
+    runs = Runs(load_exported(project / "artifacts/bundle"), Profile())
     begun = runs.begin(BROWSER)
-    logits = base64.b64encode(np.array([[1, 0], [0, 2]], "<f4").tobytes()).decode()
+    logits = base64.b64encode(runs.reference.tobytes()).decode()
     measured = Measured(
         version="1.30.0",
         provider="wasm",
@@ -118,8 +83,9 @@ def report(project: Path) -> Report:
         hidden=False,
     )
     runs.take(begun["run"], 0, measured)
-    open_task = [t["number"] for t in begun["tasks"] if t["row"] is None][1]
-    runs.take(begun["run"], open_task, Failed(error="out of memory"))
+    for task in begun["tasks"][1:]:
+        if task["row"] is None:
+            runs.take(begun["run"], task["number"], Failed(error="out of\nmemory\x1b[2J"))
     return runs.reports.get(timeout=1)
 
 
@@ -137,7 +103,7 @@ def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Rep
     assert rows["fp32", "wasm", 1]["p50_ms"] == 2.0
     assert rows["fp32", "wasm", 1]["golden"]["max_relative_error"] == 0.0
     assert rows["fp32", "wasm", 2]["status"] == "skipped"
-    assert rows["int8_u8s8", "wasm", 1]["reason"] == "out of memory"
+    assert rows["int8_u8s8", "wasm", 1]["reason"] == r"out of memory\x1b[2J"
     assert not any("samples_ms" in row for row in kept["results"])
     named = probe.measurement(report, "my-phone")
     assert keep(named) == Path("reports/devices/browser-my-phone.json")
@@ -175,8 +141,7 @@ def test_a_qr_code_holds_the_address() -> None:
 @pytest.mark.usefixtures("stand_in_runtime")
 def test_the_command_serves_until_it_is_interrupted(project: Path) -> None:
     bundle = project / "elsewhere.tar.gz"
-    with tarfile.open(bundle, "w:gz") as archive:
-        archive.add(project / "artifacts/bundle", "bundle")
+    pack(project / "artifacts/bundle").rename(bundle)
     command = [sys.executable, "-m", "pipeline.cli", "probe", "--bundle", str(bundle)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
@@ -229,21 +194,21 @@ def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
     assert "nowhere.tar.gz: no such file; `ackd run`" in refused("--bundle", "nowhere.tar.gz")
     Path("text.tar.gz").write_text("no archive")
     assert "text.tar.gz: damaged or no bundle" in refused("--bundle", "text.tar.gz")
-    with tarfile.open("whole.tar.gz", "w:gz") as archive:
-        archive.add("artifacts/bundle", "bundle")
-        archive.add("params.yaml")
-    assert "whole.tar.gz: params.yaml is no plain file" in refused("--bundle", "whole.tar.gz")
-    content = Path("whole.tar.gz").read_bytes()
-    Path("cut.tar.gz").write_bytes(content[:200])
+    bundle = Path("artifacts/bundle")
+    Path("cut.tar.gz").write_bytes(pack(bundle).read_bytes()[:200])
     assert "cut.tar.gz: damaged" in refused("--bundle", "cut.tar.gz")
     Path("empty").mkdir()
     assert "manifest.json: missing in empty" in refused("--bundle", "empty")
     assert "--name is '../x', expected letters" in refused("--name", "../x")
-    bundle = Path("artifacts/bundle")
+    public, key_id = new_key(Path("signing.key"))
+    assert f"not signed, and the key {key_id} is required" in refused("--key", str(public))
     (bundle / "labels.json").write_text('["one"]')
-    (bundle / "manifest.json").unlink()
-    write_manifest(bundle, "1.0.0", None)
-    assert "labels.json: expected the names of 2 classes" in refused()
+    seal(bundle)
+    assert "labels.json: expected the names of 4 classes" in refused()
+    with changed(bundle / "model.json") as model:
+        model["files"]["fp32"]["static"]["path"] = "../../../../etc/hosts"
+    seal(bundle)
+    assert "model.json: files.fp32.static.path: string should match" in refused()
     (bundle / "fp32.static.onnx").write_text("altered")
     assert "fp32.static.onnx: altered since it was packaged" in refused()
     Path("dvc.yaml").unlink()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
+from stages.runtimes.exported import Exported, load_exported
 from stages.sections.export import Profile
 from tests.bundles import make_bundle
 from tests.sshd import sshd
@@ -20,11 +17,6 @@ PROFILE = Profile(
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle's folder, not to be written to."""
-    return make_bundle(tmp_path_factory.mktemp("models") / "bundle")
-
-
-@pytest.fixture(scope="session")
-def description(models: Path) -> dict[str, Any]:
-    return dict(json.loads((models / "model.json").read_text()))
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The models of a bundle, not to be written to."""
+    return load_exported(make_bundle(tmp_path_factory.mktemp("models") / "bundle"))

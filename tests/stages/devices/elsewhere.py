@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stages.devices import runner
+from stages.devices.programs import RUNNER, single_file
+from tests.bundles import seal
 
 _PROGRAM = Path(__file__).with_name("check_and_answer.py")
 
@@ -26,15 +27,15 @@ class Answers(NamedTuple):
 def make_bundle(exported: Path, folder: Path) -> Path:
     """The exports beside the runner, as they travel."""
     shutil.copytree(exported / "artifacts/onnx", folder)
-    shutil.copy(runner.__file__, folder)
-    return folder
+    (folder / "runner.py").write_bytes(single_file(RUNNER))
+    return seal(folder)
 
 
 def answers(bundle: Path, python: list[str], env: dict[str, str]) -> Answers:
     """Those of the bundle's runner in another Python."""
     file = bundle.parent / "answers.npz"
     finished = subprocess.run(
-        [*python, str(_PROGRAM), str(bundle), str(file)],
+        [*python, "-B", str(_PROGRAM), str(bundle), str(file)],
         cwd="/",
         env=env,
         capture_output=True,

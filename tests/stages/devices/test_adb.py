@@ -10,7 +10,6 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,9 +18,10 @@ from stages.devices import adb, adb_client
 from stages.devices import phone as condition
 from stages.devices.base import Measurement, Opening
 from stages.devices.browser import web_runtime
-from stages.devices.host import RUNNER
 from stages.devices.phone import Thermal, parse_thermal
+from stages.devices.programs import RUNNER, single_file
 from stages.devices.urls import open_device
+from stages.runtimes.exported import Exported
 from tests.adb_device import LOOPBACK
 from tests.bundles import flip_byte
 from tests.chromium import CHROMIUM, opened_page
@@ -83,12 +83,14 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def only(description: dict[str, Any], *precisions: str) -> dict[str, Any]:
-    return {**description, "files": {name: description["files"][name] for name in precisions}}
+def only(exported: Exported, *precisions: str) -> Exported:
+    description = exported.description
+    files = {name: description["files"][name] for name in precisions}
+    return Exported(exported.folder, {**description, "files": files})
 
 
-def measure(url: str, models: Path, description: dict[str, Any]) -> Measurement:
-    return open_device(url, Opening()).measure(models, description, PROFILE)
+def measure(url: str, exported: Exported) -> Measurement:
+    return open_device(url, Opening()).measure(exported, PROFILE)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -97,16 +99,16 @@ def measure(url: str, models: Path, description: dict[str, Any]) -> Measurement:
     reason=f"onnxruntime-web is not in {web_runtime.folder()}: ackd probe --install",
 )
 def test_its_browser_measures_through_the_cable(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
+    phone: Phone, tmp_path: Path, exported: Exported
 ) -> None:
     device = open_device("adb:?threads=1", Opening())
     # As the phone's own loopback, which the computer's browser would not reach.
     rules = f"host-resolver-rules=MAP 127.0.0.1 {LOOPBACK}"
     with opened_page(tmp_path / "chromium", rules) as page, whoever_opens(phone, page.open):
-        measured = device.measure(models, description, QUICK)
+        measured = device.measure(exported, QUICK)
     assert measured.device == f"{phone.url}?threads=1"
     rows = {row["precision"]: row for row in measured.results if row["provider"] == "wasm"}
-    assert list(rows) == list(description["files"])
+    assert list(rows) == exported.precisions
     for row in rows.values():
         assert set(row) == FIELDS
         assert (row["device"], row["status"], row["threads"]) == (measured.device, "passed", 1)
@@ -124,18 +126,17 @@ def test_its_browser_measures_through_the_cable(
     assert phone.forwards == {}
 
 
-def test_a_native_runner_measures(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
-) -> None:
-    runner = script(tmp_path / "bin", f'exec {sys.executable} {RUNNER} "$@"')
+def test_a_native_runner_measures(phone: Phone, tmp_path: Path, exported: Exported) -> None:
+    (tmp_path / "runner.py").write_bytes(single_file(RUNNER))
+    runner = script(tmp_path / "bin", f'exec {sys.executable} {tmp_path}/runner.py "$@"')
     url = f"{phone.url}?threads=1,2&runner={runner}"
-    description = only(description, "fp32", "int8_s8s8")
-    measured = measure(url, models, description)
+    exported = only(exported, "fp32", "int8_s8s8")
+    measured = measure(url, exported)
     assert measured.device == url
     pairs = [(row["precision"], row["threads"]) for row in measured.results]
-    assert pairs == [(p, t) for p in description["files"] for t in (1, 2)]
+    assert pairs == [(p, t) for p in exported.precisions for t in (1, 2)]
     for row in measured.results:
-        entry = description["files"][row["precision"]]["static"]
+        entry = exported.entry(row["precision"], "static")
         assert set(row) == FIELDS
         assert (row["status"], row["reason"], row["n"]) == ("passed", None, 5)
         assert (row["file"], row["model_sha256"]) == (entry["path"], entry["sha256"])
@@ -152,35 +153,33 @@ def test_a_native_runner_measures(
 
 
 def test_what_a_runner_needs_travels_with_it(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
+    phone: Phone, tmp_path: Path, exported: Exported
 ) -> None:
     folder = tmp_path / "native"
     script(folder, 'cat "$LD_LIBRARY_PATH/libbench.so"', "runner")
     (folder / "libbench.so").write_text(LINE)
-    measured = measure(f"adb:?runner={folder}", models, description)
+    measured = measure(f"adb:?runner={folder}", exported)
     assert [row["status"] for row in measured.results] == ["passed"] * 4
 
 
-def test_a_warm_phone_is_noisy(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
-) -> None:
+def test_a_warm_phone_is_noisy(phone: Phone, tmp_path: Path, exported: Exported) -> None:
     phone.say("thermalservice", THERMAL.format(status=1))
     runner = printing(tmp_path / "bin", LINE.replace("1.5", "1"))
-    measured = measure(f"adb:?runner={runner}", models, description)
+    measured = measure(f"adb:?runner={runner}", exported)
     assert [(row["cv"], row["noisy"]) for row in measured.results] == [(0.0, True)] * 4
     assert measured.description["thermal"]["status_after"] == 1
     phone.say("thermalservice", THERMAL.format(status=0))
-    measured = measure(f"adb:?runner={runner}", models, description)
+    measured = measure(f"adb:?runner={runner}", exported)
     assert [row["noisy"] for row in measured.results] == [False] * 4
 
 
 def test_a_phone_without_a_fixed_speed_says_so(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
+    phone: Phone, tmp_path: Path, exported: Exported
 ) -> None:
     phone.say("refused", "Failed to set FIXED_PERFORMANCE mode\nThis is likely because of HAL\n")
     phone.say("thermalservice", "Can't find service: thermalservice\n")
     phone.say("properties", "[ro.product.model]: [SM-A105]\n[ro.board.platform]: [exynos7885]\n")
-    measured = measure(f"adb:?runner={printing(tmp_path / 'bin', LINE)}", models, description)
+    measured = measure(f"adb:?runner={printing(tmp_path / 'bin', LINE)}", exported)
     told = measured.description
     assert told["fixed_performance"] == {
         "on": False,
@@ -192,11 +191,11 @@ def test_a_phone_without_a_fixed_speed_says_so(
 
 
 def test_the_speed_is_given_back_after_an_error(
-    phone: Phone, no_runtime: None, models: Path, description: dict[str, Any]
+    phone: Phone, no_runtime: None, exported: Exported
 ) -> None:
     phone.say("am", "Error: Activity not started, unable to resolve Intent { dat=http://x }\n")
     with pytest.raises(InputError, match=r"no browser opens there \(Error: Activity not started"):
-        measure("adb:", models, description)
+        measure("adb:", exported)
     assert phone.told == [f"{FIXED} true", f"{FIXED} false"]
     assert phone.forwards == {}
 
@@ -225,8 +224,7 @@ def test_the_speed_is_given_back_after_ctrl_c(
 def test_a_phone_that_is_unplugged(
     phone: Phone,
     no_runtime: None,
-    models: Path,
-    description: dict[str, Any],
+    exported: Exported,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(adb.probe, "_LOOK_SECONDS", 0.2)
@@ -235,7 +233,7 @@ def test_a_phone_that_is_unplugged(
         whoever_opens(phone, lambda _: phone.unplug()),
         pytest.raises(InputError, match="the connection was lost") as caught,
     ):
-        measure("adb:", models, description)
+        measure("adb:", exported)
     assert time.monotonic() - start < 60
     told = str(caught.value)
     assert "may still be in its fixed-performance mode: restart it, or run" in told
@@ -246,13 +244,12 @@ def test_a_phone_that_is_unplugged(
 def test_no_browser_opens_the_page_or_none_finishes(
     phone: Phone,
     no_runtime: None,
-    models: Path,
-    description: dict[str, Any],
+    exported: Exported,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(adb, "BEGIN_SECONDS", 0.2)
     with pytest.raises(InputError, match=r"no browser has opened the page within 0\.2 s; unlock"):
-        measure("adb:", models, description)
+        measure("adb:", exported)
     monkeypatch.setattr(adb, "BEGIN_SECONDS", 60.0)
     monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", "4")
     (phone.state_folder / "opened").unlink()
@@ -260,29 +257,25 @@ def test_no_browser_opens_the_page_or_none_finishes(
         whoever_opens(phone, begin),
         pytest.raises(InputError, match=r"no browser has measured within 4 s; .*DEVICE_TIMEOUT"),
     ):
-        measure("adb:", models, description)
+        measure("adb:", exported)
     assert phone.forwards == {}
 
 
-def test_what_is_altered_is_not_run(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
-) -> None:
-    copy = shutil.copytree(models, tmp_path / "copy")
-    flip_byte(copy / "fp16.static.onnx")
+def test_what_is_altered_is_not_run(phone: Phone, tmp_path: Path, exported: Exported) -> None:
+    copy = Exported(shutil.copytree(exported.folder, tmp_path / "copy"), exported.description)
+    flip_byte(copy.file("fp16", "static"))
     with pytest.raises(InputError, match=r"fp16\.static\.onnx arrived altered"):
-        measure(f"adb:?runner={printing(tmp_path / 'bin', LINE)}", copy, description)
+        measure(f"adb:?runner={printing(tmp_path / 'bin', LINE)}", copy)
     assert list(phone.folder.iterdir()) == []
 
 
-def test_a_model_that_fails_is_a_row(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
-) -> None:
+def test_a_model_that_fails_is_a_row(phone: Phone, tmp_path: Path, exported: Exported) -> None:
     runner = script(
         tmp_path / "bin",
         'case "$*" in *fp16*) echo no kernel >&2; exit 3;; *u8s8*) kill -9 $$;; esac\n'
         f"echo '{LINE}'",
     )
-    measured = measure(f"adb:?runner={runner}", models, description)
+    measured = measure(f"adb:?runner={runner}", exported)
     rows = {row["precision"]: row for row in measured.results}
     assert rows["fp16"]["status"] == rows["int8_u8s8"]["status"] == "failed"
     assert rows["fp16"]["reason"] == "no kernel"
@@ -306,14 +299,13 @@ def test_a_model_that_fails_is_a_row(
 def test_a_runner_that_prints_something_else(
     phone: Phone,
     tmp_path: Path,
-    models: Path,
-    description: dict[str, Any],
+    exported: Exported,
     line: str,
     sentence: str,
 ) -> None:
     runner = printing(tmp_path / "bin", line)
     with pytest.raises(InputError, match=sentence) as caught:
-        measure(f"adb:?runner={runner}", models, description)
+        measure(f"adb:?runner={runner}", exported)
     assert str(caught.value).startswith(f"{phone.url}?runner={runner}: ")
     assert phone.told[-1] == f"{FIXED} false"
     assert list(phone.folder.iterdir()) == []
@@ -335,21 +327,18 @@ def test_a_runner_that_prints_something_else(
 def test_a_runner_is_judged_by_the_rules_of_all_devices(
     phone: Phone,
     tmp_path: Path,
-    models: Path,
-    description: dict[str, Any],
+    exported: Exported,
     line: str,
     reason: str | None,
 ) -> None:
     runner = script(tmp_path / "bin", f"echo greeting; echo '{line}'")
-    (row,) = measure(f"adb:?runner={runner}", models, only(description, "fp32")).results
+    (row,) = measure(f"adb:?runner={runner}", only(exported, "fp32")).results
     assert row["status"] == ("failed" if reason else "passed")
     assert (row["reason"] or "").startswith(reason or "")
     assert row["p50_ms"] == (None if row["n"] is None else 1.25)
 
 
-def test_a_runner_that_cannot_be_run(
-    phone: Phone, tmp_path: Path, models: Path, description: dict[str, Any]
-) -> None:
+def test_a_runner_that_cannot_be_run(phone: Phone, tmp_path: Path, exported: Exported) -> None:
     plain = script(tmp_path / "bin", "true", "plain")
     plain.chmod(0o644)
     (tmp_path / "empty").mkdir()
@@ -362,7 +351,7 @@ def test_a_runner_that_cannot_be_run(
         (alien, r"the runner does not run there \(.*\); build it for Android's arm64-v8a"),
     ):
         with pytest.raises(InputError, match=sentence):
-            measure(f"adb:?runner={runner}", models, description)
+            measure(f"adb:?runner={runner}", exported)
     assert list(phone.folder.iterdir()) == []
 
 

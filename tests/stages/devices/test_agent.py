@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from stages.bundle.keys import key_id
 from stages.devices import agent
-from stages.devices.host import _BOOT, AGENT
+from stages.devices.host import _BOOT
+from stages.devices.programs import AGENT, single_file
+from stages.devices.proof import manifest_sum
+from tests.sharing import small_disk
+
+SOURCE = single_file(AGENT)
 
 PYTHON38 = next(
     (
@@ -35,15 +43,27 @@ PYTHON38 = next(
 )
 
 
-def make_files(version: str, text: str = "model") -> tuple[dict[str, bytes], str]:
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key().public_bytes_raw().hex()
+OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
+
+
+def make_files(
+    version: str, text: str = "model", key: Ed25519PrivateKey | None = None
+) -> tuple[dict[str, bytes], str]:
     """A bundle's files below ``bundle/``, and the sum of its manifest."""
     model = text.encode()
     manifest = {
+        "format": "ackd-bundle-1",
+        "name": "student",
         "version": version,
-        "files": {"model.onnx": {"sha256": hashlib.sha256(model).hexdigest()}},
+        "key_id": None if key is None else key_id(key.public_key()),
+        "files": {"model.onnx": {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}},
     }
-    content = json.dumps(manifest).encode()
+    content = json.dumps({**manifest, "sha256": manifest_sum(manifest)}).encode()
     files = {"bundle/model.onnx": model, "bundle/manifest.json": content}
+    if key is not None:
+        files["bundle/manifest.sig"] = key.sign(content)
     return files, hashlib.sha256(content).hexdigest()
 
 
@@ -57,12 +77,15 @@ def tar(files: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
     return target.getvalue()
 
 
+def boot(*arguments: str, python: str = sys.executable) -> list[str]:
+    return [python, "-I", "-c", _BOOT, str(len(SOURCE)), *arguments]
+
+
 def ask(*arguments: str, given: bytes = b"", python: str = sys.executable) -> Any:
     """The agent's answer, or its one sentence."""
-    source = AGENT.read_bytes()
     finished = subprocess.run(
-        [python, "-I", "-c", _BOOT, str(len(source)), *arguments],
-        input=source + given,
+        boot(*arguments, python=python),
+        input=SOURCE + given,
         capture_output=True,
         check=False,
         cwd="/",
@@ -74,18 +97,49 @@ def ask(*arguments: str, given: bytes = b"", python: str = sys.executable) -> An
     return json.loads(finished.stdout)
 
 
-def order(digest: str, *, allow_downgrade: bool = False) -> str:
-    record = {"network": "resnet8", "key": None}
-    return json.dumps(
-        {"manifest_sha256": digest, "allow_downgrade": allow_downgrade, "record": record}
-    )
+@contextlib.contextmanager
+def received(
+    base: Path, files: dict[str, bytes], python: str = sys.executable
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The token of files that an agent holds, and that agent; it ends with its stdin."""
+    token = secrets.token_hex(4)
+    with subprocess.Popen(
+        boot("receive", str(base), token, python=python),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(SOURCE + tar(files))
+        process.stdin.flush()
+        folder = json.loads(process.stdout.readline())["folder"]
+        assert folder == f"{base}/.new-{token}"
+        yield token, process
+        process.stdin.close()
+        process.wait(20)
 
 
-def serve(base: Path, version: str, text: str = "model", *, python: str = sys.executable) -> Any:
-    files, digest = make_files(version, text)
-    token = hashlib.sha256(f"{version}{text}{time.monotonic_ns()}".encode()).hexdigest()[:8]
-    ask("receive", str(base), token, given=tar(files), python=python)
-    return ask("activate", str(base), token, order(digest), python=python)
+def order(digest: str, *, allow_downgrade: bool = False, key: str | None = None) -> str:
+    record = {"network": "resnet8"}
+    told = {"manifest_sha256": digest, "allow_downgrade": allow_downgrade, "key": key}
+    return json.dumps({**told, "record": record})
+
+
+def serve(
+    base: Path,
+    version: str,
+    text: str = "model",
+    *,
+    signer: Ed25519PrivateKey | None = None,
+    key: str | None = None,
+    allow_downgrade: bool = False,
+    python: str = sys.executable,
+) -> Any:
+    files, digest = make_files(version, text, signer)
+    with received(base, files, python) as (token, _):
+        told = order(digest, allow_downgrade=allow_downgrade, key=key)
+        return ask("activate", str(base), token, told, python=python)
 
 
 def served_text(base: Path) -> str:
@@ -93,7 +147,7 @@ def served_text(base: Path) -> str:
 
 
 def test_it_is_python_38_and_needs_nothing() -> None:
-    source = AGENT.read_text()
+    source = SOURCE.decode()
     tree = ast.parse(source, feature_version=(3, 8))
     names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
     names += [str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
@@ -155,9 +209,7 @@ def test_the_order_of_versions(tmp_path: Path, served: str, given: str, wanted: 
 
 def test_an_older_one_that_is_allowed(tmp_path: Path) -> None:
     serve(tmp_path, "2", "two")
-    files, digest = make_files("1", "one")
-    ask("receive", str(tmp_path), "token", given=tar(files))
-    answer = ask("activate", str(tmp_path), "token", order(digest, allow_downgrade=True))
+    answer = serve(tmp_path, "1", "one", allow_downgrade=True)
     assert (answer["served"]["version"], answer["previous"]["version"]) == ("1", "2")
 
 
@@ -165,21 +217,47 @@ def test_an_older_one_that_is_allowed(tmp_path: Path) -> None:
 def test_what_was_altered_on_its_way_is_not_served(tmp_path: Path, name: str) -> None:
     serve(tmp_path, "1", "one")
     files, digest = make_files("2", "two")
-    ask("receive", str(tmp_path), "token", given=tar(files))
-    path = tmp_path / ".new-token/bundle" / name
-    path.write_bytes(path.read_bytes() + b" ")
-    answer = ask("activate", str(tmp_path), "token", order(digest))
-    assert answer.startswith(f"{path}: {'altered' if name == 'model.onnx' else 'not the manifest'}")
+    with received(tmp_path, files) as (token, _):
+        path = tmp_path / f".new-{token}/bundle" / name
+        path.write_bytes(path.read_bytes() + b" ")
+        answer = ask("activate", str(tmp_path), token, order(digest))
+        assert answer.startswith(f"{name}: {'altered' if name == 'model.onnx' else 'not the one'}")
+        assert served_text(tmp_path) == "one"
+        path.unlink()
+        assert f"{name}: missing" in ask("activate", str(tmp_path), token, order(digest))
+
+
+def test_a_key_is_required_from_its_first_use_on(tmp_path: Path) -> None:
+    serve(tmp_path, "1", "one")
+    assert serve(tmp_path, "2", "two", signer=KEY, key=PUBLIC)["key"] == PUBLIC
+    back = ask("rollback", str(tmp_path), "token")
+    assert (back["served"]["version"], back["served"]["key_id"], back["key"]) == ("1", None, PUBLIC)
+    wanted = f"manifest.json: not signed with the key {key_id(KEY.public_key())}, which is required"
+    assert serve(tmp_path, "3", "three").startswith(wanted)
+    assert serve(tmp_path, "3", "three", signer=OTHER).startswith(wanted)
     assert served_text(tmp_path) == "one"
-    path.unlink()
-    assert f"{path}: missing" in ask("activate", str(tmp_path), "token", order(digest))
+    third = serve(tmp_path, "3", "three", signer=KEY)
+    assert third["served"]["key_id"] == key_id(KEY.public_key())
+    # Another key takes its place where that is named.
+    other = OTHER.public_key().public_bytes_raw().hex()
+    assert serve(tmp_path, "4", "four", signer=OTHER, key=other)["key"] == other
+    assert serve(tmp_path, "5", "five", signer=KEY).startswith("manifest.json: not signed with")
 
 
-def test_a_file_too_many_is_named(tmp_path: Path) -> None:
-    files, digest = make_files("1")
-    ask("receive", str(tmp_path), "token", given=tar(files | {"bundle/extra.py": b""}))
-    answer = ask("activate", str(tmp_path), "token", order(digest))
-    assert answer.endswith("bundle/extra.py: not a file of the bundle; remove it")
+def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_path: Path) -> None:
+    serve(tmp_path, "1", "one", signer=KEY, key=PUBLIC)
+    serve(tmp_path, "2", "two", signer=KEY)
+    for name in ("served", "previous"):
+        release = tmp_path / "releases" / ask("status", str(tmp_path))[name]["name"]
+        files, digest = make_files("1", "other", OTHER)
+        for path, content in files.items():
+            (release / path).write_bytes(content)
+        record = json.loads((release / "record.json").read_text())
+        (release / "record.json").write_text(json.dumps({**record, "manifest_sha256": digest}))
+    assert "not signed with the key" in ask("status", str(tmp_path))["problem"]
+    assert "not signed with the key" in ask("rollback", str(tmp_path), "token")
+    (tmp_path / "required-key").write_text("no key")
+    assert ask("rollback", str(tmp_path), "token").startswith(f"{tmp_path}/required-key: damaged")
 
 
 def test_what_is_damaged_is_said_repaired_and_not_gone_back_to(tmp_path: Path) -> None:
@@ -187,7 +265,9 @@ def test_what_is_damaged_is_said_repaired_and_not_gone_back_to(tmp_path: Path) -
     serve(tmp_path, "2", "two")
     (tmp_path / "served/model.onnx").write_text("other")
     status = ask("status", str(tmp_path))
-    assert status["problem"].endswith("model.onnx: altered since it was packaged; deploy again")
+    assert status["problem"].endswith(
+        "model.onnx: altered since it was packaged; get the bundle again"
+    )
     repaired = serve(tmp_path, "2", "two")
     assert (repaired["problem"], repaired["previous"]["version"]) == (None, "1")
     previous = tmp_path / "releases" / repaired["previous"]["name"]
@@ -213,16 +293,43 @@ def test_a_stream_that_ends_too_early(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_go_when_nobody_can_be_at_work_on_them(tmp_path: Path) -> None:
-    for name, age in (("old", 25 * 3600), ("young", 3600)):
-        folder = tmp_path / f".new-{name}"
-        folder.mkdir()
-        os.utime(folder, (time.time() - age,) * 2)
+def test_what_was_received_goes_with_whoever_sent_it(tmp_path: Path) -> None:
     files, _ = make_files("1")
-    ask("receive", str(tmp_path), "token", given=tar(files))
-    assert {path.name for path in tmp_path.iterdir()} == {".new-young", ".new-token"}
-    ask("remove", str(tmp_path), "token")
-    assert {path.name for path in tmp_path.iterdir()} == {".new-young"}
+    with received(tmp_path, files) as (token, _):
+        assert (tmp_path / f".new-{token}/bundle/model.onnx").read_text() == "model"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_go_with_the_next_deployment_and_what_is_held_stays(tmp_path: Path) -> None:
+    serve(tmp_path, "1", "one")
+    kept = {path.name for path in (tmp_path / "releases").iterdir()}
+    files, _ = make_files("2")
+    with received(tmp_path, files) as (dead, process):
+        process.kill()
+        process.wait()
+    assert (tmp_path / f".new-{dead}").is_dir()
+    # As a kill leaves them between two steps of a switch.
+    (tmp_path / ".new-link").symlink_to("releases")
+    for name in ("2-unserved", ".old-1"):
+        (tmp_path / "releases" / name).mkdir()
+    with received(tmp_path, files) as (first, _), received(tmp_path, files) as (second, _):
+        assert {path.name for path in tmp_path.glob(".new-*")} == {
+            f".new-{first}",
+            f".new-{second}",
+        }
+        assert {path.name for path in (tmp_path / "releases").iterdir()} == kept
+
+
+def test_a_full_disk_names_who_else_is_at_work(tmp_path: Path) -> None:
+    files, _ = make_files("1")
+    with small_disk(tmp_path / "disk", 64) as disk:
+        with received(disk, files) as (token, _):
+            told = ask("receive", str(disk), "t", given=tar({"bundle/model.onnx": bytes(100_000)}))
+        assert told == (
+            f"{disk}/.new-t: not written (No space left on device); free some space in {disk},"
+            f" where others are at work in .new-{token}"
+        )
+        assert list(disk.iterdir()) == []
 
 
 def test_folders_that_do_not_serve(tmp_path: Path) -> None:
@@ -267,9 +374,12 @@ def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(
     changes += [(shutil, "rmtree"), (os, "fsync")]
     origin = tmp_path / "origin"
     for number, text in enumerate(("one", "two"), 1):
-        serve(origin, str(number), text)
-    files, digest = make_files("3", "three")
-    ask("receive", str(origin), "token", given=tar(files))
+        serve(origin, str(number), text, signer=KEY)
+    files, digest = make_files("3", "three", KEY)
+    for name, content in files.items():
+        path = origin / ".new-token" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     taken, finished = 0, False
     while not finished:
         base = shutil.copytree(origin, tmp_path / str(taken), symlinks=True)
@@ -278,7 +388,7 @@ def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(
             for owner, name in changes:
                 patch.setattr(owner, name, steps.counted(getattr(owner, name)))
             try:
-                agent.activate(base, "token", order(digest))
+                agent.activate(base, "token", order(digest, key=PUBLIC))
                 finished = True
             except _Killed:
                 taken += 1
@@ -287,8 +397,9 @@ def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(
         version = status["served"]["version"]
         assert served_text(base) == {"2": "two", "3": "three"}[version]
         assert status["previous"]["version"] == {"2": "1", "3": "2"}[version]
+        assert version == "2" or status["key"] == PUBLIC
         # And the next one finds its way.
-        assert serve(base, "4", "four")["problem"] is None
+        assert serve(base, "4", "four", signer=KEY)["problem"] is None
         assert len(list((base / "releases").iterdir())) == 2
     assert version == "3"
     assert taken > 8

@@ -19,25 +19,14 @@ import pytest
 from PIL import Image
 
 from pipeline.devices.deploy import deploy
-from stages.bundle.manifest import MANIFEST, write_manifest
 from stages.devices.base import Opening
 from stages.devices.browser import web_runtime
 from stages.devices.browser.app import PAGE
-from stages.package import SUMS, write_sums
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, seal
 from tests.chromium import CHROMIUM, opened_page
 from tests.stages.devices import elsewhere
 
 EXAMPLES = Path(__file__).parents[3] / "docs/examples"
-
-
-def seal(bundle: Path, version: str) -> Path:
-    """Describe the files as they are now."""
-    for name in (SUMS, MANIFEST):
-        (bundle / name).unlink(missing_ok=True)
-    write_sums(bundle)
-    write_manifest(bundle, version, None)
-    return bundle
 
 
 def serve(bundle: Path, folder: Path) -> Path:

@@ -4,10 +4,10 @@ import ast
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,18 +16,21 @@ import numpy as np
 import pytest
 
 from stages.devices import runner
+from stages.devices.programs import RUNNER, single_file
+from stages.devices.proof import DeviceError, manifest_sum
 from stages.files import sha256
+from tests.bundles import changed, flip_byte, seal
+from tests.stages.devices import elsewhere
 
-RUNNER = Path(runner.__file__)
+ROOT = Path(__file__).parents[3]
+
+SOURCE = single_file(RUNNER)
 
 
 @pytest.fixture
 def bundle(tiny_exported: Path, tmp_path: Path) -> Path:
     """The exports beside the runner, as they travel."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(tiny_exported / "artifacts/onnx", folder)
-    shutil.copy(RUNNER, folder / "runner.py")
-    return folder
+    return elsewhere.make_bundle(tiny_exported, tmp_path / "bundle")
 
 
 def run(
@@ -38,20 +41,8 @@ def run(
     return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, env={})
 
 
-def write_sums(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir())
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
-    (folder / "SHA256SUMS").write_text("".join(lines))
-
-
-def flip_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 def test_it_is_python_38_and_needs_two_libraries() -> None:
-    source = RUNNER.read_text()
+    source = SOURCE.decode()
     tree = ast.parse(source, feature_version=(3, 8))
     imported = {
         name.split(".")[0]
@@ -71,7 +62,6 @@ def test_it_is_python_38_and_needs_two_libraries() -> None:
 
 
 def test_a_bundle_passes(bundle: Path) -> None:
-    write_sums(bundle)
     finished = run(bundle, "--check")
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.splitlines()
@@ -82,34 +72,100 @@ def test_a_bundle_passes(bundle: Path) -> None:
     assert lines[-1] == "passed"
 
 
-def test_sums_stand_in_the_description_too(bundle: Path) -> None:
-    assert "9 files unaltered" in run(bundle, "--check", str(bundle)).stdout
-    flip_last_byte(bundle / "fp16.static.onnx")
-    finished = run(bundle, "--check")
-    assert finished.returncode == 1
-    assert finished.stderr == (
-        f"error: {bundle}/fp16.static.onnx: altered since it was made; copy the bundle again\n"
-    )
-
-
-def test_an_altered_label_is_found(bundle: Path) -> None:
-    write_sums(bundle)
-    flip_last_byte(bundle / "labels.json")
+def refusal(bundle: Path) -> str:
     finished = run(bundle, "--check")
     assert (finished.returncode, finished.stdout) == (1, "")
-    assert "labels.json: altered" in finished.stderr
+    (line,) = finished.stderr.splitlines()
+    return line
 
 
-def test_a_missing_file_is_named(bundle: Path) -> None:
+@pytest.mark.parametrize("name", ["manifest.json", "model.json", "labels.json", "golden.npz"])
+def test_an_altered_file_is_found(bundle: Path, name: str) -> None:
+    path = bundle / name
+    path.write_bytes(path.read_bytes().replace(b"e", b"E", 1))
+    assert refusal(bundle).startswith(f"error: {name}: ")
+
+
+def test_an_altered_version_is_found(bundle: Path) -> None:
+    with changed(bundle / "manifest.json") as manifest:
+        manifest["version"] = "9.0.0"
+    assert refusal(bundle).startswith("error: manifest.json: altered since it was packaged")
+
+
+def test_a_list_that_is_missing_empty_or_shortened(bundle: Path) -> None:
+    whole = (bundle / "manifest.json").read_text()
+    for files, sentence in (
+        ({}, "error: manifest.json: expected the form ackd-bundle-1, a version such as 1.2.0"),
+        (None, "error: 'fp32.static.onnx': not in manifest.json of the bundle; remove it"),
+    ):
+        with changed(bundle / "manifest.json") as manifest:
+            if files is None:
+                del manifest["files"]["fp32.static.onnx"]
+            else:
+                manifest["files"] = files
+            del manifest["sha256"]
+            manifest["sha256"] = manifest_sum(manifest)
+        assert refusal(bundle).startswith(sentence)
+        (bundle / "manifest.json").write_text(whole)
+    (bundle / "manifest.json").unlink()
+    assert refusal(bundle) == f"error: manifest.json: missing in {bundle}; give a bundle"
+
+
+def test_a_file_that_is_missing_or_too_many(bundle: Path) -> None:
+    (bundle / "a\x1b[2J").touch()
+    assert refusal(bundle) == r"error: 'a\x1b[2J': not in manifest.json of the bundle; remove it"
+    (bundle / "a\x1b[2J").unlink()
     (bundle / "fp32.dynamic.onnx").unlink()
-    assert "fp32.dynamic.onnx: missing; copy the whole bundle" in run(bundle, "--check").stderr
+    assert refusal(bundle) == "error: fp32.dynamic.onnx: missing; get the bundle again"
 
 
-def test_a_folder_that_is_no_bundle(bundle: Path, tmp_path: Path) -> None:
-    finished = run(bundle, "--check", str(tmp_path))
-    assert finished.returncode == 1
-    expected = f"error: {tmp_path} holds no model.json; give the folder of an unpacked bundle\n"
-    assert finished.stderr == expected
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.clear(),
+        lambda model: model.update(files={}),
+        lambda model: model["files"].update(fp32={}),
+        lambda model: model["files"]["fp32"]["static"].update(path="../../../../etc/passwd"),
+        lambda model: model["golden"].update(path="/etc/passwd"),
+        lambda model: model.update(network="\x1b[2J"),
+        lambda model: model["files"].update({"\x1b[2J": model["files"]["fp32"]}),
+    ],
+)
+def test_a_bundle_without_a_model_or_with_one_elsewhere(
+    bundle: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    with changed(bundle / "model.json") as model:
+        change(model)
+    seal(bundle)
+    assert refusal(bundle).startswith("error: model.json: expected one model or more, each a file")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"images": np.zeros((0, 8, 8, 3), np.uint8), "logits": np.zeros((0, 2), np.float32)},
+        {"images": np.zeros((1, 8, 8, 3), np.uint8), "logits": np.zeros((2, 2), np.float32)},
+        {"images": np.zeros((1, 8, 8, 3)), "logits": np.zeros((1, 2), np.float32)},
+        {"images": np.array(1, np.uint8), "logits": np.array(1, np.float32)},
+        {"images": np.array([{}]), "logits": np.zeros((1, 2), np.float32)},
+        {},
+    ],
+)
+def test_a_golden_batch_of_no_images_or_of_something_else(
+    tmp_path: Path, arrays: dict[str, Any]
+) -> None:
+    path = tmp_path / "golden.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(DeviceError, match=r"golden\.npz: (expected images uint8|damaged)"):
+        runner.load_golden(path)
+
+
+def test_a_golden_batch_that_unpacks_to_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    np.savez_compressed(path, images=images, logits=np.zeros((1, 2), np.float32))
+    with pytest.raises(DeviceError, match="of one image or more, not compressed"):
+        runner.load_golden(path)
 
 
 def test_a_model_that_answers_otherwise_fails(bundle: Path) -> None:
@@ -117,9 +173,7 @@ def test_a_model_that_answers_otherwise_fails(bundle: Path) -> None:
         arrays = dict(golden)
     arrays["logits"][0, 0] += 0.5 * np.abs(arrays["logits"]).max()
     np.savez(bundle / "golden.npz", **arrays)
-    description = json.loads((bundle / "model.json").read_text())
-    description["golden"]["sha256"] = sha256(bundle / "golden.npz")
-    (bundle / "model.json").write_text(json.dumps(description))
+    seal(bundle)
     finished = run(bundle, "--check")
     assert finished.returncode == 1
     assert "failed: relative error" in finished.stdout
@@ -138,7 +192,7 @@ def test_onnxruntime_is_missing(bundle: Path) -> None:
 def test_a_check_as_one_line_of_json(bundle: Path) -> None:
     finished = run(bundle, "--check", "--json")
     checked = json.loads(finished.stdout)
-    assert (finished.returncode, checked["passed"], checked["files"]) == (0, True, 9)
+    assert (finished.returncode, checked["passed"], checked["files"]) == (0, True, 12)
     assert {(r["precision"], r["shape"], r["status"]) for r in checked["results"]} == {
         (precision, shape, "passed")
         for precision in ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
@@ -147,33 +201,27 @@ def test_a_check_as_one_line_of_json(bundle: Path) -> None:
     assert all(r["golden"]["cosine"] > 0.95 for r in checked["results"])
 
 
-def test_it_says_what_machine_it_is_once_the_files_are_proven(bundle: Path) -> None:
+def test_it_says_what_machine_it_is_and_proves_files_that_are_named(bundle: Path) -> None:
     told = json.loads(run(bundle, "--describe", str(bundle)).stdout)
     assert (told["machine"], told["cores"]) == (platform.machine(), os.cpu_count())
     assert told["python"] == platform.python_version()
     assert told["system"].startswith(platform.system())
-    flip_last_byte(bundle / "golden.npz")
+    flip_byte(bundle / "golden.npz")
     assert "golden.npz: altered" in run(bundle, "--describe", str(bundle)).stderr
-
-
-def test_damaged_sums_are_one_sentence(bundle: Path) -> None:
-    (bundle / "SHA256SUMS").write_text("nosums\n")
-    assert run(bundle, "--check").stderr == (
-        f"error: {bundle}/SHA256SUMS: damaged; copy the bundle again\n"
-    )
+    assert json.loads(run(bundle, "--describe").stdout) == told
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are chosen on Linux")
 def test_processors() -> None:
     here = sorted(os.sched_getaffinity(0))
     code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); import runner\n"
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from stages.devices import runner\n"
         "try: runner.pin(sys.argv[2]); print(sorted(os.sched_getaffinity(0)))\n"
-        "except runner.RunnerError as error: print(error)"
+        "except runner.DeviceError as error: print(error)"
     )
 
     def pinned(cpus: str) -> str:
-        command = [sys.executable, "-c", code, str(RUNNER.parent), cpus]
+        command = [sys.executable, "-c", code, str(ROOT), cpus]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     assert pinned(f"{here[-1]}") == f"[{here[-1]}]"

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from stages.devices import host, ssh
 from stages.devices.base import Opening
 from stages.devices.host_keys import fingerprint
 from stages.devices.urls import open_device
+from stages.runtimes.exported import Exported
 from tests.bundles import flip_byte
 from tests.sshd import Sshd, make_key, needs_sshd, running
 from tests.stages.devices.conftest import PROFILE
@@ -37,20 +37,20 @@ def known(sshd: Sshd) -> Sshd:
 
 
 def test_it_measures_there_and_leaves_nothing(
-    known: Sshd, tmp_path: Path, models: Path, description: dict[str, Any]
+    known: Sshd, tmp_path: Path, exported: Exported
 ) -> None:
     url = known.url(tmp_path / "work place", "&threads=1,2").replace(" ", "%20")
-    measured = open_device(url, Opening()).measure(models, description, PROFILE)
+    measured = open_device(url, Opening()).measure(exported, PROFILE)
     assert measured.device == url
     assert measured.description["python"] == ".".join(map(str, sys.version_info[:3]))
     assert measured.description["machine"] == os.uname().machine
     assert measured.description["runtime"].startswith("onnxruntime 1.")
     pairs = [(row["precision"], row["threads"]) for row in measured.results]
-    assert pairs == [(p, t) for p in description["files"] for t in (1, 2)]
+    assert pairs == [(p, t) for p in exported.precisions for t in (1, 2)]
     for row in measured.results:
         assert set(row) == FIELDS
         assert (row["device"], row["status"], row["n"]) == (url, "passed", 5)
-        assert row["model_sha256"] == description["files"][row["precision"]]["static"]["sha256"]
+        assert row["model_sha256"] == exported.entry(row["precision"], "static")["sha256"]
         times = measured.samples[f"{url}|onnxruntime|{row['precision']}|{row['threads']}"]
         assert len(times) == 5
         assert row["p50_ms"] == pytest.approx(float(np.median(times)), abs=1e-3)
@@ -58,22 +58,20 @@ def test_it_measures_there_and_leaves_nothing(
 
 
 def test_what_is_altered_on_its_way_is_named(
-    known: Sshd, tmp_path: Path, models: Path, description: dict[str, Any]
+    known: Sshd, tmp_path: Path, exported: Exported
 ) -> None:
-    copy = shutil.copytree(models, tmp_path / "copy")
-    flip_byte(copy / "labels.json")
+    copy = Exported(shutil.copytree(exported.folder, tmp_path / "copy"), exported.description)
+    flip_byte(copy.file("fp16", "static"))
     device = open_device(known.url(tmp_path / "work"), Opening())
-    with pytest.raises(InputError, match=r"bundle/labels\.json: altered since it was made"):
-        device.measure(copy, description, PROFILE)
+    with pytest.raises(InputError, match=r": fp16\.static\.onnx: altered since it was packaged"):
+        device.measure(copy, PROFILE)
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_processors_are_kept_to(
-    known: Sshd, tmp_path: Path, models: Path, description: dict[str, Any]
-) -> None:
+def test_processors_are_kept_to(known: Sshd, tmp_path: Path, exported: Exported) -> None:
     device = open_device(known.url(tmp_path / "work", "&cpus=4095"), Opening())
     with pytest.raises(InputError, match=r"--cpus 4095: expected some of this machine's, \d"):
-        device.measure(models, description, PROFILE)
+        device.measure(exported, PROFILE)
 
 
 def test_an_unknown_host_is_refused_with_its_fingerprint(sshd: Sshd, tmp_path: Path) -> None:

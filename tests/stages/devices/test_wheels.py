@@ -10,6 +10,7 @@ from models.errors import InputError
 from stages.devices.base import Opening
 from stages.devices.urls import open_device
 from stages.devices.wheels import install_for, platforms
+from stages.runtimes.exported import Exported
 from tests.sshd import Sshd, needs_sshd
 from tests.stages.devices.conftest import PROFILE
 
@@ -92,7 +93,7 @@ def test_no_wheel_is_one_sentence(index: Path, tmp_path: Path) -> None:
 
 @needs_sshd
 def test_what_was_sent_is_what_runs_there_and_then_it_is_gone(
-    sshd: Sshd, index: Path, tmp_path: Path, models: Path, description: dict[str, Any]
+    sshd: Sshd, index: Path, tmp_path: Path, exported: Exported
 ) -> None:
     """Stand-ins that hand on to the packages that are installed, and say that they were used."""
     sshd.trust()
@@ -112,7 +113,7 @@ def test_what_was_sent_is_what_runs_there_and_then_it_is_gone(
         )
     work = tmp_path / "work"
     device = open_device(sshd.url(work), Opening(send_wheels=True))
-    measured = device.measure(models, description, PROFILE)
+    measured = device.measure(exported, PROFILE)
     assert {row["status"] for row in measured.results} == {"passed"}
     for package in ("numpy", "onnxruntime"):
         used = Path((tmp_path / f"used-{package}").read_text())

@@ -30,9 +30,7 @@ PIXEL = (
 @pytest.fixture
 def bundle(tiny_exported: Path, tmp_path: Path) -> Path:
     """A folder of one's own: resnet8, three classes, 16 x 16 pixels, four precisions."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(tiny_exported / "artifacts/onnx", folder)
-    return folder
+    return shutil.copytree(tiny_exported / "artifacts/onnx", tmp_path / "bundle")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from stages.devices.browser.measurement import (
     plan,
     slug,
 )
+from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 from tests.stages.devices.browser.conftest import PIXEL, make_browser
 
@@ -50,7 +52,7 @@ def measured(**given: Any) -> Measured:
 
 
 def planned(**told: Any) -> dict[tuple[str, str, int], str | None]:
-    tasks = plan(DESCRIPTION, Profile(threads=[1, 4]), make_browser(**told))
+    tasks = plan(Exported(Path(), DESCRIPTION), Profile(threads=[1, 4]), make_browser(**told))
     return {(task.precision, task.provider, task.threads): task.reason for task in tasks}
 
 

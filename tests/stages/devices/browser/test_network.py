@@ -13,6 +13,7 @@ import pytest
 from models.errors import InputError
 from stages.devices.browser import network
 from stages.devices.browser.probe import Reach, probing
+from stages.runtimes.exported import load_exported
 from tests.stages.devices.browser.conftest import QUICK
 
 pytestmark = pytest.mark.usefixtures("no_runtime")
@@ -22,7 +23,7 @@ def test_the_certificate_is_for_the_address_and_for_a_day(bundle: Path) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
-    with probing(bundle, QUICK, Reach(https=True)) as probe:
+    with probing(load_exported(bundle), QUICK, Reach(https=True)) as probe:
         split = urlsplit(probe.address)
         assert split.scheme == "https"
         pem = ssl.get_server_certificate((str(split.hostname), int(split.port or 0)))
@@ -44,7 +45,7 @@ def test_the_certificate_is_for_the_address_and_for_a_day(bundle: Path) -> None:
 
 
 def test_it_is_open_to_this_machine_alone(bundle: Path) -> None:
-    with probing(bundle, QUICK, Reach()) as probe:
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
         assert urlsplit(probe.address).hostname == "127.0.0.1"
         port = int(urlsplit(probe.address).port or 0)
         # The whole range 127/8 is this machine, but only one address of it was opened.
@@ -72,12 +73,12 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_port_that_is_taken(bundle: Path) -> None:
-    with probing(bundle, QUICK, Reach()) as probe:
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
         port = int(urlsplit(probe.address).port or 0)
         with (
             pytest.raises(InputError, match=rf"port {port} of 127\.0\.0\.1 cannot .*--port"),
-            probing(bundle, QUICK, Reach(port=port)),
+            probing(load_exported(bundle), QUICK, Reach(port=port)),
         ):
             pass
-    with probing(bundle, QUICK, Reach(port=port)) as again:
+    with probing(load_exported(bundle), QUICK, Reach(port=port)) as again:
         assert urlsplit(again.address).port == port

@@ -18,6 +18,7 @@ from stages.data.decode import decode
 from stages.devices.browser import web_runtime
 from stages.devices.browser.probe import START, Reach, measure, probing
 from stages.files import sha256
+from stages.runtimes.exported import load_exported
 from tests.chromium import CHROMIUM, SOFTWARE_GPU, Page, opened_page
 from tests.stages.devices.browser.conftest import QUICK
 
@@ -65,7 +66,7 @@ def reseal(bundle: Path, *names: str) -> None:
 
 def test_a_browser_opens_the_page_and_the_rows_come_back(bundle: Path, page: Page) -> None:
     cores = page.evaluate("navigator.hardwareConcurrency")
-    report = measure(bundle, QUICK, page.open, seconds=120)
+    report = measure(load_exported(bundle), QUICK, page.open, seconds=120)
     rows = by_setting(report.rows)
     described = json.loads((bundle / "model.json").read_text())["files"]
     assert {key for key in rows if key[1] == "wasm"} == {
@@ -101,7 +102,7 @@ def test_a_gpu_in_software_gives_torchs_answers(bundle: Path, tmp_path: Path) ->
     keep_only(bundle, "fp32")
     with opened_page(tmp_path / "chromium", *SOFTWARE_GPU) as page:
         profile = SHORT.model_copy(update={"min_runs": 2, "max_runs": 3, "warmup_runs": 1})
-        report = measure(bundle, profile, page.open, seconds=120)
+        report = measure(load_exported(bundle), profile, page.open, seconds=120)
     if report.browser.gpu is None:
         pytest.skip("this Chromium has no WebGPU in software")
     row = by_setting(report.rows)["fp32", "webgpu", 1]
@@ -114,7 +115,7 @@ def test_over_plain_http_the_page_says_what_it_lacks(bundle: Path, tmp_path: Pat
     keep_only(bundle, "fp32")
     # A name that stands for loopback, but is none of the names that browsers trust.
     with (
-        probing(bundle, QUICK, Reach()) as probe,
+        probing(load_exported(bundle), QUICK, Reach()) as probe,
         opened_page(tmp_path / "chromium", "host-resolver-rules=MAP phone.test 127.0.0.1") as page,
     ):
         page.open(probe.address.replace("127.0.0.1", "phone.test") + START)
@@ -134,7 +135,7 @@ def test_over_plain_http_the_page_says_what_it_lacks(bundle: Path, tmp_path: Pat
 def test_over_https_from_another_host_it_is_isolated(bundle: Path, tmp_path: Path) -> None:
     keep_only(bundle, "fp32")
     with (
-        probing(bundle, SHORT, Reach(https=True)) as probe,
+        probing(load_exported(bundle), SHORT, Reach(https=True)) as probe,
         opened_page(
             tmp_path / "chromium",
             *("host-resolver-rules=MAP phone.test 127.0.0.1", "ignore-certificate-errors"),
@@ -154,7 +155,7 @@ def test_what_does_not_run_or_answers_wrongly_fails(bundle: Path, page: Page) ->
     # Another one in its place: quick, and wrong.
     shutil.copy(bundle / "int8_u8s8.static.onnx", bundle / "fp32.static.onnx")
     reseal(bundle, "fp16.static.onnx", "fp32.static.onnx")
-    report = measure(bundle, SHORT, page.open, seconds=120)
+    report = measure(load_exported(bundle), SHORT, page.open, seconds=120)
     rows = by_setting(report.rows)
     broken, wrong = rows["fp16", "wasm", 1], rows["fp32", "wasm", 1]
     assert (broken["status"], broken["p50_ms"], broken["golden"]) == ("failed", None, None)
@@ -169,7 +170,7 @@ def test_what_does_not_run_or_answers_wrongly_fails(bundle: Path, page: Page) ->
 
 def test_a_measurement_can_be_stopped_and_begun_again(bundle: Path, page: Page) -> None:
     long = SHORT.model_copy(update={"min_seconds": 600.0, "max_runs": 10_000_000})
-    with probing(bundle, long, Reach()) as probe:
+    with probing(load_exported(bundle), long, Reach()) as probe:
         page.open(probe.address)
         page.wait_for("!start.disabled")
         assert page.evaluate("start.innerText") == "Measure on this device"
@@ -186,7 +187,7 @@ def test_a_measurement_can_be_stopped_and_begun_again(bundle: Path, page: Page) 
 
 
 def test_the_page_says_that_the_server_has_gone(bundle: Path, page: Page) -> None:
-    with probing(bundle, SHORT, Reach()) as probe:
+    with probing(load_exported(bundle), SHORT, Reach()) as probe:
         page.open(probe.address)
         page.wait_for("!start.disabled")
     # The waits between its tries are the browser's; here they pass at once.
@@ -198,7 +199,7 @@ def test_the_page_says_that_the_server_has_gone(bundle: Path, page: Page) -> Non
 
 def test_nobody_comes(bundle: Path) -> None:
     with pytest.raises(InputError, match=r"no browser has measured within 0\.2 s"):
-        measure(bundle, QUICK, lambda _: None, seconds=0.2)
+        measure(load_exported(bundle), QUICK, lambda _: None, seconds=0.2)
 
 
 def pictures(folder: Path) -> dict[str, Path]:
@@ -236,7 +237,7 @@ def test_a_picture_is_seen_as_the_training_images_were(
         precision: onnxruntime.InferenceSession(str(bundle / f"{precision}.static.onnx"))
         for precision in ("fp32", "int8_u8s8")
     }
-    with probing(bundle, QUICK, Reach()) as probe:
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
         page.open(probe.address)
         page.wait_for("precision.length > 0")
         for name, path in pictures(tmp_path).items():
@@ -269,7 +270,7 @@ def assert_classes(page: Page, session: Any, image: np.ndarray) -> None:
 def test_what_is_no_picture_is_said(bundle: Path, page: Page, tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_text("no picture")
-    with probing(bundle, QUICK, Reach()) as probe:
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
         page.open(probe.address)
         page.wait_for("precision.length > 0")
         page.choose_file("#camera", path)
@@ -280,7 +281,7 @@ def test_what_is_no_picture_is_said(bundle: Path, page: Page, tmp_path: Path) ->
 def test_it_fits_a_phone_in_light_and_dark(bundle: Path, page: Page, tmp_path: Path) -> None:
     keep_only(bundle, "fp32", "int8_u8s8")
     brightness = {}
-    with probing(bundle, SHORT, Reach()) as probe:
+    with probing(load_exported(bundle), SHORT, Reach()) as probe:
         page.open(probe.address + START)
         page.wait_for(FINISHED, 120)
         page.choose_file("#library", pictures(tmp_path)["301x200"])

@@ -16,6 +16,7 @@ import pytest
 
 from stages.devices.browser import app, server
 from stages.devices.browser.probe import Probe, Reach, probing
+from stages.runtimes.exported import load_exported
 from tests.stages.devices.browser.conftest import QUICK, make_browser
 
 pytestmark = pytest.mark.usefixtures("no_runtime")
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_runtime")
 
 @pytest.fixture
 def probe(bundle: Path) -> Iterator[Probe]:
-    with probing(bundle, QUICK, Reach()) as served:
+    with probing(load_exported(bundle), QUICK, Reach()) as served:
         yield served
 
 
@@ -285,7 +286,7 @@ def test_many_runs_are_begun_and_the_oldest_is_dropped(probe: Probe) -> None:
 
 
 def test_it_ends_with_clients_connected(bundle: Path) -> None:
-    with probing(bundle, QUICK, Reach()) as probe:
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
         connection = connected(probe)
         start = time.monotonic()
     assert time.monotonic() - start < 10

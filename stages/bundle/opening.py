@@ -1,0 +1,245 @@
+"""Bundles from anywhere, opened: nothing in one is read or believed before its manifest is."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import onnx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError, Message
+
+from models.errors import InputError
+from stages.bundle.keys import is_signed_by, key_id
+from stages.devices.proof import (
+    MANIFEST,
+    MAX_MANIFEST,
+    SIGNATURE,
+    DeviceError,
+    read_manifest,
+    read_small,
+    verify,
+)
+from stages.runtimes.exported import SHAPES, Exported, read_exported
+
+_SIGNATURE_BYTES = 64
+_TAR_BLOCK = 512
+#: gzip takes some percent off a model; what it makes so small is no bundle.
+_MAX_RATIO = 100
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An unpacked bundle whose files, and no others, are as its manifest says.
+
+    Attributes:
+        folder: its files, flat.
+        manifest: what ``manifest.json`` says.
+        manifest_sha256: of that file, which stands for the whole bundle.
+        exported: its models, all of them files of ``folder``.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    manifest_sha256: str
+    exported: Exported
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def version(self) -> str:
+        return str(self.manifest["version"])
+
+    @property
+    def signer(self) -> str | None:
+        """The id of the key that the bundle says it is signed with."""
+        return None if self.manifest["key_id"] is None else str(self.manifest["key_id"])
+
+    def require_signature(self, key: Ed25519PublicKey) -> None:
+        """Raises InputError unless it is signed with this key."""
+        signature = None if self.signer is None else (self.folder / SIGNATURE).read_bytes()
+        _require_signature((self.folder / MANIFEST).read_bytes(), signature, key)
+
+
+@contextlib.contextmanager
+def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bundle]:
+    """A bundle as ``package`` wrote it, the file or the folder, proven whole.
+
+    The manifest is read first and its signature next; then no other files than it lists, each of
+    the size that it states.
+
+    Args:
+        path: of the file or the folder.
+        key: whose signature it must bear.
+
+    Raises:
+        InputError: it is missing or no bundle, a file is altered, missing or too many, it has no
+            model or needs a file that is not in it, or it is not signed with ``key``.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = path if path.is_dir() else Path(temporary)
+        try:
+            content = _read_head(folder, key) if path.is_dir() else _unpack(path, folder, key)
+            manifest = verify(folder)
+        except DeviceError as error:
+            raise InputError(str(error)) from None
+        exported = read_exported(folder, "package the bundle anew")
+        for file, digest in exported.sums(*SHAPES).items():
+            if manifest["files"].get(file.name, {}).get("sha256") != digest:
+                raise InputError(
+                    f"model.json: {file.name} is not the file of {MANIFEST}; package it anew"
+                )
+            if file.suffix == ".onnx":
+                _require_self_contained(file)
+        yield Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), exported)
+
+
+def _read_head(folder: Path, key: Ed25519PublicKey | None) -> bytes:
+    """The manifest, if the key has signed it."""
+    content = read_small(folder / MANIFEST, MAX_MANIFEST)
+    if key is not None:
+        signed = (folder / SIGNATURE).exists()
+        signature = read_small(folder / SIGNATURE, _SIGNATURE_BYTES) if signed else None
+        _require_signature(content, signature, key)
+    return content
+
+
+def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> bytes:
+    """Write the files of an archive into ``folder``, once the key has signed its manifest.
+
+    Returns:
+        The manifest.
+    """
+    try:
+        with gzip.open(path) as stream:
+            members = _members(stream, path)
+            if (size := _next_size(members, MANIFEST, path)) > MAX_MANIFEST:
+                raise InputError(f"{path}: {MANIFEST} is larger than any bundle's")
+            content, signature = stream.read(size), None
+            manifest = read_manifest(content)
+            if manifest["key_id"] is not None:
+                _next_size(members, SIGNATURE, path)
+                signature = stream.read(_SIGNATURE_BYTES)
+                (folder / SIGNATURE).write_bytes(signature)
+            if key is not None:
+                _require_signature(content, signature, key)
+            (folder / MANIFEST).write_bytes(content)
+            sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+            if sum(sizes.values()) > _MAX_RATIO * path.stat().st_size:
+                raise InputError(
+                    f"{path}: would unpack to more than {_MAX_RATIO} times its size, as no bundle"
+                    " does; get it from another place"
+                )
+            for name, size in members:
+                if sizes.pop(name, None) != size:
+                    raise InputError(
+                        f"{path}: {name} is not in {MANIFEST} or not of the size that is stated"
+                        " there; copy the bundle again"
+                    )
+                with (folder / name).open("xb") as target:
+                    _copy(stream, size, target)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `ackd run` packages a bundle") from None
+    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"{path}: not unpacked, as {tempfile.gettempdir()} is full; free some space there,"
+                " or set TMPDIR to another folder"
+            ) from None
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{path}: damaged or no bundle ({what}); package it anew") from None
+    return content
+
+
+def _members(stream: gzip.GzipFile, path: Path) -> Iterator[tuple[str, int]]:
+    """Name and size of each file; its bytes are to be read before the next one is asked for.
+
+    Not by ``tarfile``, which follows whatever an archive says: links, files with holes of any size,
+    names of any length.
+
+    Raises:
+        InputError: a member is no plain file, or not in a folder together with the others.
+    """
+    while (block := stream.read(_TAR_BLOCK)).strip(b"\0"):
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+        folder, _, name = member.name.rpartition("/")
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or "/" in folder or not folder:
+            raise InputError(
+                f"{path}: {member.name} is no plain file of a bundle; give one that `ackd run`"
+                " packaged"
+            )
+        yield name, member.size
+        stream.read(-member.size % _TAR_BLOCK)
+
+
+def _next_size(members: Iterator[tuple[str, int]], wanted: str, path: Path) -> int:
+    name, size = next(members, ("nothing", 0))
+    if name != wanted:
+        raise InputError(
+            f"{path}: has {name} where a bundle has {wanted}; give a file that `ackd run` packaged,"
+            " or the folder"
+        )
+    return size
+
+
+def _copy(stream: gzip.GzipFile, size: int, target: IO[bytes]) -> None:
+    while size:
+        block = stream.read(min(size, 1 << 20))
+        if not block:
+            raise EOFError("it ends too early")
+        target.write(block)
+        size -= len(block)
+
+
+def _require_signature(content: bytes, signature: bytes | None, key: Ed25519PublicKey) -> None:
+    wanted, signer = key_id(key), read_manifest(content)["key_id"]
+    if signature is None:
+        raise InputError(
+            f"{MANIFEST}: not signed, and the key {wanted} is required; package it anew with"
+            " ACKD_SIGNING_KEY set"
+        )
+    if is_signed_by(key, content, signature):
+        return
+    if signer != wanted:
+        raise InputError(
+            f"{MANIFEST}: says that it is signed with the key {signer}, expected {wanted}; package"
+            " it anew with that key, or give the other one's public key"
+        )
+    raise InputError(
+        f"{SIGNATURE}: not the signature of {MANIFEST} by the key {wanted}, so one of the two was"
+        " altered; package it anew"
+    )
+
+
+def _require_self_contained(file: Path) -> None:
+    """Raises InputError where a model keeps weights in a file beside it, which could be any."""
+    try:
+        model = onnx.load_model(file, load_external_data=False)
+    except DecodeError:
+        raise InputError(f"{file.name}: no ONNX model; package the bundle anew") from None
+    if _has_external_data(model):
+        raise InputError(
+            f"{file.name}: has weights in another file; export it with all weights inside"
+        )
+
+
+def _has_external_data(part: Message) -> bool:
+    if isinstance(part, onnx.TensorProto):
+        return part.data_location == onnx.TensorProto.EXTERNAL
+    parts = (value for field, value in part.ListFields() if field.message_type)
+    return any(
+        _has_external_data(inner)
+        for value in parts
+        for inner in ([value] if isinstance(value, Message) else value)
+    )

@@ -1,0 +1,121 @@
+"""What a bundle says of itself, and whether that is so: on a device, and before it is sent there.
+
+It needs Python 3.8 or newer and nothing else: it becomes a part of ``runner.py`` and ``agent.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any, Dict
+
+
+class DeviceError(Exception):
+    """What the user can put right; the message is one sentence."""
+
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+#: Also keeps a signature from being one over anything else than a manifest of this form.
+FORMAT = "ackd-bundle-1"
+#: What a manifest may hold: its bytes, and the files that it lists.
+MAX_MANIFEST = 1 << 20
+MAX_FILES = 1000
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9/_-]{0,98}[A-Za-z0-9])?")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def read_manifest(content: bytes) -> Dict[str, Any]:
+    """What the bytes of ``manifest.json`` say; every key that is used is there and well formed.
+
+    Raises:
+        DeviceError: it is damaged or of another form.
+    """
+    try:
+        manifest = json.loads(content.decode("utf-8"))
+        files = list(manifest["files"].items())
+        altered = manifest.pop("sha256") != manifest_sum(manifest)
+        well_formed = (
+            manifest["format"] == FORMAT
+            and 0 < len(files) <= MAX_FILES
+            and _NAME.fullmatch(manifest["name"])
+            and _VERSION.fullmatch(manifest["version"])
+            and (manifest["key_id"] is None or _KEY_ID.fullmatch(manifest["key_id"]))
+            and all(FILE_NAME.fullmatch(name) for name, _ in files)
+            and not {MANIFEST, SIGNATURE} & set(manifest["files"])
+            and all(_SHA256.fullmatch(entry["sha256"]) for _, entry in files)
+            and all(type(entry["bytes"]) is int and entry["bytes"] >= 0 for _, entry in files)
+        )
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise DeviceError(
+            f"{MANIFEST}: damaged or not of a bundle of the form {FORMAT}; get the bundle again"
+        ) from None
+    if altered:
+        raise DeviceError(f"{MANIFEST}: altered since it was packaged; get the bundle again")
+    if not well_formed:
+        raise DeviceError(
+            f"{MANIFEST}: expected the form {FORMAT}, a version such as 1.2.0, and one file or more"
+            " with plain names, sha256 and bytes; package the bundle anew"
+        )
+    return dict(manifest)
+
+
+def manifest_sum(manifest: Dict[str, Any]) -> str:
+    """``sha256`` of a manifest, of all that it says besides."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def verify(folder: Path) -> Dict[str, Any]:
+    """The manifest of a bundle whose files, and no others, are all as it says.
+
+    Raises:
+        DeviceError: names the first file that is missing, altered or too many.
+    """
+    manifest = read_manifest(read_small(folder / MANIFEST, MAX_MANIFEST))
+    signature = [] if manifest["key_id"] is None else [SIGNATURE]
+    for name in [*manifest["files"], *signature]:
+        path, entry = folder / name, manifest["files"].get(name)
+        if not path.exists():
+            raise DeviceError(f"{name}: missing; get the bundle again")
+        if entry is not None and not _is(path, entry):
+            raise DeviceError(f"{name}: altered since it was packaged; get the bundle again")
+    for path in sorted(folder.iterdir()):
+        if path.name not in {MANIFEST, *signature, *manifest["files"]}:
+            raise DeviceError(f"{path.name!a}: not in {MANIFEST} of the bundle; remove it")
+    return manifest
+
+
+def _is(path: Path, entry: Dict[str, Any]) -> bool:
+    """Whether a file is the one of the manifest; one of another size, or a pipe, is not read."""
+    found = path.stat()
+    regular = stat.S_ISREG(found.st_mode) and found.st_size == entry["bytes"]
+    return regular and sha256(path) == entry["sha256"]
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """A file of the bundle that has at most ``limit`` bytes.
+
+    Raises:
+        DeviceError: it is missing, or larger.
+    """
+    if not path.is_file():
+        raise DeviceError(f"{path.name}: missing in {path.parent}; give a bundle")
+    with path.open("rb") as handle:
+        content = handle.read(limit + 1)
+    if len(content) > limit:
+        raise DeviceError(f"{path.name}: larger than any bundle's; give a bundle")
+    return content
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

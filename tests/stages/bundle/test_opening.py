@@ -1,0 +1,362 @@
+"""Bundles as they should be, and as somebody made them who means harm."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from onnx import external_data_helper
+
+from models.errors import InputError
+from stages.bundle.keys import key_id
+from stages.bundle.opening import open_bundle
+from stages.devices.proof import manifest_sum
+from stages.files import sha256
+from tests.bundles import changed, flip_byte, make_bundle, pack, seal
+from tests.sharing import small_disk
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key()
+MODEL = "fp32.static.onnx"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("made") / "bundle", key=KEY)
+
+
+@pytest.fixture
+def bundle(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "bundle")
+
+
+def refusal(path: Path, *, signed: bool = False) -> str:
+    with pytest.raises(InputError) as caught, open_bundle(path, PUBLIC if signed else None):
+        pass
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def forge(bundle: Path, **changes: object) -> None:
+    """Change the manifest, and make its own sum fit."""
+    with changed(bundle / "manifest.json") as manifest:
+        manifest.update(changes)
+        del manifest["sha256"]
+        manifest["sha256"] = manifest_sum(manifest)
+
+
+def test_folder_and_file_are_the_same_bundle(bundle: Path) -> None:
+    with open_bundle(bundle, PUBLIC) as folder, open_bundle(pack(bundle), PUBLIC) as file:
+        assert folder.manifest_sha256 == file.manifest_sha256 == sha256(bundle / "manifest.json")
+        assert (folder.name, folder.version, folder.signer) == ("student", "1.0.0", key_id(PUBLIC))
+        assert folder.exported.description["network"] == "resnet8"
+        assert file.exported.file("fp32", "static").parent == file.folder
+        assert {p.name for p in file.folder.iterdir()} == {p.name for p in bundle.iterdir()}
+        unpacked = file.folder
+    assert not unpacked.exists()
+
+
+def test_each_altered_byte_is_refused_and_its_file_named(bundle: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in bundle.iterdir())
+    assert len(names) == 8 + 6  # the models, and what describes them
+    for name in names:
+        for place in (0, -2):
+            copy = shutil.copytree(bundle, tmp_path / "copy")
+            flip_byte(copy / name, place)
+            for path in (copy, pack(copy)):
+                assert name in refusal(path, signed=True)
+            shutil.rmtree(copy)
+
+
+def test_a_file_that_was_made_to_fit_is_refused_by_its_signature(bundle: Path) -> None:
+    signature = (bundle / "manifest.sig").read_bytes()
+    flip_byte(bundle / "labels.json")
+    seal(bundle, "1.0.0", KEY)
+    (bundle / "manifest.sig").write_bytes(signature)
+    assert refusal(bundle, signed=True).startswith(
+        "manifest.sig: not the signature of manifest.json"
+    )
+
+
+def test_another_key_and_none(bundle: Path) -> None:
+    other = Ed25519PrivateKey.generate().public_key()
+    said = f"says that it is signed with the key {key_id(PUBLIC)}, expected {key_id(other)}"
+    with pytest.raises(InputError, match=said), open_bundle(pack(bundle), other):
+        pass
+    (bundle / "manifest.sig").unlink()
+    assert refusal(bundle).startswith("manifest.sig: missing")
+    seal(bundle)
+    for path in (bundle, pack(bundle)):
+        required = f"manifest.json: not signed, and the key {key_id(PUBLIC)} is required"
+        assert refusal(path, signed=True).startswith(required)
+        with open_bundle(path) as opened:
+            assert opened.signer is None
+
+
+def test_the_signature_comes_before_all_files_but_the_manifest(bundle: Path) -> None:
+    seal(bundle, "1.0.0", Ed25519PrivateKey.generate())
+    path = pack(bundle)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert "says that it is signed with the key" in refusal(path, signed=True)
+
+
+def test_what_is_missing_or_too_many(bundle: Path) -> None:
+    (bundle / "more\x1b[2J.py").write_text("")
+    assert refusal(bundle).startswith(r"'more\x1b[2J.py': not in manifest.json")
+    (bundle / "more\x1b[2J.py").unlink()
+    (bundle / MODEL).unlink()
+    assert refusal(bundle).startswith(f"{MODEL}: missing")
+    nowhere = bundle.parent / "nowhere.tar.gz"
+    assert refusal(nowhere) == f"{nowhere}: no such file; `ackd run` packages a bundle"
+    assert refusal(bundle.parent).startswith(f"manifest.json: missing in {bundle.parent}")
+
+
+Archive = Callable[[dict[str, bytes], tarfile.TarFile], None]
+
+
+def member(name: str, size: int = 0, **others: object) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.size = size
+    for key, value in others.items():
+        setattr(found, key, value)
+    return found
+
+
+def added(name: str, **others: object) -> Archive:
+    """A genuine bundle and one more member, empty or a link."""
+
+    def write(files: dict[str, bytes], archive: tarfile.TarFile) -> None:
+        for genuine, content in files.items():
+            archive.addfile(member(f"bundle/{genuine}", len(content)), io.BytesIO(content))
+        archive.addfile(member(name, **others))
+
+    return write
+
+
+def replaced(name: str, entry: tarfile.TarInfo, content: bytes = b"") -> Archive:
+    """A genuine bundle but for one member."""
+
+    def write(files: dict[str, bytes], archive: tarfile.TarFile) -> None:
+        for genuine, bytes_ in files.items():
+            if genuine == name:
+                archive.fileobj.write(
+                    entry.tobuf(archive.format, errors="surrogateescape") + content
+                )
+                archive.fileobj.write(bytes(-len(content) % 512))
+            else:
+                archive.addfile(member(f"bundle/{genuine}", len(bytes_)), io.BytesIO(bytes_))
+
+    return write
+
+
+NO_FILE = "is no plain file of a bundle; give one that `ackd run` packaged"
+NOT_LISTED = "is not in manifest.json or not of the size that is stated there"
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (added("../outside"), f"outside {NOT_LISTED}"),
+        (added("/outside"), NO_FILE),
+        (added("bundle/../../outside"), NO_FILE),
+        (added("outside"), NO_FILE),
+        (added("bundle", type=tarfile.DIRTYPE), NO_FILE),
+        (added("bundle/l", type=tarfile.SYMTYPE, linkname="/etc/passwd"), NO_FILE),
+        (added("bundle/l", type=tarfile.LNKTYPE, linkname="bundle/labels.json"), NO_FILE),
+        (added("bundle/d", type=tarfile.CHRTYPE, devmajor=1, devminor=5), NO_FILE),
+        (added("bundle/f", type=tarfile.FIFOTYPE), NO_FILE),
+        (added("bundle/labels.json"), f"labels.json {NOT_LISTED}"),
+        (added("bundle/manifest.json"), f"manifest.json {NOT_LISTED}"),
+        (added("bundle/manifest.sig"), f"manifest.sig {NOT_LISTED}"),
+        (added("bundle/more\x1b[2J"), rf"more\x1b[2J {NOT_LISTED}"),
+        (added("bundle/..", size=0), f".. {NOT_LISTED}"),
+        # What tarfile would make a file of 4 TB of, and names that it would hold in memory.
+        (replaced("labels.json", member("bundle/labels.json", 4 << 40, type=b"S")), NO_FILE),
+        (replaced("labels.json", member("bundle/x", 4 << 40, type=b"L")), NO_FILE),
+        (replaced("labels.json", member("bundle/x", 4 << 40, type=b"x")), NO_FILE),
+        (replaced("labels.json", member("bundle/labels.json", 4 << 40)), NOT_LISTED),
+        (replaced("labels.json", member("bundle/labels.json", -512)), NOT_LISTED),
+        (replaced("manifest.json", member("bundle/manifest.json", 4 << 40)), "is larger than any"),
+        (
+            replaced("manifest.json", member("bundle/m", 1), b"x"),
+            "has m where a bundle has manifes",
+        ),
+        (
+            replaced("manifest.sig", member("bundle/s", 1), b"x"),
+            "has s where a bundle has manifest",
+        ),
+        (
+            replaced("labels.json", member("bundle/\udcff", 1)),
+            "damaged or no bundle",
+        ),
+    ],
+)
+def test_archives_of_somebody_who_means_harm(
+    made: Path, tmp_path: Path, write: Archive, sentence: str
+) -> None:
+    path = tmp_path / "evil.tar.gz"
+    names = ["manifest.json", "manifest.sig"]
+    names += sorted({p.name for p in made.iterdir()} - set(names))
+    with (
+        gzip.open(path, "wb") as packed,
+        tarfile.open(
+            fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape"
+        ) as archive,
+    ):
+        write({name: (made / name).read_bytes() for name in names}, archive)
+    assert sentence in refusal(path, signed=True)
+    assert not (tmp_path.parent / "outside").exists()
+
+
+def test_archives_that_are_none(bundle: Path) -> None:
+    path = pack(bundle)
+    whole = path.read_bytes()
+    for content in (b"no archive", whole[:-2000], whole[:100], gzip.compress(b"x" * 1000), b""):
+        path.write_bytes(content)
+        said = refusal(path)
+        assert said.startswith((f"{path}: damaged or no bundle (", f"{path}: has nothing where"))
+
+
+def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle: Path) -> None:
+    """2 GB in 2 MB, as the manifest says that they are."""
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    zeros = {"sha256": "0" * 64, "bytes": 2 << 30}
+    forge(bundle, key_id=None, files={**files, "zeros": zeros})
+    (bundle / "manifest.sig").unlink()
+    start = time.monotonic()
+    assert "would unpack to more than 100 times its size" in refusal(pack(bundle))
+    with (bundle / "zeros").open("wb") as handle:
+        handle.truncate((2 << 30) + 1)
+    assert refusal(bundle).startswith("zeros: altered since it was packaged")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"name": "a\x1b[2J"},
+        {"version": "1.0-beta"},
+        {"version": "١.٠"},
+        {"version": 1},
+        {"key_id": "a\x1b[2J"},
+        {"files": {}},
+        {"files": None},
+        {"files": {"../x": {"sha256": "0" * 64, "bytes": 1}}},
+        {"files": {"manifest.json": {"sha256": "0" * 64, "bytes": 1}}},
+        {"files": {"labels.json": 3}},
+        {"files": {"labels.json": {"sha256": "0" * 64}}},
+        {"files": {"labels.json": {"sha256": "0" * 64, "bytes": -1}}},
+        {"files": {"labels.json": {"sha256": "0" * 64, "bytes": True}}},
+        {"files": {f"f{n}": {"sha256": "0" * 64, "bytes": 1} for n in range(1001)}},
+    ],
+)
+def test_manifests_of_another_form(bundle: Path, change: dict[str, object]) -> None:
+    forge(bundle, **change)
+    for path in (bundle, pack(bundle)):
+        assert refusal(path).startswith(
+            ("manifest.json: expected the form", "manifest.json: damag")
+        )
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.json"])
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b'{"a":' * 200_000, b"{", b"\xff", b"[]", b"null", b"9" * 5000]
+)
+def test_json_that_is_none_or_nested_without_end(bundle: Path, name: str, content: bytes) -> None:
+    (bundle / name).write_bytes(content)
+    if name == "model.json":
+        seal(bundle)
+    for path in (bundle, pack(bundle)):
+        assert refusal(path).startswith(f"{name}: ")
+
+
+def test_a_manifest_whose_version_was_altered(bundle: Path) -> None:
+    with changed(bundle / "manifest.json") as manifest:
+        manifest["version"] = "9"
+    assert refusal(bundle).startswith("manifest.json: altered since it was packaged")
+
+
+def escape(model: dict[str, object], path: str) -> None:
+    model["files"]["fp32"]["static"]["path"] = path  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda model: escape(model, "../../../../etc/passwd"), "files.fp32.static.path: string"),
+        (lambda model: escape(model, "/etc/passwd"), "files.fp32.static.path: string should match"),
+        (lambda model: escape(model, "unlisted.onnx"), "unlisted.onnx is not the file of manifest"),
+        (
+            lambda model: escape(model, "labels.json"),
+            "labels.json is not the file of manifest",
+        ),
+        (lambda model: escape(model, None), "files.fp32.static.path: input should be a valid str"),
+        (lambda model: model.update(files={}), "files: dictionary should have at least 1 item"),
+        (lambda model: model.pop("files"), "files: field required"),
+        (lambda model: model["files"]["fp32"].pop("dynamic"), "files.fp32.dynamic: field required"),
+        (lambda model: model.pop("golden"), "golden: field required"),
+        (lambda model: model["golden"].update(path="../x"), "golden.path: string should match"),
+        (lambda model: model.update(network="\x1b[2J"), "network: string should match pattern"),
+        (lambda model: model.update(num_classes="3"), "num_classes: input should be a valid integ"),
+        (lambda model: model["files"].update({"a\x1b": 1}), r"files.a\x1b"),
+    ],
+)
+def test_descriptions_of_models_elsewhere_and_of_none(
+    bundle: Path, change: Callable[[dict[str, object]], object], sentence: str
+) -> None:
+    with changed(bundle / "model.json") as model:
+        change(model)
+    seal(bundle)
+    for path in (bundle, pack(bundle)):
+        assert refusal(path).startswith(f"model.json: {sentence}")
+
+
+def test_models_that_are_none_or_have_weights_elsewhere(bundle: Path) -> None:
+    def put(content: bytes) -> None:
+        (bundle / MODEL).write_bytes(content)
+        with changed(bundle / "model.json") as description:
+            description["files"]["fp32"]["static"]["sha256"] = sha256(bundle / MODEL)
+        seal(bundle)
+
+    model = onnx.load(bundle / MODEL)
+    (tensor, *_) = model.graph.initializer
+    external_data_helper.set_external_data(tensor, "../../../../etc/passwd")
+    tensor.ClearField("raw_data")
+    put(model.SerializeToString())
+    assert refusal(bundle).startswith(f"{MODEL}: has weights in another file")
+    put(b"no model")
+    assert refusal(pack(bundle)).startswith(f"{MODEL}: no ONNX model")
+
+
+def test_a_folder_with_a_link_or_a_pipe(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "labels.json").rename(tmp_path / "labels.json")
+    # As DVC lays out a folder where its cache is linked to.
+    (bundle / "labels.json").symlink_to(tmp_path / "labels.json")
+    with open_bundle(bundle, PUBLIC):
+        pass
+    for target in ("/etc/passwd", "/dev/zero"):
+        (bundle / "labels.json").unlink()
+        (bundle / "labels.json").symlink_to(target)
+        assert refusal(bundle).startswith("labels.json: altered since it was packaged")
+    (bundle / "labels.json").unlink()
+    os.mkfifo(bundle / "labels.json")
+    assert refusal(bundle).startswith("labels.json: altered since it was packaged")
+
+
+def test_a_full_disk(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pack(bundle)
+    with small_disk(tmp_path / "disk", 16) as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        assert refusal(path).startswith(f"{path}: not unpacked, as {disk} is full; free some space")
