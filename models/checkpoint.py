@@ -45,8 +45,8 @@ _HARMLESS: list[Any] = [
     np.dtype,
     *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
     *(
-        (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in (np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0])
+        (made.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
+        for name, made in (("scalar", np.float64(0)), ("_reconstruct", np.empty(0)))
         for core in ("core", "_core")
     ),
     *(
