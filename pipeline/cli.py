@@ -162,11 +162,13 @@ def status() -> None:
     """List all stages: up to date, or will run and why, and what that takes of the disk."""
     from pipeline.dvc_runner import load_status
     from pipeline.upkeep.disk import say_space
+    from stages.identify_inputs import main as identify_inputs
     from stages.params import load_params
     from stages.preflight import check
 
     require_project()
     params = load_params()
+    identify_inputs(params)  # where they were replaced, DVC then sees it
     stages = load_status(Path())
     moving = [stage.name for stage in stages if stage.state in ("will run", "may run")]
     if moving:

@@ -113,15 +113,15 @@ def test_it_ends_with_a_report_and_a_bundle_that_proves_itself(chain: Path, tmp_
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_a_second_run_asks_only_who_measures_with_and_without_data(
+def test_a_second_run_asks_only_what_there_is_with_and_without_data(
     copy: Path, tmp_path: Path
 ) -> None:
     ran, _ = repro(copy)
-    assert ran == ["identify_device"]
+    assert ran == ["identify_device", "identify_inputs"]
     assert call(copy, "git", "status", "--porcelain").stdout == ""
     call(tmp_path, "git", "clone", "--quiet", str(copy), "clone")
     ran, _ = repro(tmp_path / "clone", "--dry", "--allow-missing")
-    assert ran == ["identify_device"]
+    assert ran == ["identify_device", "identify_inputs"]
 
 
 def test_another_process_makes_the_same_bytes_elsewhere(chain: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_an_experiment_with_another_method_does_not_train_the_teacher_again(copy
     arguments = [part for text in settings for part in ("--set-param", text)]
     done = call(copy, "dvc", "exp", "run", *arguments)
     ran = re.findall(r"Running stage '(\w+)'", done.stdout)
-    assert ran[0] == "train_proxy"
+    assert ran[:2] == ["identify_inputs", "train_proxy"]
     assert {"distill", "prune", "export_onnx", "report", "package"} <= set(ran)
     assert YAML().load(copy / "params.yaml")["distill"]["method"] == "one"
     assert read(copy / "reports/distill/metrics.json")["method"] == "one"
@@ -185,7 +185,7 @@ def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy: Pa
     url = "local:?threads=2"
     call(copy, sys.executable, "-m", "pipeline.cli", "profile", url)
     ran, _ = repro(copy)
-    assert ran == ["identify_device", "report", "gate", "package"]
+    assert ran == ["identify_device", "identify_inputs", "report", "gate", "package"]
     devices = read(copy / "reports/summary.json")["devices"]
     assert list(devices) == ["local:", url]
     assert {row["status"] for row in devices[url]["exports"].values()} == {"passed"}

@@ -94,6 +94,7 @@ def test_the_stages_are_those_of_the_design() -> None:
         "export_litert",
         "export_onnx",
         "identify_device",
+        "identify_inputs",
         "validate",
         "profile_latency",
         "analyze",

@@ -52,7 +52,10 @@ def test_the_graph_of_this_project_has_the_stages_that_dvc_lists() -> None:
     assert sorted(stages) == sorted(listed)
     assert stages["profile_latency"].needs.alone
     assert stages["distill"].needs.gpu == 1
-    assert [name for name, stage in stages.items() if stage.always_runs] == ["identify_device"]
+    assert [name for name, stage in stages.items() if stage.always_runs] == [
+        "identify_device",
+        "identify_inputs",
+    ]
 
 
 def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project: Path) -> None:

@@ -66,7 +66,7 @@ def shape(project: Path, split: str) -> tuple[int, ...]:
 @pytest.mark.usefixtures("shell")
 def test_own_images(tmp_path: Path) -> None:
     flowers = write_photographs(tmp_path / "flowers")
-    project = make_project(tmp_path / "project", "prepare_data")
+    project = make_project(tmp_path / "project", "identify_inputs", "prepare_data")
     [start] = blocks(IMAGES, "")
     said = type_in(project, start, ("/data/flowers", str(flowers)))
     assert f"data.source: digits -> imagefolder:{flowers}" in said
@@ -86,7 +86,7 @@ def test_photographs_of_many_sizes(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = write_photographs(tmp_path / "photos")
-    project = make_project(tmp_path / "project", "prepare_data")
+    project = make_project(tmp_path / "project", "identify_inputs", "prepare_data")
     monkeypatch.chdir(project)
     crops, networks = blocks(IMAGES, "Photographs of many sizes")
     [start] = blocks(IMAGES, "")
@@ -141,7 +141,8 @@ def test_own_teacher(tmp_path: Path) -> None:
     write_photographs(images / "test", (32, 32), strangers=7)
     checkpoint = tmp_path / "teacher.pth"
     write_teacher(checkpoint, images / "train")
-    project = make_project(tmp_path / "project", "prepare_data", "train_teacher")
+    stages = ("identify_inputs", "prepare_data", "train_teacher")
+    project = make_project(tmp_path / "project", *stages)
     [start] = blocks(TEACHER, "")
     said = type_in(
         project,

@@ -117,6 +117,7 @@ def test_a_stage_finds_its_python_and_ends_with_dvc(
         "export_litert",
         "export_onnx",
         "identify_device",
+        "identify_inputs",
         "validate",
         "profile_latency",
         "analyze",

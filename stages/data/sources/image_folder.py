@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -134,6 +135,22 @@ def _image_names(folder: Path) -> tuple[list[str], Counter[str]]:
     """The images at any depth, as ``inner/name.png``, sorted folder by folder; other extensions."""
     found = []
     passed: Counter[str] = Counter()
+    for inner, names in walk(folder):
+        prefix = "" if inner == "." else f"{inner}/"
+        for name in names:
+            if name.lower().endswith(_EXTENSIONS):
+                found.append(prefix + name)
+            else:
+                passed[Path(name).suffix.lower() or "without extension"] += 1
+    return sorted(found, key=lambda name: name.replace("/", "\0")), passed
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The folders below, in order, with the files in them that are data; links are followed once.
+
+    Yields:
+        The folder relative to the given one, ``.`` for itself, and the files' names, sorted.
+    """
     real = folder.resolve()
     seen = {real, *real.parents}  # links may lead in circles
     for base, folders, names in os.walk(folder, followlinks=True):
@@ -144,14 +161,7 @@ def _image_names(folder: Path) -> tuple[list[str], Counter[str]]:
                 seen.add(real)
                 entered.append(name)
         folders[:] = entered
-        inner = Path(base).relative_to(folder).as_posix()
-        prefix = "" if inner == "." else f"{inner}/"
-        for name in filter(_is_data, names):
-            if name.lower().endswith(_EXTENSIONS):
-                found.append(prefix + name)
-            else:
-                passed[Path(name).suffix.lower() or "without extension"] += 1
-    return sorted(found, key=lambda name: name.replace("/", "\0")), passed
+        yield Path(base).relative_to(folder).as_posix(), sorted(filter(_is_data, names))
 
 
 def _is_data(name: str) -> bool:

@@ -1,0 +1,49 @@
+"""What the chain reads from outside: the images and the teacher's file, by their content.
+
+DVC knows these by their names in ``params.yaml`` alone. The stage always runs, so that what reads
+them depends on what they are, and runs again where they were replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from stages.data.sources.image_folder import walk
+from stages.entry import run_stage
+from stages.files import sha256, write_json
+from stages.params import Params
+
+IMAGES = Path("reports/inputs/images.json")
+TEACHER = Path("reports/inputs/teacher.json")
+
+
+def main(params: Params) -> None:
+    """Write both reports; what is not on this machine keeps the one that it has."""
+    scheme, _, location = params.data.source.partition(":")
+    checkpoint = params.teacher.checkpoint
+    images = location if scheme in ("imagefolder", "hf") else None
+    teacher = checkpoint if checkpoint != "pretrained" else None
+    for report, name in ((IMAGES, images), (TEACHER, teacher)):
+        place = None if name is None else Path(name).expanduser()
+        if place is None or place.exists() or not report.exists():
+            write_json(report, {"sha256": None if place is None else _sum(place)})
+
+
+def _sum(place: Path) -> str | None:
+    """Of a file its bytes; of a folder the names and sizes of all files, as reading takes long."""
+    if place.is_file():
+        return sha256(place)
+    if not place.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for inner, names in walk(place):
+        for name in names:
+            path = place / inner / name
+            size = path.stat().st_size if path.exists() else None
+            digest.update(f"{inner}/{name} {size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,64 @@
+"""What is read from outside is known by its content, so that a replaced file is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stages import identify_inputs
+from stages.params import Params
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    for name in ("a/0.png", "b/0.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        (tmp_path / "images" / name).write_text("pixels")
+    (tmp_path / "teacher.pth").write_text("weights")
+    teacher = {"checkpoint": "../teacher.pth"}
+    return Params.model_validate({"data": {"source": "imagefolder:../images"}, "teacher": teacher})
+
+
+def identify(params: Params) -> tuple[str, str]:
+    identify_inputs.main(params)
+    return identify_inputs.IMAGES.read_text(), identify_inputs.TEACHER.read_text()
+
+
+def test_what_was_replaced_changes_its_own_report_alone(params: Params) -> None:
+    images, teacher = identify(params)
+    assert identify(params) == (images, teacher)
+    Path("../teacher.pth").write_text("other weights")
+    assert identify(params)[0] == images
+    assert (other := identify(params)[1]) != teacher
+    for change in (
+        lambda: Path("../images/a/1.png").write_text("pixels"),
+        lambda: Path("../images/a/1.png").rename("../images/b/1.png"),
+        lambda: Path("../images/b/1.png").write_text("more pixels"),
+    ):
+        change()
+        assert identify(params)[0] != images
+        assert identify(params)[1] == other
+        images = identify(params)[0]
+
+
+def test_what_is_not_here_stays_what_it_was(params: Params) -> None:
+    before = identify(params)
+    Path("../teacher.pth").unlink()
+    Path("../images").rename("../elsewhere")
+    assert identify(params) == before
+    Path("../elsewhere").rename("../images")  # copied, it has other times
+    for path in Path("../images").rglob("*.png"):
+        path.touch()
+    assert identify(params) == before
+
+
+def test_what_is_not_outside_has_no_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for teacher in ({}, {"checkpoint": "pretrained"}):
+        for source in ("digits", "hf:owner/name", "torchvision:MNIST:/data"):
+            named = {"data": {"source": source}, "teacher": teacher}
+            assert set(identify(Params.model_validate(named))) == {'{\n  "sha256": null\n}\n'}
