@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from benchmarks.networks import count_macs_of_step
 from benchmarks.page import table, write_section
 from models import distillers
 from models.complexity import count_macs
-from models.distillers.base import Batch, Knowledge, Setting
+from models.distillers.base import Batch, Setting, TeacherOutputs
 from models.errors import InputError
 from stages.files import read_json, write_json
 from stages.params import PARAMS_FILE, Params, parse_params, read_yaml
@@ -141,16 +141,12 @@ class Counter:
         method = params.distill.method
         distiller = distillers.build(method, student, setting, params.distill.options())
         batch = Batch(torch.randn(_COUNTED, 3, size, size), few[:_COUNTED], torch.arange(_COUNTED))
-        knowledge = Knowledge()
+        outputs = TeacherOutputs()
         if distiller.needs != "nothing":
             with torch.no_grad():
                 features = teacher.features(batch.images)
-            knowledge = Knowledge(features.logits, features)
-        distiller.step_adversary = torch.Tensor.backward
-        with FlopCounterMode(display=False) as counter:
-            distiller(batch, knowledge)["total"].backward()
-        operations: int = counter.get_total_flops()
-        macs = operations / 2 / _COUNTED
+            outputs = TeacherOutputs(features.logits, features)
+        macs = count_macs_of_step(distiller, batch, outputs)
         if method == "crd":
             # Both anchors meet the memory of every image, forward and back; here it had few.
             macs += 4 * (images - len(few)) * params.distill.crd.embedding_size

@@ -14,7 +14,7 @@ from benchmarks.worker import Task
 from models import distillers
 from models.backbone import Backbone
 from models.complexity import count_macs
-from models.distillers.base import Batch, Distiller, Knowledge, Setting
+from models.distillers.base import Batch, Distiller, Setting, TeacherOutputs
 from stages.data.arrays import load_data
 from stages.data.feed import Normalize
 from stages.sections.methods import Distill
@@ -85,12 +85,20 @@ def count_step_macs(distiller: Distiller, image_size: int) -> float:
     count = 2
     images, classes = torch.randn(count, 3, image_size, image_size), distiller.student.num_classes
     batch = Batch(images, torch.zeros(count, dtype=torch.int64), torch.arange(count))
-    distiller.step_adversary = torch.Tensor.backward
+    return count_macs_of_step(distiller, batch, TeacherOutputs(torch.zeros(count, classes)))
+
+
+def count_macs_of_step(distiller: Distiller, batch: Batch, teacher: TeacherOutputs) -> float:
+    """As :func:`count_step_macs`, with this batch and these outputs of the teacher."""
     with FlopCounterMode(display=False) as counter:
-        distiller(batch, Knowledge(torch.zeros(count, classes)))["total"].backward()
-    distiller.step_adversary = None
+        outputs = distiller(batch.images)
+        if distiller.adversary is not None:
+            distiller.adversary.requires_grad_(True)
+            distiller.adversary_loss(outputs).backward()  # type: ignore[no-untyped-call]
+            distiller.adversary.requires_grad_(False)
+        distiller.losses(outputs, batch, teacher)["total"].backward()  # type: ignore[no-untyped-call]
     operations: int = counter.get_total_flops()
-    return operations / 2 / count
+    return operations / 2 / len(batch.labels)
 
 
 @torch.no_grad()

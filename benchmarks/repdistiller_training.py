@@ -1,4 +1,4 @@
-"""Knowledge distillation by RepDistiller's own loop, on the pipeline's images.
+"""TeacherOutputs distillation by RepDistiller's own loop, on the pipeline's images.
 
 Its loop, its networks, its loss and its transforms are imported from a checkout; only what its
 ``train_student.py`` hard-codes (the data set's download, CUDA) is replaced.

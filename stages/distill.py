@@ -16,8 +16,8 @@ from stages.data.feed import Normalize
 from stages.files import new_folder
 from stages.params import Params
 from stages.training.engine import start_engine
+from stages.training.history import Row
 from stages.training.launch import run_training_stage
-from stages.training.loop import Row
 from stages.training.results import measure_trained, write_reports
 from stages.training.run import network_for, run_training, setting_of
 

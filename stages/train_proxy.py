@@ -115,7 +115,7 @@ class _Proxies:
         if self.engine.is_main:  # which alone knows the best epoch
             normalize = Normalize(self.data.mean, self.data.std, self.engine.device)
             metrics = measure_trained(network, progress, self.data, normalize)
-        self.chain.append(self.engine.share(metrics))
+        self.chain.append(self.engine.broadcast(metrics))
         # A plain one: what was trained may be compiled, or have other BatchNorms.
         plain = models.build(name, len(self.data.classes)).to(self.engine.device)
         plain.load_state_dict(network.state_dict())

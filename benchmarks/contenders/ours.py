@@ -12,10 +12,11 @@ from benchmarks.networks import build_distiller, load_pair
 from benchmarks.worker import Clock, Task
 from models.backbone import Backbone
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import MemoryFeed, Share
+from stages.data.feed import FeedPlan, MemoryFeed, Shard
 from stages.sections.data import Augmentation
 from stages.sections.training import EngineSettings, Training
 from stages.training.engine import start_engine
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.logits_store import LogitsStore
 from stages.training.loop import Trainer
 from stages.training.run import setting_of
@@ -29,10 +30,10 @@ class PacedFeed(MemoryFeed):
 
     clock: Clock
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Share]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Shard]:
         again = (super(PacedFeed, self).epoch(epoch, start_step) for _ in itertools.count())
-        shares = itertools.chain.from_iterable(again)
-        return self.clock.pace(shares, lambda share: len(share.batch.labels))
+        shards = itertools.chain.from_iterable(again)
+        return self.clock.pace(shards, lambda shard: len(shard.batch.labels))
 
 
 def train(task: Task, clock: Clock) -> None:
@@ -45,11 +46,12 @@ def train(task: Task, clock: Clock) -> None:
     setting = setting_of(data, settings, engine, teacher)
     distiller = engine.place(build_distiller(task.options["method"], student, setting))
     # The last batch of an epoch, if it is smaller, would have to be compiled for.
-    feed = PacedFeed(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
+    plan = FeedPlan(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
+    feed = PacedFeed(plan)
     feed.clock = clock
     store = _warm_store(data, teacher) if task.options["store"] else None
-    val = data.split("val")
-    Trainer("benchmark", distiller, teacher, feed, val, settings, engine, None, store).train()
+    frozen = FrozenTeacher(teacher, distiller, engine, store, len(feed))
+    Trainer("benchmark", distiller, frozen, feed, data.split("val"), settings, engine).train()
 
 
 def _warm_store(data: DataSet, teacher: Backbone) -> LogitsStore:

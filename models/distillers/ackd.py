@@ -13,12 +13,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from models.backbone import Backbone, Features
-from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation, Setting
+from models.distillers.base import Batch, Distiller, Needs, Observation, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
 from models.errors import InputError
 from models.learners import Learners
@@ -205,7 +204,7 @@ class Ackd(Distiller):
                     f" {' and '.join(map(str, channels))} channels, and a discriminator takes one"
                     " number; set it to false"
                 )
-            self.discriminators = Discriminators(len(seen), channels[0])
+            self.discriminators = Discriminators(len(seen), channels[0]).requires_grad_(False)
         self.temperature = temperature
         self.lambda_teacher_to_learners = lambda_teacher_to_learners
         self.lambda_learners_to_target = lambda_learners_to_target
@@ -226,7 +225,7 @@ class Ackd(Distiller):
     def learner_names(self) -> list[str]:
         return self.learners.names
 
-    def run_group(self, images: Tensor) -> GroupOutput:
+    def forward(self, images: Tensor) -> GroupOutput:
         """Target, learners, and their attention-weighted ensemble (Eq. 3)."""
         target = self.student.features(images)
         learners = self.learners(target)
@@ -238,17 +237,18 @@ class Ackd(Distiller):
         ensemble = (weights.unsqueeze(2) * at_least_float32(logits)).sum(1)
         return GroupOutput(target, learners, weights, ensemble)
 
-    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        assert knowledge.logits is not None
-        group = self.run_group(batch.images)
-        teacher, temperature = knowledge.logits, self.temperature
+    def losses(
+        self, outputs: GroupOutput, batch: Batch, teacher: TeacherOutputs
+    ) -> dict[str, Tensor]:
+        assert teacher.logits is not None
+        target, learners, temperature = outputs.target, outputs.learners, self.temperature
         ce_target, *ce_learners = (
             F.cross_entropy(at_least_float32(features.logits), batch.labels)
-            for features in (group.target, *group.learners)
+            for features in (target, *learners)
         )
-        kd_target = kl_divergence(group.target.logits, group.ensemble.detach(), temperature)
+        kd_target = kl_divergence(target.logits, outputs.ensemble.detach(), temperature)
         losses = {
-            "kd_learners": kl_divergence(group.ensemble, teacher, temperature),
+            "kd_learners": kl_divergence(outputs.ensemble, teacher.logits, temperature),
             "kd_target": kd_target,
             "ce_target": ce_target,
             "ce_learners": torch.stack(ce_learners).sum(),
@@ -260,42 +260,38 @@ class Ackd(Distiller):
         )
         if self.lambda_teacher_to_each > 0:
             losses["kd_each"] = torch.stack(
-                [kl_divergence(learner.logits, teacher, temperature) for learner in group.learners]
+                [kl_divergence(one.logits, teacher.logits, temperature) for one in learners]
             ).sum()
             total = total + self.fade * self.lambda_teacher_to_each * losses["kd_each"]
         if self.lambda_teacher_to_target > 0:
-            losses["kd_direct"] = kl_divergence(group.target.logits, teacher, temperature)
+            losses["kd_direct"] = kl_divergence(target.logits, teacher.logits, temperature)
             total = total + self.lambda_teacher_to_target * losses["kd_direct"]
         if self.discriminators is not None:
-            if self.step_adversary is not None:
-                self.step_adversary(self.discriminator_loss(group.maps))
-            losses["adversarial"] = self.adversarial_loss(group.maps)
+            losses["adversarial"] = self.discriminators(outputs.maps)
             weight = self.fade * self.lambda_adversarial * self.learners_side
             total = total + weight * losses["adversarial"]
         return {"total": total} | losses
 
-    def discriminator_loss(self, maps: Sequence[Tensor]) -> Tensor:
+    @property
+    def adversary(self) -> Discriminators | None:
+        return self.discriminators
+
+    def adversary_loss(self, outputs: GroupOutput) -> Tensor:
         """What the discriminators minimise: ``-L_ad`` on detached maps."""
         assert self.discriminators is not None
-        objective: Tensor = self.discriminators([feature_map.detach() for feature_map in maps])
+        objective: Tensor = self.discriminators(
+            [feature_map.detach() for feature_map in outputs.maps]
+        )
         return -objective
 
-    def adversarial_loss(self, maps: Sequence[Tensor]) -> Tensor:
-        """``L_ad`` with the discriminators frozen, so that its gradient reaches the maps alone."""
+    def adversary_optimizer(self) -> Adam:
         assert self.discriminators is not None
-        frozen = {name: p.detach() for name, p in self.discriminators.named_parameters()}
-        objective: Tensor = functional_call(self.discriminators, frozen, (maps,))
-        return objective
-
-    def adversary_optimizer(self) -> Optimizer | None:
-        if self.discriminators is None:
-            return None
         # The usual momenta of adversarial training; the paper names no optimizer.
         rate = self.discriminator_learning_rate
         return Adam(self.discriminators.parameters(), lr=rate, betas=(0.5, 0.999))
 
     def observe(self, images: Tensor) -> Observation:
-        group = self.run_group(images)
+        group = self(images)
         names = self.learners.names
         logits = {"target": group.target.logits}
         logits |= {name: f.logits for name, f in zip(names, group.learners, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,6 +12,10 @@ from models.backbone import Backbone, Features
 
 Needs = Literal["nothing", "logits", "features"]
 """What a method asks of the teacher."""
+
+
+def _alone(own: Tensor) -> Tensor:
+    return own
 
 
 class Setting(NamedTuple):
@@ -23,6 +27,9 @@ class Setting(NamedTuple):
         labels: ``[N]``, of the training images in the order of their indices.
         batch_size: images a step of one process.
         epochs: of the training.
+        gather: joins what each process holds, ``[B, ...]``, along the first axis, in the order of
+            the processes; B may differ. A method that remembers single samples keeps its memory
+            alike in all processes by it; the training loop averages BatchNorm's statistics alone.
     """
 
     teacher: Backbone | None
@@ -30,6 +37,7 @@ class Setting(NamedTuple):
     labels: Tensor
     batch_size: int
     epochs: int
+    gather: Callable[[Tensor], Tensor] = _alone
 
 
 class Batch(NamedTuple):
@@ -40,8 +48,8 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class Knowledge(NamedTuple):
-    """What the teacher says of a batch; only what the method declared that it needs."""
+class TeacherOutputs(NamedTuple):
+    """What the teacher computes for a batch; only what the method declared that it needs."""
 
     logits: Tensor | None = None
     features: Features | None = None
@@ -64,8 +72,12 @@ class Observation(NamedTuple):
 class Distiller(nn.Module):
     """A student, and everything that is trained beside it.
 
+    A training step calls, in this order, ``outputs = distiller(images)``, the part that several
+    processes wrap; ``distiller.adversary_loss(outputs)`` where there is an adversary, which its own
+    optimizer steps; and ``distiller.losses(outputs, batch, teacher)``.
+
     As all of it is submodules, parameters, state dict, device moves and distribution are right by
-    construction. The teacher is not part of it: what it knows comes as :class:`Knowledge`.
+    construction. The teacher is not part of it: what it computes comes as :class:`TeacherOutputs`.
 
     Args:
         student: the target learner; it becomes a part of this.
@@ -73,13 +85,7 @@ class Distiller(nn.Module):
 
     Attributes:
         student: the target learner.
-        step_adversary: set by the training loop where :meth:`adversary_optimizer` gives one; takes
-            a loss of the adversary, and steps the adversary's parameters alone. ``forward`` calls
-            it between the forward pass and the main losses.
-        gather: set by the training loop where several processes train; joins what each of them
-            holds, ``[B, ...]``, along the first axis, in the order of the processes. B may differ.
-            What remembers single samples keeps alike in all processes by means of it; the loop
-            itself averages nothing but BatchNorm's statistics.
+        adversary: what works against the rest, or None. It is frozen except in its own step.
         needs_full_batches: whether every batch must hold ``setting.batch_size`` samples; the
             training loop then leaves out the rest of an epoch that does not fill one.
     """
@@ -90,28 +96,34 @@ class Distiller(nn.Module):
     def __init__(self, student: Backbone, setting: Setting) -> None:
         super().__init__()
         self.student = student
-        self.step_adversary: Callable[[Tensor], None] | None = None
-        self.gather: Callable[[Tensor], Tensor] = _alone
+
+    @property
+    def adversary(self) -> nn.Module | None:
+        return None
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before the steps of an epoch, counted from 0, or before those that are left."""
 
-    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        """The losses by name, scalars, ``total`` among them."""
+    def forward(self, images: Tensor) -> Any:
+        """What the losses are made of: here the target's logits, ``[B, 3, H, W]`` to ``[B, K]``."""
+        return self.student(images)
+
+    def losses(self, outputs: Any, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
+        """The losses by name, scalars of float32 or more, ``total`` among them."""
+        raise NotImplementedError
+
+    def adversary_loss(self, outputs: Any) -> Tensor:
+        """What the adversary minimises, a scalar that depends on its parameters alone."""
+        raise NotImplementedError
+
+    def adversary_optimizer(self) -> Optimizer:
+        """Over the adversary's parameters."""
         raise NotImplementedError
 
     def observe(self, images: Tensor) -> Observation:
         """What the learners make of ``[B, 3, H, W]``; called in eval mode without gradients."""
         return Observation({"target": self.student(images)}, {}, {})
 
-    def adversary_optimizer(self) -> Optimizer | None:
-        """An optimizer of its own for parameters that work against the rest; None without such."""
-        return None
-
     def learner_names(self) -> list[str]:
         """The auxiliary learners, in the order of their parameters."""
         return []
-
-
-def _alone(own: Tensor) -> Tensor:
-    return own

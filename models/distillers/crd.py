@@ -133,6 +133,7 @@ class Crd(FeatureDistiller):
         self.negatives = negatives
         self.contrast_temperature = contrast_temperature
         self.momentum = momentum
+        self.gather = setting.gather
         self.register_buffer("seed", torch.randint(1 << 31, ()))
         self.register_buffer("labels", setting.labels, persistent=False)
         self.register_buffer("noise", torch.empty(2, samples, dtype=torch.int64), persistent=False)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
-from models.distillers.base import Batch, Distiller, Knowledge, Needs, Setting
+from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence
 
 
@@ -50,17 +50,17 @@ class FeatureDistiller(Distiller):
         """The method's own term, a scalar of float32 or more; ``teacher`` has no gradient."""
         raise NotImplementedError
 
-    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        assert knowledge.features is not None
-        student = self.student.features(batch.images)
-        ce = F.cross_entropy(at_least_float32(student.logits), batch.labels)
-        feature = self.feature_loss(student, knowledge.features, batch)
+    def forward(self, images: Tensor) -> Features:
+        return self.student.features(images)
+
+    def losses(self, outputs: Features, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
+        assert teacher.features is not None
+        ce = F.cross_entropy(at_least_float32(outputs.logits), batch.labels)
+        feature = self.feature_loss(outputs, teacher.features, batch)
         total = self.ce_weight * ce + self.feature_weight * feature
         losses = {"ce": ce, "feature": feature}
         if self.kd_weight > 0:
-            losses["kd"] = kl_divergence(
-                student.logits, knowledge.features.logits, self.temperature
-            )
+            losses["kd"] = kl_divergence(outputs.logits, teacher.features.logits, self.temperature)
             total = total + self.kd_weight * losses["kd"]
         return {"total": total} | losses
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.backbone import Backbone
-from models.distillers.base import Batch, Distiller, Knowledge, Needs, Setting
+from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence
 
 
@@ -34,9 +34,8 @@ class Kd(Distiller):
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
 
-    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        assert knowledge.logits is not None
-        logits = self.student(batch.images)
-        ce = F.cross_entropy(at_least_float32(logits), batch.labels)
-        kd = kl_divergence(logits, knowledge.logits, self.temperature)
+    def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
+        assert teacher.logits is not None
+        ce = F.cross_entropy(at_least_float32(outputs), batch.labels)
+        kd = kl_divergence(outputs, teacher.logits, self.temperature)
         return {"total": self.ce_weight * ce + self.kd_weight * kd, "ce": ce, "kd": kd}

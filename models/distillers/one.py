@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
-from models.distillers.base import Batch, Distiller, Knowledge, Needs, Observation, Setting
+from models.distillers.base import Batch, Distiller, Needs, Observation, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
 from models.learners import Learners
 
@@ -103,7 +103,7 @@ class One(Distiller):
     def learner_names(self) -> list[str]:
         return self.learners.names
 
-    def run_group(self, images: Tensor) -> GroupOutput:
+    def forward(self, images: Tensor) -> GroupOutput:
         """Target, learners, and their gated ensemble."""
         target = self.student.features(images)
         learners = self.learners(target)
@@ -112,26 +112,27 @@ class One(Distiller):
         ensemble = (weights.unsqueeze(2) * at_least_float32(logits)).sum(1)
         return GroupOutput(target, learners, weights, ensemble)
 
-    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        group = self.run_group(batch.images)
+    def losses(
+        self, outputs: GroupOutput, batch: Batch, teacher: TeacherOutputs
+    ) -> dict[str, Tensor]:
         ce_target, *ce_learners = (
-            F.cross_entropy(at_least_float32(logits), batch.labels) for logits in group.logits
+            F.cross_entropy(at_least_float32(logits), batch.labels) for logits in outputs.logits
         )
         losses = {
             "ce_target": ce_target,
             "ce_learners": torch.stack(ce_learners).sum(),
-            "ce_ensemble": F.cross_entropy(group.ensemble, batch.labels),
+            "ce_ensemble": F.cross_entropy(outputs.ensemble, batch.labels),
         }
-        teacher = group.ensemble.detach()
+        ensemble = outputs.ensemble.detach()
         losses["kd"] = torch.stack(
-            [kl_divergence(logits, teacher, self.temperature) for logits in group.logits]
+            [kl_divergence(logits, ensemble, self.temperature) for logits in outputs.logits]
         ).sum()
         ce = losses["ce_target"] + losses["ce_learners"] + losses["ce_ensemble"]
         total = self.ce_weight * ce + self.kd_weight * self.ramp * losses["kd"]
         return {"total": total} | losses
 
     def observe(self, images: Tensor) -> Observation:
-        group = self.run_group(images)
+        group = self(images)
         branches = ["target", *self.learners.names]
         logits = dict(zip(branches, group.logits, strict=True)) | {"ensemble": group.ensemble}
         embeddings = {

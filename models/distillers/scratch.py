@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.distillers.base import Batch, Distiller, Knowledge, Needs
+from models.distillers.base import Batch, Distiller, Needs, TeacherOutputs
 from models.distillers.losses import at_least_float32
 
 
@@ -16,6 +16,5 @@ class Scratch(Distiller):
 
     needs: ClassVar[Needs] = "nothing"
 
-    def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        logits = at_least_float32(self.student(batch.images))
-        return {"total": F.cross_entropy(logits, batch.labels)}
+    def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
+        return {"total": F.cross_entropy(at_least_float32(outputs), batch.labels)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ class Normalize:
         return pixels.mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """One process's part of a global batch.
 
     Attributes:
@@ -51,17 +52,13 @@ class Share(NamedTuple):
     weight: float
 
 
-class Feed:
-    """The training images of a process, epoch by epoch.
+@dataclass(frozen=True)
+class FeedPlan:
+    """Which images a process trains on, and how they are augmented and cut into batches.
 
-    What it gives is a function of the data seed, the epoch and the sample index alone. Each global
-    batch is cut into as many parts as there are processes. The last batch of an epoch may be
-    smaller; a rest that would not give two images to every process joins the batch before it,
-    because BatchNorm cannot learn from a single 1x1 map.
-
-    Args:
+    Attributes:
         data: the data set.
-        augmentation: padding, flip and seed.
+        augmentation: what is changed, and the seed of order and changes.
         batch_size: of the global batch.
         device: where the batches go.
         process: this process's number, from 0.
@@ -72,44 +69,52 @@ class Feed:
         InputError: an epoch would not fill one batch, or a batch not all processes.
     """
 
-    def __init__(
-        self,
-        data: DataSet,
-        augmentation: Augmentation,
-        batch_size: int,
-        device: torch.device,
-        process: int = 0,
-        processes: int = 1,
-        full_batches: bool = False,
-    ) -> None:
-        count = data.count("train")
-        if batch_size > count:
+    data: DataSet
+    augmentation: Augmentation
+    batch_size: int
+    device: torch.device
+    process: int = 0
+    processes: int = 1
+    full_batches: bool = False
+
+    def __post_init__(self) -> None:
+        size, count, processes = self.batch_size, self.data.count("train"), self.processes
+        if size > count:
             raise InputError(
-                f"batch_size is {batch_size}, but there are {count} training images;"
+                f"batch_size is {size}, but there are {count} training images;"
                 " use a smaller batch_size or more images"
             )
-        if batch_size < 2 * processes:
+        if size < 2 * processes:
             raise InputError(
-                f"batch_size is {batch_size}, too small for {processes} processes, which need two"
+                f"batch_size is {size}, too small for {processes} processes, which need two"
                 " images each; use a larger batch_size or fewer processes"
             )
-        if full_batches and batch_size % processes:
+        if self.full_batches and size % processes:
             raise InputError(
-                f"batch_size is {batch_size}, which {processes} processes cannot share evenly, as"
+                f"batch_size is {size}, which {processes} processes cannot share evenly, as"
                 " this method needs; use a multiple of their number"
             )
-        if augmentation.pad_mode == "reflect" and augmentation.crop_padding >= data.image_size:
+        padding = self.augmentation.crop_padding
+        if self.augmentation.pad_mode == "reflect" and padding >= self.data.image_size:
             raise InputError(
-                f"augmentation.crop_padding is {augmentation.crop_padding}, which cannot be"
-                f" reflected in images of {data.image_size} pixels; use fewer or pad_mode: zero"
+                f"augmentation.crop_padding is {padding}, which cannot be reflected in images of"
+                f" {self.data.image_size} pixels; use fewer or pad_mode: zero"
             )
-        self.augmentation = augmentation
-        self.image_size = data.image_size
-        self.batch_size = batch_size
-        self.full_batches = full_batches
-        self.process, self.processes = process, processes
-        self.labels = torch.from_numpy(np.array(data.labels("train")))
-        self.normalize = Normalize(data.mean, data.std, device)
+
+
+class Feed:
+    """The training images of a process, epoch by epoch.
+
+    What it gives is a function of the data seed, the epoch and the sample index alone. Each global
+    batch is cut into as many parts as there are processes. The last batch of an epoch may be
+    smaller; a rest that would not give two images to every process joins the batch before it,
+    because BatchNorm cannot learn from a single 1x1 map.
+    """
+
+    def __init__(self, plan: FeedPlan) -> None:
+        self.plan = plan
+        self.labels = torch.from_numpy(np.array(plan.data.labels("train")))
+        self.normalize = Normalize(plan.data.mean, plan.data.std, plan.device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,30 +122,30 @@ class Feed:
     @property
     def steps(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self), self.batch_size)
-        return full if self.full_batches or rest < 2 * self.processes else full + 1
+        full, rest = divmod(len(self), self.plan.batch_size)
+        return full if self.plan.full_batches or rest < 2 * self.plan.processes else full + 1
 
     @property
     def seen(self) -> int:
         """Images an epoch."""
-        return self.steps * self.batch_size if self.full_batches else len(self)
+        return self.steps * self.plan.batch_size if self.plan.full_batches else len(self)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Share]:
-        """The process's shares of an epoch's batches.
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Shard]:
+        """The process's shards of an epoch's batches.
 
         Args:
             epoch: counted from 0.
             start_step: the batches before it are left out.
         """
-        order = epoch_order(self.augmentation.seed, epoch, len(self))[: self.seen]
-        cuts = [step * self.batch_size for step in range(1, self.steps)]
+        order = epoch_order(self.plan.augmentation.seed, epoch, len(self))[: self.seen]
+        cuts = [step * self.plan.batch_size for step in range(1, self.steps)]
         batches = order.tensor_split(cuts)[start_step:]
-        parts = [batch[self.process :: self.processes] for batch in batches]
+        parts = [batch[self.plan.process :: self.plan.processes] for batch in batches]
         device = self.normalize.device
         for indices, batch, images in zip(parts, batches, self._images(parts, epoch), strict=True):
-            weight = len(indices) * self.processes / len(batch)
+            weight = len(indices) * self.plan.processes / len(batch)
             labels = self.labels[indices].to(device)
-            yield Share(Batch(self.normalize(images), labels, indices.to(device)), weight)
+            yield Shard(Batch(self.normalize(images), labels, indices.to(device)), weight)
 
     def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """The augmented uint8 images ``[B, H, W, 3]`` of each part, in turn."""
@@ -150,20 +155,13 @@ class Feed:
 class MemoryFeed(Feed):
     """All training images lie padded in the device's memory and are augmented there."""
 
-    def __init__(
-        self,
-        data: DataSet,
-        augmentation: Augmentation,
-        batch_size: int,
-        device: torch.device,
-        process: int = 0,
-        processes: int = 1,
-        full_batches: bool = False,
-    ) -> None:
-        super().__init__(data, augmentation, batch_size, device, process, processes, full_batches)
-        images = torch.from_numpy(data.split("train").images.with_margin()[:])
-        self.padded = pad(images, augmentation.crop_padding, augmentation.pad_mode).to(device)
+    def __init__(self, plan: FeedPlan) -> None:
+        super().__init__(plan)
+        images = torch.from_numpy(plan.data.split("train").images.with_margin()[:])
+        padding, mode = plan.augmentation.crop_padding, plan.augmentation.pad_mode
+        self.padded = pad(images, padding, mode).to(plan.device)
 
     def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        settings, size = self.plan.augmentation, self.plan.data.image_size
         for indices in parts:
-            yield augment(self.padded, indices, indices, self.augmentation, self.image_size, epoch)
+            yield augment(self.padded, indices, indices, settings, size, epoch)

@@ -8,52 +8,39 @@ from typing import Literal
 import torch
 
 from models.errors import InputError
-from stages.data.arrays import DataSet
-from stages.data.feed import Feed, MemoryFeed
+from stages.data.feed import Feed, FeedPlan, MemoryFeed
 from stages.data.stream import StreamFeed
 from stages.machine import cores, free_memory
-from stages.sections.data import Augmentation
 
 _VARIABLE = "ACKD_WORKERS"
 _MAX_WORKERS = 8
 _SHARE = 0.25  # of what is free; the networks need the rest
 
 
-def build_feed(
-    data: DataSet,
-    augmentation: Augmentation,
-    batch_size: int,
-    device: torch.device,
-    process: int = 0,
-    processes: int = 1,
-    full_batches: bool = False,
-    mode: Literal["auto", "memory", "stream"] = "auto",
-) -> Feed:
+def build_feed(plan: FeedPlan, mode: Literal["auto", "memory", "stream"] = "auto") -> Feed:
     """The training images, in the way that ``mode`` says; the batches are the same.
 
     ``auto`` keeps them in memory where, padded, they take a quarter at most of what is free on the
     device, and in RAM for each process of this host. The first process says which it became.
 
     Raises:
-        InputError: as :class:`Feed`, or ``ACKD_WORKERS`` is no number.
+        InputError: ``ACKD_WORKERS`` is no number.
     """
     # Other launchers than ours set it too.
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", plan.processes))
     workers = _wanted_workers(neighbours)
-    side = data.images("train").with_margin().shape[1] + 2 * augmentation.crop_padding
-    needed = data.count("train") * 3 * side**2
+    side = plan.data.images("train").with_margin().shape[1] + 2 * plan.augmentation.crop_padding
+    needed = plan.data.count("train") * 3 * side**2
     limit = _SHARE * free_memory() / neighbours
-    if device.type == "cuda":
-        limit = min(limit, _SHARE * torch.cuda.mem_get_info(device)[0])
+    if plan.device.type == "cuda":
+        limit = min(limit, _SHARE * torch.cuda.mem_get_info(plan.device)[0])
     streams = mode == "stream" or (mode == "auto" and needed > limit)
-    if process == 0:
+    if plan.process == 0:
         how = f"streamed by {workers} workers" if streams else "kept in memory"
         print(f"feed: training images {how}, {needed / 1e6:.1f} MB ({mode})", flush=True)
     if streams:
-        return StreamFeed(
-            data, augmentation, batch_size, device, process, processes, full_batches, workers
-        )
-    return MemoryFeed(data, augmentation, batch_size, device, process, processes, full_batches)
+        return StreamFeed(plan, workers)
+    return MemoryFeed(plan)
 
 
 def _wanted_workers(neighbours: int) -> int:

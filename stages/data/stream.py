@@ -13,9 +13,9 @@ from torch.multiprocessing.reductions import shared_cache
 from torch.utils.data import DataLoader, Dataset
 
 from models.errors import InputError
-from stages.data.arrays import DataSet, ImageFile
+from stages.data.arrays import ImageFile
 from stages.data.augmentation import augment, pad
-from stages.data.feed import Feed
+from stages.data.feed import Feed, FeedPlan
 from stages.sections.data import Augmentation
 
 _Indices: TypeAlias = npt.NDArray[np.int64]
@@ -29,22 +29,13 @@ class StreamFeed(Feed):
     The workers live for one epoch, and end by themselves when this process is gone.
 
     Args:
+        plan: which images, and how.
         workers: how many processes; 0 reads in this one.
     """
 
-    def __init__(
-        self,
-        data: DataSet,
-        augmentation: Augmentation,
-        batch_size: int,
-        device: torch.device,
-        process: int = 0,
-        processes: int = 1,
-        full_batches: bool = False,
-        workers: int = 0,
-    ) -> None:
-        super().__init__(data, augmentation, batch_size, device, process, processes, full_batches)
-        self.images = data.split("train").images.with_margin()
+    def __init__(self, plan: FeedPlan, workers: int = 0) -> None:
+        super().__init__(plan)
+        self.images = plan.data.split("train").images.with_margin()
         self.workers = workers
 
     def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
@@ -52,8 +43,8 @@ class StreamFeed(Feed):
             _Parts(
                 self.images,
                 [part.numpy() for part in parts],
-                self.augmentation,
-                self.image_size,
+                self.plan.augmentation,
+                self.plan.data.image_size,
                 epoch,
             ),
             batch_size=None,

@@ -54,8 +54,8 @@ def finetune(
     optimizer, schedule = build_optimizer(network.parameters(), schedule_of, feed.steps)
     for epoch in range(settings.epochs):
         total = torch.zeros((), dtype=torch.float64, device=feed.normalize.device)
-        for share in feed.epoch(epoch):
-            images = share.batch.images
+        for shard in feed.epoch(epoch):
+            images = shard.batch.images
             with torch.no_grad():
                 wanted = student(images)
             loss = kl_divergence(network(images), wanted, _TEMPERATURE)

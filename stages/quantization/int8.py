@@ -20,7 +20,7 @@ from onnxruntime.quantization import TensorsData
 
 from models.checkpoint import load_network
 from stages.data.arrays import DataSet, ImageFile
-from stages.data.feed import Normalize
+from stages.data.feed import FeedPlan, Normalize
 from stages.data.feeds import build_feed
 from stages.params import Params
 from stages.quantization.finetune import finetune
@@ -158,10 +158,8 @@ class Int8Maker:
         device = prepare_device()
         network = QuantizedNetwork(self.float32["dynamic"], calibrated, device)
         student = FrozenNetwork(load_network(self.student).to(device))
-        mode = self.params.data.feed
-        feed = build_feed(
-            self.data, self.params.augmentation, settings.batch_size, device, mode=mode
-        )
+        plan = FeedPlan(self.data, self.params.augmentation, settings.batch_size, device)
+        feed = build_feed(plan, self.params.data.feed)
         normalize = Normalize(self.data.mean, self.data.std, device)
 
         def watch(epoch: int, loss: float) -> None:

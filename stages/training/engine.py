@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from models.backbone import Backbone
 from models.distillers.base import Distiller
@@ -67,6 +69,26 @@ class Engine:
                     compile_network(module)
         return distiller
 
+    def distribute(self, distiller: Distiller) -> nn.Module:
+        """The distiller with gradients averaged over processes, where there are several."""
+        if self.accelerator.num_processes == 1:
+            return distiller
+        devices = [self.device] if self.device.type == "cuda" else None
+        # BatchNorm goes by process; average_statistics is called when the statistics matter.
+        return DistributedDataParallel(distiller, devices, broadcast_buffers=False)
+
+    def average_statistics(self, module: nn.Module) -> None:
+        """Give every process the mean of all processes' BatchNorm statistics.
+
+        Each is a moving average, which is linear in what it averages: the mean is the moving
+        average of what all processes have seen.
+        """
+        for part in module.modules() if self.accelerator.num_processes > 1 else ():
+            if isinstance(part, _BatchNorm) and part.running_mean is not None:
+                assert part.running_var is not None
+                for statistic in (part.running_mean, part.running_var):
+                    statistic.copy_(self.average(statistic.clone()))
+
     def average(self, tensor: Tensor) -> Tensor:
         """The mean over all processes."""
         mean: Tensor = self.accelerator.reduce(tensor, reduction="mean")
@@ -82,7 +104,7 @@ class Engine:
         parts = padded.split(max(counts))
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
-    def share(self, content: dict[str, Any]) -> dict[str, Any]:
+    def broadcast(self, content: dict[str, Any]) -> dict[str, Any]:
         """The main process's content, in every process; what the others give is not looked at."""
         box = [content]
         if self.accelerator.num_processes > 1:
@@ -129,8 +151,6 @@ def start_engine(settings: EngineSettings) -> Engine:
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=None if settings.tracker == "none" else settings.tracker,
         project_dir=RUNS_FOLDER,
-        # BatchNorm goes by process; the loop averages the running statistics when they matter.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if device.type == "cpu" and accelerator.num_processes > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // accelerator.num_processes))

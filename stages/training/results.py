@@ -12,7 +12,7 @@ from stages.data.feed import Normalize
 from stages.files import write_csv, write_json
 from stages.training.engine import Engine
 from stages.training.evaluate import accuracy, predict
-from stages.training.loop import Progress
+from stages.training.history import Progress
 
 
 def measure(network: Backbone, data: DataSet, normalize: Normalize) -> dict[str, Any]:

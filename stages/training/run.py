@@ -10,13 +10,16 @@ import models
 from models.backbone import Backbone
 from models.distillers.base import Distiller, Setting
 from stages.data.arrays import DATA_FOLDER, DataSet
+from stages.data.feed import FeedPlan
 from stages.data.feeds import build_feed
 from stages.params import Params
 from stages.sections.training import Training
 from stages.training.checkpoint import Checkpoints, fingerprint
 from stages.training.engine import Engine
+from stages.training.frozen_teacher import FrozenTeacher
+from stages.training.history import Progress
 from stages.training.logits_store import LogitsStore
-from stages.training.loop import Progress, Trainer
+from stages.training.loop import Trainer
 
 
 def weights_sha256(network: Backbone) -> str:
@@ -51,6 +54,7 @@ def setting_of(
         torch.from_numpy(data.labels("train")),
         settings.batch_size // engine.accelerator.num_processes,
         settings.epochs,
+        engine.gather,
     )
 
 
@@ -81,7 +85,7 @@ def run_training(
         cleared when all that the stage writes is written.
     """
     accelerator = engine.accelerator
-    feed = build_feed(
+    plan = FeedPlan(
         data,
         params.augmentation,
         settings.batch_size,
@@ -89,8 +93,8 @@ def run_training(
         accelerator.process_index,
         accelerator.num_processes,
         distiller.needs_full_batches,
-        params.data.feed,
     )
+    feed = build_feed(plan, params.data.feed)
     taught_by = None if teacher is None else weights_sha256(teacher)
     store = None
     if teacher is not None and distiller.needs == "logits" and params.training.logits_store:
@@ -121,12 +125,11 @@ def run_training(
     trainer = Trainer(
         what,
         distiller,
-        teacher,
+        FrozenTeacher(teacher, distiller, engine, store, len(feed)),
         feed,
         data.split("val"),
         settings,
         engine,
         checkpoints,
-        store,
     )
     return trainer.train(), checkpoints

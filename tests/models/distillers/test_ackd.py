@@ -11,9 +11,10 @@ from torch import nn
 import models
 from models import distillers
 from models.distillers.ackd import Ackd
-from models.distillers.base import Batch, Knowledge
+from models.distillers.base import Batch, TeacherOutputs
 from models.errors import InputError
 from tests.models.distillers.test_kd import ce, kl, softmax
+from tests.models.distillers.tiny import losses_of
 from tests.setting import make_setting
 
 OPTIONS: dict[str, Any] = {
@@ -34,7 +35,7 @@ OPTIONS: dict[str, Any] = {
     "discriminator_learning_rate": 1e-3,
 }
 BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]), torch.arange(6))
-KNOWLEDGE = Knowledge(torch.randn(6, 5))
+TEACHER = TeacherOutputs(torch.randn(6, 5))
 
 
 def make(**options: Any) -> Ackd:
@@ -92,20 +93,20 @@ def test_every_term(learners: list[str]) -> None:
         "lambda_ce": 0.9,
     }
     method = make(learners=learners, **lambdas)
-    losses = method(BATCH, KNOWLEDGE)
+    losses = losses_of(method, BATCH, TEACHER)
 
     target = method.student.features(BATCH.images)
     features = method.learners(target)
     maps = [array(f.stages[-1]) for f in features]
     logits = [array(f.logits) for f in features]
-    labels, teacher = BATCH.labels.numpy(), array(KNOWLEDGE.logits)
+    labels, teacher = BATCH.labels.numpy(), array(TEACHER.logits)
 
     # Eq. 3
     flat = np.concatenate([m.reshape(len(m), -1) for m in maps], axis=1)
     hidden = np.maximum(linear(method.attention.hidden, flat), 0)
     weights = softmax(linear(method.attention.weigh, hidden))
     ensemble = sum(weights[:, k : k + 1] * z for k, z in enumerate(logits))
-    group = method.run_group(BATCH.images)
+    group = method(BATCH.images)
     np.testing.assert_allclose(array(group.weights), weights, rtol=1e-4)
     np.testing.assert_allclose(array(group.ensemble), ensemble, rtol=1e-4, atol=1e-5)
 
@@ -128,9 +129,9 @@ def test_every_term(learners: list[str]) -> None:
 def test_what_is_beside_the_letter_of_the_paper() -> None:
     given = {"lambda_teacher_to_each": 0.6, "lambda_teacher_to_target": 0.3, "ramp_up": 0.5}
     method, plain = make(**given), make()
-    losses, by_the_letter = method(BATCH, KNOWLEDGE), plain(BATCH, KNOWLEDGE)
+    losses, by_the_letter = losses_of(method, BATCH, TEACHER), losses_of(plain, BATCH, TEACHER)
     target = method.student.features(BATCH.images)
-    teacher = array(KNOWLEDGE.logits)
+    teacher = array(TEACHER.logits)
     each = sum(kl(teacher, array(f.logits), 4.0) for f in method.learners(target))
     direct = kl(teacher, array(target.logits), 4.0)
     assert losses["kd_each"].item() == pytest.approx(each, rel=1e-4)
@@ -144,7 +145,7 @@ def test_what_is_beside_the_letter_of_the_paper() -> None:
 
 def test_what_the_learners_minimise_falls_at_the_end() -> None:
     given = {"lambda_teacher_to_each": 0.6, "ramp_down": 0.5}
-    losses = make(lambda_teacher_to_each=0.6)(BATCH, KNOWLEDGE)
+    losses = losses_of(make(lambda_teacher_to_each=0.6), BATCH, TEACHER)
     own = losses["kd_learners"] + losses["ce_learners"] + 0.6 * losses["kd_each"]
     own = (own + losses["adversarial"]).item()
     rest = (losses["kd_target"] + losses["ce_target"]).item()
@@ -152,7 +153,7 @@ def test_what_the_learners_minimise_falls_at_the_end() -> None:
     # Of 8 epochs the last 4; the curve is that of ``ramp_up``, from its end.
     for epoch, weight in ((0, 1), (3, 1), (4, np.exp(-5 / 16)), (7, np.exp(-5))):
         method.begin_epoch(epoch)
-        total = method(BATCH, KNOWLEDGE)["total"].item()
+        total = losses_of(method, BATCH, TEACHER)["total"].item()
         assert total == pytest.approx(rest + weight * own, rel=1e-5)
 
 
@@ -161,14 +162,14 @@ def test_the_teachers_stages_are_a_learner_like_any_other() -> None:
     student = models.build("resnet8", 5)
     options = OPTIONS | {"learners": ["D3B1", "D3T"]}
     method = distillers.build("ackd", student, make_setting(teacher=teacher), options)
-    losses = method.train()(BATCH, KNOWLEDGE)
+    losses = losses_of(method.train(), BATCH, TEACHER)
     losses["total"].backward()
     assert student.layer1[0].conv1.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in teacher.parameters())
     frozen = method.learners[1].tail
     assert not any(p.requires_grad for p in frozen.parameters())
     assert method.learner_names() == ["D3B1", "D3T"]
-    group = method.eval().run_group(BATCH.images)
+    group = method.eval()(BATCH.images)
     entry = student.features(BATCH.images).stage_input(3)
     wanted = teacher.eval().features_from(entry, 3).logits
     torch.testing.assert_close(group.learners[1].logits, wanted)
@@ -184,13 +185,13 @@ def test_attention_takes_maps_of_several_shapes_and_discriminators_do_not() -> N
         chosen = options | {"adversarial": False, "attention_pool": pool}
         method = distillers.build("ackd", models.build("wrn_16_1", 5), setting, chosen)
         assert method.attention.hidden.in_features == inputs
-        weights = method.run_group(BATCH.images).weights
+        weights = method(BATCH.images).weights
         torch.testing.assert_close(weights.sum(1), torch.ones(6))
 
 
 def test_pooled_attention_sees_means() -> None:
     method = make(attention_pool="avg")
-    group = method.run_group(BATCH.images)
+    group = method(BATCH.images)
     means = np.concatenate([array(m).mean((2, 3)) for m in group.maps], axis=1)
     hidden = np.maximum(linear(method.attention.hidden, means), 0)
     weights = softmax(linear(method.attention.weigh, hidden))
@@ -199,7 +200,7 @@ def test_pooled_attention_sees_means() -> None:
 
 def test_without_attention_each_learner_counts_the_same() -> None:
     method = make(attention=False)
-    group = method.run_group(BATCH.images)
+    group = method(BATCH.images)
     assert torch.equal(group.weights, torch.full((6, 2), 0.5))
     mean = (group.learners[0].logits + group.learners[1].logits) / 2
     assert torch.allclose(group.ensemble, mean)
@@ -208,16 +209,16 @@ def test_without_attention_each_learner_counts_the_same() -> None:
 
 def test_without_an_adversary_there_is_no_such_term() -> None:
     method = make(adversarial=False)
-    assert "adversarial" not in method(BATCH, KNOWLEDGE)
-    assert method.adversary_optimizer() is None
+    assert "adversarial" not in losses_of(method, BATCH, TEACHER)
+    assert method.adversary is None
     assert not any(name.startswith("discriminators") for name in method.state_dict())
 
 
 def test_one_learner_alone_has_neither_attention_nor_adversary() -> None:
     method = make(learners=["D2B2"])
-    group = method.run_group(BATCH.images)
+    group = method(BATCH.images)
     assert torch.equal(group.ensemble, group.learners[0].logits)
-    assert set(method(BATCH, KNOWLEDGE)) == {
+    assert set(losses_of(method, BATCH, TEACHER)) == {
         "total",
         "kd_learners",
         "kd_target",
@@ -228,12 +229,12 @@ def test_one_learner_alone_has_neither_attention_nor_adversary() -> None:
 
 def test_diversity_turns_the_learners_sign_only() -> None:
     minimax, diversity = make(), make(objective="diversity")
-    a, b = minimax(BATCH, KNOWLEDGE), diversity(BATCH, KNOWLEDGE)
+    a, b = losses_of(minimax, BATCH, TEACHER), losses_of(diversity, BATCH, TEACHER)
     assert torch.equal(a["adversarial"], b["adversarial"])
     difference = (a["total"] - b["total"]).item()
     assert difference == pytest.approx(2 * a["adversarial"].item(), rel=1e-5)
-    maps = minimax.run_group(BATCH.images).maps
-    assert torch.equal(minimax.discriminator_loss(maps), diversity.discriminator_loss(maps))
+    outputs = minimax(BATCH.images)
+    assert torch.equal(minimax.adversary_loss(outputs), diversity.adversary_loss(outputs))
 
 
 def parameters_of(method: Ackd, part: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -242,7 +243,7 @@ def parameters_of(method: Ackd, part: str) -> Iterator[tuple[str, nn.Parameter]]
 
 def test_the_main_step_gives_no_gradient_to_the_discriminators() -> None:
     method = make()
-    method(BATCH, KNOWLEDGE)["total"].backward()
+    losses_of(method, BATCH, TEACHER)["total"].backward()
     assert all(p.grad is None for _, p in parameters_of(method, "discriminators"))
     for part in ("student", "learners", "attention"):
         missing = [name for name, p in parameters_of(method, part) if p.grad is None]
@@ -251,7 +252,8 @@ def test_the_main_step_gives_no_gradient_to_the_discriminators() -> None:
 
 def test_the_discriminators_step_gives_no_gradient_to_anything_else() -> None:
     method = make()
-    method.discriminator_loss(method.run_group(BATCH.images).maps).backward()
+    method.adversary.requires_grad_(True)
+    method.adversary_loss(method(BATCH.images)).backward()
     for name, parameter in method.named_parameters():
         assert (parameter.grad is not None) == name.startswith("discriminators"), name
 
@@ -259,7 +261,7 @@ def test_the_discriminators_step_gives_no_gradient_to_anything_else() -> None:
 def test_the_ensemble_is_detached_where_the_target_learns_from_it() -> None:
     only = {"lambda_teacher_to_learners": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
     method = make(**only)
-    method(BATCH, KNOWLEDGE)["total"].backward()
+    losses_of(method, BATCH, TEACHER)["total"].backward()
     for part in ("learners", "attention"):
         assert all(p.grad is None or not p.grad.any() for _, p in parameters_of(method, part))
     assert method.student.fc.weight.grad.any()
@@ -268,7 +270,7 @@ def test_the_ensemble_is_detached_where_the_target_learns_from_it() -> None:
 def test_the_target_never_sees_the_teacher_directly() -> None:
     only = {"lambda_learners_to_target": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
     method = make(**only)
-    method(BATCH, KNOWLEDGE)["total"].backward()
+    losses_of(method, BATCH, TEACHER)["total"].backward()
     assert (
         method.student.layer3[0].conv1.weight.grad is None
         or not method.student.layer3[0].conv1.weight.grad.any()
@@ -282,48 +284,31 @@ def test_who_works_for_and_against_the_objective(objective: str, rises: bool) ->
     method = make(objective=objective, **only)
 
     def objective_now() -> float:
-        return float(method.adversarial_loss(method.run_group(BATCH.images).maps).detach())
+        return float(method.discriminators(method(BATCH.images).maps).detach())
 
     optimizer = method.adversary_optimizer()
     before = objective_now()
     for _ in range(5):
         optimizer.zero_grad()
-        method.discriminator_loss(method.run_group(BATCH.images).maps).backward()
+        method.adversary.requires_grad_(True)
+        method.adversary_loss(method(BATCH.images)).backward()
         optimizer.step()
+        method.adversary.requires_grad_(False)
     after_discriminators = objective_now()
     assert after_discriminators > before
 
     main = torch.optim.SGD(method.learners.parameters(), lr=1e-2)
     for _ in range(5):
         main.zero_grad()
-        method(BATCH, KNOWLEDGE)["total"].backward()
+        losses_of(method, BATCH, TEACHER)["total"].backward()
         main.step()
     assert (objective_now() > after_discriminators) == rises
-
-
-def test_the_discriminators_step_comes_before_the_main_losses() -> None:
-    method = make()
-    optimizer = method.adversary_optimizer()
-    seen: list[float] = []
-
-    def step(loss: torch.Tensor) -> None:
-        seen.append(float(loss.detach()))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    method.step_adversary = step
-    losses = method(BATCH, KNOWLEDGE)
-    assert len(seen) == 1
-    # The learners meet the discriminators as they are after their step, and can still go backward.
-    assert losses["adversarial"].item() > -seen[0]
-    losses["total"].backward()
 
 
 def test_discriminator_accuracy_is_the_share_of_right_answers() -> None:
     method = make()
     with torch.no_grad():
-        group = method.run_group(BATCH.images)
+        group = method(BATCH.images)
         measured = method.discriminators.accuracy(group.maps)
     maps = [array(feature_map) for feature_map in group.maps]
     wanted = np.zeros(6)
@@ -338,7 +323,7 @@ def test_what_can_be_observed() -> None:
     method = make()
     with torch.no_grad():
         seen = method.observe(BATCH.images)
-        group = method.run_group(BATCH.images)
+        group = method(BATCH.images)
     assert list(seen.logits) == ["target", "D3B1", "D2B2", "ensemble"]
     assert torch.equal(seen.logits["target"], method.student(BATCH.images))
     assert torch.equal(seen.logits["ensemble"], group.ensemble)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import models
 from models.backbone import Backbone, Features
-from models.distillers.base import Batch, Knowledge
+from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.crd import Crd
 from models.errors import InputError
 from tests.models.distillers.test_kd import ce, kl
@@ -21,6 +21,7 @@ from tests.models.distillers.tiny import (
     Tiny,
     array,
     detach,
+    losses_of,
     make_features,
     numerical_gradients,
 )
@@ -58,10 +59,10 @@ def features_for(method: Crd, batch: Batch, seed: int = 0) -> tuple[Features, Fe
     return student, detach(teacher)
 
 
-def ask(teacher: Backbone, batch: Batch) -> Knowledge:
+def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
     with torch.no_grad():
         features = teacher.eval().features(batch.images)
-    return Knowledge(features.logits, features)
+    return TeacherOutputs(features.logits, features)
 
 
 def embed(layer: nn.Module, embedding: Array) -> Array:
@@ -171,16 +172,16 @@ def test_total() -> None:
     method = make(teacher=teacher, kd_weight=0.5).double().eval()
     batch = make_batch([3, 7, 8, 40])
     batch = batch._replace(images=batch.images.double())
-    knowledge = ask(teacher, batch)
-    losses = method(batch, knowledge)
+    outputs = teach(teacher, batch)
+    losses = losses_of(method, batch, outputs)
     z = array(method.student(batch.images))
     wanted, _ = reference(
         method,
         array(method.student.features(batch.images).embedding),
-        array(knowledge.features.embedding),
+        array(outputs.features.embedding),
         batch,
     )
-    total = ce(z, batch.labels.numpy()) + 0.5 * kl(array(knowledge.logits), z, 4.0) + 0.8 * wanted
+    total = ce(z, batch.labels.numpy()) + 0.5 * kl(array(outputs.logits), z, 4.0) + 0.8 * wanted
     assert losses["total"].item() == pytest.approx(total, rel=1e-10)
 
 
@@ -286,7 +287,7 @@ def test_resuming_goes_on_with_the_same_memories_constants_and_draws() -> None:
         method.begin_epoch(epoch)
         for seed, indices in enumerate(([0, 1, 2], [3, 4, 5])):
             batch = make_batch(indices, seed=seed)
-            method(batch, ask(teacher, batch))
+            losses_of(method, batch, teach(teacher, batch))
     state = copy.deepcopy(method.state_dict())
     assert {"seed", "memory_student.embeddings", "memory_teacher.normaliser"} <= set(state)
     torch.manual_seed(9)
@@ -296,7 +297,7 @@ def test_resuming_goes_on_with_the_same_memories_constants_and_draws() -> None:
     losses = []
     for each in (method, resumed):
         each.begin_epoch(2)
-        losses.append(each(batch, ask(teacher, batch))["total"].item())
+        losses.append(losses_of(each, batch, teach(teacher, batch))["total"].item())
     assert losses[0] == losses[1]
     after, again = method.state_dict(), resumed.state_dict()
     assert all(torch.equal(after[name], again[name]) for name in after)
@@ -333,17 +334,17 @@ def test_several_processes_remember_what_one_would() -> None:
     losses = [0.0, 0.0]
 
     def run(rank: int) -> None:
-        copies[rank].gather = processes.gather_in(rank)
+        copies[rank].gather = processes.gather_in(rank)  # as its setting would have it
         places = torch.tensor([whole.indices.tolist().index(i) for i in parts[rank]])
         batch = Batch(*(tensor[places] for tensor in whole))
-        losses[rank] = copies[rank](batch, ask(teacher, batch))["feature"].item()
+        losses[rank] = losses_of(copies[rank], batch, teach(teacher, batch))["feature"].item()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wanted = one(whole, ask(teacher, whole))["feature"].item()
+    wanted = losses_of(one, whole, teach(teacher, whole))["feature"].item()
     assert (3 * losses[0] + 2 * losses[1]) / 5 == pytest.approx(wanted, rel=1e-12)
     for name, tensor in one.named_buffers():
         for each in copies:
@@ -360,13 +361,13 @@ def test_scores_are_float32_under_autocast(half: torch.dtype) -> None:
         embeddings = F.normalize(torch.randn(SAMPLES, 4))
         method.memory_teacher.embeddings.copy_(embeddings)
     with torch.autocast("cpu", half):
-        knowledge = ask(teacher, batch)
+        outputs = teach(teacher, batch)
         features = method.student.features(batch.images)
         assert features.stages[-1].dtype == half
-        losses = method(batch, knowledge)
+        losses = losses_of(method, batch, outputs)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert losses["feature"].isfinite()
-    own, other = features.embedding.double(), knowledge.features.embedding.double()
+    own, other = features.embedding.double(), outputs.features.embedding.double()
     method.double()
     constants = [m.normaliser.item() for m in (method.memory_teacher, method.memory_student)]
     wanted, _ = reference(method, array(own), array(other), batch, constants)
@@ -404,7 +405,7 @@ def test_networks_of_any_shape_meet(student: str, teacher: str, size: int) -> No
     networks = models.build(student, 3), models.build(teacher, 3)
     method = make(*networks, size=size)
     batch = make_batch([3, 7, 8], size)
-    losses = method(batch, ask(networks[1], batch))
+    losses = losses_of(method, batch, teach(networks[1], batch))
     losses["total"].backward()
     assert [name for name, p in method.named_parameters() if p.grad is None] == []
 
@@ -414,7 +415,7 @@ def test_gradients_reach_the_student_and_both_layers_and_never_the_teacher() -> 
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
     method = make(student, teacher)
     batch = make_batch([3, 7, 8, 40, 41, 42])
-    method(batch, ask(teacher, batch))["feature"].backward()
+    losses_of(method, batch, teach(teacher, batch))["feature"].backward()
     still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
     # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
     assert all(name.startswith("student.fc") or name.endswith("0.bias") for name in still), still

@@ -8,7 +8,7 @@ from torch.func import functional_call
 import models
 from models.backbone import Backbone, Features
 from models.distillers.at import At
-from models.distillers.base import Batch, Knowledge
+from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.cc import Cc
 from models.distillers.feature import FeatureDistiller
 from models.distillers.semckd import SemCkd
@@ -16,7 +16,7 @@ from models.distillers.sp import Sp
 from models.distillers.vid import Vid
 from models.errors import InputError
 from tests.models.distillers.test_kd import ce, kl
-from tests.models.distillers.tiny import Tiny, array
+from tests.models.distillers.tiny import LossesOf, Tiny, array, losses_of
 from tests.setting import make_setting
 
 # As the references weigh them, so that no term's gradient drowns.
@@ -41,11 +41,11 @@ def draw_batch(samples: int, size: int = 8) -> Batch:
     return Batch(images, torch.arange(samples) % 3, torch.arange(samples))
 
 
-def ask(teacher: Backbone, batch: Batch) -> Knowledge:
+def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
     """As the training loop does: in eval mode, without gradients."""
     with torch.no_grad():
         features = teacher.eval().features(batch.images)
-    return Knowledge(features.logits, features)
+    return TeacherOutputs(features.logits, features)
 
 
 def in_double(features: Features) -> Features:
@@ -60,13 +60,13 @@ def test_total_is_the_weighted_sum(name: str) -> None:
     student, teacher = Tiny(2, 3, 2).double(), Tiny(3, 2, 4).double()
     method = make(name, student, teacher).double().eval()
     batch = draw_batch(4)._replace(images=torch.randn(4, 3, 8, 8).double())
-    knowledge = ask(teacher, batch)
-    losses = method(batch, knowledge)
+    outputs = teach(teacher, batch)
+    losses = losses_of(method, batch, outputs)
     z, labels = array(student(batch.images)), batch.labels.numpy()
-    feature = method.feature_loss(student.features(batch.images), knowledge.features, batch)
+    feature = method.feature_loss(student.features(batch.images), outputs.features, batch)
     wanted = {
         "ce": ce(z, labels),
-        "kd": kl(array(knowledge.logits), z, 4.0),
+        "kd": kl(array(outputs.logits), z, 4.0),
         "feature": feature.item(),
     }
     weight = METHODS[name][1]["feature_weight"]
@@ -84,7 +84,7 @@ def test_without_kd_there_is_no_such_term(name: str) -> None:
     weights = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0}
     method = kind(Tiny(2, 3, 2), setting, **weights, **options)
     batch = draw_batch(4)
-    losses = method(batch, ask(teacher, batch))
+    losses = losses_of(method, batch, teach(teacher, batch))
     assert set(losses) == {"total", "ce", "feature"}
     wanted = losses["ce"] + options["feature_weight"] * losses["feature"]
     assert torch.allclose(losses["total"], wanted)
@@ -96,12 +96,13 @@ def test_gradients_of_student_and_helpers_are_the_numerical_ones(name: str) -> N
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, stride=2)
     method = make(name, student, teacher).double()
     batch = draw_batch(4)._replace(images=torch.randn(4, 3, 8, 8).double())
-    knowledge = ask(teacher.double(), batch)
-    parameters = dict(method.named_parameters())
+    outputs = teach(teacher.double(), batch)
+    step = LossesOf(method)
+    parameters = dict(step.named_parameters())
 
     def total(*values: Tensor) -> Tensor:
         given = dict(zip(parameters, values, strict=True))
-        losses = functional_call(method, given, (batch, knowledge))
+        losses = functional_call(step, given, (batch, outputs))
         return losses["total"]
 
     values = [p.detach().clone().requires_grad_() for p in parameters.values()]
@@ -126,7 +127,7 @@ def test_networks_of_any_shape_meet(name: str, student: str, teacher: str, size:
     networks = models.build(student, 3), models.build(teacher, 3)
     method = make(name, *networks, size=size)
     batch = draw_batch(3, size)
-    losses = method(batch, ask(networks[1], batch))
+    losses = losses_of(method, batch, teach(networks[1], batch))
     assert all(loss.isfinite() for loss in losses.values())
     losses["total"].backward()
     untouched = [key for key, p in method.named_parameters() if p.grad is None]
@@ -139,7 +140,7 @@ def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher(name
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 3)
     method = make(name, student, teacher)
     batch = draw_batch(6)
-    method(batch, ask(teacher, batch))["feature"].backward()
+    losses_of(method, batch, teach(teacher, batch))["feature"].backward()
     still = [key for key, p in method.named_parameters() if p.grad is None or not p.grad.any()]
     # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
     assert all(key.startswith("student.fc") or key.endswith("0.bias") for key in still), still
@@ -167,9 +168,10 @@ def test_what_is_trained_is_saved(name: str) -> None:
     other = make(name, Tiny(2, 3, 2), teacher)
     other.load_state_dict(method.state_dict())
     batch = draw_batch(4)
-    knowledge = ask(teacher, batch)
+    outputs = teach(teacher, batch)
     assert torch.equal(
-        method.eval()(batch, knowledge)["total"], other.eval()(batch, knowledge)["total"]
+        losses_of(method.eval(), batch, outputs)["total"],
+        losses_of(other.eval(), batch, outputs)["total"],
     )
 
 
@@ -181,12 +183,12 @@ def test_losses_are_float32_under_autocast(name: str, half: torch.dtype) -> None
     method = make(name, Tiny(2, 3, 2), teacher).eval()
     batch = draw_batch(4)
     with torch.autocast("cpu", half):
-        knowledge = ask(teacher, batch)
-        losses = method(batch, knowledge)
+        outputs = teach(teacher, batch)
+        losses = losses_of(method, batch, outputs)
         features = method.student.features(batch.images)
     assert features.stages[-1].dtype == half
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    exact = method.double().feature_loss(in_double(features), in_double(knowledge.features), batch)
+    exact = method.double().feature_loss(in_double(features), in_double(outputs.features), batch)
     # VID's convolutions are half precision; nothing else is.
     tolerance = 0.05 if name == "vid" else 1e-4
     assert losses["feature"].item() == pytest.approx(exact.item(), rel=tolerance)
@@ -209,7 +211,7 @@ def test_networks_of_three_and_four_stages_meet(
     setting = make_setting(teacher=theirs, image_size=size)
     method = kind(ours, setting, temperature=4.0, ce_weight=0.8, kd_weight=0.7, **options)
     batch = draw_batch(6, size)
-    losses = method(batch, ask(theirs, batch))
+    losses = losses_of(method, batch, teach(theirs, batch))
     assert all(loss.isfinite() for loss in losses.values())
     losses["feature"].backward()
     first = next(ours.parameters())
@@ -235,4 +237,4 @@ def test_embeddings_are_compared_without_stages(name: str) -> None:
     teacher, student = models.build("timm:test_vit", 3), models.build("resnet8", 3)
     method = make(name, student, teacher, size=160)
     batch = draw_batch(4, 160)
-    assert method(batch, ask(teacher, batch))["feature"].isfinite()
+    assert losses_of(method, batch, teach(teacher, batch))["feature"].isfinite()

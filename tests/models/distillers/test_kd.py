@@ -6,9 +6,10 @@ import torch
 
 import models
 from models import distillers
-from models.distillers.base import Batch, Knowledge
+from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.losses import kl_divergence
 from models.errors import InputError
+from tests.models.distillers.tiny import losses_of
 from tests.setting import make_setting
 
 
@@ -57,7 +58,9 @@ def test_total() -> None:
         torch.tensor([0, 3, 5, 1, 1]),
         torch.randn(5, 6),
     )
-    losses = kd(Batch(images, labels, torch.arange(len(labels))), Knowledge(teacher))
+    losses = losses_of(
+        kd, Batch(images, labels, torch.arange(len(labels))), TeacherOutputs(teacher)
+    )
     z = student(images).detach().double().numpy()
     wanted = 0.1 * ce(z, labels.numpy()) + 0.9 * kl(teacher.double().numpy(), z, 4.0)
     assert losses["total"].item() == pytest.approx(wanted, rel=1e-5)

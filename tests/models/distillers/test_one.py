@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import models
-from models.distillers.base import Batch, Knowledge
+from models.distillers.base import Batch
 from models.distillers.one import One
 from tests.models.distillers.test_kd import ce, kl, softmax
-from tests.models.distillers.tiny import Array, array, numerical_gradients
+from tests.models.distillers.tiny import Array, array, losses_of, numerical_gradients
 from tests.setting import make_setting
 
 OPTIONS: dict[str, Any] = {
@@ -51,7 +51,7 @@ def gate(method: One, shared_map: Array, *, training: bool) -> Array:
     return softmax(np.maximum(scores + array(module.norm.bias), 0))
 
 
-def losses_of(logits: list[Array], weights: Array, labels: Array, teacher: Array | None) -> Any:
+def wanted_losses(logits: list[Array], weights: Array, labels: Array, teacher: Array | None) -> Any:
     """Without the weights; ``teacher`` is the ensemble where that is held fixed."""
     ensemble = sum(weights[:, [k]] * z for k, z in enumerate(logits))
     divergences = [kl(ensemble if teacher is None else teacher, z, 3.0) for z in logits]
@@ -69,34 +69,34 @@ def test_losses(network: str, branches: int, training: bool) -> None:
     method, batch = in_double(make(network, branches=branches, ce_weight=0.7, kd_weight=0.3))
     method.gate.train(training)
     method.begin_epoch(1)
-    group = method.run_group(batch.images)
+    group = method(batch.images)
     logits = [array(z) for z in group.logits]
     weights = gate(method, array(group.target.stages[-2]), training=training)
     assert len(logits) == branches
     np.testing.assert_allclose(array(group.weights), weights, rtol=1e-12)
-    wanted = losses_of(logits, weights, batch.labels.numpy(), None)
+    wanted = wanted_losses(logits, weights, batch.labels.numpy(), None)
     supervised = wanted["ce_target"] + wanted["ce_learners"] + wanted["ce_ensemble"]
     # Epoch 1 of 8, of which 2 are the ramp.
     wanted["total"] = 0.7 * supervised + 0.3 * math.exp(-1.25) * wanted["kd"]
-    measured = {name: loss.item() for name, loss in method(batch, Knowledge()).items()}
+    measured = {name: loss.item() for name, loss in losses_of(method, batch).items()}
     assert measured == pytest.approx(wanted, rel=1e-10)
 
 
 def test_the_references_guard_against_log_0_changes_nothing_that_is_seen() -> None:
     method, batch = in_double(make())
-    group = method.run_group(batch.images)
+    group = method(batch.images)
     q = softmax(array(group.ensemble) / 3) + 1e-7
     theirs = sum(
         9 * (q * (np.log(q) - np.log(softmax(array(z) / 3)))).sum(1).mean() for z in group.logits
     )
-    assert method(batch, Knowledge())["kd"].item() == pytest.approx(theirs, abs=1e-4)
+    assert losses_of(method, batch)["kd"].item() == pytest.approx(theirs, abs=1e-4)
 
 
 def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed() -> None:
     method, batch = in_double(make())
     method.begin_epoch(8)
-    method(batch, Knowledge())["total"].backward()
-    group = method.run_group(batch.images)
+    losses_of(method, batch)["total"].backward()
+    group = method(batch.images)
     shared, teacher = array(group.target.stages[-2]), array(group.ensemble)
     branches = [method.student, *method.learners]
     embeddings = [array(f.embedding) for f in (group.target, *group.learners)]
@@ -109,7 +109,7 @@ def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed() -> None:
             for e, b in zip(embeddings, branches, strict=True)
         ]
         weights = gate(method, shared, training=False)
-        return float(sum(losses_of(logits, weights, batch.labels.numpy(), teacher).values()))
+        return float(sum(wanted_losses(logits, weights, batch.labels.numpy(), teacher).values()))
 
     numerical = numerical_gradients(total, [p.detach().numpy() for p in parameters])
     for parameter, wanted in zip(parameters, numerical, strict=True):
@@ -119,7 +119,7 @@ def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed() -> None:
 
 def test_the_ensemble_is_detached_where_its_members_learn_from_it() -> None:
     method = make(ce_weight=0.0)
-    method(BATCH, Knowledge())["total"].backward()
+    losses_of(method, BATCH)["total"].backward()
     assert all(p.grad is None or not p.grad.any() for p in method.gate.parameters())
     assert method.student.fc.weight.grad.any()
 
@@ -139,7 +139,7 @@ def test_ramp() -> None:
 
 def test_gradients_reach_everything() -> None:
     method = make()
-    method(BATCH, Knowledge())["total"].backward()
+    losses_of(method, BATCH)["total"].backward()
     still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
     assert set(still) <= {"gate.weigh.bias"}  # BatchNorm undoes a bias
 
@@ -148,8 +148,8 @@ def test_gradients_reach_everything() -> None:
 def test_losses_are_float32_under_autocast(half: torch.dtype) -> None:
     method = make().eval()
     with torch.autocast("cpu", half):
-        losses = method(BATCH, Knowledge())
-        group = method.run_group(BATCH.images)
+        losses = losses_of(method, BATCH)
+        group = method(BATCH.images)
     assert group.target.logits.dtype == half
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert group.ensemble.dtype == group.weights.dtype == torch.float32
@@ -189,7 +189,7 @@ def test_what_can_be_observed() -> None:
     method = make().eval()
     with torch.no_grad():
         seen = method.observe(BATCH.images)
-        group = method.run_group(BATCH.images)
+        group = method(BATCH.images)
     assert list(seen.logits) == ["target", "D3B1", "D3B1#2", "ensemble"]
     assert torch.equal(seen.logits["target"], method.student(BATCH.images))
     assert torch.equal(seen.logits["ensemble"], group.ensemble)

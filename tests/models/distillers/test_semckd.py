@@ -11,15 +11,17 @@ from torch.func import functional_call
 
 import models
 from models.backbone import Backbone, Features
-from models.distillers.base import Batch, Knowledge
+from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.semckd import SemCkd
 from models.errors import InputError
 from tests.models.distillers.test_kd import ce, kl, softmax
 from tests.models.distillers.tiny import (
     Array,
+    LossesOf,
     Tiny,
     array,
     detach,
+    losses_of,
     make_features,
     numerical_gradients,
     pool_pair,
@@ -45,10 +47,10 @@ def make_batch(samples: int = 6, size: int = 8) -> Batch:
     )
 
 
-def ask(teacher: Backbone, batch: Batch) -> Knowledge:
+def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
     with torch.no_grad():
         features = teacher.eval().features(batch.images)
-    return Knowledge(features.logits, features)
+    return TeacherOutputs(features.logits, features)
 
 
 def linear(layer: nn.Module, x: Array) -> Array:
@@ -149,12 +151,13 @@ def test_gradients_by_student_and_helpers_are_the_numerical_ones() -> None:
     method = make(student, teacher).double()
     batch = make_batch()
     batch = batch._replace(images=batch.images.double())
-    knowledge = ask(teacher.double(), batch)
-    parameters = dict(method.named_parameters())
+    outputs = teach(teacher.double(), batch)
+    step = LossesOf(method)
+    parameters = dict(step.named_parameters())
 
     def total(*values: Tensor) -> Tensor:
         given = dict(zip(parameters, values, strict=True))
-        losses: dict[str, Tensor] = functional_call(method, given, (batch, knowledge))
+        losses: dict[str, Tensor] = functional_call(step, given, (batch, outputs))
         # At 36,000 the loss would leave differences of 1e-6 no digits.
         return losses["total"] / 1000
 
@@ -170,14 +173,14 @@ def test_total() -> None:
     student.eval()
     batch = make_batch()
     batch = batch._replace(images=batch.images.double())
-    knowledge = ask(teacher, batch)
-    losses = method(batch, knowledge)
+    outputs = teach(teacher, batch)
+    losses = losses_of(method, batch, outputs)
     features = student.features(batch.images)
     z, maps = array(features.logits), [array(f) for f in features.stages]
     wanted = {
         "ce": ce(z, batch.labels.numpy()),
-        "kd": kl(array(knowledge.logits), z, 4.0),
-        "feature": reference(method, maps, [array(f) for f in knowledge.features.stages]),
+        "kd": kl(array(outputs.logits), z, 4.0),
+        "feature": reference(method, maps, [array(f) for f in outputs.features.stages]),
     }
     wanted["total"] = wanted["ce"] + wanted["kd"] + 400 * wanted["feature"]
     measured = {name: loss.item() for name, loss in losses.items()}
@@ -207,16 +210,14 @@ def test_similarities_are_float32_under_autocast(half: torch.dtype) -> None:
     method = make(student, teacher).eval()
     batch = make_batch()
     with torch.autocast("cpu", half):
-        knowledge = ask(teacher, batch)
-        losses = method(batch, knowledge)
+        outputs = teach(teacher, batch)
+        losses = losses_of(method, batch, outputs)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
         features = student.features(batch.images)
         assert features.stages[-1].dtype == half
         # Similarities of 1e6 and more do not fit into fp16.
         large = [feature_map * 200 for feature_map in features.stages]
-        loss = method.feature_loss(
-            features._replace(stages=tuple(large)), knowledge.features, batch
-        )
+        loss = method.feature_loss(features._replace(stages=tuple(large)), outputs.features, batch)
         assert max(f.float().flatten(1).square().sum(1).max() for f in large) > 1e6
     assert loss.isfinite()
 
@@ -234,7 +235,7 @@ def test_networks_of_any_shape_meet(student: str, teacher: str, size: int) -> No
     networks = models.build(student, 3), models.build(teacher, 3)
     method = make(*networks, size=size)
     batch = make_batch(size=size)
-    losses = method(batch, ask(networks[1], batch))
+    losses = losses_of(method, batch, teach(networks[1], batch))
     losses["total"].backward()
     assert [name for name, p in method.named_parameters() if p.grad is None] == []
 
@@ -244,7 +245,7 @@ def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher() ->
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
     method = make(student, teacher, batch_size=16)
     batch = make_batch(16)
-    method(batch, ask(teacher, batch))["feature"].backward()
+    losses_of(method, batch, teach(teacher, batch))["feature"].backward()
     still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
     # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
     assert all(name.startswith("student.fc") or name.endswith("0.bias") for name in still), still

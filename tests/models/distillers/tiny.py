@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
+from models.distillers.base import Batch, Distiller, TeacherOutputs
 
 Array = npt.NDArray[np.float64]
 
@@ -43,6 +44,24 @@ class Tiny(Backbone):
 
     def classify(self, embedding: Tensor) -> Tensor:
         return self.fc(embedding)
+
+
+def losses_of(
+    method: Distiller, batch: Batch, teacher: TeacherOutputs | None = None
+) -> dict[str, Tensor]:
+    """What a training step makes of a batch."""
+    return method.losses(method(batch.images), batch, teacher or TeacherOutputs())
+
+
+class LossesOf(nn.Module):
+    """As :func:`losses_of`, for ``functional_call``: the parameters are ``method.<name>``."""
+
+    def __init__(self, method: Distiller) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
+        return losses_of(self.method, batch, teacher)
 
 
 def make_features(network: Backbone, image_size: int, samples: int, seed: int) -> Features:

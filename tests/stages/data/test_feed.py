@@ -8,7 +8,7 @@ import torch
 
 from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import MemoryFeed, Normalize
+from stages.data.feed import FeedPlan, MemoryFeed, Normalize
 from stages.files import write_json
 from stages.sections.data import Augmentation
 
@@ -39,10 +39,10 @@ def test_normalisation(data: DataSet) -> None:
 
 def test_an_epoch_sees_every_image_once_with_its_label(data: DataSet) -> None:
     still = Augmentation(crop_padding=0, horizontal_flip=False)
-    feed = MemoryFeed(data, still, 16, CPU)
-    shares = list(feed.epoch(3))
-    assert all(share.weight == 1 for share in shares)
-    batches = [share.batch for share in shares]
+    feed = MemoryFeed(FeedPlan(data, still, 16, CPU))
+    shards = list(feed.epoch(3))
+    assert all(shard.weight == 1 for shard in shards)
+    batches = [shard.batch for shard in shards]
     assert [len(batch.labels) for batch in batches] == [16, 16, 16, 2]
     assert feed.steps == 4
     split = data.split("train")
@@ -58,32 +58,34 @@ def test_an_epoch_sees_every_image_once_with_its_label(data: DataSet) -> None:
 
 
 def test_full_batches_leave_the_rest_of_an_epoch_out(data: DataSet) -> None:
-    feed = MemoryFeed(data, Augmentation(), 16, CPU, full_batches=True)
+    feed = MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU, full_batches=True))
     assert (feed.steps, feed.seen, len(feed)) == (3, 48, 50)
-    assert [len(share.batch.labels) for share in feed.epoch(0)] == [16, 16, 16]
+    assert [len(shard.batch.labels) for shard in feed.epoch(0)] == [16, 16, 16]
     # Another epoch leaves others out.
     left = [
-        set(range(50)) - {int(i) for share in feed.epoch(e) for i in share.batch.indices}
+        set(range(50)) - {int(i) for shard in feed.epoch(e) for i in shard.batch.indices}
         for e in (0, 1)
     ]
     assert left[0] != left[1]
     with pytest.raises(InputError, match="batch_size is 16, which 3 processes cannot share"):
-        MemoryFeed(data, Augmentation(), 16, CPU, 0, 3, full_batches=True)
+        MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU, 0, 3, full_batches=True))
 
 
 def test_the_batch_size_does_not_change_the_images(data: DataSet) -> None:
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True, seed=4)
     streams = []
     for batch_size in (7, 50):
-        shares = MemoryFeed(data, augmentation, batch_size, CPU).epoch(2)
-        streams.append(torch.cat([share.batch.images for share in shares]))
+        shards = MemoryFeed(FeedPlan(data, augmentation, batch_size, CPU)).epoch(2)
+        streams.append(torch.cat([shard.batch.images for shard in shards]))
     assert torch.equal(*streams)
-    other = torch.cat([s.batch.images for s in MemoryFeed(data, augmentation, 50, CPU).epoch(3)])
+    other = torch.cat(
+        [s.batch.images for s in MemoryFeed(FeedPlan(data, augmentation, 50, CPU)).epoch(3)]
+    )
     assert not torch.equal(streams[0], other)
 
 
 def test_an_epoch_goes_on_where_it_was_left(data: DataSet) -> None:
-    feed = MemoryFeed(data, Augmentation(crop_padding=2), 16, CPU)
+    feed = MemoryFeed(FeedPlan(data, Augmentation(crop_padding=2), 16, CPU))
     whole, rest = list(feed.epoch(1)), list(feed.epoch(1, start_step=2))
     assert len(rest) == 2
     for a, b in zip(whole[2:], rest, strict=True):
@@ -94,23 +96,23 @@ def test_an_epoch_goes_on_where_it_was_left(data: DataSet) -> None:
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_each_batch(data: DataSet, batch_size: int, processes: int) -> None:
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True)
-    whole = list(MemoryFeed(data, augmentation, batch_size, CPU).epoch(0))
+    whole = list(MemoryFeed(FeedPlan(data, augmentation, batch_size, CPU)).epoch(0))
     parts = [
-        list(MemoryFeed(data, augmentation, batch_size, CPU, rank, processes).epoch(0))
+        list(MemoryFeed(FeedPlan(data, augmentation, batch_size, CPU, rank, processes)).epoch(0))
         for rank in range(processes)
     ]
-    for step, share in enumerate(whole):
+    for step, shard in enumerate(whole):
         own = [part[step] for part in parts]
         images = {}
         for part in own:
             for index, image in zip(part.batch.indices.tolist(), part.batch.images, strict=True):
                 assert index not in images
                 images[index] = image
-        assert set(images) == set(share.batch.indices.tolist())
-        for index, image in zip(share.batch.indices.tolist(), share.batch.images, strict=True):
+        assert set(images) == set(shard.batch.indices.tolist())
+        for index, image in zip(shard.batch.indices.tolist(), shard.batch.images, strict=True):
             assert torch.equal(images[index], image)
         # The weighted mean over processes is the mean over the batch.
-        mean = share.batch.labels.double().mean()
+        mean = shard.batch.labels.double().mean()
         parts_mean = sum(p.weight * p.batch.labels.double().mean() for p in own) / processes
         assert torch.allclose(mean, torch.as_tensor(parts_mean))
 
@@ -120,12 +122,12 @@ def test_no_process_ever_sees_a_single_image(data: DataSet, processes: int) -> N
     # BatchNorm on 1x1 maps cannot learn from one.
     for batch_size in range(2 * processes, 51):
         parts = [
-            MemoryFeed(data, Augmentation(), batch_size, CPU, rank, processes)
+            MemoryFeed(FeedPlan(data, Augmentation(), batch_size, CPU, rank, processes))
             for rank in range(processes)
         ]
         steps = list(zip(*(part.epoch(0) for part in parts), strict=True))
-        assert min(len(share.batch.labels) for step in steps for share in step) >= 2
-        sizes = [sum(len(share.batch.labels) for share in step) for step in steps]
+        assert min(len(shard.batch.labels) for step in steps for shard in step) >= 2
+        sizes = [sum(len(shard.batch.labels) for shard in step) for step in steps]
         full, rest = divmod(50, batch_size)
         joined = [batch_size] * (full - 1) + [batch_size + rest]
         kept = [batch_size] * full + [rest] * (rest > 0)
@@ -135,19 +137,19 @@ def test_no_process_ever_sees_a_single_image(data: DataSet, processes: int) -> N
 
 def test_too_many_processes_are_refused(data: DataSet) -> None:
     with pytest.raises(InputError, match="batch_size is 7, too small for 4 processes"):
-        MemoryFeed(data, Augmentation(), 7, CPU, 0, 4)
+        MemoryFeed(FeedPlan(data, Augmentation(), 7, CPU, 0, 4))
 
 
 def test_a_batch_larger_than_the_data_is_refused(data: DataSet) -> None:
     with pytest.raises(InputError, match="batch_size is 51, but there are 50 training images"):
-        MemoryFeed(data, Augmentation(), 51, CPU)
+        MemoryFeed(FeedPlan(data, Augmentation(), 51, CPU))
 
 
 def test_a_border_that_cannot_be_reflected_is_refused(data: DataSet) -> None:
     with pytest.raises(
         InputError, match="augmentation.crop_padding is 8, which cannot be reflected"
     ):
-        MemoryFeed(data, Augmentation(crop_padding=8, pad_mode="reflect"), 10, CPU)
+        MemoryFeed(FeedPlan(data, Augmentation(crop_padding=8, pad_mode="reflect"), 10, CPU))
 
 
 def test_arrays_that_do_not_fit_the_manifest_are_refused(data: DataSet) -> None:

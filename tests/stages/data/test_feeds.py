@@ -6,7 +6,7 @@ import torch
 from models.errors import InputError
 from stages.data import feeds
 from stages.data.arrays import DataSet
-from stages.data.feed import MemoryFeed
+from stages.data.feed import FeedPlan, MemoryFeed
 from stages.data.feeds import build_feed
 from stages.data.stream import StreamFeed
 from stages.sections.data import Augmentation
@@ -26,7 +26,7 @@ def test_auto_takes_memory_where_a_quarter_of_it_is_enough(
     kind: type,
 ) -> None:
     monkeypatch.setattr(feeds, "free_memory", lambda: free)
-    assert type(build_feed(data, Augmentation(), 16, CPU)) is kind
+    assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU))) is kind
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert ("kept in memory" in lines[0]) == (kind is MemoryFeed)
@@ -36,19 +36,19 @@ def test_processes_share_the_memory_of_their_host(
     data: DataSet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(feeds, "free_memory", lambda: 8 * PADDED)
-    assert type(build_feed(data, Augmentation(), 16, CPU, 1, 4)) is StreamFeed
+    assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU, 1, 4))) is StreamFeed
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # the other two are on another host
-    feed = build_feed(data, Augmentation(), 16, CPU, 1, 4)
+    feed = build_feed(FeedPlan(data, Augmentation(), 16, CPU, 1, 4))
     assert type(feed) is MemoryFeed
-    assert (feed.process, feed.processes) == (1, 4)
+    assert (feed.plan.process, feed.plan.processes) == (1, 4)
     assert capsys.readouterr().out == ""
 
 
 def test_what_is_asked_for_is_taken(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "free_memory", lambda: 0)
-    assert type(build_feed(data, Augmentation(), 16, CPU, mode="memory")) is MemoryFeed
+    assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU), mode="memory")) is MemoryFeed
     monkeypatch.setattr(feeds, "free_memory", lambda: 1 << 40)
-    assert type(build_feed(data, Augmentation(), 16, CPU, mode="stream")) is StreamFeed
+    assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU), mode="stream")) is StreamFeed
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_number_of_workers(
     monkeypatch.setattr(feeds, "cores", lambda: cores)
     if text is not None:
         monkeypatch.setenv("ACKD_WORKERS", text)
-    feed = build_feed(data, Augmentation(), 16, CPU, 0, processes, mode="stream")
+    feed = build_feed(FeedPlan(data, Augmentation(), 16, CPU, 0, processes), mode="stream")
     assert isinstance(feed, StreamFeed)
     assert feed.workers == workers
 
@@ -77,4 +77,4 @@ def test_a_number_of_workers_that_is_none(
 ) -> None:
     monkeypatch.setenv("ACKD_WORKERS", text)
     with pytest.raises(InputError, match=f"ACKD_WORKERS is '{text}', expected a number"):
-        build_feed(data, Augmentation(), 16, CPU)
+        build_feed(FeedPlan(data, Augmentation(), 16, CPU))

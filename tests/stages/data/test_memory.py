@@ -42,11 +42,12 @@ print(peak())
 EPOCH = f"""{PEAK}
 import torch
 from stages.data.arrays import load_data
+from stages.data.feed import FeedPlan
 from stages.data.stream import StreamFeed
 from stages.params import Augmentation
 
 augmentation = Augmentation(crop_padding=20, horizontal_flip=True)
-feed = StreamFeed(load_data(), augmentation, 32, torch.device("cpu"), workers=2)
+feed = StreamFeed(FeedPlan(load_data(), augmentation, 32, torch.device("cpu")), workers=2)
 workers = {{}}
 for _ in feed.epoch(0):
     (task,) = Path("/proc/self/task").glob(f"{{os.getpid()}}/children")

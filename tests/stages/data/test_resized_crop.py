@@ -9,7 +9,7 @@ from PIL import Image
 
 from stages.data.arrays import DataSet, load_data
 from stages.data.augmentation import augment
-from stages.data.feed import MemoryFeed
+from stages.data.feed import FeedPlan, MemoryFeed
 from stages.data.resized_crop import choose_parts, resized_crops
 from stages.data.stream import StreamFeed
 from stages.files import write_json
@@ -107,8 +107,8 @@ def test_streamed_and_kept_images_are_the_same(data: DataSet, crop: str) -> None
     settings = Augmentation(
         crop=crop, crop_padding=2 if crop == "shift" else 0, horizontal_flip=True
     )
-    memory = MemoryFeed(data, settings, 16, CPU)
-    stream = StreamFeed(data, settings, 16, CPU, workers=1)
+    memory = MemoryFeed(FeedPlan(data, settings, 16, CPU))
+    stream = StreamFeed(FeedPlan(data, settings, 16, CPU), workers=1)
     for kept, streamed in zip(memory.epoch(2), stream.epoch(2), strict=True):
         assert kept.batch.images.shape[2:] == (16, 16)
         assert torch.equal(kept.batch.images, streamed.batch.images)

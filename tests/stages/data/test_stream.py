@@ -13,7 +13,7 @@ import torch
 
 from models.errors import InputError
 from stages.data.arrays import DataSet
-from stages.data.feed import MemoryFeed, Share
+from stages.data.feed import FeedPlan, MemoryFeed, Shard
 from stages.data.stream import StreamFeed
 from stages.sections.data import Augmentation
 
@@ -23,7 +23,7 @@ SETTINGS = Augmentation(crop_padding=2, horizontal_flip=True, seed=4)
 COUNT = 50
 
 
-def assert_same(found: Iterator[Share], wanted: Iterator[Share]) -> None:
+def assert_same(found: Iterator[Shard], wanted: Iterator[Shard]) -> None:
     steps = 0
     for a, b in zip(found, wanted, strict=True):
         assert torch.equal(a.batch.images, b.batch.images)
@@ -38,8 +38,8 @@ def assert_same(found: Iterator[Share], wanted: Iterator[Share]) -> None:
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
 def test_the_batches_are_those_of_the_memory_feed(data: DataSet, workers: int, mode: str) -> None:
     settings = SETTINGS.model_copy(update={"pad_mode": mode})
-    stream = StreamFeed(data, settings, 16, CPU, workers=workers)
-    memory = MemoryFeed(data, settings, 16, CPU)
+    stream = StreamFeed(FeedPlan(data, settings, 16, CPU), workers=workers)
+    memory = MemoryFeed(FeedPlan(data, settings, 16, CPU))
     assert (len(stream), stream.steps) == (len(memory), memory.steps) == (COUNT, 4)
     for epoch in (0, 3):
         assert_same(stream.epoch(epoch), memory.epoch(epoch))
@@ -48,13 +48,13 @@ def test_the_batches_are_those_of_the_memory_feed(data: DataSet, workers: int, m
 @pytest.mark.parametrize("process", [0, 1])
 def test_each_process_sees_its_share(data: DataSet, process: int) -> None:
     # The last batch has 8 images: the one that is left has joined it.
-    stream = StreamFeed(data, SETTINGS, 7, CPU, process, 2, workers=2)
-    assert_same(stream.epoch(1), MemoryFeed(data, SETTINGS, 7, CPU, process, 2).epoch(1))
+    stream = StreamFeed(FeedPlan(data, SETTINGS, 7, CPU, process, 2), workers=2)
+    assert_same(stream.epoch(1), MemoryFeed(FeedPlan(data, SETTINGS, 7, CPU, process, 2)).epoch(1))
 
 
 def test_going_on_within_an_epoch(data: DataSet) -> None:
-    stream = StreamFeed(data, SETTINGS, 16, CPU, workers=1)
-    memory = MemoryFeed(data, SETTINGS, 16, CPU)
+    stream = StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=1)
+    memory = MemoryFeed(FeedPlan(data, SETTINGS, 16, CPU))
     assert_same(stream.epoch(2, start_step=2), memory.epoch(2, start_step=2))
     assert list(stream.epoch(2, start_step=4)) == []
 
@@ -63,7 +63,7 @@ def test_going_on_within_an_epoch(data: DataSet) -> None:
 def test_the_global_random_state_is_left_alone(data: DataSet, workers: int) -> None:
     # What a method draws would otherwise depend on the feed.
     before = torch.get_rng_state()
-    list(StreamFeed(data, SETTINGS, 16, CPU, workers=workers).epoch(0))
+    list(StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=workers).epoch(0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -77,7 +77,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="childre
 
 @linux
 def test_workers_end_with_the_epoch_and_when_it_is_left(data: DataSet) -> None:
-    feed = StreamFeed(data, SETTINGS, 16, CPU, workers=2)
+    feed = StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=2)
     own = set(children(os.getpid()))
     epoch = feed.epoch(0)
     next(epoch)
@@ -90,14 +90,14 @@ def test_workers_end_with_the_epoch_and_when_it_is_left(data: DataSet) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damage_is_one_sentence(data: DataSet, workers: int) -> None:
-    feed = StreamFeed(data, SETTINGS, 16, CPU, workers=workers)
+    feed = StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=workers)
     path = data.folder / "train_images.npy"
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(InputError, match=r"train_images.npy: missing or damaged") as caught:
         list(feed.epoch(0))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"train_images.npy: missing or damaged"):
-        StreamFeed(data, SETTINGS, 16, CPU)
+        StreamFeed(FeedPlan(data, SETTINGS, 16, CPU))
 
 
 PROGRAM = """
@@ -105,14 +105,15 @@ import sys, time
 from pathlib import Path
 import torch
 from stages.data.arrays import load_data
+from stages.data.feed import FeedPlan
 from stages.data.stream import StreamFeed
 from stages.entry import run_stage
 from stages.params import Augmentation
 
 def main(params):
     data = load_data(Path(sys.argv[1]))
-    feed = StreamFeed(data, Augmentation(), 8, torch.device("cpu"), workers=2)
-    for step, share in enumerate(feed.epoch(0)):
+    feed = StreamFeed(FeedPlan(data, Augmentation(), 8, torch.device("cpu")), workers=2)
+    for step, shard in enumerate(feed.epoch(0)):
         if step == 1:
             print("at work", flush=True)
             time.sleep(60)

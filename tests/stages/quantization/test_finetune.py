@@ -19,7 +19,7 @@ from models.checkpoint import load_network, save_network
 from models.errors import InputError
 from stages import export_onnx
 from stages.data.arrays import load_data
-from stages.data.feed import MemoryFeed
+from stages.data.feed import FeedPlan, MemoryFeed
 from stages.files import sha256
 from stages.params import Params
 from stages.quantization.finetune import finetune
@@ -104,7 +104,7 @@ def network_and_feed(root: Path, batch_size: int) -> tuple[QuantizedNetwork, Any
     model = export_onnx.export_network(deployed, data.image_size, 18, "dynamic")
     ranges = calibrate(model, data.split("train").images[:24])
     quantized = quantize(model, "int8_u8s8", ranges)
-    feed = MemoryFeed(data, Augmentation(), batch_size, CPU)
+    feed = MemoryFeed(FeedPlan(data, Augmentation(), batch_size, CPU))
     return QuantizedNetwork(model, quantized, CPU), student, feed
 
 
@@ -112,8 +112,8 @@ def test_the_loss_is_the_divergence_from_the_student_on_the_augmented_images(har
     network, student, feed = network_and_feed(hard, 20)  # the last batch is a smaller one
     wanted = []
     with torch.no_grad():
-        for share in feed.epoch(0):
-            images = share.batch.images
+        for shard in feed.epoch(0):
+            images = shard.batch.images
             q, p = (log_softmax(f(images).double().numpy(), 1) for f in (student, network))
             wanted += (np.exp(q) * (q - p)).sum(1).tolist()
     assert len(wanted) == 48

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import models
 from models import distillers
 from models.checkpoint import load_network, load_state
-from models.distillers.base import Distiller, Knowledge, Setting
+from models.distillers.base import Distiller, Setting, TeacherOutputs
 from stages.data.arrays import load_data
-from stages.data.feed import MemoryFeed
+from stages.data.feed import FeedPlan, MemoryFeed
 from stages.params import Params
 from stages.sections.data import Augmentation
 from stages.training import launch
@@ -129,35 +128,33 @@ class Accumulated:
     def _run_part(self, rank: int) -> None:
         distiller = self.copies[rank]
         device = torch.device("cpu")
-        feed = MemoryFeed(self.data, self.augmentation, 14, device, rank, PROCESSES)
-        adversary = distiller.adversary_optimizer()
-        apart = {id(p) for g in adversary.param_groups for p in g["params"]} if adversary else set()
-        own = [p for p in distiller.parameters() if id(p) not in apart]
+        feed = MemoryFeed(FeedPlan(self.data, self.augmentation, 14, device, rank, PROCESSES))
+        own = [p for p in distiller.parameters() if p.requires_grad]
         optimizer, schedule = build_optimizer(own, self.settings, feed.steps)
-
-        def step(loss: Tensor) -> None:
-            adversary.zero_grad()
-            (loss * share.weight).backward()
-            self._average(lambda c: (p.grad for p in c.discriminators.parameters()))
-            adversary.step()
-
-        if adversary:
-            distiller.step_adversary = step
+        adversary = distiller.adversary_optimizer() if distiller.adversary else None
         for epoch in range(self.settings.epochs):
             distiller.train()
             mean = 0.0
-            for share in feed.epoch(epoch):
+            for shard in feed.epoch(epoch):
                 with torch.no_grad():
-                    logits = round_logits(self.teacher(share.batch.images)).float()
-                total = distiller(share.batch, Knowledge(logits))["total"]
+                    logits = round_logits(self.teacher(shard.batch.images)).float()
+                outputs = distiller(shard.batch.images)
+                if adversary:
+                    adversary.zero_grad()
+                    distiller.adversary.requires_grad_(True)
+                    (distiller.adversary_loss(outputs) * shard.weight).backward()
+                    self._average(lambda c: [p.grad for p in c.adversary.parameters()])
+                    adversary.step()
+                    distiller.adversary.requires_grad_(False)
+                total = distiller.losses(outputs, shard.batch, TeacherOutputs(logits))["total"]
                 optimizer.zero_grad()
-                (total * share.weight).backward()
+                (total * shard.weight).backward()
                 self._average(
                     lambda c: [p.grad for n, p in c.named_parameters() if "discrim" not in n]
                 )
                 optimizer.step()
                 schedule.step()
-                mean += total.item() * len(share.batch.labels)
+                mean += total.item() * len(shard.batch.labels)
             self.losses.append(mean / len(feed))
             with torch.no_grad():
                 self._average(lambda c: [b for b in c.buffers() if b.is_floating_point()])

@@ -7,7 +7,7 @@ import torch
 
 import models
 from models import distillers
-from models.distillers.base import Batch, Distiller, Knowledge
+from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.errors import InputError
 from stages.sections.training import EngineSettings
 from stages.training.engine import (
@@ -79,10 +79,10 @@ def test_under_reduced_precision_losses_and_weights_stay_float32() -> None:
     )
     seen = {}
     distiller.student.fc.register_forward_hook(lambda _m, _i, out: seen.update(fc=out.dtype))
-    wrapped = engine.accelerator.prepare_model(distiller)
     images = torch.randn(4, 3, 16, 16).to(memory_format=torch.channels_last)
     batch = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))
-    losses = wrapped(batch, Knowledge(torch.randn(4, 3)))
+    with engine.accelerator.autocast():
+        losses = distiller.losses(distiller(images), batch, TeacherOutputs(torch.randn(4, 3)))
     assert seen["fc"] == torch.bfloat16
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     assert all(parameter.dtype == torch.float32 for parameter in distiller.parameters())
@@ -110,7 +110,8 @@ def test_compiled_networks_learn_the_same() -> None:
         torch.manual_seed(1)
         images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
         labels = torch.arange(8) % 3
-        distiller(Batch(images, labels, labels), Knowledge())["total"].backward()
+        batch = Batch(images, labels, labels)
+        distiller.losses(distiller(images), batch, TeacherOutputs())["total"].backward()
         gradients.append([p.grad for p in distiller.parameters()])
     for eager, compiled in zip(*gradients, strict=True):
         assert eager is not None

@@ -10,17 +10,19 @@ import torch
 import models
 from models import distillers
 from models.backbone import Backbone
-from models.distillers.base import Batch, Distiller, Knowledge
+from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import MemoryFeed
+from stages.data.feed import FeedPlan, MemoryFeed
 from stages.files import write_json
 from stages.sections.data import Augmentation
 from stages.sections.methods import Ackd
 from stages.sections.training import EngineSettings, Training
 from stages.training.engine import Engine, start_engine
 from stages.training.evaluate import accuracy, predict
-from stages.training.loop import Progress, Trainer
+from stages.training.frozen_teacher import FrozenTeacher
+from stages.training.history import Progress
+from stages.training.loop import Trainer
 from tests.setting import make_setting
 
 CPU = torch.device("cpu")
@@ -63,10 +65,11 @@ def train(
     settings: Training = SETTINGS,
     **engine_settings: Any,
 ) -> Progress:
-    feed = MemoryFeed(data, Augmentation(crop_padding=1), settings.batch_size, CPU)
+    feed = MemoryFeed(FeedPlan(data, Augmentation(crop_padding=1), settings.batch_size, CPU))
     started = engine(**engine_settings)
     started.place(distiller)
-    return Trainer("test", distiller, teacher, feed, data.split("val"), settings, started).train()
+    frozen = FrozenTeacher(teacher, distiller, started, None, len(feed))
+    return Trainer("test", distiller, frozen, feed, data.split("val"), settings, started).train()
 
 
 def run(
@@ -97,7 +100,7 @@ def test_every_method_learns_repeatably_and_leaves_its_teacher_alone(
     given = None if method == "scratch" else teacher
     distiller, trained = run(data, method, given)
     test = data.split("test")
-    feed = MemoryFeed(data, Augmentation(), 16, CPU)
+    feed = MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU))
     reached = accuracy(predict(distiller.student.eval(), test, feed.normalize), test)
     assert reached > 0.9
     again, trained_again = run(data, method, given)
@@ -141,7 +144,7 @@ def test_the_best_epoch_is_the_first_highest_on_validation(data: DataSet) -> Non
     student = models.build("resnet8", 3)
     student.load_state_dict(trained.best_student)
     val = data.split("val")
-    feed = MemoryFeed(data, Augmentation(), 16, CPU)
+    feed = MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU))
     assert accuracy(predict(student.eval(), val, feed.normalize), val) == max(accuracies)
 
 
@@ -160,8 +163,10 @@ def test_the_loss_of_the_log_is_the_mean_over_samples(data: DataSet) -> None:
     class Constant(Distiller):
         needs = "nothing"
 
-        def forward(self, batch: Batch, knowledge: Knowledge) -> dict[str, torch.Tensor]:
-            return {"total": 0 * self.student(batch.images).sum() + batch.labels.double().mean()}
+        def losses(
+            self, outputs: torch.Tensor, batch: Batch, teacher: TeacherOutputs
+        ) -> dict[str, torch.Tensor]:
+            return {"total": 0 * outputs.sum() + batch.labels.double().mean()}
 
     distiller = Constant(models.build("resnet8", 3), SETTING)
     # Batches of 36, 36 and 24.

@@ -13,9 +13,9 @@ from torch import Tensor
 import models
 from models import distillers
 from stages.sections.training import EngineSettings
-from stages.training import lessons as lessons_module
+from stages.training import frozen_teacher
 from stages.training.engine import Engine
-from stages.training.lessons import Lessons
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.logits_store import LogitsStore, round_logits
 from tests.setting import make_setting
 
@@ -25,7 +25,7 @@ SAMPLES, CLASSES = 50, 3
 def test_what_the_processes_have_seen_is_put_together_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lessons_module, "_PART", 16)  # the last part is smaller
+    monkeypatch.setattr(frozen_teacher, "_PART", 16)  # the last part is smaller
     whole = round_logits(5 * torch.randn(SAMPLES, CLASSES))
     own = torch.arange(SAMPLES) % 2 == 0
     of_others = torch.where(own[:, None], 0, whole).view(torch.int16).split(16)
@@ -47,11 +47,11 @@ def test_what_the_processes_have_seen_is_put_together_in_parts(
     student, teacher = (models.build("resnet8", CLASSES) for _ in range(2))
     options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
     kd = distillers.build("kd", student, make_setting(), options)
-    lessons = Lessons(teacher, kd, cast(Engine, engine), store, SAMPLES)
-    lessons.begin_epoch(0, 0)
-    assert lessons.kept is not None
-    lessons.kept[own] = whole[own]
-    lessons.end_epoch(0)
+    frozen = FrozenTeacher(teacher, kd, cast(Engine, engine), store, SAMPLES)
+    frozen.begin_epoch(0, 0)
+    assert frozen.kept is not None
+    frozen.kept[own] = whole[own]
+    frozen.end_epoch(0)
     assert sizes == [16, 16, 16, 2]
     stored = store.read(0)
     assert stored is not None

@@ -1,4 +1,4 @@
-"""What the teacher says of each batch: computed, or read from the store."""
+"""The teacher's outputs for each batch: computed, or read from the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone
-from models.distillers.base import Batch, Distiller, Knowledge
+from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.errors import InputError
 from stages.training.engine import Engine
 from stages.training.inference import FrozenNetwork
@@ -15,8 +15,8 @@ from stages.training.logits_store import LogitsStore, round_logits
 _PART = 1 << 14  # samples whose logits the processes exchange at once
 
 
-class Lessons:
-    """The teacher's knowledge, epoch by epoch.
+class FrozenTeacher:
+    """The teacher's outputs, epoch by epoch.
 
     Logits are rounded to float16 wherever they come from, so that a student's weights are the same
     with the store warm, cold or off. Features are never stored.
@@ -84,14 +84,14 @@ class Lessons:
         self.kept = None
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Knowledge:
+    def __call__(self, batch: Batch) -> TeacherOutputs:
         """What the method needs of a batch."""
         if self.needs == "nothing":
-            return Knowledge()
+            return TeacherOutputs()
         if self.needs == "features":
             with self.engine.accelerator.autocast():
                 features = self.teacher.features(batch.images)
-            return Knowledge(features.logits.float(), features)
+            return TeacherOutputs(features.logits.float(), features)
         if self.stored is not None:
             logits = self.stored[batch.indices.cpu()].to(self.engine.device)
         else:
@@ -99,4 +99,4 @@ class Lessons:
                 logits = round_logits(self.answers(batch.images))
             if self.kept is not None:
                 self.kept[batch.indices.cpu()] = logits.cpu()
-        return Knowledge(logits.float())
+        return TeacherOutputs(logits.float())

@@ -1,0 +1,111 @@
+"""What a training has seen so far: losses step by step, accuracies epoch by epoch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.distillers.base import Distiller
+from models.errors import InputError
+from models.similarity import linear_cka
+from stages.data.arrays import Images
+from stages.data.feed import Normalize
+from stages.training.evaluate import accuracy, observe
+
+Row = dict[str, float]
+
+#: Steps after which a GPU is asked whether its losses were finite, which makes it wait.
+_ASK_EVERY = 50
+
+
+@dataclass
+class Progress:
+    """How far a training is; what a checkpoint holds besides weights and optimizers.
+
+    Attributes:
+        epoch: counted from 0; the one that is going on.
+        step: batches of it that are done.
+        sums: each loss, summed over the epoch's samples of this process so far.
+        seconds: spent on the epoch so far.
+        history: a row for each epoch that is done.
+        best_epoch: counted from 1, the first with the highest accuracy on validation.
+        best_accuracy: its accuracy.
+        best_student: the student's state dict of that epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_student: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, row: Row, student: Mapping[str, Tensor]) -> None:
+        """An epoch's row, and its student where it is the best so far."""
+        self.history.append(row)
+        if row["val_accuracy"] > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = self.epoch + 1, row["val_accuracy"]
+            self.best_student = {name: t.cpu().clone() for name, t in student.items()}
+
+    def next_epoch(self) -> None:
+        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
+
+
+class Losses:
+    """Adds up the losses of an epoch in its progress, and refuses one that is not finite."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
+
+    def add(self, losses: Mapping[str, Tensor], samples: int) -> None:
+        """Count the means of a step's ``samples``.
+
+        Raises:
+            InputError: as :meth:`require_finite`, which is called often enough.
+        """
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        self._unchecked.append((self.progress.step, detached))
+        if detached["total"].device.type == "cpu" or len(self._unchecked) == _ASK_EVERY:
+            self.require_finite()
+        sums = self.progress.sums
+        for name, loss in detached.items():
+            part = loss.double() * samples
+            sums[name] = sums[name] + part if name in sums else part
+
+    def require_finite(self) -> None:
+        """Look at the losses that came since the last look.
+
+        Raises:
+            InputError: one is not finite.
+        """
+        for step, losses in self._unchecked:
+            for name, loss in losses.items():
+                if not math.isfinite(loss.item()):
+                    kept = "; the last checkpoint is kept" if self.progress.history else ""
+                    raise InputError(
+                        f"the loss {name!r} became {loss.item()} in epoch"
+                        f" {self.progress.epoch + 1}, step {step};"
+                        f" use a smaller learning_rate{kept}"
+                    )
+        self._unchecked.clear()
+
+
+@torch.no_grad()
+def validate(distiller: Distiller, val: Images, normalize: Normalize) -> Row:
+    """Accuracy of each learner on validation, what else the method measures, and CKA by pair."""
+    seen = observe(distiller.eval().observe, val, normalize)
+    accuracies = {name: accuracy(logits, val) for name, logits in seen.logits.items()}
+    row: Row = {"val_accuracy": accuracies.pop("target")}
+    row |= {f"val_accuracy/{name}": value for name, value in accuracies.items()}
+    row |= {name: float(values.mean()) for name, values in seen.measures.items()}
+    for a, b in itertools.combinations(seen.embeddings, 2):
+        row[f"cka/{a}~{b}"] = linear_cka(seen.embeddings[a], seen.embeddings[b])
+    return row

@@ -1,0 +1,78 @@
+"""All that changes while a training runs: saved as it goes on, restored when it is run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from stages.training.checkpoint import Checkpoints
+from stages.training.engine import Engine
+from stages.training.history import Progress
+
+#: Steps after which all processes agree on whether a checkpoint is due, which makes them wait.
+_ASK_EVERY = 50
+
+
+class _Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Resume:
+    """Takes and restores the state of a training.
+
+    Args:
+        parts: weights, optimizers, schedule, by name.
+        engine: its random numbers and its scaler belong to the state; the main process writes.
+        checkpoints: where states are kept; None keeps none.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, _Stateful], engine: Engine, checkpoints: Checkpoints | None
+    ) -> None:
+        scaler = engine.accelerator.scaler
+        self.parts = dict(parts) | ({} if scaler is None else {"scaler": scaler})
+        self.engine, self.checkpoints = engine, checkpoints
+        self.last_saved = time.monotonic()
+
+    def load(self) -> Progress:
+        """Where the training begins: anew, or after the last step that was saved."""
+        state = None if self.checkpoints is None else self.checkpoints.load()
+        if state is None:
+            return Progress()
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
+        if len(state["random_cuda"]) == torch.cuda.device_count() > 0:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        progress = Progress(**state["progress"])
+        progress.sums = {k: total.to(self.engine.device) for k, total in progress.sums.items()}
+        return progress
+
+    def save(self, progress: Progress) -> None:
+        """Save the state, in the main process."""
+        if self.checkpoints is not None and self.engine.is_main:
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            random = {
+                "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state_all(),
+            }
+            self.checkpoints.save(state | random | {"progress": dict(vars(progress))})
+        self.last_saved = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after ``step`` steps of an epoch; the same answer in all processes."""
+        if self.checkpoints is None:
+            return False
+        several = self.engine.accelerator.num_processes > 1
+        if several and step % _ASK_EVERY:
+            return False
+        minutes = (time.monotonic() - self.last_saved) / 60
+        due = minutes >= self.engine.settings.checkpoint_minutes
+        if several:
+            asked = torch.tensor(float(due and self.engine.is_main), device=self.engine.device)
+            due = bool(self.engine.average(asked) > 0)
+        return due
