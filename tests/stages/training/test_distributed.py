@@ -255,10 +255,10 @@ def killed(launcher: subprocess.Popen[str], workers: list[int], victim: int) -> 
 
 
 @pytest.fixture
-def idle(tmp_path: Path) -> subprocess.Popen[str]:
-    (tmp_path / "idle.py").write_text(IDLE)
-    (tmp_path / "params.yaml").write_text("{}")
-    return start("idle", tmp_path)
+def idle(distillable: Path) -> subprocess.Popen[str]:
+    (distillable / "idle.py").write_text(IDLE)
+    (distillable / "params.yaml").write_text(json.dumps(CONTENT))
+    return start("idle", distillable)
 
 
 @linux
