@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline.presets import leaves
 from pipeline.summary_schema import Shown, checked
-from stages.figures import drop
+from stages.figures import drop, what
 from stages.files import read_json
 from stages.params import PARAMS_FILE, read_yaml
 
@@ -56,12 +56,12 @@ def show(console: Console) -> None:
     if summary["skipped"]:
         console.print("\n[bold]Not measured[/]")
         for item in summary["skipped"]:
-            console.print(f"  {item['what']}: {item['reason']}", highlight=False, markup=False)
+            console.print(f"  {what(item)}: {item['reason']}", highlight=False, markup=False)
     console.print()
-    for what, path in (("report", PAGE), ("bundle", BUNDLE)):
+    for result, path in (("report", PAGE), ("bundle", BUNDLE)):
         # A missed goal leaves the report and stops the bundle.
         place = str(path) if path.exists() else "none; see the goals in reports/gate.json"
-        console.print(f"[bold]{what}[/]  {place}", highlight=False)
+        console.print(f"[bold]{result}[/]  {place}", highlight=False)
 
 
 def _outdated() -> Iterator[str]:

@@ -128,6 +128,7 @@ class _ShownDevice(_Part):
 class _Skipped(_Part):
     what: str
     reason: str
+    device: str | None = None
 
 
 class Shown(_Part):

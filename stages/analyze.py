@@ -37,7 +37,7 @@ from stages.analysis.similarity import accuracies, compare, diversity, gaps
 from stages.data.arrays import DataSet, Images, load_data
 from stages.data.feed import Normalize
 from stages.entry import run_stage
-from stages.files import new_folder, sha256, write_json
+from stages.files import new_folder, sha256, without_folders, write_json
 from stages.grad_cam import draw_panel, grad_cam, resize
 from stages.params import Params
 from stages.sections.methods import Distill
@@ -90,7 +90,11 @@ def main(params: Params) -> None:
             "learners": diversity(seen, test.labels) if seen else None,
             "baseline": None
             if gains is None
-            else {"path": settings.baseline, "paired": gains.paired, **gains.mean._asdict()},
+            else {
+                "path": without_folders(str(settings.baseline)),
+                "paired": gains.paired,
+                **gains.mean._asdict(),
+            },
             "images": count,
             "test_images": len(test),
         },

@@ -68,9 +68,15 @@ def origin(summary: dict[str, Any]) -> str:
     return f"distilled from {summary['teacher']['network']} by {method.upper()}"
 
 
-def by_reason(skipped: Iterable[dict[str, str]]) -> dict[str, list[str]]:
+def what(skipped: dict[str, Any]) -> str:
+    """What lacks, and on which device where it is of one."""
+    device = skipped.get("device")
+    return f"{skipped['what']} on {device}" if device else str(skipped["what"])
+
+
+def by_reason(skipped: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
     """``skipped`` of ``reports/summary.json``: what lacks for each reason."""
     found: dict[str, list[str]] = {}
     for item in skipped:
-        found.setdefault(item["reason"], []).append(item["what"])
+        found.setdefault(item["reason"], []).append(what(item))
     return found

@@ -7,12 +7,16 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+
+#: Of an absolute path or one in a home folder, but not of a URL.
+_FOLDERS = re.compile(r"^([^/~]*:)?(~[^/]*)?/(?!/)(.*/)?(?=[^/])")
 
 
 @contextlib.contextmanager
@@ -76,6 +80,11 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def without_folders(text: str) -> str:
+    """A path, or a source with one, as a report shows it to others: ``hf:.../flowers``."""
+    return _FOLDERS.sub(r"\1.../", text)
 
 
 def sha256(path: Path) -> str:

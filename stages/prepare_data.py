@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import InputError
+from models.errors import InputError, printable
 from stages.data.arrays import DATA_FOLDER, SPLITS, Split, middle, write_header
 from stages.data.decode import DamagedImageError, decode
 from stages.data.sources.schemes import open_source
 from stages.data.splits import ChosenSplit, choose_splits
 from stages.entry import run_stage
-from stages.files import new_folder, sha256, write_json
+from stages.files import new_folder, sha256, without_folders, write_json
 from stages.machine import cores
 from stages.params import Params
 from stages.preflight import check
@@ -66,7 +66,7 @@ def main(params: Params) -> None:
     data = params.data
     choice = choose_splits(open_source(data), data)
     for note in choice.notes:
-        print(note)
+        print(printable(note))
     size = data.image_size or _own_size(data.source, choice.splits["train"])
     statistics = {}
     damaged: list[str] = []
@@ -126,6 +126,7 @@ def main(params: Params) -> None:
     counts = {
         name: {key: split[key] for key in ("count", "per_class")} for name, split in splits.items()
     }
+    summary["source"] = without_folders(data.source)
     report = {**summary, "splits": counts, "notes": choice.notes, "damaged": damaged}
     write_json(REPORT, report)
     sizes = ", ".join(f"{split['count']} {name}" for name, split in counts.items())

@@ -19,7 +19,7 @@ from models import distillers
 from models.errors import InputError
 from pipeline.dvc_config import cache_folder, links_outputs
 from pipeline.sizes import bytes_and_time, files_below, show_bytes
-from stages.files import read_json
+from stages.files import read_json, without_folders
 from stages.params import Params, read_yaml
 from stages.sections.training import Training
 from stages.training.places import checkpoints_root, logits_bound, logits_root
@@ -87,7 +87,9 @@ def count_images(params: Params) -> Counts | None:
     """Of the last run with the same source, of its folder, or of the paper; None where unknown."""
     data = params.data
     report = Path("reports/data.json")
-    if report.is_file() and (known := read_json(report)).get("source") == data.source:
+    if report.is_file() and (known := read_json(report)).get("source") == (
+        without_folders(data.source)
+    ):
         size = data.image_size or int(known["image_size"])
         counts = {name: int(split["count"]) for name, split in known["splits"].items()}
         train, others = counts["train"], counts["val"] + counts["test"]

@@ -42,21 +42,21 @@ def devices(measured: Measurements) -> list[Measured]:
     return found
 
 
-def missing(measured: Measurements) -> Iterator[tuple[str, str]]:
-    """What of `ackd profile` is not shown or not measured, and why."""
+def missing(measured: Measurements) -> Iterator[tuple[str, str, str]]:
+    """What of `ackd profile` is not shown or not measured, on which device, and why."""
     told = {device["device"] for device in measured.latency["devices"]}
     for file in measured.devices:
-        what = f"latency on {file['device']} by `ackd profile`"
-        if file["device"] in told:
-            yield what, "profile.devices has that device, whose newer measurement is shown"
+        url, what = file["device"], "latency by `ackd profile`"
+        if url in told:
+            yield what, url, "profile.devices has that device, whose newer measurement is shown"
             continue
         current = [row for row in file["results"] if _is_current(row, measured)]
         if len(current) < len(file["results"]):
-            yield what, "some or all of it is of other models than these; measure again"
+            yield what, url, "some or all of it is of other models than these; measure again"
         for row in current:
             if row["status"] != "passed":
                 at = f"{row['precision']} at {threads(row['threads'])}"
-                yield f"latency of {at} on {file['device']}", row["reason"]
+                yield f"latency of {at}", url, row["reason"]
 
 
 def summary(measured: Measurements, exports: Record) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from stages.figures import by_reason, count, millions, origin, percent, ratio, significant
+from stages.files import without_folders
 from stages.params import Params
 from stages.report_page import classes, devices, learners, litert, paper, tables
 from stages.report_page.curves import (
@@ -275,10 +277,18 @@ _Representer.add_representer(
 )
 
 
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return without_folders(value) if isinstance(value, str) else value
+
+
 def _yaml(params: Params) -> str:
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.default_flow_style = False
     text = io.StringIO()
-    yaml.dump(params.model_dump(by_alias=True), text)
+    yaml.dump(_without_folders(params.model_dump(by_alias=True)), text)
     return text.getvalue()

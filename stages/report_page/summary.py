@@ -121,38 +121,40 @@ def _at_one_thread(precision: str, measured: Measurements) -> Record:
     return {}
 
 
-def skipped(measured: Measurements) -> list[dict[str, str]]:
+def skipped(measured: Measurements) -> list[Record]:
     """What was not measured, each with its reason; what failed with its figures is not here."""
     missing: list[tuple[str, str]] = []
     for result in measured.validation["results"]:
         if result["golden"] is None:
             missing.append((f"{result['runtime']} {result['precision']}", result["reason"]))
+    several = len(measured.latency["devices"]) > 1
+    of_devices: list[tuple[str, str | None, str]] = []
     for result in measured.latency["results"]:
-        what = f"{result['precision']} at {threads(result['threads'])}{_on(result, measured)}"
+        what = f"{result['precision']} at {threads(result['threads'])}"
+        device = result["device"] if several else None
         if result["status"] != "passed":
-            missing.append((f"latency of {what}", result["reason"]))
+            of_devices.append((f"latency of {what}", device, result["reason"]))
         elif result["p99_ms"] is None:
-            missing.append((f"p99 of {what}", f"{result['n']} samples, under {_P99_SAMPLES}"))
+            reason = f"{result['n']} samples, under {_P99_SAMPLES}"
+            of_devices.append((f"p99 of {what}", device, reason))
+    of_devices += devices.missing(measured)
     first = measured.latency["devices"][0]["device"]
     counts = [r["threads"] for r in measured.latency["results"] if r["device"] == first]
     if 1 not in counts:
         missing.append(("latency at one thread", "profile.threads lacks 1"))
-    missing += devices.missing(measured)
     missing += litert.missing(measured)
     if measured.analysis["learners"] is None:
         method = measured.student["method"]
         missing.append(("auxiliary learners", f"the method {method} has none"))
     missing += _of_device(measured)
-    return [{"what": what, "reason": reason} for what, reason in dict.fromkeys(missing)]
+    listed = of_devices + [(what, None, reason) for what, reason in missing]
+    return [
+        {"what": what, **({"device": device} if device else {}), "reason": reason}
+        for what, device, reason in dict.fromkeys(listed)
+    ]
 
 
-def _on(result: Record, measured: Measurements) -> str:
-    """Which device, where there are several."""
-    several = len(measured.latency["devices"]) > 1
-    return f" on {result['device']}" if several else ""
-
-
-def _without_paper(measured: Measurements, paper: Record | None) -> list[dict[str, str]]:
+def _without_paper(measured: Measurements, paper: Record | None) -> list[Record]:
     if paper is None or paper["accuracies"]:
         return []
     pair = f"{measured.teacher['network']} and {measured.student['network']}"

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from stages.files import new_file, new_folder, read_json, sha256, write_csv, write_json
+from stages.files import (
+    new_file,
+    new_folder,
+    read_json,
+    sha256,
+    without_folders,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -78,3 +86,23 @@ def test_csv(tmp_path: Path) -> None:
 def test_sums(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("imagefolder:/home/somebody/flowers", "imagefolder:.../flowers"),
+        ("imagefolder:/mnt/flowers/", "imagefolder:.../flowers/"),
+        ("torchvision:CIFAR100:~/data", "torchvision:CIFAR100:.../data"),
+        ("hf:/data/cifar100@v1", "hf:.../cifar100@v1"),
+        ("~somebody/teacher.pth", ".../teacher.pth"),
+        ("/classes.csv", ".../classes.csv"),
+        *(
+            (name, name)
+            for name in ("digits", "hf:uoft-cs/cifar100", "imagefolder:images/own", "/")
+        ),
+        ("ssh://pi@board/srv", "ssh://pi@board/srv"),
+    ],
+)
+def test_a_path_as_others_see_it(path: str, shown: str) -> None:
+    assert without_folders(path) == shown

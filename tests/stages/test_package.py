@@ -20,6 +20,7 @@ from stages.params import Params
 from stages.sections.result import Gate, Package
 from stages.sections.training import Teacher
 from tests.stages import chain_files
+from tests.stages.html_page import change
 
 PARAMS = Params(gate=Gate(min_accuracy=0.97, max_export_drop=0.02))
 
@@ -199,10 +200,8 @@ def test_the_licence_of_the_model_is_in_card_and_sbom(chain):
 
 
 def test_folders_of_the_machine_that_trained_stay_out_of_the_bundle(chain):
-    for path in (Path("reports/summary.json"), Path("reports/data.json")):
-        changed = json.loads(path.read_text())
-        changed.get("data", changed)["source"] = "imagefolder:/home/somebody/secret/flowers"
-        path.write_text(json.dumps(changed))
+    change("reports/data.json", lambda d: d.update(source="imagefolder:.../flowers"))
+    report.main(PARAMS)
     teacher = Teacher(checkpoint="/home/somebody/teacher.pth")
     package.main(PARAMS.model_copy(update={"teacher": teacher}))
     card = Path("artifacts/bundle/MODEL_CARD.md").read_text()
@@ -210,6 +209,38 @@ def test_folders_of_the_machine_that_trained_stay_out_of_the_bundle(chain):
     assert "loaded from teacher.pth" in card
     for path in Path("artifacts/bundle").iterdir():
         assert b"somebody" not in path.read_bytes()
+
+
+def test_devices_stay_out_of_the_bundle_but_for_their_processors(chain):
+    """Whose, where and in which folder they are, and all that is measured there by hand."""
+
+    def card() -> str:
+        report.main(PARAMS)
+        package.main(PARAMS)
+        return Path("artifacts/bundle/MODEL_CARD.md").read_text()
+
+    def second(content):
+        url = "ssh://somebody@secret-host/srv/secret"
+        content["devices"].append(content["devices"][0] | {"device": url, "cpu": "Board CPU"})
+        row = content["results"][0] | {"device": url, "status": "failed", "reason": "no memory"}
+        content["results"].append(row)
+
+    change("reports/latency.json", second)
+    assert "- no memory: latency of fp32 at 1 thread on Board CPU\n" in card()
+    before = Path("artifacts/bundle.tar.gz").read_bytes()
+    latency = json.loads(Path("reports/latency.json").read_text())
+    for number, sha in enumerate((None, "0" * 64)):
+        url = f"ssh://somebody@other-host-{number}/srv/secret"
+        row = latency["results"][-1] | {"device": url, "reason": "of somebody"}
+        model = json.loads(Path("artifacts/onnx/model.json").read_text())
+        row["model_sha256"] = sha or model["files"]["fp32"]["static"]["sha256"]
+        kept = {"device": url, "description": latency["devices"][0], "results": [row]}
+        Path("reports/devices").mkdir(exist_ok=True)
+        Path(f"reports/devices/{number}.json").write_text(json.dumps(kept))
+    text = card()
+    assert len(json.loads(Path("reports/summary.json").read_text())["devices"]) == 3
+    assert not re.search("somebody|secret|host", text)
+    assert Path("artifacts/bundle.tar.gz").read_bytes() == before
 
 
 def test_what_failed_its_validation_is_left_out(chain):

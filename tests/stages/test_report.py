@@ -282,6 +282,15 @@ def test_equal_measurements_give_equal_bytes(chain):
     assert sums[0] == sums[1]
 
 
+def test_folders_of_this_machine_are_not_shown(chain):
+    paths = {"data": {"source": "imagefolder:/home/somebody/flowers"}}
+    paths["teacher"] = {"checkpoint": "~somebody/teacher.pth"}
+    paths["analyze"] = {"baseline": "/home/somebody/classes.csv"}
+    _, page = made(Params.model_validate(paths))
+    assert "source: imagefolder:.../flowers" in page.text["parameters"]
+    assert "somebody" not in PAGE.read_text()
+
+
 def test_names_are_escaped(chain):
     _, page = made()
     assert "a <b> & $c$" in page.tables["data"][0][-1][1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.errors import InputError
+from models.errors import InputError, printable
 from stages.data.sources.base import Source, SourceSplit, split_called
 
 _EXTENSIONS = (
@@ -112,7 +112,7 @@ def _open_split(root: Path, prefix: str) -> SourceSplit:
     return SourceSplit(
         labels=labels,
         image=lambda position: Image.open(f"{root}/{files[position]}"),
-        describe=lambda position: _printable(files[position]),
+        describe=lambda position: printable(files[position]),
         notes=[f"passed over in {prefix or 'the folder'}{_listed(passed)}"] if passed else [],
     )
 

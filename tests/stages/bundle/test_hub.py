@@ -6,6 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.bundle.hub import DataSet, data_set, front_matter
+from stages.files import without_folders
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_a_source_as_others_may_know_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here/flowers").mkdir(parents=True)
-    assert data_set(source) == expected
+    assert data_set(source) == data_set(without_folders(source)) == expected
 
 
 @pytest.mark.parametrize(

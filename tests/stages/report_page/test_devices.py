@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from stages.figures import what
 from stages.files import write_json
 from tests.stages.chain_files import PRECISIONS
 from tests.stages.html_page import PAGE, change, made
@@ -88,7 +89,7 @@ def test_what_failed_there_has_its_reason(chain) -> None:
     write_device(fp32={**failed, "status": "failed", "reason": "no such <instruction>"})
     summary, page = made()
     assert summary["devices"][BOARD]["exports"]["fp32"]["status"] == "failed"
-    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
+    reasons = {what(item): item["reason"] for item in summary["skipped"]}
     assert reasons[f"latency of fp32 at 1 thread on {BOARD}"] == "no such <instruction>"
     row = next(row for row in page.tables["trade-off"][0] if row[:2] == [BOARD, "fp32, 1"])
     assert row[4:] == ["not measured"] * 3
@@ -115,7 +116,7 @@ def test_what_passed_stands_for_a_precision_and_providers_are_told_apart(chain) 
     assert ["fp16, 1, webgpu", "skipped"] in rows
     assert ["fp32, 1, wasm", "passed"] in rows
     assert "Phone 8, onnxruntime 1.19.2." in page.text["trade-off"]
-    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
+    reasons = {what(item): item["reason"] for item in summary["skipped"]}
     assert reasons[f"latency of fp16 at 1 thread on {BOARD}"] == "no half precision"
 
 
@@ -123,9 +124,10 @@ def test_what_is_of_other_models_is_left_out_and_said(chain) -> None:
     write_device(fp32={"model_sha256": "0" * 64})
     summary, _ = made()
     assert list(summary["devices"][BOARD]["exports"]) == PRECISIONS[1:]
-    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
-    what = f"latency on {BOARD} by `ackd profile`"
-    assert reasons[what].startswith("some or all of it is of other models than these")
+    reasons = {what(item): item["reason"] for item in summary["skipped"]}
+    assert reasons[f"latency by `ackd profile` on {BOARD}"].startswith(
+        "some or all of it is of other models than these"
+    )
     write_device(**{name: {"model_sha256": "0" * 64} for name in PRECISIONS})
     summary, _ = made()
     assert list(summary["devices"]) == ["local:"]
@@ -135,8 +137,8 @@ def test_a_device_of_the_chain_is_not_shown_twice(chain) -> None:
     write_device("local:")
     summary, page = made()
     assert list(summary["devices"]) == ["local:"]
-    reasons = {item["what"]: item["reason"] for item in summary["skipped"]}
-    assert "profile.devices has that device" in reasons["latency on local: by `ackd profile`"]
+    reasons = {what(item): item["reason"] for item in summary["skipped"]}
+    assert "profile.devices has that device" in reasons["latency by `ackd profile` on local:"]
     assert "trade-off" not in page.tables
 
 
@@ -150,8 +152,7 @@ def test_several_devices_of_the_chain(chain) -> None:
     change("reports/latency.json", second)
     summary, page = made()
     assert list(summary["devices"]) == ["local:", "ssh://board"]
-    what = [item["what"] for item in summary["skipped"]]
-    assert "p99 of fp32 at 1 thread on ssh://board" in what
+    assert "p99 of fp32 at 1 thread on ssh://board" in map(what, summary["skipped"])
     assert len(page.tables["latency"][0]) == 1 + 16
     assert page.tables["latency"][0][1][0] == "fp32, 1, local:"
     assert "x86_64, onnxruntime 1.31.1." in page.text["trade-off"]
