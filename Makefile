@@ -17,7 +17,7 @@ demo: .venv/installed ## Train, distil, export, measure and pack on handwritten 
 	@$(BIN)/ackd show
 
 test: lint ## Every check: format, types, layers and tests
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
 lint: .venv/installed-dev ## The checks of the code alone
 	$(BIN)/ruff check .

@@ -1,13 +1,16 @@
 """A tiny data set, and a pair of networks for it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import study
 from benchmarks.networks import write_pair
 from stages.files import write_json
+from tests.forked import forked, run_module
 
 COUNT, CLASSES, SIZE = 102, 6, 32
 
@@ -32,3 +35,20 @@ def weights(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """The folder of a pair's weights, and what is known of it."""
     folder = tmp_path_factory.mktemp("benchmark-weights")
     return folder, write_pair("resnet14", "resnet8", str(data_folder), str(folder))
+
+
+@pytest.fixture
+def forked_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a study starts begins at once: stages are forked, not started."""
+
+    def run(command: list[str], cwd: Path, env: dict[str, str], check: bool) -> None:
+        assert check
+        python, module, name = command
+        assert (python, module) == (sys.executable, "-m")
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            with forked(run_module, name, **env) as child:
+                print(child.finish())
+        assert child.process.exitcode == 0
+
+    monkeypatch.setattr(study.subprocess, "run", run)

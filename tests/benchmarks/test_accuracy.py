@@ -4,16 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import accuracy
 from benchmarks.page import markers
 from models.errors import InputError
 
 
+@pytest.mark.usefixtures("forked_stages")
 def test_each_way_is_trained_once_and_becomes_a_row(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
+    for number in range(180):  # so that a batch is full, and no more
+        path = tmp_path / f"images/{number % 3}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), number).save(path)
     page, output = tmp_path / "page.md", tmp_path / "accuracy.json"
     begin, end = markers("accuracy")
     page.write_text(f"{begin}\n{end}\n")
@@ -21,7 +27,7 @@ def test_each_way_is_trained_once_and_becomes_a_row(
     def measure(*only: str) -> list[str]:
         """The trainings that ran."""
         accuracy.main(
-            "digits",
+            f"imagefolder:{tmp_path / 'images'}",
             tmp_path / "work",
             teacher="resnet8",
             teacher_epochs=1,

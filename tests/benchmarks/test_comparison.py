@@ -24,6 +24,7 @@ variants:
 """
 
 
+@pytest.mark.usefixtures("forked_stages")
 def test_a_study_is_trained_once_and_becomes_a_table(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,33 +18,19 @@ from benchmarks.page import markers
 from benchmarks.students import PRECISIONS, read_student, read_students
 from models.checkpoint import load_network, save_network
 from models.errors import InputError
-from stages import export_onnx, validate
+from stages import validate
 from stages.files import read_json, write_json
 from stages.params import Params
-from tests.stages.conftest import train_student, write_data
+from tests.stages.conftest import exported, made_once
 
 WAYS = ["eager", "plain", "plain_bytes", *PRECISIONS]
-PARAMS = Params.model_validate(
-    {
-        "export": {"calibration_images": 24, "golden_images": 8},
-        "validate": {"batch_sizes": [1, 3, 8], "tensorrt": "off"},
-    }
-)
+PARAMS = Params.model_validate({"validate": {"batch_sizes": [1, 3, 8], "tensorrt": "off"}})
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished() -> Path:
     """A project's root after its stage validate; not to be written to."""
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        write_data(Path("artifacts/data"))
-        Path("artifacts/student").mkdir()
-        student = train_student(Path("artifacts/data"))
-        save_network(Path("artifacts/student/model.safetensors"), student)
-        export_onnx.main(PARAMS)
-        validate.main(PARAMS)
-    return root
+    return made_once("validated", lambda: validate.main(PARAMS), exported())
 
 
 @pytest.fixture

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from models.checkpoint import save_network
 from stages import export_onnx
 from stages.files import sha256
 from stages.params import Params
-from tests.shared import shared
+from tests.once import once
 from tests.stages import chain_files
 
 CLASSES = ["blue", "green", "red"]
@@ -33,22 +36,25 @@ def _flows_leave_no_exit_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "_threading_atexits", [])
 
 
+PARAMS = Params.model_validate(
+    {
+        "export": {"calibration_images": 24, "golden_images": 8},
+        "validate": {"batch_sizes": [1, 3, 8]},
+        "profile": {
+            "threads": [1],
+            "warmup_runs": 2,
+            "warmup_seconds": 0.0,
+            "min_runs": 20,
+            "min_seconds": 0.05,
+        },
+    }
+)
+
+
 @pytest.fixture(scope="session")
 def tiny_params() -> Params:
     """Defaults, shrunk."""
-    return Params.model_validate(
-        {
-            "export": {"calibration_images": 24, "golden_images": 8},
-            "validate": {"batch_sizes": [1, 3, 8]},
-            "profile": {
-                "threads": [1],
-                "warmup_runs": 2,
-                "warmup_seconds": 0.0,
-                "min_runs": 20,
-                "min_seconds": 0.05,
-            },
-        }
-    )
+    return PARAMS
 
 
 def write_data(folder: Path) -> None:
@@ -97,36 +103,54 @@ def train_student(folder: Path) -> Backbone:
     return network.eval()
 
 
+def made_once(name: str, make: Callable[[], object], origin: Path | None = None) -> Path:
+    """As :func:`tests.once.once`, made in that folder as the current one.
+
+    Args:
+        name: of what is made.
+        make: makes it.
+        origin: what is copied to it first.
+    """
+
+    def make_there(folder: Path) -> None:
+        if origin is not None:
+            shutil.copytree(origin, folder, dirs_exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            make()
+
+    return once(f"stages-{name}", make_there)
+
+
+def write_origin() -> None:
+    data, student = Path("artifacts/data"), Path("artifacts/student")
+    write_data(data)
+    student.mkdir()
+    save_network(student / "model.safetensors", train_student(data))
+
+
+def exported() -> Path:
+    """See :func:`tiny_exported`."""
+    origin = made_once("origin", write_origin)
+    return made_once("exported", lambda: export_onnx.main(PARAMS), origin)
+
+
 @pytest.fixture(scope="session")
-def tiny_origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_origin() -> Path:
     """A project root with ``artifacts/data`` and ``artifacts/student``; not to be written to."""
-
-    def make(root: Path) -> None:
-        write_data(root / "artifacts/data")
-        (root / "artifacts/student").mkdir()
-        student = train_student(root / "artifacts/data")
-        save_network(root / "artifacts/student/model.safetensors", student)
-
-    return shared(tmp_path_factory, "origin", make)
+    return made_once("origin", write_origin)
 
 
 @pytest.fixture(scope="session")
-def tiny_exported(
-    tiny_origin: Path, tiny_params: Params, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_exported() -> Path:
     """As :func:`tiny_origin`, with ``artifacts/onnx``; not to be written to."""
-
-    def make(root: Path) -> None:
-        shutil.copytree(tiny_origin, root, dirs_exist_ok=True)
-        export_onnx.main(tiny_params)
-
-    return shared(tmp_path_factory, "exported", make)
+    return exported()
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished() -> Path:
     """A folder with all that the stages before the report leave; not to be written to."""
-    return shared(tmp_path_factory, "finished", lambda _: chain_files.write_chain())
+    return made_once("finished", chain_files.write_chain)
 
 
 @pytest.fixture
@@ -136,19 +160,29 @@ def chain(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
 
 
-def write_distillable(root: Path, origin: Path) -> None:
-    """The data of ``origin``, and an untrained resnet14 to learn from."""
-    shutil.copytree(origin / "artifacts/data", root / "artifacts/data")
-    (root / "artifacts/proxy").mkdir()
+def write_distillable(origin: Path) -> None:
+    """The data of ``origin``, and an untrained resnet14 to learn from, in the current folder."""
+    shutil.copytree(origin / "artifacts/data", "artifacts/data")
+    Path("artifacts/proxy").mkdir()
     torch.manual_seed(3)
-    save_network(root / "artifacts/proxy/model.safetensors", models.build("resnet14", 3))
+    save_network(Path("artifacts/proxy/model.safetensors"), models.build("resnet14", 3))
 
 
 @pytest.fixture
 def distillable(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of its own in which a student can be distilled, the current folder."""
-    write_distillable(tmp_path, tiny_origin)
     monkeypatch.chdir(tmp_path)
+    write_distillable(tiny_origin)
     monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
+
+
+def exit_of(stage: str) -> object:
+    """What ``python -m stages.STAGE`` ends with, by the parameters here, without such a process."""
+    name = f"stages.{stage}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, name, raising=False)
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module(name, run_name="__main__")
+    return caught.value.code

@@ -7,10 +7,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+from matplotlib.figure import Figure
+
 from stages import report
 from stages.params import Params
 
 PAGE, SUMMARY = Path("reports/index.html"), Path("reports/summary.json")
+_EMPTY = '<svg viewBox="0 0 1 1"></svg>'
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -77,8 +81,12 @@ class Page(HTMLParser):
             self.tables[self.section][-1][-1][-1] += data
 
 
-def made(params: Params | None = None) -> tuple[dict, Page]:
-    report.main(params or Params())
+def made(params: Params | None = None, *, drawn: bool = False) -> tuple[dict, Page]:
+    """Summary and page; unless it is ``drawn``, every chart is an empty one, which is quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            patch.setattr(Figure, "savefig", lambda _, buffer, **__: buffer.write(_EMPTY))
+        report.main(params or Params())
     return json.loads(SUMMARY.read_text()), Page(PAGE.read_text(encoding="utf-8"))
 
 

@@ -13,6 +13,8 @@ import pytest
 from models.errors import InputError
 from stages.entry import run_stage
 from stages.params import Params
+from tests.stages.conftest import exit_of
+from tests.test_dvc_yaml import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,32 +108,10 @@ def test_a_stage_finds_its_python_and_ends_with_dvc(
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "prepare_data",
-        "train_teacher",
-        "train_proxy",
-        "distill",
-        "prune",
-        "export_litert",
-        "export_onnx",
-        "identify_device",
-        "identify_inputs",
-        "validate",
-        "profile_latency",
-        "analyze",
-        "report",
-        "gate",
-        "package",
-    ],
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_checks_all_parameters_first(stage: str, project: Path) -> None:
     (project / "params.yaml").write_text("gate:\n  min_acuracy: 0.9\n")
-    command = [sys.executable, "-m", f"stages.{stage}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: params.yaml: gate.min_acuracy is not a parameter; did you mean 'min_accuracy'?\n"
+    assert exit_of(stage) == (
+        "error: params.yaml: gate.min_acuracy is not a parameter; did you mean 'min_accuracy'?"
     )
     assert sorted(path.name for path in project.iterdir()) == ["params.yaml"]

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,26 +13,36 @@ from huggingface_hub import ModelCard, metadata_load
 from pydantic import ValidationError
 
 from models.errors import InputError
-from stages import gate, package, report
+from stages import gate, package
 from stages.bundle.keys import new_key, read_public_key
 from stages.bundle.opening import open_bundle
 from stages.files import sha256
 from stages.params import Params
 from stages.sections.result import Gate, Package
 from stages.sections.training import Teacher
-from tests.stages import chain_files
+from tests.stages import chain_files, html_page
+from tests.stages.conftest import made_once
 from tests.stages.html_page import change
 
 PARAMS = Params(gate=Gate(min_accuracy=0.97, max_export_drop=0.02))
 
 
-@pytest.fixture
-def chain(tmp_path, monkeypatch):
-    """All that ``package`` reads, made by the stages before it."""
-    monkeypatch.chdir(tmp_path)
-    chain_files.write_chain()
-    report.main(PARAMS)
+def pass_gate() -> None:
+    html_page.made(PARAMS)
     gate.main(PARAMS)
+
+
+@pytest.fixture(scope="session")
+def gated(finished: Path) -> Path:
+    """All that ``package`` reads, made by the stages before it; not to be written to."""
+    return made_once("gated", pass_gate, finished)
+
+
+@pytest.fixture
+def chain(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of its own."""
+    shutil.copytree(gated, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
 
 
 def unpacked(folder: Path) -> Path:
@@ -201,7 +212,7 @@ def test_the_licence_of_the_model_is_in_card_and_sbom(chain):
 
 def test_folders_of_the_machine_that_trained_stay_out_of_the_bundle(chain):
     change("reports/data.json", lambda d: d.update(source="imagefolder:.../flowers"))
-    report.main(PARAMS)
+    html_page.made(PARAMS)
     teacher = Teacher(checkpoint="/home/somebody/teacher.pth")
     package.main(PARAMS.model_copy(update={"teacher": teacher}))
     card = Path("artifacts/bundle/MODEL_CARD.md").read_text()
@@ -215,7 +226,7 @@ def test_devices_stay_out_of_the_bundle_but_for_their_processors(chain):
     """Whose, where and in which folder they are, and all that is measured there by hand."""
 
     def card() -> str:
-        report.main(PARAMS)
+        html_page.made(PARAMS)
         package.main(PARAMS)
         return Path("artifacts/bundle/MODEL_CARD.md").read_text()
 

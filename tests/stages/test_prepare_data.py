@@ -23,6 +23,8 @@ from stages.data.arrays import load_data
 from stages.params import Params
 from stages.sections.data import Data
 from tests.disk import small_disk
+from tests.forked import run_stage
+from tests.stages.conftest import exit_of
 
 REPO = Path(__file__).parents[2]
 REAL = Path(os.environ.get("ACKD_TEST_DATA", REPO.parent / "shared" / "data"))
@@ -50,13 +52,8 @@ def prepare(**data: Any) -> dict[str, Any]:
     return dict(json.loads(Path("artifacts/data/manifest.json").read_text()))
 
 
-def run(folder: Path, **data: Any) -> subprocess.CompletedProcess[str]:
+def write_params(folder: Path, **data: Any) -> None:
     (folder / "params.yaml").write_text(json.dumps({"data": data}))
-    command = [sys.executable, "-m", "stages.prepare_data"]
-    env = os.environ | {"PYTHONPATH": str(REPO), "HF_HOME": str(folder / ".hf")}
-    return subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -169,16 +166,18 @@ def test_own_size_leaves_pixels_as_they_are(project: Path) -> None:
 
 
 def test_equal_bytes_when_repeated_in_another_process(project: Path, tmp_path: Path) -> None:
-    first = run(project, source="digits", image_size=32, train_per_class=20)
-    assert first.returncode == 0, first.stderr
+    prepare(train_per_class=20)
     other = tmp_path / "elsewhere"
     other.mkdir()
-    run(other, source="digits", image_size=32, train_per_class=20)
+    write_params(other, source="digits", image_size=32, train_per_class=20)
+    environment = os.environ | {"PYTHONPATH": str(REPO), "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-m", "stages.prepare_data"]
+    subprocess.run(command, cwd=other, env=environment, capture_output=True, check=True)
     assert sorted(sums(project)) == sorted(
         [f"artifacts/data/{name}" for name in [*ARRAYS, "manifest.json"]] + ["reports/data.json"]
     )
     assert sums(project) == sums(other)
-    run(other, source="digits", image_size=32, train_per_class=20, seed=1)
+    prepare(train_per_class=20, seed=1)
     assert sums(project) != sums(other)
 
 
@@ -266,11 +265,11 @@ def too_few(root: Path) -> None:
 )
 def test_refusals_leave_nothing_behind(project: Path, damage: Any, message: str) -> None:
     damage(write_folder(project / "images"))
-    done = run(project, source="imagefolder:images", image_size=8)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    write_params(project, source="imagefolder:images", image_size=8)
+    said = str(exit_of("prepare_data"))
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert message in said
     assert list((project / "artifacts").rglob("*")) == []
     assert not (project / "reports").exists()
 
@@ -352,11 +351,13 @@ def test_images_of_one_value_are_refused(project: Path) -> None:
 @pytest.mark.parametrize("kilobytes", [64, 800, 5400])  # the first array, later ones
 def test_a_full_disk_is_one_sentence(project: Path, kilobytes: int) -> None:
     with small_disk(project, f"size={kilobytes}k") as disk:
-        done = run(disk, source="digits", image_size=32)
+        write_params(disk, source="digits", image_size=32)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(disk)
+            code, printed = run_stage("prepare_data")
         left = [path for path in disk.rglob("*") if path.is_file()]
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "no space left on the disk" in done.stderr
+    assert code == 1
+    assert printed.splitlines()[-1].startswith("error: no space left on the disk")
     assert left == [disk / "params.yaml"]
 
 

@@ -219,7 +219,7 @@ def test_without_a_latency_nothing_is_recommended(chain):
 
 
 def test_the_page_needs_no_network_and_no_other_file(chain):
-    _, page = made()
+    _, page = made(drawn=True)
     html = PAGE.read_text(encoding="utf-8")
     assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     assert "@import" not in page.style
@@ -231,7 +231,7 @@ def test_the_page_needs_no_network_and_no_other_file(chain):
 
 
 def test_ids_are_unique_and_references_into_the_page_exist(chain):
-    _, page = made()
+    _, page = made(drawn=True)
     assert len(page.ids) == len(set(page.ids))
     inside = {reference[1:] for reference in page.references if reference.startswith("#")}
     assert inside
@@ -277,7 +277,7 @@ def test_text_and_lines_have_enough_contrast(scheme):
 def test_equal_measurements_give_equal_bytes(chain):
     sums = []
     for _ in range(2):
-        made()
+        made(drawn=True)
         sums.append((sha256(PAGE), sha256(SUMMARY)))
     assert sums[0] == sums[1]
 
@@ -292,10 +292,10 @@ def test_folders_of_this_machine_are_not_shown(chain):
 
 
 def test_names_are_escaped(chain):
-    _, page = made()
+    _, page = made(drawn=True)
     assert "a <b> & $c$" in page.tables["data"][0][-1][1]
     change("reports/device.json", lambda d: d.update(cpu="<script>alert(1)</script>"))
-    _, page = made()
+    _, page = made(drawn=True)
     assert "<script>" not in PAGE.read_text()
     assert "<script>alert(1)</script>" in page.text["environment"]
 
@@ -387,7 +387,7 @@ def test_figures_as_text():
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_browser_shows_it_in_light_and_dark_and_as_wide_as_a_phone(chain, tmp_path):
-    made()
+    made(drawn=True)
     shown = {}
     for scheme, setting in (("light", 1), ("dark", 0)):
         picture = tmp_path / f"{scheme}.png"

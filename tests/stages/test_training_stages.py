@@ -23,7 +23,7 @@ from stages.data.feed import Normalize
 from stages.params import Params
 from stages.training.inference import FrozenNetwork
 from stages.training.run import weights_sha256
-from tests.shared import shared
+from tests.stages.conftest import made_once
 
 SHORT = {"epochs": 2, "batch_size": 16, "learning_rate": 0.02}
 CONTENT: dict[str, Any] = {
@@ -38,15 +38,15 @@ def params(**distill: Any) -> Params:
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny_origin: Path) -> Path:
     """A project root in which all four stages ran, with ACKD; not to be written to."""
 
-    def make(root: Path) -> None:
-        shutil.copytree(tiny_origin / "artifacts/data", root / "artifacts/data")
+    def make() -> None:
+        shutil.copytree(tiny_origin / "artifacts/data", "artifacts/data")
         for stage in (train_teacher, train_proxy, distill, prune):
             stage.main(params())
 
-    return shared(tmp_path_factory, "trained", make)
+    return made_once("trained", make)
 
 
 @pytest.fixture

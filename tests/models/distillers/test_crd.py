@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import models
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.crd import Crd
 from models.errors import InputError
-from tests.models.distillers.test_kd import ce, kl
 from tests.models.distillers.tiny import (
     Array,
     Tiny,
@@ -164,25 +162,6 @@ def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn() -> 
 
     constants = [m.normaliser.item() for m in (method.memory_teacher, method.memory_student)]
     assert loss.item() == pytest.approx(at(constants), rel=1e-10)
-
-
-def test_total() -> None:
-    torch.manual_seed(0)
-    teacher = Tiny(3, 2, 4, 5).double()
-    method = make(teacher=teacher, kd_weight=0.5).double().eval()
-    batch = make_batch([3, 7, 8, 40])
-    batch = batch._replace(images=batch.images.double())
-    outputs = teach(teacher, batch)
-    losses = losses_of(method, batch, outputs)
-    z = array(method.student(batch.images))
-    wanted, _ = reference(
-        method,
-        array(method.student.features(batch.images).embedding),
-        array(outputs.features.embedding),
-        batch,
-    )
-    total = ce(z, batch.labels.numpy()) + 0.5 * kl(array(outputs.logits), z, 4.0) + 0.8 * wanted
-    assert losses["total"].item() == pytest.approx(total, rel=1e-10)
 
 
 def test_memories_follow_the_embeddings_after_the_scores_are_taken() -> None:
@@ -390,45 +369,6 @@ def test_float32_suffices_for_thousands_of_negatives() -> None:
 
 def in_single(features: Features) -> Features:
     return features._replace(embedding=features.embedding.detach().float())
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "size"),
-    [
-        ("resnet8", "resnet8x4", 16),
-        ("resnet8", "resnet18_cifar", 16),
-        ("resnet18", "wrn_10_2", 32),
-    ],
-)
-def test_networks_of_any_shape_meet(student: str, teacher: str, size: int) -> None:
-    torch.manual_seed(0)
-    networks = models.build(student, 3), models.build(teacher, 3)
-    method = make(*networks, size=size)
-    batch = make_batch([3, 7, 8], size)
-    losses = losses_of(method, batch, teach(networks[1], batch))
-    losses["total"].backward()
-    assert [name for name, p in method.named_parameters() if p.grad is None] == []
-
-
-def test_gradients_reach_the_student_and_both_layers_and_never_the_teacher() -> None:
-    torch.manual_seed(0)
-    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
-    method = make(student, teacher)
-    batch = make_batch([3, 7, 8, 40, 41, 42])
-    losses_of(method, batch, teach(teacher, batch))["feature"].backward()
-    still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
-    # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
-    assert all(name.startswith("student.fc") or name.endswith("0.bias") for name in still), still
-    assert all(p.grad is None for p in teacher.parameters())
-
-
-def test_building_changes_neither_network() -> None:
-    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
-    before = [copy.deepcopy(network.state_dict()) for network in (student, teacher)]
-    make(student, teacher)
-    for network, kept in zip((student, teacher), before, strict=True):
-        assert network.training
-        assert all(torch.equal(kept[name], t) for name, t in network.state_dict().items())
 
 
 def test_images_of_one_class_are_refused() -> None:

@@ -1,27 +1,22 @@
 """SemCKD against its formula in numpy."""
 
-import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-import models
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.semckd import SemCkd
 from models.errors import InputError
-from tests.models.distillers.test_kd import ce, kl, softmax
+from tests.models.distillers.test_kd import softmax
 from tests.models.distillers.tiny import (
     Array,
-    LossesOf,
     Tiny,
     array,
     detach,
-    losses_of,
     make_features,
     numerical_gradients,
     pool_pair,
@@ -145,48 +140,6 @@ def test_gradient_by_the_students_maps_is_the_numerical_one() -> None:
         assert np.abs(wanted).max() > 1e-3
 
 
-def test_gradients_by_student_and_helpers_are_the_numerical_ones() -> None:
-    torch.manual_seed(0)
-    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, stride=2)
-    method = make(student, teacher).double()
-    batch = make_batch()
-    batch = batch._replace(images=batch.images.double())
-    outputs = teach(teacher.double(), batch)
-    step = LossesOf(method)
-    parameters = dict(step.named_parameters())
-
-    def total(*values: Tensor) -> Tensor:
-        given = dict(zip(parameters, values, strict=True))
-        losses: dict[str, Tensor] = functional_call(step, given, (batch, outputs))
-        # At 36,000 the loss would leave differences of 1e-6 no digits.
-        return losses["total"] / 1000
-
-    values = [p.detach().clone().requires_grad_() for p in parameters.values()]
-    # One random direction for each parameter: the whole Jacobian would take minutes.
-    assert torch.autograd.gradcheck(total, values, atol=1e-6, rtol=1e-4, fast_mode=True)
-
-
-def test_total() -> None:
-    torch.manual_seed(0)
-    student, teacher = Tiny(2, 3, 2).double(), Tiny(3, 2, 4).double()
-    method = make(student, teacher).double()
-    student.eval()
-    batch = make_batch()
-    batch = batch._replace(images=batch.images.double())
-    outputs = teach(teacher, batch)
-    losses = losses_of(method, batch, outputs)
-    features = student.features(batch.images)
-    z, maps = array(features.logits), [array(f) for f in features.stages]
-    wanted = {
-        "ce": ce(z, batch.labels.numpy()),
-        "kd": kl(array(outputs.logits), z, 4.0),
-        "feature": reference(method, maps, [array(f) for f in outputs.features.stages]),
-    }
-    wanted["total"] = wanted["ce"] + wanted["kd"] + 400 * wanted["feature"]
-    measured = {name: loss.item() for name, loss in losses.items()}
-    assert measured == pytest.approx(wanted, rel=1e-10)
-
-
 def test_shapes_are_inferred() -> None:
     method = make(Tiny(2, 3, 2), Tiny(3, 2, 4, 5), batch_size=10)
     assert method.needs_full_batches
@@ -203,59 +156,16 @@ def test_a_batch_of_fewer_than_four_is_refused() -> None:
         make(Tiny(2, 3), Tiny(3, 2), batch_size=3)
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_similarities_are_float32_under_autocast(half: torch.dtype) -> None:
+def test_similarities_that_fp16_cannot_hold_are_float32_under_autocast() -> None:
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4)
     method = make(student, teacher).eval()
-    batch = make_batch()
-    with torch.autocast("cpu", half):
-        outputs = teach(teacher, batch)
-        losses = losses_of(method, batch, outputs)
-        assert {loss.dtype for loss in losses.values()} == {torch.float32}
-        features = student.features(batch.images)
-        assert features.stages[-1].dtype == half
-        # Similarities of 1e6 and more do not fit into fp16.
-        large = [feature_map * 200 for feature_map in features.stages]
-        loss = method.feature_loss(features._replace(stages=tuple(large)), outputs.features, batch)
-        assert max(f.float().flatten(1).square().sum(1).max() for f in large) > 1e6
+    own, other = draw(student, teacher, 8)
+    large, theirs = (tuple(1000 * m.half() for m in f.stages) for f in (own, other))
+    assert max(f.float().flatten(1).square().sum(1).max() for f in large) > 1e6
+    with torch.autocast("cpu", torch.float16):
+        loss = method.feature_loss(
+            own._replace(stages=large), other._replace(stages=theirs), make_batch()
+        )
+    assert loss.dtype == torch.float32
     assert loss.isfinite()
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "size"),
-    [
-        ("resnet8", "resnet8x4", 16),
-        ("resnet8", "resnet18_cifar", 16),
-        ("resnet18", "wrn_10_1", 32),
-    ],
-)
-def test_networks_of_any_shape_meet(student: str, teacher: str, size: int) -> None:
-    torch.manual_seed(0)
-    networks = models.build(student, 3), models.build(teacher, 3)
-    method = make(*networks, size=size)
-    batch = make_batch(size=size)
-    losses = losses_of(method, batch, teach(networks[1], batch))
-    losses["total"].backward()
-    assert [name for name, p in method.named_parameters() if p.grad is None] == []
-
-
-def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher() -> None:
-    torch.manual_seed(0)
-    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
-    method = make(student, teacher, batch_size=16)
-    batch = make_batch(16)
-    losses_of(method, batch, teach(teacher, batch))["feature"].backward()
-    still = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
-    # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
-    assert all(name.startswith("student.fc") or name.endswith("0.bias") for name in still), still
-    assert all(p.grad is None for p in teacher.parameters())
-
-
-def test_building_changes_neither_network() -> None:
-    student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 5)
-    before = [copy.deepcopy(network.state_dict()) for network in (student, teacher)]
-    make(student, teacher)
-    for network, kept in zip((student, teacher), before, strict=True):
-        assert network.training
-        assert all(torch.equal(kept[name], t) for name, t in network.state_dict().items())

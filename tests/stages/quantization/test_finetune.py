@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from stages.quantize import calibrate, quantize, tensorrt_violations
 from stages.runtimes.torch_runtime import DeployedNetwork
 from stages.sections.data import Augmentation
 from stages.sections.export import Finetune
-from tests.stages.conftest import train_student, write_data
+from tests.stages.conftest import made_once, train_student, write_data
 
 CPU = torch.device("cpu")
 ONNX = Path("artifacts/onnx")
@@ -42,16 +43,14 @@ LOUD = 200.0
 _ENDS = {"layer2.0": ["layer3.0.conv1", "layer3.0.downsample.0"], "layer3.0": ["fc"]}
 
 
-@pytest.fixture(scope="module")
-def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_hard() -> None:
     """A project whose student is right in fp32 and wrong in int8.
 
     Behind a ReLU a channel can be scaled up, and down again where it is read: the network computes
     the same, but one scale for all channels does not fit them any more.
     """
-    root = tmp_path_factory.mktemp("hard")
-    write_data(root / "artifacts/data")
-    student = train_student(root / "artifacts/data")
+    write_data(Path("artifacts/data"))
+    student = train_student(Path("artifacts/data"))
     with torch.no_grad():
         for end, readers in _ENDS.items():
             norms = [student.get_submodule(f"{end}.{name}") for name in ("bn2", "downsample.1")]
@@ -63,9 +62,31 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for reader in readers:
                 weight = student.get_submodule(reader).weight
                 weight /= factor.reshape((1, -1) + (1,) * (weight.dim() - 2))
-    (root / "artifacts/student").mkdir()
-    save_network(root / "artifacts/student/model.safetensors", student)
-    return root
+    Path("artifacts/student").mkdir()
+    save_network(Path("artifacts/student/model.safetensors"), student)
+
+
+@pytest.fixture(scope="session")
+def hard() -> Path:
+    return made_once("hard", write_hard)
+
+
+@pytest.fixture(scope="session")
+def calibrated(hard: Path) -> Path:
+    """As ``hard``, exported without fine-tuning; not to be written to."""
+    # The batch is more than there is, which nothing reads.
+    return made_once("calibrated", lambda: export(when="never", batch_size=49), hard)
+
+
+@pytest.fixture(scope="session")
+def finetuned(hard: Path) -> Path:
+    """As ``hard``, exported with fine-tuning, and what that said; not to be written to."""
+
+    def make() -> None:
+        with Path("said").open("w") as said, contextlib.redirect_stdout(said):
+            export()
+
+    return made_once("finetuned", make, hard)
 
 
 @pytest.fixture
@@ -81,18 +102,22 @@ def export(*precisions: str, **finetune: Any) -> dict[str, Any]:
     if precisions:
         content |= {"precisions": ["fp32", *precisions]}
     export_onnx.main(Params.model_validate({"export": content}))
-    description: dict[str, Any] = json.loads((ONNX / "model.json").read_text())
+    return described(Path())
+
+
+def described(root: Path) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads((root / ONNX / "model.json").read_text())
     return description
 
 
-def sums() -> dict[str, str]:
-    return {path.name: sha256(path) for path in ONNX.iterdir()}
+def sums(root: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in (root / ONNX).iterdir()}
 
 
-def accuracy(name: str, split: str) -> float:
-    session = onnxruntime.InferenceSession(ONNX / name, providers=["CPUExecutionProvider"])
+def accuracy(root: Path, name: str, split: str) -> float:
+    session = onnxruntime.InferenceSession(root / ONNX / name, providers=["CPUExecutionProvider"])
     images, labels = (
-        np.load(f"artifacts/data/{split}_{kind}.npy") for kind in ("images", "labels")
+        np.load(root / f"artifacts/data/{split}_{kind}.npy") for kind in ("images", "labels")
     )
     return float((session.run(None, {"images": images})[0].argmax(1) == labels).mean())
 
@@ -141,20 +166,17 @@ def test_a_loss_that_is_not_finite_is_told_with_what_to_do(hard: Path) -> None:
         finetune(network, student, feed, wild, lambda *_: None)
 
 
-@pytest.mark.usefixtures("project")
-def test_what_calibration_loses_is_won_back(capsys: pytest.CaptureFixture[str]) -> None:
-    calibrated = export(when="never")
-    assert {made["made_by"] for made in calibrated["quantization"].values()} == {"calibration"}
-    assert calibrated["quantization"]["int8_u8s8"]["decided_on"] is None
-    before = sums()
-    lost = {p: accuracy(f"{p}.dynamic.onnx", "val") for p in ("fp32", "int8_u8s8", "int8_s8s8")}
-    capsys.readouterr()
-    description = export()
+def test_what_calibration_loses_is_won_back(calibrated: Path, finetuned: Path) -> None:
+    made = described(calibrated)["quantization"]
+    assert {precision["made_by"] for precision in made.values()} == {"calibration"}
+    assert made["int8_u8s8"]["decided_on"] is None
+    names = ("fp32", "int8_u8s8", "int8_s8s8")
+    lost = {p: accuracy(calibrated, f"{p}.dynamic.onnx", "val") for p in names}
     for precision in ("int8_u8s8", "int8_s8s8"):
-        made = description["quantization"][precision]
+        made = described(finetuned)["quantization"][precision]
         assert made["made_by"] == "fine-tuning"
         assert made["calibration"] == {"method": "minmax", "images": 24}
-        found = accuracy(f"{precision}.dynamic.onnx", "val")
+        found = accuracy(finetuned, f"{precision}.dynamic.onnx", "val")
         assert made["decided_on"] == {
             "split": "val",
             "images": 12,
@@ -164,46 +186,38 @@ def test_what_calibration_loses_is_won_back(capsys: pytest.CaptureFixture[str]) 
         }
         assert found > lost[precision]
         for shape in ("dynamic", "static"):
-            model = onnx.load(ONNX / f"{precision}.{shape}.onnx")
+            model = onnx.load(finetuned / ONNX / f"{precision}.{shape}.onnx")
             assert {p.key: p.value for p in model.metadata_props}["made_by"] == "fine-tuning"
             assert bool(tensorrt_violations(model.graph)) == (precision == "int8_u8s8")
     # Nothing but the int8 files and their description is another one.
-    changed = {name for name, digest in sums().items() if before[name] != digest}
+    before = sums(calibrated)
+    changed = {name for name, digest in sums(finetuned).items() if before[name] != digest}
     assert changed == {"model.json"} | {
         f"{p}.{s}.onnx" for p in ("int8_u8s8", "int8_s8s8") for s in ("dynamic", "static")
     }
-    said = capsys.readouterr().out
+    said = (finetuned / "said").read_text()
     assert "export: int8_u8s8: calibrated, " in said
     assert "is more than export.finetune.max_drop, 0.00" in said
     assert "export: int8_u8s8: fine-tuning, epoch 6 of 6: loss 0." in said
-    recovered = 100 * (accuracy("int8_u8s8.dynamic.onnx", "val") - lost["int8_u8s8"])
+    recovered = 100 * (accuracy(finetuned, "int8_u8s8.dynamic.onnx", "val") - lost["int8_u8s8"])
     assert f"recovered {recovered:+.2f} of {100 * (lost['fp32'] - lost['int8_u8s8']):.2f}" in said
 
 
-@pytest.mark.usefixtures("project")
-def test_dynamic_and_static_models_are_the_same_network() -> None:
-    made = export("int8_u8s8")["quantization"]["int8_u8s8"]
-    assert made["made_by"] == "fine-tuning"
-    images = np.load("artifacts/data/test_images.npy")
+def test_dynamic_and_static_models_are_the_same_network(finetuned: Path) -> None:
+    images = np.load(finetuned / "artifacts/data/test_images.npy")
     logits = []
     for shape, batches in (("dynamic", [images]), ("static", np.split(images, len(images)))):
-        session = onnxruntime.InferenceSession(ONNX / f"int8_u8s8.{shape}.onnx")
+        session = onnxruntime.InferenceSession(finetuned / ONNX / f"int8_u8s8.{shape}.onnx")
         logits.append(np.concatenate([session.run(None, {"images": b})[0] for b in batches]))
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-4 * np.abs(logits[0]).max())
 
 
-def test_another_process_fine_tunes_to_the_same_bytes(project: Path) -> None:
-    export("int8_s8s8")
-    first = sums()
-    lines = "".join(f"    {key}: {value}\n" for key, value in AUTO.items())
-    (project / "params.yaml").write_text(
-        "export:\n  precisions: [fp32, int8_s8s8]\n  calibration_images: 24\n"
-        f"  golden_images: 8\n  finetune:\n{lines}"
-    )
+def test_another_process_writes_the_same_bytes(finetuned: Path, project: Path) -> None:
+    Path("params.yaml").write_text(json.dumps({"export": EXPORT | {"finetune": AUTO}}))
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-m", "stages.export_onnx"]
     subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
-    assert sums() == first
+    assert sums(project) == sums(finetuned)
 
 
 @pytest.mark.usefixtures("project")
@@ -217,9 +231,9 @@ def test_a_drop_within_the_margin_is_left_as_it_is(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.usefixtures("project")
-def test_a_fine_tuning_that_is_no_better_is_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    export("int8_u8s8", when="never")
-    calibrated = sums()
+def test_a_fine_tuning_that_is_no_better_is_not_taken(
+    calibrated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # One step of such a size leaves nothing of what the network knew.
     description = export("int8_u8s8", epochs=1, batch_size=48, learning_rate=1e4)
     assert "no better, so the calibrated model is kept" in capsys.readouterr().out
@@ -227,7 +241,7 @@ def test_a_fine_tuning_that_is_no_better_is_not_taken(capsys: pytest.CaptureFixt
     assert made["made_by"] == "calibration"
     assert made["decided_on"]["finetuned"] <= made["decided_on"]["calibrated"]
     name = "int8_u8s8.dynamic.onnx"
-    assert sums()[name] == calibrated[name]
+    assert sums(Path())[name] == sums(calibrated)[name]
 
 
 def test_test_images_decide_nothing(project: Path) -> None:
@@ -240,12 +254,11 @@ def test_test_images_decide_nothing(project: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     made = export("int8_s8s8")["quantization"]["int8_s8s8"]
     assert (made["decided_on"]["split"], made["decided_on"]["images"]) == ("train", 48)
-    assert made["decided_on"]["finetuned"] == accuracy("int8_s8s8.dynamic.onnx", "train")
+    assert made["decided_on"]["finetuned"] == accuracy(project, "int8_s8s8.dynamic.onnx", "train")
 
 
 @pytest.mark.usefixtures("project")
 def test_a_batch_that_the_training_images_do_not_fill() -> None:
     with pytest.raises(InputError, match="batch_size is 49, but there are 48 training images"):
-        export(batch_size=49)
+        export("int8_s8s8", batch_size=49)
     assert not ONNX.exists()
-    assert export("int8_s8s8", when="never", batch_size=49)["quantization"]  # nothing reads it then

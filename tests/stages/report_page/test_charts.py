@@ -14,7 +14,7 @@ from tests.stages.html_page import PAGE, change, made
 
 
 def test_the_charts_have_no_colour_and_no_font_of_their_own(chain):
-    made()
+    made(drawn=True)
     html = PAGE.read_text(encoding="utf-8")
     drawings = re.findall(r"<svg.*?</svg>", html, re.S)
     assert len(drawings) == 1 + 3 + 4 + 1 + 2
@@ -29,7 +29,7 @@ def test_the_charts_have_no_colour_and_no_font_of_their_own(chain):
 
 
 def test_every_chart_says_how_to_read_it(chain):
-    made()
+    made(drawn=True)
     html = PAGE.read_text(encoding="utf-8")
     for figure in re.findall(r"<figure>.*?</figure>", html, re.S):
         title = re.search(r"<h3>(.*?)</h3>", figure)[1]
@@ -126,7 +126,7 @@ def test_more_series_than_colours_are_told_apart_by_dashes():
 def test_a_precision_has_one_colour_in_every_chart(chain):
     change("reports/latency.json", lambda c: c["results"].pop(0))  # fp32 at one thread
     change("artifacts/latency/samples.json", lambda s: s.update({"local:|onnxruntime|fp32|1": []}))
-    made()
+    made(drawn=True)
     scatter, *_, one, _two = re.findall(r"<svg.*?</svg>", PAGE.read_text(), re.S)
     assert "--series-1" not in scatter
     assert "--series-1" not in one

@@ -8,19 +8,10 @@ from typing import Any
 
 import pytest
 
-from stages import report
-from stages.params import Params
-from tests.stages import chain_files
-from tests.stages.html_page import Page, change
+from tests.stages.html_page import Page, change, made
 
-LITERT = Path("reports/litert.json")
+pytestmark = pytest.mark.usefixtures("chain")
 TIMES = {"init_ms": 3.0, "first_ms": 0.4, "n": 3000, "min_ms": 0.1, "mean_ms": 0.16, "cv": 0.05}
-
-
-@pytest.fixture
-def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    chain_files.write_chain()
 
 
 def row(precision: str, **changed: Any) -> dict[str, Any]:
@@ -39,25 +30,21 @@ def row(precision: str, **changed: Any) -> dict[str, Any]:
     }
 
 
-def made(*rows: dict[str, Any]) -> tuple[dict[str, Any], Page]:
+def measured(*rows: dict[str, Any]) -> tuple[dict[str, Any], Page]:
     content = {"enabled": True, "versions": {"ai-edge-litert": "2.3.0"}, "results": rows}
-    LITERT.write_text(json.dumps(content))
-    report.main(Params())
-    return json.loads(report.SUMMARY.read_text()), Page(report.PAGE.read_text(encoding="utf-8"))
+    Path("reports/litert.json").write_text(json.dumps(content))
+    return made()
 
 
-@pytest.mark.usefixtures("chain")
 def test_switched_off_it_is_not_measured_and_says_why() -> None:
-    report.main(Params())
-    summary = json.loads(report.SUMMARY.read_text())
+    summary, page = made()
     assert summary["litert"] is None
     assert {"what": "LiteRT", "reason": "litert.enabled is false"} in summary["skipped"]
-    assert "The student in LiteRT" not in report.PAGE.read_text(encoding="utf-8")
+    assert "The student in LiteRT" not in page.text["results"]
 
 
-@pytest.mark.usefixtures("chain")
 def test_it_is_compared_with_fp32_in_onnxruntime() -> None:
-    summary, page = made(row("fp32"), row("int8", latency=[]))
+    summary, page = measured(row("fp32"), row("int8", latency=[]))
     (fp32,) = (
         r["p50_ms"]
         for r in json.loads(Path("reports/latency.json").read_text())["results"]
@@ -68,6 +55,7 @@ def test_it_is_compared_with_fp32_in_onnxruntime() -> None:
     assert (exports["fp32"]["size_mb"], exports["fp32"]["p90_ms"]) == (0.105, 0.17)
     assert (exports["int8"]["speedup"], exports["int8"]["p50_ms"]) == (None, None)
     assert not [item for item in summary["skipped"] if "LiteRT" in item["what"]]
+    assert "The student in LiteRT" in page.text["results"]
     (cells,) = (
         r for t in page.tables["results"] for r in t if r[:3] == ["fp32", "passed", "97.50 %"]
     )
@@ -77,24 +65,22 @@ def test_it_is_compared_with_fp32_in_onnxruntime() -> None:
     ]
 
 
-@pytest.mark.usefixtures("chain")
 def test_fp32_that_was_timed_elsewhere_is_not_compared_with() -> None:
     def elsewhere(latency: dict[str, Any]) -> None:
         for entry in [*latency["devices"], *latency["results"]]:
             entry["device"] = "ssh://pi@board"
 
     change("reports/latency.json", elsewhere)
-    summary, _ = made(row("fp32"))
+    summary, _ = measured(row("fp32"))
     assert summary["litert"]["exports"]["fp32"]["p50_ms"] == 0.155
     assert summary["litert"]["exports"]["fp32"]["speedup"] is None
 
 
-@pytest.mark.usefixtures("chain")
 def test_what_failed_is_named_with_its_reason() -> None:
     figures = ("bytes", "golden", "accuracy", "drop", "drop_low", "drop_high", "agreement")
     empty = dict.fromkeys((*figures, "calibration_error"))
     failed = row("int8", **empty, status="failed", reason="not converted: <why>", latency=[])
-    summary, page = made(row("fp32"), failed)
+    summary, page = measured(row("fp32"), failed)
     assert {"what": "LiteRT int8", "reason": "not converted: <why>"} in summary["skipped"]
     assert summary["litert"]["exports"]["int8"]["size_mb"] is None
     assert "int8 in LiteRT: not converted: <why>." in page.text["results"]

@@ -21,10 +21,9 @@ import pytest
 
 from tests.packages import pip, run_or_skip
 
-#: The oldest that is supported, which JetPack 6 has, and the newest of 10 and 11.
+#: The oldest that is supported, which JetPack 6 has, and the newest.
 BINDINGS = {
     "10.3": "tensorrt-cu12-bindings==10.3.*",
-    "10.16": "tensorrt-cu12-bindings==10.16.*",
     "11.4": "tensorrt-cu13-bindings==11.4.*",
 }
 
@@ -105,7 +104,7 @@ def _syntax_error(lines: list[str]) -> int | None:
 
 def ask(site: Path, expression: str) -> Any:
     """The value of ``expression``, in which ``trt`` are the bindings, in a process of its own."""
-    program = f"import json, tensorrt as trt; print(json.dumps({expression}))"
+    program = f"import enum, inspect, json, re, tensorrt as trt; print(json.dumps({expression}))"
     process = subprocess.run(
         [sys.executable, "-c", program], env=environment(site), check=True, stdout=subprocess.PIPE
     )

@@ -40,10 +40,12 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> TensorRtRuntime:
     return TensorRtRuntime(COMMAND, TIMING)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
-    ("precision", "shape", "dtype"),
-    [("fp16", "static", "float16"), ("int8_s8s8", "dynamic", "int8")],
+    ("version", "precision", "shape", "dtype"),
+    [
+        (VERSIONS[0], "fp16", "static", "float16"),
+        (VERSIONS[1], "int8_s8s8", "dynamic", "int8"),
+    ],
 )
 def test_an_engine_keeps_the_precision_of_its_file(
     tensorrt: TensorRtRuntime,
@@ -90,7 +92,7 @@ def test_a_required_tensorrt_is_judged_like_the_others(
     shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
     monkeypatch.chdir(tmp_path)
     description = read_json(Path("artifacts/onnx/model.json"))
-    del description["files"]["fp16"], description["files"]["int8_u8s8"]  # to save time
+    description["files"] = {"fp32": description["files"]["fp32"]}  # to save time
     write_json(Path("artifacts/onnx/model.json"), description)
     monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)
     settings = {"batch_sizes": [1, 3, 8], "tensorrt": "required"}
@@ -98,7 +100,7 @@ def test_a_required_tensorrt_is_judged_like_the_others(
     rows: dict[str, dict[str, Any]] = {"onnxruntime": {}, "tensorrt": {}}
     for row in read_json(validate.REPORT)["results"]:
         rows[row["runtime"]][row["file"]] = row
-    assert len(rows["tensorrt"]) == 4
+    assert len(rows["tensorrt"]) == 2
     for file, row in rows["tensorrt"].items():
         other = rows["onnxruntime"][file]
         assert (row["status"], row["reason"]) == ("passed", None)

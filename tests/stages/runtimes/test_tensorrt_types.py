@@ -5,7 +5,6 @@ These need no GPU and none of TensorRT's libraries; see bindings.py.
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
+from tests.once import once
 from tests.stages.runtimes.bindings import BINDINGS, ask, environment, load_bindings, make_stubs
 
 REPOSITORY = Path(__file__).parents[3]
@@ -42,10 +42,12 @@ class Bindings:
 
 
 @pytest.fixture(scope="module", params=BINDINGS)
-def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bindings:
-    folder = tmp_path_factory.mktemp(f"tensorrt{request.param}")
-    site = load_bindings(request.param, folder)
-    return Bindings(request.param, site, make_stubs(site, folder / "stubs"))
+def bindings(request: pytest.FixtureRequest) -> Bindings:
+    def make(folder: Path) -> None:
+        make_stubs(load_bindings(request.param, folder), folder / "stubs")
+
+    folder = once(f"tensorrt-{request.param}", make)
+    return Bindings(request.param, folder / "site", folder / "stubs")
 
 
 def mypy(file: Path, bindings: Bindings) -> str:
@@ -103,125 +105,67 @@ def test_bindings_that_give_no_builder_are_reported(
     )
 
 
-# The stand-in
+# The stand-in, by what its classes have: of each function the names of its parameters.
 
-
-def classes(*paths: Path) -> dict[str, ast.ClassDef]:
-    """All classes of some files, those inside others too, by qualified name."""
-    found = {}
-
-    def collect(nodes: list[ast.stmt], prefix: str) -> None:
-        for node in nodes:
-            if isinstance(node, ast.ClassDef):
-                found[prefix + node.name] = node
-                collect(node.body, f"{prefix}{node.name}.")
-
-    for path in paths:
-        collect(ast.parse(path.read_text(encoding="utf-8")).body, "")
-    return found
-
-
-def parameters(function: ast.FunctionDef) -> tuple[list[str], int]:
-    """The names without the first, and how many of them must be given."""
-    names = [argument.arg for argument in [*function.args.posonlyargs, *function.args.args]][1:]
-    return names, len(names) - len(function.args.defaults)
-
-
-def is_property(function: ast.FunctionDef) -> bool:
-    return any("property" in ast.unparse(decorator) for decorator in function.decorator_list)
-
-
-def functions(node: ast.ClassDef) -> list[ast.FunctionDef]:
-    return [
-        part
-        for part in node.body
-        if isinstance(part, ast.FunctionDef)
-        and (not part.name.startswith("_") or part.name == "__init__")
+SURFACE = r"""{
+    f"{kind.__name__}.{name}": [*inspect.signature(value).parameters][1:]
+    if inspect.isfunction(value) else None
+    for kind in vars(trt).values()
+    if inspect.isclass(kind) and not issubclass(kind, enum.Enum)
+    for name, value in [
+        *vars(kind).items(),
+        *((own, None) for own in re.findall(r"self\.([a-z]\w*)(?: =|, )", inspect.getsource(kind)))
     ]
+    if not inspect.isclass(value) and (name == "__init__" or not name.startswith("_"))
+}"""
+# What of it the bindings lack: none where Python cannot make an instance.
+DRIFT = """[
+    key
+    for key, names in {}.items()
+    for kind, _, name in [key.partition(".")]
+    for real in [getattr(getattr(trt, kind, None), name, None)]
+    if real is None
+    or callable(real) != (names is not None)
+    or not (real.__doc__ or "").startswith("Initialize self")
+    and not all(f"{{name}}:" in real.__doc__ for name in names or [])
+]"""
+ENUMERATIONS = """{
+    f"{kind.__qualname__}.{member.name}": int(member)
+    for kind in [*vars(trt).values(), trt.ILogger.Severity]
+    if inspect.isclass(kind) and issubclass(kind, enum.IntEnum)
+    for member in kind
+}"""
 
 
-def attributes(node: ast.ClassDef) -> set[str]:
-    """Public attributes and enumeration members, and what methods set on ``self``."""
-    found = set()
-    for part in ast.walk(node):
-        targets = part.targets if isinstance(part, ast.Assign) else []
-        targets = [part.target] if isinstance(part, ast.AnnAssign) else targets
-        for target in [t for t in targets for t in (t.elts if isinstance(t, ast.Tuple) else [t])]:
-            if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self":
-                found.add(target.attr)
-            if isinstance(target, ast.Name) and part in node.body:
-                found.add(target.id)
-    return {name for name in found if not name.startswith("_")}
-
-
-def drift(stand_in: Path, stubs: Path) -> list[str]:
-    """Where the stand-in has what the bindings have not."""
-    real = classes(stubs / "tensorrt/tensorrt.pyi")
-    found = []
-    for name, node in classes(*stand_in.glob("*.py")).items():
-        if name not in real:
-            found.append(name)
-            continue
-        theirs: dict[str, list[ast.FunctionDef]] = {}
-        for function in functions(real[name]):
-            theirs.setdefault(function.name, []).append(function)
-        for function in functions(node):
-            overloads = theirs.get(function.name, [])
-            if function.name == "__init__" and not overloads:
-                continue  # Python cannot make one
-            ours, required = parameters(function)
-            fits = [
-                theirs_names[: len(ours)] == ours
-                and theirs_required <= len(ours)
-                and is_property(overload) == is_property(function)
-                for overload in overloads
-                for theirs_names, theirs_required in [parameters(overload)]
-            ]
-            if not any(fits):
-                found.append(f"{name}.{function.name}({', '.join(ours)}), {required} needed")
-        known = attributes(real[name]) | {f.name for f in functions(real[name]) if is_property(f)}
-        found += [f"{name}.{attribute}" for attribute in attributes(node) - known]
-    return found
-
-
-def test_the_stand_in_has_the_names_and_parameters_of_the_bindings(bindings: Bindings) -> None:
-    assert drift(STAND_IN, bindings.stubs) == []
-
-
-def test_drift_is_found(bindings: Bindings, tmp_path: Path) -> None:
-    changes = {
-        "def get_tensor_shape(self, name": "def get_tensor_shape(self, tensor",
-        "def num_io_tensors": "def num_tensors",
-        "TF32 = 6": "TF64 = 6",
-        "class MemoryPoolType": "class MemoryPool",
-        "self.profiling_verbosity": "self.verbosity",
-    }
-    for file in STAND_IN.glob("*.py"):
-        source = file.read_text()
-        for old in [old for old in changes if old in source]:
-            source = source.replace(old, changes.pop(old))
-        (tmp_path / file.name).write_text(source)
-    assert not changes
-    assert sorted(drift(tmp_path, bindings.stubs)) == [
-        "BuilderFlag.TF64",
-        "IBuilderConfig.verbosity",
-        "ICudaEngine.get_tensor_shape(tensor), 1 needed",
-        "ICudaEngine.num_tensors(), 0 needed",
-        "IExecutionContext.get_tensor_shape(tensor), 1 needed",
-        "MemoryPool",
-    ]
-
-
-def test_the_stand_in_has_the_values_of_the_bindings(
-    bindings: Bindings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def surface(bindings: Bindings, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str] | None]:
     monkeypatch.setenv("STAND_IN_TENSORRT", ask(bindings.site, "trt.__version__"))
-    enumerations = {
-        name: attributes(node)
-        for name, node in classes(*STAND_IN.glob("*.py")).items()
-        if any("IntEnum" in ast.unparse(base) for base in node.bases)
+    found: dict[str, list[str] | None] = ask(STAND_IN.parent, SURFACE)
+    assert len(found) > 40
+    return found
+
+
+def test_the_stand_in_has_the_names_and_parameters_of_the_bindings(
+    bindings: Bindings, surface: dict[str, list[str] | None]
+) -> None:
+    assert ask(bindings.site, DRIFT.format(surface)) == []
+
+
+def test_drift_is_found(bindings: Bindings, surface: dict[str, list[str] | None]) -> None:
+    assert surface["ICudaEngine.get_tensor_shape"] == ["name"]
+    changes = {
+        "ICudaEngine.get_tensor_shape": ["tensor"],
+        "ICudaEngine.num_tensors": None,
+        "IBuilderConfig.profiling_verbosity": [],
+        "Builder.__init__": ["log"],
+        "Parser.parse_from_file": ["model"],
     }
-    assert len(enumerations) == 8
-    pairs = [f"{name}.{member}" for name, members in enumerations.items() for member in members]
-    asked = f"{{{', '.join(f'{pair!r}: int(trt.{pair})' for pair in pairs)}}}"
-    assert ask(STAND_IN.parent, asked) == ask(bindings.site, asked)
+    assert sorted(ask(bindings.site, DRIFT.format(surface | changes))) == sorted(changes)
+
+
+@pytest.mark.usefixtures("surface")
+def test_the_stand_in_has_the_values_of_the_bindings(bindings: Bindings) -> None:
+    ours = ask(STAND_IN.parent, ENUMERATIONS)
+    assert len({name.rpartition(".")[0] for name in ours}) == 8
+    theirs = f"{{name: int(eval('trt.' + name)) for name in {list(ours)}}}"
+    assert ask(bindings.site, theirs) == ours

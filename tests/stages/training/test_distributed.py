@@ -28,8 +28,7 @@ from stages.training import launch
 from stages.training.logits_store import round_logits
 from stages.training.optimizer import build_optimizer
 from tests.setting import make_setting
-from tests.shared import shared
-from tests.stages.conftest import write_distillable
+from tests.stages.conftest import made_once, write_distillable
 from tests.stages.test_methods import METHODS
 from tests.stages.training import two_processes
 from tests.stages.training.test_loop import OPTIONS
@@ -58,23 +57,23 @@ def start(module: str, root: Path, processes: int = PROCESSES) -> subprocess.Pop
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny_origin: Path) -> Path:
     """What ``two_processes`` leaves in one launch; not to be written to."""
 
-    def make(root: Path) -> None:
-        write_distillable(root, tiny_origin)
-        shutil.copytree(root / "artifacts/proxy", root / "artifacts/teacher")
-        (root / "reports/teacher").mkdir(parents=True)
-        (root / "reports/teacher/metrics.json").write_text('{"val_accuracy": 0.5}')
-        (root / "params.yaml").write_text(json.dumps(CONTENT))
+    def make() -> None:
+        write_distillable(tiny_origin)
+        shutil.copytree("artifacts/proxy", "artifacts/teacher")
+        Path("reports/teacher").mkdir(parents=True)
+        Path("reports/teacher/metrics.json").write_text('{"val_accuracy": 0.5}')
+        Path("params.yaml").write_text(json.dumps(CONTENT))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", "1")
-            patch.setenv("ACKD_LOGITS", str(root / "logits"))
-            process = start(two_processes.__name__, root)
+            patch.setenv("ACKD_LOGITS", "logits")
+            process = start(two_processes.__name__, Path())
         _, errors = process.communicate()
         assert process.returncode == 0, errors
 
-    return shared(tmp_path_factory, "two-processes", make)
+    return made_once("two-processes", make)
 
 
 class Accumulated:
