@@ -43,6 +43,12 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest first, so that no worker is left with one of them at the end.
+    longest = ("test_chain.py", "test_night.py", "test_dask.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 def pytest_unconfigure() -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         once.end()

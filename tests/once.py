@@ -18,7 +18,8 @@ _PLACE = "TESTS_SHARED"
 
 def begin() -> None:
     """Choose the folder; the workers of xdist inherit it from the process that starts them."""
-    os.environ.setdefault(_PLACE, tempfile.mkdtemp(prefix="ackd-tests-shared-"))
+    if _PLACE not in os.environ:
+        os.environ[_PLACE] = tempfile.mkdtemp(prefix="ackd-tests-shared-")
 
 
 def end() -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from tests.bundles import make_bundle, pack
+from tests.once import once, repository
 from tests.sshd import free_port
 
 DVC_YAML = """\
@@ -77,17 +78,14 @@ def commit(project: Path) -> None:
     git(project, "push", "--quiet", "origin", "HEAD")
 
 
-def make_project(folder: Path) -> Path:
+def _make_project(folder: Path) -> None:
     """``folder/project`` with results, committed and pushed to ``folder/origin.git``."""
     project = folder / "project"
     (project / "artifacts").mkdir(parents=True)
     (project / "reports").mkdir()
     git(folder, "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
-    git(project, "init", "--quiet", "--initial-branch=main")
-    git(project, "config", "user.name", "Tester")
-    git(project, "config", "user.email", "tester@example.org")
+    repository(project)
     git(project, "remote", "add", "origin", "../origin.git")
-    dvc(project, "init", "--quiet")
     (project / "dvc.yaml").write_text(DVC_YAML)
     (project / "params.yaml").write_text("gate: {min_accuracy: 0.9}\n")
     (project / "goals.json").write_text('{"passed": true, "goals": []}\n')
@@ -96,18 +94,12 @@ def make_project(folder: Path) -> Path:
     shutil.copy(bundle, project / "made.tar.gz")
     dvc(project, "repro", "--quiet")
     commit(project)
-    return project
-
-
-@pytest.fixture(scope="session")
-def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_project(tmp_path_factory.mktemp("sharing")).parent
 
 
 @pytest.fixture
-def project(made_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: a project with results, whose git remote is ``../origin.git``."""
-    shutil.copytree(made_project, tmp_path / "work", symlinks=True)
+    shutil.copytree(once("sharing", _make_project), tmp_path / "work", symlinks=True)
     monkeypatch.chdir(tmp_path / "work/project")
     return tmp_path / "work/project"
 

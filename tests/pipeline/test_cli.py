@@ -20,8 +20,6 @@ from pipeline.upkeep.doctor import examine
 from pipeline.upkeep.finding import Finding
 from tests.pipeline.conftest import ROOT, change_stage, set_temperature
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 COMMANDS = ("use", "run", "status", "show", "doctor", "gc")
 COMMANDS += ("server", "worker", "schedule")
 COMMANDS += ("profile", "probe", "deploy", "rollback", "deployed", "keys")

@@ -16,9 +16,6 @@ from pipeline.dvc_output import StageBusyError, StageError
 from pipeline.dvc_runner import Runner, load_graph, load_status, nothing_to_do
 from tests.pipeline.conftest import ROOT, change_stage, set_temperature, wait_for
 
-# dvc reads its graph with a call that pygtrie is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 
 def repro(runner: Runner, stage: str) -> tuple[str, list[str]]:
     lines: list[str] = []

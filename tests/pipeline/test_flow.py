@@ -24,10 +24,7 @@ from pipeline.dvc_runner import Runner
 from pipeline.flow import compress
 from tests.pipeline.conftest import change_stage, set_temperature, wait_for
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
-    pytest.mark.usefixtures("prefect_server"),
-]
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 STAGES = ["first", "left", "right", "last"]
 # Both trainings have to run at once, and neither measurement beside anything.

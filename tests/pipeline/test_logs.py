@@ -20,8 +20,6 @@ from pipeline.flow import compress
 from pipeline.logs import JsonLine, TextLine, start_log, stop_log
 from tests.pipeline.conftest import change_stage
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def _log_closed() -> Iterator[None]:

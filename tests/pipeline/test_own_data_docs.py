@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prefect.settings import PREFECT_API_URL
 
 import models
 from models.resnet import ResNet
@@ -27,12 +26,6 @@ __all__ = ["programs"]
 
 IMAGES, TEACHER = "how-to-own-images.md", "how-to-own-teacher.md"
 CLASSES = ["daisy", "iris", "poppy", "tulip"]
-
-
-@pytest.fixture
-def shell(programs: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs of this code, whose flows are those of the tests' server."""
-    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
 
 
 def photograph(kind: int, size: tuple[int, int], seed: int) -> Image.Image:
@@ -64,7 +57,7 @@ def shape(project: Path, split: str) -> tuple[int, ...]:
     return tuple(np.load(project / f"artifacts/data/{split}_images.npy", mmap_mode="r").shape)
 
 
-@pytest.mark.usefixtures("shell")
+@pytest.mark.usefixtures("programs", "prefect_server")
 def test_own_images(tmp_path: Path) -> None:
     flowers = write_photographs(tmp_path / "flowers")
     project = make_project(tmp_path / "project", "identify_inputs", "prepare_data")
@@ -134,7 +127,7 @@ def write_teacher(path: Path, images: Path) -> None:
     torch.save({"model": network.state_dict()}, path)
 
 
-@pytest.mark.usefixtures("shell")
+@pytest.mark.usefixtures("programs", "prefect_server")
 def test_own_teacher(tmp_path: Path) -> None:
     images = tmp_path / "images"
     write_photographs(images / "train", (32, 32))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from prefect.settings import PREFECT_API_URL
 from ruamel.yaml import YAML
 
 import models
@@ -23,8 +22,8 @@ from models.checkpoint import save_network
 from stages import report
 from stages.params import Params, load_params, read_yaml
 from stages.training.checkpoint import Checkpoints
+from tests.once import repository
 from tests.pages import ROOT, blocks, inline, programs, replace, sections, type_in
-from tests.pipeline.comparison.exps import git_identity
 from tests.pipeline.conftest import CHAIN
 from tests.sshd import free_port
 from tests.stages import chain_files
@@ -57,25 +56,17 @@ TRAINING = {
 }
 
 
-@pytest.fixture
-def shell(
-    programs: Path, prefect_server: None, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A project of short stages, and programs whose flows are those of the tests' server."""
-    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-    return project
-
-
-def test_keep_it_running(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("programs", "prefect_server")
+def test_keep_it_running(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACKD_LOGITS", "logits")
     Checkpoints("distill", "a" * 64).save({"weights": torch.zeros(100)})
     for path in [*Path(".checkpoints").rglob("*"), Path(".checkpoints")]:
         then = time.time() - 15 * 86400
         os.utime(path, (then, then))
-    # The last stage by a name of the chain's, whose outputs are estimated.
+    # The last stage, which has not run yet, by a name of the chain's, whose outputs are estimated.
     Path("dvc.yaml").write_text(CHAIN.replace("  last:", "  distill:"))
     [disk] = blocks(RUNNING, "Disk")
-    before, listed, freed = type_in(shell, disk.replace("\n", "\necho ---\n")).split("---\n")
+    before, listed, freed = (type_in(finished, line) for line in disk.splitlines())
     assert "will run" in before
     assert "disk: " in before
     assert "checkpoints: .checkpoints/distill" in listed
@@ -84,32 +75,34 @@ def test_keep_it_running(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(Path(".checkpoints").rglob("*.checkpoint"))
 
     run, line = blocks(RUNNING, "Logs")
-    type_in(shell, run)
+    type_in(finished, run)
     assert Path("last.txt").read_text() == "1\n1\n"
     told = [json.loads(text) for text in Path("logs/run.jsonl").read_text().splitlines()]
     assert {tuple(each) for each in told} == {tuple(json.loads(line))}
 
     [doctor] = blocks(RUNNING, "Diagnosis")
-    found = type_in(shell, doctor)
+    found = type_in(finished, doctor)
     # Of workers it tells only where the server answers within two seconds.
     for what in ("Prefect server", "DVC remote", "clock", "DVC's locks"):
         assert what in found
 
 
-def test_repeat_the_paper(shell: Path) -> None:
+@pytest.mark.usefixtures("programs", "prefect_server")
+def test_repeat_the_paper(finished: Path) -> None:
     for folder in ("presets", "docs/paper"):
         shutil.copytree(ROOT / folder, folder)
     [start] = blocks(PAPER, "")
-    said = type_in(shell, start)
+    (finished / "last.txt").unlink()
+    said = type_in(finished, start)
     assert "distill.network: resnet8 -> resnet20" in said
-    assert Path("last.txt").exists()
+    assert (finished / "last.txt").exists()
     params = load_params()
     assert (params.teacher.network, params.proxy.method) == ("resnet110", "early_stopped")
     assert params.distill.method == "kd"
     whole = params.distill.epochs
 
     [less] = blocks(PAPER, "In less time")
-    said = type_in(shell, less)
+    said = type_in(finished, less)
     params = load_params()
     assert (params.distill.method, params.distill.epochs) == ("ackd", 20)
     assert params.teacher.epochs < whole
@@ -121,11 +114,10 @@ def test_parameters_of_an_experiment(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``dvc exp run -S`` as the pages on int8 and LiteRT have it."""
-    git_identity(monkeypatch.setenv)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(repository(tmp_path))
     (tmp_path / "dvc.yaml").write_text(ECHO)
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    type_in(tmp_path, "git init -q && dvc init -q && git add . && git commit -qm Start")
+    type_in(tmp_path, "git add . && git commit -qm Start")
     commands = [blocks(QUANTIZE, "Calibrate otherwise")[0], blocks(QUANTIZE, "Fine-tune")[0]]
     commands += blocks(LITERT, "Run")
     for command in commands:
@@ -161,7 +153,7 @@ def test_several_processes(programs: Path, tmp_path: Path, monkeypatch: pytest.M
     (project / "params.yaml").write_text(json.dumps(TRAINING))
     (project / "dvc.yaml").write_text(TRAINED)
     shutil.copytree(project, tmp_path / "hosts")
-    type_in(project, "git init --quiet && dvc init --quiet")
+    repository(project)
     one_host, several = blocks(TRAIN, "Several processes")[0].splitlines()
     type_in(project, one_host)
 

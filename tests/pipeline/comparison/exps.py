@@ -8,9 +8,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.once import repository
 
 PARAMS = """\
 distill:
@@ -122,13 +123,6 @@ def write(project: Path, of: dict[str, str | None]) -> None:
             (project / path).write_text(text)
 
 
-def git_identity(set_variable: Callable[[str, str], None]) -> None:
-    """Whom commits are by, as git and DVC ask; ``set_variable`` is monkeypatch's setenv."""
-    for role in ("AUTHOR", "COMMITTER"):
-        for key in ("NAME", "EMAIL"):
-            set_variable(f"GIT_{role}_{key}", "x")
-
-
 #: A chain of one stage, which takes no time.
 CHAIN = """\
 stages:
@@ -160,9 +154,8 @@ Path("reports/summary.json").write_text(json.dumps(summary))
 
 
 def start_project(folder: Path) -> None:
-    """Git and DVC with :data:`CHAIN` and a first commit; the environment has an identity."""
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
+    """Git and DVC with :data:`CHAIN` and a first commit."""
+    repository(folder)
     (folder / "dvc.yaml").write_text(CHAIN)
     (folder / "report.py").write_text(REPORT)
     (folder / "base.json").write_text(json.dumps(summary(0.7)))

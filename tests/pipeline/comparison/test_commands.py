@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import re
 import statistics
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.chromium import CHROMIUM, opened_page
+from tests.pages import programs, type_in
 from tests.pipeline.comparison import exps
 from tests.pipeline.test_cli import invoke
+
+__all__ = ["programs"]
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/how-to-compare.md"
@@ -194,21 +195,10 @@ def commands() -> list[str]:
     return [line[4:] for line in lines if line.startswith("    ")]
 
 
-def test_every_command_of_the_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    exps.git_identity(monkeypatch.setenv)
+@pytest.mark.usefixtures("programs")
+def test_every_command_of_the_how_to(tmp_path: Path) -> None:
     exps.start_project(tmp_path)
-    said: dict[str, Any] = {}
-    for command in commands():
-        done = subprocess.run(
-            ["bash", "-e", "-c", f'ackd() {{ python -m pipeline.cli "$@"; }}; {command}'],
-            env=exps.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        said[command] = done.stdout
+    said = {command: type_in(tmp_path, command) for command in commands()}
     assert "+5.00 points over kd" in said["ackd compare night"]
     assert all((tmp_path / f"compare.{kind}").is_file() for kind in ("html", "md", "csv"))
     chosen = "ackd choose night --max-p90 5ms --max-size 2MB"

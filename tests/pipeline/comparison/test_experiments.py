@@ -164,7 +164,6 @@ def test_outside_git_it_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_experiments_by_dvc_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exps.git_identity(monkeypatch.setenv)
     exps.start_project(tmp_path)
     command = [sys.executable, "-m", "dvc", "exp", "run", "--quiet"]
     command += ["-n", "night.ackd.seed2", "-S", "distill.seed=2", "-S", "distill.method=ackd"]

@@ -23,7 +23,13 @@ import pytest
 import torch
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, LogFilter
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+)
 from prefect.client.schemas.filters import LogFilterFlowRunId as OfRun
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
@@ -34,18 +40,16 @@ from typer.testing import CliRunner
 import models
 from models.checkpoint import save_network
 from pipeline import cli
+from tests.once import repository
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.service.test_nightly import BRING, NAME
 from tests.pipeline.test_guard import MARK, left, none_left, processes
 from tests.stages.conftest import write_data
 
-pytestmark = [
-    pytest.mark.skipif(
-        not Path("/proc/self/environ").exists(),
-        reason="finds what is left by its environment in /proc",
-    ),
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
-]
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(),
+    reason="finds what is left by its environment in /proc",
+)
 
 PAGE = ROOT / "docs/how-to-nightly.md"
 SET = 'ackd schedule "0 2 * * *" --timezone Europe/Berlin'
@@ -76,7 +80,7 @@ stages:
     params: [distill]
     outs: [artifacts/distilled]
   sleeper:
-    cmd: "test ! -e slow || sleep 120; cp source.txt sleeper.txt"
+    cmd: "test ! -e wait || sleep 120; cp source.txt sleeper.txt"
     deps: [source.txt]
     outs: [sleeper.txt]
 """
@@ -147,9 +151,7 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "prefect.yaml", root)
     monkeypatch.chdir(root)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
-    return root
+    return repository(root)
 
 
 def weights(root: Path) -> bytes:
@@ -230,7 +232,7 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
 
         # A run that is planned for a few seconds from now begins by itself; the next one, which
         # is due while it goes on, does not.
-        soon = IntervalSchedule(interval=timedelta(seconds=20))
+        soon = IntervalSchedule(interval=timedelta(seconds=8))
         client.create_deployment_schedules(
             deployment.id, [DeploymentScheduleCreate(schedule=soon, active=True)]
         )
@@ -260,41 +262,41 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         assert trains(student), "nothing to resume from"
         assert took < 5, f"cancelled only after {took:.1f} s"
 
-        (student / "slow").unlink()
-        third = client.create_flow_run_from_deployment(deployment.id)
-        wait_until(lambda: state_name(client, third) == "Completed", "the third run")
-        # The last lines of a run reach the server after its state.
-        wait_until(
-            lambda: any(
-                "an interrupted training goes on at" in log.message
-                for log in client.read_logs(LogFilter(flow_run_id=OfRun(any_=[third.id])))
-            ),
-            "the line that says that it has resumed",
-            30,
-        )
-        assert weights(student) == wanted
-
         assert "compress/nightly: 0 2 * * *" in ackd("ackd schedule")
         assert "last  " in ackd("ackd schedule")
         assert ackd("ackd schedule --pause") == "compress/nightly: paused\n"
         assert "paused\n  next  none" in ackd("ackd schedule")
         assert ackd("ackd schedule --resume") == "compress/nightly: resumed\n"
 
+        # The next run goes on with the training, while another stage waits.
+        (student / "slow").unlink()
+        (student / "wait").touch()
+        third = client.create_flow_run_from_deployment(deployment.id)
+        ours = FlowRunFilterId(any_=[third.id])
+
+        def told(line: str) -> bool:
+            logs = client.read_logs(LogFilter(flow_run_id=OfRun(any_=[third.id])))
+            return any(line in log.message for log in logs)
+
+        def ended(stage: str) -> bool:
+            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=ours))
+            return any(t.name == stage and t.state and t.state.is_completed() for t in tasks)
+
+        wait_until(lambda: ended("distill"), "the end of the training")
+        wait_until(lambda: told("an interrupted training goes on at"), "the line that says so", 60)
+        assert weights(student) == wanted
+        wait_until(lambda: stages_of(mark), "the stage that waits")
         # The end of a run is that of its stages, also where it had no time to end them.
-        (student / "slow").touch()
-        (student / "source.txt").write_text("2\n")
-        fourth = client.create_flow_run_from_deployment(deployment.id)
-        wait_until(lambda: stages_of(mark), "the fourth run")
         [engine] = [pid for pid, command in processes(mark) if FLOW_PROCESS in command]
         os.kill(engine, signal.SIGKILL)
-        wait_until(lambda: not stages_of(mark), "the end of the killed run's stages", 30)
-        wait_until(lambda: state_name(client, fourth) == "Crashed", "the end of the fourth run")
+        wait_until(lambda: not stages_of(mark), "the end of the killed run's stages", 60)
+        wait_until(lambda: state_name(client, third) == "Crashed", "the end of the third run")
         assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
         assert worker.poll() is None
 
         # The end of the worker is the end of what it runs.
         client.create_flow_run_from_deployment(deployment.id)
-        wait_until(lambda: stages_of(mark), "the fifth run")
+        wait_until(lambda: stages_of(mark), "the fourth run")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=LONGEST) == 128 + signal.SIGTERM
         wait_until(

@@ -22,10 +22,7 @@ from pipeline.service.nightly import experiment_name
 from stages.params import read_yaml
 from tests.pipeline.conftest import ROOT, change_stage
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
-    pytest.mark.usefixtures("prefect_server"),
-]
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "NAME"
 BRING = [f"dvc exp pull origin {NAME}", f"dvc exp apply {NAME}"]
@@ -47,7 +44,7 @@ def dvc(*arguments: str) -> None:
 
 @pytest.fixture
 def committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project as it is, in git."""
+    """The project as it is, in git, by whom a clone does not know from its own settings."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "tester")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@localhost")

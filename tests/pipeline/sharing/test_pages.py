@@ -9,9 +9,9 @@ import pytest
 
 from tests.bundles import make_bundle, pack
 from tests.pages import ROOT, blocks, programs, type_in
-from tests.sharing import clone, commit, dvc, git, invoke, made_project, project
+from tests.sharing import assert_up_to_date, clone, commit, dvc, git, invoke, project
 
-__all__ = ["made_project", "programs", "project"]
+__all__ = ["programs", "project"]
 
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -31,6 +31,7 @@ def test_how_to_share(project: Path) -> None:
     elsewhere = clone(project)
     assert name in type_in(elsewhere, get, ("NAME", name))
     assert (elsewhere / "artifacts/data.bin").read_bytes() == b"other data"
+    assert_up_to_date(elsewhere)
 
 
 def test_how_to_release(project: Path) -> None:

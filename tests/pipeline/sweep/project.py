@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import subprocess
+import shutil
 import sys
 import time
 from collections import Counter
@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.git_refs import git
 from pipeline.sweep.commits import list_experiments
+from tests.once import once, repository
 from tests.pipeline.conftest import ROOT
 
 CHAIN = """\
@@ -87,12 +88,12 @@ def documented(command: str, **instead: str) -> list[str]:
 
 def make_project(root: Path) -> Path:
     """A repository with one commit in ``root/project``; runs are written to ``root/runs.log``."""
-    project = root / "project"
-    project.mkdir(parents=True)
-    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], cwd=project, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=project, check=True)
-    git(project, "config", "user.email", "test@example.org")
-    git(project, "config", "user.name", "Test")
+    shutil.copytree(once("sweep", _write_project), root / "project", symlinks=True)
+    return root / "project"
+
+
+def _write_project(project: Path) -> None:
+    repository(project)
     (project / "dvc.yaml").write_text(CHAIN)
     (project / "stage.sh").write_text(SCRIPT)
     (project / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
@@ -101,7 +102,6 @@ def make_project(root: Path) -> Path:
     (project / "presets/kd.yaml").write_text("# KD\ndistill: {method: kd}\n")
     (project / ".gitignore").write_text("/*.txt\n!/source.txt\n/sweep.yaml\n")
     commit(project)
-    return project
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:

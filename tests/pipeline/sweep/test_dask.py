@@ -122,22 +122,21 @@ def sweep(project: Path, address: str | None = None) -> subprocess.Popen[str]:
 
 
 @pytest.mark.timeout(3000)  # on a machine that other work keeps busy
-@pytest.mark.parametrize("seeds", [3, pytest.param(12, marks=pytest.mark.slow)])
-def test_two_workers_one_killed_give_what_a_serial_run_gives(
-    cluster: tuple[Path, str, list[subprocess.Popen[bytes]]], tmp_path: Path, seeds: int
+def test_a_cluster_gives_what_a_serial_run_gives(
+    cluster: tuple[Path, str, list[subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
     project, address, (first, _) = cluster
     text = (
-        f"name: t\nuntil: distill\nseeds: {seeds}\npresets: [kd]\n"
-        "variants:\n  cold: {set: {distill.temperature: 2}}\n  warm: \n"
+        "name: t\nuntil: distill\nseeds: {}\npresets: [kd]\n"
+        "variants:\n  cold: {{set: {{distill.temperature: 2}}}}\n  warm: \n"
     )
-    write_sweep(project, text)
+    write_sweep(project, text.format(2))
     process = sweep(project, address)
     # Half-way, in the middle of an experiment of the worker that will be killed.
     wait_until(
         lambda: (
             process.poll() is not None
-            or (runs(project).total() > seeds and any("sleep" in c for c in left("worker-one")))
+            or (runs(project).total() > 1 and any("sleep" in c for c in left("worker-one")))
         )
     )
     assert process.poll() is None, process.communicate()[0]
@@ -146,32 +145,40 @@ def test_two_workers_one_killed_give_what_a_serial_run_gives(
     assert none_left("worker-one", within_s=20), "the guard ends what a dead worker has started"
     output = process.communicate(timeout=1400)[0]
     assert process.returncode == 0, output
-    assert f"t: {2 * seeds} of {2 * seeds} in" in output
-    assert output.count(" done in ") == 2 * seeds
-    assert " on one; " in output
+    assert "t: 4 of 4 in" in output
+    assert output.count(" done in ") == 4
     assert " on two; " in output
-
     made = runs(project)
     assert made["teacher"] == 1
-    assert len(made) == 2 * seeds + 1
+    assert len(made) == 5
     assert set(made.values()) == {1}, "none came to its end twice"
     found = results(project)
-    assert len(found) == 2 * seeds
+    assert len(found) == 4
     assert all(cached(project, md5) for md5 in found.values()), "the data were pulled"
 
     serial = make_project(tmp_path / "serial")
-    write_sweep(serial, text)
+    write_sweep(serial, text.format("[1]"))
     alone = sweep(serial)
     output = alone.communicate(timeout=1400)[0]
     assert alone.returncode == 0, output
-    assert results(serial) == found, "the same, bit for bit"
+    assert len(results(serial)) == 2
+    assert results(serial).items() <= found.items(), "the same, bit for bit"
 
+    # A clone elsewhere finds what is done.
+    other = tmp_path / "other"
+    origin = str(project.parent / "origin.git")
+    git(Path(), "clone", "--quiet", "--branch", "main", origin, str(other))
+    (other / "sweep.yaml").write_text((project / "sweep.yaml").read_text())
+    again = sweep(other, address)
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, output
+    assert "started" not in output
+    assert results(other) == found
+    assert all(cached(other, md5) for md5 in found.values())
 
-def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_workers(
-    cluster: tuple[Path, str, list[subprocess.Popen[bytes]]], tmp_path: Path
-) -> None:
-    project, address, _ = cluster
     # The commit's own teacher is shared, as from a processor that gives other last bits.
+    (project / "source.txt").write_text("other images\n")
+    commit(project)
     for command in (["repro", "--quiet", "distill"], ["push", "--quiet"]):
         subprocess.run(
             [sys.executable, "-m", "dvc", *command],
@@ -181,39 +188,21 @@ def test_a_clone_elsewhere_finds_what_is_done_and_an_interrupt_reaches_the_worke
         )
     commit(project)
     git(project, "push", "--quiet", "origin", "HEAD")
-    write_sweep(project, "name: t\nuntil: distill\nvariants: {kd: {presets: [kd]}}\n")
+    write_sweep(project, "name: u\nuntil: distill\nvariants: {kd: {presets: [kd]}}\n")
     done = sweep(project, address)
     output = done.communicate(timeout=300)[0]
     assert done.returncode == 0, output
-    assert runs(project)["teacher"] == 1, "that of the commit, and no other"
+    assert runs(project)["teacher"] == 2, "that of the commit, and no other"
 
-    other = tmp_path / "other"
-    git(
-        Path(),
-        "clone",
-        "--quiet",
-        "--branch",
-        "main",
-        str(project.parent / "origin.git"),
-        str(other),
-    )
-    (other / "sweep.yaml").write_text((project / "sweep.yaml").read_text())
-    again = sweep(other, address)
-    output = again.communicate(timeout=300)[0]
-    assert again.returncode == 0, output
-    assert "started" not in output
-    assert results(other) == results(project)
-    assert all(cached(other, md5) for md5 in results(other).values())
-
+    # An interrupt reaches the workers.
     started = project.parent / f"{LOG}.started"
     started.unlink()
-    write_sweep(project, "name: u\nuntil: distill\nseeds: 9\nvariants: {kd: {presets: [kd]}}\n")
+    write_sweep(project, "name: v\nuntil: distill\nseeds: 9\nvariants: {kd: {presets: [kd]}}\n")
     process = sweep(project, address)
     wait_until(lambda: started.exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
     assert "interrupted" in output
-    for name in ("worker-one", "worker-two"):
-        wait_until(lambda name=name: not any("dvc" in c for c in left(name)), seconds=20)
-        assert not list((project.parent / name).rglob("sweep-*/*/dvc.yaml")), "no clone is left"
+    wait_until(lambda: not any("dvc" in c for c in left("worker-two")), seconds=20)
+    assert not list((project.parent / "worker-two").rglob("sweep-*/*/dvc.yaml")), "no clone is left"

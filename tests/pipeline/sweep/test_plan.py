@@ -18,8 +18,6 @@ from pipeline.sweep.plan import Plan, as_override, load_plan
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.sweep.project import COMMANDS, PAGE, commit, make_project, write_sweep
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
