@@ -5,30 +5,26 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-_PLACE = "TESTS_SHARED"
+_PLACE, _OWNER = "TESTS_SHARED", "TESTS_PROCESS"
+_GUARDED = '"$@" & while kill -0 "$0"; do sleep 1; done 2>/dev/null; kill $!'
 
 
 def begin() -> None:
     """Choose the folder; the workers of xdist inherit it from the process that starts them."""
     if _PLACE not in os.environ:
         os.environ[_PLACE] = tempfile.mkdtemp(prefix="ackd-tests-shared-")
+        os.environ[_OWNER] = str(os.getpid())
 
 
 def end() -> None:
-    """Terminate what :func:`keep_running` was given, and remove all that was made."""
-    shared = Path(os.environ.pop(_PLACE))
-    for path in shared.glob("*.pid"):
-        with suppress(ProcessLookupError):
-            os.killpg(int(path.name.removesuffix(".pid")), signal.SIGTERM)
-    shutil.rmtree(shared, ignore_errors=True)
+    """Remove all that was made."""
+    shutil.rmtree(os.environ[_PLACE], ignore_errors=True)
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
@@ -50,10 +46,14 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def keep_running(process: subprocess.Popen[bytes]) -> None:
-    """Let the leader of a session of its own run until all tests have ended."""
-    Path(os.environ[_PLACE], f"{process.pid}.pid").touch()
-    process.returncode = 0  # this worker may end before, and will not wait for it
+def keep_running(command: list[str], log: Path, env: Mapping[str, str]) -> None:
+    """Start a server that ends with the tests, however they end."""
+    guarded = ["sh", "-c", _GUARDED, os.environ[_OWNER], *command]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            guarded, env=env, stdout=output, stderr=output, start_new_session=True
+        )
+    process.returncode = 0  # this worker may end before it, and does not wait for it
 
 
 def repository(folder: Path) -> Path:

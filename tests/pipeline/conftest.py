@@ -104,22 +104,14 @@ def prefect_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _serve(folder: Path) -> None:
     port = free_port()
     server = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start", "--no-ui"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*server, "--port", str(port)],
-            env={**os.environ, "PREFECT_HOME": str(folder)},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    own = {**os.environ, "PREFECT_HOME": str(folder)}
+    keep_running([*server, "--port", str(port)], folder / "log", own)
     url = f"http://127.0.0.1:{port}/api"
     end = time.monotonic() + 240
     while not answers(f"{url}/health"):
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < end
+        assert time.monotonic() < end, (folder / "log").read_text()
         time.sleep(0.1)
     (folder / "url").write_text(url)
-    keep_running(process)
 
 
 def answers(url: str) -> bool:

@@ -22,23 +22,24 @@ pytestmark = pytest.mark.skipif(
 
 MARK = "ACKD_TEST_MARK"
 OUTPUT = "output.log"
+RUN_ONE_STAGE = """
+from pathlib import Path
+from pipeline.dvc_runner import Runner
+with Runner(Path()) as runner:
+    runner.repro("first", print)
+"""
 
 
-def processes(mark: str) -> list[tuple[int, str]]:
-    """Number and command line of the processes, zombies aside, that inherited the mark."""
+def left(mark: str) -> list[str]:
+    """The command lines of the processes, zombies aside, that inherited the mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                command = (folder / "cmdline").read_text().replace("\0", " ")
-                found.append((int(folder.name), command))
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue
     return found
-
-
-def left(mark: str) -> list[str]:
-    return [command for _, command in processes(mark)]
 
 
 def none_left(mark: str, within_s: float) -> bool:
@@ -114,6 +115,14 @@ def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> 
     process, mark = start(["-m", "pipeline.cli", "run"], long_project)
     assert any("uvicorn" in command for command in left(mark))
     assert any("time.sleep(120)" in command for command in left(mark))
+    process.kill()
+    process.wait()
+    assert none_left(mark, within_s=30), left(mark)
+    assert locks(long_project) == {}
+
+
+def test_a_killed_runner_leaves_no_stage(long_project: Path) -> None:
+    process, mark = start(["-c", RUN_ONE_STAGE], long_project)
     process.kill()
     process.wait()
     assert none_left(mark, within_s=30), left(mark)

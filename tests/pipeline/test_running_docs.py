@@ -52,6 +52,7 @@ stages:
 TRAINING = {
     "augmentation": {"crop_padding": 1},
     "training": {"precision": "fp32"},
+    "teacher": {"batch_size": 14},
     "distill": {"method": "kd", "epochs": 1, "batch_size": 14, "network": "resnet8"},
 }
 
