@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from models.backbone import Backbone
 from models.errors import InputError
-from models.zoo import import_timm
 
 _IMAGENET_RESNETS = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 
@@ -58,7 +57,8 @@ def _from_torchvision(name: str, network: Backbone) -> Normalization:
 
 
 def _from_timm(name: str, network: Backbone) -> Normalization:
-    timm = import_timm()
+    import timm
+
     published = timm.get_pretrained_cfg(name)
     if published is None or not published.has_weights:
         raise _none_published(network)

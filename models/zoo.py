@@ -173,7 +173,7 @@ def match(name: str, num_classes: int) -> ZooNetwork | None:
     """The network called ``torchvision:NAME`` or ``timm:NAME``.
 
     Raises:
-        InputError: the library is not installed or has no classification network of this name.
+        InputError: the library has no classification network of this name.
     """
     library, colon, own_name = name.partition(":")
     if not colon or library not in LIBRARIES:
@@ -224,7 +224,8 @@ def _build_torchvision(name: str, num_classes: int) -> nn.Module:
 
 
 def _build_timm(name: str, num_classes: int) -> nn.Module:
-    timm = import_timm()
+    import timm
+
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
     try:
@@ -234,18 +235,6 @@ def _build_timm(name: str, num_classes: int) -> nn.Module:
             f"network 'timm:{name}' cannot be built: {error}; correct its name"
         ) from None
     return network
-
-
-def import_timm() -> Any:
-    """timm, or a sentence that says how to install it."""
-    try:
-        import timm
-    except ImportError:
-        raise InputError(
-            "timm is not installed, which the network's name asks for; install it with"
-            " `pip install -e '.[timm]'`"
-        ) from None
-    return timm
 
 
 def _unknown(library: str, name: str, known: list[str]) -> InputError:

@@ -1,7 +1,6 @@
 """Networks of torchvision and timm: the library's parameters and answers, and their stages."""
 
 import copy
-import sys
 
 import pytest
 import timm
@@ -175,13 +174,6 @@ def test_unknown_names(name: str, hint: str) -> None:
     with pytest.raises(InputError, match=hint) as caught:
         models.build(name, 7)
     assert f"'{name}'" in str(caught.value)
-
-
-def test_timm_is_not_needed_for_other_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    models.build("resnet8", 7)
-    with pytest.raises(InputError, match=r"install it with `pip install -e '\.\[timm\]'`"):
-        models.build("timm:resnet18", 7)
 
 
 def test_a_size_that_a_network_cannot_take() -> None:

@@ -158,7 +158,7 @@ def test_own_teacher(tmp_path: Path) -> None:
 def test_no_command_of_the_pages_is_left_out() -> None:
     assert sections(IMAGES) == ["", "Photographs of many sizes"]
     assert sections(TEACHER) == [""]
-    # What notices a replaced file, what -S is, and an installation.
+    # What notices a replaced file, and what -S is.
     noticing = {"ackd run", "ackd status", "dvc repro", "dvc status"}
     assert set(inline(IMAGES)) - noticing == {"dvc exp run -S", "dvc repro --force prepare_data"}
-    assert set(inline(TEACHER)) - noticing == {"pip install -e '.[timm]'"}
+    assert set(inline(TEACHER)) <= noticing
