@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import onnx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -68,8 +68,7 @@ class Bundle:
 
     def require_signature(self, key: Ed25519PublicKey) -> None:
         """Raises InputError unless it is signed with this key."""
-        signature = None if self.signer is None else (self.folder / SIGNATURE).read_bytes()
-        _require_signature((self.folder / MANIFEST).read_bytes(), signature, key)
+        _read_head(self.folder, key)
 
 
 @contextlib.contextmanager
@@ -90,10 +89,14 @@ def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bun
     with tempfile.TemporaryDirectory() as temporary:
         folder = path if path.is_dir() else Path(temporary)
         try:
-            content = _read_head(folder, key) if path.is_dir() else _unpack(path, folder, key)
+            if not path.is_dir():
+                _unpack(path, folder, key)
+            content = _read_head(folder, key)
             manifest = verify(folder)
         except DeviceError as error:
             raise InputError(str(error)) from None
+        except OSError as error:
+            raise InputError(f"{error.filename}: not readable ({error.strerror})") from None
         exported = read_exported(folder, "package the bundle anew")
         for file, digest in exported.sums(*SHAPES).items():
             if manifest["files"].get(file.name, {}).get("sha256") != digest:
@@ -108,33 +111,47 @@ def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bun
 def _read_head(folder: Path, key: Ed25519PublicKey | None) -> bytes:
     """The manifest, if the key has signed it."""
     content = read_small(folder / MANIFEST, MAX_MANIFEST)
-    if key is not None:
-        signed = (folder / SIGNATURE).exists()
-        signature = read_small(folder / SIGNATURE, _SIGNATURE_BYTES) if signed else None
-        _require_signature(content, signature, key)
-    return content
+    if key is None:
+        return content
+    wanted, signer = key_id(key), read_manifest(content)["key_id"]
+    if signer is None or not (folder / SIGNATURE).exists():
+        raise InputError(
+            f"{MANIFEST}: not signed, and the key {wanted} is required; package it anew with"
+            " ACKD_SIGNING_KEY set"
+        )
+    if is_signed_by(key, content, read_small(folder / SIGNATURE, _SIGNATURE_BYTES)):
+        return content
+    if signer != wanted:
+        raise InputError(
+            f"{MANIFEST}: says that it is signed with the key {signer}, expected {wanted}; package"
+            " it anew with that key, or give the other one's public key"
+        )
+    raise InputError(
+        f"{SIGNATURE}: not the signature of {MANIFEST} by the key {wanted}, so one of the two was"
+        " altered; package it anew"
+    )
 
 
-def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> bytes:
-    """Write the files of an archive into ``folder``, once the key has signed its manifest.
-
-    Returns:
-        The manifest.
-    """
+def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> None:
+    """Write the files of an archive into ``folder``, once the key has signed its manifest."""
     try:
         with gzip.open(path) as stream:
             members = _members(stream, path)
-            if (size := _next_size(members, MANIFEST, path)) > MAX_MANIFEST:
-                raise InputError(f"{path}: {MANIFEST} is larger than any bundle's")
-            content, signature = stream.read(size), None
-            manifest = read_manifest(content)
+
+            def unpack_next(wanted: str, limit: int) -> None:
+                name, size = next(members, ("nothing", 0))
+                if name != wanted or not 0 <= size <= limit:
+                    raise InputError(
+                        f"{path}: has {name} of {size} bytes where a bundle has {wanted}; give a"
+                        " file that `ackd run` packaged, or the folder"
+                    )
+                _copy(stream, size, folder / name)
+
+            unpack_next(MANIFEST, MAX_MANIFEST)
+            manifest = read_manifest((folder / MANIFEST).read_bytes())
             if manifest["key_id"] is not None:
-                _next_size(members, SIGNATURE, path)
-                signature = stream.read(_SIGNATURE_BYTES)
-                (folder / SIGNATURE).write_bytes(signature)
-            if key is not None:
-                _require_signature(content, signature, key)
-            (folder / MANIFEST).write_bytes(content)
+                unpack_next(SIGNATURE, _SIGNATURE_BYTES)
+            _read_head(folder, key)
             sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
             if sum(sizes.values()) > _MAX_RATIO * path.stat().st_size:
                 raise InputError(
@@ -145,21 +162,19 @@ def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> bytes:
                 if sizes.pop(name, None) != size:
                     raise InputError(
                         f"{path}: {name} is not in {MANIFEST} or not of the size that is stated"
-                        " there; copy the bundle again"
+                        " there; get the bundle again"
                     )
-                with (folder / name).open("xb") as target:
-                    _copy(stream, size, target)
+                _copy(stream, size, folder / name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `ackd run` packages a bundle") from None
     except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        number, what = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
                 f"{path}: not unpacked, as {tempfile.gettempdir()} is full; free some space there,"
                 " or set TMPDIR to another folder"
             ) from None
-        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{path}: damaged or no bundle ({what}); package it anew") from None
-    return content
 
 
 def _members(stream: gzip.GzipFile, path: Path) -> Iterator[tuple[str, int]]:
@@ -183,43 +198,14 @@ def _members(stream: gzip.GzipFile, path: Path) -> Iterator[tuple[str, int]]:
         stream.read(-member.size % _TAR_BLOCK)
 
 
-def _next_size(members: Iterator[tuple[str, int]], wanted: str, path: Path) -> int:
-    name, size = next(members, ("nothing", 0))
-    if name != wanted:
-        raise InputError(
-            f"{path}: has {name} where a bundle has {wanted}; give a file that `ackd run` packaged,"
-            " or the folder"
-        )
-    return size
-
-
-def _copy(stream: gzip.GzipFile, size: int, target: IO[bytes]) -> None:
-    while size:
-        block = stream.read(min(size, 1 << 20))
-        if not block:
-            raise EOFError("it ends too early")
-        target.write(block)
-        size -= len(block)
-
-
-def _require_signature(content: bytes, signature: bytes | None, key: Ed25519PublicKey) -> None:
-    wanted, signer = key_id(key), read_manifest(content)["key_id"]
-    if signature is None:
-        raise InputError(
-            f"{MANIFEST}: not signed, and the key {wanted} is required; package it anew with"
-            " ACKD_SIGNING_KEY set"
-        )
-    if is_signed_by(key, content, signature):
-        return
-    if signer != wanted:
-        raise InputError(
-            f"{MANIFEST}: says that it is signed with the key {signer}, expected {wanted}; package"
-            " it anew with that key, or give the other one's public key"
-        )
-    raise InputError(
-        f"{SIGNATURE}: not the signature of {MANIFEST} by the key {wanted}, so one of the two was"
-        " altered; package it anew"
-    )
+def _copy(stream: gzip.GzipFile, size: int, path: Path) -> None:
+    with path.open("xb") as target:
+        while size:
+            block = stream.read(min(size, 1 << 20))
+            if not block:
+                raise EOFError("it ends too early")
+            target.write(block)
+            size -= len(block)
 
 
 def _require_self_contained(file: Path) -> None:

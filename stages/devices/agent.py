@@ -272,13 +272,16 @@ def _served(base: Path) -> Optional[Dict[str, Any]]:
 def _record(base: Path, name: Optional[str]) -> Optional[Dict[str, Any]]:
     if name is None:
         return None
+    path = base / RELEASES / name / RECORD
     try:
-        text = (base / RELEASES / name / RECORD).read_text(encoding="utf-8")
-        return dict(json.loads(text), name=name)
+        record = dict(json.loads(path.read_text(encoding="utf-8")), name=name)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        raise DeviceError(f"{base / RELEASES / name / RECORD}: damaged; deploy again") from None
+    except (OSError, ValueError, RecursionError, TypeError):
+        record = {}
+    if not {"version", "manifest_sha256", "key_id", "previous"} <= set(record):
+        raise DeviceError(f"{path}: damaged; remove {base / SERVED}, and deploy again")
+    return record
 
 
 def _order(version: str) -> List[int]:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.errors import InputError
 from pipeline.devices.measure import file_for, measure
@@ -63,6 +64,11 @@ def test_what_is_wrong_is_found_before_anything_runs(bundle: Path) -> None:
         list(measure(["local:"], bundle, PROFILE, Opening()))
     with pytest.raises(InputError, match="a folder is where bundles are deployed to; measure on l"):
         list(measure(["local:/srv/model"], make_bundle(bundle.parent / "b"), PROFILE, Opening()))
+    key = Ed25519PrivateKey.generate().public_key()
+    with pytest.raises(InputError, match="not signed, and the key .* is required"):
+        list(measure(["local:"], make_bundle(bundle.parent / "c"), PROFILE, Opening(), key))
+    with pytest.raises(InputError, match="--key: only a bundle is signed; name one by --bundle"):
+        list(measure(["local:"], None, PROFILE, Opening(), key))
     assert not Path("reports").exists()
 
 

@@ -187,14 +187,25 @@ NOT_LISTED = "is not in manifest.json or not of the size that is stated there"
         (replaced("labels.json", member("bundle/x", 4 << 40, type=b"x")), NO_FILE),
         (replaced("labels.json", member("bundle/labels.json", 4 << 40)), NOT_LISTED),
         (replaced("labels.json", member("bundle/labels.json", -512)), NOT_LISTED),
-        (replaced("manifest.json", member("bundle/manifest.json", 4 << 40)), "is larger than any"),
+        (
+            replaced("manifest.json", member("bundle/manifest.json", 4 << 40)),
+            "where a bundle has manifest.json",
+        ),
+        (
+            replaced("manifest.json", member("bundle/manifest.json", -512)),
+            "has manifest.json of -512 bytes",
+        ),
+        (
+            replaced("manifest.sig", member("bundle/manifest.sig", 65)),
+            "has manifest.sig of 65 bytes where a bundle has manifest.sig",
+        ),
         (
             replaced("manifest.json", member("bundle/m", 1), b"x"),
-            "has m where a bundle has manifes",
+            "has m of 1 bytes where a bundle has manifest.json",
         ),
         (
             replaced("manifest.sig", member("bundle/s", 1), b"x"),
-            "has s where a bundle has manifest",
+            "has s of 1 bytes where a bundle has manifest.sig",
         ),
         (
             replaced("labels.json", member("bundle/\udcff", 1)),
@@ -225,7 +236,7 @@ def test_archives_that_are_none(bundle: Path) -> None:
     for content in (b"no archive", whole[:-2000], whole[:100], gzip.compress(b"x" * 1000), b""):
         path.write_bytes(content)
         said = refusal(path)
-        assert said.startswith((f"{path}: damaged or no bundle (", f"{path}: has nothing where"))
+        assert said.startswith((f"{path}: damaged or no bundle (", f"{path}: has nothing of"))
 
 
 def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle: Path) -> None:

@@ -332,6 +332,18 @@ def test_a_full_disk_names_who_else_is_at_work(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "{", "[" * 100_000])
+def test_a_damaged_record(tmp_path: Path, content: str) -> None:
+    name = serve(tmp_path, "1", "one")["served"]["name"]
+    (tmp_path / "releases" / name / "record.json").write_text(content)
+    assert ask("status", str(tmp_path)) == (
+        f"{tmp_path}/releases/{name}/record.json: damaged; remove {tmp_path}/served, and deploy"
+        " again"
+    )
+    (tmp_path / "served").unlink()
+    assert serve(tmp_path, "1", "one")["problem"] is None
+
+
 def test_folders_that_do_not_serve(tmp_path: Path) -> None:
     assert ask("status", str(tmp_path / "nowhere"))["served"] is None
     nowhere = ask("rollback", str(tmp_path / "nowhere"), "token")
