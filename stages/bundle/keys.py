@@ -73,18 +73,14 @@ def configured_key() -> Ed25519PrivateKey | None:
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
     """Raises InputError where the file is missing or is no public key."""
-    return parse_public_key(_read(path, "the public key"), str(path))
-
-
-def parse_public_key(content: bytes, where: str) -> Ed25519PublicKey:
-    """As :func:`read_public_key`, of the PEM's bytes; ``where`` is for the message."""
+    content = _read(path, "the public key")
     try:
         key = serialization.load_pem_public_key(content)
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(
-            f"{where}: no Ed25519 public key; give the .pub file that `ackd keys new` wrote"
+            f"{path}: no Ed25519 public key; give the .pub file that `ackd keys new` wrote"
         )
     return key
 

@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from models.errors import InputError, printable
 from stages.devices.base import Device, Measurement, Opening, Row, failed_row
@@ -98,12 +98,12 @@ class Host(Device):
     def placed(self, exported: Exported) -> Iterator[Place]:
         """Models and runner on the device, for as long as this lasts."""
 
-    def run(self, command: Sequence[str], given: BinaryIO | None = None) -> Finished:
+    def run(self, command: Sequence[str], given: bytes = b"") -> Finished:
         """Run a command there to its end.
 
         Args:
             command: program and arguments, as they are: no shell changes them.
-            given: an open file for its stdin.
+            given: its stdin.
 
         Raises:
             InputError: the device is not reached, or does not end within :func:`timeout_s`.
@@ -199,11 +199,8 @@ class Host(Device):
     def ask_agent(self, command: str, *arguments: str) -> dict[str, Any]:
         """The answer of ``agent.py``, run on the device."""
         source = single_file(AGENT)
-        with tempfile.TemporaryFile() as given:
-            given.write(source)
-            given.seek(0)
-            boot = [self.python, "-I", "-c", _BOOT, str(len(source)), command, *arguments]
-            finished = self.run(boot, given)
+        boot = [self.python, "-I", "-c", _BOOT, str(len(source)), command, *arguments]
+        finished = self.run(boot, source)
         answer = last_json(finished.out)
         if finished.code or answer is None:
             raise InputError(f"{self.url.text}: {self._said(finished)}")
@@ -263,17 +260,13 @@ def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -
     return arguments
 
 
-def run_program(
-    command: Sequence[str],
-    device: str,
-    given: BinaryIO | None = None,
-) -> Finished:
+def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Finished:
     """A program of this machine, run to its end.
 
     Args:
         command: program and arguments.
         device: the URL of the device that it is for.
-        given: an open file for its stdin.
+        given: its stdin.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such program.
@@ -282,17 +275,12 @@ def run_program(
     limit = timeout_s()
     try:
         finished = subprocess.run(
-            command,
-            stdin=given if given is not None else subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=limit,
-            check=False,
+            command, input=given, capture_output=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
         raise InputError(_no_answer(device, limit)) from None
-    return Finished(finished.returncode, finished.stdout, finished.stderr)
+    out, err = (said.decode(errors="replace") for said in (finished.stdout, finished.stderr))
+    return Finished(finished.returncode, out, err)
 
 
 def timeout_s() -> float:
