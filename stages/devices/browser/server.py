@@ -7,22 +7,91 @@ import contextlib
 import logging
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: The head of a request must have come within so many seconds; what follows it is the app's to
-#: limit.
+#: A TLS handshake, and then the head of a request, must have come within so many seconds; what
+#: follows it is the app's to limit.
 HEAD_SECONDS = 10.0
 #: So many connections are kept that have got nothing but refusals; one more ends the oldest.
 MAX_STRANGERS = 64
 #: What a request's head may take, in bytes.
 _MAX_HEAD = 16 * 1024
 _SHUTDOWN_SECONDS = 2
+#: Before the next try to accept, where this process may open no more files.
+_BREATH_SECONDS = 0.2
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which is given its connections here.
+
+    asyncio's own server would wait a minute for each TLS handshake, of any number at once, and log
+    every one that it has no file for.
+
+    Args:
+        config: of uvicorn.
+        listener: already listening.
+        encryption: for HTTPS.
+
+    Attributes:
+        strangers: connections that have got nothing but refusals, in the order of their arrival.
+        failures: how many connections could not be accepted or failed their handshake.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, encryption: ssl.SSLContext | None
+    ) -> None:
+        super().__init__(config)
+        self.listener, self.encryption = listener, encryption
+        self.strangers: dict[_Protocol, None] = {}
+        self.failures = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        del sockets
+        await super().startup(sockets=[])
+        self._accepting = asyncio.create_task(self._accept())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        del sockets
+        self._accepting.cancel()
+        await super().shutdown(sockets=[])
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.listener.setblocking(False)
+        async with asyncio.TaskGroup() as opening:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(self.listener)
+                except OSError:
+                    self.failures += 1
+                    await asyncio.sleep(_BREATH_SECONDS)
+                else:
+                    opening.create_task(self._open(connection))
+                    await asyncio.sleep(0)  # it may end another one, before the next is accepted
+
+    async def _open(self, connection: socket.socket) -> None:
+        protocol = _Protocol(self)
+        self.strangers[protocol] = None
+        if len(self.strangers) > MAX_STRANGERS:
+            next(iter(self.strangers)).end()
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                connection,
+                ssl=self.encryption,
+                ssl_handshake_timeout=HEAD_SECONDS if self.encryption else None,
+            )
+        except Exception:  # whatever a stranger sends
+            self.failures += 1
+        finally:
+            if protocol.transport is None:
+                self.strangers.pop(protocol, None)
 
 
 class _Protocol(H11Protocol):
@@ -33,10 +102,10 @@ class _Protocol(H11Protocol):
     others out.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        #: In the order of their arrival.
-        self._strangers: dict[_Protocol, None] = self.app_state.setdefault("strangers", {})
+    def __init__(self, server: _Server) -> None:
+        super().__init__(server.config, server.server_state, {})
+        self._strangers = server.strangers
+        self._opening = asyncio.current_task()
         self._serve = self.app
         self.app = self._recognise
 
@@ -51,16 +120,19 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
-        self._strangers[self] = None
-        if len(self._strangers) > MAX_STRANGERS:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self._strangers.pop(self, None)
         super().connection_lost(exc)
+
+    def end(self) -> None:
+        """At once, whatever it is at."""
+        del self._strangers[self]
+        if self.transport is not None:
+            self.transport.abort()
+        elif self._opening is not None:
+            self._opening.cancel()
 
     def _end_if_silent(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -81,7 +153,6 @@ def serving(
     """
     config = uvicorn.Config(
         app,
-        http=_Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -91,14 +162,11 @@ def serving(
         date_header=False,
         h11_max_incomplete_event_size=_MAX_HEAD,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        ssl_context_factory=None if encryption is None else lambda *_: encryption,
     )
     # What others send is no news; what fails here is.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [listener]}, name="probe", daemon=True
-    )
+    server = _Server(config, listener, encryption)
+    thread = threading.Thread(target=server.run, name="probe", daemon=True)
     with listener:
         thread.start()
         try:
@@ -106,3 +174,9 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
+            if server.failures:
+                print(
+                    f"probe: {server.failures} connections failed before any request: without a TLS"
+                    " handshake, or with too many files open",
+                    file=sys.stderr,
+                )

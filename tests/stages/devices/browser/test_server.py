@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -41,6 +44,9 @@ def ask(
     """Status, body and headers; ``path`` begins after the token, or with a slash at the root."""
     host, port, root = where(probe)
     connection = http.client.HTTPConnection(host, port, timeout=20)
+    if probe.address.startswith("https:"):
+        context = ssl._create_unverified_context()  # of the certificate test_network.py has a test
+        connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
     with contextlib.closing(connection):
         target = path if path.startswith("/") else root + path
         connection.request(method, target, body, headers)  # type: ignore[arg-type]
@@ -166,17 +172,28 @@ def test_a_body_that_does_not_come_is_not_waited_for(
     assert stands(probe)
 
 
-@pytest.mark.parametrize("begin", [b"", b"GET / HT"])
+@pytest.mark.parametrize(
+    ("https", "begin"), [(False, b""), (False, b"GET / HT"), (True, b""), (True, b"\x16\x03\x01")]
+)
 def test_a_head_that_does_not_come_is_not_waited_for(
-    probe: Probe, monkeypatch: pytest.MonkeyPatch, begin: bytes
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    https: bool,
+    begin: bytes,
 ) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
-    with connected(probe) as connection:
-        connection.sendall(begin)
-        start = time.monotonic()
-        assert said(connection) == b""
-    assert time.monotonic() - start < 10
-    assert stands(probe)
+    with probing(bundle, QUICK, Reach(https=https)) as probe:
+        with connected(probe) as connection:
+            connection.sendall(begin)
+            start = time.monotonic()
+            assert said(connection) == b""
+        assert time.monotonic() - start < 10
+        monkeypatch.undo()
+        assert stands(probe)
+    told = capfd.readouterr().err
+    assert told.startswith("probe: 1 connections failed before any request") if https else not told
+    assert told.count("\n") == https
 
 
 @pytest.mark.parametrize(
@@ -221,13 +238,16 @@ def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None
         assert answer.decode().startswith(expected), answer
         assert len(answer) < 200
     failed = b'{"result": {"error": "no"}}'
-    for path in ("runs/none/0", f"runs/{run}/99", f"runs/{run}/-1", f"runs/{run}/x"):
-        assert ask(probe, path, "POST", failed)[:2] == (404, b"not found")
+    for number in ("99", "-1", "x", "9" * 5000, "%00"):
+        assert ask(probe, f"runs/{run}/{number}", "POST", failed)[:2] == (404, b"not found")
+    assert ask(probe, "runs/none/0", "POST", failed)[:2] == (404, b"not found")
     assert stands(probe)
 
 
-def test_a_crowd_that_says_nothing_keeps_nobody_out(probe: Probe) -> None:
+@pytest.mark.parametrize("https", [False, True])
+def test_a_crowd_that_says_nothing_keeps_nobody_out(bundle: Path, https: bool) -> None:
     with contextlib.ExitStack() as stack:
+        probe = stack.enter_context(probing(bundle, QUICK, Reach(https=https)))
         idle = [stack.enter_context(connected(probe)) for _ in range(200)]
         start = time.monotonic()
         assert stands(probe)
@@ -235,7 +255,26 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(probe: Probe) -> None:
         # The first to come were the first to go.
         idle[0].settimeout(5)
         assert said(idle[0]) == b""
-    assert stands(probe)
+        assert stands(probe)
+
+
+def test_too_many_open_files_are_counted_and_waited_out(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    accept, refused = socket.socket.accept, []
+
+    def refuse(listener: socket.socket) -> tuple[socket.socket, Any]:
+        if len(refused) < 3:
+            refused.append(listener)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", refuse)
+    with probing(bundle, QUICK, Reach()) as probe:
+        assert stands(probe)
+    told = capfd.readouterr().err
+    assert told.startswith("probe: 3 connections failed before any request")
+    assert told.count("\n") == 1
 
 
 def test_two_hundred_requests_at_once(probe: Probe) -> None:
