@@ -163,6 +163,9 @@ def _verdicts(summary: dict[str, Any]) -> Iterator[str]:
         yield f"[bold]recommended[/]  {choice['precision']}, {escape(choice['reason'])}"
     else:
         yield "[bold]recommended[/]  none: no export has its accuracy, size and latency measured"
+    for name, export in exports.items():
+        if export["status"] == "failed":
+            yield f"[bold]left out[/]     {name}: {escape(export.get('reason') or 'failed')}"
     beaten = [
         f"{n} by {', '.join(e['dominated_by'])}" for n, e in exports.items() if e["dominated_by"]
     ]

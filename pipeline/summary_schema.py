@@ -45,7 +45,8 @@ class Export(_Part):
 
     status: str
     accuracy: Fraction | None
-    size_mb: Amount
+    size_mb: Amount | None
+    """None where no file was made."""
     reason: str | None = None
 
 

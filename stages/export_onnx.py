@@ -1,6 +1,8 @@
 """The student as ONNX: dynamic and static models per precision, and the golden batch beside them.
 
-Two exports of one student are byte-identical, and no file tells where it was made.
+Two exports of one student are byte-identical, and no file tells where it was made. A precision that
+a student cannot be brought to is left out with its reason; fp32, which all are made of, ends the
+stage.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,7 @@ STUDENT = Path("artifacts/student/model.safetensors")
 
 #: The newest that onnxruntime 1.19 reads, the last for Python 3.8.
 MAX_IR_VERSION = 10
+_REASON = 300  # characters of a library's message that are kept
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -71,22 +75,37 @@ def main(params: Params) -> None:
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         files: dict[str, dict[str, Any]] = {}
+        failed: dict[str, str] = {}
         quantization: dict[str, dict[str, Any]] = {}
         float32 = _in_floats("fp32", data, opset)
         int8 = Int8Maker(float32, STUDENT, calibration, data, params, Path(scratch))
         for precision in track(params.export.precisions, "export"):
             own = facts | {"precision": precision}
-            if precision == "fp32":
-                models = float32
-            elif precision in _DTYPES:
-                models = _in_floats(precision, data, opset)
-            else:
-                models, quantization[precision] = int8.make(precision)
-                own |= {"made_by": quantization[precision]["made_by"]}
+            how: dict[str, Any] = {}
+            try:
+                if precision == "fp32":
+                    models = float32
+                elif precision in _DTYPES:
+                    models = _in_floats(precision, data, opset)
+                else:
+                    models, how = int8.make(precision)
+                    own |= {"made_by": how["made_by"]}
+                contents = {shape: finish(models[shape], opset, own) for shape in SHAPES}
+            except InputError:
+                raise
+            except Exception as error:  # onnxruntime's and torch's share no other base class
+                if precision == "fp32":
+                    raise
+                said = shorten(str(error), _REASON, placeholder=" ...")
+                failed[precision] = f"not exported ({type(error).__name__}: {said})"
+                print(f"export: {precision} is left out: {failed[precision]}", flush=True)
+                continue
+            if how:
+                quantization[precision] = how
             files[precision] = {}
             for shape in SHAPES:
                 path = folder / f"{precision}.{shape}.onnx"
-                path.write_bytes(finish(models[shape], opset, own))
+                path.write_bytes(contents[shape])
                 entry = {"path": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
                 files[precision][shape] = entry
         description = {
@@ -101,6 +120,7 @@ def main(params: Params) -> None:
             "output": "logits",
             "student_sha256": facts["student_sha256"],
             "files": files,
+            "failed": failed,
             "quantization": quantization,
             "golden": {
                 "path": golden.name,

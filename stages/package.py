@@ -55,6 +55,7 @@ def main(params: Params) -> None:
     quantization = exported.description["quantization"]
     description = exported.description | {
         "files": files,
+        "failed": {},
         "quantization": {name: made for name, made in quantization.items() if name in files},
     }
     made = Making(
@@ -87,7 +88,7 @@ def main(params: Params) -> None:
 def _passed(exported: Exported, summary: dict[str, Any]) -> dict[str, Any]:
     """The files of ``model.json`` whose precision passed its validation."""
     files: dict[str, Any] = exported.description["files"]
-    if list(summary["exports"]) != list(files):
+    if list(summary["exports"]) != [*files, *exported.failed]:
         raise InputError(f"{SUMMARY}: not of the models in {exported.folder}; run `dvc repro`")
     passed = {
         precision: entry

@@ -121,7 +121,7 @@ def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onn
             per_channel=True,
             activation_type=_ACTIVATIONS[precision],
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*preprocessing_nodes(model.graph), *_batch_norms(model.graph)],
+            nodes_to_exclude=[*preprocessing_nodes(model.graph), *_norms(model.graph)],
             calibrate_method=ranges.calibration_method,
             calibration_cache_path=kept,
             extra_options={
@@ -146,9 +146,11 @@ def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
     raise AssertionError("no Transpose: the preprocessing was not exported as it is written")
 
 
-def _batch_norms(graph: onnx.GraphProto) -> list[str]:
-    """Those that follow no convolution to be folded into: no runtime computes them in int8."""
-    return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
+def _norms(graph: onnx.GraphProto) -> list[str]:
+    """BatchNorm that follows no convolution to be folded into, and GroupNorm in its parts: no
+    runtime computes them in int8."""
+    kinds = {"BatchNormalization", "InstanceNormalization"}
+    return [node.name for node in graph.node if node.op_type in kinds]
 
 
 def tensorrt_violations(graph: onnx.GraphProto) -> list[str]:

@@ -61,7 +61,7 @@ def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled
     timed, sized = [], []
     for variant in group.variants:
         precision = variant.precisions.get(variant.recommended or "")
-        if precision is None or precision.accuracy is None:
+        if precision is None or precision.accuracy is None or precision.size_mb is None:
             continue
         accuracy = precision.accuracy.mean
         sized.append(_Point(variant.name, precision.size_mb.mean, accuracy, False))

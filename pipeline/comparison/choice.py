@@ -213,6 +213,7 @@ def _candidate(experiment: Experiment, precision: str, device: Device | None) ->
     figures = figures_of(experiment)
     export = figures.exports[precision]
     assert export.accuracy is not None
+    assert export.size_mb is not None  # it has passed
     candidate = Candidate(
         experiment, precision, export.accuracy, export.size_mb, None, None, None, False
     )

@@ -109,7 +109,7 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
         (f"{100 * best.accuracy.mean:.2f}", "%", f"test accuracy of the best, {best.name}"),
         (str(taken), "", f"experiments of {_counted(_variants(comparison), 'variant')}{without}"),
     ]
-    sizes = {v.name: p.size_mb.mean for v in group.variants if (p := _recommended(v)) is not None}
+    sizes = {v.name: p.size_mb.mean for v in group.variants if (p := _recommended(v)) and p.size_mb}
     if sizes:
         smallest = min(sizes, key=lambda name: sizes[name])
         tiles.append((significant(sizes[smallest]), "MB", f"the smallest file, {smallest}"))

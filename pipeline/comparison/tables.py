@@ -293,7 +293,8 @@ def _costs(precision: Precision, place: Place, form: Callable[[Spread], str]) ->
     accuracy = precision.accuracy
     latency = precision.latencies.get(place)
     cells = [NOT_MEASURED if accuracy is None else percent(accuracy.mean)]
-    cells.append(significant(precision.size_mb.mean))
+    size = precision.size_mb
+    cells.append(NOT_MEASURED if size is None else significant(size.mean))
     if latency is None:
         return [*cells, NOT_MEASURED, NOT_MEASURED]
     mark = f" {NOISY}" if latency.noisy else ""

@@ -110,7 +110,7 @@ def _rows(
                 "recommended": name == variant.recommended,
                 "export_accuracy": precision.accuracy and precision.accuracy.mean,
                 "failed": precision.failed,
-                "size_mb": precision.size_mb.mean,
+                "size_mb": precision.size_mb and precision.size_mb.mean,
                 "device": place and place.url,
                 "processor": place and (place.cpu or place.machine),
                 "threads": place and place.threads,

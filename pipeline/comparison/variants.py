@@ -79,14 +79,14 @@ class Precision:
 
     Attributes:
         accuracy: of the exported model, over the seeds that passed; None where none did.
-        size_mb: of the static file, in 10^6 bytes.
-        failed: how many seeds' exports failed their validation.
+        size_mb: of the static file, in 10^6 bytes; None where none was made.
+        failed: how many seeds' exports failed.
         latencies: by device.
         reasons: why a latency is missing, by device.
     """
 
     accuracy: Spread | None
-    size_mb: Spread
+    size_mb: Spread | None
     failed: int
     latencies: Mapping[Place, Latency]
     reasons: Mapping[Place, str]
@@ -224,7 +224,9 @@ def beaten_by(group: Group, place: Place) -> dict[str, list[str]]:
     for variant in group.variants:
         precision = variant.precisions.get(variant.recommended or "")
         latency = precision.latencies.get(place) if precision else None
-        if precision and precision.accuracy and latency and not latency.noisy:
+        if not (precision and precision.accuracy and precision.size_mb):
+            continue
+        if latency and not latency.noisy:
             judged[variant.name] = {
                 "status": "passed",
                 "accuracy": precision.accuracy.mean,
@@ -318,9 +320,10 @@ def _precision(name: str, experiments: Sequence[Experiment]) -> Precision:
             else:
                 rows.setdefault(place, []).append((row, row.runtime or device.runtime))
     accuracies = [e.accuracy for e in exports if e.status == "passed" and e.accuracy is not None]
+    sizes = [e.size_mb for e in exports if e.size_mb is not None]
     return Precision(
         accuracy=spread(accuracies) if accuracies else None,
-        size_mb=spread([e.size_mb for e in exports]),
+        size_mb=spread(sizes) if sizes else None,
         failed=sum(e.status == "failed" for e in exports),
         latencies={place: _latency(found) for place, found in rows.items()},
         reasons=reasons,

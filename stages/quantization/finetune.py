@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from models.distillers.losses import kl_divergence
-from models.errors import InputError
 from stages.data.feed import Feed
 from stages.sections.export import Finetune
 from stages.sections.training import Training
@@ -43,7 +42,7 @@ def finetune(
         watch: is told of each epoch, counted from 1, and its mean loss in nats.
 
     Raises:
-        InputError: the loss is not finite.
+        FloatingPointError: the loss is not finite.
     """
     schedule_of = Training(
         epochs=settings.epochs,
@@ -67,7 +66,7 @@ def finetune(
             total += loss.detach().double() * len(images)
         mean = float(total) / feed.seen
         if not math.isfinite(mean):
-            raise InputError(
+            raise FloatingPointError(
                 f"export.finetune: the loss became {mean} in epoch {epoch + 1}; use a smaller"
                 " export.finetune.learning_rate in params.yaml"
             )

@@ -96,8 +96,9 @@ class Int8Maker:
         """``int8_u8s8`` or ``int8_s8s8``.
 
         Raises:
-            InputError: fine-tuning is needed, but the network has operators that it does not know,
-                or its loss is not finite.
+            NotImplementedError: fine-tuning is needed, but does not know the network's operators.
+            FloatingPointError: its loss is not finite.
+            Exception: what onnxruntime raises where it cannot quantise the network.
         """
         export = self.params.export
         calibrated = self._quantize(precision, self.float32)

@@ -25,7 +25,7 @@ _WEIGHT_LIMIT = 127
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A node of the graph, and the values that no later node reads."""
 
     operator: str
@@ -50,7 +50,7 @@ class QuantizedNetwork(nn.Module):
         device: where it computes.
 
     Raises:
-        InputError: the graph has an operator that is not in
+        NotImplementedError: the graph has an operator that is not in
             :data:`stages.quantization.operators.OPERATORS`.
     """
 
@@ -84,20 +84,26 @@ class QuantizedNetwork(nn.Module):
         # Of the bytes that the file takes, nothing but their shape is read after the preprocessing.
         values[self.bytes] = images.permute(0, 2, 3, 1)
         for step in self.steps:
-            if step.operator == "DequantizeLinear":
-                outputs = self._dequantized(step, values, trained)
-            elif step.operator == "QuantizeLinear":
-                # Rounded by the node that reads it: what is between the two is an integer.
-                outputs = values[step.inputs[0]]
-            else:
-                inputs = [self._value(name, values) for name in step.inputs]
-                outputs = OPERATORS[step.operator](inputs, step.attributes)
-            several = outputs if isinstance(outputs, tuple) else (outputs,)
-            values.update(zip(step.outputs, several, strict=True))
+            values |= self.run_step(step, values, trained)
             for name in step.last_read:
                 values.pop(name, None)
         logits: Tensor = values[self.end]
         return logits
+
+    def run_step(
+        self, step: Step, values: dict[str, Any], trained: dict[str, nn.Parameter]
+    ) -> dict[str, Any]:
+        """The outputs of one node, by name."""
+        if step.operator == "DequantizeLinear":
+            outputs = self._dequantized(step, values, trained)
+        elif step.operator == "QuantizeLinear":
+            # Rounded by the node that reads it: what is between the two is an integer.
+            outputs = values[step.inputs[0]]
+        else:
+            inputs = [self._value(name, values) for name in step.inputs]
+            outputs = OPERATORS[step.operator](inputs, step.attributes)
+        several = outputs if isinstance(outputs, tuple) else (outputs,)
+        return dict(zip(step.outputs, several, strict=True))
 
     def _value(self, name: str, values: dict[str, Any]) -> Any:
         if not name:  # an optional input that is left out
@@ -105,7 +111,7 @@ class QuantizedNetwork(nn.Module):
         return values[name] if name in values else self.constants[name]
 
     def _dequantized(
-        self, step: _Step, values: dict[str, Any], trained: dict[str, nn.Parameter]
+        self, step: Step, values: dict[str, Any], trained: dict[str, nn.Parameter]
     ) -> Tensor:
         source, scale_name, zero_name = step.inputs
         scale, zero = self.constants[scale_name], self.constants[zero_name]
@@ -207,13 +213,13 @@ def _after_preprocessing(graph: onnx.GraphProto) -> tuple[str, list[onnx.NodePro
     return end, [node for node in graph.node if node.name not in made]
 
 
-def _steps(nodes: list[onnx.NodeProto], keep: str) -> Iterator[_Step]:
+def _steps(nodes: list[onnx.NodeProto], keep: str) -> Iterator[Step]:
     last: dict[str, int] = {}
     for index, node in enumerate(nodes):
         last |= dict.fromkeys([*node.input, *node.output], index)
     for index, node in enumerate(nodes):
         names = dict.fromkeys([*node.input, *node.output])
-        yield _Step(
+        yield Step(
             node.op_type,
             list(node.input),
             list(node.output),

@@ -14,16 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.errors import InputError
-
 Inputs = Sequence[Any]
 Attributes = dict[str, Any]
 Operator = Callable[[Inputs, Attributes], Any]
 
 
-def unknown(what: str) -> InputError:
+def unknown(what: str) -> NotImplementedError:
     """That a graph has ``what``, and what to do about it."""
-    return InputError(
+    return NotImplementedError(
         f"export.finetune: the network has {what}, which fine-tuning does not know; set"
         " export.finetune.when to never in params.yaml"
     )

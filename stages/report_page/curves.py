@@ -27,11 +27,11 @@ class Titled(NamedTuple):
 
 
 def scatter_chart(summary: Record) -> Chart | None:
-    """None where no export has both an accuracy and a latency."""
+    """None where no export that passed has both an accuracy and a latency."""
     found = [
         Point(name, number, export["p50_ms"], export["p90_ms"], export["accuracy"], export["noisy"])
         for number, (name, export) in enumerate(summary["exports"].items())
-        if export["accuracy"] is not None and export["p50_ms"] is not None
+        if export["status"] == "passed" and export["p50_ms"] is not None
     ]
     if not found:
         return None

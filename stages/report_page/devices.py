@@ -86,8 +86,7 @@ def trade_offs(summary: Record) -> list[Titled]:
             Point(name, place, row["p50_ms"], row["p90_ms"], export["accuracy"], row["noisy"])
             for place, (name, export) in enumerate(summary["exports"].items())
             if (row := device["exports"].get(name)) is not None
-            and row["status"] == "passed"
-            and export["accuracy"] is not None
+            and row["status"] == export["status"] == "passed"
         ]
         if not points:
             continue

@@ -70,7 +70,8 @@ def _network(metrics: Record, parameters: int, macs: int) -> Record:
 
 
 def _exports(measured: Measurements) -> dict[str, Record]:
-    exports = {precision: _export(precision, measured) for precision in measured.model["files"]}
+    made = (*measured.model["files"], *measured.model["failed"])
+    exports = {precision: _export(precision, measured) for precision in made}
     fp32 = exports["fp32"]["p50_ms"]
     for export in exports.values():
         timed = fp32 is not None and export["p50_ms"] is not None
@@ -89,16 +90,18 @@ def _export(precision: str, measured: Measurements) -> Record:
     errors = [r["golden"]["max_relative_error"] for r in own if r["golden"]]
     # A logit that is not finite has no error, and none is as large.
     error = None if None in errors else max(errors, default=None)
-    failed = [r for r in results if r["status"] == "failed"]
-    status = "failed" if failed else "passed" if own else "skipped"
+    reasons = [r["reason"] for r in results if r["status"] == "failed"]
+    if precision in measured.model["failed"]:
+        reasons.append(measured.model["failed"][precision])
+    status = "failed" if reasons else "passed" if own else "skipped"
     latency = _at_one_thread(precision, measured)
-    reasons = [r["reason"] for r in failed]
-    if not own:
+    files = measured.model["files"].get(precision)
+    if status == "skipped":
         reasons += [r["reason"] for r in results] or ["not validated"]
     made = measured.model["quantization"].get(precision)
     return {
         "made_by": made and made["made_by"],
-        "size_mb": measured.model["files"][precision]["static"]["bytes"] / _MB,
+        "size_mb": files and files["static"]["bytes"] / _MB,
         **{key: whole.get(key) for key in ("accuracy", "drop", "drop_low", "drop_high")},
         "max_relative_error": error,
         "agreement": whole.get("agreement"),

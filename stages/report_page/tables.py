@@ -97,7 +97,7 @@ def exports(summary: Record) -> Table:
             verdict(precision, summary),
             show(percent, export["accuracy"]),
             show(str, drop(export)),
-            significant(export["size_mb"]),
+            show(significant, export["size_mb"]),
             show(significant, export["p50_ms"]),
             show(significant, export["p90_ms"]),
             show(significant, export["speedup"]),

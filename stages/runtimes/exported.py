@@ -53,12 +53,18 @@ class Exported:
 
     @property
     def precisions(self) -> list[str]:
+        """Those that there are files of."""
         return list(self.description["files"])
 
     def entry(self, precision: str, shape: str) -> dict[str, Any]:
         """``path``, ``sha256`` and ``bytes`` of the model with this batch."""
         entry: dict[str, Any] = self.description["files"][precision][shape]
         return entry
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why there are none of the others."""
+        return dict(self.description["failed"])
 
     def file(self, precision: str, shape: str) -> Path:
         """The model with a ``dynamic`` or a ``static`` batch."""

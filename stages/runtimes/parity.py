@@ -15,7 +15,7 @@ from models.errors import InputError
 from stages.analysis.calibration import calibration, confidence
 from stages.analysis.intervals import gain
 from stages.data.arrays import Images, load_data
-from stages.devices.runner import compare
+from stages.devices.runner import breach, compare
 from stages.files import sha256
 from stages.progress import track
 from stages.runtimes.base import Execution, Job
@@ -112,6 +112,8 @@ def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterato
         yield f"relative error {error:.1e} is above {limit:.1e}"
     if limit is None and agreement < settings.min_agreement_int8:
         yield f"agreement with torch {agreement:.3f} is below {settings.min_agreement_int8}"
+    elif limit is None and (reason := breach(precision, row["golden"])):
+        yield f"{reason} on the golden batch, so that no device would take it"
 
 
 def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:

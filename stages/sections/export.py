@@ -27,18 +27,22 @@ class Finetune(Section):
     learning_rate: PositiveFloat = 3e-3
 
 
+Precision = Literal["fp32", "fp16", "int8_u8s8", "int8_s8s8"]
+
+
 class Export(Section):
     """The ONNX files."""
 
     opset: Literal[18, 20] = 18
-    precisions: Annotated[
-        list[Literal["fp32", "fp16", "int8_u8s8", "int8_s8s8"]], Field(min_length=1)
-    ] = [
+    precisions: Annotated[list[Precision], Field(min_length=1)] = [
         "fp32",
         "fp16",
         "int8_u8s8",
         "int8_s8s8",
     ]
+    required: list[Precision] = ["fp32"]
+    """What must be exported and pass its validation; another precision that fails is marked with
+    its reason, stays out of the bundle, and the chain goes on."""
     calibration_images: PositiveInt = 256
     """Training images that the int8 ranges are calibrated on."""
     calibration_method: Literal["minmax", "percentile", "entropy"] = "minmax"
@@ -53,6 +57,11 @@ class Export(Section):
         if self.precisions[0] != "fp32" or len(set(self.precisions)) != len(self.precisions):
             raise ValueError(
                 "precisions must begin with fp32, which the others are compared with, each once"
+            )
+        if "fp32" not in self.required or not set(self.required) <= set(self.precisions):
+            raise ValueError(
+                "required must name fp32, which the others are compared with, and others of"
+                " precisions only"
             )
         return self
 

@@ -70,14 +70,15 @@ SUMMARY: dict[str, Any] = {
         },
         "fp16": {
             "made_by": None,
-            "size_mb": 0.17,
+            "size_mb": None,
             "accuracy": None,
             "drop": None,
             "drop_low": None,
             "drop_high": None,
             "max_relative_error": None,
             "agreement": None,
-            "status": "skipped",
+            "status": "failed",
+            "reason": "not exported [why]",
             "p50_ms": None,
             "p90_ms": None,
             "threads": 1,
@@ -282,7 +283,8 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     assert ["teacher", "resnet20", "99.44%", "272,474", "40,551,232", "1.09"] in rows
     assert ["student", "resnet8 (ackd)", "98.33%", "78,042", "12,239,616", "0.31"] in rows
     assert ["fp32", "passed", "98.33%", "0.33", "0.310", "0.334 *", "1.00"] in rows
-    assert ["fp16", "skipped", "-", "0.17", "-", "-", "-"] in rows
+    assert ["fp16", "failed", "-", "-", "-", "-", "-"] in rows
+    assert "left out     fp16: not exported [why]" in output
     assert ["int8_u8s8", "passed", "98.33%", "0.11", "0.155", "0.161", "2.00"] in rows
     drop = "0.00 (−0.76 to +0.76)"
     assert ["fp32", "2.5e-07", "100.00%", drop] in rows

@@ -129,6 +129,7 @@ def write_onnx() -> None:
             "output": "logits",
             "student_sha256": "0" * 64,
             "files": files,
+            "failed": {},
             "quantization": {
                 "int8_u8s8": {
                     "made_by": "fine-tuning",

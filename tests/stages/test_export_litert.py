@@ -82,13 +82,28 @@ def test_a_converter_that_crashes_is_a_row(
     monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
     monkeypatch.setattr(sys, "executable", str(crash))
     reason = "not converted: the converter crashed with SIGABRT: about to fail"
-    with pytest.raises(InputError, match=f"2 of 2 failed: fp32 .{reason}."):
+    with pytest.raises(InputError, match=f"litert.json: fp32 failed: {reason}; litert.enabled: f"):
         export_litert.main(asked)
     fp32, int8 = read_json(export_litert.REPORT)["results"]
     assert set(fp32) == set(int8) == FIELDS
     assert (fp32["status"], fp32["reason"]) == ("failed", reason)
     assert (int8["status"], int8["reason"]) == ("failed", "there is no fp32 file to quantise")
     assert (fp32["bytes"], fp32["accuracy"], fp32["latency"]) == (None, None, [])
+
+
+@pytest.mark.usefixtures("project")
+def test_int8_that_fails_is_marked_and_the_chain_goes_on(
+    asked: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = [
+        {"precision": "fp32", "status": "passed", "reason": None},
+        {"precision": "int8", "status": "failed", "reason": "agreement with torch 0.400"},
+    ]
+    monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
+    monkeypatch.setattr("stages.litert.export.Exporter.export", lambda _: results)
+    export_litert.main(asked)
+    assert read_json(export_litert.REPORT)["results"] == results
+    assert "export_litert: int8 failed: agreement with torch 0.400\n" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))

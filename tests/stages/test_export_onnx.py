@@ -103,11 +103,20 @@ def test_no_file_tells_where_it_was_made(tiny_exported: Path) -> None:
             assert trace.encode() not in content, (path.name, trace)
 
 
+# Static and dynamic models add up in other orders. Where a processor computes in fp16 (arm64), that
+# changes its last bits.
 @pytest.mark.parametrize(
-    ("precision", "tolerance"),
-    [("fp32", 1e-5), ("fp16", 1e-2), ("int8_u8s8", 0.1), ("int8_s8s8", 0.1)],
+    ("precision", "tolerance", "of_shapes"),
+    [
+        ("fp32", 1e-5, 1e-5),
+        ("fp16", 1e-2, 1e-2),
+        ("int8_u8s8", 0.1, 1e-4),
+        ("int8_s8s8", 0.1, 1e-4),
+    ],
 )
-def test_answers_are_the_students(tiny_exported: Path, precision: str, tolerance: float) -> None:
+def test_answers_are_the_students(
+    tiny_exported: Path, precision: str, tolerance: float, of_shapes: float
+) -> None:
     images = np.load(tiny_exported / "artifacts/data/test_images.npy")
     expected = by_hand(tiny_exported, images)
     scale = np.abs(expected).max()
@@ -119,7 +128,7 @@ def test_answers_are_the_students(tiny_exported: Path, precision: str, tolerance
             for image in images[:6]
         ]
     )
-    np.testing.assert_allclose(static, dynamic[:6], atol=1e-4 * scale)
+    np.testing.assert_allclose(static, dynamic[:6], rtol=0, atol=of_shapes * scale)
 
 
 def test_bytes_go_in_and_the_facts_travel_inside(tiny_exported: Path) -> None:
@@ -228,20 +237,49 @@ def test_onnxruntime_computes_all_of_u8s8_in_int8(tiny_exported: Path, tmp_path:
     assert "QLinearGlobalAveragePool" in operators
 
 
-def test_batch_norm_without_a_convolution_stays_float(
-    tiny_origin: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("wrn_10_1", "BatchNormalization"), ("timm:test_efficientnet_gn", "InstanceNormalization")],
+)
+def test_norms_without_a_convolution_stay_float(
+    name: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    network = DeployedNetwork(models.build("wrn_10_1", 3), [0.5] * 3, [0.2] * 3)
-    model = export_onnx.export_network(network, 16, 18, "static")
-    images = np.load(tiny_origin / "artifacts/data/train_images.npy")[:4]
+    network = models.build(name, 3)
+    with torch.no_grad():  # as if trained: onnxruntime would quantise what many of them share
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model = export_onnx.export_network(
+        DeployedNetwork(network, [0.5] * 3, [0.2] * 3), 32, 18, "static"
+    )
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     graph = quantize(model, "int8_s8s8", calibrate(model, images)).graph
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    norms = [node for node in graph.node if node.op_type == kind]
     assert len(norms) > 0
     assert {weights.get(name) for node in norms for name in node.input[1:]} == {
         onnx.TensorProto.FLOAT
     }
     assert [r for r in caplog.records if r.levelname == "WARNING"] == []
+
+
+@pytest.mark.usefixtures("project")
+def test_a_precision_that_fails_is_left_out_with_its_reason(
+    tiny_params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError(f"shared mode is not supported {'yet ' * 200}")
+
+    monkeypatch.setattr("stages.quantization.int8.quantize", refuse)
+    export_onnx.main(tiny_params)
+    description = json.loads((ONNX / "model.json").read_text())
+    assert list(description["files"]) == ["fp32", "fp16"]
+    assert description["quantization"] == {}
+    assert list(description["failed"]) == ["int8_u8s8", "int8_s8s8"]
+    reason = description["failed"]["int8_u8s8"]
+    assert reason.startswith("not exported (ValueError: shared mode is not supported yet yet ")
+    assert len(reason) < 350
+    assert f"export: int8_u8s8 is left out: {reason}" in capsys.readouterr().out
+    assert not list(ONNX.glob("int8*"))
 
 
 def test_golden_batch(tiny_exported: Path) -> None:

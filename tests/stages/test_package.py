@@ -272,6 +272,17 @@ def test_what_failed_its_validation_is_left_out(chain):
     assert "fp16" not in (bundle / "sbom.json").read_text()
 
 
+def test_what_was_not_exported_is_no_part_of_the_bundle(chain):
+    model = json.loads(Path("artifacts/onnx/model.json").read_text())
+    del model["files"]["fp16"]
+    model["failed"]["fp16"] = "not exported (why)"
+    Path("artifacts/onnx/model.json").write_text(json.dumps(model))
+    report.main(PARAMS)
+    package.main(PARAMS)
+    assert "why" not in Path("artifacts/bundle/model.json").read_text()
+    assert not list(Path("artifacts/bundle").glob("fp16.*"))
+
+
 def test_the_card_says_where_nothing_is_recommended(chain):
     summary = json.loads(Path("reports/summary.json").read_text())
     summary["recommended"] = None

@@ -48,6 +48,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"distill": {"seed": 2**70}}, "distill.seed is 1180591620717411303424, expected less than 92"),
     ({"gate": {"min_accuracy": 97}}, "gate.min_accuracy is 97, expected less than or equal to 1"),
     ({"export": {"precisions": ["fp16"]}}, "precisions must begin with fp32"),
+    ({"export": {"required": ["int8_u8s8"]}}, "required must name fp32"),
+    ({"export": {"precisions": ["fp32"], "required": ["fp32", "fp16"]}}, "of precisions only"),
     ({"profile": {"min_runs": 10, "max_runs": 5}}, "max_runs must not be below min_runs"),
     (
         {"teacher": {"schedule": "multi_step", "epochs": 5, "milestones": [5]}},

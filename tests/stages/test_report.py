@@ -112,6 +112,27 @@ def test_a_failed_validation_and_a_failed_latency_show_with_their_reasons(chain)
     assert "onnxruntime fp16" in reasons["wrong <logits>"]
 
 
+def test_a_precision_that_was_not_exported_shows_with_its_reason(chain):
+    def fail(model):
+        del model["files"]["int8_s8s8"], model["quantization"]["int8_s8s8"]
+        model["failed"]["int8_s8s8"] = "not exported (ValueError: no)"
+
+    def forget(content):
+        content["results"] = [r for r in content["results"] if r["precision"] != "int8_s8s8"]
+
+    change("artifacts/onnx/model.json", fail)
+    change("reports/validation.json", forget)
+    change("reports/latency.json", forget)
+    summary, page = made()
+    assert list(summary["exports"]) == chain_files.PRECISIONS
+    int8 = summary["exports"]["int8_s8s8"]
+    assert (int8["status"], int8["reason"]) == ("failed", "not exported (ValueError: no)")
+    assert (int8["size_mb"], int8["accuracy"], int8["dominated_by"]) == (None, None, [])
+    row = next(row for row in page.tables["results"][1] if row[0] == "int8_s8s8")
+    assert row[:4] == ["int8_s8s8", "failed", "", "not measured"]
+    assert "int8_s8s8: not exported (ValueError: no)." in page.text["results"]
+
+
 def test_an_engine_shows_its_layers_and_both_its_clocks(chain):
     gpu = {"n": 512, "p50_ms": 0.0412, "p90_ms": 0.0431}
     latency = {"batch_size": 1, "gpu": gpu, "wall": {"n": 512, "p50_ms": 0.18, "p90_ms": 0.21}}

@@ -162,7 +162,7 @@ def test_training_brings_the_answers_nearer_to_the_students(hard: Path) -> None:
 def test_a_loss_that_is_not_finite_is_told_with_what_to_do(hard: Path) -> None:
     network, student, feed = network_and_feed(hard, 16)
     wild = Finetune(epochs=9, batch_size=16, learning_rate=3e38)
-    with pytest.raises(InputError, match=r"a smaller export\.finetune\.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"a smaller export\.finetune\.learning_rate"):
         finetune(network, student, feed, wild, lambda *_: None)
 
 
