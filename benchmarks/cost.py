@@ -107,10 +107,10 @@ class Counter:
             return
         learns_from, taught_by = teacher, f"{data}, {teacher}"
         if params.proxy.method == "early_stopped":
-            yield alone(teacher, "early-stopped", params.proxy.epochs)
+            yield alone(teacher, "early-stopped", params.proxy.early_stopped.epochs)
             taught_by += ", early-stopped"
         elif params.proxy.method == "assistants":
-            for name in params.proxy.assistants:
+            for name in params.proxy.assistants.networks:
                 training = alone(name, f"assistant of {taught_by}", settings.epochs)
                 answer = self.forward(learns_from, classes, size)
                 yield replace(training, answer=answer, store=taught_by)

@@ -159,12 +159,12 @@ def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
 
     student = compressed(params.distill, epochs)
     teacher = compressed(params.teacher, scaled(params.teacher.epochs))
-    proxy = scaled(params.proxy.epochs)
+    proxy = scaled(params.proxy.early_stopped.epochs)
     if params.proxy.method == "early_stopped":
         compressed(teacher, proxy)  # or this would be found when the teacher is trained
     content: dict[str, dict[str, Any]] = {
         "teacher": {"epochs": teacher.epochs, "milestones": teacher.milestones},
-        "proxy": {"epochs": proxy},
+        "proxy": {"early_stopped": {"epochs": proxy}},
         "distill": {"epochs": student.epochs, "milestones": student.milestones},
         # Goals for the whole schedule.
         "gate": {"min_accuracy": None, "max_drop_from_teacher": None},

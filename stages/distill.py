@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from models import distillers
 from models.checkpoint import load_network, save_state
 from models.distillers.base import Distiller
 from models.errors import InputError
@@ -19,7 +18,7 @@ from stages.training.engine import start_engine
 from stages.training.history import Row
 from stages.training.launch import run_training_stage
 from stages.training.results import measure_trained, write_reports
-from stages.training.run import network_for, run_training, setting_of
+from stages.training.run import network_for, run_training
 
 PROXY = Path("artifacts/proxy/model.safetensors")
 DISTILLED_FOLDER = Path("artifacts/distilled")
@@ -40,11 +39,9 @@ def main(params: Params) -> None:
     # The student is drawn first, so that with one seed every method starts from the same weights.
     torch.manual_seed(settings.seed)
     student = network_for(settings.network, data)
-    setting = setting_of(data, settings, engine, teacher)
-    method = distillers.build(settings.method, student, setting, settings.options())
-    distiller = engine.place(method)
-    progress, checkpoints = run_training(
-        "distill", settings.method, distiller, data, params, settings, engine, teacher
+    method, options = settings.method, settings.options()
+    distiller, progress, checkpoints = run_training(
+        "distill", method, student, method, options, data, params, settings, engine, teacher
     )
     if engine.is_main:
         normalize = Normalize(data.mean, data.std, engine.device)

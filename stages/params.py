@@ -14,9 +14,9 @@ from models.errors import InputError
 from stages.sections.common import Section
 from stages.sections.data import Augmentation, Data
 from stages.sections.export import Export, Litert, Profile, Validate
-from stages.sections.methods import Distill
+from stages.sections.methods import Distill, Proxy
 from stages.sections.result import Analyze, Gate, Package, Report
-from stages.sections.training import EngineSettings, Proxy, Teacher
+from stages.sections.training import EngineSettings, Teacher
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -41,15 +41,16 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _candidates_begin_with_the_student(self) -> Params:
-        candidates, student = self.proxy.candidates, self.distill.network
+        candidates, student = self.proxy.assistants.candidates, self.distill.network
         if candidates and candidates[0] != student:
             raise ValueError(
-                f"proxy.candidates begins with {candidates[0]}, expected the student, {student}"
+                f"proxy.assistants.candidates begins with {candidates[0]}, expected the student,"
+                f" {student}"
             )
         if candidates and self.data.val_fraction == 0:
             raise ValueError(
-                "proxy.candidates would be chosen from on the test images; set data.val_fraction"
-                " above 0, or name the network in proxy.assistants"
+                "proxy.assistants.candidates would be chosen from on the test images; set"
+                " data.val_fraction above 0, or name the network in proxy.assistants.networks"
             )
         return self
 

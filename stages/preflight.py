@@ -22,7 +22,8 @@ def check(params: Params) -> None:
     from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
     classes = 2  # of which nothing here depends
-    assistants = [*params.proxy.assistants, *params.proxy.candidates]
+    between = params.proxy.assistants
+    assistants = [*between.networks, *between.candidates]
     wanted = dict.fromkeys([params.teacher.network, *assistants, params.distill.network])
     networks = {name: models.build(name, classes) for name in wanted}
     if params.data.image_size is not None:
@@ -30,7 +31,7 @@ def check(params: Params) -> None:
             network.probe(params.data.image_size)
     if params.distill.method == "ackd":
         # Of several candidates the one that teaches is not known yet.
-        chain = params.proxy.assistants if params.proxy.method == "assistants" else []
+        chain = between.networks if params.proxy.method == "assistants" else []
         taught_by = networks[[params.teacher.network, *chain][-1]]
         check_codes(params.distill.ackd.learners, networks[params.distill.network], taught_by)
     scheme, _, location = params.data.source.partition(":")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from models.errors import InputError
 from stages.sections.training import Training
@@ -28,5 +28,4 @@ def compressed(settings: T, epochs: int) -> T:
             f" {settings.epochs}, which would fall together; use more epochs, or"
             " schedule: one_cycle"
         )
-    content: dict[str, Any] = settings.model_dump() | {"epochs": epochs, "milestones": milestones}
-    return type(settings).model_validate(content)
+    return settings.model_copy(update={"epochs": epochs, "milestones": milestones})

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 import models
-from models import distillers
 from models.backbone import Backbone
 from models.checkpoint import load_network, save_network
 from stages.data.arrays import DataSet, load_data
@@ -30,7 +29,7 @@ from stages.training.checkpoint import Checkpoints
 from stages.training.engine import Engine, start_engine
 from stages.training.launch import run_training_stage
 from stages.training.results import measure_trained
-from stages.training.run import network_for, run_training, setting_of
+from stages.training.run import network_for, run_training
 
 TEACHER = Path("artifacts/teacher/model.safetensors")
 TEACHER_METRICS = Path("reports/teacher/metrics.json")
@@ -75,18 +74,18 @@ class _Proxies:
         self.checkpoints: list[Checkpoints] = []
 
     def stop_early(self) -> Backbone:
-        settings = compressed(self.params.teacher, self.params.proxy.epochs)
+        settings = compressed(self.params.teacher, self.params.proxy.early_stopped.epochs)
         return self._train("early-stopped teacher", settings.network, settings, None)
 
     def descend(self) -> Backbone:
         network = load_network(TEACHER).to(self.engine.device)
-        for name in self.params.proxy.assistants or [self._choose()]:
+        for name in self.params.proxy.assistants.networks or [self._choose()]:
             network = self._train(f"assistant {name}", name, self.params.teacher, network)
         return network
 
     def _choose(self) -> str:
         """The candidate in the middle between student and teacher, by accuracy on validation."""
-        student, *others = self.params.proxy.candidates
+        student, *others = self.params.proxy.assistants.candidates
         for name in (student, *others):
             self._train(f"candidate {name}", name, self.params.teacher, None)
         alone = {link["network"]: link["val_accuracy"] for link in self.chain}
@@ -101,14 +100,13 @@ class _Proxies:
         settings = settings.model_copy(update={"network": name})
         torch.manual_seed(settings.seed)
         network = network_for(name, self.data)
-        setting = setting_of(self.data, settings, self.engine, teacher)
+        options: dict[str, Any]
         method, options = "scratch", {}
         if teacher is not None:
-            distill = self.params.distill
-            method, options = "kd", {"temperature": distill.temperature} | distill.kd.model_dump()
-        distiller = self.engine.place(distillers.build(method, network, setting, options))
-        progress, checkpoints = run_training(
-            "train_proxy", what, distiller, self.data, self.params, settings, self.engine, teacher
+            method, options = "kd", self.params.proxy.assistants.options()
+        data, params, engine = self.data, self.params, self.engine
+        _, progress, checkpoints = run_training(
+            "train_proxy", what, network, method, options, data, params, settings, engine, teacher
         )
         self.checkpoints.append(checkpoints)
         metrics: dict[str, Any] = {}

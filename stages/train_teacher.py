@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from models import distillers
 from models.backbone import Backbone
 from models.checkpoint import load_checkpoint, save_network
 from models.errors import InputError
@@ -21,7 +20,7 @@ from stages.sections.training import Teacher
 from stages.training.engine import start_engine
 from stages.training.launch import run_training_stage
 from stages.training.results import measure, measure_trained, write_reports
-from stages.training.run import network_for, run_training, setting_of
+from stages.training.run import network_for, run_training
 
 TEACHER_FOLDER = Path("artifacts/teacher")
 REPORTS = Path("reports/teacher")
@@ -52,10 +51,8 @@ def main(params: Params) -> None:
             write_json(REPORTS / "environment.json", engine.describe())
             _save(network)
     else:
-        setting = setting_of(data, settings, engine)
-        distiller = engine.place(distillers.build("scratch", network, setting, {}))
-        progress, checkpoints = run_training(
-            "train_teacher", "teacher", distiller, data, params, settings, engine
+        _, progress, checkpoints = run_training(
+            "train_teacher", "teacher", network, "scratch", {}, data, params, settings, engine
         )
         if engine.is_main:
             metrics = measure_trained(network, progress, data, normalize)

@@ -70,9 +70,9 @@ def main(params: Params) -> None:
         if result["status"] == "failed":
             said = f"{result['file']} in {result['runtime']} ({result['reason']})"
             failures.setdefault(result["precision"], []).append(said)
-    for precision, said in failures.items():
-        if precision not in params.export.required:
-            print(f"validate: {precision} is left out: {'; '.join(said)}", flush=True)
+    for name, found in failures.items():
+        if name not in params.export.required:
+            print(f"validate: {name} is left out: {'; '.join(found)}", flush=True)
     missed = [said for name in params.export.required for said in failures.get(name, [])]
     if missed:
         raise InputError(

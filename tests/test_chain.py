@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"image_size": 16, "train_per_class": 60},
     "teacher": {"network": "resnet14", "epochs": 3, "learning_rate": 0.03},
-    "proxy": {"epochs": 1},
+    "proxy": {"early_stopped": {"epochs": 1}},
     "distill": {"epochs": 3, "learning_rate": 0.03},
     "export": {"calibration_images": 64},
     "validate": {"min_agreement_int8": 0.5},

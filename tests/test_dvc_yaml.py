@@ -1,6 +1,5 @@
 """dvc.yaml says what the code does: the files and the parameters that a stage depends on."""
 
-import ast
 from pathlib import Path
 from typing import get_args
 
@@ -10,9 +9,7 @@ from ruamel.yaml import YAML
 
 from stages.params import Params, load_params
 from stages.sections.common import Section
-from stages.sections.data import Data
 from stages.sections.methods import Distill
-from stages.sections.training import EngineSettings
 
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -34,16 +31,6 @@ PLUMBING = {
     "stages/training/launch.py",
     "stages/training/places.py",
 }
-# What must not change a result; the tests of the training hold it to that.
-UNTRACKED = {
-    "data.feed",
-    "training.logits_store",
-    "training.checkpoint_every",
-    "training.checkpoint_minutes",
-    "training.tracker",
-}
-
-
 # What no import leads to: methods and devices by their names, processes, files that are read.
 _NAMES = get_args(Distill.model_fields["method"].annotation)
 METHODS = {f"models/distillers/{name}.py" for name in _NAMES}
@@ -122,54 +109,6 @@ def test_the_run_cache_takes_what_takes_long(name: str) -> None:
     # DVC keeps no run of a stage that leaves something in git which is no metric and no plot.
     # Without it a sweep would train the teacher for each experiment.
     assert all(isinstance(out, str) for out in STAGES[name]["outs"])
-
-
-def sections_read(source: str) -> set[str]:
-    """The sections of the parameters that are used beyond what is UNTRACKED of them."""
-    tree = ast.parse(source)
-    outer = {
-        f"{node.value.attr}.{node.attr}": node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute)
-    }
-    untracked = {id(inner) for name, inner in outer.items() if name in UNTRACKED}
-    return {
-        node.attr.rstrip("_")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and (
-            (isinstance(node.value, ast.Name) and node.value.id == "params")
-            or (isinstance(node.value, ast.Attribute) and node.value.attr == "params")
-        )
-        and id(node) not in untracked
-    }
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_reads_the_parameters_that_it_declares(name: str) -> None:
-    source = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
-    # What is handed all of the parameters.
-    for called, path in (
-        ("run_training", "stages/training/run.py"),
-        ("Int8Maker", "stages/quantization/int8.py"),
-    ):
-        if called in source:
-            source += "\n" + (ROOT / path).read_text(encoding="utf-8")
-    source = source.replace("from __future__ import annotations\n", "")
-    declared = {key.split(".")[0] for key in STAGES[name].get("params", [])}
-    if "params.yaml" not in STAGES[name]["deps"]:  # which stands for all of them
-        assert sections_read(source) == declared
-
-
-def test_the_data_depend_on_all_of_their_section_but_what_is_untracked() -> None:
-    declared = set(STAGES["prepare_data"]["params"])
-    assert declared == {f"data.{key}" for key in Data.model_fields} - UNTRACKED
-
-
-@pytest.mark.parametrize("name", ["train_teacher", "train_proxy", "distill"])
-def test_a_training_declares_what_changes_its_result_of_how_it_is_done(name: str) -> None:
-    declared = {key for key in STAGES[name]["params"] if key.startswith("training.")}
-    assert declared == {f"training.{key}" for key in EngineSettings.model_fields} - UNTRACKED
 
 
 def test_every_dependency_is_there_or_some_stages_output() -> None:

@@ -47,9 +47,10 @@ class _Run:
     stages: Mapping[str, Any]
 
     def params(self, stage: str) -> dict[str, Any]:
+        """By their full names, whether they are declared one by one or as a section."""
         found: dict[str, Any] = {}
         for content in self.stages.get(stage, {}).get("params", {}).values():
-            found.update(content)
+            found.update(leaves(content))
         return found
 
     def size(self, stage: str) -> int | None:
@@ -140,33 +141,21 @@ def _same_pace(stage: str, item: Experiment, run: _Run) -> bool:
     """Whether an epoch would do the same work."""
     for above in ("prepare_data", stage):
         for name, recorded in run.params(above).items():
-            if _pace(recorded, item) != _pace(value_of(item.params, name), item):
+            counts = name.rpartition(".")[2] not in _NO_PACE
+            if counts and recorded != value_of(item.params, name):
                 return False
-    teacher = run.params("train_teacher").get("teacher")
     wanted = item.params["teacher"]["network"]
-    return not isinstance(teacher, Mapping) or teacher.get("network") == wanted
-
-
-def _pace(value: Any, item: Experiment) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    # Of the methods' own sections, the one of the method that is used.
-    return {
-        key: own
-        for key, own in leaves(value).items()
-        if key not in _NO_PACE
-        and ("." not in key or key.startswith(item.params["distill"]["method"]))
-    }
+    return bool(run.params("train_teacher").get("teacher.network", wanted) == wanted)
 
 
 def _size(stage: str, item: Experiment, runs: list[_Run]) -> int | None:
     for run in runs:
         if stage in run.stages and all(
-            run.params(above).get(section, {}).get(key) == item.params[section][key]
-            for above, section, key in (
-                ("train_teacher", "teacher", "network"),
-                ("distill", "distill", "network"),
-                ("distill", "distill", "method"),
+            run.params(above).get(name) == value_of(item.params, name)
+            for above, name in (
+                ("train_teacher", "teacher.network"),
+                ("distill", "distill.network"),
+                ("distill", "distill.method"),
             )
             if above in run.stages
         ):

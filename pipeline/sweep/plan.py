@@ -277,7 +277,8 @@ def _keys(
     for stage in stages:
         definition = definitions.get(stage.name.partition("@")[0], {})
         text = json.dumps(definition, sort_keys=True, default=str)
-        names = {*_declared(definition), *re.findall(_TEMPLATE, text)}
+        names = {_filled(name, params) for name in _declared(definition)}
+        names |= {*re.findall(_TEMPLATE, text)}
         everything = PARAMS_FILE.as_posix() in definition.get("deps", [])
         content = [
             stage.name,

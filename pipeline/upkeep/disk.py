@@ -174,8 +174,7 @@ def _state(
     if method is None:
         method, options = params.distill.method, params.distill.options()
     elif method == "kd":
-        kd = params.distill.kd.model_dump()
-        options = {"temperature": params.distill.temperature} | kd
+        options = params.proxy.assistants.options()
     else:
         options = {}
     distiller = distillers.build(method, network, setting, options)
@@ -219,12 +218,12 @@ def _of_teacher_and_proxies(
         return
     # All of them keep their checkpoints until the last one is done.
     largest = 0
-    for name in [*proxy.assistants, *proxy.candidates]:
+    for name in [*proxy.assistants.networks, *proxy.assistants.candidates]:
         network = models.build(name, counts.classes)
         state = _state(settings, params, counts, network, teacher, "kd")
         largest = max(largest, state.weights)
         yield from _of_training("train_proxy", state)
-    for _ in proxy.assistants or ["the one that is chosen"]:
+    for _ in proxy.assistants.networks or ["the one that is chosen"]:
         if params.training.logits_store:
             yield _logits("train_proxy", settings.epochs, counts)
     yield Need("train_proxy", "networks", Path("artifacts/proxy"), largest)

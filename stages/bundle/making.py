@@ -11,8 +11,8 @@ from stages.bundle.hub import data_set
 from stages.bundle.markdown import bullets, plain, table
 from stages.figures import count
 from stages.sections.data import Augmentation, Data
-from stages.sections.methods import Distill
-from stages.sections.training import Proxy, Teacher, Training
+from stages.sections.methods import Distill, Proxy
+from stages.sections.training import Teacher, Training
 
 _UNTAUGHT = ("scratch", "one")
 
@@ -110,14 +110,14 @@ def _method(student: Distill) -> str:
 
 
 def _taught_by(made: Making, network: str) -> str:
-    proxy = made.proxy
-    if proxy.method == "early_stopped":
-        return f"{network}, trained anew for {proxy.epochs} epochs"
-    if proxy.candidates:
-        return f"the assistant {network}, chosen from {', '.join(proxy.candidates)}"
-    if proxy.assistants:
-        return f"{network}, the last of the assistants {', '.join(proxy.assistants)}"
-    return network
+    method, assistants = made.proxy.method, made.proxy.assistants
+    if method == "early_stopped":
+        return f"{network}, trained anew for {made.proxy.early_stopped.epochs} epochs"
+    if method == "teacher":
+        return network
+    if assistants.candidates:
+        return f"the assistant {network}, chosen from {', '.join(assistants.candidates)}"
+    return f"{network}, the last of the assistants {', '.join(assistants.networks)}"
 
 
 def _schedule(training: Training) -> dict[str, str]:

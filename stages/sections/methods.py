@@ -1,13 +1,17 @@
-"""The student, and each method that it may learn by."""
+"""The student, whom it learns from, and each method that it may learn by."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 from stages.sections.training import Training
+
+
+class Nothing(Section):
+    """A method without parameters of its own."""
 
 
 class Kd(Section):
@@ -75,7 +79,6 @@ class One(Section):
 
     ce_weight: NonNegativeFloat = 1.0
     kd_weight: NonNegativeFloat = 1.0
-    temperature: PositiveFloat = 3.0
     branches: Annotated[int, Field(ge=2, le=64)] = 3
     """The student's own last stage among them."""
     ramp_up: Fraction = 0.2667
@@ -124,6 +127,8 @@ class Distill(Training):
         "ackd"
     )
     temperature: PositiveFloat = 4.0
+    """Of every method but scratch; one was published with 3."""
+    scratch: Nothing = Nothing()
     kd: Kd = Kd()
     at: At = At()
     sp: Sp = Sp()
@@ -136,7 +141,55 @@ class Distill(Training):
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the chosen method's class."""
-        if self.method == "scratch":
-            return {}
         section: Section = getattr(self, self.method)
-        return {"temperature": self.temperature} | section.model_dump()
+        shared = {} if self.method == "scratch" else {"temperature": self.temperature}
+        return shared | section.model_dump()
+
+
+class EarlyStopped(Section):
+    """The teacher's network, trained anew in fewer epochs (ESKD)."""
+
+    epochs: PositiveInt = 10
+    """The teacher's schedule is compressed into them."""
+
+
+class Assistants(Kd):
+    """A chain of networks, each distilled by KD from the one before, the first from the teacher
+    (TAKD); all are trained by the teacher's schedule."""
+
+    networks: list[str] = []
+    """From the one that learns from the teacher to the one that the student learns from."""
+    candidates: list[str] = []
+    """Instead of naming the assistant: networks to choose it from, the student's first. Each is
+    trained alone, and the one whose accuracy on validation lies nearest the middle between the
+    student's and the teacher's is taken."""
+    temperature: PositiveFloat = 4.0
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of KD."""
+        return self.model_dump(exclude={"networks", "candidates"})
+
+
+class Proxy(Section):
+    """Whom the student learns from."""
+
+    method: Literal["teacher", "early_stopped", "assistants"] = "teacher"
+    """The teacher itself; its network trained anew in fewer epochs; or the last of a chain of
+    assistants."""
+    teacher: Nothing = Nothing()
+    early_stopped: EarlyStopped = EarlyStopped()
+    assistants: Assistants = Assistants()
+
+    @model_validator(mode="after")
+    def _assistants_are_named(self) -> Proxy:
+        networks, candidates = self.assistants.networks, self.assistants.candidates
+        if self.method == "assistants" and not networks and len(candidates) < 2:
+            raise ValueError(
+                "assistants.networks must name one at least, such as [resnet44], or"
+                " assistants.candidates two, such as [resnet20, resnet32, resnet44]"
+            )
+        if networks and candidates:
+            raise ValueError(
+                "give assistants.networks or assistants.candidates, and leave the other one empty"
+            )
+        return self

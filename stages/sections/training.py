@@ -81,31 +81,3 @@ class Teacher(Training):
             if self.checkpoint is None and getattr(self, key) is not None:
                 raise ValueError(f"{key} belongs to a checkpoint; name one, or set it to null")
         return self
-
-
-class Proxy(Section):
-    """Whom the student learns from."""
-
-    method: Literal["teacher", "early_stopped", "assistants"] = "teacher"
-    """The teacher itself; its network trained anew in fewer epochs (ESKD); or the last of a chain
-    of assistants, each distilled from the one before (TAKD)."""
-    epochs: PositiveInt = 10
-    """Of the early-stopped teacher; the teacher's schedule is compressed into them."""
-    assistants: list[str] = []
-    """Networks, from the one that learns from the teacher to the one that the student learns from;
-    they are trained by the teacher's schedule and the weights of ``distill.kd``."""
-    candidates: list[str] = []
-    """Instead of naming the assistant: networks to choose it from, the student's first. Each is
-    trained alone, by the teacher's schedule, and the one whose accuracy on validation lies nearest
-    the middle between the student's and the teacher's is taken."""
-
-    @model_validator(mode="after")
-    def _assistants_are_named(self) -> Proxy:
-        if self.method == "assistants" and not self.assistants and len(self.candidates) < 2:
-            raise ValueError(
-                "assistants must name a network at least, such as [resnet44], or candidates two,"
-                " such as [resnet20, resnet32, resnet44]"
-            )
-        if self.assistants and self.candidates:
-            raise ValueError("give assistants or candidates, and leave the other one empty")
-        return self

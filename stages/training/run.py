@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
 import models
+from models import distillers
 from models.backbone import Backbone
 from models.distillers.base import Distiller, Setting
 from stages.data.arrays import DATA_FOLDER, DataSet
@@ -58,32 +61,48 @@ def setting_of(
     )
 
 
+class Trained(NamedTuple):
+    """What a training leaves.
+
+    Attributes:
+        distiller: with the weights of the last epoch; the network is its student.
+        progress: the rest.
+        checkpoints: to be cleared when all that the stage writes is written.
+    """
+
+    distiller: Distiller
+    progress: Progress
+    checkpoints: Checkpoints
+
+
 def run_training(
     stage: str,
     what: str,
-    distiller: Distiller,
+    network: Backbone,
+    method: str,
+    options: Mapping[str, Any],
     data: DataSet,
     params: Params,
     settings: Training,
     engine: Engine,
     teacher: Backbone | None = None,
-) -> tuple[Progress, Checkpoints]:
-    """Train a distiller, going on from where an interrupted run of the same training ended.
+) -> Trained:
+    """Train a network, going on from where an interrupted run of the same training ended.
 
     Args:
         stage: the stage's name, which its checkpoints lie under.
         what: the name that progress is shown under.
-        distiller: placed by the engine.
+        network: freshly initialised; it is moved to the engine's device.
+        method: by which it learns.
+        options: of the method.
         data: the data set.
-        params: all parameters.
+        params: those that all trainings share.
         settings: those of this training.
         engine: devices, processes and precision.
         teacher: on the engine's device.
-
-    Returns:
-        What the training leaves besides the weights in the distiller, and its checkpoints: to be
-        cleared when all that the stage writes is written.
     """
+    setting = setting_of(data, settings, engine, teacher)
+    distiller = engine.place(distillers.build(method, network, setting, options))
     accelerator = engine.accelerator
     plan = FeedPlan(
         data,
@@ -112,7 +131,10 @@ def run_training(
             print(store.describe(settings.epochs), flush=True)
     chosen = {
         "augmentation": params.augmentation.model_dump(),
-        "settings": settings.model_dump(),
+        "settings": {key: getattr(settings, key) for key in Training.model_fields},
+        "network": network.name,
+        "method": method,
+        "options": options,
         "teacher_sha256": taught_by,
         "precision": engine.precision,
         "processes": accelerator.num_processes,
@@ -132,4 +154,4 @@ def run_training(
         engine,
         checkpoints,
     )
-    return trainer.train(), checkpoints
+    return Trained(distiller, trainer.train(), checkpoints)

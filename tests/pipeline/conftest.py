@@ -87,7 +87,7 @@ def wait_for(path: Path) -> None:
 def set_temperature(project: Path, value: float) -> None:
     """Of ``distill``, which ``left`` depends on."""
     params = project / "params.yaml"
-    params.write_text(re.sub("(temperature:) 4.0", rf"\1 {value}", params.read_text(), count=1))
+    params.write_text(re.sub(r"(\n  temperature:) 4.0", rf"\1 {value}", params.read_text()))
 
 
 @pytest.fixture

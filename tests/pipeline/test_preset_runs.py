@@ -41,7 +41,7 @@ SHORT = [
     for section in ("teacher", "distill")
     for setting in ("epochs=1", "learning_rate=0.001", "schedule=one_cycle", "milestones=[]")
 ]
-SMALL = ["data.train_per_class=2", "proxy.epochs=1", *SHORT]
+SMALL = ["data.train_per_class=2", "proxy.early_stopped.epochs=1", *SHORT]
 
 
 def few(folder: Path, into: Path) -> Path:

@@ -121,7 +121,7 @@ def test_a_pair_has_the_papers_setting(pair: str) -> None:
         recipe = (training.epochs, training.batch_size, training.milestones, training.weight_decay)
         assert recipe == ((200, 128, [100, 150], 5e-4) if small else (100, 256, [30, 60, 90], 1e-4))
         assert (training.schedule, training.momentum) == ("multi_step", 0.9)
-    assert params.proxy.epochs == (65 if small else 35)
+    assert params.proxy.early_stopped.epochs == (65 if small else 35)
     four_stages = student in ("mobilenet_v2_0.5", "resnet18")
     assert params.distill.ackd.learners == (["D4B1", "D3B2"] if four_stages else ["D3B1", "D2B2"])
     sizes = {"cifar100": 32, "cinic10": 32, "tiny_imagenet": 64, "imagenet": 224}
@@ -144,7 +144,7 @@ def test_every_cell_of_the_tables_is_two_names() -> None:
         for method in METHODS:
             both = laid(read[method], under)
             if (pair, method) == ("imagenet/resnet34_resnet18", "methods/takd"):
-                with pytest.raises(InputError, match="assistants must name a network"):
+                with pytest.raises(InputError, match="must name one at least"):
                     parse_params(both)  # the paper has none either
             else:
                 named = f"methods/{method_of(parse_params(both))}"
@@ -162,7 +162,7 @@ def test_the_networks_of_every_preset_can_be_built() -> None:
     for preset in WHOLE:
         presets.use([preset])
         params = load_params()
-        names |= {params.teacher.network, params.distill.network, *params.proxy.assistants}
+        names |= {params.teacher.network, params.distill.network, *params.proxy.assistants.networks}
     with torch.device("meta"):  # without drawing weights
         for name in sorted(names):
             assert models.build(name, 10).name == name
@@ -172,7 +172,7 @@ def test_a_later_preset_is_laid_over_an_earlier_one() -> None:
     presets.use(["cifar100/resnet110_resnet20", "methods/takd"])
     params = load_params()
     assert (params.distill.method, params.proxy.method) == ("kd", "assistants")
-    assert params.proxy.assistants == ["resnet44"]
+    assert params.proxy.assistants.networks == ["resnet44"]
     presets.use(["cifar100/wrn_40_2_wrn_40_1"])
     params = load_params()
     assert (params.distill.method, params.proxy.method) == ("ackd", "teacher")
@@ -186,7 +186,7 @@ def test_a_short_schedule_has_the_same_shape() -> None:
     for training in (params.teacher, params.distill):
         assert (training.epochs, training.milestones) == (20, [10, 15])
         assert (training.learning_rate, training.batch_size) == (0.1, 128)
-    assert params.proxy.epochs == 6  # 65 of 200
+    assert params.proxy.early_stopped.epochs == 6  # 65 of 200
     assert "  milestones: [10, 15]\n" in PARAMS_FILE.read_text(encoding="utf-8")
     assert comments(PARAMS_FILE.read_text(encoding="utf-8")) == comments(DEFAULT)
 
@@ -194,7 +194,11 @@ def test_a_short_schedule_has_the_same_shape() -> None:
 def test_teacher_and_proxy_shrink_in_proportion() -> None:
     presets.use(["digits"], short=5)
     params = load_params()
-    assert (params.teacher.epochs, params.proxy.epochs, params.distill.epochs) == (4, 3, 5)
+    assert (params.teacher.epochs, params.proxy.early_stopped.epochs, params.distill.epochs) == (
+        4,
+        3,
+        5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,7 @@ def test_the_ends_of_lines_stay_as_they_are() -> None:
     whole = path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
     presets.use([], ["distill.temperature=2.5"])
-    changed = whole.replace(b"temperature: 4.0", b"temperature: 2.5")
+    changed = whole.replace(b"\n  temperature: 4.0", b"\n  temperature: 2.5")
     assert path.read_bytes() == changed.replace(b"\n", b"\r\n")
 
 

@@ -17,12 +17,15 @@ from stages.preflight import check, check_training
     [
         ({"teacher": {"network": "resnet9"}}, "network 'resnet9' is not known"),
         ({"distill": {"network": "resnet9"}}, "network 'resnet9' is not known"),
-        ({"proxy": {"method": "assistants", "assistants": ["wrn"]}}, "network 'wrn' is not known"),
+        (
+            {"proxy": {"method": "assistants", "assistants": {"networks": ["wrn"]}}},
+            "network 'wrn' is not known",
+        ),
         ({"distill": {"ackd": {"learners": ["D2B1"]}}}, "'D2B1' does not fit resnet8"),
         (
             {
                 "teacher": {"network": "resnet18_cifar"},
-                "proxy": {"method": "teacher", "assistants": ["resnet32"]},
+                "proxy": {"method": "teacher", "assistants": {"networks": ["resnet32"]}},
                 "distill": {"ackd": {"learners": ["D3T"]}},
             },
             "resnet18_cifar has 4, resnet8 3",

@@ -296,9 +296,13 @@ def proxy_params(**proxy: Any) -> Params:
     return Params.model_validate(CONTENT | {"proxy": proxy})
 
 
+def assistants(**own: Any) -> Params:
+    return proxy_params(method="assistants", assistants=own)
+
+
 def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root: Path) -> None:
     train_teacher.main(Params.model_validate(CONTENT))
-    train_proxy.main(proxy_params(method="early_stopped", epochs=1))
+    train_proxy.main(proxy_params(method="early_stopped", early_stopped={"epochs": 1}))
     metrics = read(root / "reports/proxy/metrics.json")
     teacher = read(root / "reports/teacher/metrics.json")
     assert metrics["method"] == "early_stopped"
@@ -313,7 +317,7 @@ def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root: Path) -> 
 
 def test_assistants_learn_one_from_another(root: Path) -> None:
     train_teacher.main(Params.model_validate(CONTENT))
-    train_proxy.main(proxy_params(method="assistants", assistants=["resnet14", "resnet8"]))
+    train_proxy.main(assistants(networks=["resnet14", "resnet8"]))
     metrics = read(root / "reports/proxy/metrics.json")
     assert [link["network"] for link in metrics["chain"]] == ["resnet14", "resnet8"]
     assert metrics["accuracy"] == metrics["chain"][-1]["accuracy"]
@@ -321,14 +325,14 @@ def test_assistants_learn_one_from_another(root: Path) -> None:
     assert not (root / ".checkpoints").exists()
     # Another first assistant makes another second one.
     first = (root / "artifacts/proxy/model.safetensors").read_bytes()
-    train_proxy.main(proxy_params(method="assistants", assistants=["resnet8x4", "resnet8"]))
+    train_proxy.main(assistants(networks=["resnet8x4", "resnet8"]))
     assert (root / "artifacts/proxy/model.safetensors").read_bytes() != first
 
 
 def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root: Path) -> None:
     train_teacher.main(Params.model_validate(CONTENT))
     names = ["resnet8", "resnet14", "resnet8x4"]
-    train_proxy.main(proxy_params(method="assistants", candidates=names))
+    train_proxy.main(assistants(candidates=names))
     metrics = read(root / "reports/proxy/metrics.json")
     alone = {link["network"]: link["val_accuracy"] for link in metrics["candidates"]}
     assert list(alone) == names
@@ -338,21 +342,21 @@ def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root: Path) -
     assert [link["network"] for link in metrics["chain"]] == [chosen]
     proxy = (root / "artifacts/proxy/model.safetensors").read_bytes()
     # It is the same network as where it is named.
-    train_proxy.main(proxy_params(method="assistants", assistants=[chosen]))
+    train_proxy.main(assistants(networks=[chosen]))
     assert (root / "artifacts/proxy/model.safetensors").read_bytes() == proxy
     assert not (root / ".checkpoints").exists()
 
 
 def test_candidates_begin_with_the_student() -> None:
     with pytest.raises(ValueError, match="begins with resnet14, expected the student, resnet8"):
-        proxy_params(method="assistants", candidates=["resnet14", "resnet20"])
-    proxy = {"method": "assistants", "candidates": ["resnet8", "resnet14"]}
+        assistants(candidates=["resnet14", "resnet20"])
+    proxy = {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet14"]}}
     with pytest.raises(ValueError, match="would be chosen from on the test images"):
         Params.model_validate(CONTENT | {"proxy": proxy, "data": {"val_fraction": 0.0}})
     with pytest.raises(ValueError, match="leave the other one empty"):
-        proxy_params(method="assistants", candidates=["resnet8", "x"], assistants=["y"])
+        assistants(candidates=["resnet8", "x"], networks=["y"])
 
 
 def test_assistants_must_be_named() -> None:
-    with pytest.raises(ValueError, match="assistants must name a network at least"):
-        proxy_params(method="assistants")
+    with pytest.raises(ValueError, match=r"assistants\.networks must name one at least"):
+        assistants()

@@ -69,14 +69,17 @@ def test_students_that_read_logits_share_them(
     plan = planned(
         project,
         "seeds: 2\nvariants:\n  kd: {presets: [kd]}\n  ackd:\n"
-        "  scratch: {set: {distill.method: scratch}}\n",
+        "  scratch: {set: {distill.method: scratch}}\n"
+        "  kd_again: {presets: [kd], set: {distill.at.feature_weight: 2.0}}\n",
     )
     logits = {item.name: item.keys.get("logits") for item in plan.experiments}
     assert logits["t.scratch.seed0"] is None
     assert logits["t.kd.seed0"] == logits["t.ackd.seed1"] is not None
     assert logits["t.kd.seed0"] in plan.experiments[0].shared
-    # A student is its own, and so is all that comes of it.
-    assert len({item.keys["distill"] for item in plan.experiments}) == 6
+    # A student is its own, and so is all that comes of it; of other methods nothing counts.
+    students = {item.name: item.keys["distill"] for item in plan.experiments}
+    assert len(set(students.values())) == 6
+    assert students["t.kd_again.seed0"] == students["t.kd.seed0"]
     assert "models/distillers/ackd.py" in plan.files
     assert "artifacts/data" not in plan.files
 

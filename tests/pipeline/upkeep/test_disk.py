@@ -75,7 +75,7 @@ def test_it_agrees_with_a_training_that_runs_now(
     params = changed(
         data={"image_size": 16, "train_per_class": 16},
         teacher={**short, "network": "resnet8"},
-        proxy={"method": "assistants", "assistants": ["resnet8"]},
+        proxy={"method": "assistants", "assistants": {"networks": ["resnet8"]}},
         distill={**short, "network": "resnet8"},
     )
     prepare_data.main(params)

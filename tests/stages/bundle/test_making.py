@@ -6,8 +6,8 @@ import pytest
 
 from stages.bundle.making import Making, data_section, making_section
 from stages.sections.data import Augmentation, Data
-from stages.sections.methods import Distill
-from stages.sections.training import Proxy, Teacher
+from stages.sections.methods import Assistants, Distill, EarlyStopped, Proxy
+from stages.sections.training import Teacher
 
 REPORT = {
     "source": "hf:uoft-cs/cifar100@abc",
@@ -50,13 +50,16 @@ def test_the_data_and_how_they_were_split() -> None:
     ("proxy", "told"),
     [
         (Proxy(), "resnet44"),
-        (Proxy(method="early_stopped", epochs=7), "resnet44, trained anew for 7 epochs"),
         (
-            Proxy(method="assistants", assistants=["resnet56", "resnet44"]),
+            Proxy(method="early_stopped", early_stopped=EarlyStopped(epochs=7)),
+            "resnet44, trained anew for 7 epochs",
+        ),
+        (
+            Proxy(method="assistants", assistants=Assistants(networks=["resnet56", "resnet44"])),
             "resnet44, the last of the assistants resnet56, resnet44",
         ),
         (
-            Proxy(method="assistants", candidates=["resnet8", "resnet44"]),
+            Proxy(method="assistants", assistants=Assistants(candidates=["resnet8", "resnet44"])),
             "the assistant resnet44, chosen from resnet8, resnet44",
         ),
     ],

@@ -87,7 +87,11 @@ def test_every_row_has_a_preset_of_its_pair_and_of_its_method() -> None:
         ({"method": "vid"}, {}, "vid"),
         ({"method": "kd"}, {}, "kd"),
         ({"method": "kd"}, {"method": "early_stopped"}, "eskd"),
-        ({"method": "kd"}, {"method": "assistants", "assistants": ["resnet14"]}, "takd"),
+        (
+            {"method": "kd"},
+            {"method": "assistants", "assistants": {"networks": ["resnet14"]}},
+            "takd",
+        ),
         ({}, {}, "ackd"),
         ({"ackd": {"learners": ["D4B1", "D3B2"]}}, {}, "ackd"),
         ({"ackd": {"attention": False}}, {}, "ackd_without_attention"),

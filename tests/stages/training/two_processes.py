@@ -14,8 +14,11 @@ from stages.training.launch import run_training_stage
 from tests.stages.test_methods import METHODS
 
 PROXIES: dict[str, dict[str, Any]] = {
-    "early_stopped": {"method": "early_stopped", "epochs": 1},
-    "assistants": {"method": "assistants", "candidates": ["resnet8", "resnet14", "resnet8x4"]},
+    "early_stopped": {"method": "early_stopped", "early_stopped": {"epochs": 1}},
+    "assistants": {
+        "method": "assistants",
+        "assistants": {"candidates": ["resnet8", "resnet14", "resnet8x4"]},
+    },
 }
 
 
