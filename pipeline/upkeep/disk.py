@@ -187,8 +187,8 @@ def _state(
     momentum = sum(map(size, distiller.parameters()))
     best = sum(tensor.nbytes for tensor in network.state_dict().values())
     checkpoint = weights + momentum + best
-    if (adversary := distiller.adversary_optimizer()) is not None:  # it keeps a second moment
-        checkpoint += sum(p.nbytes for group in adversary.param_groups for p in group["params"])
+    if distiller.adversary is not None:  # its optimizer keeps a second moment
+        checkpoint += sum(parameter.nbytes for parameter in distiller.adversary.parameters())
     return _State(
         int(weights * _MARGIN_OF_NAMES),
         int(checkpoint * _MARGIN_OF_NAMES),
