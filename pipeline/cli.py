@@ -146,12 +146,14 @@ def _run_flow(params: Params) -> None:
     from pipeline.environment import choose_prefect_home
     from pipeline.guard import run_guarded
     from pipeline.service.local import require_server
+
+    require_server(os.environ.get("PREFECT_API_URL"))
+    choose_prefect_home(typer.echo)
+    # These take seconds to import.
     from pipeline.upkeep.disk import require_space
     from stages.preflight import check
 
     check(params)
-    require_server(os.environ.get("PREFECT_API_URL"))
-    choose_prefect_home(typer.echo)
     typer.echo(require_space(Path(), params))
     if code := run_guarded([sys.executable, "-m", "pipeline.flow"], os.environ):
         raise typer.Exit(code)

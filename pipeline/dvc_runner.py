@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from models.errors import InputError
 from pipeline.dvc_output import HOUSEKEEPING, Outcome, StageError, failure, outcome
+from pipeline.environment import prepare
 from pipeline.guard import GRACE_S, Guard, stop
 from pipeline.resources import Needs, parse_needs
 from stages.params import read_yaml
@@ -159,6 +161,7 @@ class Runner:
     """
 
     def __init__(self, root: Path, up_to_date: Iterable[str] = ()) -> None:
+        prepare()
         self._root = root
         self._up_to_date = frozenset(up_to_date)
         self._unchanged: set[str] = set()
@@ -334,6 +337,13 @@ def _open(root: Path) -> Iterator[Any]:
         ) from None
     except DvcException as error:
         raise InputError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise InputError(
+            f"{error.filename}: {str(error.strerror).lower()}; run as the user whose project this"
+            " is, in a place that can be written"
+        ) from None
 
 
 def _reasons(changes: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from collections.abc import Callable
@@ -37,8 +38,13 @@ def prepare() -> None:
     exempt = [host.strip() for host in listed if host.strip()]
     exempt += [host for host in _LOOPBACK if host not in exempt]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(exempt)
+    # Of a user whom the system does not know, as containers have them; dvc asks for both.
     if os.path.expanduser("~") == "~":  # noqa: PTH111
-        os.environ["HOME"] = "/"  # as containers do for a user without a name
+        os.environ["HOME"] = "/"
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
     if path.split(os.pathsep)[0] != own:
         os.environ["PATH"] = f"{own}{os.pathsep}{path}"

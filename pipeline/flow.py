@@ -26,7 +26,6 @@ from rich.table import Table
 from models.errors import InputError
 from pipeline.dvc_output import RemoteError, StageBusyError, StageError
 from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
-from pipeline.environment import prepare
 from pipeline.logs import start_log
 from pipeline.resources import Resources
 from pipeline.service import nightly
@@ -110,7 +109,6 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         ``params.yaml`` or ``dvc.yaml`` is not right, it fails before anything has run. A cancelled
         state where it was cancelled.
     """
-    prepare()
     root = Path(root)
     try:
         start_log()

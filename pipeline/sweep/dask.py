@@ -20,7 +20,6 @@ from typing import Any
 from models.errors import InputError
 from pipeline.dvc_output import StageError
 from pipeline.dvc_runner import Runner
-from pipeline.environment import prepare
 from pipeline.git_refs import git
 from pipeline.resources import Needs, Resources
 from pipeline.sweep.clone import Clone, Clones, Order, Source, author, places
@@ -185,7 +184,6 @@ def work(token: str, source: dict[str, Any], order: dict[str, Any]) -> dict[str,
     """
     from distributed import get_worker
 
-    prepare()
     worker = get_worker()
     began, reason = time.monotonic(), None
     try:

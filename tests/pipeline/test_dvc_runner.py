@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -82,6 +83,17 @@ def test_a_project_that_dvc_cannot_open_is_one_sentence(
     subprocess.run(f"mkdir -p .dvc/tmp && {break_it}", shell=True, check=True)
     with pytest.raises(InputError, match=sentence):
         nothing_to_do(project)
+
+
+def test_a_project_that_cannot_be_written_is_one_sentence(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", ".dvc/tmp/lock")
+
+    monkeypatch.setattr("dvc.repo.Repo.status", refuse)
+    with pytest.raises(InputError, match=r"^\.dvc/tmp/lock: permission denied; run as the user"):
+        load_status(project)
 
 
 def test_a_stage_runs_is_then_unchanged_and_is_restored(project: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import pwd
 import sys
 import urllib.request
 from pathlib import Path
@@ -48,10 +50,15 @@ def test_this_python_comes_first_and_what_was_set_stays() -> None:
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
-def test_a_user_without_a_home_has_that_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+def test_a_user_whom_the_system_does_not_know_has_a_home_and_a_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        os.environ.pop(name, None)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
     prepare()
     assert os.environ["HOME"] == "/"
+    assert getpass.getuser() == str(os.getuid())
 
 
 def test_prefects_home_is_where_it_can_be_written(tmp_path: Path) -> None:
