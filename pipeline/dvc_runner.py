@@ -99,20 +99,24 @@ def nothing_to_do(root: Path) -> bool:
     Raises:
         InputError: as :func:`load_graph`.
     """
-    lock = root / "dvc.lock"
+    from dvc.stage.exceptions import StageCmdFailedError
+    from dvc.stage.run import cmd_run
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
     try:
         with _open(root) as repo:
-            statuses = _status(repo, lock)
-            if not all(status.state in ("up to date", "always runs") for status in statuses):
+            if any(status.reasons for status in _status(repo, root / "dvc.lock")):
                 return False
-            before = lock.read_bytes()
-            logging.getLogger("dvc").setLevel(logging.WARNING)
-            for status in statuses:
-                if status.state == "always runs":
-                    repo.reproduce(status.name, single_item=True)
-            # The same outputs leave it as it was.
-            return lock.read_bytes() == before
-    except ProjectBusyError:  # a run waits for its lock
+            for stage in repo.index.stages:
+                if stage.always_changed:
+                    try:
+                        cmd_run(stage)
+                    except StageCmdFailedError:  # the run says why
+                        return False
+                    if any(out.changed() for out in stage.outs):
+                        return False
+            return True
+    except ProjectBusyError:  # the run waits for its lock
         return False
 
 
