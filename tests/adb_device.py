@@ -64,6 +64,7 @@ class Stream:
 class Connection:
     def __init__(self, device: AndroidDevice, link: socket.socket) -> None:
         self.device, self.link = device, link
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lock, self._ids = threading.Lock(), itertools.count(1)
         self._streams: dict[int, Stream] = {}
 

@@ -265,7 +265,7 @@ def with_another_student(project: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: shutil.rmtree(p / "artifacts"), "model.json: no such file; run `dvc repro`"),
+        (lambda p: shutil.rmtree(p / "artifacts"), "model.json: no such file; run `dvc repro "),
         (without_int8, "has no int8_s8s8; add to export.precisions"),
         (lambda p: (p / "artifacts/onnx/fp16.static.onnx").write_text(""), "altered since"),
         (lambda p: shutil.rmtree(p / "artifacts/student"), "model.safetensors: no such file"),

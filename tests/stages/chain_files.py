@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 import models
 from models import distillers
 from models.checkpoint import save_network, save_state
 from models.distillers.base import Setting
-from stages.files import sha256, write_csv, write_json
+from stages.files import read_json, sha256, write_csv, write_json
 from stages.params import Params
 from stages.sections.methods import Distill
 
@@ -26,18 +27,6 @@ CLASSES = ["red", "green", "blue", "a <b> & $c$"]
 SIZE = 16
 LEARNERS = ["D3B1", "D2B2"]
 PRECISIONS = ["fp32", "fp16", "int8_u8s8", "int8_s8s8"]
-DEVICE = {
-    "system": "Linux",
-    "machine": "x86_64",
-    "cpu": "Example CPU @ 2.0 GHz",
-    "cores": 2,
-    "cpu_features": ["avx2", "fma"],
-    "memory_gb": 8.0,
-    "governor": None,
-    "gpu": None,
-    "python": "3.11.9",
-    "runtimes": {"onnxruntime": "1.31.1", "torch": "2.14.1", "tensorrt": None},
-}
 
 
 def write_data(count: int = 24, seed: int = 0) -> None:
@@ -178,82 +167,34 @@ def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.M
     return model
 
 
-ENVIRONMENT = {
-    "git_revision": "989e1df0c3a2b4d5e6f708192a3b4c5d6e7f8091",
-    "git_clean": False,
-    "device": "cpu",
-    "processes": 2,
-    "threads": 1,
-    "precision": "bf16",
-    "deterministic": True,
-    "compile": False,
-    "versions": {"torch": "2.14.1", "accelerate": "1.15.0", "numpy": "2.3.1"},
-}
-
-
 def write_training(epochs: int = 15, method: str = "ackd", learners: list[str] = LEARNERS) -> None:
-    """Metrics and curves of teacher, proxy and student, and what ``prune`` dropped."""
-    teacher = {
-        "network": "resnet20",
-        "accuracy": 0.9889,
-        "val_accuracy": 0.9861,
-        "best_epoch": 11,
-        "best_val_accuracy": 0.9889,
-        "accuracy_at_best": 0.9861,
-        "parameters": 272474,
-        "macs": 40813184,
-        "epochs": epochs,
-        "seconds": 61.2,
-    }
-    write_json(Path("reports/teacher/metrics.json"), teacher)
-    write_json(Path("reports/teacher/environment.json"), ENVIRONMENT)
-    write_json(Path("reports/distill/environment.json"), ENVIRONMENT)
-    write_json(Path("reports/proxy/metrics.json"), {**teacher, "method": "teacher"})
-    _write_history("teacher", epochs, [])
+    """The curves, and the reports of ``chain`` as they are with this method and these learners."""
     learners = learners if method == "ackd" else []
-    student = {
-        **teacher,
-        "network": "resnet8",
-        "method": method,
-        "accuracy": 0.975,
-        "parameters": 78042,
-        "macs": 12501632,
-    }
-    if learners:
-        student["learners"] = dict.fromkeys(learners, 0.9722) | {"ensemble": 0.9806}
-    write_json(Path("reports/distill/metrics.json"), student)
-    _write_history("distill", epochs, learners)
-    sizes = {
-        "learners.0": 57962,
-        "learners.1": 73258,
-        "attention": 524610,
-        "discriminators.0": 2625,
-    }
-    dropped = sizes if len(learners) > 1 else {"learners.0": 57962} if learners else {}
-    write_json(
-        Path("reports/prune.json"),
-        {
-            "network": "resnet8",
-            "parameters": {
-                "training": 78042 + sum(dropped.values()),
-                "student": 78042,
-                "plain": 78042,
-            },
-            "macs": {
-                "training": 12501632 + (9900000 if learners else 0),
-                "student": 12501632,
-                "plain": 12501632,
-            },
-            "dropped": dropped,
-            "bit_equal": True,
-            "images": 360,
-        },
-    )
+    sizes = read_json(Path("reports/prune.json"))
+    dropped = sizes["dropped"]
+    if len(learners) < 2:
+        dropped = {"learners.0": dropped["learners.0"]} if learners else {}
+    sizes["parameters"]["training"] = sizes["parameters"]["student"] + sum(dropped.values())
+    if not learners:
+        sizes["macs"]["training"] = sizes["macs"]["student"]
+    write_json(Path("reports/prune.json"), sizes | {"dropped": dropped})
+    for stage, shown in (("teacher", []), ("distill", learners)):
+        path = Path(f"reports/{stage}/metrics.json")
+        metrics = read_json(path) | {"epochs": epochs}
+        if stage == "distill":
+            metrics |= {"method": method, "learners": dict.fromkeys(learners, 0.9722)}
+            metrics["learners"] |= {"ensemble": 0.9806}
+            if not learners:
+                del metrics["learners"]
+        write_json(path, metrics)
+        _write_history(stage, epochs, shown)
+    if not learners:
+        analysis = read_json(Path("reports/analysis.json")) | {"learners": None}
+        write_json(Path("reports/analysis.json"), analysis)
 
 
 def _write_history(stage: str, epochs: int, learners: list[str]) -> None:
     path = Path(f"reports/{stage}/history.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(epochs)
     rows = []
     for epoch in range(1, epochs + 1):
@@ -277,117 +218,7 @@ def _write_history(stage: str, epochs: int, learners: list[str]) -> None:
             row["discriminator_accuracy"] = 0.6 + 0.3 * left
             row |= {f"cka/{a}~{b}": 0.9 - 0.3 * left for a, b in combinations(learners, 2)}
         rows.append(row)
-    with path.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_measurements(learners: bool = True) -> None:
-    """Device, validation, latency and analysis."""
-    write_json(Path("reports/device.json"), DEVICE)
-    drops = dict(zip(PRECISIONS, (0.0, 0.0, 0.0028, 0.0056), strict=True))
-    made_by = {"int8_u8s8": "fine-tuning", "int8_s8s8": "calibration"}
-    results = [
-        {
-            "runtime": "onnxruntime",
-            "version": "1.31.1",
-            "provider": "CPUExecutionProvider",
-            "dtypes": ["float32"],
-            "layers": None,
-            "precision": precision,
-            "shape": shape,
-            "made_by": made_by.get(precision),
-            "file": f"{precision}.{shape}.onnx",
-            "status": "passed",
-            "reason": None,
-            "golden": {
-                "max_relative_error": 3e-7 if shape == "static" else 4e-7,
-                "cosine": 1.0,
-                "top1_agreement": 1.0,
-                "batch_sizes": [1, 3, 16] if shape == "dynamic" else [1],
-            },
-            "accuracy": 0.975 - drops[precision],
-            "drop": drops[precision],
-            "drop_low": drops[precision] - 0.006,
-            "drop_high": drops[precision] + 0.008,
-            "agreement": 1 - drops[precision],
-            "calibration_error": 0.012 + drops[precision],
-            "images": 360,
-            "latency": None,
-        }
-        for precision in PRECISIONS
-        for shape in ("dynamic", "static")
-    ]
-    skipped = {
-        "runtime": "tensorrt",
-        "version": None,
-        "provider": None,
-        "dtypes": None,
-        "layers": None,
-        "precision": "fp32",
-        "shape": "static",
-        "made_by": None,
-        "file": "fp32.static.onnx",
-        "status": "skipped",
-        "reason": "no NVIDIA GPU",
-        "golden": None,
-        "accuracy": None,
-        "drop": None,
-        "drop_low": None,
-        "drop_high": None,
-        "agreement": None,
-        "calibration_error": None,
-        "images": None,
-        "latency": None,
-    }
-    write_json(
-        Path("reports/validation.json"),
-        {"torch": {"accuracy": 0.975, "images": 360}, "results": [*results, skipped]},
-    )
-    _write_latency()
-    write_json(Path("reports/litert.json"), {"enabled": False, "versions": None, "results": []})
-    write_json(
-        Path("reports/analysis.json"),
-        {
-            "pairs": [
-                {"a": "teacher", "b": "proxy", "cka": 1.0, "kl": 0.0},
-                {"a": "teacher", "b": "student", "cka": 0.8123, "kl": 0.0912},
-                {"a": "proxy", "b": "student", "cka": 0.8123, "kl": 0.0912},
-            ],
-            "accuracy": {"teacher": 0.9889, "proxy": 0.9889, "student": 0.975},
-            "gap": {"teacher_proxy": 0.0, "teacher_student": 0.0139, "proxy_student": 0.0139},
-            "calibration": {
-                name: {
-                    "error": error,
-                    "bins": [
-                        {"from": 0.6, "images": 60, "confidence": 0.64, "accuracy": 0.64 - error},
-                        {"from": 0.933333, "images": 300, "confidence": 0.99, "accuracy": 0.98},
-                    ],
-                }
-                for name, error in (("teacher", 0.01), ("proxy", 0.01), ("student", 0.02))
-            },
-            "learners": {
-                "cka": {"D3B1~D2B2": 0.8711},
-                "agreement": {
-                    "target~D3B1": 0.98,
-                    "target~D2B2": 0.97,
-                    "target~ensemble": 0.99,
-                    "D3B1~D2B2": 0.9694,
-                    "D3B1~ensemble": 0.985,
-                    "D2B2~ensemble": 0.975,
-                },
-                "accuracy": {"target": 0.975, "D3B1": 0.9667, "D2B2": 0.9722, "ensemble": 0.98},
-                "attention": {"D3B1": 0.6127, "D2B2": 0.3873},
-            }
-            if learners
-            else None,
-            "baseline": None,
-            "images": 360,
-            "test_images": 360,
-        },
-    )
-    write_class_figures(learners=learners)
+    write_csv(path, rows)
 
 
 def write_class_figures(count: int = 4, learners: bool = True, gains: bool = False) -> None:
@@ -408,52 +239,22 @@ def write_class_figures(count: int = 4, learners: bool = True, gains: bool = Fal
 
 
 def _write_latency() -> None:
+    """Samples, and the figures of ``chain/reports/latency.json`` that are theirs."""
     random = np.random.default_rng(7)
     centres = dict(zip(PRECISIONS, (0.31, 0.52, 0.17, 0.42), strict=True))
-    samples, results = {}, []
-    for precision in PRECISIONS:
-        for threads in (1, 2):
-            count = 400 if precision == "fp16" else 3000
-            times = centres[precision] / threads**0.5 * (1 + random.gamma(1.5, 0.04, count))
-            times = times.round(6)
-            samples[f"local:|onnxruntime|{precision}|{threads}"] = times.tolist()
-            p50, p90, p99 = (float(np.percentile(times, q)) for q in (50, 90, 99))
-            results.append(
-                {
-                    "device": "local:",
-                    "runtime": "onnxruntime",
-                    "version": "1.31.1",
-                    "provider": "CPUExecutionProvider",
-                    "precision": precision,
-                    "file": f"{precision}.static.onnx",
-                    "model_sha256": "0" * 64,
-                    "threads": threads,
-                    "init_ms": 12.1,
-                    "first_ms": 1.9,
-                    "n": count,
-                    "min_ms": float(times.min()),
-                    "p50_ms": p50,
-                    "p90_ms": p90,
-                    "p99_ms": p99 if count >= 500 else None,
-                    "mean_ms": float(times.mean()),
-                    "cv": float(times.std() / times.mean()),
-                    "peak_rss_mb": 61.0,
-                    "load_before": 0.4,
-                    "load_after": 0.6,
-                    "temperature_before": None,
-                    "temperature_after": None,
-                    "noisy": precision == "int8_s8s8",
-                    "golden": {"max_relative_error": 3e-7, "cosine": 1.0, "top1_agreement": 1.0},
-                    "status": "passed",
-                    "reason": None,
-                }
-            )
+    report, samples = read_json(Path("reports/latency.json")), {}
+    for row in report["results"]:
+        centre, threads = centres[row["precision"]], row["threads"]
+        times = centre / threads**0.5 * (1 + random.gamma(1.5, 0.04, row["n"]))
+        times = times.round(6)
+        samples[f"local:|onnxruntime|{row['precision']}|{threads}"] = times.tolist()
+        p50, p90, p99 = (float(np.percentile(times, q)) for q in (50, 90, 99))
+        row |= {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99 if row["n"] >= 500 else None}
+        row |= {"min_ms": float(times.min()), "mean_ms": float(times.mean())}
+        row["cv"] = float(times.std() / times.mean())
     Path("artifacts/latency").mkdir(parents=True)
     write_json(Path("artifacts/latency/samples.json"), samples)
-    device = {"device": "local:", "system": "Linux", "machine": "x86_64"}
-    device |= {"cpu": DEVICE["cpu"], "cores": 2, "governor": None, "python": "3.11.9"}
-    device |= {"runtime": "onnxruntime 1.31.1"}
-    write_json(Path("reports/latency.json"), {"devices": [device], "results": results})
+    write_json(Path("reports/latency.json"), report)
 
 
 def write_params(content: str = "gate: {min_accuracy: 0.97}\n") -> Params:
@@ -463,12 +264,12 @@ def write_params(content: str = "gate: {min_accuracy: 0.97}\n") -> Params:
 
 def write_chain(method: str = "ackd") -> None:
     """All that ``report`` reads but the Grad-CAM panel's content, which is one grey pixel."""
+    shutil.copytree(Path(__file__).with_name("chain"), Path(), dirs_exist_ok=True)
     write_params()
     write_data()
     write_onnx()
     write_training(method=method)
-    write_measurements(learners=method == "ackd")
-    from PIL import Image
-
+    _write_latency()
+    write_class_figures(learners=method == "ackd")
     Path("artifacts/analysis").mkdir(parents=True)
     Image.new("RGB", (1, 1), "grey").save("artifacts/analysis/grad_cam.png")

@@ -284,74 +284,22 @@ def test_a_model_that_fails_is_a_row(phone: Phone, tmp_path: Path, exported: Exp
     assert all(set(row) == FIELDS for row in rows.values())
 
 
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("", "the runner printed '', expected one line of JSON"),
-        ("ready", r"the runner printed 'ready', expected one line of JSON with the keys of docs/"),
-        ("[1]", r"the runner printed '\[1\]', expected one line of JSON"),
-        (LINE.replace('"init_ms": 1,', ""), "does not fit at init_ms: field required"),
-        (LINE.replace("[1, 1.5]", "[]"), "does not fit at samples_ms: list should have at least 1"),
-        (LINE.replace("1.5", "-1"), r"does not fit at samples_ms\.1: input should be greater"),
-        (LINE.replace('"cosine": 1.0, ', ""), r"does not fit at golden\.cosine: field required"),
-    ],
-)
 def test_a_runner_that_prints_something_else(
-    phone: Phone,
-    tmp_path: Path,
-    exported: Exported,
-    line: str,
-    sentence: str,
+    phone: Phone, tmp_path: Path, exported: Exported
 ) -> None:
-    runner = printing(tmp_path / "bin", line)
-    with pytest.raises(InputError, match=sentence) as caught:
+    runner = printing(tmp_path / "bin", "ready")
+    with pytest.raises(InputError, match=f"^{phone.url}.runner={runner}: the runner printed 'read"):
         measure(f"adb:?runner={runner}", exported)
-    assert str(caught.value).startswith(f"{phone.url}?runner={runner}: ")
     assert phone.told[-1] == f"{FIXED} false"
     assert list(phone.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (LINE, None),
-        (LINE.replace("1e-9", "0.5"), "relative error 5.0e-01 is above 1e-04"),
-        (LINE.replace("1e-9", "null"), "logits of another shape than torch's, or not finite"),
-        (
-            LINE.replace('"threads": 1', '"threads": 4'),
-            "ran with 4 threads, where 1 were asked for",
-        ),
-        (LINE.replace("[1, 1.5]", "[0, 0]"), "every run was shorter than a step of the runner's"),
-    ],
-)
-def test_a_runner_is_judged_by_the_rules_of_all_devices(
-    phone: Phone,
-    tmp_path: Path,
-    exported: Exported,
-    line: str,
-    reason: str | None,
-) -> None:
-    runner = script(tmp_path / "bin", f"echo greeting; echo '{line}'")
-    (row,) = measure(f"adb:?runner={runner}", only(exported, "fp32")).results
-    assert row["status"] == ("failed" if reason else "passed")
-    assert (row["reason"] or "").startswith(reason or "")
-    assert row["p50_ms"] == (None if row["n"] is None else 1.25)
-
-
-def test_a_runner_that_cannot_be_run(phone: Phone, tmp_path: Path, exported: Exported) -> None:
-    plain = script(tmp_path / "bin", "true", "plain")
-    plain.chmod(0o644)
-    (tmp_path / "empty").mkdir()
+def test_a_runner_for_another_processor(phone: Phone, tmp_path: Path, exported: Exported) -> None:
     alien = script(tmp_path / "bin", "true", "alien")
     alien.write_bytes(b"\x7fELF of another processor")
-    for runner, sentence in (
-        (tmp_path / "nothing", r"nothing: no such file; name by \?runner=FILE a program"),
-        (tmp_path / "empty", r"empty/runner: no such file"),
-        (plain, r"plain: not executable; run `chmod \+x "),
-        (alien, r"the runner does not run there \(.*\); build it for Android's arm64-v8a"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            measure(f"adb:?runner={runner}", exported)
+    sentence = r"the runner does not run there \(.*\); build it for Android's arm64-v8a"
+    with pytest.raises(InputError, match=sentence):
+        measure(f"adb:?runner={alien}", exported)
     assert list(phone.folder.iterdir()) == []
 
 

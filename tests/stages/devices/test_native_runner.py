@@ -1,0 +1,67 @@
+"""What a user's program for a phone prints, and how it is judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import InputError
+from stages.devices.native_runner import files_of, judge, parse
+from stages.runtimes.exported import Exported
+
+GOLDEN = {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0}
+TOLD: dict[str, Any] = {"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1}
+TOLD |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN}
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ("", "the runner printed '', expected one line of JSON"),
+        ("ready", r"the runner printed 'ready', expected one line of JSON with the keys of docs/"),
+        ("[1]", r"the runner printed '\[1\]', expected one line of JSON"),
+        ({"init_ms": None}, "does not fit at init_ms: input should be a valid number"),
+        ({"samples_ms": []}, "does not fit at samples_ms: list should have at least 1"),
+        ({"samples_ms": [1, -1]}, r"does not fit at samples_ms\.1: input should be greater"),
+        ({"golden": {"cosine": 1.0}}, r"fit at golden\.max_relative_error: field required"),
+    ],
+)
+def test_what_is_no_measurement(told: Any, sentence: str) -> None:
+    text = told if isinstance(told, str) else json.dumps(TOLD | told)
+    with pytest.raises(InputError, match=f"^adb:x: .*{sentence}"):
+        parse(text, "adb:x")
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({}, None),
+        ({"golden": GOLDEN | {"max_relative_error": 0.5}}, "relative error 5.0e-01 is above 1e-04"),
+        ({"golden": GOLDEN | {"max_relative_error": None}}, "logits of another shape than torch"),
+        ({"threads": 4}, "ran with 4 threads, where 1 were asked for"),
+        ({"samples_ms": [0, 0]}, "every run was shorter than a step of the runner's"),
+    ],
+)
+def test_the_rules_are_those_of_all_devices(
+    told: dict[str, Any], reason: str | None, exported: Exported
+) -> None:
+    answer = parse("a greeting\n" + json.dumps(TOLD | told), "adb:x")
+    row = judge(exported, "fp32", 1, answer)
+    assert row["status"] == ("failed" if reason else "passed")
+    assert (row["reason"] or "").startswith(reason or "")
+    assert row["p50_ms"] == (None if row["n"] is None else 1.25)
+
+
+def test_a_program_that_is_not_there_or_cannot_be_run(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch(0o644)
+    (tmp_path / "empty").mkdir()
+    for name, sentence in (
+        ("nothing", r"nothing: no such file; name by \?runner=FILE a program"),
+        ("empty", r"empty/runner: no such file"),
+        ("plain", r"plain: not executable; run `chmod \+x "),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            files_of(str(tmp_path / name), "adb:x")
