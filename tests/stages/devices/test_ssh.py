@@ -222,7 +222,8 @@ def test_no_python_there(known: Sshd, tmp_path: Path) -> None:
 
 def test_a_greeting_does_not_hide_the_answer() -> None:
     assert host.last_json('Welcome to board!\n{"a": 1}\n') == {"a": 1}
-    for text in ("", "Welcome", '{"a": 1}\nlogout', "[1]"):
+    assert host.last_json(r'{"a\u001b": ["\u001b[2J"]}') == {r"a\x1b": [r"\x1b[2J"]}
+    for text in ("", "Welcome", "[" * 100_000, '{"a": 1}\nlogout', "[1]"):
         assert host.last_json(text) is None
 
 
