@@ -77,7 +77,7 @@ def _run_chain(root: Path) -> None:
         call(root, "git", "commit", "--quiet", "--message", message)
         if message == "start":
             ran, _ = repro(root)
-            assert len(ran) == 14
+            assert len(ran) == 15
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,11 @@ def test_a_second_run_asks_only_what_there_is_with_and_without_data(
     copy: Path, tmp_path: Path
 ) -> None:
     ran, _ = repro(copy)
-    assert ran == ["identify_device", "identify_inputs"]
+    assert sorted(ran) == ["identify_device", "identify_inputs"]
     assert call(copy, "git", "status", "--porcelain").stdout == ""
     call(tmp_path, "git", "clone", "--quiet", str(copy), "clone")
     ran, _ = repro(tmp_path / "clone", "--dry", "--allow-missing")
-    assert ran == ["identify_device", "identify_inputs"]
+    assert sorted(ran) == ["identify_device", "identify_inputs"]
 
 
 def test_another_process_makes_the_same_bytes_elsewhere(chain: Path, tmp_path: Path) -> None:
@@ -185,7 +185,8 @@ def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy: Pa
     url = "local:?threads=2"
     call(copy, sys.executable, "-m", "pipeline.cli", "profile", url)
     ran, _ = repro(copy)
-    assert ran == ["identify_device", "identify_inputs", "report", "gate", "package"]
+    assert sorted(ran[:2]) == ["identify_device", "identify_inputs"]
+    assert ran[2:] == ["report", "gate", "package"]
     devices = read(copy / "reports/summary.json")["devices"]
     assert list(devices) == ["local:", url]
     assert {row["status"] for row in devices[url]["exports"].values()} == {"passed"}
