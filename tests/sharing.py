@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline import cli
 from tests.bundles import make_bundle, pack
 from tests.once import once, repository
 from tests.sshd import free_port
@@ -48,14 +46,6 @@ artifacts:
     desc: The student as a bundle for devices
 """
 DATA_BYTES = 1_000_000
-
-
-def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
-    """A command of ackd in the working directory: status, stdout, stderr."""
-    result = CliRunner().invoke(cli.app, list(arguments), input=answers)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def run(folder: Path, *command: str) -> str:

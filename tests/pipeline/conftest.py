@@ -14,7 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from pipeline import cli
 from tests.once import keep_running, once, repository
 from tests.sshd import free_port
 
@@ -67,6 +69,14 @@ def _write_project(folder: Path) -> Path:
 def _run_project(folder: Path) -> None:
     command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
     subprocess.run(command, cwd=_write_project(folder), check=True)
+
+
+def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
+    """A command of ackd in the working directory: status, stdout, stderr."""
+    result = CliRunner().invoke(cli.app, list(arguments), input=answers)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
 
 
 def change_stage(project: Path, old: str, new: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.chromium import CHROMIUM, opened_page
 from tests.pages import programs, type_in
 from tests.pipeline.comparison import exps
-from tests.pipeline.test_cli import invoke
+from tests.pipeline.conftest import invoke
 
 __all__ = ["programs"]
 

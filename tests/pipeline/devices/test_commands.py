@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline import cli
 from tests.bundles import make_bundle
 from tests.phone import Phone, adb_server, needs_adb, phone
-from tests.pipeline.conftest import ROOT
+from tests.pipeline.conftest import ROOT, invoke
 from tests.sshd import Sshd, needs_sshd, sshd
 
 __all__ = ["adb_server", "phone", "sshd"]
@@ -29,26 +27,12 @@ profile: {threads: [1], warmup_runs: 1, warmup_seconds: 0.0, min_runs: 5, min_se
 """
 
 
-def invoke(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, list(arguments))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     return tmp_path
-
-
-def test_help() -> None:
-    for command in ("profile", "deploy", "rollback", "deployed", "keys", "keys new"):
-        code, output, _ = invoke(*command.split(), "--help")
-        assert code == 0
-        assert "Usage" in output
 
 
 def test_profile(project: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.bundles import make_bundle, pack
 from tests.pages import ROOT, blocks, programs, type_in
-from tests.sharing import assert_up_to_date, clone, commit, dvc, git, invoke, project
+from tests.pipeline.conftest import invoke
+from tests.sharing import assert_up_to_date, clone, commit, dvc, git, project
 
 __all__ = ["programs", "project"]
 

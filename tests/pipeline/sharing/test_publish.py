@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cut_off import cut_off
+from tests.pipeline.conftest import invoke
 from tests.sharing import (
     assert_up_to_date,
     assert_whole,
@@ -21,7 +22,6 @@ from tests.sharing import (
     commit,
     dvc,
     git,
-    invoke,
     project,
     s3_server,
     small_disk,
@@ -49,13 +49,6 @@ def state(project: Path) -> tuple[str, ...]:
         git(project, "symbolic-ref", "HEAD"),
         *(f"{path} {path.stat().st_mtime_ns} {path.stat().st_ino}" for path in files),
     )
-
-
-def test_help() -> None:
-    for command in ("publish", "remote", "remote add", "remote list", "remote remove"):
-        code, output, _ = invoke(*command.split(), "--help")
-        assert code == 0
-        assert "Usage" in output
 
 
 def test_results_are_published_once_to_a_folder(project: Path) -> None:

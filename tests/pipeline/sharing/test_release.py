@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stages.bundle.keys import new_key, public_text
 from tests.bundles import make_bundle, pack, seal
-from tests.sharing import assert_whole, commit, dvc, git, invoke, project
+from tests.pipeline.conftest import invoke
+from tests.sharing import assert_whole, commit, dvc, git, project
 
 __all__ = ["project"]
 
@@ -38,13 +39,6 @@ def next_bundle(
     shutil.copy(pack(bundle), project / "made.tar.gz")
     dvc(project, "repro", "--quiet")
     commit(project)
-
-
-def test_help() -> None:
-    for command in ("release", "promote", "releases", "fetch"):
-        code, output, _ = invoke(command, "--help")
-        assert code == 0
-        assert "Usage" in output
 
 
 def test_a_release_is_fetched_by_name(
