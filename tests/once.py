@@ -35,13 +35,17 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
         make: fills the folder, which is there and empty.
     """
     shared = Path(os.environ[_PLACE])
-    folder, made = shared / name, shared / f"{name}.made"
+    folder, made, failed = shared / name, shared / f"{name}.made", shared / f"{name}.failed"
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not failed.exists(), f"{name} was not made: {failed.read_text()}"
         if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed half-way
             folder.mkdir()
-            make(folder)
+            try:
+                make(folder)
+            except BaseException as error:
+                failed.write_text(str(error))
+                raise
             made.touch()
     return folder
 

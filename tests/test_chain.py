@@ -77,7 +77,7 @@ def _run_chain(root: Path) -> None:
         call(root, "git", "commit", "--quiet", "--message", message)
         if message == "start":
             ran, _ = repro(root)
-            assert len(ran) == 15
+            assert sorted(ran) == sorted(YAML().load(ROOT / "dvc.yaml")["stages"])
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,11 @@ def test_a_second_run_asks_only_what_there_is_with_and_without_data(
     copy: Path, tmp_path: Path
 ) -> None:
     ran, _ = repro(copy)
-    assert sorted(ran) == ["identify_device", "identify_inputs"]
+    assert set(ran) == {"identify_device", "identify_inputs"}
     assert call(copy, "git", "status", "--porcelain").stdout == ""
     call(tmp_path, "git", "clone", "--quiet", str(copy), "clone")
     ran, _ = repro(tmp_path / "clone", "--dry", "--allow-missing")
-    assert sorted(ran) == ["identify_device", "identify_inputs"]
+    assert set(ran) == {"identify_device", "identify_inputs"}
 
 
 def test_another_process_makes_the_same_bytes_elsewhere(chain: Path, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_an_experiment_with_another_method_does_not_train_the_teacher_again(copy
     arguments = [part for text in settings for part in ("--set-param", text)]
     done = call(copy, "dvc", "exp", "run", *arguments)
     ran = re.findall(r"Running stage '(\w+)'", done.stdout)
-    assert ran[:2] == ["identify_inputs", "train_proxy"]
-    assert {"distill", "prune", "export_onnx", "report", "package"} <= set(ran)
+    assert not {"prepare_data", "train_teacher"} & set(ran)
+    assert {"train_proxy", "distill", "prune", "export_onnx", "report", "package"} <= set(ran)
     assert YAML().load(copy / "params.yaml")["distill"]["method"] == "one"
     assert read(copy / "reports/distill/metrics.json")["method"] == "one"
     assert read(copy / "reports/proxy/metrics.json")["method"] == "early_stopped"
@@ -185,7 +185,7 @@ def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy: Pa
     url = "local:?threads=2"
     call(copy, sys.executable, "-m", "pipeline.cli", "profile", url)
     ran, _ = repro(copy)
-    assert sorted(ran[:2]) == ["identify_device", "identify_inputs"]
+    assert set(ran[:2]) == {"identify_device", "identify_inputs"}
     assert ran[2:] == ["report", "gate", "package"]
     devices = read(copy / "reports/summary.json")["devices"]
     assert list(devices) == ["local:", url]

@@ -90,8 +90,8 @@ def test_an_interrupt_stops_the_run_and_all_below_it(
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 128 + signal.SIGINT
-    assert time.monotonic() - began < 10
-    assert none_left(mark, within_s=1), left(mark)
+    assert time.monotonic() - began < 20
+    assert none_left(mark, within_s=5), left(mark)
     assert locks(long_project) == {}
     output = (long_project / OUTPUT).read_text()
     assert "interrupted: every stage is stopped" in output
@@ -108,7 +108,7 @@ def test_any_signal_to_stop_is_an_interrupt_to_the_command(
     process.send_signal(number)
     assert process.wait(timeout=20) == 128 + number
     assert (tmp_path / OUTPUT).read_text() == "interrupted\n"
-    assert none_left(mark, within_s=1), left(mark)
+    assert none_left(mark, within_s=5), left(mark)
 
 
 def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> None:
@@ -157,4 +157,4 @@ def test_what_a_guarded_command_leaves_behind_is_stopped(tmp_path: Path) -> None
     mark = uuid.uuid4().hex
     leave = "import subprocess; subprocess.Popen(['sleep', '120'])"
     assert run_guarded([sys.executable, "-c", leave], {**os.environ, MARK: mark}) == 0
-    assert none_left(mark, within_s=1), left(mark)
+    assert none_left(mark, within_s=5), left(mark)
