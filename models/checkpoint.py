@@ -187,14 +187,14 @@ def _read_torch(path: Path) -> object:
     raise InputError(f"{path}: {problem}")
 
 
-def _tensors(content: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _tensors(content: object, prefix: str = "", levels: int = 8) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of nested mappings, under its keys joined by dots."""
-    if isinstance(content, Mapping):
+    if isinstance(content, Mapping) and levels:
         for key, value in content.items():
             if isinstance(value, Tensor):
                 yield f"{prefix}{key}", value
             else:
-                yield from _tensors(value, f"{prefix}{key}.")
+                yield from _tensors(value, f"{prefix}{key}.", levels - 1)
 
 
 def _prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

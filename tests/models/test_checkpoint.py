@@ -257,9 +257,12 @@ def test_missing_and_unlabelled_files(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="does not say which network it holds"):
         load_network(tmp_path / "a.safetensors")
-    torch.save([1, 2], tmp_path / "a.pth")
-    with pytest.raises(InputError, match="holds no state dict"):
-        load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
+    circle: dict[str, object] = {}
+    circle["model"] = circle
+    for content in ([1, 2], circle):
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(InputError, match="holds no state dict"):
+            load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
 
 
 def test_a_full_disk_is_the_systems_own_error(tmp_path: Path) -> None:
