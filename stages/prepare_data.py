@@ -99,10 +99,8 @@ def main(params: Params) -> None:
             if emptied:
                 raise InputError(f"{problem} replace them, as a class or a split has no others")
             if data.damaged == "refuse":
-                raise InputError(
-                    f"{problem} replace or remove them, or set data.damaged: skip to leave them out"
-                )
-            print(f"{problem} they are left out")
+                raise InputError(f"{problem} replace or remove them, or set data.damaged: skip")
+            print(printable(f"{problem} they are left out"))
         mean, std = statistics["train"].mean_and_std()
         if min(std) == 0:
             raise InputError(

@@ -124,9 +124,9 @@ def _listed(passed: Counter[str]) -> str:
 def _subfolders(folder: Path) -> list[str]:
     names = sorted(e.name for e in os.scandir(folder) if _is_data(e.name) and e.is_dir())
     for name in names:
-        if _printable(name) != name:
+        if name.encode(errors="replace").decode() != name:
             raise InputError(
-                f"{folder}: the folder {_printable(name)!r} has a name that is not UTF-8; rename it"
+                f"{folder}: the folder '{printable(name)}' has a name that is not UTF-8; rename it"
             )
     return names
 
@@ -166,8 +166,3 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _is_data(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in _NOT_DATA
-
-
-def _printable(name: str) -> str:
-    """The name, with what is not UTF-8 as ``\\xe9``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
