@@ -55,6 +55,7 @@ ASSISTANTS = {"proxy": {"method": "assistants", "assistants": {"networks": ["res
 METHODS = [{"distill": SHORT | {"method": method}} for method in ("scratch", "kd", "crd")]
 # Each stage with the parameters that it is run with, once for each way that it may go.
 RUNS: dict[str, list[dict[str, Any]]] = {
+    "identify_inputs": [{}],
     "prepare_data": [{}],
     "train_teacher": [{}],
     "train_proxy": [{}, EARLY_STOPPED, ASSISTANTS],
@@ -173,3 +174,9 @@ def test_a_stage_reads_the_parameters_that_it_declares(
         ever_declared |= {name for name, keys in names.items() if keys}
         ever_read |= {name for name, keys in names.items() if keys & read}
     assert ever_declared - ever_read <= SELDOM
+
+
+def test_every_stage_with_parameters_is_run_here() -> None:
+    # LiteRT's packages are not installed by default.
+    declaring = {name for name, stage in STAGES.items() if "params" in stage}
+    assert RUNS.keys() | {"export_litert"} == declaring
