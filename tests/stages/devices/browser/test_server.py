@@ -183,7 +183,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(
     begin: bytes,
 ) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
-    with probing(bundle, QUICK, Reach(https=https)) as probe:
+    with probing(load_exported(bundle), QUICK, Reach(https=https)) as probe:
         with connected(probe) as connection:
             connection.sendall(begin)
             start = time.monotonic()
@@ -247,7 +247,7 @@ def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None
 @pytest.mark.parametrize("https", [False, True])
 def test_a_crowd_that_says_nothing_keeps_nobody_out(bundle: Path, https: bool) -> None:
     with contextlib.ExitStack() as stack:
-        probe = stack.enter_context(probing(bundle, QUICK, Reach(https=https)))
+        probe = stack.enter_context(probing(load_exported(bundle), QUICK, Reach(https=https)))
         idle = [stack.enter_context(connected(probe)) for _ in range(200)]
         start = time.monotonic()
         assert stands(probe)
@@ -270,7 +270,7 @@ def test_too_many_open_files_are_counted_and_waited_out(
         return accept(listener)
 
     monkeypatch.setattr(socket.socket, "accept", refuse)
-    with probing(bundle, QUICK, Reach()) as probe:
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
         assert stands(probe)
     told = capfd.readouterr().err
     assert told.startswith("probe: 3 connections failed before any request")
