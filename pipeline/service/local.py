@@ -29,15 +29,15 @@ def api_url() -> str:
 
 
 def require_server(url: str | None) -> None:
-    """See, before anything is begun, that a server at this address answers; None needs none.
+    """See that a server answers at an address of its API; None needs none.
 
     Raises:
         InputError: it does not, within two seconds.
     """
     if url and (problem := _problem_of(url)):
         raise InputError(
-            f"PREFECT_API_URL is {url}, where no Prefect server answers ({problem}); start one with"
-            " `ackd server`, correct the address, or unset it to use a temporary server"
+            f"no Prefect server answers at {url} ({problem}); start one with `ackd server` in"
+            " another terminal, or correct PREFECT_API_URL, without which `ackd run` starts its own"
         )
 
 
@@ -52,12 +52,8 @@ def connect() -> Iterator[SyncPrefectClient]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     url = api_url()
+    require_server(url)
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        if (error := client.api_healthcheck()) is not None:
-            raise InputError(
-                f"no Prefect server answers at {url} ({error}); start one with `ackd server` in"
-                " another terminal, or set PREFECT_API_URL to the address of yours"
-            )
         yield client
 
 
