@@ -14,6 +14,9 @@ from models.errors import InputError
 from stages.params import Params, load_params
 from stages.terminal import show_what_it_can
 
+#: Process number of the launcher, in the environment of its workers.
+LAUNCHER = "ACKD_LAUNCHER"
+
 
 def run_stage(stage: Callable[[Params], None]) -> None:
     """Validate all of ``params.yaml``, run the stage, and turn a user's mistake into one sentence.
@@ -54,7 +57,8 @@ def run_stage(stage: Callable[[Params], None]) -> None:
 
 def _end_with_the_parent() -> None:
     """Whoever starts what was killed again, even by ``kill -9``, must not train beside it."""
-    parent = os.getppid()
+    # A launcher that is gone by now would not be the parent that its worker asks for.
+    parent = int(os.environ.get(LAUNCHER, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:

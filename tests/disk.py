@@ -24,4 +24,5 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", disk], check=True)
+        # Lazily: what a failed write had mapped keeps it busy until that is collected.
+        subprocess.run(["umount", "--lazy", disk], check=True)

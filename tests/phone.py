@@ -133,8 +133,8 @@ def whoever_opens(phone: Phone, act: Callable[[str], None]) -> Iterator[None]:
 
     def wait() -> None:
         while not given_up.wait(0.05):
-            if opened.exists():
-                act(opened.read_text())
+            if opened.exists() and (address := opened.read_text()):
+                act(address)
                 return
 
     thread = threading.Thread(target=wait)

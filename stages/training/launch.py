@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from models.errors import InputError
-from stages.entry import run_stage
+from stages.entry import LAUNCHER, run_stage
 from stages.params import Params
 from stages.preflight import check_training
 
@@ -65,6 +65,7 @@ def _launch(name: str, count: int) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared[LAUNCHER] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         workers = []
         for rank in range(count):

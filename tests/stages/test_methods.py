@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import models
+from models import distillers
 from models.backbone import Backbone
 from models.learners import load_learners
 from stages import distill, prune
@@ -44,13 +45,13 @@ def test_stopped_within_an_epoch_it_ends_in_the_same_weights_and_leaves_a_plain_
         }
     )
     begun: list[dict[str, torch.Tensor]] = []
-    build = distill.distillers.build
+    build = distillers.build
 
     def see(name: str, student: Backbone, *given: Any) -> Any:
         begun.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
         return build(name, student, *given)
 
-    monkeypatch.setattr(distill.distillers, "build", see)
+    monkeypatch.setattr(distillers, "build", see)
     distill.main(params)
     wanted, measured = STUDENT.read_bytes(), METRICS.read_bytes()
     STUDENT.unlink()
