@@ -134,7 +134,11 @@ def whoever_opens(phone: Phone, act: Callable[[str], None]) -> Iterator[None]:
     def wait() -> None:
         while not given_up.wait(0.05):
             if opened.exists() and (address := opened.read_text()):
-                act(address)
+                try:
+                    act(address)
+                except OSError:  # nobody answers once the measurement has given up
+                    if not given_up.wait(5):
+                        raise
                 return
 
     thread = threading.Thread(target=wait)

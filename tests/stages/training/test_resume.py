@@ -56,7 +56,7 @@ def write_params(**settings: Any) -> None:
     content = {
         "augmentation": {"crop_padding": 1},
         "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
-        "distill": {"method": "kd", "epochs": 10, "batch_size": 10, "learning_rate": 0.01}
+        "distill": {"method": "kd", "epochs": 20, "batch_size": 10, "learning_rate": 0.01}
         | settings,
     }
     Path("params.yaml").write_text(json.dumps(content))
