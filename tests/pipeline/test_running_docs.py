@@ -119,7 +119,7 @@ def test_parameters_of_an_experiment(
     (tmp_path / "dvc.yaml").write_text(ECHO)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     type_in(tmp_path, "git add . && git commit -qm Start")
-    commands = [blocks(QUANTIZE, "Calibrate otherwise")[0], blocks(QUANTIZE, "Fine-tune")[0]]
+    commands = [blocks(QUANTIZE, "Change the calibration")[0], blocks(QUANTIZE, "Fine-tune")[0]]
     commands += blocks(LITERT, "Run")
     for command in commands:
         type_in(tmp_path, command)
@@ -137,7 +137,7 @@ def test_what_was_lost(programs: Path, tmp_path: Path, monkeypatch: pytest.Monke
     report.main(Params())
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "dvc.yaml").write_text(CHAIN)
-    [show] = blocks(QUANTIZE, "Look at what was lost")
+    [show] = blocks(QUANTIZE, "Check the drop")
     said = type_in(tmp_path, show)
     for precision in ("int8_u8s8", "int8_s8s8"):
         # The drop and its interval, such as +0.28 (-0.32 to +1.08).
@@ -186,7 +186,7 @@ def test_several_processes(programs: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_no_command_of_the_pages_is_left_out() -> None:
     assert sections(RUNNING) == ["Disk", "Logs", "Diagnosis"]
     assert sections(PAPER) == ["", "In less time"]
-    assert sections(QUANTIZE) == ["Look at what was lost", "Calibrate otherwise", "Fine-tune"]
+    assert sections(QUANTIZE) == ["Check the drop", "Change the calibration", "Fine-tune"]
     # An installation of 770 MB, and a program that needs it.
     assert sections(LITERT) == ["Install", "Run", "What comes out"]
     for line in blocks(LITERT, "Install")[0].splitlines():
