@@ -22,6 +22,15 @@ from pipeline.guard import GRACE_S, Guard, stop
 from pipeline.resources import Needs, parse_needs
 from stages.params import read_yaml
 
+# SIGTERM is for what dvc has started: dvc itself would die of it with its locks still written down,
+# and gives them back once its command has ended. It ends by SIGINT, or by SIGKILL in the end.
+_DVC = """
+import signal, sys
+from dvc.cli import main
+signal.signal(signal.SIGTERM, lambda *_: None)
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -291,7 +300,7 @@ class Runner:
             # --wait-for-lock must stand before the command: without it a finished training is
             # thrown away when another process holds the lock at its end.
             process = subprocess.Popen(
-                [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+                [sys.executable, "-c", _DVC, "--wait-for-lock", *arguments],
                 cwd=self._root,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **env},
                 stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.console import Console
 from rich.markup import escape
@@ -72,7 +73,8 @@ def run(
                     console.print(table(report))
                     console.print(f"[bold]kept[/]  {path}", highlight=False)
         except KeyboardInterrupt:
-            console.print("stopped")
+            # Rich would print again what it had just printed when it was interrupted.
+            typer.echo("stopped")
 
 
 def measurement(report: Report, name: str | None) -> Measurement:

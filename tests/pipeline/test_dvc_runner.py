@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import subprocess
 import sys
@@ -136,7 +137,8 @@ def test_a_stage_that_takes_too_long_is_stopped(finished: Path) -> None:
 
 
 def test_files_held_by_another_dvc_process_are_worth_a_retry(finished: Path) -> None:
-    change_stage(finished, "cp first.txt left.txt", "touch started && sleep 60")
+    # A stage that an interrupt does not end: dvc gives its lock back all the same.
+    change_stage(finished, "cp first.txt left.txt", "trap '' INT; touch started && sleep 60")
     with Runner(finished) as runner, Runner(finished) as other:
         holder = threading.Thread(target=_swallow, args=(other, "left"))
         holder.start()
@@ -145,6 +147,7 @@ def test_files_held_by_another_dvc_process_are_worth_a_retry(finished: Path) -> 
             repro(runner, "left")
         other.stop_all()
         holder.join()
+    assert json.loads((finished / ".dvc/tmp/rwlock").read_text()) == {}
 
 
 def test_nothing_starts_once_a_runner_has_been_stopped(project: Path) -> None:
