@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller
+from models.distillers.feature import FeatureDistiller, Weights
 from models.distillers.losses import at_least_float32
 
 # Of the benchmark's linear embeddings, and of the paper's kernel.
@@ -41,11 +41,8 @@ class Cc(FeatureDistiller):
     Args:
         student: the target learner.
         setting: embeddings take their sizes from the teacher's and the images'.
-        temperature: of KD, where it takes part.
-        ce_weight: of the cross entropy.
-        kd_weight: of KD.
-        feature_weight: of the variant's loss.
         variant: which of the two.
+        **weights: of the terms, see :class:`FeatureDistiller`.
     """
 
     compares_maps: ClassVar[bool] = False
@@ -55,20 +52,10 @@ class Cc(FeatureDistiller):
         student: Backbone,
         setting: Setting,
         *,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        feature_weight: float,
         variant: Literal["repdistiller", "rbf"],
+        **weights: Unpack[Weights],
     ) -> None:
-        super().__init__(
-            student,
-            setting,
-            temperature=temperature,
-            ce_weight=ce_weight,
-            kd_weight=kd_weight,
-            feature_weight=feature_weight,
-        )
+        super().__init__(student, setting, **weights)
         self.incongruence: nn.Module = Kernels()
         if variant == "repdistiller":
             assert setting.teacher is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller
+from models.distillers.feature import FeatureDistiller, Weights
 from models.distillers.losses import at_least_float32
 from models.errors import InputError
 
@@ -74,14 +74,11 @@ class Crd(FeatureDistiller):
     Args:
         student: the target learner.
         setting: the memories have a row for each of its labels.
-        temperature: of KD.
-        ce_weight: of the cross entropy.
-        kd_weight: of KD.
-        feature_weight: of ``L_feature``.
         embedding_size: D; 128 in the reference.
         negatives: K; 16384 in the reference.
         contrast_temperature: t; .07 in the reference.
         momentum: of the memories; .5 in the reference.
+        **weights: of the terms, see :class:`FeatureDistiller`.
 
     Raises:
         InputError: all samples are of one class.
@@ -98,23 +95,13 @@ class Crd(FeatureDistiller):
         student: Backbone,
         setting: Setting,
         *,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        feature_weight: float,
         embedding_size: int,
         negatives: int,
         contrast_temperature: float,
         momentum: float,
+        **weights: Unpack[Weights],
     ) -> None:
-        super().__init__(
-            student,
-            setting,
-            temperature=temperature,
-            ce_weight=ce_weight,
-            kd_weight=kd_weight,
-            feature_weight=feature_weight,
-        )
+        super().__init__(student, setting, **weights)
         assert setting.teacher is not None
         if bool((setting.labels == setting.labels[0]).all()):
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -11,6 +11,15 @@ from torch.nn import functional as F
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence
+
+
+class Weights(TypedDict):
+    """Of the three terms, and the temperature of KD where that takes part."""
+
+    temperature: float
+    ce_weight: float
+    kd_weight: float
+    feature_weight: float
 
 
 class FeatureDistiller(Distiller):
@@ -26,25 +35,16 @@ class FeatureDistiller(Distiller):
     compares_maps: ClassVar[bool] = True
     """Of stages; or embeddings alone, which every network has."""
 
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        feature_weight: float,
-    ) -> None:
+    def __init__(self, student: Backbone, setting: Setting, **weights: Unpack[Weights]) -> None:
         super().__init__(student, setting)
         if self.compares_maps:
             for network in (student, setting.teacher):
                 if network is not None:
                     network.require_stages(f"distill.method {type(self).__name__.lower()}")
-        self.temperature = temperature
-        self.ce_weight = ce_weight
-        self.kd_weight = kd_weight
-        self.feature_weight = feature_weight
+        self.temperature = weights["temperature"]
+        self.ce_weight = weights["ce_weight"]
+        self.kd_weight = weights["kd_weight"]
+        self.feature_weight = weights["feature_weight"]
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The method's own term, a scalar of float32 or more; ``teacher`` has no gradient."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, at_common_size
+from models.distillers.feature import FeatureDistiller, Weights, at_common_size
 from models.distillers.losses import at_least_float32
 from models.errors import InputError
 
@@ -64,10 +64,7 @@ class SemCkd(FeatureDistiller):
     Args:
         student: the target learner.
         setting: gives the sizes of all maps and of the batch.
-        temperature: of KD.
-        ce_weight: of the cross entropy.
-        kd_weight: of KD.
-        feature_weight: of ``L_feature``.
+        **weights: of the terms, see :class:`FeatureDistiller`.
 
     Raises:
         InputError: the batch is too small for queries and keys, which have a quarter of its size.
@@ -75,24 +72,8 @@ class SemCkd(FeatureDistiller):
 
     needs_full_batches: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        feature_weight: float,
-    ) -> None:
-        super().__init__(
-            student,
-            setting,
-            temperature=temperature,
-            ce_weight=ce_weight,
-            kd_weight=kd_weight,
-            feature_weight=feature_weight,
-        )
+    def __init__(self, student: Backbone, setting: Setting, **weights: Unpack[Weights]) -> None:
+        super().__init__(student, setting, **weights)
         assert setting.teacher is not None
         size = setting.batch_size // 4
         if size == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, at_common_size
+from models.distillers.feature import FeatureDistiller, Weights, at_common_size
 from models.distillers.losses import at_least_float32
 
 _INITIAL_VARIANCE = 5.0
@@ -29,24 +30,8 @@ class Vid(FeatureDistiller):
     the mean and one weight: ce 1, kd 0, feature 1.
     """
 
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        feature_weight: float,
-    ) -> None:
-        super().__init__(
-            student,
-            setting,
-            temperature=temperature,
-            ce_weight=ce_weight,
-            kd_weight=kd_weight,
-            feature_weight=feature_weight,
-        )
+    def __init__(self, student: Backbone, setting: Setting, **weights: Unpack[Weights]) -> None:
+        super().__init__(student, setting, **weights)
         assert setting.teacher is not None
         maps = student.probe(setting.image_size).stages
         teacher_maps = setting.teacher.probe(setting.image_size).stages
