@@ -19,9 +19,9 @@ import models
 from benchmarks.networks import count_macs_of_step
 from benchmarks.page import table, write_section
 from models import distillers
-from models.complexity import count_macs
 from models.distillers.base import Batch, Setting, TeacherOutputs
 from models.errors import InputError
+from models.measures import count_macs
 from stages.files import read_json, write_json
 from stages.params import PARAMS_FILE, Params, parse_params, read_yaml
 

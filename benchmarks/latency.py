@@ -16,9 +16,9 @@ import onnxruntime
 import torch
 
 from benchmarks.students import PRECISIONS, Student
-from models.backbone import Backbone
-from models.checkpoint import load_network
 from models.errors import InputError
+from models.networks.backbone import Backbone
+from models.networks.checkpoint import load_network
 from stages.devices.proof import DeviceError
 from stages.devices.runner import open_session, time_runs
 

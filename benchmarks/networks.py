@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from benchmarks.worker import Task
 from models import distillers
-from models.backbone import Backbone
-from models.complexity import count_macs
 from models.distillers.base import Batch, Distiller, Setting, TeacherOutputs
+from models.measures import count_macs
+from models.networks.backbone import Backbone
 from stages.data.arrays import load_data
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.sections.methods import Distill
 from stages.training.engine import choose_precision
 

@@ -111,7 +111,7 @@ def main(checkout: Path, work: Path, settings: dict[str, Any]) -> None:
 
 
 def _teacher_state(work: Path) -> dict[str, Any]:
-    from models.checkpoint import load_state
+    from models.networks.checkpoint import load_state
 
     state, header = load_state(work / "artifacts/proxy/model.safetensors")
     return {"state": state, "network": header["network"]}

@@ -1,33 +1,5 @@
-"""Networks and what learns in them. torch is imported when a network is built, not before."""
+"""Networks and what learns in them."""
 
-from __future__ import annotations
+from models.networks import build
 
-from typing import TYPE_CHECKING
-
-from models.errors import InputError
-
-if TYPE_CHECKING:
-    from models.backbone import Backbone
-
-
-def build(name: str, num_classes: int) -> Backbone:
-    """A freshly initialised network by name, drawn from torch's global random state.
-
-    ``resnet50`` and ``resnet152`` are the ImageNet networks, although 50 and 152 are 6 n + 2 too.
-
-    Raises:
-        InputError: no family of networks has this name.
-    """
-    from models import imagenet_resnet, mobilenet_v2, resnet, shufflenet_v1, wide_resnet, zoo
-
-    for family in (imagenet_resnet, resnet, wide_resnet, mobilenet_v2, shufflenet_v1, zoo):
-        network: Backbone | None = family.match(name, num_classes)
-        if network is not None:
-            network.name, network.num_classes = name, num_classes
-            return network
-    raise InputError(
-        f"network {name!r} is not known: use resnet<6n+2>, resnet<6n+2>x4, wrn_<6n+4>_<width> or"
-        " mobilenet_v2_<width>, for example resnet20, resnet8x4, wrn_40_2 or mobilenet_v2_0.5;"
-        " shufflenet_v1; resnet18, 34, 50, 101 or 152, the first three also as resnet18_cifar"
-        " and so on; or torchvision:<name> or timm:<name> for a network of these libraries"
-    )
+__all__ = ["build"]

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.backbone import Backbone, Features
-from models.checkpoint import load_state, load_strictly
 from models.errors import InputError
+from models.networks.backbone import Backbone, Features
+from models.networks.checkpoint import load_state, load_strictly
 
 
 class Graft(nn.Module):

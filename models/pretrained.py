@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from models.backbone import Backbone
 from models.errors import InputError
+from models.networks.backbone import Backbone
 
 _IMAGENET_RESNETS = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 

@@ -18,11 +18,11 @@ import torch
 
 import models
 from models import distillers
-from models.backbone import Backbone, Features
-from models.checkpoint import load_network, load_state, load_strictly
 from models.distillers.base import Distiller, Setting
 from models.errors import InputError
 from models.learners import LearnerGroup, load_learners
+from models.networks.backbone import Backbone, Features
+from models.networks.checkpoint import load_network, load_state, load_strictly
 from stages.analysis.calibration import calibration
 from stages.analysis.classes import (
     OneClass,
@@ -35,7 +35,7 @@ from stages.analysis.classes import (
 from stages.analysis.outputs import GroupOutputs, Outputs, run_group, run_network
 from stages.analysis.similarity import accuracies, compare, diversity, gaps
 from stages.data.arrays import DataSet, Images, load_data
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, without_folders, write_json
 from stages.grad_cam import draw_panel, grad_cam, resize

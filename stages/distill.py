@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import load_network, save_state
 from models.distillers.base import Distiller
 from models.errors import InputError
+from models.networks.checkpoint import load_network, save_state
 from stages.data.arrays import load_data
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.files import new_folder
+from stages.launch import run_training_stage
 from stages.params import Params
 from stages.training.engine import start_engine
 from stages.training.history import Row
-from stages.training.launch import run_training_stage
 from stages.training.results import measure_trained, write_reports
 from stages.training.run import network_for, run_training
 

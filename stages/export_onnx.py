@@ -22,9 +22,9 @@ from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.core import aten_mean_dim
 from torch import nn
 
-from models.backbone import Backbone
-from models.checkpoint import load_network
 from models.errors import InputError
+from models.networks.backbone import Backbone
+from models.networks.checkpoint import load_network
 from stages.data.arrays import DataSet, load_data
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbone import Features
+from models.networks.backbone import Features
 
 # Readable on white and on near-black: the page that shows the panel follows the reader's scheme.
 _INK = "#7d7d7d"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from models.errors import InputError, printable
 from stages.data.arrays import DATA_FOLDER, SPLITS, Split, middle, write_header
-from stages.data.decode import DamagedImageError, decode
+from stages.data.sources.decode import DamagedImageError, decode
 from stages.data.sources.schemes import open_source
 from stages.data.splits import ChosenSplit, choose_splits
 from stages.entry import run_stage

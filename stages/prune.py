@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 import models
-from models.checkpoint import load_state, save_network
-from models.complexity import count_macs, count_parameters
 from models.errors import InputError
 from models.learners import LearnerGroup, load_learners
+from models.measures import count_macs, count_parameters
+from models.networks.checkpoint import load_state, save_network
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.entry import run_stage
 from stages.files import new_folder, write_json
 from stages.params import Params

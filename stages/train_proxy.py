@@ -17,17 +17,17 @@ from typing import Any
 import torch
 
 import models
-from models.backbone import Backbone
-from models.checkpoint import load_network, save_network
+from models.networks.backbone import Backbone
+from models.networks.checkpoint import load_network, save_network
+from stages.checkpoints.checkpoint import Checkpoints
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.files import new_folder, read_json, write_json
+from stages.launch import run_training_stage
 from stages.params import Params
 from stages.schedule import compressed
 from stages.sections.training import Teacher
-from stages.training.checkpoint import Checkpoints
 from stages.training.engine import Engine, start_engine
-from stages.training.launch import run_training_stage
 from stages.training.results import measure_trained
 from stages.training.run import network_for, run_training
 

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import torch
 
-from models.backbone import Backbone
-from models.checkpoint import load_checkpoint, save_network
 from models.errors import InputError
+from models.networks.backbone import Backbone
+from models.networks.checkpoint import load_checkpoint, save_network
 from models.pretrained import Normalization as PublishedNormalization
 from models.pretrained import load_pretrained
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.files import new_folder, write_csv, write_json
+from stages.launch import run_training_stage
 from stages.params import Params
 from stages.sections.data import Normalization
 from stages.sections.training import Teacher
 from stages.training.engine import start_engine
-from stages.training.launch import run_training_stage
 from stages.training.results import measure, measure_trained, write_reports
 from stages.training.run import network_for, run_training
 

@@ -15,26 +15,25 @@ from stages.sections.methods import Distill
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
-# What these decide is in params.yaml, or is not a result: DVC tracks the parameters themselves.
+# What decides no result, or by params.yaml alone: DVC tracks the parameters themselves.
 PLUMBING = {
     "models/errors.py",
+    "stages/checkpoints",
     "stages/devices/urls.py",
+    "stages/display.py",
     "stages/entry.py",
     "stages/files.py",
+    "stages/launch.py",
     "stages/machine.py",
     "stages/params.py",
     "stages/progress.py",
+    "stages/sections",
     "stages/terminal.py",
-    *(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages/sections").glob("*.py")),
-    "stages/training/checkpoint.py",
-    "stages/training/display.py",
-    "stages/training/durable.py",
-    "stages/training/launch.py",
-    "stages/training/places.py",
 }
-# What no import leads to: methods and devices by their names, processes, files that are read.
+METHOD = "models/distillers/${distill.method}.py"
 _NAMES = get_args(Distill.model_fields["method"].annotation)
 METHODS = {f"models/distillers/{name}.py" for name in _NAMES}
+# What no import leads to: methods and devices by their names, processes, files that are read.
 BY_NAME: dict[str, set[str]] = {
     "train_teacher": {"models/distillers/scratch.py"},
     "train_proxy": {"models/distillers/scratch.py", "models/distillers/kd.py"},
@@ -45,6 +44,12 @@ BY_NAME: dict[str, set[str]] = {
     "analyze": METHODS,
     "report": {f"stages/report_page/{name}" for name in ("page.html", "macros.html", "style.css")},
     "package": {"stages/devices/runner.py"},
+}
+# What a stage has no use for, of a folder that it depends on.
+UNUSED = {
+    "validate": {"stages/runtimes/litert_runtime.py"},
+    "analyze": {"stages/analysis/seeds.py"},
+    "package": {"stages/bundle/opening.py"},
 }
 
 
@@ -58,18 +63,27 @@ def graph() -> grimp.ImportGraph:
     return graph
 
 
-def file_of(module: str) -> str:
-    path = module.replace(".", "/")
-    return f"{path}.py" if (ROOT / f"{path}.py").is_file() else f"{path}/__init__.py"
-
-
 def code_of(stage: str, graph: grimp.ImportGraph) -> set[str]:
     """The files that a stage runs or reads of this project's code, packages' own files apart."""
     start = {f"stages/{stage}.py"} | BY_NAME.get(stage, set())
     modules = {path[:-3].replace("/", ".") for path in start if path.endswith(".py")}
     imported = {up for module in modules for up in graph.find_upstream_modules(module)}
-    files = start | {file_of(module) for module in imported}
-    return {path for path in files if not path.endswith("__init__.py")}
+    files = {f"{module.replace('.', '/')}.py" for module in imported}
+    return start | {path for path in files if (ROOT / path).is_file()}
+
+
+def files_in(place: str) -> set[str]:
+    """A file, or those of a folder, packages' own apart."""
+    if place == METHOD:
+        return METHODS
+    if (ROOT / place).is_file():
+        return {place}
+    files = [path for path in (ROOT / place).rglob("*") if path.is_file()]
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if path.name != "__init__.py" and path.suffix != ".pyc"
+    }
 
 
 def test_the_stages_are_those_that_meet_only_through_their_files() -> None:
@@ -85,11 +99,16 @@ def test_the_stages_are_those_that_meet_only_through_their_files() -> None:
 def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(
     name: str, graph: grimp.ImportGraph
 ) -> None:
-    declared = {d for d in STAGES[name]["deps"] if d.startswith(("models/", "stages/"))}
-    used = code_of(name, graph) - PLUMBING
-    if used >= METHODS:  # the methods that are not used do not count
-        used = used - METHODS | {"models/distillers/${distill.method}.py"}
-    assert declared == used
+    places = [dep for dep in STAGES[name]["deps"] if dep.startswith(("models/", "stages/"))]
+    declared = [files_in(place) for place in places]
+    plumbing = set().union(*map(files_in, PLUMBING))
+    used = code_of(name, graph) - plumbing
+    together = set().union(*declared)
+    assert used - together == set(), "not declared"
+    assert together - used == UNUSED.get(name, set())
+    assert sum(map(len, declared)) == len(together), "declared twice"
+    for place, files in zip(places, declared, strict=True):
+        assert files & used, f"{place} is of no use"
 
 
 @pytest.mark.parametrize("name", ["prepare_data", "train_teacher", "train_proxy", "distill"])

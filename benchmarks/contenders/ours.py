@@ -10,9 +10,10 @@ import torch
 
 from benchmarks.networks import build_distiller, load_pair
 from benchmarks.worker import Clock, Task
-from models.backbone import Backbone
+from models.networks.backbone import Backbone
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import FeedPlan, MemoryFeed, Shard
+from stages.data.feed.base import FeedPlan, Shard
+from stages.data.feed.memory import MemoryFeed
 from stages.sections.data import Augmentation
 from stages.sections.training import EngineSettings, Training
 from stages.training.engine import start_engine

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from models.errors import InputError
 
 if TYPE_CHECKING:
-    from models.backbone import Backbone
     from models.distillers.base import Distiller, Needs, Setting
+    from models.networks.backbone import Backbone
 
 _CLASSES = {
     "scratch": "Scratch",

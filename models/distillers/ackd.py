@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, Needs, Observation, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
 from models.errors import InputError
 from models.learners import Learners
+from models.networks.backbone import Backbone, Features
 
 
 class Attention(nn.Module):

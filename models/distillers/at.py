@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbone import Features
 from models.distillers.base import Batch
 from models.distillers.feature import FeatureDistiller, at_common_size
+from models.networks.backbone import Features
 
 
 class At(FeatureDistiller):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.backbone import Backbone, Features
+from models.networks.backbone import Backbone, Features
 
 Needs = Literal["nothing", "logits", "features"]
 """What a method asks of the teacher."""

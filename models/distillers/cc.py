@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Setting
 from models.distillers.feature import FeatureDistiller, Weights
 from models.distillers.losses import at_least_float32
+from models.networks.backbone import Backbone, Features
 
 # Of the benchmark's linear embeddings, and of the paper's kernel.
 _EMBEDDING = 128

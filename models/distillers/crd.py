@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Setting
 from models.distillers.feature import FeatureDistiller, Weights
 from models.distillers.losses import at_least_float32
 from models.errors import InputError
+from models.networks.backbone import Backbone, Features
 
 _EPSILON = 1e-7
 _INT64 = torch.iinfo(torch.int64)

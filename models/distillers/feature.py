@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence
+from models.networks.backbone import Backbone, Features
 
 
 class Weights(TypedDict):

@@ -7,9 +7,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbone import Backbone
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, kl_divergence
+from models.networks.backbone import Backbone
 
 
 class Kd(Distiller):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbone import Features
 from models.distillers.base import Batch
 from models.distillers.feature import FeatureDistiller
 from models.distillers.losses import at_least_float32
+from models.networks.backbone import Features
 
 
 class Sp(FeatureDistiller):

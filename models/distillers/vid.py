@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Setting
 from models.distillers.feature import FeatureDistiller, Weights, at_common_size
 from models.distillers.losses import at_least_float32
+from models.networks.backbone import Backbone, Features
 
 _INITIAL_VARIANCE = 5.0
 _MIN_VARIANCE = 1e-5

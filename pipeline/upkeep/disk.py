@@ -19,13 +19,13 @@ from models import distillers
 from models.errors import InputError
 from pipeline.dvc_config import cache_folder, links_outputs
 from pipeline.sizes import bytes_and_time, files_below, show_bytes
+from stages.checkpoints.places import checkpoints_root, logits_bound, logits_root
 from stages.files import read_json, without_folders
 from stages.params import Params, read_yaml
 from stages.sections.training import Training
-from stages.training.places import checkpoints_root, logits_bound, logits_root
 
 if TYPE_CHECKING:
-    from models.backbone import Backbone
+    from models.networks.backbone import Backbone
 
 #: Those that take disk.
 STAGES = {"prepare_data", "train_teacher", "train_proxy", "distill", "prune", "export_onnx"}

@@ -21,8 +21,8 @@ from models.errors import InputError
 from pipeline.dvc_config import cache_folder
 from pipeline.processes import holders, is_alive, works_in
 from pipeline.sizes import bytes_and_time, files_below, show_age
-from stages.training.durable import IN_USE, unheld
-from stages.training.places import checkpoints_root, logits_root
+from stages.checkpoints.durable import IN_USE, unheld
+from stages.checkpoints.places import checkpoints_root, logits_root
 
 KINDS = ("checkpoints", "logits", "cache", "temporary")
 _RUNS = Path(".dvc/tmp/exps/standalone")

@@ -11,15 +11,17 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
 from stages.analysis.intervals import Gain, Right, gain, mean_gain
-from stages.data.arrays import Images
 from stages.files import write_csv
+
+if TYPE_CHECKING:
+    from stages.data.arrays import Images
 
 CLASSES_FILE = Path("reports/classes.csv")
 GAIN_COLUMNS = ("gain", "gain_low", "gain_high")

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.backbone import Backbone
 from models.distillers.base import Distiller
+from models.networks.backbone import Backbone
 from stages.analysis.calibration import confidence
 from stages.data.arrays import Images
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.progress import track
 
 Answers = npt.NDArray[np.int64]

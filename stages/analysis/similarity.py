@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.similarity import linear_cka
+from models.measures import linear_cka
 from stages.analysis.outputs import Answers, GroupOutputs, Outputs
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import load_network
+from models.networks.checkpoint import load_network
 from stages.data.arrays import load_data
 from stages.quantization.images import calibration_images
 from stages.runtimes.litert_runtime import INPUT, OUTPUT, SIGNATURE

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.distillers.losses import kl_divergence
-from stages.data.feed import Feed
+from stages.data.feed.base import Feed
 from stages.sections.export import Finetune
 from stages.sections.training import Training
 from stages.training.optimizer import build_optimizer

@@ -18,10 +18,11 @@ import onnx
 import torch
 from onnxruntime.quantization import TensorsData
 
-from models.checkpoint import load_network
+from models.networks.checkpoint import load_network
 from stages.data.arrays import DataSet, ImageFile
-from stages.data.feed import FeedPlan, Normalize
-from stages.data.feeds import build_feed
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.choice import build_feed
+from stages.data.feed.normalize import Normalize
 from stages.params import Params
 from stages.quantization.finetune import finetune
 from stages.quantization.network import QuantizedNetwork, with_weights

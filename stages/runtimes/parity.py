@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.checkpoint import load_network
 from models.errors import InputError
+from models.networks.checkpoint import load_network
 from stages.analysis.calibration import calibration, confidence
 from stages.analysis.intervals import gain
 from stages.data.arrays import Images, load_data

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from models.backbone import Backbone
 from models.distillers.base import Distiller
 from models.errors import InputError
+from models.networks.backbone import Backbone
 from stages.sections.training import EngineSettings
 from stages.training.device import prepare_device
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.distillers.base import Observation
 from stages.data.arrays import Images
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
+
+if TYPE_CHECKING:
+    from models.distillers.base import Observation
 
 _BATCH = 256
 

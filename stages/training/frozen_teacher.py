@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.backbone import Backbone
 from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.errors import InputError
+from models.networks.backbone import Backbone
 from stages.training.engine import Engine
 from stages.training.inference import FrozenNetwork
 from stages.training.logits_store import LogitsStore, round_logits

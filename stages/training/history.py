@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.distillers.base import Distiller
 from models.errors import InputError
-from models.similarity import linear_cka
+from models.measures import linear_cka
 from stages.data.arrays import Images
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.training.evaluate import accuracy, observe
 
 Row = dict[str, float]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from models.backbone import Backbone
+from models.networks.backbone import Backbone
 
 # On a CPU the maps of so many images stay in its caches: a third faster than a batch of 128.
 _PART = 32

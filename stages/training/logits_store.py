@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
-from stages.training.durable import (
+from stages.checkpoints.durable import (
     SEAL_BYTES,
     DamagedFileError,
     Hold,
@@ -29,7 +29,7 @@ from stages.training.durable import (
     remove_abandoned,
     seal,
 )
-from stages.training.places import LOGITS, LOGITS_BOUND, logits_bound, logits_root
+from stages.checkpoints.places import LOGITS, LOGITS_BOUND, logits_bound, logits_root
 
 _BYTES_PER_LOGIT = 2
 
@@ -56,11 +56,11 @@ def round_logits(logits: Tensor) -> Tensor:
 class LogitsStore:
     """The logits of one teacher on one augmented data set, a file an epoch.
 
-    A file holds its seal (see ``stages.training.durable``) and ``[N, K]`` float16 in the order of
+    A file holds its seal (see ``durable.py``) and ``[N, K]`` float16 in the order of
     the samples' indices, nothing else. It is sealed with the key, the epoch and the shape, so that
     a file from elsewhere is as little taken for one's own as a damaged one.
 
-    Several runs may share a store; each holds what it uses (see ``stages.training.durable``). It
+    Several runs may share a store; each holds what it uses (see ``durable.py``). It
     never stops a training: what cannot be read is computed, and what cannot be written is said once
     and left.
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from models.distillers.base import Distiller
+from stages.checkpoints.checkpoint import Checkpoints
 from stages.data.arrays import Images
-from stages.data.feed import Feed, Shard
+from stages.data.feed.base import Feed, Shard
+from stages.display import Display
 from stages.sections.training import Training
-from stages.training.checkpoint import Checkpoints
-from stages.training.display import Display
 from stages.training.engine import Engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Losses, Progress, Row, validate

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.backbone import Backbone
-from models.complexity import count_macs, count_parameters
+from models.measures import count_macs, count_parameters
+from models.networks.backbone import Backbone
 from stages.data.arrays import DataSet
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.files import write_csv, write_json
 from stages.training.engine import Engine
 from stages.training.evaluate import accuracy, predict

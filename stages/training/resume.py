@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from stages.training.checkpoint import Checkpoints
+from stages.checkpoints.checkpoint import Checkpoints
 from stages.training.engine import Engine
 from stages.training.history import Progress
 

@@ -10,14 +10,14 @@ import torch
 
 import models
 from models import distillers
-from models.backbone import Backbone
 from models.distillers.base import Distiller, Setting
+from models.networks.backbone import Backbone
+from stages.checkpoints.checkpoint import Checkpoints, fingerprint
 from stages.data.arrays import DATA_FOLDER, DataSet
-from stages.data.feed import FeedPlan
-from stages.data.feeds import build_feed
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.choice import build_feed
 from stages.params import Params
 from stages.sections.training import Training
-from stages.training.checkpoint import Checkpoints, fingerprint
 from stages.training.engine import Engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Progress

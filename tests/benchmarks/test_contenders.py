@@ -15,7 +15,7 @@ from benchmarks.contenders import ours, processor
 from benchmarks.networks import load_pair
 from benchmarks.process import Contender
 from benchmarks.worker import WARM_UP_STEPS, Clock, Task
-from models.complexity import count_macs
+from models.measures import count_macs
 from tests.benchmarks.conftest import CLASSES, SIZE
 
 BATCH = 16

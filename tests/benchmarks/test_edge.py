@@ -16,8 +16,8 @@ import torch
 from benchmarks import edge, latency
 from benchmarks.page import markers
 from benchmarks.students import PRECISIONS, read_student, read_students
-from models.checkpoint import load_network, save_network
 from models.errors import InputError
+from models.networks.checkpoint import load_network, save_network
 from stages import validate
 from stages.files import read_json, write_json
 from stages.params import Params

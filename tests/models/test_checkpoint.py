@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import models
-from models.checkpoint import load_checkpoint, load_network, save_network
 from models.errors import InputError
+from models.networks.checkpoint import load_checkpoint, load_network, save_network
 from tests.disk import small_disk
 
 
@@ -116,7 +116,7 @@ def not_finite(path: Path) -> None:
         ),
         (
             lambda path: torch.save(models.build("resnet8", 10), path),
-            "holds models.resnet.ResNet besides tensors",
+            "holds models.networks.resnet.ResNet besides tensors",
         ),
         (not_finite, "fc.bias has values that are not finite"),
         (lambda path: path.mkdir(), "Is a directory; correct the path"),

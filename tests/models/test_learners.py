@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import models
-from models.backbone import Backbone
-from models.checkpoint import save_state
-from models.complexity import count_parameters
 from models.errors import InputError
 from models.learners import LearnerGroup, Learners, load_learners
+from models.measures import count_parameters
+from models.networks.backbone import Backbone
+from models.networks.checkpoint import save_state
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import torch
 import torchvision
 
 import models
-from models.complexity import count_macs, count_parameters
 from models.errors import InputError
-from models.imagenet_resnet import ImageNetResNet
+from models.measures import count_macs, count_parameters
+from models.networks.imagenet_resnet import ImageNetResNet
 
 # name: parameters, MACs at 32x32 with 100 classes, state-dict keys, stage shapes, embedding
 TABLE = {

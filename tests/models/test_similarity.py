@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from models.similarity import linear_cka
+from models.measures import linear_cka
 
 
 def cka_by_gram(x: np.ndarray, y: np.ndarray) -> float:

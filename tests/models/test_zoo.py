@@ -8,10 +8,10 @@ import torch
 import torchvision
 
 import models
-from models import zoo
-from models.complexity import count_macs, count_parameters
 from models.errors import InputError
 from models.learners import LearnerGroup, Learners
+from models.measures import count_macs, count_parameters
+from models.networks import zoo
 
 # The smallest of different structures; channels and size of the map after the stem and after each
 # stage at 64 pixels, and the width of the embedding. None: the stages cannot be found.

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import models
-from models.resnet import ResNet
+from models.networks.resnet import ResNet
 from stages import prepare_data
 from stages.params import load_params
 from stages.preflight import check

@@ -18,10 +18,10 @@ import torch
 from ruamel.yaml import YAML
 
 import models
-from models.checkpoint import save_network
+from models.networks.checkpoint import save_network
 from stages import report
+from stages.checkpoints.checkpoint import Checkpoints
 from stages.params import Params, load_params, read_yaml
-from stages.training.checkpoint import Checkpoints
 from tests.once import repository
 from tests.pages import ROOT, blocks, inline, programs, replace, sections, type_in
 from tests.pipeline.conftest import CHAIN

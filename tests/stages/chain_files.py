@@ -17,8 +17,8 @@ from PIL import Image
 
 import models
 from models import distillers
-from models.checkpoint import save_network, save_state
 from models.distillers.base import Setting
+from models.networks.checkpoint import save_network, save_state
 from stages.files import read_json, sha256, write_csv, write_json
 from stages.params import Params
 from stages.sections.methods import Distill

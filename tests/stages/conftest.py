@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional as F
 
 import models
-from models.backbone import Backbone
-from models.checkpoint import save_network
+from models.networks.backbone import Backbone
+from models.networks.checkpoint import save_network
 from stages import export_onnx
 from stages.files import sha256
 from stages.params import Params

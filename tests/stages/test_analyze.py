@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from models.checkpoint import load_network, save_network
 from models.errors import InputError
 from models.learners import load_learners
+from models.networks.checkpoint import load_network, save_network
 from stages import analyze
 from stages.files import sha256
 from stages.params import Params

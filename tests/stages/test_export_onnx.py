@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import models
-from models.checkpoint import load_network, save_network
 from models.errors import InputError
+from models.networks.checkpoint import load_network, save_network
 from stages import export_onnx
 from stages.data.arrays import load_data
 from stages.files import sha256

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 import models
-from models.backbone import Features
+from models.networks.backbone import Features
 from stages.files import sha256
 from stages.grad_cam import draw_panel, grad_cam, resize
 

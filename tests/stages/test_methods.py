@@ -9,12 +9,12 @@ import torch
 
 import models
 from models import distillers
-from models.backbone import Backbone
 from models.learners import load_learners
+from models.networks.backbone import Backbone
 from stages import distill, prune
+from stages.display import Display
 from stages.params import Params
 from stages.sections.methods import Distill
-from stages.training.display import Display
 
 METHODS = get_args(Distill.model_fields["method"].annotation)
 STUDENT = Path("artifacts/distilled/model.safetensors")

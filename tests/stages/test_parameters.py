@@ -15,7 +15,7 @@ import torch
 from ruamel.yaml import YAML
 
 import models
-from models.checkpoint import save_network
+from models.networks.checkpoint import save_network
 from stages import train_proxy, train_teacher
 from stages.files import write_json
 from stages.params import Params

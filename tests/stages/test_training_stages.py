@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 import models
-from models.backbone import Backbone
-from models.checkpoint import load_network, load_state, save_network
 from models.errors import InputError
 from models.learners import load_learners
+from models.networks.backbone import Backbone
+from models.networks.checkpoint import load_network, load_state, save_network
 from models.pretrained import Normalization
 from stages import analyze, distill, prune, train_proxy, train_teacher
 from stages.data.arrays import load_data
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.params import Params
 from stages.training.inference import FrozenNetwork
 from stages.training.run import weights_sha256

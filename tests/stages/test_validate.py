@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import models
-from models.checkpoint import load_network, save_network
 from models.errors import InputError
+from models.networks.checkpoint import load_network, save_network
 from stages import validate
 from stages.files import read_json, sha256, write_json
 from stages.params import Params

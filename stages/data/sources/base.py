@@ -6,12 +6,14 @@ import difflib
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from models.errors import InputError
-from stages.data.arrays import Split
+
+if TYPE_CHECKING:
+    from stages.data.arrays import Split
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),

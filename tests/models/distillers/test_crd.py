@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.crd import Crd
 from models.errors import InputError
+from models.networks.backbone import Backbone, Features
 from tests.models.distillers.tiny import (
     Array,
     Tiny,

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 import models
-from models.backbone import Backbone
 from models.distillers.at import At
 from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.cc import Cc
@@ -18,6 +17,7 @@ from models.distillers.semckd import SemCkd
 from models.distillers.sp import Sp
 from models.distillers.vid import Vid
 from models.errors import InputError
+from models.networks.backbone import Backbone
 from tests.models.distillers.test_kd import ce, kl
 from tests.models.distillers.tiny import LossesOf, Tiny, array, losses_of
 from tests.setting import make_setting

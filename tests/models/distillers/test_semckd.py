@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.semckd import SemCkd
 from models.errors import InputError
+from models.networks.backbone import Backbone, Features
 from tests.models.distillers.test_kd import softmax
 from tests.models.distillers.tiny import (
     Array,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, Features
 from models.distillers.base import Batch, Distiller, TeacherOutputs
+from models.networks.backbone import Backbone, Features
 
 Array = npt.NDArray[np.float64]
 

@@ -38,7 +38,7 @@ from prefect.states import Cancelling
 from typer.testing import CliRunner
 
 import models
-from models.checkpoint import save_network
+from models.networks.checkpoint import save_network
 from pipeline import cli
 from tests.once import repository
 from tests.pipeline.conftest import ROOT
@@ -61,7 +61,7 @@ LONGEST = 400.0
 TRAINING = """\
 import runpy, time
 from pathlib import Path
-from stages.training.display import Display
+from stages.display import Display
 quick = Display.epoch
 def epoch(self, row):
     quick(self, row)

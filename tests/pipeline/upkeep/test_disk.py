@@ -16,9 +16,9 @@ from pipeline.dvc_config import Remote, cache_folder, links_outputs, remotes
 from pipeline.sizes import bytes_and_time
 from pipeline.upkeep.disk import Counts, Need, count_images, estimate, missing_space, require_space
 from stages import distill, prepare_data, train_proxy, train_teacher
+from stages.checkpoints.checkpoint import Checkpoints
+from stages.checkpoints.durable import IN_USE
 from stages.params import Params, load_params, parse_params, read_yaml
-from stages.training.checkpoint import Checkpoints
-from stages.training.durable import IN_USE
 from tests.pipeline.conftest import ROOT
 
 FACTOR = 1.5  # what pipeline/disk.py states

@@ -17,15 +17,15 @@ from models.errors import InputError
 from pipeline import cli
 from pipeline.sizes import parse_age, show_age, show_bytes
 from pipeline.upkeep.gc import Found, find, remove
-from stages.training.checkpoint import Checkpoints
-from stages.training.durable import IN_USE
+from stages.checkpoints.checkpoint import Checkpoints
+from stages.checkpoints.durable import IN_USE
 from stages.training.logits_store import LogitsStore
 from tests.pipeline.conftest import ROOT
 
 DAY = 86400.0
 TRAINING = """\
 import sys, time, torch
-from stages.training.checkpoint import Checkpoints
+from stages.checkpoints.checkpoint import Checkpoints
 from stages.training.logits_store import LogitsStore
 checkpoints = Checkpoints("distill", "a" * 64)
 checkpoints.save({"weights": torch.zeros(100)})

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.data.augmentation import crop_and_flip, epoch_order, pad
-from stages.data.random_bits import random_bits
+from stages.data.feed.augmentation import crop_and_flip, epoch_order, pad
+from stages.data.feed.random_bits import random_bits
 from stages.sections.data import Augmentation
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.data.decode import DamagedImageError, decode
+from stages.data.sources.decode import DamagedImageError, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -8,7 +8,9 @@ import torch
 
 from models.errors import InputError
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import FeedPlan, MemoryFeed, Normalize
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.memory import MemoryFeed
+from stages.data.feed.normalize import Normalize
 from stages.files import write_json
 from stages.sections.data import Augmentation
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from models.errors import InputError
-from stages.data import feeds
 from stages.data.arrays import DataSet
-from stages.data.feed import FeedPlan, MemoryFeed
-from stages.data.feeds import build_feed
-from stages.data.stream import StreamFeed
+from stages.data.feed import choice
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.choice import build_feed
+from stages.data.feed.memory import MemoryFeed
+from stages.data.feed.stream import StreamFeed
 from stages.sections.data import Augmentation
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ def test_auto_takes_memory_where_a_quarter_of_it_is_enough(
     free: int,
     kind: type,
 ) -> None:
-    monkeypatch.setattr(feeds, "free_memory", lambda: free)
+    monkeypatch.setattr(choice, "free_memory", lambda: free)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU))) is kind
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
@@ -35,7 +36,7 @@ def test_auto_takes_memory_where_a_quarter_of_it_is_enough(
 def test_processes_share_the_memory_of_their_host(
     data: DataSet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(feeds, "free_memory", lambda: 8 * PADDED)
+    monkeypatch.setattr(choice, "free_memory", lambda: 8 * PADDED)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU, 1, 4))) is StreamFeed
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # the other two are on another host
     feed = build_feed(FeedPlan(data, Augmentation(), 16, CPU, 1, 4))
@@ -45,9 +46,9 @@ def test_processes_share_the_memory_of_their_host(
 
 
 def test_what_is_asked_for_is_taken(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "free_memory", lambda: 0)
+    monkeypatch.setattr(choice, "free_memory", lambda: 0)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU), mode="memory")) is MemoryFeed
-    monkeypatch.setattr(feeds, "free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(choice, "free_memory", lambda: 1 << 40)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU), mode="stream")) is StreamFeed
 
 
@@ -63,7 +64,7 @@ def test_the_number_of_workers(
     text: str | None,
     workers: int,
 ) -> None:
-    monkeypatch.setattr(feeds, "cores", lambda: cores)
+    monkeypatch.setattr(choice, "cores", lambda: cores)
     if text is not None:
         monkeypatch.setenv("ACKD_WORKERS", text)
     feed = build_feed(FeedPlan(data, Augmentation(), 16, CPU, 0, processes), mode="stream")

@@ -42,8 +42,8 @@ print(peak())
 EPOCH = f"""{PEAK}
 import torch
 from stages.data.arrays import load_data
-from stages.data.feed import FeedPlan
-from stages.data.stream import StreamFeed
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.stream import StreamFeed
 from stages.params import Augmentation
 
 augmentation = Augmentation(crop_padding=20, horizontal_flip=True)

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from stages.data.arrays import DataSet, load_data
-from stages.data.augmentation import augment
-from stages.data.feed import FeedPlan, MemoryFeed
-from stages.data.resized_crop import choose_parts, resized_crops
-from stages.data.stream import StreamFeed
+from stages.data.feed.augmentation import augment
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.memory import MemoryFeed
+from stages.data.feed.resized_crop import choose_parts, resized_crops
+from stages.data.feed.stream import StreamFeed
 from stages.files import write_json
 from stages.sections.data import Augmentation
 

@@ -13,8 +13,9 @@ import torch
 
 from models.errors import InputError
 from stages.data.arrays import DataSet
-from stages.data.feed import FeedPlan, MemoryFeed, Shard
-from stages.data.stream import StreamFeed
+from stages.data.feed.base import FeedPlan, Shard
+from stages.data.feed.memory import MemoryFeed
+from stages.data.feed.stream import StreamFeed
 from stages.sections.data import Augmentation
 
 CPU = torch.device("cpu")
@@ -105,8 +106,8 @@ import sys, time
 from pathlib import Path
 import torch
 from stages.data.arrays import load_data
-from stages.data.feed import FeedPlan
-from stages.data.stream import StreamFeed
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.stream import StreamFeed
 from stages.entry import run_stage
 from stages.params import Augmentation
 

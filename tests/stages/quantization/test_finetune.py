@@ -16,11 +16,12 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from models.checkpoint import load_network, save_network
 from models.errors import InputError
+from models.networks.checkpoint import load_network, save_network
 from stages import export_onnx
 from stages.data.arrays import load_data
-from stages.data.feed import FeedPlan, MemoryFeed
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.memory import MemoryFeed
 from stages.files import sha256
 from stages.params import Params
 from stages.quantization.finetune import finetune

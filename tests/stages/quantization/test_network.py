@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from stages.data.feed import Normalize
+from stages.data.feed.normalize import Normalize
 from stages.export_onnx import export_network
 from stages.quantization.network import QuantizedNetwork, rounded_weight, with_weights
 from stages.quantize import calibrate, quantize

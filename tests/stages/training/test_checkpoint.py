@@ -21,9 +21,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import models
 from models.errors import InputError
+from stages.checkpoints.checkpoint import Checkpoints, fingerprint
+from stages.checkpoints.durable import IN_USE
 from stages.files import sha256
-from stages.training.checkpoint import Checkpoints, fingerprint
-from stages.training.durable import IN_USE
 from tests.disk import small_disk
 from tests.forked import FORKS
 
@@ -295,10 +295,10 @@ import json
 import sys
 from pathlib import Path
 
-import models.resnet
+import models.networks.resnet
 import stages.entry
-import stages.data.augmentation
-from stages.training.checkpoint import fingerprint
+import stages.data.feed.augmentation
+from stages.checkpoints.checkpoint import fingerprint
 
 
 def now() -> str:
@@ -336,9 +336,9 @@ def test_the_code_that_computes_counts(tmp_path: Path) -> None:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
     (tmp_path / "stages/probe.py").write_text(PROBE)
-    counts = ["models/resnet.py", "stages/data/augmentation.py", "stages/probe.py"]
-    counts += ["models/__init__.py"]
-    does_not = ["stages/entry.py", "stages/report.py", "models/wide_resnet.py"]
+    counts = ["models/networks/resnet.py", "stages/data/feed/augmentation.py"]
+    counts += ["stages/probe.py", "models/networks/__init__.py"]
+    does_not = ["stages/entry.py", "stages/report.py", "models/networks/wide_resnet.py"]
     found = run_probe(tmp_path, "-m", "stages.probe", *counts, *does_not)
     plain = found["plain"]
     assert len({plain, *(found[path] for path in counts)}) == len(counts) + 1

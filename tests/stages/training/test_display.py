@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stages.training import display as display_module
-from stages.training.display import Display
+from stages import display as display_module
+from stages.display import Display
 
 ROW = {"epoch": 2.0, "loss/total": 1.5, "val_accuracy": 0.25, "images_per_second": 300.0}
 

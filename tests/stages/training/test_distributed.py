@@ -18,13 +18,14 @@ import torch
 
 import models
 from models import distillers
-from models.checkpoint import load_network, load_state
 from models.distillers.base import Distiller, Setting, TeacherOutputs
+from models.networks.checkpoint import load_network, load_state
+from stages import launch
 from stages.data.arrays import load_data
-from stages.data.feed import FeedPlan, MemoryFeed
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.memory import MemoryFeed
 from stages.params import Params
 from stages.sections.data import Augmentation
-from stages.training import launch
 from stages.training.logits_store import round_logits
 from stages.training.optimizer import build_optimizer
 from tests.setting import make_setting
@@ -219,7 +220,7 @@ def test_proxies_are_trained_by_two_processes(trained: Path, proxy: str) -> None
 
 IDLE = """
 import time
-from stages.training.launch import run_training_stage
+from stages.launch import run_training_stage
 
 def main(params):
     print("at work", flush=True)

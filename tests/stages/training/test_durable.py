@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.training.durable import (
+from stages.checkpoints.durable import (
     DamagedFileError,
     durable_file,
     open_sealed,

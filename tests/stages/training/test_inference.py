@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.backbone import Backbone
+from models.networks.backbone import Backbone
 from stages.training.inference import FrozenNetwork
 
 

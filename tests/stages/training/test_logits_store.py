@@ -16,7 +16,7 @@ from torch import Tensor
 
 import models
 from models.errors import InputError
-from stages.training.durable import IN_USE
+from stages.checkpoints.durable import IN_USE
 from stages.training.logits_store import LogitsStore, round_logits
 from tests.disk import small_disk
 from tests.forked import FORKS

@@ -9,11 +9,12 @@ import torch
 
 import models
 from models import distillers
-from models.backbone import Backbone
 from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.errors import InputError
+from models.networks.backbone import Backbone
 from stages.data.arrays import DataSet, load_data
-from stages.data.feed import FeedPlan, MemoryFeed
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.memory import MemoryFeed
 from stages.files import write_json
 from stages.sections.data import Augmentation
 from stages.sections.methods import Ackd

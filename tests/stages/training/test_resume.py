@@ -25,14 +25,14 @@ RESUMED = "an interrupted training goes on at"
 # What a training is about to call for which time when it is killed. A checkpoint is written after
 # every step, and the teacher's logits after every epoch.
 KILLS = [
-    ("stages.training.checkpoint.seal", 3),  # an empty partial
-    ("stages.training.durable.os.fsync", 5),  # a whole one
-    ("stages.training.durable.os.fsync", 10),  # the new checkpoint beside the two older ones
+    ("stages.checkpoints.checkpoint.seal", 3),  # an empty partial
+    ("stages.checkpoints.durable.os.fsync", 5),  # a whole one
+    ("stages.checkpoints.durable.os.fsync", 10),  # the new checkpoint beside the two older ones
     ("stages.training.logits_store.seal", 1),
-    ("stages.training.display.Display.step", 7),
+    ("stages.display.Display.step", 7),
     ("stages.distill.write_reports", 1),
     ("stages.distill.save_state", 1),
-    ("stages.training.checkpoint.Checkpoints.clear", 1),
+    ("stages.checkpoints.checkpoint.Checkpoints.clear", 1),
 ]
 
 

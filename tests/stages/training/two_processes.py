@@ -9,8 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from stages import distill, train_proxy
+from stages.launch import run_training_stage
 from stages.params import Params
-from stages.training.launch import run_training_stage
 from tests.stages.test_methods import METHODS
 
 PROXIES: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from models.errors import InputError
-from stages.data.decode import decode
+from stages.data.sources.decode import decode
 from stages.devices.browser import web_runtime
 from stages.devices.browser.probe import START, Reach, measure, probing
 from stages.files import sha256

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone
+from models.networks.backbone import Backbone
 
 _GROUPS = 3
 _STEM = 24

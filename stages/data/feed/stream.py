@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.errors import InputError
 from stages.data.arrays import ImageFile
-from stages.data.augmentation import augment, pad
-from stages.data.feed import Feed, FeedPlan
+from stages.data.feed.augmentation import augment, pad
+from stages.data.feed.base import Feed, FeedPlan
 from stages.sections.data import Augmentation
 
 _Indices: TypeAlias = npt.NDArray[np.int64]

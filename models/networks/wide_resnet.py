@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone
+from models.networks.backbone import Backbone
 
 
 class WideBlock(nn.Module):

@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone
+from models.networks.backbone import Backbone
 
 # Basic blocks up to 34 layers, bottlenecks from 50 on.
 _BLOCKS = {

@@ -7,36 +7,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from models.distillers.base import Batch
 from models.errors import InputError
 from stages.data.arrays import DataSet
-from stages.data.augmentation import augment, epoch_order, pad
+from stages.data.feed.augmentation import epoch_order
+from stages.data.feed.normalize import Normalize
 from stages.sections.data import Augmentation
-
-
-class Normalize:
-    """``[B, H, W, 3]`` uint8 to ``[B, 3, H, W]`` float32 of mean 0 and deviation 1.
-
-    What it returns keeps the channels innermost in memory, which is what convolutions like best.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        self.device = device
-        # (x / 255 - mean) / std as one multiplication and one addition.
-        std_tensor = torch.tensor(std, dtype=torch.float64)
-        self.scale = (1 / (255 * std_tensor)).float().to(device)
-        self.shift = (-torch.tensor(mean, dtype=torch.float64) / std_tensor).float().to(device)
-
-    def __call__(self, images: npt.NDArray[np.uint8] | Tensor) -> Tensor:
-        if isinstance(images, np.ndarray):
-            # torch takes no read-only memory, which is what a memory-mapped file is.
-            images = torch.from_numpy(images if images.flags.writeable else images.copy())
-        pixels = images.to(self.device).to(torch.float32)
-        return pixels.mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
 
 
 class Shard(NamedTuple):
@@ -150,18 +129,3 @@ class Feed:
     def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """The augmented uint8 images ``[B, H, W, 3]`` of each part, in turn."""
         raise NotImplementedError
-
-
-class MemoryFeed(Feed):
-    """All training images lie padded in the device's memory and are augmented there."""
-
-    def __init__(self, plan: FeedPlan) -> None:
-        super().__init__(plan)
-        images = torch.from_numpy(plan.data.split("train").images.with_margin()[:])
-        padding, mode = plan.augmentation.crop_padding, plan.augmentation.pad_mode
-        self.padded = pad(images, padding, mode).to(plan.device)
-
-    def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-        settings, size = self.plan.augmentation, self.plan.data.image_size
-        for indices in parts:
-            yield augment(self.padded, indices, indices, settings, size, epoch)

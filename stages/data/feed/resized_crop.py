@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.data.random_bits import ATTEMPTS, FLIP, LEFT, TOP, random_bits, shift_right
+from stages.data.feed.random_bits import ATTEMPTS, FLIP, LEFT, TOP, random_bits, shift_right
 from stages.sections.data import Augmentation
 
 _AREA = (0.08, 1.0)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import models
-from models.backbone import Backbone
 from models.errors import InputError
+from models.networks.backbone import Backbone
 
 # All metadata go under one key: safetensors keeps its metadata in a hash map, whose order is not
 # reproducible, and equal networks shall give equal bytes.

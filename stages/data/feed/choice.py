@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 
 from models.errors import InputError
-from stages.data.feed import Feed, FeedPlan, MemoryFeed
-from stages.data.stream import StreamFeed
+from stages.data.feed.base import Feed, FeedPlan
+from stages.data.feed.memory import MemoryFeed
+from stages.data.feed.stream import StreamFeed
 from stages.machine import cores, free_memory
 
 _VARIABLE = "ACKD_WORKERS"

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
-from stages.files import sha256
-from stages.training.durable import (
+from stages.checkpoints.durable import (
     DamagedFileError,
     Hold,
     durable_file,
@@ -30,7 +29,8 @@ from stages.training.durable import (
     remove_abandoned,
     seal,
 )
-from stages.training.places import checkpoints_root
+from stages.checkpoints.places import checkpoints_root
+from stages.files import sha256
 
 _SUFFIX = ".checkpoint"
 _KEPT = 2
@@ -38,8 +38,9 @@ _KEPT = 2
 _PLUMBING = {
     "stages.entry",
     "stages.progress",
-    "stages.training.display",
-    "stages.training.places",
+    "stages.display",
+    "stages.launch",
+    "stages.checkpoints.places",
 }
 
 
@@ -95,7 +96,7 @@ def _imported_code() -> Iterator[tuple[str, Path]]:
 class Checkpoints:
     """The checkpoints of one training; the last two are kept.
 
-    From the first one on, the folder is held (see ``stages.training.durable``). They never stop a
+    From the first one on, the folder is held (see ``durable.py``). They never stop a
     training: what cannot be written is said, and the older ones stay.
 
     Args:

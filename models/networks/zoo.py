@@ -1,9 +1,9 @@
 """Any classification network of torchvision or timm: ``torchvision:NAME`` and ``timm:NAME``.
 
 Parameter names are the library's own, so that its checkpoints load unchanged. Where the stages of a
-network can be found (see ``models.trunk``), methods and auxiliary learners work on it as on any
-other. Where they cannot, as with transformers, it has no stages: it trains, teaches and learns by
-its logits and its embedding alone.
+network can be found (see ``trunk.py``), methods and auxiliary learners work on it as on any other.
+Where they cannot, as with transformers, it has no stages: it trains, teaches and learns by its
+logits and its embedding alone.
 
 Modules that work in place are told not to, because learners branch off the maps that they would
 change. GoogLeNet and Inception are built without their auxiliary classifiers, and change their
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, Features
 from models.errors import InputError
-from models.trunk import Trunk, find_trunk
+from models.networks.backbone import Backbone, Features
+from models.networks.trunk import Trunk, find_trunk
 
 LIBRARIES = ("torchvision", "timm")
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from models.backbone import Backbone
+from models.networks.backbone import Backbone
 
 # Expansion, channels at width 1, blocks and stride of the first one (their table 2).
 _SETTINGS = (

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.data.random_bits import FLIP, LEFT, ORDER, TOP, random_bits, uniform
-from stages.data.resized_crop import resized_crops
+from stages.data.feed.random_bits import FLIP, LEFT, ORDER, TOP, random_bits, uniform
+from stages.data.feed.resized_crop import resized_crops
 from stages.sections.data import Augmentation
 
 
