@@ -1,6 +1,6 @@
 """The student for a second mobile runtime, LiteRT: converted, proven, timed. Off by default.
 
-Where ``litert.enabled`` is false, the stage says so in its report, and imports nothing for it.
+Where ``litert.enabled`` is false, the stage notes that in its report, and imports nothing for it.
 """
 
 from __future__ import annotations

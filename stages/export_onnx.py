@@ -1,8 +1,8 @@
 """The student as ONNX: dynamic and static models per precision, and the golden batch beside them.
 
-Two exports of one student are byte-identical, and no file tells where it was made. A precision that
-a student cannot be brought to is left out with its reason; fp32, which all are made of, ends the
-stage.
+Two exports of one student are byte-identical, and no file has a trace of where it was made. A
+precision that a student cannot be brought to is left out with its reason; fp32, which all are made
+of, ends the stage.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def main(params: Params) -> None:
             except Exception as error:  # onnxruntime's and torch's share no other base class
                 if precision == "fp32":
                     raise
-                said = shorten(str(error), _REASON, placeholder=" ...")
-                failed[precision] = f"not exported ({type(error).__name__}: {said})"
+                message = shorten(str(error), _REASON, placeholder=" ...")
+                failed[precision] = f"not exported ({type(error).__name__}: {message})"
                 print(f"export: {precision} is left out: {failed[precision]}", flush=True)
                 continue
             if how:

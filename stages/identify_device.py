@@ -39,7 +39,7 @@ def main(params: Params) -> None:
 
 
 def identify() -> dict[str, Any]:
-    """The content of ``reports/device.json``; what the system does not tell is null."""
+    """The content of ``reports/device.json``; what the system does not report is null."""
     cpu, features = cpu_of_macos() if platform.system() == "Darwin" else cpu_of_linux(CPUINFO)
     return {
         "system": _system(),
@@ -56,7 +56,7 @@ def identify() -> dict[str, Any]:
 
 
 def cpu_of_linux(cpuinfo: Path) -> tuple[str | None, list[str]]:
-    """Model name and telling features, from the first processor that names each.
+    """Model name and features, from the first processor that names each.
 
     Arm kernels give no name but the board's (``Model``) or none at all.
     """

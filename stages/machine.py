@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 
 def cores() -> int:
     """The processor cores that this process may use."""
@@ -16,17 +18,10 @@ def free_memory(root: Path = Path("/")) -> int:
     """Bytes of RAM that this process can still take, within the limits of its control groups.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: where ``proc`` and ``sys`` are, for the control groups.
     """
-    return min([_free_in_system(root), *_free_in_groups(root)])
-
-
-def _free_in_system(root: Path) -> int:
-    try:
-        fields = _fields(root / "proc/meminfo")
-    except OSError:  # not Linux; what others use is not known
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return fields["MemAvailable:"] * 1024
+    in_system: int = psutil.virtual_memory().available
+    return min([in_system, *_free_in_groups(root)])
 
 
 def _free_in_groups(root: Path) -> Iterator[int]:

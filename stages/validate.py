@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
-from stages.devices.runner import statistics
+from stages.devices.runner import outcome, statistics
 from stages.entry import run_stage
 from stages.files import write_json
 from stages.params import Params
@@ -68,12 +68,12 @@ def main(params: Params) -> None:
     failures: dict[str, list[str]] = {}
     for result in results:
         if result["status"] == "failed":
-            said = f"{result['file']} in {result['runtime']} ({result['reason']})"
-            failures.setdefault(result["precision"], []).append(said)
+            failure = f"{result['file']} in {result['runtime']} ({result['reason']})"
+            failures.setdefault(result["precision"], []).append(failure)
     for name, found in failures.items():
         if name not in params.export.required:
             print(f"validate: {name} is left out: {'; '.join(found)}", flush=True)
-    missed = [said for name in params.export.required for said in failures.get(name, [])]
+    missed = [found for name in params.export.required for found in failures.get(name, [])]
     if missed:
         raise InputError(
             f"{REPORT}: {len(missed)} of {len(results)} failed: {'; '.join(missed)};"
@@ -124,7 +124,7 @@ def validate(
     try:
         execution = runtime.run(exported.file(precision, shape), jobs)
     except RuntimeFailureError as error:
-        return row | {"status": "failed", "reason": str(error)}
+        return row | outcome(str(error))
     row |= {
         "provider": execution.provider,
         "dtypes": execution.dtypes,
@@ -132,11 +132,7 @@ def validate(
         "latency": _latency(execution.times),
     }
     row |= figures(execution, batch_sizes, reference, images)
-    missed = list(breaches(row, precision, settings))
-    return row | {
-        "status": "failed" if missed else "passed",
-        "reason": ", ".join(missed) or None,
-    }
+    return row | outcome(", ".join(breaches(row, precision, settings)) or None)
 
 
 def _latency(times: Times | None) -> dict[str, Any] | None:

@@ -89,9 +89,8 @@ def deploy(
                 return Deployment(state, None, unverified)
             if not allow_downgrade:
                 _refuse_older(url, opened, state.served)
-        with host.received(files_below(opened.folder, "bundle")) as received:
-            place = received.place
-            checked = host.told(place, "--check", place.models, "--json")
+        with host.received(files_below(opened.folder, "bundle")) as place:
+            checked = host.ask_runner(place, "--check", place.models, "--json")
             if not checked["passed"]:
                 raise InputError(f"{url}: {_failures(checked)}; nothing was changed there")
             order = {
@@ -100,7 +99,9 @@ def deploy(
                 "key": given,
                 "record": {"network": checked["network"], "runtime": checked["runtime"]},
             }
-            answer = host.ask_agent("activate", str(host.folder), received.token, json.dumps(order))
+            answer = host.ask_agent(
+                "activate", str(host.folder), str(place.token), json.dumps(order)
+            )
         return Deployment(Served(**answer), checked["results"], unverified)
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from models.errors import InputError
 from stages.devices import native_runner
 from stages.devices.adb_client import Adb, find
-from stages.devices.base import Device, Measurement, Opening, Row, failed_row
+from stages.devices.base import Device, Measurement, Opening, Row, unmeasured
 from stages.devices.browser import probe
 from stages.devices.browser.runs import Report
-from stages.devices.host import Finished, last_line, new_token, profile_arguments, timeout_s
-from stages.devices.phone import Thermal, describe, fixed_performance, mark, thermal
+from stages.devices.commands import last_line, timeout_s
+from stages.devices.host import new_token, profile_arguments
+from stages.devices.judging import judge
+from stages.devices.phone import describe, fixed_performance, mark, thermal
 from stages.devices.urls import DeviceUrl
 from stages.files import sha256
-from stages.progress import track
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
@@ -38,11 +38,9 @@ class AdbDevice(Device):
         self.name = f"{adb.url}{mark_}{options}"
 
     def measure(self, exported: Exported, profile: Profile) -> Measurement:
-        if self.url.threads:
-            profile = profile.model_copy(update={"threads": self.url.threads})
         runner = self.url.options.get("runner")
         files = [] if runner is None else native_runner.files_of(runner, self.name)
-        told = describe(self.adb)
+        description = describe(self.adb)
         with fixed_performance(self.adb) as refusal:
             before = thermal(self.adb)
             if runner is None:
@@ -50,17 +48,21 @@ class AdbDevice(Device):
                 after = thermal(self.adb)
                 # It begins and ends when the page wants: there is no looking in between.
                 rows = [mark(row, before, after) for row in report.rows]
-                told = report.description | told
+                description = report.description | description
             else:
                 rows = list(self._native_rows(files, exported, profile))
                 after = thermal(self.adb)
                 ran = (f"{row['runtime']} {row['version']}" for row in rows if row["version"])
-                told["runtime"] = next(ran, None)
-        told |= {
+                description["runtime"] = next(ran, None)
+        description |= {
             "fixed_performance": {"on": refusal is None, "reason": refusal},
-            "thermal": _thermal(before, after),
+            "thermal": {
+                "sensor": before.sensor,
+                "status_before": before.status,
+                "status_after": after.status,
+            },
         }
-        measurement = Measurement(self.name, told)
+        measurement = Measurement(self.name, description)
         for row in rows:
             measurement.add(row)
         return measurement
@@ -71,6 +73,8 @@ class AdbDevice(Device):
         Raises:
             InputError: no browser opened the page, or none finished, in time.
         """
+        if self.url.threads:
+            profile = profile.model_copy(update={"threads": self.url.threads})
         with contextlib.ExitStack() as stack:
 
             def present(address: str) -> None:
@@ -101,7 +105,7 @@ class AdbDevice(Device):
         lines = (started.out + started.err).splitlines()
         wrong = next((line.strip() for line in lines if line.startswith("Error")), None)
         if wrong is None and started.code:
-            wrong = last_line(started.err) or f"status {started.code}"
+            wrong = started.reason
         if wrong is not None:
             # The address is a secret, as long as the page is served.
             wrong = wrong.replace(address, "the page").rstrip(".")
@@ -119,74 +123,51 @@ class AdbDevice(Device):
         program, folder = files[0].name, f"{FOLDER}/ackd-{new_token()}"
         sums = exported.sums("static")
         sums |= {path: sha256(path) for path in files}
+        start = ["env", f"LD_LIBRARY_PATH={folder}", f"{folder}/{program}"]
+        golden = f"{folder}/{exported.golden.name}"
         try:
             self.adb.shell("mkdir", "-p", folder)
             self.adb.push(list(sums), folder)
             self._prove(folder, {path.name: digest for path, digest in sums.items()})
-            self.adb.shell("chmod", "755", f"{folder}/{program}")
-            pairs = [(p, t) for p in exported.precisions for t in profile.threads]
-            for precision, threads in track(pairs, f"profile {self.name}"):
+            self.adb.shell("chmod", "755", start[-1])
+            for precision, threads in self.settings(exported, profile):
+                entry = exported.entry(precision, "static")
+                arguments = profile_arguments(f"{folder}/{entry['path']}", golden, threads, profile)
                 before = thermal(self.adb)
-                finished = self._run(folder, program, exported, precision, threads, profile)
+                finished = self.adb.shell(*start, *arguments)
+                if finished.code in (126, 127):  # of env
+                    raise self._does_not_run(last_line(finished.err).replace(f"{folder}/", ""))
                 if finished.code:
-                    reason = last_line(finished.err) or (
-                        f"the process ended with status {finished.code}"
-                    )
-                    yield failed_row(exported, precision, threads, program, reason)
+                    yield unmeasured(entry, precision, threads, program, finished.reason)
                     continue
                 answer = native_runner.parse(finished.out, self.name)
-                row = native_runner.judge(exported, precision, threads, answer)
+                row = unmeasured(entry, precision, threads, answer.runtime, None)
+                row["peak_rss_mb"] = answer.peak_rss_mb
+                row = judge(row, answer, answer.golden.model_dump(), "runner")
                 yield mark(row, before, thermal(self.adb))
         finally:
             # What ended the work is what the user should read, not that this failed too.
             with contextlib.suppress(InputError):
                 self.adb.shell("rm", "-rf", folder)
 
-    def _run(
-        self,
-        folder: str,
-        program: str,
-        exported: Exported,
-        precision: str,
-        threads: int,
-        profile: Profile,
-    ) -> Finished:
-        model = f"{folder}/{exported.file(precision, 'static').name}"
-        golden = f"{folder}/{exported.golden.name}"
-        finished = self.adb.shell(
-            *("env", f"LD_LIBRARY_PATH={folder}", f"{folder}/{program}"),
-            *profile_arguments(model, golden, threads, profile),
+    def _does_not_run(self, why: str) -> InputError:
+        abi = self.adb.shell("getprop", "ro.product.cpu.abi").out.strip()
+        return InputError(
+            f"{self.name}: the runner does not run there ({why}); build it for Android's"
+            f" {abi or 'ABI of the device'}, with its shared libraries beside it in the folder that"
+            " ?runner= names"
         )
-        if finished.code in (126, 127):  # of env
-            abi = self.adb.shell("getprop", "ro.product.cpu.abi").out.strip()
-            said = last_line(finished.err).replace(f"{folder}/", "")
-            raise InputError(
-                f"{self.name}: the runner does not run there ({said}); build it for Android's"
-                f" {abi or 'ABI of the device'}, with its shared libraries beside it in the folder"
-                " that ?runner= names"
-            )
-        return finished
 
     def _prove(self, folder: str, sums: Mapping[str, str]) -> None:
-        told = self.adb.shell("sha256sum", *(f"{folder}/{name}" for name in sums))
-        found = {
-            name.strip().rpartition("/")[2]: digest
-            for digest, _, name in (line.partition(" ") for line in told.out.splitlines())
-        }
+        listed = self.adb.shell("sha256sum", *(f"{folder}/{name}" for name in sums)).out
+        lines = [line.partition(" ") for line in listed.splitlines()]
+        found = {path.rpartition("/")[2]: digest for digest, _, path in lines}
         for name, digest in sums.items():
             if found.get(name) != digest:
                 raise InputError(
                     f"{self.name}: {name} arrived altered, or was altered here since it was made;"
                     " make or copy the models again"
                 )
-
-
-def _thermal(before: Thermal, after: Thermal) -> dict[str, Any]:
-    return {
-        "sensor": before.sensor,
-        "status_before": before.status,
-        "status_after": after.status,
-    }
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> AdbDevice:

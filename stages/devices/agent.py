@@ -38,7 +38,7 @@ RECORD = "record.json"
 KEY = "required-key"
 NEW = ".new-"
 OLD = ".old-"
-#: So often whoever sent files hears that they are held; a connection that is cut ends by that.
+#: So often a sign goes to whoever sent files; by that a connection that is cut ends.
 _SIGN_OF_LIFE_SECONDS = 15.0
 
 
@@ -62,23 +62,23 @@ def receive(base: Path, token: str) -> None:
     Whoever sent it has a folder for as long as its own process lives; what others left behind,
     which nobody holds, is removed first.
     """
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        with _lock(base):
-            _remove_leftovers(base)
-            folder = base / (NEW + token)
-            folder.mkdir(mode=0o755)
-            held = _hold(folder)
-    except OSError as error:
-        raise DeviceError(f"{base}: cannot be written to ({error.strerror})") from None
-    try:
-        _unpack(base, folder)
-        print(json.dumps({"folder": str(folder)}), flush=True)
-        _wait_for_end()
-    finally:
-        with _lock(base):  # not while it becomes a release
-            shutil.rmtree(str(folder), ignore_errors=True)
-        os.close(held)
+    with contextlib.ExitStack() as held:
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            with _locked(base):
+                _remove_leftovers(base)
+                folder = base / (NEW + token)
+                folder.mkdir(mode=0o755)
+                held.enter_context(_locked(folder))
+        except OSError as error:
+            raise DeviceError(f"{base}: cannot be written to ({error.strerror})") from None
+        try:
+            _unpack(base, folder)
+            print(json.dumps({"folder": str(folder)}), flush=True)
+            _wait_for_end()
+        finally:
+            with _locked(base):  # not while it becomes a release
+                shutil.rmtree(str(folder), ignore_errors=True)
 
 
 def _unpack(base: Path, folder: Path) -> None:
@@ -126,7 +126,7 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
             ``key``, in 64 digits, that bundles must be signed with from now on, or null.
     """
     wanted = json.loads(order)
-    with _lock(base):
+    with _locked(base):
         new = base / (NEW + token)
         key = wanted["key"] or _pinned(base)
         manifest = _prove(new / "bundle", wanted["manifest_sha256"], key)
@@ -161,7 +161,7 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
 
 
 def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> None:
-    """Raises DeviceError unless ``version`` comes after the one that ``served`` says."""
+    """Raises DeviceError unless ``version`` comes after that of ``served``."""
     new, old = _order(version), _order(served["version"])
     if new < old:
         raise DeviceError(
@@ -177,7 +177,7 @@ def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> 
 
 def rollback(base: Path, token: str) -> Dict[str, Any]:
     """Serve what was served before the present release, by the key that it was deployed with."""
-    with _lock(base):
+    with _locked(base):
         served = _served(base)
         if served is None:
             raise DeviceError(f"{base}: nothing is served here; deploy a bundle first")
@@ -311,56 +311,44 @@ def _remove_leftovers(base: Path) -> None:
         with contextlib.suppress(OSError):
             if path.is_symlink() or not path.is_dir():
                 path.unlink()
-                continue
-            held = _hold(path)
-            shutil.rmtree(str(path), ignore_errors=True)
-            os.close(held)
+            else:
+                with _locked(path, wait=False):
+                    shutil.rmtree(str(path), ignore_errors=True)
     if (base / RELEASES).is_dir():
         served = _served(base)
         _prune(base, *([] if served is None else [served["name"], served["previous"]]))
 
 
-def _hold(folder: Path) -> int:
-    """Show that this process needs a folder, until the handle is closed or the process ends.
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Keep a folder to this process; the lock ends with the process, however that ends.
+
+    On the folder that serves, it makes one switch at a time; on one that is on its way in, it shows
+    that somebody needs it.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds it, and it is not to be waited for.
     """
-    import fcntl
+    import fcntl  # Windows has none, where a bundle may come from
 
+    if not folder.is_dir():
+        raise DeviceError(f"{folder}: no such folder; deploy a bundle first")
     handle = os.open(str(folder), os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
-
-
-@contextlib.contextmanager
-def _lock(base: Path) -> Iterator[None]:
-    """One switch at a time; the lock ends with the process, however that ends."""
-    import fcntl
-
-    if not base.is_dir():
-        raise DeviceError(f"{base}: no such folder; deploy a bundle first")
-    handle = os.open(str(base), os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(handle)
 
 
 def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+    path.write_text(text, encoding="utf-8")
+    _sync(path)
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(str(folder), os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file, or what a folder lists, on the disk."""
+    handle = os.open(str(path), os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -1,19 +1,21 @@
-"""The contract of a device: take a folder of models, prove it whole there, measure, tell."""
+"""The contract of a device: take a folder of models, prove it whole there, and measure."""
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from stages.devices.urls import DeviceUrl
+from stages.progress import track
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 Row = dict[str, Any]
 
-#: What a measurement that ended too early could not tell.
+#: What only a measurement that came to its end has.
 UNMEASURED = (
     *("version", "provider", "init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms"),
     *("mean_ms", "cv", "peak_rss_mb", "load_before", "load_after", "temperature_before"),
@@ -43,7 +45,7 @@ class Measurement:
     Attributes:
         device: its URL, without secrets.
         description: who measured: ``system``, ``machine``, ``cpu``, ``cores``, ``governor``,
-            ``python``, ``runtime``; None for what it does not tell.
+            ``python``, ``runtime``; None for what it does not report.
         results: rows of ``reports/latency.json``, as ``docs/files.md`` describes them.
         samples: times in ms by ``<device>|<runtime>|<precision>|<threads>``.
     """
@@ -67,6 +69,12 @@ class Device(ABC):
     def __init__(self, url: DeviceUrl) -> None:
         self.url = url
 
+    def settings(self, exported: Exported, profile: Profile) -> Iterator[tuple[str, int]]:
+        """Each precision with each number of threads, while the progress is shown."""
+        threads = self.url.threads or profile.threads
+        every = [*itertools.product(exported.precisions, threads)]
+        return track(every, f"profile {self.url.text}")
+
     @abstractmethod
     def measure(self, exported: Exported, profile: Profile) -> Measurement:
         """Latency at batch 1 and parity of each precision's static model, for each thread count.
@@ -83,9 +91,15 @@ class Device(ABC):
         """
 
 
-def failed_row(exported: Exported, precision: str, threads: int, runtime: str, reason: str) -> Row:
-    """A row without figures."""
-    entry = exported.entry(precision, "static")
+def unmeasured(
+    entry: Mapping[str, Any],
+    precision: str,
+    threads: int,
+    runtime: str,
+    reason: str | None,
+    status: str = "failed",
+) -> Row:
+    """A row without figures, of a model with the ``path`` and ``sha256`` of ``entry``."""
     return {
         "runtime": runtime,
         "precision": precision,
@@ -93,6 +107,6 @@ def failed_row(exported: Exported, precision: str, threads: int, runtime: str, r
         "model_sha256": entry["sha256"],
         "threads": threads,
         **dict.fromkeys(UNMEASURED),
-        "status": "failed",
+        "status": status,
         "reason": reason,
     }

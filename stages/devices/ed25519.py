@@ -18,7 +18,7 @@ _Point = Tuple[int, int, int, int]
 def is_signed_by(key: bytes, content: bytes, signature: bytes) -> bool:
     """Whether an Ed25519 signature of 64 bytes is the key's, of 32 bytes, over ``content``.
 
-    Takes some milliseconds. Nothing here is secret, so that time may tell what it is at.
+    Takes some milliseconds. Nothing here is secret, so that its time may depend on what it is at.
 
     Source: RFC 8032, sections 5.1.3, 5.1.4 and 5.1.7, without the cofactor, as OpenSSL does it.
     """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import os
 import secrets
 import signal
 import subprocess
@@ -16,29 +14,20 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-from models.errors import InputError, printable
-from stages.devices.base import Device, Measurement, Opening, Row, failed_row
+from models.errors import InputError
+from stages.devices.base import Device, Measurement, Opening, Row, unmeasured
+from stages.devices.commands import Finished, last_json, no_answer, run_program, timeout_s
 from stages.devices.programs import AGENT, RUNNER, single_file
 from stages.devices.urls import DeviceUrl
 from stages.devices.wheels import install_for
-from stages.progress import track
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
-_TIMEOUT = "ACKD_DEVICE_TIMEOUT"
-_DEFAULT_TIMEOUT_S = 1800.0
+_AGENT = single_file(AGENT)
 # Its source comes first on stdin, and then what it is to receive.
 _BOOT = "import sys;exec(compile(sys.stdin.buffer.read(int(sys.argv[1])),'agent','exec'))"
-
-
-class Finished(NamedTuple):
-    """A command that ended: its status and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -47,32 +36,21 @@ class Place:
 
     Attributes:
         environment: for the command line, such as ``PYTHONPATH=...``.
-        sent: whether the models were brought there, and their manifest with them.
+        token: what the agent knows the folder by that was sent, the models' manifest with it; None
+            where the models were there.
     """
 
     models: str
     runner: str
     environment: tuple[str, ...] = ()
-    sent: bool = True
-
-
-@dataclass(frozen=True)
-class Received:
-    """Files that lie on the device, in a folder of their own.
-
-    Attributes:
-        token: what the agent knows the folder by.
-    """
-
-    place: Place
-    token: str
+    token: str | None = None
 
 
 class Host(Device):
     """A device with Python 3.8 or newer and a file system.
 
     Attributes:
-        folder: where bundles are deployed to; None where the URL says none and none is usual.
+        folder: where bundles are deployed to; None where the URL has none and none is usual.
     """
 
     folder: str | None
@@ -116,7 +94,7 @@ class Host(Device):
         return finished
 
     @contextlib.contextmanager
-    def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Received]:
+    def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Place]:
         """Send files, the runner and, where the user wants it, what the runner needs.
 
         The folder there is removed afterwards, unless the agent has activated it.
@@ -130,7 +108,7 @@ class Host(Device):
                 sent |= files_below(site, "site")
             folder = stack.enter_context(self._held(sent, base, token))
             path = (f"PYTHONPATH={folder}/site",) if self.opening.send_wheels else ()
-            yield Received(Place(f"{folder}/bundle", f"{folder}/runner.py", path), token)
+            yield Place(f"{folder}/bundle", f"{folder}/runner.py", path, token)
 
     @contextlib.contextmanager
     def _held(self, files: Mapping[str, Path | bytes], base: str, token: str) -> Iterator[str]:
@@ -138,9 +116,9 @@ class Host(Device):
 
         Should this process die, the agent removes it as well: its stdin has ended.
         """
-        source, limit = single_file(AGENT), timeout_s()
+        limit = timeout_s()
         with subprocess.Popen(
-            self.line([self.python, "-I", "-c", _BOOT, str(len(source)), "receive", base, token]),
+            self.line(self._agent("receive", base, token)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -150,8 +128,8 @@ class Host(Device):
             ending = threading.Timer(limit, agent.kill)
             ending.start()
             try:
-                with contextlib.suppress(BrokenPipeError):  # it says why
-                    agent.stdin.write(source)
+                with contextlib.suppress(BrokenPipeError):  # its answer is the reason
+                    agent.stdin.write(_AGENT)
                     _write_tar(agent.stdin, files)
                     agent.stdin.flush()
                 # A shell's greeting may come before it.
@@ -171,40 +149,36 @@ class Host(Device):
 
     def measure(self, exported: Exported, profile: Profile) -> Measurement:
         with self.placed(exported) as place:
-            measurement = Measurement(
-                self.url.text,
-                self.told(place, "--describe", *([place.models] if place.sent else [])),
-            )
-            pairs = [
-                (precision, threads)
-                for precision in exported.precisions
-                for threads in self.url.threads or profile.threads
-            ]
-            for precision, threads in track(pairs, f"profile {self.url.text}"):
+            proven = [] if place.token is None else [place.models]
+            description = self.ask_runner(place, "--describe", *proven)
+            measurement = Measurement(self.url.text, description)
+            for precision, threads in self.settings(exported, profile):
                 measurement.add(self._row(place, exported, precision, threads, profile))
         return measurement
 
-    def told(self, place: Place, *arguments: str) -> dict[str, Any]:
+    def ask_runner(self, place: Place, *arguments: str) -> dict[str, Any]:
         """The line of JSON that the runner prints.
 
         Raises:
-            InputError: it printed none; the message is what it said instead.
+            InputError: it printed none; the message is its reason.
         """
         finished = self._run_runner(place, *arguments)
         answer = last_json(finished.out)
         if answer is None:
-            raise InputError(f"{self.url.text}: {self._said(finished)}")
+            raise self._failure(finished)
         return answer
 
     def ask_agent(self, command: str, *arguments: str) -> dict[str, Any]:
         """The answer of ``agent.py``, run on the device."""
-        source = single_file(AGENT)
-        boot = [self.python, "-I", "-c", _BOOT, str(len(source)), command, *arguments]
-        finished = self.run(boot, source)
+        finished = self.run(self._agent(command, *arguments), _AGENT)
         answer = last_json(finished.out)
         if finished.code or answer is None:
-            raise InputError(f"{self.url.text}: {self._said(finished)}")
+            raise self._failure(finished)
         return answer
+
+    def _agent(self, *arguments: str) -> list[str]:
+        """The command of an agent, which reads its own source before anything else."""
+        return [self.python, "-I", "-c", _BOOT, str(len(_AGENT)), *arguments]
 
     def _row(
         self,
@@ -215,14 +189,11 @@ class Host(Device):
         profile: Profile,
     ) -> Row:
         """A runner in a fresh process; one that fails or crashes gives a row with its reason."""
-        model = f"{place.models}/{exported.file(precision, 'static').name}"
-        golden = f"{place.models}/{exported.golden.name}"
-        arguments = profile_arguments(model, golden, threads, profile)
-        finished = self._run_runner(place, *arguments)
+        entry = exported.entry(precision, "static")
+        model, golden = f"{place.models}/{entry['path']}", f"{place.models}/{exported.golden.name}"
+        finished = self._run_runner(place, *profile_arguments(model, golden, threads, profile))
         measured = last_json(finished.out) if finished.code == 0 else None
-        if measured is not None:
-            return measured
-        return failed_row(exported, precision, threads, "onnxruntime", self._said(finished))
+        return measured or unmeasured(entry, precision, threads, "onnxruntime", finished.reason)
 
     def _run_runner(self, place: Place, *arguments: str) -> Finished:
         command = [*(("env", *place.environment) if place.environment else ())]
@@ -235,88 +206,26 @@ class Host(Device):
 
     def _broken_off(self, agent: subprocess.Popen[bytes], limit: float) -> InputError:
         """Why an agent has ended without an answer."""
-        out, err = (said.decode(errors="replace") for said in agent.communicate())
+        out, err = (text.decode(errors="replace") for text in agent.communicate())
         if agent.returncode == -signal.SIGKILL:
-            return InputError(_no_answer(self.url.text, limit))
+            return no_answer(self.url.text, limit)
         finished = Finished(agent.returncode, out, err)
         self.require_connection(finished)
-        return InputError(f"{self.url.text}: {self._said(finished)}")
+        return self._failure(finished)
 
-    def _said(self, finished: Finished) -> str:
-        """Why there is no answer, from the last line of stderr."""
-        lines = finished.err.strip().splitlines()
+    def _failure(self, finished: Finished) -> InputError:
+        reason = finished.reason
         if finished.code in (126, 127):  # of a shell, and of env
-            return f"{self.python} does not run there; name another one by ?python=<program>"
-        if lines:
-            return printable(lines[-1].removeprefix("error: "))
-        return f"the process ended with status {finished.code}"
+            reason = f"{self.python} does not run there; name another one by ?python=<program>"
+        return InputError(f"{self.url.text}: {reason}")
 
 
 def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -> list[str]:
-    """What a runner is told to time one model; the paths are the device's."""
+    """The arguments of a runner that times one model; the paths are the device's."""
     arguments = ["--profile", "--model", model, "--golden", golden, "--threads", str(threads)]
     for option in ("warmup_runs", "warmup_seconds", "min_runs", "min_seconds", "max_runs"):
         arguments += [f"--{option.replace('_', '-')}", str(getattr(profile, option))]
     return arguments
-
-
-def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Finished:
-    """A program of this machine, run to its end.
-
-    Args:
-        command: program and arguments.
-        device: the URL of the device that it is for.
-        given: its stdin.
-
-    Raises:
-        FileNotFoundError, PermissionError: there is no such program.
-        InputError: it does not end within :func:`timeout_s`.
-    """
-    limit = timeout_s()
-    try:
-        finished = subprocess.run(
-            command, input=given, capture_output=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(_no_answer(device, limit)) from None
-    out, err = (said.decode(errors="replace") for said in (finished.stdout, finished.stderr))
-    return Finished(finished.returncode, out, err)
-
-
-def timeout_s() -> float:
-    """Seconds that one command on a device may take.
-
-    Raises:
-        InputError: ``ACKD_DEVICE_TIMEOUT`` is no positive number.
-    """
-    text = os.environ.get(_TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) < float("inf"):
-            return seconds
-    raise InputError(f"{_TIMEOUT} is {text!r}, expected seconds above 0; correct or unset it")
-
-
-def last_json(text: str) -> dict[str, Any] | None:
-    """The object in the last line, its texts printable; a shell's greeting may come before it."""
-    lines = text.strip().splitlines()
-    with contextlib.suppress(ValueError, RecursionError, IndexError):
-        found = _printable(json.loads(lines[-1]))
-        return found if isinstance(found, dict) else None
-    return None
-
-
-def _printable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {printable(key): _printable(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_printable(inner) for inner in value]
-    return printable(value) if isinstance(value, str) else value
-
-
-def last_line(said: str) -> str:
-    """What a program said last, printable, without a full stop; empty where it said nothing."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return printable(lines[-1].rstrip(".")) if lines else ""
 
 
 def files_below(folder: Path, under: str) -> dict[str, Path]:
@@ -331,10 +240,6 @@ def files_below(folder: Path, under: str) -> dict[str, Path]:
 def new_token() -> str:
     """A name that no other request has."""
     return secrets.token_hex(4)
-
-
-def _no_answer(device: str, limit: float) -> str:
-    return f"{device}: no answer within {limit:g} s; ACKD_DEVICE_TIMEOUT sets how long to wait"
 
 
 def _write_tar(target: IO[bytes], files: Mapping[str, Path | bytes]) -> None:

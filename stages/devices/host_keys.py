@@ -2,59 +2,48 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
-import subprocess
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from models.errors import InputError
 from stages.devices.base import Opening
+from stages.devices.commands import Finished, last_line, run_program
 
-SSH_CONFIG = "ACKD_SSH_CONFIG"
-_SCAN_SECONDS = 30
-
-
-def ssh_config() -> list[str]:
-    """Arguments for ssh that name the configuration to use instead of the user's."""
-    path = os.environ.get(SSH_CONFIG)
-    if not path:
-        return []
-    if not Path(path).is_file():
-        raise InputError(f"{SSH_CONFIG} is {path!r}, which is no file; correct or unset it")
-    return ["-F", path]
+#: The key is kept before anybody logs in; nobody does here.
+_NOBODY = ("PubkeyAuthentication=no", "GSSAPIAuthentication=no", "HostbasedAuthentication=no")
 
 
-def is_unknown(said: str) -> bool:
-    """Whether ssh's stderr says that it knows no key of the host."""
-    return "host key is known for" in said and "strict checking" in said
-
-
-def has_changed(said: str) -> bool:
-    """Whether ssh's stderr says that the host has another key than the one that is known."""
-    return "HOST IDENTIFICATION HAS CHANGED" in said
-
-
-def accept_first_key(url: str, target: Sequence[str], opening: Opening) -> None:
+def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -> None:
     """Add the key that the host presents to known_hosts, if the user accepts its fingerprint.
 
     ssh itself fetches the key, so that it comes by the same way as later connections: through
     jump hosts, under the alias of the configuration, and of the kind that ssh prefers.
 
+    Args:
+        url: of the device, for messages.
+        opening: what is allowed.
+        ssh: visits the host with these arguments before the usual ones.
+
     Raises:
         InputError: the host shows no key, another one than expected, or nobody accepts it.
     """
-    line = _presented_key(url, target)
+    line = _presented_key(url, ssh)
     name = line.split(maxsplit=1)[0].split(",")[0]
-    known_hosts = _known_hosts(target)
+    known_hosts = _known_hosts(ssh)
     found = fingerprint(line)
-    if known_hosts.exists() and _keygen("-F", name, "-f", str(known_hosts)):
+    find = ["ssh-keygen", "-F", name, "-f", str(known_hosts)]
+    if known_hosts.exists() and run_program(find, url).out:
         raise InputError(
             f"{url}: the host shows a key of another kind than the one in {known_hosts}"
             f" ({found}), so this may be another machine; if you know why, remove the old key with"
             f" `ssh-keygen -R '{name}'`"
         )
-    _require_acceptance(url, name, line, found, opening)
+    _require_acceptance(url, name, line.split()[1], found, opening)
     known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     before = known_hosts.read_text(encoding="utf-8") if known_hosts.exists() else ""
     handle = os.open(known_hosts, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -64,87 +53,50 @@ def accept_first_key(url: str, target: Sequence[str], opening: Opening) -> None:
 
 def fingerprint(line: str) -> str:
     """``SHA256:...`` of the key in a line of known_hosts."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        words = _keygen("-l", "-E", "sha256", "-f", file.name).split()
-    return next(word for word in words if word.startswith("SHA256:"))
+    digest = hashlib.sha256(base64.b64decode(line.split()[2])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def _require_acceptance(url: str, name: str, line: str, found: str, opening: Opening) -> None:
-    expected = opening.accept_host_key
-    if expected is not None:
-        if found != expected:
+def _require_acceptance(url: str, name: str, kind: str, found: str, opening: Opening) -> None:
+    if opening.accept_host_key is not None:
+        if found != opening.accept_host_key:
             raise InputError(
-                f"{url}: the host shows a key with the fingerprint {found}, expected {expected};"
-                " nothing was trusted"
+                f"{url}: the host shows a key with the fingerprint {found}, expected"
+                f" {opening.accept_host_key}; nothing was trusted"
             )
         return
-    kind = line.split()[1]
+    compare = "`ssh-keygen -lf` prints on the device of its own key below /etc/ssh"
     if opening.ask is None:
         raise InputError(
             f"{url}: the host is not known; its key {kind} has the fingerprint {found}: compare it"
-            " with what `ssh-keygen -lf` says on the device of its own key below /etc/ssh, and"
-            f" repeat with --accept-host-key {found}"
+            f" with what {compare}, and repeat with --accept-host-key {found}"
         )
     if not opening.ask(
         f"{name} is visited the first time. Its key {kind} has the fingerprint\n  {found}\n"
-        "Is that the one that `ssh-keygen -lf` says on the device of its own key below /etc/ssh?"
+        f"Is that what {compare}?"
     ):
         raise InputError(f"{url}: the host key was not accepted")
 
 
-def _presented_key(url: str, target: Sequence[str]) -> str:
+def _presented_key(url: str, ssh: Callable[..., Finished]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "known_hosts"
-        options = [
-            *("-oBatchMode=yes", "-oStrictHostKeyChecking=accept-new", "-oHashKnownHosts=no"),
-            *(f"-oUserKnownHostsFile={kept}", "-oGlobalKnownHostsFile=/dev/null"),
-            # The key is kept before anybody says who they are; nobody does here.
-            *("-oPubkeyAuthentication=no", "-oGSSAPIAuthentication=no", "-oControlPath=none"),
-            *("-oHostbasedAuthentication=no", "-oUpdateHostKeys=no", "-oConnectTimeout=15"),
-        ]
-        try:
-            process = subprocess.run(
-                ["ssh", *ssh_config(), "-T", *options, *target, "true"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=_SCAN_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise InputError(f"{url}: shows no host key within {_SCAN_SECONDS} s") from None
+        options = ["StrictHostKeyChecking=accept-new", "HashKnownHosts=no", *_NOBODY]
+        options += [f"UserKnownHostsFile={kept}", "GlobalKnownHostsFile=/dev/null"]
+        finished = ssh(*(f"-o{option}" for option in options))
         lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
     if not lines:
-        said = process.stderr.strip().splitlines()
-        raise InputError(f"{url}: shows no host key ({said[-1] if said else 'no reason given'})")
+        why = last_line(finished.err) or "no reason given"
+        raise InputError(f"{url}: shows no host key ({why})")
     return lines[0]
 
 
-def _known_hosts(target: Sequence[str]) -> Path:
+def _known_hosts(ssh: Callable[..., Finished]) -> Path:
     """The first of the files that ssh looks into."""
-    told = subprocess.run(
-        ["ssh", *ssh_config(), "-G", *target], capture_output=True, encoding="utf-8", check=False
-    ).stdout
-    for line in told.splitlines():
-        key, _, value = line.partition(" ")
-        files = value.split()
-        if key == "userknownhostsfile" and files and files[0] != "none" and "%" not in files[0]:
-            return Path(files[0]).expanduser()
-    raise InputError(
-        "ssh's configuration names no plain UserKnownHostsFile to keep a host key in; accept the"
-        " key by a visit with ssh"
-    )
-
-
-def _keygen(*arguments: str) -> str:
-    """What ``ssh-keygen`` prints; nothing where it fails, as it does where it finds nothing."""
-    return subprocess.run(
-        ["ssh-keygen", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    ).stdout
+    found = re.search(r"^userknownhostsfile (?!none\b)([^\s%]+)(\s|$)", ssh("-G").out, re.MULTILINE)
+    if found is None:
+        raise InputError(
+            "ssh's configuration names no plain UserKnownHostsFile to keep a host key in; accept"
+            " the key by a visit with ssh"
+        )
+    return Path(found[1]).expanduser()

@@ -40,7 +40,7 @@ class LocalDevice(Host):
         with tempfile.TemporaryDirectory() as temporary:
             runner = Path(temporary) / "runner.py"
             runner.write_bytes(single_file(RUNNER))
-            yield Place(str(exported.folder.resolve()), str(runner), sent=False)
+            yield Place(str(exported.folder.resolve()), str(runner))
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> LocalDevice:

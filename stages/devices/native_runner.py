@@ -13,11 +13,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import InputError
-from stages.devices.base import Row, failed_row
-from stages.devices.browser.measurement import Count, Milliseconds, Text
-from stages.devices.host import last_json
-from stages.devices.runner import NOISY_CV, breach, statistics
-from stages.runtimes.exported import Exported
+from stages.devices.commands import last_json
+from stages.devices.judging import Milliseconds, Text, Timed
 
 #: Of the program, where the URL names a folder with what else it needs.
 PROGRAM = "runner"
@@ -25,29 +22,20 @@ PROGRAM = "runner"
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Told(BaseModel):
-    """What counts; figures that follow from others are not taken, but computed here."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-
-class Golden(_Told):
+class Golden(BaseModel):
     """As :func:`stages.devices.runner.compare` gives it."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
     max_relative_error: _Finite | None
     cosine: _Finite | None
     top1_agreement: _Finite | None
 
 
-class Answer(_Told):
-    """One model, timed; times in ms."""
+class Answer(Timed):
+    """What counts of what the program prints."""
 
     runtime: Text
-    version: Text
-    provider: Text
-    threads: Count
-    init_ms: Milliseconds
-    first_ms: Milliseconds
     samples_ms: Annotated[list[Milliseconds], Field(min_length=1)]
     golden: Golden
     peak_rss_mb: _Finite | None = None
@@ -79,14 +67,14 @@ def parse(text: str, url: str) -> Answer:
     Raises:
         InputError: it is no line of JSON with these keys.
     """
-    told = last_json(text)
-    if told is None:
+    found = last_json(text)
+    if found is None:
         raise InputError(
             f"{url}: the runner printed {text.strip()[-80:]!r}, expected one line of JSON with the"
             " keys of docs/how-to-phone.md"
         )
     try:
-        return Answer.model_validate(told)
+        return Answer.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -94,25 +82,3 @@ def parse(text: str, url: str) -> Answer:
             f"{url}: the runner's line of JSON does not fit at {key}: {first['msg'].lower()};"
             " docs/how-to-phone.md has its keys"
         ) from None
-
-
-def judge(exported: Exported, precision: str, threads: int, answer: Answer) -> Row:
-    """The row of one measurement, by the rules that the other devices keep."""
-    reason = breach(precision, answer.golden.model_dump())
-    row = failed_row(exported, precision, threads, answer.runtime, "") | {
-        "version": answer.version,
-        "provider": answer.provider,
-        "threads": answer.threads,
-        "init_ms": round(answer.init_ms, 4),
-        "first_ms": round(answer.first_ms, 4),
-        "peak_rss_mb": answer.peak_rss_mb,
-        "golden": answer.golden.model_dump(),
-    }
-    if answer.threads != threads:
-        reason = f"ran with {answer.threads} threads, where {threads} were asked for"
-    elif not any(answer.samples_ms):
-        reason = "every run was shorter than a step of the runner's clock"
-    else:
-        row |= statistics(answer.samples_ms)
-        row |= {"noisy": row["cv"] > NOISY_CV, "samples_ms": answer.samples_ms}
-    return row | {"status": "failed" if reason else "passed", "reason": reason}

@@ -17,7 +17,7 @@ _COOL = 0
 
 
 class Thermal(NamedTuple):
-    """How warm a device is; None is what it does not tell.
+    """How warm a device is; None is what it does not report.
 
     Attributes:
         status: of android.os.PowerManager, from 0, none, to 6, shutdown; from 1 on it is slowed.
@@ -31,19 +31,19 @@ class Thermal(NamedTuple):
 
 
 def describe(adb: Adb) -> dict[str, Any]:
-    """Who measures, as ``docs/files.md`` says, without the runtime."""
+    """Who measures, as ``docs/files.md`` describes it, without the runtime."""
     listed = re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE)
-    told = {name: printable(value) for name, value in listed}
+    known = {name: printable(value) for name, value in listed}
 
     def first(*names: str) -> str | None:
-        return next((told[name] for name in names if told.get(name)), None)
+        return next((known[name] for name in names if known.get(name)), None)
 
     maker, model = first("ro.product.manufacturer"), first("ro.product.model")
     if maker and model and not model.lower().startswith(maker.lower()):
         model = f"{maker} {model}"
     chip = first("ro.soc.model", "ro.hardware.chipname", "ro.board.platform", "ro.hardware")
-    if chip is not None and chip == told.get("ro.soc.model"):
-        chip = " ".join(filter(None, (told.get("ro.soc.manufacturer"), chip)))
+    if chip is not None and chip == known.get("ro.soc.model"):
+        chip = " ".join(filter(None, (known.get("ro.soc.manufacturer"), chip)))
     version = first("ro.build.version.release")
     cores = adb.shell("nproc").out.strip()
     governor = adb.shell("cat", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -62,9 +62,9 @@ def thermal(adb: Adb) -> Thermal:
 
 
 def parse_thermal(text: str) -> Thermal:
-    """What ``dumpsys thermalservice`` of Android 10 and newer says."""
+    """What ``dumpsys thermalservice`` of Android 10 and newer prints."""
     status = re.search(r"^\s*Thermal Status: (\d+)", text, re.MULTILINE)
-    # Before these it lists what apps were told last, which may be old.
+    # Before these it lists what apps got last, which may be old.
     readings = _readings(text.partition("Current temperatures from HAL:")[2]) or _readings(text)
     sensor = next((sensor for sensor, kind in _SENSORS.items() if kind in readings), None)
     warmest = None if sensor is None else round(max(readings[_SENSORS[sensor]]), 1)
@@ -75,7 +75,7 @@ def _readings(text: str) -> dict[int, list[float]]:
     """Temperatures by kind of sensor."""
     found: dict[int, list[float]] = {}
     for value, kind in re.findall(r"\bTemperature\{mValue=(-?\d+(?:\.\d+)?), mType=(\d+),", text):
-        if float(value) != 0:  # as sensors say that a device does not have
+        if float(value) != 0:  # as sensors report that a device does not have
             found.setdefault(int(kind), []).append(float(value))
     return found
 
@@ -123,11 +123,11 @@ _FIXED = "cmd power set-fixed-performance-mode-enabled"
 
 
 def _set_fixed(adb: Adb, *, on: bool) -> str | None:
-    """What the device has against it; None where it has done so, which it says nothing about."""
+    """What the device has against it; None where it has done so, which it confirms by silence."""
     finished = adb.shell(*_FIXED.split(), "true" if on else "false")
-    said = printable(" ".join((finished.err + finished.out).split()))
-    if finished.code or said:
-        return said or f"status {finished.code}"
+    output = printable(" ".join((finished.err + finished.out).split()))
+    if finished.code or output:
+        return output or f"status {finished.code}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a bundle says of itself, and whether that is so: on a device, and before it is sent there.
+"""The manifest of a bundle, and whether its files are as it states: here and on a device.
 
 It needs Python 3.8 or newer and nothing else: it becomes a part of ``runner.py`` and ``agent.py``.
 """
@@ -32,7 +32,7 @@ _KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 
 def read_manifest(content: bytes) -> Dict[str, Any]:
-    """What the bytes of ``manifest.json`` say; every key that is used is there and well formed.
+    """What the bytes of ``manifest.json`` hold; every key that is used is there and well formed.
 
     Raises:
         DeviceError: it is damaged or of another form.
@@ -67,12 +67,12 @@ def read_manifest(content: bytes) -> Dict[str, Any]:
 
 
 def manifest_sum(manifest: Dict[str, Any]) -> str:
-    """``sha256`` of a manifest, of all that it says besides."""
+    """``sha256`` of a manifest, of all that is in it besides."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def verify(folder: Path) -> Dict[str, Any]:
-    """The manifest of a bundle whose files, and no others, are all as it says.
+    """The manifest of a bundle whose files, and no others, are all as stated there.
 
     Raises:
         DeviceError: names the first file that is missing, altered or too many.

@@ -4,7 +4,7 @@ It needs Python 3.8 or newer, numpy and onnxruntime, and nothing else of the pro
 the bundle. ``python runner.py --check [FOLDER]`` proves that the files arrived unaltered and that
 every model gives torch's answers on the golden batch; ``python runner.py --profile --model FILE
 --golden FILE`` times one model and prints one line of JSON; ``python runner.py --describe
-[FOLDER]`` says what machine this is, and proves the files of FOLDER before. ``--cpus 0,1`` keeps
+[FOLDER]`` reports what machine this is, and proves the files of FOLDER before. ``--cpus 0,1`` keeps
 any of them on those processors.
 """
 
@@ -19,7 +19,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
 try:
     import numpy as np
@@ -31,12 +31,7 @@ except ImportError as error:
         )
     )
 
-from stages.devices.proof import (
-    FILE_NAME,
-    DeviceError,
-    sha256,
-    verify,
-)
+from stages.devices.proof import FILE_NAME, DeviceError, sha256, verify
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -60,7 +55,7 @@ def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
 
     Returns:
         ``max_relative_error`` (``max|a-b| / max|b|``), ``cosine`` (of the two arrays as vectors)
-        and ``top1_agreement`` (a share of the N rows); all None where a logit is no finite number.
+        and ``top1_agreement`` (a fraction of N); all None where a logit is no finite number.
     """
     if logits.shape != reference.shape or logits.dtype.kind != "f" or not np.isfinite(logits).all():
         return {"max_relative_error": None, "cosine": None, "top1_agreement": None}
@@ -154,43 +149,20 @@ def load_golden(path: Path) -> Tuple[Array, Array]:
     return arrays[0], arrays[1]
 
 
-def profile(
-    model: Path,
-    golden: Path,
-    *,
-    threads: int,
-    warmup_runs: int,
-    warmup_seconds: float,
-    min_runs: int,
-    min_seconds: float,
-    max_runs: int,
-) -> Dict[str, Any]:
+def profile(model: Path, golden: Path, threads: int, settings: Any) -> Dict[str, Any]:
     """Time one model at batch 1, in ms, with parity on the golden batch in the same run.
 
-    Nothing is clipped. Warm-up and measurement each last until both their runs and their seconds
-    are reached; ``max_runs`` ends the measurement in any case.
+    Args:
+        settings: has what :func:`time_model` reads.
 
     Raises:
         DeviceError: a file is missing, damaged, or not loadable.
     """
     if not model.is_file():
         raise DeviceError(f"{model}: no such file; give an exported .onnx file")
-    images, reference = load_golden(golden)
-    load_before, temperature_before = load_average(), temperature()
-
-    start = time.perf_counter_ns()
-    session = open_session(model, threads)
-    init_ms = (time.perf_counter_ns() - start) / 1e6
-    feed = {session.get_inputs()[0].name: images[:1]}
-    first_ms = time_run(session, feed)
-
-    parity = compare(run_batches(session, images, 1), reference)
-    time_runs(session, feed, warmup_runs, warmup_seconds, sys.maxsize)
-    samples = time_runs(session, feed, min_runs, min_seconds, max_runs)
-
+    session, timed = time_model(lambda: open_session(model, threads), golden, settings)
     precision = session.get_modelmeta().custom_metadata_map.get("precision", "")
-    reason = breach(precision, parity)
-    result = {
+    return {
         "runtime": "onnxruntime",
         "version": onnxruntime.__version__,
         "provider": session.get_providers()[0],
@@ -198,25 +170,54 @@ def profile(
         "file": model.name,
         "model_sha256": sha256(model),
         "threads": threads,
+        "peak_rss_mb": peak_rss_mb(),
+        **timed,
+        **outcome(breach(precision, timed["golden"])),
+    }
+
+
+def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> Tuple[Any, Dict[str, Any]]:
+    """A session, and its times and parity.
+
+    Nothing is clipped. Warm-up and measurement each last until both their runs and their seconds
+    are reached; ``max_runs`` ends the measurement in any case.
+
+    Args:
+        load: opens the session, one of onnxruntime or like one.
+        golden: the file of the golden batch.
+        settings: has ``warmup_runs``, ``warmup_seconds``, ``min_runs``, ``min_seconds`` and
+            ``max_runs``.
+    """
+    images, reference = load_golden(golden)
+    load_before, temperature_before = load_average(), temperature()
+
+    start = time.perf_counter_ns()
+    session = load()
+    init_ms = (time.perf_counter_ns() - start) / 1e6
+    feed = {session.get_inputs()[0].name: images[:1]}
+    first_ms = time_run(session, feed)
+
+    parity = compare(run_batches(session, images, 1), reference)
+    time_runs(session, feed, settings.warmup_runs, settings.warmup_seconds, sys.maxsize)
+    samples = time_runs(session, feed, settings.min_runs, settings.min_seconds, settings.max_runs)
+    figures = statistics(samples)
+    return session, {
         "init_ms": round(init_ms, 4),
         "first_ms": round(first_ms, 4),
+        **figures,
+        "load_before": load_before,
+        "load_after": load_average(),
+        "temperature_before": temperature_before,
+        "temperature_after": temperature(),
+        "noisy": figures["cv"] > NOISY_CV,
+        "golden": parity,
+        "samples_ms": [round(sample, 4) for sample in samples],
     }
-    result.update(statistics(samples))
-    result.update(
-        {
-            "peak_rss_mb": peak_rss_mb(),
-            "load_before": load_before,
-            "load_after": load_average(),
-            "temperature_before": temperature_before,
-            "temperature_after": temperature(),
-            "noisy": result["cv"] > NOISY_CV,
-            "golden": parity,
-            "status": "failed" if reason else "passed",
-            "reason": reason,
-            "samples_ms": [round(sample, 4) for sample in samples],
-        }
-    )
-    return result
+
+
+def outcome(reason: Optional[str]) -> Dict[str, Optional[str]]:
+    """``status`` and ``reason`` of a row."""
+    return {"status": "failed" if reason else "passed", "reason": reason}
 
 
 def time_run(session: onnxruntime.InferenceSession, feed: Dict[str, Array]) -> float:
@@ -257,7 +258,7 @@ def statistics(samples: List[float]) -> Dict[str, Any]:
 
 
 def peak_rss_mb() -> Optional[float]:
-    """The most memory that this process has held, in MB; None where the system does not say."""
+    """The most memory that this process has held, in MB; None where it is not known."""
     # Before getrusage, whose figure on Linux begins with that of the process that started this one.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -272,7 +273,7 @@ def peak_rss_mb() -> Optional[float]:
 
 
 def load_average() -> Optional[float]:
-    """Runnable processes over the last minute; None where the system does not say."""
+    """Runnable processes over the last minute; None where the system does not report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
@@ -333,19 +334,10 @@ def check(folder: Path) -> Dict[str, Any]:
     for precision, files in description["files"].items():
         for shape in ("dynamic", "static"):
             session = open_session(folder / files[shape]["path"], threads=1)
-            parity = compare(
-                run_batches(session, images, 1 if shape == "static" else len(images)), reference
-            )
-            reason = breach(precision, parity)
-            results.append(
-                {
-                    "precision": precision,
-                    "shape": shape,
-                    "golden": parity,
-                    "status": "failed" if reason else "passed",
-                    "reason": reason,
-                }
-            )
+            logits = run_batches(session, images, 1 if shape == "static" else len(images))
+            parity = compare(logits, reference)
+            judged = outcome(breach(precision, parity))
+            results.append({"precision": precision, "shape": shape, "golden": parity, **judged})
     return {
         "network": description["network"],
         "num_classes": description["num_classes"],
@@ -375,13 +367,13 @@ def print_table(checked: Dict[str, Any]) -> None:
                 ("top1_agreement", "{:.3f}"),
             )
         ]
-        said = "failed: " + result["reason"] if result["reason"] else "passed"
-        print(row.format(result["precision"], result["shape"], *figures, said))
+        verdict = "failed: " + result["reason"] if result["reason"] else "passed"
+        print(row.format(result["precision"], result["shape"], *figures, verdict))
     print("passed" if checked["passed"] else "failed")
 
 
 def describe() -> Dict[str, Any]:
-    """What machine this is; null is what it does not tell."""
+    """What machine this is; null is what it does not report."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
@@ -485,16 +477,8 @@ def main() -> int:
             else:
                 print_table(checked)
             return 0 if checked["passed"] else 1
-        result = profile(
-            given.model,
-            given.golden or given.model.with_name("golden.npz"),
-            threads=given.threads,
-            warmup_runs=given.warmup_runs,
-            warmup_seconds=given.warmup_seconds,
-            min_runs=given.min_runs,
-            min_seconds=given.min_seconds,
-            max_runs=given.max_runs,
-        )
+        golden = given.golden or given.model.with_name("golden.npz")
+        result = profile(given.model, golden, given.threads, given)
     except DeviceError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(result, allow_nan=False))

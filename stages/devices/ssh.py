@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,14 @@ from pathlib import Path
 from models.errors import InputError
 from stages.bundle.manifest import describe
 from stages.devices.base import Opening
-from stages.devices.host import Finished, Host, Place, last_line, run_program
-from stages.devices.host_keys import accept_first_key, has_changed, is_unknown, ssh_config
+from stages.devices.commands import Finished, last_line, run_program
+from stages.devices.host import Host, Place
+from stages.devices.host_keys import accept_first_key
 from stages.devices.proof import MANIFEST
 from stages.devices.urls import DeviceUrl
 from stages.runtimes.exported import Exported
 
+_CONFIG = "ACKD_SSH_CONFIG"
 _DEFAULT_FOLDER = "ackd"
 # 15 s without an answer, before or after the connection stands, is no connection.
 _OPTIONS = (
@@ -52,11 +55,14 @@ class SshDevice(Host):
         Raises:
             InputError: the device is not reached, not trusted, or does not let the user in.
         """
-        finished = run_program(self.line(["true"]), self.url.text)
-        if finished.code == _CONNECTION_FAILED and is_unknown(finished.err):
-            accept_first_key(self.url.text, self._target(), self.opening)
-            finished = run_program(self.line(["true"]), self.url.text)
+        finished = self._visit()
+        if finished.code == _CONNECTION_FAILED and _is_unknown(finished.err):
+            accept_first_key(self.url.text, self.opening, self._visit)
+            finished = self._visit()
         self.require_connection(finished)
+
+    def _visit(self, *first: str) -> Finished:
+        return run_program(self._line(["true"], *first), self.url.text)
 
     @contextlib.contextmanager
     def placed(self, exported: Exported) -> Iterator[Place]:
@@ -65,37 +71,47 @@ class SshDevice(Host):
         manifest = describe(sums, "models", "0", None)
         files: dict[str, Path | bytes] = {f"bundle/{path.name}": path for path in sums}
         files[f"bundle/{MANIFEST}"] = json.dumps(manifest).encode()
-        with self.received(files) as received:
-            yield received.place
-
-    def _target(self) -> list[str]:
-        """Arguments that name the host, for ssh."""
-        target = ["-p", str(self.url.port)] if self.url.port else []
-        target += ["-l", self.url.user] if self.url.user else []
-        return [*target, "--", str(self.url.host)]
+        with self.received(files) as place:
+            yield place
 
     def line(self, command: Sequence[str]) -> list[str]:
-        options = [f"-o{option}" for option in _OPTIONS]
-        ssh = ["env", "LC_ALL=C", "ssh", *ssh_config(), "-T", *options]
-        return [*ssh, *self._target(), shlex.join(command)]
+        return self._line(command)
+
+    def _line(self, command: Sequence[str], *first: str) -> list[str]:
+        """As :meth:`line`; of an option that is given twice, ssh takes the ``first``."""
+        options = [*first, *(f"-o{option}" for option in _OPTIONS)]
+        if path := os.environ.get(_CONFIG):
+            if not Path(path).is_file():
+                raise InputError(f"{_CONFIG} is {path!r}, which is no file; correct or unset it")
+            options += ["-F", path]
+        options += ["-p", str(self.url.port)] if self.url.port else []
+        options += ["-l", self.url.user] if self.url.user else []
+        host, there = str(self.url.host), shlex.join(command)
+        return ["env", "LC_ALL=C", "ssh", "-T", *options, "--", host, there]
 
     def require_connection(self, finished: Finished) -> None:
         if finished.code != _CONNECTION_FAILED:
             return
-        url, said = self.url.text, finished.err
-        if has_changed(said):
+        url, output = self.url.text, finished.err
+        if "HOST IDENTIFICATION HAS CHANGED" in output:
             raise InputError(
                 f"{url}: the host key has changed, so this may be another machine; if you know why,"
                 f" remove the old key with `ssh-keygen -R {known_name(self.url)}`"
             )
-        if is_unknown(said):
+        if _is_unknown(output):
             raise InputError(f"{url}: the host key is not known and was not accepted")
-        if "Permission denied" in said:
+        why = last_line(output) or "ssh gave no reason"
+        if "Permission denied" in output:
             raise InputError(
-                f"{url}: not let in ({last_line(said)}); put your public key there with"
-                " ssh-copy-id, and load the private one with ssh-add if it has a passphrase"
+                f"{url}: not let in ({why}); put your public key there with ssh-copy-id, and load"
+                " the private one with ssh-add if it has a passphrase"
             )
-        raise InputError(f"{url}: not reached ({last_line(said) or 'ssh gave no reason'})")
+        raise InputError(f"{url}: not reached ({why})")
+
+
+def _is_unknown(output: str) -> bool:
+    """Whether ssh knows no key of the host."""
+    return "host key is known for" in output and "strict checking" in output
 
 
 def known_name(url: DeviceUrl) -> str:

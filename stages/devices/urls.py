@@ -1,10 +1,10 @@
-"""Devices by URL: what a URL may say, and which module opens it."""
+"""Devices by URL: what a URL may hold, and which module opens it."""
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scheme:
-    """One kind of device.
+    """One kind of device; the module of the same name opens it.
 
     Attributes:
-        module: has ``open_device(url: DeviceUrl, opening: Opening) -> Device``; it is imported
-            when a device of this kind is opened, not before.
         form: how a URL looks, for messages.
         address: whether ``//[user@]host[:port]`` or ``//SERIAL`` stands in it; a serial number may
             be left out.
@@ -29,7 +27,6 @@ class Scheme:
         options: what may follow ``?``.
     """
 
-    module: str
     form: str
     address: Literal["none", "host", "serial"]
     folder: bool
@@ -38,21 +35,18 @@ class Scheme:
 
 SCHEMES = {
     "local": Scheme(
-        "stages.devices.local",
         "local:[/folder][?cpus=0,1&threads=1,2&python=python3]",
         address="none",
         folder=True,
         options=("cpus", "threads", "python"),
     ),
     "ssh": Scheme(
-        "stages.devices.ssh",
         "ssh://[user@]host[:port][/folder][?cpus=0,1&threads=1,2&python=python3]",
         address="host",
         folder=True,
         options=("cpus", "threads", "python"),
     ),
     "adb": Scheme(
-        "stages.devices.adb",
         "adb:[//SERIAL][?threads=1,2&runner=FILE]",
         address="serial",
         folder=False,
@@ -121,8 +115,7 @@ def parse_url(text: str) -> DeviceUrl:
         raise InputError(
             f"the device {text!r} has no known scheme; give {', '.join(forms)} or {last}"
         )
-    problem = _problem(split, scheme)
-    if problem:
+    if problem := next(_problems(split, scheme), None):
         raise InputError(f"the device {text!r}: {problem}; expected {scheme.form}")
     options = dict(parse_qsl(split.query, keep_blank_values=True))
     path = unquote(split.path)
@@ -146,41 +139,41 @@ def _host_as_written(split: SplitResult) -> str | None:
     return (place[1:].partition("]") if in_brackets else place.partition(":"))[0] or None
 
 
-def _problem(split: SplitResult, scheme: Scheme) -> str | None:
-    user, path = split.username, unquote(split.path)
-    serial = split.netloc if scheme.address == "serial" else ""
-    host = None if serial else split.hostname
-    folder = path if scheme.folder else ""
-    found = {
-        "nothing may follow a #": bool(split.fragment),
-        "it takes no host": scheme.address == "none" and bool(split.netloc),
-        "the host is missing": scheme.address == "host" and not host,
-        "this is no name of a host": bool(host) and not _HOST.fullmatch(host or ""),
-        "this is no serial number": bool(serial) and not _SERIAL.fullmatch(serial),
-        "this is no name of a user": user is not None and not _USER.fullmatch(user),
-        "it takes no folder": not scheme.folder and path not in ("", "/"),
-        "a folder begins with /": bool(folder) and not folder.startswith("/"),
-        "a folder below / is needed, without ..": bool(folder)
-        and (not folder.strip("/~") or ".." in folder.split("/") or not folder.isprintable()),
-    }
-    return next((problem for problem, is_so in found.items() if is_so), None) or (
-        _problem_of_options(split.query, scheme)
-    )
+def _problems(split: SplitResult, scheme: Scheme) -> Iterator[str]:
+    user, host, path = split.username, split.hostname, unquote(split.path)
+    if split.fragment:
+        yield "nothing may follow a #"
+    if scheme.address == "none" and split.netloc:
+        yield "it takes no host"
+    if scheme.address == "host" and not host:
+        yield "the host is missing"
+    if scheme.address == "host" and host and not _HOST.fullmatch(host):
+        yield "this is no name of a host"
+    if scheme.address == "serial" and split.netloc and not _SERIAL.fullmatch(split.netloc):
+        yield "this is no serial number"
+    if user is not None and not _USER.fullmatch(user):
+        yield "this is no name of a user"
+    if not scheme.folder and path not in ("", "/"):
+        yield "it takes no folder"
+    if scheme.folder and path and not path.startswith("/"):
+        yield "a folder begins with /"
+    usable = path.strip("/~") and ".." not in path.split("/") and path.isprintable()
+    if scheme.folder and path and not usable:
+        yield "a folder below / is needed, without .."
+    yield from _problems_of_options(split.query, scheme)
 
 
-def _problem_of_options(query: str, scheme: Scheme) -> str | None:
+def _problems_of_options(query: str, scheme: Scheme) -> Iterator[str]:
     pairs = parse_qsl(query, keep_blank_values=True)
     if query and not pairs:
-        return "what follows ? is not readable"
+        yield "what follows ? is not readable"
     for name, value in pairs:
         if name not in scheme.options:
-            return f"{name} is no option ({', '.join(scheme.options) or 'it takes none'})"
-        pattern, wanted = _VALUES.get(name, (None, ""))
-        if pattern is not None and not pattern.fullmatch(value):
-            return f"{name} must be {wanted}"
+            yield f"{name} is no option ({', '.join(scheme.options)})"
+        elif not _VALUES[name][0].fullmatch(value):
+            yield f"{name} must be {_VALUES[name][1]}"
     if len(dict(pairs)) < len(pairs):
-        return "an option is given twice"
-    return None
+        yield "an option is given twice"
 
 
 def open_device(url: str, opening: Opening) -> Device:
@@ -190,6 +183,6 @@ def open_device(url: str, opening: Opening) -> Device:
         InputError: the URL is wrong, or the device cannot be reached or trusted.
     """
     parsed = parse_url(url)
-    module = importlib.import_module(SCHEMES[parsed.scheme].module)
+    module = importlib.import_module(f"stages.devices.{parsed.scheme}")
     opener: Callable[[DeviceUrl, Opening], Device] = module.open_device
     return opener(parsed, opening)

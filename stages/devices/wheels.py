@@ -10,10 +10,7 @@ from typing import Any
 from models.errors import InputError
 
 PACKAGES = ("numpy", "onnxruntime")
-# Before PEP 600 the wheels' tags named years: these go with the versions of glibc.
-_YEARS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-_OLDEST_GLIBC = {"x86_64": 5, "i686": 5}
-_OLDEST_ELSEWHERE = 17
+_OLDEST_GLIBC = 5  # that there is a tag for
 _DOWNLOAD_SECONDS = 900
 
 
@@ -24,7 +21,7 @@ def install_for(device: dict[str, Any], site: Path, url: str) -> None:
     the Python that ``device`` names; nothing is built, and nothing is run.
 
     Args:
-        device: as ``agent.py describe`` says.
+        device: as ``agent.py describe`` gives it.
         site: an empty folder, for ``PYTHONPATH`` there.
         url: of the device, for messages.
 
@@ -50,8 +47,8 @@ def install_for(device: dict[str, Any], site: Path, url: str) -> None:
             f"{url}: pip did not download {' and '.join(PACKAGES)} within {_DOWNLOAD_SECONDS} s"
         ) from None
     if process.returncode:
-        said = [line for line in process.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = said[-1].removeprefix("ERROR: ") if said else "pip gave no reason"
+        errors = [line for line in process.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else "pip gave no reason"
         raise InputError(
             f"{url}: no wheels of {' and '.join(PACKAGES)} for Python {major}.{minor} on"
             f" {device['machine']} ({reason}); install them there by other means"
@@ -71,12 +68,7 @@ def platforms(device: dict[str, Any], url: str) -> list[str]:
             f" {device['implementation']} on {device['system']}"
             f" with {device['libc'] or 'another C library'}; install numpy and onnxruntime there"
         )
-    machine = device["machine"]
-    newest = int(str(device["libc_version"]).split(".")[1])
-    oldest = _OLDEST_GLIBC.get(machine, _OLDEST_ELSEWHERE)
-    tags = []
-    for version in range(newest, oldest - 1, -1):
-        tags.append(f"manylinux_2_{version}_{machine}")
-        if version in _YEARS:
-            tags.append(f"{_YEARS[version]}_{machine}")
-    return tags
+    machine, newest = device["machine"], int(str(device["libc_version"]).split(".")[1])
+    tags = [f"manylinux_2_{version}_{machine}" for version in range(newest, _OLDEST_GLIBC - 1, -1)]
+    # Tags of before PEP 600 named years; pip knows which older ones this one stands for.
+    return [*tags, f"manylinux2014_{machine}"] if newest >= 17 else tags

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from stages.devices.runner import outcome
 from stages.figures import threads as number_of_threads
 from stages.files import sha256
-from stages.litert.process import run_module
 from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported
 from stages.runtimes.litert_runtime import LiteRtRuntime
 from stages.runtimes.parity import OF_ANSWERS, breaches, figures, read_reference
+from stages.runtimes.process import run_process
 from stages.sections.export import Profile, Validate
 
 Row = dict[str, Any]
@@ -50,7 +52,7 @@ class Exporter:
         self._reference = read_reference(self._exported, "export_litert")
 
     def export(self) -> list[Row]:
-        """A row of ``reports/litert.json`` for each precision; one that failed says why."""
+        """A row of ``reports/litert.json`` for each precision; one that failed has the reason."""
         precisions = self._runtime.precisions
         return [self._row(precision) for precision in track(precisions, "export_litert")]
 
@@ -86,10 +88,7 @@ class Exporter:
             for timed in row["latency"]
             if timed["status"] == "failed"
         ]
-        return row | {
-            "status": "failed" if missed else "passed",
-            "reason": ", ".join(missed) or None,
-        }
+        return row | outcome(", ".join(missed) or None)
 
     def _path(self, precision: str) -> Path:
         return self.folder / f"{precision}.tflite"
@@ -102,19 +101,19 @@ class Exporter:
                 raise RuntimeFailureError("there is no fp32 file to quantise")
             arguments = ["int8", str(float32), target, str(self.calibration_images)]
         try:
-            run_module("stages.litert.converter", *arguments)
+            run_process([sys.executable, "-m", "stages.litert.converter", *arguments])
         except RuntimeFailureError as error:
             raise RuntimeFailureError(f"not converted: the converter {error}") from None
 
     def _latency(self, precision: str, threads: int) -> Row:
         """In a fresh process, as on every device."""
-        golden = str(self._exported.golden)
-        arguments = [str(self._path(precision)), golden, precision, str(threads)]
+        command = [sys.executable, "-m", "stages.litert.timing", str(self._path(precision))]
+        command += [str(self._exported.golden), precision, str(threads)]
         try:
-            said = run_module("stages.litert.timing", *arguments, self.profile.model_dump_json())
+            printed = run_process([*command, self.profile.model_dump_json()])
         except RuntimeFailureError as error:
             empty = dict.fromkeys(_UNTIMED)
-            return {"threads": threads, **empty, "status": "failed", "reason": str(error)}
-        timed: Row = json.loads(said.splitlines()[-1])
+            return {"threads": threads, **empty, **outcome(str(error))}
+        timed: Row = json.loads(printed.splitlines()[-1])
         self.samples[f"local:|litert|{precision}|{threads}"] = timed.pop("samples_ms")
         return timed

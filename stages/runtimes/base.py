@@ -1,4 +1,4 @@
-"""The contract of every runtime: load an exported file, run it, say what really ran."""
+"""The contract of every runtime: load an exported file, run it, report what really ran."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Execution:
         provider: the device or execution provider that the work was given to.
         dtypes: the number formats in which weights met activations, sorted.
         layers: the names of the layers that were built, by number format; None where the runtime
-            does not tell.
+            does not report it.
         times: of a static model; None where the runtime is timed elsewhere.
     """
 

@@ -33,7 +33,7 @@ class _Shapes(BaseModel):
 
 
 class _Description(BaseModel):
-    """What every reader of ``model.json`` needs; it may say more."""
+    """What every reader of ``model.json`` needs; it may hold more."""
 
     network: _Text
     num_classes: Annotated[int, Field(ge=1)]
@@ -46,7 +46,7 @@ class _Description(BaseModel):
 
 @dataclass(frozen=True)
 class Exported:
-    """What ``model.json`` says of a folder whose files have the sums that it says."""
+    """A folder as ``model.json`` describes it, with files of the sums that are stated there."""
 
     folder: Path
     description: dict[str, Any]
@@ -92,7 +92,7 @@ class Exported:
 
 
 def read_exported(folder: Path, remedy: str, where: str = "") -> Exported:
-    """What ``model.json`` says; every file that it names lies in ``folder``, if it is there.
+    """What ``model.json`` describes; every file that it names lies in ``folder``, if it is there.
 
     Raises:
         InputError: the description is missing or damaged; the message begins with ``where`` and

@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,10 @@ class Session:
             raise RuntimeFailureError(" ".join(str(error).split())) from None
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        """The one input, with its ``name``."""
+        return [SimpleNamespace(name=INPUT)]
 
     def run(
         self, _outputs: None, feed: Mapping[str, npt.NDArray[np.uint8]]

@@ -117,5 +117,5 @@ def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterato
 
 
 def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """The share of ``logits`` ``[N, K]`` whose greatest is that of the label."""
+    """The fraction of ``logits`` ``[N, K]`` whose greatest is that of the label."""
     return float((logits.argmax(1) == labels).mean())

@@ -51,7 +51,7 @@ def start(logger: trt.ILogger) -> trt.Builder:
 
 
 def build_plan(builder: trt.Builder, model: Path, max_batch: int, logger: trt.ILogger) -> Any:
-    """The serialized engine of an ONNX file: a buffer, whose type does not say that it is one.
+    """The serialized engine of an ONNX file: a buffer, whose type does not show that it is one.
 
     Raises:
         EngineError: the parser or the builder refuses it.
@@ -155,7 +155,7 @@ class Engine:
         return times
 
     def layers(self) -> list[Any]:
-        """What the inspector says of each layer."""
+        """What the inspector reports of each layer."""
         inspector = self._engine.create_engine_inspector()
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         layers: list[Any] = json.loads(information).get("Layers", [])

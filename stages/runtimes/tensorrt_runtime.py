@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ import torch
 from models.errors import InputError
 from stages.data.arrays import write_header
 from stages.runtimes.base import Execution, Job, RuntimeFailureError, Times
+from stages.runtimes.process import run_process
 from stages.runtimes.versions import version_of
 from stages.sections.export import Profile, Validate
 
@@ -39,10 +38,6 @@ _INSPECTOR_DTYPES = {
     "uint8": "uint8",
     "bool": "bool",
 }
-# An error of TensorRT's own log; the time before it is of no use in a report.
-_LOGGED = re.compile(r"(\[TRT\] \[[EF]\] .*)")
-#: Building an engine takes minutes at most; what lasts longer hangs.
-_TIMEOUT_SECONDS = 1800
 
 
 class TensorRtRuntime:
@@ -75,7 +70,7 @@ class TensorRtRuntime:
         if importlib.util.find_spec("tensorrt") is None:
             return "TensorRT is not installed (pip install 'ackd[tensorrt]')"
         try:
-            self._start()
+            run_process(self.command)
         except RuntimeFailureError as error:
             return f"TensorRT does not start: its process {error}"
         return None
@@ -105,40 +100,19 @@ class TensorRtRuntime:
                 "timing": self.timing.model_dump(),
             }
             Path(folder, "request.json").write_text(json.dumps(request), encoding="utf-8")
-            self._start(folder)
-            said = json.loads(Path(folder, "execution.json").read_text(encoding="utf-8"))
+            run_process([*self.command, folder])
+            ran = json.loads(Path(folder, "execution.json").read_text(encoding="utf-8"))
             logits = [
                 np.load(Path(folder, f"logits{index}.npy"), allow_pickle=False)
                 for index in range(len(jobs))
             ]
         return Execution(
             logits,
-            said["provider"],
-            weight_dtypes(said["layers"]),
-            layers_by_dtype(said["layers"]),
-            Times(**said["times"]) if said["times"] else None,
+            ran["provider"],
+            weight_dtypes(ran["layers"]),
+            layers_by_dtype(ran["layers"]),
+            Times(**ran["times"]) if ran["times"] else None,
         )
-
-    def _start(self, *arguments: str) -> None:
-        """Run the process to its end.
-
-        Raises:
-            RuntimeFailureError: it did not end well.
-        """
-        try:
-            process = subprocess.run(
-                [*self.command, *arguments],
-                # TensorRT logs its errors to the standard output.
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=_TIMEOUT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise RuntimeFailureError(f"did not end within {_TIMEOUT_SECONDS} s") from None
-        if process.returncode != 0:
-            raise RuntimeFailureError(_ending(process.returncode, process.stdout))
 
 
 def _write_images(path: Path, job: Job) -> None:
@@ -149,22 +123,10 @@ def _write_images(path: Path, job: Job) -> None:
             handle.write(batch.tobytes())
 
 
-def _ending(returncode: int, output: str) -> str:
-    """How the process ended, the last line that it wrote, and the first error that it logged."""
-    if returncode < 0:
-        how = f"crashed with {signal.Signals(-returncode).name}"
-    else:
-        how = f"ended with status {returncode}"
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    said = [line for line in lines[-1:] if not _LOGGED.search(line)]
-    said += _LOGGED.findall(output)[:1]
-    return f"{how}: {'; '.join(said)}" if said else how
-
-
 def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
     """The names of all layers by the format of their weights, or else of their outputs.
 
-    Several formats are joined by ``", "``; a layer that tells of none is ``unknown``.
+    Several formats are joined by ``", "``; a layer that names none is ``unknown``.
 
     Args:
         layers: ``Layers`` of the inspector's JSON; without details each is but a name.
@@ -178,7 +140,7 @@ def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
 
 
 def weight_dtypes(layers: list[Any]) -> list[str]:
-    """The formats of the layers' weights, or of their outputs where no layer tells its weights'."""
+    """The formats of the layers' weights, or of their outputs where no layer names its weights'."""
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     return _dtypes([_of_weights(layer) for layer in detailed]) or _dtypes(
         [text for layer in detailed for text in _of_outputs(layer)]

@@ -14,20 +14,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stages.devices.browser import measurement, web_runtime
 from stages.devices.browser.measurement import Browser, Sent, WrongMessageError
 from stages.devices.browser.runs import Runs
 
 PAGE = Path(__file__).parent / "page"
-_PAGE_FILES = {
-    "index.html": "text/html",
-    "style.css": "text/css",
-    "page.js": "text/javascript",
-    "measuring.js": "text/javascript",
-    "picture.js": "text/javascript",
-    "worker.js": "text/javascript",
+_PAGE_FILES = ("index.html", "style.css", "page.js", "measuring.js", "picture.js", "worker.js")
+# Not left to the system's own table, which may have others.
+_MEDIA_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
 }
 
 #: A body must be complete after so many seconds, and an answer be taken after so many.
@@ -35,7 +37,8 @@ BODY_SECONDS = 30.0
 ANSWER_SECONDS = 900.0
 _MAX_INTRODUCTION = 16 * 1024
 
-_HEADERS = {
+#: Of every answer, the refusals of the server among them.
+HEADERS = {
     # Shared memory and the fine clock are given to a page that neither shares a window nor loads
     # anything from elsewhere.
     "cross-origin-opener-policy": "same-origin",
@@ -60,18 +63,12 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
         runs: what is measured.
         runtime: the folder of onnxruntime-web's files.
     """
-    routes = [Route("/", _file(PAGE / "index.html", "text/html"))]
+    routes = [Route("/", _file(PAGE / "index.html"))]
+    routes += [Route(f"/{name}", _file(PAGE / name)) for name in _PAGE_FILES]
+    routes += [Route(f"/models/{path.name}", _file(path)) for path in runs.models]
     routes += [
-        Route(f"/{name}", _file(PAGE / name, media_type))
-        for name, media_type in _PAGE_FILES.items()
-    ]
-    routes += [
-        Route(f"/runtime/{name}", _file(runtime / f"{name}.gz", media_type, compressed=True))
-        for name, media_type in web_runtime.FILES.items()
-    ]
-    routes += [
-        Route(f"/models/{path.name}", _file(path, "application/octet-stream"))
-        for path in runs.models
+        Route(f"/runtime/{name}", _file(runtime / name, compressed=True))
+        for name in web_runtime.FILES
     ]
 
     async def golden(_: Request) -> Response:
@@ -106,13 +103,14 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
     return _guarded(app, token)
 
 
-def _file(
-    path: Path, media_type: str, *, compressed: bool = False
-) -> Callable[[Request], FileResponse]:
+def _file(path: Path, *, compressed: bool = False) -> Callable[[Request], FileResponse]:
+    """Gives a file; with ``compressed``, the one beside it that ends in ``.gz``."""
+    media_type = _MEDIA_TYPES[path.suffix]
+    sent = path.with_name(f"{path.name}.gz") if compressed else path
     headers = {"content-encoding": "gzip"} if compressed else {}
 
     def answer(_: Request) -> FileResponse:
-        return FileResponse(path, media_type=media_type, headers=headers)
+        return FileResponse(sent, media_type=media_type, headers=headers)
 
     return answer
 
@@ -152,22 +150,9 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def _guarded(app: ASGIApp, token: str) -> ASGIApp:
-    """Let in who knows the token, and put the headers on every answer."""
+    """Let in who knows the token."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.encode(), value.encode())
-                        for name, value in _HEADERS.items()
-                        if name.encode() not in given
-                    ),
-                ]
-            await send(message)
-
         _, _, rest = scope["path"].partition("/")
         given, slash, rest = rest.partition("/")
         answer: ASGIApp = app
@@ -175,8 +160,7 @@ def _guarded(app: ASGIApp, token: str) -> ASGIApp:
             answer = PlainTextResponse("not found", 404, headers={"connection": "close"})
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                inner = {**scope, "path": f"/{rest}", "root_path": ""}
-                await answer(inner, receive, send_with_headers)
+                await answer({**scope, "path": f"/{rest}", "root_path": ""}, receive, send)
         except (TimeoutError, ClientDisconnect):
             return  # whoever asked has gone, or takes the answer too slowly
 

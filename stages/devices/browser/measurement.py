@@ -5,26 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from models.errors import printable
-from stages.devices.base import UNMEASURED
-from stages.devices.runner import NOISY_CV, breach, compare, statistics
+from stages.devices import judging
+from stages.devices.base import Row, unmeasured
+from stages.devices.judging import Count, Milliseconds, Text, Timed
+from stages.devices.runner import compare
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 RUNTIME = "onnxruntime-web"
-
-Text = Annotated[
-    str, Field(max_length=512), AfterValidator(lambda text: printable(" ".join(text.split())))
-]
-Count = Annotated[int, Field(ge=1, le=4096)]
-Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 
 
 class Message(BaseModel):
@@ -44,13 +40,13 @@ class Gpu(Message):
 
 
 class Browser(Message):
-    """What a browser says of itself."""
+    """What a browser reports of itself."""
 
     user_agent: Text
     platform: Text | None
-    """The operating system; None where it is told in the user agent alone."""
+    """The operating system; None where only the user agent names it."""
     model: Text | None
-    """The phone; only Chromium's browsers tell it, and only to a secure page."""
+    """The phone; only Chromium's browsers name it, and only to a secure page."""
     cores: Count
     isolated: bool
     """Whether the page has shared memory, which threads need, and the finer clock."""
@@ -61,17 +57,12 @@ class Browser(Message):
     gpu: Gpu | None
 
 
-class Measured(Message):
+class Measured(Message, Timed):
     """One model, timed: ``[G, K]`` logits as base64 of little-endian float32, times in ms."""
 
-    version: Text
     provider: Literal["wasm", "webgpu", "webgpu+wasm"]
     """The last where the GPU took some of the nodes only."""
-    threads: Count
-    init_ms: Milliseconds
-    first_ms: Milliseconds
     logits: str
-    samples_ms: list[Milliseconds]
     hidden: bool
     """Whether the page was out of sight meanwhile, where browsers slow it down."""
 
@@ -90,14 +81,18 @@ class Sent(Message):
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement; one with a ``reason`` is not made."""
+    """One measurement, of a model with this ``path`` and ``sha256``; with a reason, none."""
 
     precision: str
-    file: str
-    model_sha256: str
+    entry: Mapping[str, Any]
     provider: Literal["wasm", "webgpu"]
     threads: int
     reason: str | None = None
+
+    def row(self, status: str, reason: str | None) -> Row:
+        """Without figures."""
+        row = unmeasured(self.entry, self.precision, self.threads, RUNTIME, reason, status)
+        return row | {"provider": self.provider}
 
 
 class WrongMessageError(Exception):
@@ -115,14 +110,13 @@ def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
     tasks = []
     for precision in exported.precisions:
         entry = exported.entry(precision, "static")
-        named = (precision, entry["path"], entry["sha256"])
         tasks += [
-            Task(*named, "wasm", threads, _lacks_threads(threads, browser))
+            Task(precision, entry, "wasm", threads, _lacks_threads(threads, browser))
             for threads in profile.threads
         ]
         # The GPU has no kernels for quantized layers: wasm would run them, between copies.
         if precision.startswith("fp"):
-            tasks.append(Task(*named, "webgpu", 1, _lacks_gpu(precision, browser)))
+            tasks.append(Task(precision, entry, "webgpu", 1, _lacks_gpu(precision, browser)))
     return tasks
 
 
@@ -168,28 +162,12 @@ def system(browser: Browser) -> str:
     return next((kind for kind in kinds if kind in browser.user_agent), "device")
 
 
-def unmeasured(task: Task, status: str, reason: str | None) -> dict[str, Any]:
-    """A row without figures."""
-    return {
-        "runtime": RUNTIME,
-        "precision": task.precision,
-        "file": task.file,
-        "model_sha256": task.model_sha256,
-        "threads": task.threads,
-        **dict.fromkeys(UNMEASURED),
-        "provider": task.provider,
-        "status": status,
-        "reason": reason,
-        "samples_ms": [],
-    }
-
-
 def judge(
     task: Task,
     sent: Measured | Failed,
     reference: npt.NDArray[np.float32],
     max_runs: int,
-) -> dict[str, Any]:
+) -> Row:
     """The row of one measurement, by the rules that the other devices keep.
 
     Args:
@@ -200,31 +178,14 @@ def judge(
         WrongMessageError: it is no answer to ``task``.
     """
     if isinstance(sent, Failed):
-        return unmeasured(task, "failed", sent.error or "no reason was given")
+        return task.row("failed", sent.error or "no reason was given")
     if not 1 <= len(sent.samples_ms) <= max_runs:
         raise WrongMessageError(f"{len(sent.samples_ms)} samples, expected 1 to {max_runs}")
     if not sent.provider.startswith(task.provider):
         raise WrongMessageError(f"the provider is {sent.provider}, expected {task.provider}")
     parity = compare(_logits(sent.logits, reference.shape), reference)
-    row = unmeasured(task, "passed", None) | {
-        "version": sent.version,
-        "provider": sent.provider,
-        "threads": sent.threads,
-        "init_ms": round(sent.init_ms, 4),
-        "first_ms": round(sent.first_ms, 4),
-        "golden": parity,
-    }
-    reason = breach(task.precision, parity)
-    if sent.threads != task.threads:
-        reason = f"ran with {sent.threads} threads, where {task.threads} were asked for"
-    elif sent.hidden:
-        reason = "the page was out of sight while it measured"
-    elif not any(sent.samples_ms):
-        reason = "every run was shorter than a step of the browser's clock"
-    else:
-        row |= statistics(sent.samples_ms)
-        row |= {"noisy": row["cv"] > NOISY_CV, "samples_ms": sent.samples_ms}
-    return row | {"status": "failed" if reason else "passed", "reason": reason}
+    trouble = "the page was out of sight while it measured" if sent.hidden else None
+    return judging.judge(task.row("passed", None), sent, parity, "browser", trouble)
 
 
 def _logits(text: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

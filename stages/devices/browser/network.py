@@ -8,16 +8,15 @@ import os
 import socket
 import ssl
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from models.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Certificate(NamedTuple):
     """A self-signed one for a single run; its key is nowhere on disk."""
 
     context: ssl.SSLContext
@@ -33,8 +32,8 @@ def lan_address() -> str:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # No packet is sent: the system says from where it would send one. The address is one
-            # of those that are kept for documentation.
+            # No packet is sent: the system gives the address that it would send from. The other one
+            # is kept for documentation.
             probe.connect(("192.0.2.1", 9))
             address = str(probe.getsockname()[0])
         except OSError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models.errors import InputError
 from stages.devices.browser import network, web_runtime
-from stages.devices.browser.app import create_app
+from stages.devices.browser.app import HEADERS, create_app
 from stages.devices.browser.runs import Report, Runs
 from stages.devices.browser.server import serving
 from stages.runtimes.exported import Exported
@@ -80,16 +80,9 @@ def probing(exported: Exported, profile: Profile, reach: Reach) -> Iterator[Prob
     listener = network.listen(host, reach.port)
     port = listener.getsockname()[1]
     scheme = "http" if certificate is None else "https"
-    with serving(
-        create_app(token, runs, runtime),
-        listener,
-        None if certificate is None else certificate.context,
-    ):
-        yield Probe(
-            f"{scheme}://{host}:{port}/{token}/",
-            None if certificate is None else certificate.fingerprint,
-            runs,
-        )
+    context, fingerprint = certificate or (None, None)
+    with serving(create_app(token, runs, runtime), HEADERS, listener, context):
+        yield Probe(f"{scheme}://{host}:{port}/{token}/", fingerprint, runs)
 
 
 def measure(

@@ -26,7 +26,7 @@ class Report:
     """What one browser measured.
 
     Attributes:
-        browser: what it says of itself.
+        browser: what it reports of itself.
         rows: as in ``reports/latency.json``, with ``samples_ms`` and without ``device``; what it
             could not run has ``skipped`` and the reason.
     """
@@ -36,12 +36,12 @@ class Report:
 
     @property
     def name(self) -> str:
-        """Made of what the browser tells, such as ``pixel-8-chrome-156``."""
+        """Made of what the browser reports, such as ``pixel-8-chrome-156``."""
         return measurement.slug(self.browser)
 
     @property
     def description(self) -> dict[str, Any]:
-        """Who measured; None for what no browser tells."""
+        """Who measured; None for what no browser reports."""
         browser = self.browser
         return {
             "system": browser.platform or measurement.system(browser),
@@ -67,7 +67,7 @@ class _Run:
 
 
 class Runs:
-    """All that pages ask of a bundle and tell about it.
+    """All that pages ask of a bundle and send about it.
 
     Args:
         exported: the models, with ``labels.json`` beside them.
@@ -120,7 +120,7 @@ class Runs:
         run = _Run(browser, tasks)
         for number, task in enumerate(tasks):
             if task.reason is not None:
-                run.rows[number] = measurement.unmeasured(task, "skipped", task.reason)
+                run.rows[number] = task.row("skipped", task.reason)
         while len(self._runs) >= _MAX_RUNS:
             del self._runs[next(iter(self._runs))]
         name = secrets.token_urlsafe(12)
@@ -132,7 +132,7 @@ class Runs:
                 {
                     "number": number,
                     "precision": task.precision,
-                    "file": task.file,
+                    "file": task.entry["path"],
                     "provider": task.provider,
                     "threads": task.threads,
                     "row": _shown(run.rows.get(number)),
@@ -144,7 +144,7 @@ class Runs:
     def take(self, name: str, number: int, sent: Measured | Failed) -> dict[str, Any]:
         """Judge one measurement; the last one that is missing makes the report.
 
-        A page that did not hear the answer sends again, and hears it then.
+        A page that did not get the answer sends again, and gets it then.
 
         Raises:
             KeyError: there is no such run, or no such task in it.

@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -95,11 +95,11 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it, but less patient.
+    """HTTP/1.1 as in uvicorn, but less patient.
 
-    uvicorn ends a connection that falls silent only after an answer. Here one that says nothing, or
-    the head of its request byte by byte, ends after HEAD_SECONDS, and a crowd of them cannot keep
-    others out.
+    uvicorn ends a connection that falls silent only after an answer. Here one that sends nothing,
+    or the head of its request byte by byte, ends after HEAD_SECONDS, and a crowd of them cannot
+    keep others out.
     """
 
     def __init__(self, server: _Server) -> None:
@@ -143,11 +143,15 @@ class _Protocol(H11Protocol):
 
 @contextlib.contextmanager
 def serving(
-    app: ASGIApp, listener: socket.socket, encryption: ssl.SSLContext | None
+    app: ASGIApp,
+    headers: Mapping[str, str],
+    listener: socket.socket,
+    encryption: ssl.SSLContext | None,
 ) -> Iterator[None]:
     """Have ``app`` served in a thread of its own until the block ends.
 
     Args:
+        headers: of every answer.
         listener: already listening; it is closed at the end.
         encryption: for HTTPS.
     """
@@ -158,6 +162,7 @@ def serving(
         log_config=None,
         access_log=False,  # addresses hold the token
         proxy_headers=False,
+        headers=[*headers.items()],
         server_header=False,
         date_header=False,
         h11_max_incomplete_event_size=_MAX_HEAD,

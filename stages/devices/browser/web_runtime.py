@@ -24,14 +24,11 @@ VERSION = "1.30.0"
 #: Of the packed release, as the registry and every lock file of npm state it.
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 #: The library for the CPU, that for the GPU, and what each of them loads.
-FILES = {
-    "ort.wasm.min.mjs": "text/javascript",
-    "ort-wasm-simd-threaded.mjs": "text/javascript",
-    "ort-wasm-simd-threaded.wasm": "application/wasm",
-    "ort.webgpu.min.mjs": "text/javascript",
-    "ort-wasm-simd-threaded.asyncify.mjs": "text/javascript",
-    "ort-wasm-simd-threaded.asyncify.wasm": "application/wasm",
-}
+FILES = (
+    *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs"),
+    "ort-wasm-simd-threaded.asyncify.wasm",
+)
 
 _PLACE = "ACKD_ONNXRUNTIME_WEB"
 
@@ -40,13 +37,8 @@ def folder() -> Path:
     """Where the files of this release lie, or will."""
     if place := os.environ.get(_PLACE):
         return Path(place) / VERSION
-    try:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        raise InputError(
-            f"no home folder is known to keep {PACKAGE} in; set {_PLACE} to a folder"
-        ) from None
-    return Path(cache) / "ackd" / PACKAGE / VERSION
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "ackd" / PACKAGE / VERSION
 
 
 def installed() -> bool:
@@ -91,7 +83,7 @@ def install(packed: Path | None = None) -> Path:
         with new_folder(folder()) as place, tarfile.open(source) as archive:
             for name in FILES:
                 member = archive.extractfile(f"package/dist/{name}")
-                assert member is not None  # the sum says so
+                assert member is not None  # by the sum
                 # As they are sent: a phone on Wi-Fi waits for a quarter of the bytes.
                 with member, gzip.open(place / f"{name}.gz", "wb", compresslevel=6) as compressed:
                     shutil.copyfileobj(member, compressed)
@@ -110,8 +102,7 @@ def _fetch(place: Path) -> Path:
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     packed = place / f"{PACKAGE}-{VERSION}.tgz"
     if done.returncode or not packed.is_file():
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        why = said[0] if said else f"it ended with status {done.returncode}"
+        why = done.stderr.strip().partition("\n")[0] or f"it ended with status {done.returncode}"
         raise InputError(
             f"npm could not fetch {PACKAGE} {VERSION}: {why}; see that it reaches its registry and"
             " run again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
 import sys
 import time
 import urllib.request
@@ -304,9 +305,14 @@ def test_a_runner_for_another_processor(phone: Phone, tmp_path: Path, exported: 
 
 
 def test_which_phone(adb_server: None, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^adb:: no device is attached; connect one by cable"):
-        open_device("adb:", Opening())
-    first, second = Phone(tmp_path / "1"), Phone(tmp_path / "2")
+    def refusal(url: str) -> str:
+        with pytest.raises(InputError) as caught:
+            open_device(url, Opening())
+        assert "; attach one that runs Android with USB debugging" in str(caught.value)
+        return str(caught.value)
+
+    assert refusal("adb:").startswith("adb:: no device can be used (no devices/emulators found)")
+    first, second = Phone(tmp_path / "1"), Phone(tmp_path / "2", "unauthorized")
     first.attach()
     for url in ("adb:", "adb://", first.url):
         device = open_device(url, Opening())
@@ -314,44 +320,27 @@ def test_which_phone(adb_server: None, tmp_path: Path) -> None:
         assert device.name == first.url
     with pytest.raises(InputError, match="--send-wheels is for devices that are reached by ssh"):
         open_device("adb:", Opening(send_wheels=True))
-    with pytest.raises(InputError, match=r"adb://R58M: no device with this serial .* attached are"):
-        open_device("adb://R58M", Opening())
+    assert "(device 'R58M' not found)" in refusal("adb://R58M")
     second.attach()
-    with pytest.raises(InputError) as caught:
-        open_device("adb:", Opening())
-    told = str(caught.value)
-    assert told.startswith("adb:: 2 devices are attached; name one of them: adb://127.0.0.1:")
-    assert first.url in told
-    assert second.url in told
+    assert "(more than one device/emulator)" in refusal("adb:")
+    assert "(device unauthorized. " in refusal(second.url)
     first.unplug()
-    wait_until(lambda: adb_client.attached("adb:")[first.serial] == "offline")
-    with pytest.raises(InputError, match="is offline; take its cable out and in again"):
-        open_device(first.url, Opening())
+    wait_until(lambda: b"offline" in subprocess.check_output(["adb", "devices"]))
+    assert "(device offline)" in refusal(first.url)
     second.unplug()
-
-
-def test_a_phone_that_does_not_trust_this_machine(adb_server: None, tmp_path: Path) -> None:
-    phone = Phone(tmp_path / "phone", "unauthorized")
-    phone.attach()
-    with pytest.raises(InputError, match="does not trust this machine yet; unlock it and allow US"):
-        open_device("adb:", Opening())
-    phone.unplug()
 
 
 def test_no_adb_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"adb is not installed here; install Android's platform"):
-        open_device("adb:", Opening())
-    for state, sentence in (
-        ("no permissions (missing udev rules? user is in the plugdev group)", "add udev rules"),
-        ("recovery", "is in the state 'recovery'; start Android there"),
+    for program, sentence in (
+        (None, "adb is not installed here; install Android's platform"),
+        ("echo recovery", r"no device can be used \(its state is recovery\)"),
+        ("echo 'adb: failed to start daemon' >&2; exit 1", r"used \(adb: failed to start daemon\)"),
     ):
-        script(tmp_path, f"printf 'List of devices attached\\nR58M\\t{state}\\n'", "adb")
-        with pytest.raises(InputError, match=f"R58M .*{sentence}"):
+        if program is not None:
+            script(tmp_path, program, "adb")
+        with pytest.raises(InputError, match=sentence):
             open_device("adb:", Opening())
-    script(tmp_path, "echo 'adb: failed to start daemon' >&2; exit 1", "adb")
-    with pytest.raises(InputError, match=r"adb does not run here \(adb: failed to start daemon\)"):
-        open_device("adb:", Opening())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from models.errors import InputError
-from stages.devices.native_runner import files_of, judge, parse
+from stages.devices.base import unmeasured
+from stages.devices.judging import judge
+from stages.devices.native_runner import files_of, parse
 from stages.runtimes.exported import Exported
 
 GOLDEN = {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0}
@@ -49,7 +51,8 @@ def test_the_rules_are_those_of_all_devices(
     told: dict[str, Any], reason: str | None, exported: Exported
 ) -> None:
     answer = parse("a greeting\n" + json.dumps(TOLD | told), "adb:x")
-    row = judge(exported, "fp32", 1, answer)
+    row = unmeasured(exported.entry("fp32", "static"), "fp32", 1, answer.runtime, None)
+    row = judge(row, answer, answer.golden.model_dump(), "runner")
     assert row["status"] == ("failed" if reason else "passed")
     assert (row["reason"] or "").startswith(reason or "")
     assert row["p50_ms"] == (None if row["n"] is None else 1.25)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from models.errors import InputError
-from stages.devices import host, ssh
+from stages.devices import commands, ssh
 from stages.devices.base import Opening
 from stages.devices.host_keys import fingerprint
 from stages.devices.urls import open_device
@@ -172,7 +172,7 @@ def test_a_command_that_hangs_is_ended(
     for wrong in ("0", "soon", "inf", "nan"):
         monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", wrong)
         with pytest.raises(InputError, match=f"ACKD_DEVICE_TIMEOUT is '{wrong}', expected seconds"):
-            host.timeout_s()
+            commands.timeout_s()
 
 
 def test_a_connection_that_dies_is_ended(
@@ -221,10 +221,10 @@ def test_no_python_there(known: Sshd, tmp_path: Path) -> None:
 
 
 def test_a_greeting_does_not_hide_the_answer() -> None:
-    assert host.last_json('Welcome to board!\n{"a": 1}\n') == {"a": 1}
-    assert host.last_json(r'{"a\u001b": ["\u001b[2J"]}') == {r"a\x1b": [r"\x1b[2J"]}
+    assert commands.last_json('Welcome to board!\n{"a": 1}\n') == {"a": 1}
+    assert commands.last_json(r'{"a\u001b": ["\u001b[2J"]}') == {r"a\x1b": [r"\x1b[2J"]}
     for text in ("", "Welcome", "[" * 100_000, '{"a": 1}\nlogout', "[1]"):
-        assert host.last_json(text) is None
+        assert commands.last_json(text) is None
 
 
 def test_a_configuration_that_is_not_there(

@@ -1,0 +1,92 @@
+"""Programs of this machine that reach a device, run to their end, and what they printed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from models.errors import InputError, printable
+
+_TIMEOUT = "ACKD_DEVICE_TIMEOUT"
+_DEFAULT_TIMEOUT_S = 1800.0
+
+
+class Finished(NamedTuple):
+    """A command that ended: its status and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, by the last line of stderr."""
+        line = last_line(self.err).removeprefix("error: ")
+        return line or f"the process ended with status {self.code}"
+
+
+def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Finished:
+    """A program of this machine, run to its end.
+
+    Args:
+        command: program and arguments.
+        device: the URL of the device that it is for.
+        given: its stdin.
+
+    Raises:
+        FileNotFoundError, PermissionError: there is no such program.
+        InputError: it does not end within :func:`timeout_s`.
+    """
+    limit = timeout_s()
+    try:
+        finished = subprocess.run(
+            command, input=given, capture_output=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise no_answer(device, limit) from None
+    out, err = (text.decode(errors="replace") for text in (finished.stdout, finished.stderr))
+    return Finished(finished.returncode, out, err)
+
+
+def timeout_s() -> float:
+    """Seconds that one command on a device may take.
+
+    Raises:
+        InputError: ``ACKD_DEVICE_TIMEOUT`` is no positive number.
+    """
+    text = os.environ.get(_TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < float("inf"):
+            return seconds
+    raise InputError(f"{_TIMEOUT} is {text!r}, expected seconds above 0; correct or unset it")
+
+
+def no_answer(device: str, limit: float) -> InputError:
+    return InputError(f"{device}: no answer within {limit:g} s; {_TIMEOUT} sets how long to wait")
+
+
+def last_json(text: str) -> dict[str, Any] | None:
+    """The object in the last line, its texts printable; a shell's greeting may come before it."""
+    lines = text.strip().splitlines()
+    with contextlib.suppress(ValueError, RecursionError, IndexError):
+        found = _printable(json.loads(lines[-1]))
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(key): _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def last_line(text: str) -> str:
+    """The last line of what a program printed, printable, without a full stop."""
+    lines = text.strip().splitlines()
+    return printable(lines[-1].strip().rstrip(".")) if lines else ""

@@ -1,0 +1,47 @@
+"""Run a library in a process of its own, so that a crash inside it is a result like any other."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from stages.runtimes.base import RuntimeFailureError
+
+#: A conversion or an engine takes minutes at most; what lasts longer hangs.
+_TIMEOUT_SECONDS = 1800
+# An error of TensorRT's own log; the time before it is of no use in a report.
+_LOGGED = re.compile(r"(\[TRT\] \[[EF]\] .*)")
+
+
+def run_process(command: Sequence[str]) -> str:
+    """What a command printed.
+
+    Raises:
+        RuntimeFailureError: it did not end well; the message is how, its last line, and the first
+            error that TensorRT logged.
+    """
+    try:
+        process = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeFailureError(f"did not end within {_TIMEOUT_SECONDS} s") from None
+    if process.returncode == 0:
+        return process.stdout
+    if process.returncode < 0:
+        how = f"crashed with {signal.Signals(-process.returncode).name}"
+    else:
+        how = f"ended with status {process.returncode}"
+    # TensorRT logs to the standard output.
+    output = f"{process.stdout}\n{process.stderr}"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    why = [line for line in lines[-1:] if not _LOGGED.search(line)] + _LOGGED.findall(output)[:1]
+    raise RuntimeFailureError(f"{how}: {'; '.join(why)}" if why else how)
