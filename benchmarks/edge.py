@@ -25,8 +25,8 @@ from benchmarks.page import describe_run, spread, table, write_section
 from benchmarks.students import Json, Student, read_students
 from models.errors import InputError
 from stages.devices.runner import NOISY_CV, breach, compare, load_average, run_batches, statistics
-from stages.figures import drop, significant
 from stages.files import write_json
+from stages.formatting import drop, significant
 
 #: The goals: int8_u8s8's speed against fp32, and the accuracy that this may cost.
 MIN_SPEEDUP, MAX_DROP = 1.8, 0.005

@@ -37,6 +37,8 @@ class Network(_Part):
 
 
 class Student(Network):
+    """The proxy too: both are of a method."""
+
     method: str
 
 
@@ -64,6 +66,7 @@ class Row(_Part):
 
 
 class Device(_Part):
+    system: str | None
     machine: str | None
     cpu: str | None
     runtime: str | None
@@ -82,6 +85,7 @@ class Paper(_Part):
 
 
 class _ShownExport(Export):
+    reason: str | None
     drop: FiniteFloat | None
     drop_low: FiniteFloat | None
     drop_high: FiniteFloat | None
@@ -121,11 +125,6 @@ class _OwnExport(_ShownExport):
     dominated_by: list[str]
 
 
-class _ShownDevice(_Part):
-    cpu: str | None
-    exports: dict[str, Row]
-
-
 class _Skipped(_Part):
     what: str
     reason: str
@@ -137,11 +136,12 @@ class Shown(_Part):
 
     data: Data
     teacher: Network
+    proxy: Student
     student: Student
     drop_from_teacher: FiniteFloat
     exports: dict[str, _OwnExport]
     recommended: Recommended | None
-    devices: dict[str, _ShownDevice]
+    devices: Annotated[dict[str, Device], Field(min_length=1)]
     litert: LiteRT | None
     warnings: list[str]
     skipped: list[_Skipped]

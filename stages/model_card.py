@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stages.bundle.hub import data_set, front_matter
 from stages.bundle.making import Making, data_section, environment_section, making_section
-from stages.bundle.markdown import bullets, plain, table
 from stages.bundle.sbom import RUNNER_LICENSE
-from stages.figures import (
-    by_reason,
-    count,
-    drop,
-    millions,
-    origin,
-    percent,
-    significant,
-    verdict,
-)
+from stages.formatting import by_reason, count, origin, percent
+from stages.markdown import bullets, plain, section, table
+from stages.tables import Table, exports, networks, of_records, processor
 
 #: So many classes are shown whole; of more the weakest and the strongest.
 _MANY_CLASSES = 20
@@ -33,21 +25,12 @@ training needed.
 
 {networks}
 
-Accuracy is top-1 on the {test} test images; MACs are multiply-adds for one image.
-
 ## Files
 
+`*.static.onnx` takes one image at a time, `*.dynamic.onnx` any number; the golden batch is the
+{golden} images of `golden.npz`.
+
 {exports}
-
-{recommended}
-
-`*.static.onnx` takes one image at a time, `*.dynamic.onnx` any number. Drop is the accuracy lost
-against torch, with the 95 % interval of the same test images answered by both; parity is the
-largest relative difference from torch's logits on the {golden} images of `golden.npz`; agreement is
-the share of test images that get torch's answer; MB are 10^6 bytes. Latency was measured with the
-static file at batch 1 and one thread on {device}{noisy}; the
-speed is against fp32's median there. A dominated file is no better than the named one in accuracy,
-size and median latency, and worse in one of them at least; on other hardware it may be the quicker.
 
 `sbom.json` (CycloneDX 1.6) lists the files with their SHA-256 and what they need on a device.
 
@@ -125,30 +108,24 @@ def model_card(
         license_: of the model, an SPDX expression; None where it is not stated.
     """
     data, student = summary["data"], summary["student"]
-    exports = {precision: summary["exports"][precision] for precision in description["files"]}
-    noisy = [precision for precision, export in exports.items() if export["noisy"]]
+    packaged = description["files"]
     choice = summary["recommended"]
-    shown = choice["precision"] if choice else next(iter(exports))
-    # The first is the one that the summary's latencies are of.
-    device = next(iter(summary["devices"].values()))
+    shown = choice["precision"] if choice else next(iter(packaged))
     return _CARD.format(
-        front_matter=front_matter(summary, exports, license_),
+        front_matter=front_matter(summary, packaged, license_),
         network=student["network"],
         origin=origin(summary),
         classes=data["classes"],
         size=data["image_size"],
         source=plain(data_set(data["source"]).name),
         **{split: count(data[split]) for split in ("train", "val", "test")},
-        networks=_networks(summary),
-        exports=_exports(exports, summary),
-        recommended=_recommended(choice),
+        networks=section(networks(summary)),
+        exports=section(exports(summary, packaged)),
         golden=description["golden"]["images"],
-        device=f"{_name(device)} ({device['system']}, {device['runtime']})",
-        noisy=f"; the machine was noisy for {', '.join(noisy)}" if noisy else "",
         **{key: description[key] for key in ("input", "output", "opset", "ir_version")},
         file=description["files"][shown]["static"]["path"],
         per_class=_per_class(classes),
-        devices=_devices(summary, exports),
+        devices=_devices(summary, packaged),
         data=data_section(made),
         making=making_section(made, summary["proxy"]["network"]),
         environment=environment_section(made),
@@ -162,104 +139,53 @@ def model_card(
     )
 
 
-def _networks(summary: dict[str, Any]) -> str:
-    rows = [
-        [
-            kind,
-            summary[kind]["network"],
-            percent(summary[kind]["accuracy"]),
-            count(summary[kind]["parameters"]),
-            millions(summary[kind]["macs"]),
-        ]
-        for kind in ("teacher", "student")
-    ]
-    return table(["", "network", "accuracy", "parameters", "MACs"], rows)
-
-
-def _recommended(choice: dict[str, str] | None) -> str:
-    if choice is None:
-        return "No file is recommended, as none has its accuracy, size and latency measured."
-    return f"Recommended on that device: `{choice['precision']}`, {choice['reason']}."
-
-
-def _exports(exports: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:
-    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "max_relative_error": ("parity", significant),
-        "agreement": ("agreement", percent),
-        "size_mb": ("size, MB", significant),
-        "p50_ms": ("p50, ms", significant),
-        "p90_ms": ("p90, ms", significant),
-        "speedup": ("speed, x fp32", significant),
-    }
-
-    def shown(form: Callable[[Any], str], value: Any) -> str:
-        return "not measured" if value is None else form(value)
-
-    rows = [
-        [
-            precision,
-            export["made_by"] or "",
-            shown(percent, export["accuracy"]),
-            shown(str, drop(export)),
-            *(shown(form, export[key]) for key, (_, form) in columns.items()),
-            verdict(precision, summary),
-        ]
-        for precision, export in exports.items()
-    ]
-    head = ["precision", "made by", "accuracy", "drop, points (95 % interval)"]
-    return table([*head, *(title for title, _ in columns.values()), "verdict"], rows)
-
-
 def _goal(goal: dict[str, Any]) -> str:
     return f"{goal['goal']} {goal['wanted']:g}: {goal['measured']:.6g} ({goal['of']})"
 
 
 def _per_class(classes: Sequence[dict[str, str]]) -> str:
     where = "as torch answered; `classes.csv` has every class, and which of its images were right."
-    head = ["class", "test images", "teacher", "student"]
-    present = [one for one in classes if one["images"] != "0"]
     if len(classes) <= _MANY_CLASSES:
-        text = f"Of the test images, {where}"
-        return f"{text}\n\n{table(head, map(_class_row, classes))}"
+        return f"Of the test images, {where}\n\n{_class_table(classes)}"
+    present = [one for one in classes if one["images"] != "0"]
     ranked = sorted(present, key=lambda one: float(one["accuracy/student"]))
     half = _MANY_CLASSES // 2
-    weakest, strongest = ranked[:half], ranked[-half:][::-1]
     return "\n\n".join(
         [
             f"Of the test images, {where} The student's {half} weakest of {len(present)} classes:",
-            table(head, map(_class_row, weakest)),
+            _class_table(ranked[:half]),
             f"Its {half} strongest:",
-            table(head, map(_class_row, strongest)),
+            _class_table(ranked[-half:][::-1]),
         ]
     )
 
 
-def _class_row(one: dict[str, str]) -> list[str]:
-    figures = (one[f"accuracy/{who}"] for who in ("teacher", "student"))
-    shown = [percent(float(figure)) if figure else "not measured" for figure in figures]
-    return [plain(one["class"]), one["images"], *shown]
-
-
-def _devices(summary: dict[str, Any], exports: dict[str, Any]) -> str:
-    """Those of ``profile.devices``: what is measured by hand later leaves the bundle as it is."""
+def _class_table(classes: Sequence[dict[str, str]]) -> str:
+    networks = ("teacher", "student")
     rows = [
         [
-            plain(_name(device)),
-            plain(f"{device['system']}, {device['runtime']}"),
-            precision,
-            str(row["threads"]),
-            *("not measured" if row[k] is None else significant(row[k]) for k in _LATENCIES),
-            "yes" if row["noisy"] else "",
+            one["class"],
+            one["images"],
+            *(
+                percent(float(one[f"accuracy/{n}"])) if one["images"] != "0" else None
+                for n in networks
+            ),
         ]
+        for one in classes
+    ]
+    return table(Table(["class", "test images", *networks], rows))
+
+
+def _devices(summary: dict[str, Any], exports: Iterable[str]) -> str:
+    """Those of ``profile.devices``: what is measured by hand later leaves the bundle as it is."""
+    rows = [
+        ([processor(device), f"{device['system']}, {device['runtime']}", precision], row)
         for device in summary["devices"].values()
         for precision, row in device["exports"].items()
         if precision in exports and not device["by_hand"]
     ]
-    head = ["device", "system and runtime", "precision", "threads", "p50, ms", "p90, ms", "noisy"]
-    return table(head, rows) if rows else "None."
-
-
-_LATENCIES = ("p50_ms", "p90_ms")
+    names = ["device", "system and runtime", "precision"]
+    return section(of_records("Devices", names, rows, ["threads", "p50_ms", "p90_ms"]))
 
 
 def _skipped(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -268,17 +194,15 @@ def _skipped(summary: dict[str, Any]) -> list[dict[str, Any]]:
     What is measured by hand changes nothing here, so that the bundle of a version stays as it is.
     """
     names = {
-        url: _name(device) for url, device in summary["devices"].items() if not device["by_hand"]
+        url: processor(device)
+        for url, device in summary["devices"].items()
+        if not device["by_hand"]
     }
     return [
         item | {"device": names.get(item.get("device"))}
         for item in summary["skipped"]
         if item.get("device") in {None, *names}
     ]
-
-
-def _name(device: dict[str, Any]) -> str:
-    return str(device["cpu"] or f"an unnamed {device['machine']} CPU")
 
 
 def _licence(license_: str | None) -> str:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.comparison.variants import Group, Place
 from stages.analysis.intervals import Gain
-from stages.figures import percent, points, significant
+from stages.formatting import percent, points, significant
 from stages.report_page.charts import differences
 from stages.report_page.curves import Titled
 from stages.report_page.svg import (

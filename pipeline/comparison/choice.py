@@ -11,7 +11,7 @@ from typing import NamedTuple
 from models.errors import InputError
 from pipeline.comparison.experiments import LITERT, WORKSPACE, Experiment
 from pipeline.comparison.variants import Images, Place, figures_of, images_of, place_of
-from stages.figures import percent, significant
+from stages.formatting import percent, significant
 
 _MS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
 _MB = {"MB": 1.0, "kB": 1e-3, "KB": 1e-3, "MiB": 2**20 / 1e6, "KiB": 2**10 / 1e6}

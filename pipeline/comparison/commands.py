@@ -145,7 +145,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _told(chosen: Choice, budget: Budget) -> list[str]:
     from pipeline.comparison.choice import Candidate, misses
-    from stages.figures import percent, significant, threads
+    from stages.formatting import percent, significant, threads
 
     def figures(candidate: Candidate) -> str:
         shown = f"{percent(candidate.accuracy)}, {significant(candidate.size_mb)} MB"

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pipeline.comparison import charts, tables
 from pipeline.comparison.variants import Comparison, Group, Precision, Variant
 from stages import report_page
-from stages.figures import percent, points, significant
+from stages.formatting import percent, points, significant
 
 _FOLDER = Path(__file__).parent
 _REPORT = Path(report_page.__file__).parent

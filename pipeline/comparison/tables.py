@@ -17,9 +17,9 @@ from pipeline.comparison.variants import (
     figures_of,
 )
 from stages.analysis.seeds import Paired, Spread
-from stages.figures import percent, points, significant
+from stages.formatting import percent, points, significant
 from stages.report_page.paper import title
-from stages.report_page.tables import Table
+from stages.tables import Table
 
 NOT_MEASURED = "not measured"
 #: Behind a latency of which no seed was measured while the machine was quiet.

@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as Shown
 
 from pipeline.comparison import tables
 from pipeline.comparison.page import READINGS, lede, title
 from pipeline.comparison.variants import Comparison, Group, Place, Variant
-from stages.bundle.markdown import bullets, plain
-from stages.bundle.markdown import table as in_markdown
-from stages.report_page.tables import Table
+from pipeline.rich_tables import print_table
+from stages.markdown import bullets, plain
+from stages.markdown import table as in_markdown
+from stages.tables import Table
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -26,7 +26,7 @@ def show(comparison: Comparison, console: Console) -> None:
             console.print(f"\n[bold]{escape(group.images.title)}[/]")
         for table, reading in _tables(group):
             console.print()
-            console.print(_shown(table))
+            print_table(console, table)
             console.print(f"[dim]{escape(reading)}[/]", highlight=False)
         for reason, names in tables.not_comparable_with_paper(group).items():
             text = f"not comparable with the paper: {', '.join(names)}: {reason}"
@@ -51,13 +51,13 @@ def markdown(comparison: Comparison) -> str:
             parts.append(f"## {plain(group.images.title)}")
         level = "###" if len(comparison.groups) > 1 else "##"
         for table, reading in _tables(group):
-            parts += [f"{level} {plain(table.caption)}", plain(reading), _markdown(table)]
+            parts += [f"{level} {plain(table.caption)}", plain(reading), in_markdown(table)]
         differs = tables.not_comparable_with_paper(group)
         if differs:
             lines = (f"{', '.join(names)}: {reason}" for reason, names in differs.items())
             parts += ["Not comparable with the paper:", bullets(map(plain, lines))]
     parts += ["## Experiments", plain(READINGS["experiments"])]
-    parts.append(_markdown(tables.experiments(comparison)))
+    parts.append(in_markdown(tables.experiments(comparison)))
     missing = tables.missing(comparison)
     if missing:
         lines = (f"{'; '.join(what)}: {reason}" for reason, what in missing.items())
@@ -128,18 +128,3 @@ def _tables(group: Group) -> Iterator[tuple[Table, str]]:
     for table, key in ((tables.paper(group), "paper"), (tables.parameters(group), "parameters")):
         if table is not None:
             yield table, READINGS[key]
-
-
-def _shown(table: Table) -> Shown:
-    shown = Shown(title=escape(table.caption), title_justify="left", title_style="bold")
-    for place, name in enumerate(table.head):
-        shown.add_column(escape(name), justify="right" if place else "left")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    return shown
-
-
-def _markdown(table: Table) -> str:
-    rows = [[plain(cell) for cell in row] for row in table.rows]
-    filled = [row + [""] * (len(table.head) - len(row)) for row in rows]
-    return in_markdown([plain(name) for name in table.head], filled)

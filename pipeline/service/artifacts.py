@@ -15,15 +15,15 @@ from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 
 from pipeline.summary import PAGE, SUMMARY
 from stages import report_page
-from stages.figures import drop
 from stages.files import read_json
+from stages.markdown import section
 from stages.report_page.curves import scatter_chart
+from stages.tables import exports, litert, networks
 
 _EVERY_SECONDS = 5.0
 _EPOCH = re.compile(r".+?: epoch (\d+)/(\d+)(?:, step (\d+) of (\d+))?(?:  |$)")
@@ -98,8 +98,10 @@ def show_report(root: Path, kept_as: str | None) -> None:
         InputError: the summary is damaged.
     """
     summary = read_json(root / SUMMARY)
-    create_table_artifact(networks(summary), "networks", "Teacher and student on the test images")
-    create_table_artifact(exports(summary), "exports", "Every export; latency of one image")
+    tables = {"networks": networks(summary), "exports": exports(summary), "litert": litert(summary)}
+    for key, table in tables.items():
+        if table is not None:
+            create_markdown_artifact(section(table), key, table.caption)
     picture = accuracy_against_latency(summary)
     if picture is not None:
         create_image_artifact(picture, "accuracy-against-latency", "Every export, up and left best")
@@ -121,41 +123,6 @@ def show_report(root: Path, kept_as: str | None) -> None:
     )
 
 
-def networks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row each for teacher and student."""
-    return [
-        {
-            "": role,
-            "network": summary[role]["network"],
-            "accuracy": _percent(summary[role]["accuracy"]),
-            "parameters": summary[role]["parameters"],
-            "MACs": summary[role]["macs"],
-            "MB": _rounded(summary[role]["size_mb"], 2),
-        }
-        for role in ("teacher", "student")
-    ]
-
-
-def exports(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each export, LiteRT's too where there are some."""
-    found = dict(summary["exports"])
-    if summary["litert"] is not None:
-        found |= {f"litert {n}": export for n, export in summary["litert"]["exports"].items()}
-    return [
-        {
-            "export": name,
-            "parity": export["status"],
-            "accuracy": _percent(export["accuracy"]),
-            "drop, points": drop(export),
-            "MB": _rounded(export["size_mb"], 2),
-            "p50 ms": _rounded(export["p50_ms"], 3),
-            "p90 ms": _rounded(export["p90_ms"], 3),
-            "x fp32": _rounded(export["speedup"], 2),
-        }
-        for name, export in found.items()
-    ]
-
-
 def accuracy_against_latency(summary: Mapping[str, Any]) -> str | None:
     """The report's chart as the address of an image that stands by itself; None without figures."""
     chart = scatter_chart(dict(summary))
@@ -174,11 +141,3 @@ def accuracy_against_latency(summary: Mapping[str, Any]) -> str | None:
     )
     svg = svg.replace("<svg", head, 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-
-
-def _percent(fraction: float | None) -> str | None:
-    return None if fraction is None else f"{fraction:.2%}"
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

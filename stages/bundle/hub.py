@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,16 +42,15 @@ def data_set(source: str) -> DataSet:
     return DataSet(Path(location).name or scheme)
 
 
-def front_matter(
-    summary: dict[str, Any], exports: dict[str, dict[str, Any]], license_: str | None
-) -> str:
+def front_matter(summary: dict[str, Any], packaged: Iterable[str], license_: str | None) -> str:
     """The head, with its two lines of dashes.
 
     Args:
         summary: ``reports/summary.json``.
-        exports: those of the summary that are packaged.
+        packaged: the precisions that the bundle has.
         license_: of the model, an SPDX expression; None where it is not stated.
     """
+    exports = {precision: summary["exports"][precision] for precision in packaged}
     student, data = summary["student"], data_set(summary["data"]["source"])
     method = [] if student["method"] == "scratch" else ["knowledge-distillation", student["method"]]
     quantized = ["int8"] if any(name.startswith("int8") for name in exports) else []

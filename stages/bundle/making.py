@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.bundle.hub import data_set
-from stages.bundle.markdown import bullets, plain, table
-from stages.figures import count
+from stages.formatting import between, count
+from stages.markdown import bullets, plain, table
 from stages.sections.data import Augmentation, Data
 from stages.sections.methods import Distill, Proxy
 from stages.sections.training import Teacher, Training
+from stages.tables import Table
 
 _UNTAUGHT = ("scratch", "one")
 
@@ -40,19 +41,16 @@ def data_section(made: Making) -> str:
     report, settings = made.report, made.data
     rows = []
     for split, images in report["splits"].items():
-        low, high = min(images["per_class"]), max(images["per_class"])
-        each = count(low) if low == high else f"{count(low)} to {count(high)}"
-        repeated = report.get(f"{split}_images_also_in_train")
-        rows.append(
-            [split, count(images["count"]), each, "" if repeated is None else str(repeated)]
-        )
+        each = between(min(images["per_class"]), max(images["per_class"]))
+        repeated = report.get(f"{split}_images_also_in_train", "")
+        rows.append([split, count(images["count"]), each, str(repeated)])
     found = data_set(report["source"])
     where = f" of the hub, revision {found.revision or 'not fixed'}" if found.hub_id else ""
     size = report["image_size"]
     lines = [
         f"{plain(found.name)}{where}: images of {size}x{size} pixels, {len(report['classes'])}"
         " classes.",
-        table(["split", "images", "in each class", "with the pixels of a training image"], rows),
+        table(Table(["split", "images", "in each class", "also in train"], rows)),
         "A split that the source brings, or that is named, is taken as it is; another one is drawn"
         f" from training, alike in each class: {_settings(_split(settings))}.",
     ]
@@ -72,7 +70,7 @@ def making_section(made: Making, proxy: str) -> str:
         rows.append(["learned from", "", _taught_by(made, proxy)])
     trained = _schedule(teacher) if teacher.checkpoint is None else {}
     rows += [[key, trained.get(key, ""), value] for key, value in _schedule(student).items()]
-    lines = [table(["", teacher.network, student.network], rows)]
+    lines = [table(Table(["", teacher.network, student.network], rows))]
     items = [f"augmentation: {_settings(made.augmentation.model_dump())}"]
     if options := student.options():
         items.append(f"{student.method}: {_settings(options)}")
@@ -102,7 +100,7 @@ def _teacher_method(teacher: Teacher) -> str:
         return "supervised"
     if teacher.checkpoint == "pretrained":
         return "weights that its library publishes"
-    return f"loaded from {plain(Path(teacher.checkpoint).name)}"
+    return f"loaded from {Path(teacher.checkpoint).name}"
 
 
 def _method(student: Distill) -> str:

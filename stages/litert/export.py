@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.devices.runner import outcome
-from stages.figures import threads as number_of_threads
+from stages.formatting import threads as number_of_threads
 from stages.files import sha256
 from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError

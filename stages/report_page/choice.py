@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stages.figures import drop, points, ratio, significant, times
+from stages.formatting import drop, points, significant, times
 from stages.report_page.measurements import Record
 
 #: What an export is judged by, and whether more of it is better.
@@ -78,5 +78,5 @@ def _figures(export: Record, exports: Mapping[str, Record]) -> str:
         smaller, larger = sorted((export["size_mb"], fp32["size_mb"]))
         than = "smaller" if export["size_mb"] <= fp32["size_mb"] else "larger"
         shown.append(f"{times(export['speedup'])} the speed of fp32")
-        shown.append(f"{ratio(larger, smaller)} {than}")
+        shown.append(f"{times(larger / smaller)} {than}")
     return f"{', '.join(shown)}, a drop in points of {drop(export)}"

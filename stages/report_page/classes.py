@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from stages.analysis.classes import GAIN_COLUMNS
 from stages.analysis.intervals import Gain
-from stages.figures import count, percent, points
+from stages.formatting import count, percent, points
 from stages.report_page.charts import Bin, differences, reliability
 from stages.report_page.curves import Titled
 from stages.report_page.measurements import Measurements, Record
-from stages.report_page.tables import HeatMap, Table, show
+from stages.tables import Table, of_records, shaded
 
 _ROWS = 20
 _LONGEST_NAME = 22
@@ -41,32 +41,34 @@ def calibration(summary: Record) -> Table:
     errors = dict(summary["calibration_error"])
     if summary["proxy"]["method"] == "teacher":
         del errors["proxy"]
-    exports = {name: export["calibration_error"] for name, export in summary["exports"].items()}
-    rows = [[name, show(percent, error)] for name, error in (errors | exports).items()]
-    return Table(["", "expected calibration error"], rows, "Networks and exports")
+    errors |= {name: export["calibration_error"] for name, export in summary["exports"].items()}
+    rows = (([name], {"calibration_error": error}) for name, error in errors.items())
+    return of_records("Expected calibration error (ECE)", [""], rows, ["calibration_error"])
 
 
-def accuracy(classes: list[Record]) -> HeatMap:
+def accuracy(classes: list[Record]) -> Table:
     """The classes on which the student is weakest, the weakest first."""
     present = [one for one in classes if one["images"]]
     chosen = sorted(present, key=lambda one: (one["accuracy/student"], -one["accuracy/teacher"]))
+    chosen = chosen[:_ROWS]
+    accuracies = [[one["accuracy/teacher"], one["accuracy/student"]] for one in chosen]
+    shades = shaded(accuracies, percent)
     rows = [
-        (
+        [
             one["class"],
-            [
-                (count(one["images"]), None),
-                *(
-                    (percent(one[f"accuracy/{name}"]), one[f"accuracy/{name}"])
-                    for name in ("teacher", "student")
-                ),
-                (points(one["accuracy/student"] - one["accuracy/teacher"]), None),
-            ],
-        )
-        for one in chosen[:_ROWS]
+            count(one["images"]),
+            *shades_of_one,
+            points(one["accuracy/student"] - one["accuracy/teacher"]),
+        ]
+        for one, shades_of_one in zip(chosen, shades, strict=True)
     ]
     which = f" ({_ROWS} of {len(present)}, the student’s weakest)" if len(present) > _ROWS else ""
     head = ["class", "test images", "teacher", "student", "student − teacher, points"]
-    return HeatMap(head, rows, f"Accuracy by class{which}")
+    reading = (
+        "The stronger the colour, from the lowest accuracy of the table to the highest, the more"
+        " test images of the class are answered correctly; all classes are in reports/classes.csv."
+    )
+    return Table(head, rows, f"Accuracy by class{which}", reading)
 
 
 def gains_chart(measured: Measurements) -> Titled | None:

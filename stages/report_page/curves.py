@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from stages.figures import threads
+from stages.formatting import threads
 from stages.report_page.charts import (
     Point,
     accuracy_against_latency,

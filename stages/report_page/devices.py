@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stages.figures import percent, significant, threads
+from stages.formatting import threads
 from stages.report_page.charts import Point, accuracy_against_latency
 from stages.report_page.curves import Titled
 from stages.report_page.measurements import Measurements, Record
-from stages.report_page.tables import Table, show
 
 
 class Measured(NamedTuple):
@@ -107,40 +106,12 @@ def trade_offs(summary: Record) -> list[Titled]:
     return charts
 
 
-def table(measured: Measurements, exports: Record) -> Table | None:
-    """Every measurement on every device; None where there is but one device."""
-    found = devices(measured)
-    if len(found) < 2:
-        return None
-    head = ["device", "precision, threads", "status", "accuracy", "p50, ms", "p90, ms", "noisy"]
-    rows = [
-        [
-            device.url,
-            f"{row['precision']}, {row['threads']}{_provider(row, device)}",
-            row["status"],
-            show(percent, exports.get(row["precision"], {}).get("accuracy")),
-            show(significant, row["p50_ms"]),
-            show(significant, row["p90_ms"]),
-            show(lambda noisy: "yes" if noisy else "no", row["noisy"]),
-        ]
-        for device in found
-        for row in device.results
-    ]
-    return Table(head, rows, "All devices")
-
-
 def _foremost(device: Measured) -> dict[str, Record]:
     """A row for each precision: one that passed, with the fewest threads."""
     rows: dict[str, Record] = {}
     for row in sorted(device.results, key=lambda r: (r["status"] != "passed", int(r["threads"]))):
         rows.setdefault(row["precision"], row)
     return rows
-
-
-def _provider(row: Record, device: Measured) -> str:
-    """Named where a device has several, as browsers do."""
-    several = len({r["provider"] for r in device.results if r["provider"] is not None}) > 1
-    return f", {row['provider']}" if several and row["provider"] is not None else ""
 
 
 def _is_current(row: Record, measured: Measurements) -> bool:

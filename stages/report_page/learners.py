@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from stages.figures import percent, significant
+from stages.formatting import percent, significant
 from stages.report_page.charts import lines
 from stages.report_page.curves import Series, Titled, column, columns
 from stages.report_page.measurements import History, Measurements, Record
-from stages.report_page.tables import HeatMap, Table
+from stages.tables import Table, shaded
 
 # How near to 50 or 100 % the discriminators' accuracy counts as pinned there.
 _PINNED = 0.02
@@ -121,10 +121,14 @@ def pairs(analysis: Record) -> Table:
         f"same answer, {analysis['test_images']} images",
         f"CKA, {analysis['images']} images",
     ]
-    return Table(head, rows, "Every two of them")
+    reading = (
+        "Of two that are equally accurate, those that give the same answer less often add more to"
+        " each other."
+    )
+    return Table(head, rows, "Every two of them", reading)
 
 
-def attention_by_class(classes: list[Record]) -> HeatMap | None:
+def attention_by_class(classes: list[Record]) -> Table | None:
     """The classes whose weights differ most from the mean; None where all are weighed alike."""
     prefix = "attention/"
     weights = [key for key in classes[0] if key.startswith(prefix)]
@@ -140,13 +144,16 @@ def attention_by_class(classes: list[Record]) -> HeatMap | None:
         return None
     chosen = sorted(present, key=distance, reverse=True)[:_ROWS]
     chosen.sort(key=lambda one: one[weights[0]], reverse=True)
-    rows = [
-        (one["class"], [(f"{100 * one[key]:.1f} %", one[key]) for key in weights]) for one in chosen
-    ]
+    shades = shaded([[one[key] for key in weights] for one in chosen], lambda w: f"{100 * w:.1f} %")
+    rows = [[one["class"], *cells] for one, cells in zip(chosen, shades, strict=True)]
     which = (
         f" ({_ROWS} of {len(present)}, those farthest from the mean)"
         if len(present) > _ROWS
         else ""
     )
     head = ["class", *(key.removeprefix(prefix) for key in weights)]
-    return HeatMap(head, rows, f"Attention by class{which}")
+    reading = (
+        "Mean weight on the test images of a class: the stronger the colour, from the least of the"
+        " table to the greatest, the more the ensemble listens to that learner there."
+    )
+    return Table(head, rows, f"Attention by class{which}", reading)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stages.figures import drop, percent, significant, threads
+from stages.formatting import threads
 from stages.report_page.measurements import Measurements, Record
-from stages.report_page.tables import Table, show
 
 _MB = 1e6
 #: Where LiteRT is timed, whatever else is measured.
@@ -49,52 +48,6 @@ def _export(row: Record, measured: Measurements) -> Record:
 def _at_one_thread(rows: list[Record]) -> Record:
     """Empty where this was not timed, or where the model answered wrongly."""
     return next((r for r in rows if r["threads"] == 1 and r["status"] == "passed"), {})
-
-
-def table(summary: Record) -> Table | None:
-    """None where LiteRT is off."""
-    if summary["litert"] is None:
-        return None
-    head = ["precision", "status", "accuracy", "drop, points (95 % interval)", "size, MB"]
-    head += ["p50, ms", "p90, ms", "noisy", "speed, × onnxruntime’s fp32", "parity", "agreement"]
-    rows = [
-        [
-            precision,
-            export["status"],
-            show(percent, export["accuracy"]),
-            show(str, drop(export)),
-            show(significant, export["size_mb"]),
-            show(significant, export["p50_ms"]),
-            show(significant, export["p90_ms"]),
-            show(lambda noisy: "yes" if noisy else "no", export["noisy"]),
-            show(significant, export["speedup"]),
-            show(significant, export["max_relative_error"]),
-            show(percent, export["agreement"]),
-        ]
-        for precision, export in summary["litert"]["exports"].items()
-    ]
-    return Table(head, rows, "The student in LiteRT, on the machine that ran the chain")
-
-
-def latency(measured: Measurements) -> Table | None:
-    """Every number of threads; None where nothing was timed."""
-    head = ["LiteRT’s precision, threads", "runs", "min", "p50", "p90", "p99", "mean", "variation"]
-    head += ["first run", "start", "noisy"]
-    times = ("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
-    rows = [
-        [
-            f"{row['precision']}, {timed['threads']}",
-            show("{:,}".format, timed["n"]),
-            *(show(significant, timed[key]) for key in times),
-            show(percent, timed["cv"]),
-            show(significant, timed["first_ms"]),
-            show(significant, timed["init_ms"]),
-            show(lambda noisy: "yes" if noisy else "no", timed["noisy"]),
-        ]
-        for row in measured.litert["results"]
-        for timed in row["latency"]
-    ]
-    return Table(head, rows, "Times in LiteRT in milliseconds, batch 1") if rows else None
 
 
 def missing(measured: Measurements) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from stages.figures import by_reason, count, millions, origin, percent, ratio, significant
 from stages.files import without_folders
+from stages.formatting import by_reason, count, millions, origin, percent, significant, times
 from stages.params import Params
-from stages.report_page import classes, devices, learners, litert, paper, tables
+from stages.report_page import classes, devices, learners, paper, tables
 from stages.report_page.curves import (
     latency_charts,
     scatter_chart,
     training_charts,
 )
 from stages.report_page.measurements import Measurements, Record
+from stages.tables import exports, litert, networks
 
 _FOLDER = Path(__file__).parent
 _MANY_CLASSES = 20
@@ -52,19 +54,17 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         lede=_lede(summary),
         tiles=_tiles(summary),
         summary=summary,
-        golden_images=measured.model["golden"]["images"],
-        cpu=measured.latency["devices"][0]["cpu"] or "an unnamed CPU",
-        networks=tables.networks(summary),
-        exports=tables.exports(summary),
-        notes=_notes(measured, summary),
-        litert=litert.table(summary),
+        networks=networks(summary),
+        exports=exports(summary),
+        quantized=list(_quantized(measured)),
+        litert=litert(summary),
         paper=paper.table_of_figures(summary["paper"], summary) if compared else None,
         paper_reading=paper.reading(summary["paper"]) if compared else None,
         validation=tables.validation(measured),
         engines=tables.engines(measured),
         scatter=scatter_chart(summary),
         trade_offs=devices.trade_offs(summary),
-        devices=devices.table(measured, summary["exports"]),
+        devices=tables.measured_devices(measured, summary["exports"]),
         noisy=any(
             row["noisy"]
             for device in summary["devices"].values()
@@ -87,7 +87,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         looked_at=", ".join(["teacher", "target", *(learners.names(analysis) if group else [])]),
         distributions=latency_charts(measured),
         latency=tables.latency(measured),
-        litert_latency=litert.latency(measured),
+        litert_latency=tables.litert_latency(measured),
         prune_reading=_prune_reading(measured),
         prune=tables.prune(measured),
         data=_data(measured),
@@ -122,7 +122,7 @@ def _tiles(summary: Record) -> list[tuple[str, str, str]]:
         smaller, larger = sorted((teacher[key], student[key]))
         than = "fewer" if teacher[key] >= student[key] else "more"
         costs = f"{form(student[key])} against {form(teacher[key])}"
-        tiles.append((ratio(larger, smaller), "", f"{than} {name}: {costs}"))
+        tiles.append((times(larger / smaller), "", f"{than} {name}: {costs}"))
     timed = {
         name: export
         for name, export in summary["exports"].items()
@@ -137,35 +137,12 @@ def _tiles(summary: Record) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _notes(measured: Measurements, summary: Record) -> list[str]:
-    exports = summary["exports"]
-    notes = []
-    if choice := summary["recommended"]:
-        notes.append(f"Recommended on this device: {choice['precision']}, {choice['reason']}.")
-    for name, export in exports.items():
-        if export["dominated_by"]:
-            notes.append(
-                f"{name} is dominated by {', '.join(export['dominated_by'])} on this device: no"
-                " better in accuracy, size and median latency, and worse in one at least."
-            )
-    notes += [f"{name}: {made}." for name, made in _quantized(measured)]
-    notes += [f"{name}: {e['reason']}." for name, e in exports.items() if e["reason"]]
-    noisy = [name for name, export in exports.items() if export["noisy"]]
-    if noisy:
-        notes.append(
-            f"Measured while the machine was noisy (coefficient of variation above 0.2):"
-            f" {', '.join(noisy)}."
-        )
-    return notes
-
-
-def _quantized(measured: Measurements) -> list[tuple[str, str]]:
+def _quantized(measured: Measurements) -> Iterator[str]:
     """How each int8 model was made, and what decided it."""
-    found = []
     for precision, made in measured.model["quantization"].items():
         calibration, decided = made["calibration"], made["decided_on"]
         text = (
-            f"made by {made['made_by']}, with ranges by {calibration['method']} of"
+            f"{precision}: made by {made['made_by']}, with ranges by {calibration['method']} of"
             f" {count(calibration['images'])} training images"
         )
         if decided is not None:
@@ -175,8 +152,7 @@ def _quantized(measured: Measurements) -> list[tuple[str, str]]:
                 steps.append(f"fine-tuned {percent(decided['finetuned'])}")
             split = {"val": "validation", "train": "training"}[decided["split"]]
             text += f"; decided on {count(decided['images'])} {split} images: {', '.join(steps)}"
-        found.append((precision, text))
-    return found
+        yield f"{text}."
 
 
 def _prune_reading(measured: Measurements) -> str:
@@ -249,7 +225,7 @@ def _training(measured: Measurements) -> list[tuple[str, str]]:
     return rows
 
 
-def _environment(measured: Measurements) -> list[tuple[str, str]]:
+def _environment(measured: Measurements) -> list[tuple[str, str | None]]:
     device = measured.device
     gpu = device["gpu"]
     runtimes = [
@@ -257,11 +233,11 @@ def _environment(measured: Measurements) -> list[tuple[str, str]]:
     ]
     return [
         ("system", f"{device['system']}, {device['machine']}"),
-        ("CPU", tables.show(str, device["cpu"])),
-        ("cores", tables.show(str, device["cores"])),
-        ("CPU features", ", ".join(device["cpu_features"]) or tables.NOT_MEASURED),
-        ("memory", tables.show(lambda gb: f"{gb:g} GB", device["memory_gb"])),
-        ("CPU governor", tables.show(str, device["governor"])),
+        ("CPU", device["cpu"]),
+        ("cores", device["cores"]),
+        ("CPU features", ", ".join(device["cpu_features"]) or None),
+        ("memory", device["memory_gb"] and f"{device['memory_gb']:g} GB"),
+        ("CPU governor", device["governor"]),
         ("GPU", f"{gpu['name']}, driver {gpu['driver']}" if gpu else "none"),
         ("Python", device["python"]),
         ("runtimes", ", ".join(runtimes)),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages.figures import count, percent, points
+from stages.formatting import count, percent, points
 from stages.params import Params, read_yaml
 from stages.report_page.measurements import Measurements, Record
-from stages.report_page.tables import Table
 from stages.sections.methods import Ackd
 from stages.sections.training import Training
+from stages.tables import Table
 
 FOLDER = Path("docs/paper")
 

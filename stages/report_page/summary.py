@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.figures import threads
+from stages.formatting import threads
 from stages.params import Params
 from stages.report_page import devices, litert
 from stages.report_page.choice import dominated_by, recommended

@@ -1,138 +1,30 @@
-"""The tables of the page: figures as text, with their units."""
+"""The tables that the page alone has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from markupsafe import Markup
-
-from stages.figures import (
-    count,
-    drop,
-    millions,
-    percent,
-    points,
-    ratio,
-    significant,
-    verdict,
-)
+from stages.formatting import count, millions, points
+from stages.report_page.devices import devices
 from stages.report_page.measurements import Measurements, Record
+from stages.tables import Table, cells, headings, of_records
 
-NOT_MEASURED = Markup('<span class="missing">not measured</span>')
-
-
-class Table(NamedTuple):
-    """Column names, rows, and a title; the last cell of a shorter row takes the rest of it."""
-
-    head: list[str]
-    rows: list[list[str]]
-    caption: str = ""
-
-
-class HeatMap(NamedTuple):
-    """As :class:`Table`, with numbers beside their texts: the greater one, the stronger a cell.
-
-    The least of the table has no colour, and neither has a cell without a number.
-    """
-
-    head: list[str]
-    rows: list[tuple[str, list[tuple[str, float | None]]]]
-    caption: str
-
-    def strength(self, number: float) -> float:
-        """Between 0 for the least and 1 for the greatest."""
-        numbers = [n for _, cells in self.rows for _, n in cells if n is not None]
-        least, greatest = min(numbers), max(numbers)
-        return (number - least) / (greatest - least) if greatest > least else 0.0
-
-
-def show(form: Callable[[Any], str], value: Any) -> str:
-    """``value`` in ``form``, or that it was not measured."""
-    return NOT_MEASURED if value is None else form(value)
-
-
-def networks(summary: Record) -> Table:
-    head = ["", "network", "accuracy", "parameters", "MACs", "fp32 weights, MB"]
-    teacher, proxy, student = (summary[name] for name in ("teacher", "proxy", "student"))
-    shown = {"teacher": teacher, "proxy": proxy, "student": student}
-    if proxy["method"] == "teacher":
-        del shown["proxy"]
-    rows = [
-        [
-            name,
-            network["network"],
-            percent(network["accuracy"]),
-            count(network["parameters"]),
-            millions(network["macs"]),
-            significant(network["size_mb"]),
-        ]
-        for name, network in shown.items()
-    ]
-    ratios = [ratio(teacher[key], student[key]) for key in ("parameters", "macs", "size_mb")]
-    lost = f"{points(summary['drop_from_teacher'])} points"
-    rows.append(["teacher against student", "", lost, *ratios])
-    return Table(head, rows, "Teacher and student")
-
-
-def exports(summary: Record) -> Table:
-    head = [
-        "precision",
-        "status",
-        "verdict",
-        "accuracy",
-        "drop, points (95 % interval)",
-        "size, MB",
-        "p50, ms",
-        "p90, ms",
-        "speed, × fp32",
-        "parity",
-        "agreement",
-        "made by",
-    ]
-    rows = [
-        [
-            precision,
-            export["status"],
-            verdict(precision, summary),
-            show(percent, export["accuracy"]),
-            show(str, drop(export)),
-            show(significant, export["size_mb"]),
-            show(significant, export["p50_ms"]),
-            show(significant, export["p90_ms"]),
-            show(significant, export["speedup"]),
-            show(significant, export["max_relative_error"]),
-            show(percent, export["agreement"]),
-            export["made_by"] or "",
-        ]
-        for precision, export in summary["exports"].items()
-    ]
-    return Table(head, rows, "The student’s exports, in onnxruntime")
+_TIMES = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms", "cv", "first_ms", "init_ms")
+_ANSWERS = ("accuracy", "agreement", "calibration_error")
 
 
 def validation(measured: Measurements) -> Table:
-    head = ["runtime", "precision", "shape", "status", "provider", "computed in", "parity"]
-    head += ["cosine", "golden top\u20111", "accuracy", "agreement", "ECE", "images"]
+    of_golden = ("max_relative_error", "cosine", "top1_agreement")
+    head = ["runtime", "precision", "shape", "status", "provider", "computed in"]
     rows = []
     for result in measured.validation["results"]:
-        golden = result["golden"]
         runtime = " ".join(filter(None, (result["runtime"], result["version"])))
         row = [runtime, result["precision"], result["shape"], result["status"]]
-        if golden is None:
+        if result["golden"] is None:
             rows.append([*row, result["reason"]])
             continue
-        row += [
-            result["provider"].removesuffix("ExecutionProvider"),
-            ", ".join(result["dtypes"]),
-            show(significant, golden["max_relative_error"]),
-            show("{:.5f}".format, golden["cosine"]),
-            show(percent, golden["top1_agreement"]),
-            show(percent, result["accuracy"]),
-            show(percent, result["agreement"]),
-            show(percent, result["calibration_error"]),
-            count(result["images"]),
-        ]
+        row += [result["provider"].removesuffix("ExecutionProvider"), ", ".join(result["dtypes"])]
+        row += cells(result["golden"], *of_golden) + cells(result, *_ANSWERS, "images")
         rows.append(row)
+    head += headings(*of_golden, *_ANSWERS, "images")
     return Table(head, rows, "Every validation")
 
 
@@ -148,11 +40,18 @@ def engines(measured: Measurements) -> Table | None:
         name = " ".join((result["runtime"], result["precision"], result["shape"]))
         row = [name, result["provider"], layers]
         if latency := result["latency"]:
-            row.append(count(latency["gpu"]["n"]))
-            for clock in ("gpu", "wall"):
-                row += [significant(latency[clock][key]) for key in ("p50_ms", "p90_ms")]
+            quiet = {"noisy": False}
+            row += cells(latency["gpu"] | quiet, "n", "p50_ms", "p90_ms")
+            row += cells(latency["wall"] | quiet, "p50_ms", "p90_ms")
         rows.append(row)
-    return Table(head, rows, "What was built, and its latency at batch 1") if rows else None
+    if not rows:
+        return None
+    reading = (
+        "The GPU’s time is what lies between the launch of an engine and its end; the host’s goes"
+        " from the images to the logits in its own memory. A small network’s launch takes longer"
+        " than its work."
+    )
+    return Table(head, rows, "What was built, and its latency at batch 1", reading)
 
 
 def similarity(measured: Measurements) -> Table:
@@ -171,37 +70,48 @@ def similarity(measured: Measurements) -> Table:
 
 
 def latency(measured: Measurements) -> Table:
-    head = [
-        "precision, threads",
-        "runs",
-        "min",
-        "p50",
-        "p90",
-        "p99",
-        "mean",
-        "variation",
-        "first run",
-        "session start",
-        "peak memory, MB",
-        "noisy",
-    ]
     several = len(measured.latency["devices"]) > 1
-    latencies = ("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
     rows = [
-        [
-            f"{result['precision']}, {result['threads']}"
-            + (f", {result['device']}" if several else ""),
-            show(count, result["n"]),
-            *(show(significant, result[key]) for key in latencies),
-            show(percent, result["cv"]),
-            show(significant, result["first_ms"]),
-            show(significant, result["init_ms"]),
-            show(significant, result["peak_rss_mb"]),
-            show(lambda noisy: "yes" if noisy else "no", result["noisy"]),
-        ]
+        (
+            [
+                f"{result['precision']}, {result['threads']}"
+                + (f", {result['device']}" if several else "")
+            ],
+            result,
+        )
         for result in measured.latency["results"]
     ]
-    return Table(head, rows, "Times in milliseconds, batch 1")
+    return of_records("Latency at batch 1", ["precision, threads"], rows, (*_TIMES, "peak_rss_mb"))
+
+
+def litert_latency(measured: Measurements) -> Table | None:
+    """Every number of threads; None where nothing was timed."""
+    rows = [
+        ([f"{row['precision']}, {timed['threads']}"], timed)
+        for row in measured.litert["results"]
+        for timed in row["latency"]
+    ]
+    if not rows:
+        return None
+    return of_records("Latency at batch 1 in LiteRT", ["precision, threads"], rows, _TIMES)
+
+
+def measured_devices(measured: Measurements, exports: Record) -> Table | None:
+    """Every measurement on every device; None where there is but one device."""
+    found = devices(measured)
+    if len(found) < 2:
+        return None
+    rows = []
+    for device in found:
+        providers = {row["provider"] for row in device.results} - {None}
+        for row in device.results:
+            name = f"{row['precision']}, {row['threads']}"
+            if len(providers) > 1 and row["provider"] is not None:  # as browsers have them
+                name += f", {row['provider']}"
+            accuracy = exports.get(row["precision"], {}).get("accuracy")
+            rows.append(([device.url, name], row | {"accuracy": accuracy}))
+    keys = ("status", "accuracy", "p50_ms", "p90_ms")
+    return of_records("All devices", ["device", "precision, threads"], rows, keys)
 
 
 def prune(measured: Measurements) -> Table:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from models.errors import InputError
 from stages import report
-from stages.figures import millions, points, ratio, significant
 from stages.files import sha256
+from stages.formatting import millions, points, significant, times
 from stages.params import Params
 from tests.stages import chain_files
 from tests.stages.html_page import PAGE, SUMMARY, change, made
@@ -140,8 +140,8 @@ def test_an_engine_shows_its_layers_and_both_its_clocks(chain):
 
     def build(content):
         onnxruntime = content["results"][0]
-        for shape, times in (("static", latency), ("dynamic", None)):
-            built = {"runtime": "tensorrt", "shape": shape, "layers": layers, "latency": times}
+        for shape, timed in (("static", latency), ("dynamic", None)):
+            built = {"runtime": "tensorrt", "shape": shape, "layers": layers, "latency": timed}
             content["results"].append(onnxruntime | built | {"provider": "a <GPU>"})
 
     change("reports/validation.json", build)
@@ -220,7 +220,7 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
     text = page.text["results"]
     reason = summary["recommended"]["reason"]
     assert f"Recommended on this device: int8_u8s8, {reason}." in text
-    assert "int8_s8s8 is dominated by int8_u8s8" in text
+    assert "A dominated export is no better than the named ones in accuracy, size" in text
     assert (
         "int8_u8s8: made by fine-tuning, with ranges by minmax of 256 training images; decided on"
         " 180 validation images: fp32 97.78 %, calibrated 95.56 %, fine-tuned 97.22 %."
@@ -275,7 +275,7 @@ def test_text_and_lines_have_enough_contrast(scheme):
 
     paper = luminance(colours["--paper"])
     # The strongest cell of a heat map, behind the ink.
-    strength = float(re.search(r"\.heat td .*var\(--heat, 0%\) \* ([\d.]+)", style)[1])
+    strength = float(re.search(r"\.shaded .*var\(--heat\) \* ([\d.]+)", style)[1])
     channels = [
         [int(colours[name][1:][i : i + 2], 16) for i in (0, 2, 4)]
         for name in ("--series-1", "--paper")
@@ -403,7 +403,7 @@ def test_figures_as_text():
         "0.00",
     ]
     assert millions(40813184) == "40.8 M"
-    assert ratio(272474, 78042) == "3.49×"
+    assert times(272474 / 78042) == "3.49×"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -109,13 +108,9 @@ def test_the_figures_the_picture_and_the_place_of_the_report(
 
     found = artifacts_of(show(return_state=True))
     assert set(found) == {"networks", "exports", "accuracy-against-latency", "report"}
-    summary = read_json(SUMMARY)
-    networks = json.loads(str(found["networks"].data))
-    assert [row["network"] for row in networks] == [
-        summary[role]["network"] for role in ("teacher", "student")
-    ]
-    exports = json.loads(str(found["exports"].data))
-    assert [row["export"] for row in exports][: len(summary["exports"])] == list(summary["exports"])
+    for key, named in (("networks", ("resnet20", "resnet8")), ("exports", ("fp32", "int8_u8s8"))):
+        shown = str(found[key].data)
+        assert all(f"| {name} |" in shown for name in named)
     place = str(found["report"].data)
     if kept_as is None:
         assert (tmp_path / "reports/index.html").as_uri() in place

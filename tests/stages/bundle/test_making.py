@@ -81,6 +81,6 @@ def test_the_settings_of_both_trainings() -> None:
         "multi_step, a tenth after epochs 150, 180",
     ]
     loaded = Teacher(checkpoint="weights/resnet_110.pth")
-    assert row("method", teacher=loaded)[0] == r"loaded from resnet\_110.pth"
+    assert row("method", teacher=loaded)[0] == "loaded from resnet_110.pth"
     assert row("epochs", teacher=loaded, distill=slow) == ["", "240"]
     assert row("method", teacher=Teacher(checkpoint="pretrained"))[0].startswith("weights that its")

@@ -1,4 +1,4 @@
-"""Figures as text, the same in the page and in the model card."""
+"""Numbers and other findings as text, the same on the terminal, in the page and in the card."""
 
 from __future__ import annotations
 
@@ -24,14 +24,6 @@ def drop(export: dict[str, Any]) -> str | None:
     return f"{points(export['drop'])} ({low} to {high})"
 
 
-def verdict(precision: str, summary: dict[str, Any]) -> str:
-    """What an export of ``reports/summary.json`` is among the others; empty where nothing."""
-    choice, others = summary["recommended"], summary["exports"][precision]["dominated_by"]
-    if choice and choice["precision"] == precision:
-        return "recommended"
-    return f"dominated by {', '.join(others)}" if others else ""
-
-
 def significant(value: float) -> str:
     """Three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
     rounded = float(f"{value:.3g}")
@@ -48,10 +40,6 @@ def times(factor: float) -> str:
     return f"{significant(factor)}×"
 
 
-def ratio(larger: float, smaller: float) -> str:
-    return times(larger / smaller)
-
-
 def count(number: int) -> str:
     return f"{number:,}"
 
@@ -60,23 +48,24 @@ def threads(number: int) -> str:
     return "1 thread" if number == 1 else f"{number} threads"
 
 
+def between(least: int, most: int) -> str:
+    """``14 to 15``, or ``14`` where both are the same."""
+    return count(least) if least == most else f"{count(least)} to {count(most)}"
+
+
 def origin(summary: dict[str, Any]) -> str:
-    """How the student of ``reports/summary.json`` came about."""
+    """How the student of ``reports/summary.json`` was trained."""
     method: str = summary["student"]["method"]
     if method == "scratch":
         return "trained from scratch"
     return f"distilled from {summary['teacher']['network']} by {method.upper()}"
 
 
-def what(skipped: dict[str, Any]) -> str:
-    """What lacks, and on which device where it is of one."""
-    device = skipped.get("device")
-    return f"{skipped['what']} on {device}" if device else str(skipped["what"])
-
-
 def by_reason(skipped: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
-    """``skipped`` of ``reports/summary.json``: what lacks for each reason."""
+    """``skipped`` of ``reports/summary.json``: what is missing, and on which device, by reason."""
     found: dict[str, list[str]] = {}
     for item in skipped:
-        found.setdefault(item["reason"], []).append(what(item))
+        device = item.get("device")
+        what = f"{item['what']} on {device}" if device else str(item["what"])
+        found.setdefault(item["reason"], []).append(what)
     return found

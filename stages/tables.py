@@ -1,0 +1,234 @@
+"""Tables of results, made once: the terminal, Prefect, the model card and the page draw them.
+
+Their contents are those of ``reports/summary.json`` and of the other reports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from stages.formatting import count, drop, millions, percent, points, significant, times
+
+Record = dict[str, Any]
+#: None is what was not measured.
+Cell = str | None
+
+#: Behind a latency that was measured while the machine was noisy.
+NOISY = " *"
+NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2)."
+
+
+class Table(NamedTuple):
+    """What is shown, whatever draws it.
+
+    Attributes:
+        rows: of as many cells as ``head``; the last cell of a shorter row takes the rest of it.
+        reading: what the columns mean; not shown on a terminal.
+        notes: what a reader should know of these rows, a sentence each.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    reading: str = ""
+    notes: Sequence[str] = ()
+
+    def numeric(self) -> list[bool]:
+        """Which columns hold figures, and are aligned to the right; the first never is."""
+        columns = zip_longest(*self.rows)
+        found = [any(re.match(r"[+−]?\d", cell or "") for cell in column) for column in columns]
+        return [False, *found[1:], *[False] * (len(self.head) - len(found))]
+
+    def below(self) -> list[str]:
+        """What stands below the rows."""
+        return [text for text in (self.reading, *self.notes) if text]
+
+    def texts(self, not_measured: str) -> list[list[str]]:
+        """The rows, all of full length."""
+        filled = [[*row, *[""] * (len(self.head) - len(row))] for row in self.rows]
+        return [[not_measured if cell is None else cell for cell in row] for row in filled]
+
+
+class Shaded(str):
+    """A cell with a colour, from 0 for none to 1 for the strongest; only the page shows it."""
+
+    __slots__ = ("strength",)
+    strength: float
+
+    def __new__(cls, text: str, strength: float) -> Shaded:
+        cell = super().__new__(cls, text)
+        cell.strength = strength
+        return cell
+
+
+def shaded(numbers: Sequence[Sequence[float]], form: Callable[[float], str]) -> list[list[Cell]]:
+    """Cells whose colours go from the least of all these numbers to the greatest."""
+    least, greatest = min(map(min, numbers)), max(map(max, numbers))
+    reach = greatest - least or 1.0
+    return [[Shaded(form(one), (one - least) / reach) for one in row] for row in numbers]
+
+
+def _value(key: str, form: Callable[[Any], str]) -> Callable[[Record], Cell]:
+    return lambda record: None if record[key] is None else form(record[key])
+
+
+def _p90(record: Record) -> Cell:
+    shown = _value("p90_ms", significant)(record)
+    return f"{shown}{NOISY}" if shown and record["noisy"] else shown
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[Record], Cell]]] = {
+    "network": ("network", _value("network", str)),
+    "status": ("status", _value("status", str)),
+    "verdict": ("verdict", _value("verdict", str)),
+    "made_by": ("made by", lambda record: record["made_by"] or ""),
+    "accuracy": ("accuracy", _value("accuracy", percent)),
+    "drop": ("drop, points", drop),
+    "parameters": ("parameters", _value("parameters", count)),
+    "macs": ("MACs", _value("macs", millions)),
+    "size_mb": ("size, MB", _value("size_mb", significant)),
+    "max_relative_error": ("parity", _value("max_relative_error", significant)),
+    "cosine": ("cosine", _value("cosine", "{:.5f}".format)),
+    "top1_agreement": ("golden top\u20111", _value("top1_agreement", percent)),
+    "agreement": ("agreement", _value("agreement", percent)),
+    "calibration_error": ("ECE", _value("calibration_error", percent)),
+    "images": ("images", _value("images", count)),
+    "threads": ("threads", _value("threads", count)),
+    "n": ("runs", _value("n", count)),
+    "min_ms": ("min, ms", _value("min_ms", significant)),
+    "p50_ms": ("p50, ms", _value("p50_ms", significant)),
+    "p90_ms": ("p90, ms", _p90),
+    "p99_ms": ("p99, ms", _value("p99_ms", significant)),
+    "mean_ms": ("mean, ms", _value("mean_ms", significant)),
+    "cv": ("variation", _value("cv", percent)),
+    "first_ms": ("first run, ms", _value("first_ms", significant)),
+    "init_ms": ("session start, ms", _value("init_ms", significant)),
+    "peak_rss_mb": ("peak memory, MB", _value("peak_rss_mb", significant)),
+    "speedup": ("speed, × fp32", _value("speedup", significant)),
+}
+
+
+def headings(*keys: str) -> list[str]:
+    return [_COLUMNS[key][0] for key in keys]
+
+
+def cells(record: Record, *keys: str) -> list[Cell]:
+    """The values under ``keys`` with their units; a p90 also needs ``noisy``."""
+    return [_COLUMNS[key][1](record) for key in keys]
+
+
+def of_records(
+    caption: str,
+    names: Sequence[str],
+    records: Iterable[tuple[Sequence[str], Record]],
+    keys: Sequence[str],
+    reading: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """A row for each record: what it is called, and its values.
+
+    Args:
+        caption: of the table.
+        names: headings of what the records are called.
+        records: each with as many texts as ``names``.
+        keys: which values are shown.
+        reading: as the table's.
+        notes: as the table's, before the one on noisy machines.
+    """
+    found = list(records)
+    rows = [[*called, *cells(record, *keys)] for called, record in found]
+    noisy = "p90_ms" in keys and any(record["noisy"] for _, record in found)
+    below = [*notes, NOISY_NOTE] if noisy else notes
+    return Table([*names, *headings(*keys)], rows, caption, reading, below)
+
+
+def networks(summary: Record) -> Table:
+    """Teacher, proxy where it is another network, and student."""
+    teacher, student = summary["teacher"], summary["student"]
+    keys = ("network", "accuracy", "parameters", "macs", "size_mb")
+    shown = of_records(
+        "Teacher and student",
+        [""],
+        (
+            ([name], summary[name])
+            for name in ("teacher", "proxy", "student")
+            if name != "proxy" or summary["proxy"]["method"] != "teacher"
+        ),
+        keys,
+        f"Accuracy is top-1 on the {summary['data']['test']} test images; MACs are multiply-adds"
+        f" for one image of {summary['data']['image_size']}×{summary['data']['image_size']} pixels;"
+        " the size is that of the weights in fp32, and MB are 10⁶ bytes.",
+    )
+    ratios = [times(teacher[key] / student[key]) for key in keys[2:]]
+    lost = f"{points(summary['drop_from_teacher'])} points"
+    return shown._replace(rows=[*shown.rows, ["teacher / student", "", lost, *ratios]])
+
+
+def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
+    """The exports for onnxruntime; ``packaged`` are the precisions to show, else all."""
+    every = summary["exports"]
+    found: Mapping[str, Record] = every if packaged is None else {p: every[p] for p in packaged}
+    device = next(iter(summary["devices"].values()))
+    reading = (
+        "Drop is the accuracy lost against torch, with the 95 % interval of the same test images"
+        " answered by both. Parity is the largest relative difference from torch’s logits on the"
+        " golden batch, agreement the share of test images that get torch’s answer. Latency is that"
+        f" of one image by the static model at one thread on {processor(device)}"
+        f" ({device['system']}, {device['runtime']}); the speed is against fp32’s median there."
+    )
+    if any(export["dominated_by"] for export in found.values()):
+        reading += (
+            " A dominated export is no better than the named ones in accuracy, size and median"
+            " latency, and worse in at least one of them; on another device it may be faster."
+        )
+    choice = summary["recommended"]
+    notes = [
+        f"Recommended on this device: {choice['precision']}, {choice['reason']}."
+        if choice
+        else "No export is recommended: none has its accuracy, size and latency measured."
+    ]
+    notes += [f"{name}: {export['reason']}." for name, export in found.items() if export["reason"]]
+    keys = ["status", "verdict", "accuracy", "drop", "size_mb", "p50_ms", "p90_ms", "speedup"]
+    keys += ["max_relative_error", "agreement", "made_by"]
+    return of_records(
+        "The student’s exports, in onnxruntime",
+        ["precision"],
+        (([name], export | {"verdict": _verdict(name, summary)}) for name, export in found.items()),
+        keys,
+        reading,
+        notes,
+    )
+
+
+def litert(summary: Record) -> Table | None:
+    """The exports for LiteRT; None where it is off."""
+    if summary["litert"] is None:
+        return None
+    found = summary["litert"]["exports"]
+    keys = ["status", "accuracy", "drop", "size_mb", "p50_ms", "p90_ms", "speedup"]
+    failed = {name: export["reason"] for name, export in found.items() if export["reason"]}
+    return of_records(
+        "The student in LiteRT, on the machine that ran the chain",
+        ["precision"],
+        (([name], export) for name, export in found.items()),
+        [*keys, "max_relative_error", "agreement"],
+        "Latency is that of one image at one thread; the speed is against the median of"
+        " onnxruntime’s fp32 there, where it was measured. These files are in artifacts/litert, and"
+        " not in the bundle.",
+        [f"{name} in LiteRT: {reason}." for name, reason in failed.items()],
+    )
+
+
+def processor(device: Record) -> str:
+    """What a device of ``reports/summary.json`` computes with."""
+    return str(device["cpu"] or f"an unnamed {device['machine']} CPU")
+
+
+def _verdict(precision: str, summary: Record) -> str:
+    choice, others = summary["recommended"], summary["exports"][precision]["dominated_by"]
+    if choice and choice["precision"] == precision:
+        return "recommended"
+    return f"dominated by {', '.join(others)}" if others else ""

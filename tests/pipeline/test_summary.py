@@ -1,0 +1,157 @@
+"""`ackd show`."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline import cli
+from pipeline.rich_tables import print_table
+from stages.tables import Table
+from tests.pipeline.conftest import ROOT, invoke, set_temperature
+
+_DEMO = json.loads((ROOT / "reports/summary.json").read_text(encoding="utf-8"))
+
+
+def summary() -> dict[str, Any]:
+    """The demo's, with a failed and a noisy export, a second device, LiteRT and a warning."""
+    made = copy.deepcopy(_DEMO)
+    exports = made["exports"]
+    unknown = ("size_mb", "accuracy", "drop", "p50_ms", "p90_ms", "noisy", "speedup", "agreement")
+    exports["fp16"] |= dict.fromkeys(unknown)
+    exports["fp16"] |= {"status": "failed", "reason": "not exported [why]"}
+    exports["fp32"] |= {"noisy": True, "p90_ms": 0.334, "dominated_by": ["int8_u8s8"]}
+    exports["fp32"] |= {"drop": 0.0, "drop_low": -0.0076, "drop_high": 0.0076}
+    made["recommended"] = {"precision": "int8_u8s8", "reason": "the quickest of [all]"}
+    (first,) = made["devices"].values()
+    row = first["exports"]["fp32"] | {"p50_ms": 4.2, "p90_ms": 4.9, "noisy": False}
+    made["devices"]["ssh://pi@[board]"] = first | {"cpu": "Board [1.4]", "exports": {"fp32": row}}
+    litert = exports["fp32"] | {"speedup": 1.25, "noisy": False}
+    made["litert"] = {"versions": {"ai-edge-litert": "2.3.1"}, "exports": {"fp32": litert}}
+    made["warnings"] = ["The attention has collapsed on [D3B1]."]
+    made["skipped"] = [{"what": "tensorrt [fp32]", "reason": "no NVIDIA GPU", "device": "[a]"}]
+    return made
+
+
+def write(content: dict[str, Any], folder: Path) -> None:
+    (folder / "reports").mkdir(exist_ok=True)
+    (folder / "reports/summary.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "console", Console(width=200, emoji=False))
+
+
+def test_show_has_every_figure_and_place(project: Path) -> None:
+    write(summary(), project)
+    (project / "reports/index.html").write_text("")
+    code, output, _ = invoke("show")
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+    found = {row[0]: row for row in reversed(rows) if row}  # the first of each name
+    assert found["teacher"][1:] == ["resnet20", "99.72 %", "272,474", "40.8 M", "1.09"]
+    assert found["student"][1:] == ["resnet8", "99.72 %", "78,042", "12.5 M", "0.312"]
+    assert found["teacher / student"][2:] == ["0.00 points", "3.49×", "3.26×", "3.49×"]
+    assert found["fp32"][1:5] == [
+        *("passed", "dominated by int8_u8s8", "99.72 %", "0.00 (−0.76 to +0.76)")
+    ]
+    assert found["fp32"][7] == "0.334 *"
+    assert found["fp16"][1:9] == ["failed", "", *["-"] * 6]
+    assert found["int8_u8s8"][1:3] == ["passed", "recommended"]
+    board = found["ssh://pi@[board]"]
+    assert board[1:] == ["Board [1.4]", "fp32", "passed", "1", "4.20", "4.90"]
+    for sentence in (
+        "resnet8, distilled from resnet20 by ACKD",
+        "digits: 1,295 training, 142 validation, 360 test images, 10 classes, 32 x 32",
+        "* The machine was noisy",
+        "fp16: not exported [why].",
+        "The student’s exports, in onnxruntime",
+        "The student in LiteRT, on the machine that ran the chain",
+        "Recommended on this device: int8_u8s8, the quickest of [all].",
+        "warning  The attention has collapsed on [D3B1].",
+        "tensorrt [fp32] on [a]: no NVIDIA GPU",
+        "report  reports/index.html",
+        "bundle  none; see the goals in reports/gate.json",
+    ):
+        assert sentence in output
+    (project / "artifacts").mkdir()
+    (project / "artifacts/bundle.tar.gz").write_bytes(b"")
+    write(summary() | {"recommended": None}, project)
+    output = invoke("show")[1]
+    assert "bundle  artifacts/bundle.tar.gz" in output
+    assert "No export is recommended: none has its accuracy, size and latency" in output
+
+
+def test_a_table_wider_than_the_terminal_is_in_parts_that_fit() -> None:
+    console = Console(width=40, file=io.StringIO(), record=True)
+    rows = [["first", "1" * 12, "[2]", "3" * 12], ["second", None]]
+    print_table(console, Table(["name", "one", "two", "three"], rows, "Both"))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert [line.strip() for line in lines if "Both" in line] == ["Both", "Both, continued"]
+    body = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert body == [
+        *(["first", "1" * 12, "[2]"], ["second", "-", ""]),
+        *(["first", "3" * 12], ["second", ""]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        (("litert",), ..., "has no litert, so another version of ackd wrote it"),
+        (("exports", "fp32", "speedup"), ..., "has no exports.fp32.speedup, so another version"),
+        (("teacher", "accuracy"), "high", "teacher.accuracy is 'high', expected a valid number"),
+        (("teacher", "accuracy"), 1.5, "teacher.accuracy is 1.5, expected less than or equal to 1"),
+        (("exports",), [], "exports is [], expected a JSON object"),
+        ((), None, "no such file; run `dvc repro` to make it"),
+    ],
+)
+def test_show_of_a_missing_damaged_or_other_versions_summary_is_one_sentence(
+    place: tuple[str, ...], value: Any, problem: str, project: Path
+) -> None:
+    if place:
+        part = content = summary()
+        for key in place[:-1]:
+            part = part[key]
+        part[place[-1]] = value
+        if value is ...:
+            del part[place[-1]]
+        write(content, project)
+    code, output, error = invoke("show")
+    assert (code, output, error.count("\n")) == (1, "", 1)
+    assert error.startswith(f"error: reports/summary.json: {problem}")
+    assert "; run `dvc repro` to make it" in error
+
+
+def test_show_says_whose_result_it_is(finished: Path) -> None:
+    write(summary(), finished)
+    assert "these results" not in invoke("show")[1]
+    set_temperature(finished, 2.5)
+    output = " ".join(invoke("show")[1].split())
+    assert "made with distill.temperature 4.0 (now 2.5); `ackd run` makes those of" in output
+    (finished / "source.txt").write_text("2\n")
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", "first"]
+    subprocess.run(command, check=True)
+    assert "warning first.txt: made anew since" in " ".join(invoke("show")[1].split())
+
+
+def test_a_terminal_that_lacks_a_character_shows_its_code(project: Path) -> None:
+    write(summary(), project)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "show"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert rb"0.00 (\u22120.76 to +0.76)" in done.stdout
