@@ -1,5 +1,7 @@
 """The one exception for what a user can put right, and text that may be shown."""
 
+import difflib
+from collections.abc import Iterable
 from unicodedata import bidirectional, category
 
 _OBEYED = {"Cc", "Cs", "Zl", "Zp"}
@@ -33,3 +35,18 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The end of a sentence about a name that does not exist: the nearest one that does.
+
+    Where none is near, it is ``otherwise``, or else all that are known.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    # Upper and lower case are the likeliest slip where names are abbreviations.
+    near = near or [other for other in known if name.lower() == other.lower()]
+    near = near or [other for other in known if name in other]
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return otherwise or f"use one of {', '.join(known) or 'none'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import io
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from models.errors import InputError
+from models.errors import InputError, did_you_mean
 from stages.files import new_file
 from stages.params import PARAMS_FILE, Params, parse_params, read_yaml
 from stages.schedule import compressed
@@ -197,10 +196,7 @@ def _overlay(preset: str) -> Mapping[str, Any]:
     path = PRESETS_FOLDER / f"{preset}.yaml"
     known = list(list_presets())
     if preset not in known:
-        near = difflib.get_close_matches(preset, known, n=1)
-        near = near or [name for name in known if preset in name][:1]
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known) or 'none'}"
-        raise InputError(f"{path}: no such preset; {hint}")
+        raise InputError(f"{path}: no such preset; {did_you_mean(preset, known)}")
     read_yaml(path)
     overlay: Mapping[str, Any] = YAML().load(path)
     return overlay

@@ -87,6 +87,12 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub(r"\1.../", text)
 
 
+def json_sha256(content: Mapping[str, Any]) -> str:
+    """Hex digest of a JSON-able mapping, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as handle:

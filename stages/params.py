@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -10,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from models.errors import InputError
+from models.errors import InputError, did_you_mean
 from stages.sections.common import Section
 from stages.sections.data import Augmentation, Data
 from stages.sections.export import Export, Litert, Profile, Validate
@@ -106,9 +105,7 @@ def _sentence(problem: dict[str, Any]) -> str:
     where = ".".join(keys) or "the file"
     if problem["type"] == "extra_forbidden":
         known = sorted(_known_keys(keys[:-1]))
-        near = difflib.get_close_matches(keys[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
-        return f"{where} is not a parameter; {hint}"
+        return f"{where} is not a parameter; {did_you_mean(keys[-1], known)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":  # of a whole section, which need not be shown
         return f"{where}: {message}"

@@ -8,9 +8,9 @@ import torch
 
 from models.errors import InputError
 from models.networks.backbone import Backbone
-from models.networks.checkpoint import load_checkpoint, save_network
-from models.pretrained import Normalization as PublishedNormalization
-from models.pretrained import load_pretrained
+from models.networks.checkpoint import save_network
+from models.weights import Normalization as PublishedNormalization
+from models.weights import load_checkpoint, load_pretrained
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed.normalize import Normalize
 from stages.files import new_folder, write_csv, write_json

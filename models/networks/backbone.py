@@ -36,7 +36,8 @@ class Backbone(nn.Module):
     """A classification network that declares its parts without renaming its parameters.
 
     A subclass names the modules of its stem and of each stage (dotted names relative to itself;
-    whatever else it has is the head), and says how the stem, the pooling and the classifier run.
+    whatever else it has is the head), and says how the stem, the pooling and the classifier run
+    where that is not what is written here.
     State dicts of the public model zoos therefore load as they are, and auxiliary learners can be
     attached to any network.
 
@@ -48,6 +49,7 @@ class Backbone(nn.Module):
 
     stem_parts: ClassVar[tuple[str, ...]]
     stage_parts: ClassVar[tuple[tuple[str, ...], ...]]
+    classifier_part: ClassVar[str] = "fc"
 
     name: str
     num_classes: int
@@ -79,15 +81,21 @@ class Backbone(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to the input of stage 1."""
-        raise NotImplementedError
+        for part in self.stem_parts:
+            images = self.get_submodule(part)(images)
+        return images
 
     def embed(self, last_map: Tensor) -> Tensor:
-        """The last stage's map ``[B, C, H, W]`` to the pooled embedding ``[B, D]``."""
-        raise NotImplementedError
+        """The last stage's map ``[B, C, H, W]`` to the pooled embedding ``[B, D]``.
+
+        The mean over the map, not a pooling window of its size, so that any input size works.
+        """
+        return last_map.mean((2, 3))
 
     def classify(self, embedding: Tensor) -> Tensor:
         """The pooled embedding ``[B, D]`` to logits ``[B, K]``."""
-        raise NotImplementedError
+        logits: Tensor = self.get_submodule(self.classifier_part)(embedding)
+        return logits
 
     @property
     def num_stages(self) -> int:

@@ -64,13 +64,6 @@ class ImageNetResNet(Backbone):
         feature_map = F.relu(self.bn1(self.conv1(images)))
         return feature_map if self.cifar_stem else F.max_pool2d(feature_map, 3, 2, padding=1)
 
-    def embed(self, last_map: Tensor) -> Tensor:
-        return last_map.mean((2, 3))
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self.fc(embedding)
-        return logits
-
 
 def match(name: str, num_classes: int) -> ImageNetResNet | None:
     """The network called ``resnet<depth>`` or ``resnet<depth>_cifar``."""

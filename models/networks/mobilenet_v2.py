@@ -9,13 +9,14 @@ head's.
 
 from __future__ import annotations
 
-import math
 import re
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from models.networks.backbone import Backbone
+from models.networks.layers import blocks, draw_convolutions
 
 # Expansion, channels at width 1, blocks and stride of the first one (their table 2).
 _SETTINGS = (
@@ -65,40 +66,29 @@ class MobileNetV2(Backbone):
         ("blocks.3", "blocks.4"),
         ("blocks.5", "blocks.6"),
     )
+    classifier_part: ClassVar[str] = "classifier"
 
     def __init__(self, width: float, num_classes: int) -> None:
         super().__init__()
         channels = int(32 * width)
         self.conv1 = _conv_bn_relu(3, channels, 3, stride=2)
         stages = []
-        for expansion, base, blocks, stride in _SETTINGS:
+        for expansion, base, count, stride in _SETTINGS:
             before, channels = channels, int(base * width)
-            first = InvertedResidual(before, channels, stride, expansion)
-            others = (InvertedResidual(channels, channels, 1, expansion) for _ in range(blocks - 1))
-            stages.append(nn.Sequential(first, *others))
+            block = partial(InvertedResidual, expansion=expansion)
+            stages.append(blocks(block, before, channels, count, stride))
         self.blocks = nn.ModuleList(stages)
         embedding = int(1280 * max(1.0, width))
         self.conv2 = _conv_bn_relu(channels, embedding, 1, stride=1)
-        self.classifier = nn.Sequential(nn.Linear(embedding, num_classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0.0, 0.01)
-                nn.init.zeros_(module.bias)
-
-    def stem(self, images: Tensor) -> Tensor:
-        feature_map: Tensor = self.conv1(images)
-        return feature_map
+        linear = nn.Linear(embedding, num_classes)
+        self.classifier = nn.Sequential(linear)
+        draw_convolutions(self)
+        nn.init.normal_(linear.weight, 0.0, 0.01)
+        nn.init.zeros_(linear.bias)
 
     def embed(self, last_map: Tensor) -> Tensor:
         embedding: Tensor = self.conv2(last_map).mean((2, 3))
         return embedding
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(embedding)
-        return logits
 
 
 def _conv_bn_relu(in_channels: int, channels: int, kernel: int, stride: int) -> nn.Sequential:

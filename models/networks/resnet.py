@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.backbone import Backbone
+from models.networks.layers import blocks, draw_convolutions
 
 
 class BasicBlock(nn.Module):
@@ -52,33 +53,18 @@ class ResNet(Backbone):
 
     def __init__(self, depth: int, channels: tuple[int, int, int, int], num_classes: int) -> None:
         super().__init__()
-        blocks = (depth - 2) // 6
+        count = (depth - 2) // 6
         stem, *widths = channels
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
-        self.layer1 = _stage(stem, widths[0], blocks, stride=1)
-        self.layer2 = _stage(widths[0], widths[1], blocks, stride=2)
-        self.layer3 = _stage(widths[1], widths[2], blocks, stride=2)
+        self.layer1 = blocks(BasicBlock, stem, widths[0], count, stride=1)
+        self.layer2 = blocks(BasicBlock, widths[0], widths[1], count, stride=2)
+        self.layer3 = blocks(BasicBlock, widths[1], widths[2], count, stride=2)
         self.fc = nn.Linear(widths[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(self)
 
     def stem(self, images: Tensor) -> Tensor:
         return F.relu(self.bn1(self.conv1(images)))
-
-    def embed(self, last_map: Tensor) -> Tensor:
-        # The mean over the map, not a pooling window of 8, so that any input size works.
-        return last_map.mean((2, 3))
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self.fc(embedding)
-        return logits
-
-
-def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 def match(name: str, num_classes: int) -> ResNet | None:

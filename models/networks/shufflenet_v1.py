@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.backbone import Backbone
+from models.networks.layers import blocks
 
 _GROUPS = 3
 _STEM = 24
@@ -54,30 +55,19 @@ class ShuffleNetV1(Backbone):
 
     stem_parts: ClassVar[tuple[str, ...]] = ("conv1", "bn1")
     stage_parts: ClassVar[tuple[tuple[str, ...], ...]] = (("layer1",), ("layer2",), ("layer3",))
+    classifier_part: ClassVar[str] = "linear"
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, _STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
-        self.layer1 = _stage(_STEM, 240, units=4)
-        self.layer2 = _stage(240, 480, units=8)
-        self.layer3 = _stage(480, 960, units=4)
+        self.layer1 = blocks(ShuffleUnit, _STEM, 240, 4, stride=2)
+        self.layer2 = blocks(ShuffleUnit, 240, 480, 8, stride=2)
+        self.layer3 = blocks(ShuffleUnit, 480, 960, 4, stride=2)
         self.linear = nn.Linear(960, num_classes)
 
     def stem(self, images: Tensor) -> Tensor:
         return F.relu(self.bn1(self.conv1(images)))
-
-    def embed(self, last_map: Tensor) -> Tensor:
-        return last_map.mean((2, 3))
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self.linear(embedding)
-        return logits
-
-
-def _stage(in_channels: int, channels: int, units: int) -> nn.Sequential:
-    first = ShuffleUnit(in_channels, channels, 2)
-    return nn.Sequential(first, *(ShuffleUnit(channels, channels, 1) for _ in range(units - 1)))
 
 
 def match(name: str, num_classes: int) -> ShuffleNetV1 | None:

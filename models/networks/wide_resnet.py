@@ -6,7 +6,6 @@ Stage features are the sums before the next BatchNorm and ReLU; the final ``bn1`
 
 from __future__ import annotations
 
-import math
 import re
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.backbone import Backbone
+from models.networks.layers import blocks, draw_convolutions
 
 
 class WideBlock(nn.Module):
@@ -40,12 +40,9 @@ class WideBlock(nn.Module):
 class WideStage(nn.Module):
     """A run of blocks; exists for its parameter names (``block1.layer.0...``)."""
 
-    def __init__(self, in_channels: int, channels: int, blocks: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, count: int, stride: int) -> None:
         super().__init__()
-        first = WideBlock(in_channels, channels, stride)
-        self.layer = nn.Sequential(
-            first, *(WideBlock(channels, channels, 1) for _ in range(blocks - 1))
-        )
+        self.layer = blocks(WideBlock, in_channels, channels, count, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x)
@@ -60,30 +57,19 @@ class WideResNet(Backbone):
 
     def __init__(self, depth: int, width: int, num_classes: int) -> None:
         super().__init__()
-        blocks = (depth - 4) // 6
+        count = (depth - 4) // 6
         widths = [16 * width, 32 * width, 64 * width]
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.block1 = WideStage(16, widths[0], blocks, stride=1)
-        self.block2 = WideStage(widths[0], widths[1], blocks, stride=2)
-        self.block3 = WideStage(widths[1], widths[2], blocks, stride=2)
+        self.block1 = WideStage(16, widths[0], count, stride=1)
+        self.block2 = WideStage(widths[0], widths[1], count, stride=2)
+        self.block3 = WideStage(widths[1], widths[2], count, stride=2)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        draw_convolutions(self)
         nn.init.zeros_(self.fc.bias)
-
-    def stem(self, images: Tensor) -> Tensor:
-        out: Tensor = self.conv1(images)
-        return out
 
     def embed(self, last_map: Tensor) -> Tensor:
         return F.relu(self.bn1(last_map)).mean((2, 3))
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self.fc(embedding)
-        return logits
 
 
 def match(name: str, num_classes: int) -> WideResNet | None:

@@ -12,14 +12,13 @@ input as torchvision's own weights want it.
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import InputError
+from models.errors import InputError, did_you_mean
 from models.networks.backbone import Backbone, Features
 from models.networks.trunk import Trunk, find_trunk
 
@@ -78,11 +77,6 @@ class ZooNetwork(Backbone):
                 f"network {self.name!r} cannot take images of {image_size} pixels ({reason}); set"
                 " data.image_size to a size that it takes, or choose another network"
             ) from None
-
-    def stem(self, images: Tensor) -> Tensor:
-        for part in self.stem_parts:
-            images = self.get_submodule(part)(images)
-        return images
 
 
 class TorchvisionNetwork(ZooNetwork):
@@ -238,8 +232,8 @@ def _build_timm(name: str, num_classes: int) -> nn.Module:
 
 
 def _unknown(library: str, name: str, known: list[str]) -> InputError:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{library}:{near[0]}'?" if near else "see its documentation for a list"
+    hint = did_you_mean(name, known, "see its documentation for a list")
+    hint = hint.replace(" '", f" '{library}:")
     return InputError(
         f"network '{library}:{name}' is not known: {library} has no classification network of this"
         f" name; {hint}"

@@ -7,9 +7,7 @@ setting, of other data or of changed code is never taken up.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +28,7 @@ from stages.checkpoints.durable import (
     seal,
 )
 from stages.checkpoints.places import checkpoints_root
-from stages.files import sha256
+from stages.files import json_sha256, sha256
 
 _SUFFIX = ".checkpoint"
 _KEPT = 2
@@ -66,8 +64,7 @@ def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Iterable[Path])
         "torch": torch.__version__,
         "code": {name: sha256(path) for name, path in _imported_code()},
     }
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return json_sha256(content)
 
 
 def _input_sums(path: Path) -> dict[str, str]:

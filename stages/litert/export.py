@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.devices.runner import outcome
-from stages.formatting import threads as number_of_threads
 from stages.files import sha256
+from stages.formatting import threads as number_of_threads
 from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported

@@ -7,7 +7,6 @@ augmentation reads it instead of running the teacher.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -30,6 +29,7 @@ from stages.checkpoints.durable import (
     seal,
 )
 from stages.checkpoints.places import LOGITS, LOGITS_BOUND, logits_bound, logits_root
+from stages.files import json_sha256
 
 _BYTES_PER_LOGIT = 2
 
@@ -89,8 +89,7 @@ class LogitsStore:
         self.shape = (samples, classes)
         self.root = logits_root() if root is None else root
         self.max_bytes = logits_bound() if max_bytes is None else max_bytes
-        canonical = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        self.name = hashlib.sha256(canonical.encode()).hexdigest()
+        self.name = json_sha256(key)
         self.folder = self.root / self.name
         self._key_content = (json.dumps(key, sort_keys=True, indent=2) + "\n").encode()
         self._writing = self.max_bytes > 0

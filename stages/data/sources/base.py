@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from models.errors import InputError
+from models.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from stages.data.arrays import Split
@@ -57,12 +56,7 @@ def split_called(name: str) -> Split | None:
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that does not exist: with the nearest that does, else with all."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    if not near:  # upper and lower case are the likeliest slip where names are abbreviations
-        near = [candidate for candidate in known if candidate.lower() == name.lower()]
-    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
-    return InputError(f"{what} {name!r} does not exist; {hint}")
+    return InputError(f"{what} {name!r} does not exist; {did_you_mean(name, known)}")
 
 
 def first_line(error: BaseException) -> str:
