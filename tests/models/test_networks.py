@@ -132,12 +132,6 @@ IMAGENET = {
     "resnet34_cifar": (21_328_292, 1_159_448_576, 32, 100, 218, [64, 128, 256, 512], 32),
     "resnet50_cifar": (23_705_252, 1_298_014_208, 32, 100, 320, [256, 512, 1024, 2048], 32),
 }
-AT_64 = {
-    "resnet18": (11_279_112, 148_148_224),
-    "resnet50": (23_917_832, 334_053_376),
-    "resnet18_cifar": (11_271_432, 2_221_772_800),
-    "resnet50_cifar": (23_910_152, 5_191_647_232),
-}
 
 
 @pytest.mark.parametrize("name", IMAGENET)
@@ -154,12 +148,6 @@ def test_imagenet_networks(name: str) -> None:
         assert [(f.shape[1], f.shape[2]) for f in features.stages] == shapes
         assert features.embedding.shape == (1, widths[-1])
         assert torch.equal(features.logits, network(images))
-
-
-@pytest.mark.parametrize("name", AT_64)
-def test_imagenet_networks_on_64_pixels(name: str) -> None:
-    network = models.build(name, 200)
-    assert (count_parameters(network), count_macs(network, 64)) == AT_64[name]
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
@@ -184,11 +172,12 @@ FAMILIES = "resnet8 resnet8x4 wrn_16_2 mobilenet_v2_0.5 shufflenet_v1 resnet18 r
 
 
 @pytest.mark.parametrize("name", FAMILIES.split())
-@pytest.mark.parametrize("size", [48, 64])
-def test_any_input_size(name: str, size: int) -> None:
+def test_any_input_size(name: str) -> None:
     # A fixed pooling window turned one image of 64x64 into four samples in a reference code.
     with torch.no_grad():
-        assert models.build(name, 10).eval()(torch.randn(3, 3, size, size)).shape == (3, 10)
+        for size in (48, 64):
+            images = torch.randn(3, 3, size, size)
+            assert models.build(name, 10).eval()(images).shape == (3, 10)
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:

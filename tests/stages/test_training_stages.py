@@ -16,7 +16,7 @@ from models.errors import InputError
 from models.learners import load_learners
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_network, load_state, save_network
-from models.pretrained import Normalization
+from models.weights import Normalization
 from stages import analyze, distill, prune, train_proxy, train_teacher
 from stages.data.arrays import load_data
 from stages.data.feed.normalize import Normalize

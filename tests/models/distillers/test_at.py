@@ -48,14 +48,6 @@ def test_loss_and_gradient() -> None:
         np.testing.assert_allclose(array(feature_map.grad), gradient, rtol=1e-5, atol=1e-9)
 
 
-def test_loss_and_gradient_vanish_where_both_agree() -> None:
-    student = make_features(STUDENT, 6, 2, seed=0)
-    loss = METHOD.feature_loss(student, detach(student), None)
-    loss.backward()
-    assert loss.item() == 0
-    assert not any(feature_map.grad.any() for feature_map in student.stages)
-
-
 def test_a_dead_stage_is_no_reason_for_nan() -> None:
     student, teacher = make_features(STUDENT, 6, 2, seed=0), make_features(TEACHER, 6, 2, seed=1)
     dead = tuple(torch.zeros_like(m, requires_grad=True) for m in student.stages)
@@ -63,11 +55,3 @@ def test_a_dead_stage_is_no_reason_for_nan() -> None:
     loss.backward()
     assert loss.isfinite()
     assert all(feature_map.grad.isfinite().all() for feature_map in dead)
-
-
-def test_scale_and_number_of_channels_do_not_count() -> None:
-    student, teacher = make_features(STUDENT, 6, 2, seed=0), make_features(TEACHER, 6, 2, seed=1)
-    loss = METHOD.feature_loss(student, detach(teacher), None)
-    doubled = tuple(torch.cat([3 * m, 3 * m], dim=1) for m in student.stages)
-    again = METHOD.feature_loss(student._replace(stages=doubled), detach(teacher), None)
-    assert again.item() == pytest.approx(loss.item(), abs=1e-12)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.distillers.base import Batch, TeacherOutputs
+from models.distillers.base import Batch
 from models.distillers.crd import Crd
 from models.errors import InputError
 from models.networks.backbone import Backbone, Features
@@ -22,6 +22,7 @@ from tests.models.distillers.tiny import (
     losses_of,
     make_features,
     numerical_gradients,
+    teach,
 )
 from tests.setting import make_setting
 
@@ -55,12 +56,6 @@ def features_for(method: Crd, batch: Batch, seed: int = 0) -> tuple[Features, Fe
     student = make_features(method.student, 8, len(batch.indices), seed)
     teacher = make_features(Tiny(3, 2, 4, 5), 8, len(batch.indices), seed + 100)
     return student, detach(teacher)
-
-
-def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
-    with torch.no_grad():
-        features = teacher.eval().features(batch.images)
-    return TeacherOutputs(features.logits, features)
 
 
 def embed(layer: nn.Module, embedding: Array) -> Array:

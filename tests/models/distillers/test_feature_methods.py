@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 import models
 from models.distillers.at import At
-from models.distillers.base import Batch, TeacherOutputs
+from models.distillers.base import Batch
 from models.distillers.cc import Cc
 from models.distillers.crd import Crd
 from models.distillers.feature import FeatureDistiller
@@ -19,7 +19,7 @@ from models.distillers.vid import Vid
 from models.errors import InputError
 from models.networks.backbone import Backbone
 from tests.models.distillers.test_kd import ce, kl
-from tests.models.distillers.tiny import LossesOf, Tiny, array, losses_of
+from tests.models.distillers.tiny import LossesOf, Tiny, array, losses_of, teach
 from tests.setting import make_setting
 
 CRD = {"embedding_size": 4, "negatives": 20, "contrast_temperature": 0.07, "momentum": 0.5}
@@ -48,13 +48,6 @@ def draw_batch(size: int = 8, samples: int = 6) -> Batch:
     """As many images as the setting says: SemCKD takes no other number."""
     images = torch.randn(samples, 3, size, size)
     return Batch(images, torch.arange(samples) % 3, torch.arange(samples))
-
-
-def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
-    """As the training loop does: in eval mode, without gradients."""
-    with torch.no_grad():
-        features = teacher.eval().features(batch.images)
-    return TeacherOutputs(features.logits, features)
 
 
 def in_double(given: Any) -> Any:
@@ -87,20 +80,6 @@ def test_total_is_the_weighted_sum(name: str) -> None:
     assert feature.item() != 0
 
 
-@every_method
-def test_without_kd_there_is_no_such_term(name: str) -> None:
-    kind, options = METHODS[name]
-    teacher = Tiny(3, 2, 4)
-    setting = make_setting(teacher=teacher, image_size=8)
-    weights = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0}
-    method = kind(Tiny(2, 3, 2), setting, **weights, **options)
-    batch = draw_batch()
-    losses = losses_of(method, batch, teach(teacher, batch))
-    assert set(losses) == {"total", "ce", "feature"}
-    wanted = losses["ce"] + options["feature_weight"] * losses["feature"]
-    assert torch.allclose(losses["total"], wanted)
-
-
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "crd"])
 def test_gradients_of_student_and_helpers_are_the_numerical_ones(name: str) -> None:
     # The memories of CRD would move at each call.
@@ -128,10 +107,8 @@ def test_gradients_of_student_and_helpers_are_the_numerical_ones(name: str) -> N
     ("student", "teacher", "size"),
     [
         ("resnet8", "resnet8x4", 16),  # wider
-        ("resnet8", "resnet18_cifar", 16),  # a stage more
-        ("resnet18_cifar", "resnet8", 16),  # a stage less
-        ("resnet8", "resnet18", 32),  # other resolutions
-        ("resnet18", "wrn_10_1", 32),
+        ("resnet8", "mobilenet_v2_0.5", 32),  # a stage more, other resolutions
+        ("mobilenet_v2_0.5", "resnet8", 32),  # a stage less
         ("wrn_10_2", "resnet8", 18),  # 18, 9 and 5 pixels
     ],
 )
@@ -145,6 +122,7 @@ def test_networks_of_any_shape_meet(name: str, student: str, teacher: str, size:
     losses["total"].backward()
     untouched = [key for key, p in method.named_parameters() if p.grad is None]
     assert untouched == []
+    assert all(p.grad is None for p in networks[1].parameters())
 
 
 @every_method
@@ -206,29 +184,6 @@ def test_losses_are_float32_under_autocast(name: str, half: torch.dtype) -> None
     # Convolutions and linear layers of helpers are half precision; nothing else is.
     tolerance = 0.05 if name in {"vid", "semckd"} else 1e-4
     assert losses["feature"].item() == pytest.approx(exact.item(), rel=tolerance)
-
-
-@pytest.mark.parametrize("name", ["at", "vid", "semckd"])
-@pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize(
-    ("teacher", "student"), [("resnet8", "mobilenet_v2_0.5"), ("mobilenet_v2_0.5", "resnet8")]
-)
-def test_networks_of_three_and_four_stages_meet(
-    name: str, size: int, teacher: str, student: str
-) -> None:
-    torch.manual_seed(0)
-    ours, theirs = models.build(student, 3), models.build(teacher, 3)
-    kind, options = METHODS[name]
-    setting = make_setting(teacher=theirs, image_size=size)
-    method = kind(ours, setting, temperature=4.0, ce_weight=0.8, kd_weight=0.7, **options)
-    batch = draw_batch(size)
-    losses = losses_of(method, batch, teach(theirs, batch))
-    assert all(loss.isfinite() for loss in losses.values())
-    losses["feature"].backward()
-    first = next(ours.parameters())
-    assert first.grad is not None
-    assert first.grad.abs().sum() > 0
-    assert all(p.grad is None for p in theirs.parameters())
 
 
 @pytest.mark.parametrize("name", ["at", "sp", "vid", "semckd"])

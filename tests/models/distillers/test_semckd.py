@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.distillers.base import Batch, TeacherOutputs
+from models.distillers.base import Batch
 from models.distillers.semckd import SemCkd
 from models.errors import InputError
 from models.networks.backbone import Backbone, Features
@@ -29,23 +29,12 @@ OPTIONS: dict[str, Any] = {
     "kd_weight": 1.0,
     "feature_weight": 400.0,
 }
+BATCH = Batch(*torch.zeros(3, 6))  # which only says where it lies
 
 
 def make(student: Backbone, teacher: Backbone, batch_size: int = 6, size: int = 8) -> SemCkd:
     setting = make_setting(teacher=teacher, image_size=size, batch_size=batch_size)
     return SemCkd(student, setting, **OPTIONS)
-
-
-def make_batch(samples: int = 6, size: int = 8) -> Batch:
-    return Batch(
-        torch.randn(samples, 3, size, size), torch.arange(samples) % 3, torch.arange(samples)
-    )
-
-
-def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
-    with torch.no_grad():
-        features = teacher.eval().features(batch.images)
-    return TeacherOutputs(features.logits, features)
 
 
 def linear(layer: nn.Module, x: Array) -> Array:
@@ -121,7 +110,7 @@ def test_loss(widths: tuple[tuple[int, ...], tuple[int, ...]], stride: int, size
             nn.init.uniform_(module.weight, 0.5, 2.0)
             nn.init.uniform_(module.bias, -0.5, 0.5)
     own, other = draw(student, teacher, size)
-    loss = method.feature_loss(own, other, make_batch())
+    loss = method.feature_loss(own, other, BATCH)
     wanted = reference(method, [array(f) for f in own.stages], [array(f) for f in other.stages])
     assert loss.item() == pytest.approx(wanted, rel=1e-10)
 
@@ -131,7 +120,7 @@ def test_gradient_by_the_students_maps_is_the_numerical_one() -> None:
     student, teacher = Tiny(2, 3), Tiny(3, 2, 2)
     method = make(student, teacher, size=4).double()
     own, other = draw(student, teacher, 4)
-    method.feature_loss(own, other, make_batch(size=4)).backward()
+    method.feature_loss(own, other, BATCH).backward()
     maps = [array(feature_map).copy() for feature_map in own.stages]
     theirs = [array(feature_map) for feature_map in other.stages]
     numerical = numerical_gradients(lambda *moved: reference(method, list(moved), theirs), maps)
@@ -164,8 +153,6 @@ def test_similarities_that_fp16_cannot_hold_are_float32_under_autocast() -> None
     large, theirs = (tuple(1000 * m.half() for m in f.stages) for f in (own, other))
     assert max(f.float().flatten(1).square().sum(1).max() for f in large) > 1e6
     with torch.autocast("cpu", torch.float16):
-        loss = method.feature_loss(
-            own._replace(stages=large), other._replace(stages=theirs), make_batch()
-        )
+        loss = method.feature_loss(own._replace(stages=large), other._replace(stages=theirs), BATCH)
     assert loss.dtype == torch.float32
     assert loss.isfinite()

@@ -39,18 +39,19 @@ class Tiny(Backbone):
     def stem(self, images: Tensor) -> Tensor:
         return F.softplus(self.conv(images))
 
-    def embed(self, last_map: Tensor) -> Tensor:
-        return last_map.mean((2, 3))
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        return self.fc(embedding)
-
 
 def losses_of(
     method: Distiller, batch: Batch, teacher: TeacherOutputs | None = None
 ) -> dict[str, Tensor]:
     """What a training step makes of a batch."""
     return method.losses(method(batch.images), batch, teacher or TeacherOutputs())
+
+
+def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
+    """As the training loop does: in eval mode, without gradients."""
+    with torch.no_grad():
+        features = teacher.eval().features(batch.images)
+    return TeacherOutputs(features.logits, features)
 
 
 class LossesOf(nn.Module):

@@ -3,8 +3,6 @@
 import copy
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,32 +96,3 @@ def test_a_file_that_is_cut_or_removed_while_it_is_read(images: ImageFile) -> No
     images.path.unlink()
     with pytest.raises(InputError, match=r"missing or damaged .*No such file"):
         images[:1]
-
-
-PEAK = """
-import sys
-from pathlib import Path
-from stages.data.arrays import ImageFile
-
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-images = ImageFile(Path(sys.argv[1]))
-before, total = peak(), 0
-for start in range(0, len(images), 64):
-    total += int(images[start : start + 64].sum())
-print(total, peak() - before)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_reading_a_whole_file_needs_the_memory_of_a_piece(tmp_path: Path) -> None:
-    path = tmp_path / "train_images.npy"
-    np.save(path, np.ones((1000, 160, 160, 3), np.uint8))  # 77 MB, of which a piece is 5
-    ran = subprocess.run(
-        [sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True
-    )
-    total, grown_kb = map(int, ran.stdout.split())
-    assert total == 1000 * 160 * 160 * 3
-    assert grown_kb < 20_000

@@ -1,34 +1,19 @@
 """The training images as batches."""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from models.errors import InputError
-from stages.data.arrays import DataSet, load_data
+from stages.data.arrays import DataSet
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
 from stages.data.feed.normalize import Normalize
-from stages.files import write_json
 from stages.sections.data import Augmentation
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> DataSet:
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split, count in (("train", 50), ("val", 10), ("test", 10)):
-        np.save(tmp_path / f"{split}_images.npy", rng.integers(0, 256, (count, 8, 8, 3), np.uint8))
-        np.save(tmp_path / f"{split}_labels.npy", np.arange(count, dtype=np.int64) % 5)
-        splits[split] = {"count": count}
-    manifest = {"classes": list("abcde"), "image_size": 8, "splits": splits}
-    manifest |= {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.1]}
-    write_json(tmp_path / "manifest.json", manifest)
-    return load_data(tmp_path)
 
 
 def test_normalisation(data: DataSet) -> None:
@@ -137,21 +122,24 @@ def test_no_process_ever_sees_a_single_image(data: DataSet, processes: int) -> N
         assert len(sizes) == parts[0].steps
 
 
-def test_too_many_processes_are_refused(data: DataSet) -> None:
-    with pytest.raises(InputError, match="batch_size is 7, too small for 4 processes"):
-        MemoryFeed(FeedPlan(data, Augmentation(), 7, CPU, 0, 4))
-
-
-def test_a_batch_larger_than_the_data_is_refused(data: DataSet) -> None:
-    with pytest.raises(InputError, match="batch_size is 51, but there are 50 training images"):
-        MemoryFeed(FeedPlan(data, Augmentation(), 51, CPU))
-
-
-def test_a_border_that_cannot_be_reflected_is_refused(data: DataSet) -> None:
-    with pytest.raises(
-        InputError, match="augmentation.crop_padding is 8, which cannot be reflected"
-    ):
-        MemoryFeed(FeedPlan(data, Augmentation(crop_padding=8, pad_mode="reflect"), 10, CPU))
+@pytest.mark.parametrize(
+    ("settings", "size", "processes", "message"),
+    [
+        ({}, 7, 4, "batch_size is 7, too small for 4 processes"),
+        ({}, 51, 1, "batch_size is 51, but there are 50 training images"),
+        (
+            {"crop_padding": 8, "pad_mode": "reflect"},
+            10,
+            1,
+            "augmentation.crop_padding is 8, which cannot be reflected",
+        ),
+    ],
+)
+def test_what_cannot_be_fed_is_refused(
+    data: DataSet, settings: dict[str, Any], size: int, processes: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        FeedPlan(data, Augmentation(**settings), size, CPU, 0, processes)
 
 
 def test_arrays_that_do_not_fit_the_manifest_are_refused(data: DataSet) -> None:

@@ -23,8 +23,6 @@ from stages.data.sources.base import Source
 from stages.data.sources.schemes import open_source
 from stages.sections.data import Data
 
-REPO = Path(__file__).parents[3]
-REAL = Path(os.environ.get("ACKD_TEST_DATA", REPO.parent / "shared" / "data"))
 DIGITS = load_digits()
 
 
@@ -89,13 +87,6 @@ def test_image_folder_with_splits(tmp_path: Path) -> None:
     assert source.notes == ["passed over notes: no split, or without class folders"]
     with train.image(3) as image:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(digit(99)))
-
-
-def test_image_folder_of_classes(tmp_path: Path) -> None:
-    write_folder(tmp_path, ("a", "b"))
-    source = open_source(Data(source=f"imagefolder:{tmp_path}"))
-    assert source.split_names == ["train"]
-    assert source.open_split("train").labels == ["a"] * 3 + ["b"] * 3
 
 
 def test_image_folder_with_named_splits(tmp_path: Path) -> None:
@@ -325,13 +316,10 @@ def test_hub_folder_needs_no_network(save: Save, monkeypatch: pytest.MonkeyPatch
     assert open_source(Data(source=where)).open_split("train").labels == [0, 1, 1, 0]
 
 
-def test_hub_folder_that_is_damaged(tmp_path: Path) -> None:
+def test_hub_folders_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_text("no parquet")
     with pytest.raises(InputError, match=r"could not read .*expected a folder in the layout"):
         open_source(Data(source=f"hf:{tmp_path}"))
-
-
-def test_hub_folder_has_no_revision(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no revision; remove @v1"):
         open_source(Data(source=f"hf:{tmp_path}@v1"))
 
@@ -431,24 +419,3 @@ def test_sources_that_do_not_exist(source: str, message: str) -> None:
 def test_columns_belong_to_hub_sources(key: str) -> None:
     with pytest.raises(InputError, match=f"data.{key} is for hf: sources"):
         open_source(Data(**{key: "x"}))
-
-
-# real sets
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not at {REAL}")
-def test_cinic10() -> None:
-    source = open_source(Data(source=f"hf:{REAL / 'cinic10-samples'}"))
-    split = source.open_split("train")
-    assert np.bincount(split.labels).tolist() == [200] * 10
-    assert split.image(0).size == (32, 32)
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not at {REAL}")
-def test_imagenet_folders() -> None:
-    source = open_source(Data(source=f"imagefolder:{REAL / 'imagenet-18'}"))
-    assert sorted(source.split_names) == ["train", "val"]
-    train, val = (source.open_split(name) for name in ("train", "val"))
-    assert (len(train.labels), len(val.labels)) == (576, 62)
-    assert train.labels[0] == "n01440764"
-    assert len(set(train.labels)) == 18

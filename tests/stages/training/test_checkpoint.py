@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import OneCycleLR
 
-import models
 from models.errors import InputError
 from stages.checkpoints.checkpoint import Checkpoints, fingerprint
 from stages.checkpoints.durable import IN_USE
@@ -28,7 +24,7 @@ from tests.disk import small_disk
 from tests.forked import FORKS
 
 ROOT = Path(__file__).parents[3]
-KILLS = 10
+MOST_KILLS = 12
 
 
 def checkpoints(root: Path, print_of: str = "0" * 64) -> Checkpoints:
@@ -48,75 +44,6 @@ def number_of(state: dict[str, Any] | None) -> int:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != IN_USE)
-
-
-# What is loaded is what was saved
-
-
-class Run:
-    """A training whose steps depend on all of its state."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(1)
-        self.network = models.build("resnet8", 3)
-        halves = list(self.network.parameters())
-        middle = len(halves) // 2
-        self.sgd = torch.optim.SGD(halves[:middle], lr=0.1, momentum=0.9, weight_decay=5e-4)
-        self.adam = torch.optim.AdamW(halves[middle:], lr=1e-3)
-        self.schedule = OneCycleLR(self.sgd, max_lr=0.1, total_steps=20)
-        self.losses: list[float] = []
-
-    def step(self) -> None:
-        images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-        self.network.zero_grad()
-        loss = F.cross_entropy(self.network(images), labels)
-        torch.autograd.backward(loss)
-        self.sgd.step()
-        self.adam.step()
-        self.schedule.step()
-        self.losses.append(loss.item())
-
-    def state(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"network": self.network, "sgd": self.sgd, "adam": self.adam}
-        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"random": torch.get_rng_state(), "losses": self.losses, "best": None}
-        return state | {"schedule": _plain(self.schedule.state_dict())}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.sgd.load_state_dict(state["sgd"])
-        self.adam.load_state_dict(state["adam"])
-        self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["random"])
-        self.losses = state["losses"]
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in state.items() if isinstance(v, int | float | str | bool | list)}
-
-
-def weights(run: Run) -> list[Tensor]:
-    return [tensor.clone() for tensor in run.network.state_dict().values()]
-
-
-def test_a_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    run = Run()
-    for _ in range(4):
-        run.step()
-    checkpoints(tmp_path).save(run.state())
-    for _ in range(4):
-        run.step()
-
-    again = Run()
-    torch.manual_seed(77)
-    state = checkpoints(tmp_path).load()
-    assert state is not None
-    again.load(state)
-    assert again.losses == run.losses[:4]
-    for _ in range(4):
-        again.step()
-    assert again.losses == run.losses
-    assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(run), strict=True))
 
 
 def test_the_last_two_are_kept_and_the_last_is_loaded(tmp_path: Path) -> None:
@@ -177,15 +104,12 @@ def test_the_environment_says_where(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_a_damaged_one_gives_way_to_the_one_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keeper, choose = checkpoints(tmp_path), random.Random(0)
+    keeper = checkpoints(tmp_path)
     for number in range(2):
         keeper.save(made_state(number))
     newest = keeper.folder / "00000001.checkpoint"
     whole = newest.read_bytes()
-    positions = [0, 31, 32, len(whole) - 1, *(choose.randrange(len(whole)) for _ in range(20))]
-    damages = [whole[:p] + bytes([whole[p] ^ 1]) + whole[p + 1 :] for p in positions]
-    damages += [whole[:length] for length in (0, 1, 32, len(whole) // 2, len(whole) - 1)]
-    for damaged in damages:
+    for damaged in (b"", whole[:-1], bytes([whole[0] ^ 1]) + whole[1:]):
         newest.write_bytes(damaged)
         assert number_of(keeper.load()) == 0
         said = capsys.readouterr().out
@@ -225,7 +149,7 @@ def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done, choose, halves = FORKS.Value("q", 0, lock=False), random.Random(0), 0
-    for _ in range(KILLS):
+    for _ in range(MOST_KILLS):
         before = done.value
         writer = FORKS.Process(target=save_until_killed, args=(tmp_path, done))
         writer.start()
@@ -242,6 +166,8 @@ def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
         assert len(partials) <= 1, "the partials of those who were killed before are left"
         halves += len(partials)
         assert len(list(keeper.folder.glob("*.checkpoint"))) <= 3
+        if halves == 2:  # kills that fell into a write
+            break
     assert halves > 0, "no kill fell into a write: the test has shown nothing"
     assert capfd.readouterr().out == ""  # nothing was damaged
 

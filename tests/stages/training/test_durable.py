@@ -84,7 +84,10 @@ def test_a_seal_is_for_one_content_of_one_file(tmp_path: Path) -> None:
     assert bytes(open_sealed(path, "me")) == b"content"
     with pytest.raises(DamagedFileError):
         open_sealed(path, "you")
-    for damaged in (b"", b"short", path.read_bytes()[:-1], path.read_bytes() + b"x"):
+    whole = path.read_bytes()
+    damages = [whole[:length] for length in range(len(whole))]
+    damages += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for damaged in [*damages, whole + b"x"]:
         path.write_bytes(damaged)
         with pytest.raises(DamagedFileError):
             open_sealed(path, "me")

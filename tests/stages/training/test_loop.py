@@ -185,11 +185,3 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: DataSet) -> None:
 def test_a_method_without_its_teacher_is_refused(data: DataSet) -> None:
     with pytest.raises(InputError, match="Kd needs a teacher, and none was given"):
         run(data, "kd")
-
-
-def test_progress_is_a_line_an_epoch_in_a_log(data: DataSet, capsys: Any) -> None:
-    run(data, "scratch")
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
-    assert lines[1].startswith("test: epoch 2/8  total ")
-    assert lines[1].endswith(" s left")

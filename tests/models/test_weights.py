@@ -1,0 +1,285 @@
+"""The weights of others, published or in a file: taken where they fit, or one sentence."""
+
+import argparse
+import collections
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+import models
+from models.errors import InputError
+from models.weights import load_checkpoint, load_pretrained
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    other = b.state_dict()
+    return all(torch.equal(tensor, other[name]) for name, tensor in a.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+        lambda state: {"student": {f"_orig_mod.{k}": v for k, v in state.items()}},
+        lambda state: {"net": {f"architecture.{k}": v for k, v in state.items()}, "acc": 70.1},
+        lambda state: {"opt": argparse.Namespace(lr=0.05, decay=[150, 180]), "model": state},
+        # A method's file: the student's part is taken, not the teacher's.
+        lambda state: {
+            "model": {f"module.student.{k}": v for k, v in state.items()}
+            | {f"module.teacher.{k}": v + 1 for k, v in state.items()}
+        },
+        lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {0: {}}}},
+        # As in timm, averaged weights come first.
+        lambda state: {
+            "state_dict": {k: v + 1 for k, v in state.items()},
+            "state_dict_ema": {f"_orig_mod.module.{k}": v for k, v in state.items()},
+        },
+        lambda state: (
+            {"n_averaged": torch.tensor(7)} | {f"module.{k}": v for k, v in state.items()}
+        ),
+        lambda state: {"checkpoint": {"params": {f"net.model.{k}": v for k, v in state.items()}}},
+        lambda state: {f"{'head' * ('fc.' in k) or 'backbone'}.{k}": v for k, v in state.items()},
+        # Files older than torch 0.4.1, and profilers.
+        lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
+        lambda state: state | {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
+        lambda state: {
+            "model": state,
+            "best": np.float64(71.2),
+            "classes": np.arange(3),
+            "log": collections.defaultdict(list),
+            "from": Path("/data"),
+        },
+    ],
+)
+def test_wrappers_of_the_public_zoos(tmp_path: Path, wrap) -> None:
+    source, network = models.build("resnet8", 10), models.build("resnet8", 10)
+    torch.save(wrap(source.state_dict()), tmp_path / "a.pth")
+    load_checkpoint(tmp_path / "a.pth", network)
+    assert same(source, network)
+
+
+def test_what_was_taken_off_and_left_out_is_said(tmp_path: Path) -> None:
+    network = models.build("resnet8", 10)
+    state = network.state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth", network) == ""
+    wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"net": wrapped, "loss": {"weight": torch.ones(3)}}, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth", network) == (
+        "weights are those under net.module; left out loss.weight"
+    )
+
+
+def script(path: Path) -> None:
+    network = models.build("resnet8", 10).eval()
+    torch.jit.trace(network, torch.zeros(1, 3, 32, 32)).save(path)
+
+
+def not_finite(path: Path) -> None:
+    state = models.build("resnet8", 10).state_dict()
+    torch.save(state | {"fc.bias": torch.full((10,), torch.nan)}, path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (script, "a TorchScript program, expected a state dict"),
+        (
+            lambda path: path.write_text("<!DOCTYPE html>\n<title>Sign in"),
+            "a text file ('<!DOCTYPE",
+        ),
+        (
+            lambda path: torch.save(models.build("resnet8", 10), path),
+            "holds models.networks.resnet.ResNet besides tensors",
+        ),
+        (not_finite, "fc.bias has values that are not finite"),
+        (lambda path: path.mkdir(), "Is a directory; correct the path"),
+    ],
+)
+def test_files_are_named_for_what_they_are(tmp_path: Path, write, said: str) -> None:
+    write(tmp_path / "a.pth")
+    with pytest.raises(InputError, match=re.escape(f"a.pth: {said}")):
+        load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
+
+
+def renamed(state: dict[str, torch.Tensor], *pairs: tuple[str, str]) -> dict[str, torch.Tensor]:
+    for pattern, by in pairs:
+        state = {re.sub(pattern, by, name): tensor for name, tensor in state.items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "found"),
+    [
+        ("resnet18_cifar", [("downsample", "shortcut"), (r"fc\.", "linear.")], "linear.bias"),
+        (
+            "torchvision:densenet121",
+            [(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2")],
+            "features.denseblock1.denselayer1.norm.1.weight",
+        ),
+        # These have a ``linear`` and a ``convShortcut`` of their own.
+        ("shufflenet_v1", [], "linear.bias"),
+        ("wrn_16_2", [], "block1.layer.0.convShortcut.weight"),
+    ],
+)
+def test_names_of_other_codes(
+    tmp_path: Path, name: str, pairs: list[tuple[str, str]], found: str
+) -> None:
+    source, network = (models.build(name, 10) for _ in range(2))
+    state = renamed(source.state_dict(), *pairs)
+    assert found in state
+    torch.save({"net": state}, tmp_path / "a.pth")
+    load_checkpoint(tmp_path / "a.pth", network)
+    assert same(source, network)
+
+
+def test_safetensors_from_elsewhere_in_ones_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source, network = (models.build("resnet8", 10) for _ in range(2))
+    save_file(source.state_dict(), tmp_path / "a.safetensors")
+    load_checkpoint(Path("~/a.safetensors"), network)
+    assert same(source, network)
+
+
+def test_another_architecture_is_refused_with_the_differences(tmp_path: Path) -> None:
+    torch.save(models.build("resnet20", 10).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(
+        InputError, match=r"a.pth: not a checkpoint of resnet8: layer1.1.\S+ is unknown"
+    ):
+        load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
+    with pytest.raises(InputError, match="not a checkpoint of resnet32: layer1.3.* is missing"):
+        load_checkpoint(tmp_path / "a.pth", models.build("resnet32", 10))
+
+
+def test_another_number_of_classes_is_a_difference_in_shape(tmp_path: Path) -> None:
+    torch.save(models.build("resnet8", 10).state_dict(), tmp_path / "a.pth")
+    network = models.build("resnet8", 100)
+    before = network.fc.weight.clone()
+    with pytest.raises(InputError, match=r"fc.weight is \[10, 64\] instead of \[100, 64\]"):
+        load_checkpoint(tmp_path / "a.pth", network)
+    assert torch.equal(before, network.fc.weight)
+
+
+class Leaves:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, hidden: bool) -> None:
+    state = models.build("resnet8", 10).state_dict()
+    code = Leaves(tmp_path / "was here")
+    torch.save(
+        {"opt": argparse.Namespace(lr=code) if hidden else code, "model": state}, tmp_path / "a.pth"
+    )
+    with pytest.raises(InputError, match="not loaded because that") as caught:
+        load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
+    assert not (tmp_path / "was here").exists()
+    # torch's own message advises to switch the protection off.
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_missing_cut_or_empty(tmp_path: Path) -> None:
+    path, network = tmp_path / "a.pth", models.build("resnet8", 10)
+    with pytest.raises(InputError, match="No such file"):
+        load_checkpoint(path, network)
+    torch.save(network.state_dict(), path)
+    whole = path.read_bytes()
+    for size in (0, 4, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match="a.pth: "):
+            load_checkpoint(path, network)
+    circle: dict[str, object] = {}
+    circle["model"] = circle
+    for content in ([1, 2], circle):
+        torch.save(content, path)
+        with pytest.raises(InputError, match="holds no state dict"):
+            load_checkpoint(path, network)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No name resolves, and nothing was downloaded before."""
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    # The hub's client would try again for most of a minute.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "resnet18", "timm:resnet18"])
+def test_offline_it_is_one_sentence(name: str) -> None:
+    with pytest.raises(InputError, match=f"weights of {name} cannot be downloaded .*; go online"):
+        load_pretrained(models.build(name, 1000))
+
+
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "resnet18", "timm:resnet18"])
+def test_another_number_of_classes_is_refused_before_downloading(name: str) -> None:
+    with pytest.raises(InputError, match="tell 1000 classes apart and the data have 10"):
+        load_pretrained(models.build(name, 10))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet18_cifar", "timm:resnet10t.untrained"])
+def test_networks_without_published_weights(name: str) -> None:
+    if name.startswith("timm"):
+        name = next(
+            f"timm:{known}"
+            for known in timm.list_models("resnet*")
+            if not timm.models.is_model_pretrained(known)
+        )
+    network = models.build("resnet20", 1000)
+    network.name = name  # without building a large one
+    with pytest.raises(InputError, match=f"no weights are published for {name}"):
+        load_pretrained(network)
+
+
+PUBLISHED = {
+    "torchvision:mobilenet_v3_small": (
+        torchvision.models.mobilenet_v3_small,
+        "torchvision.models.MobileNet_V3_Small_Weights.get_state_dict",
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ),
+    "timm:test_vit": (
+        lambda: timm.create_model("test_vit"),
+        "timm.models._builder.load_state_dict_from_hf",
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_and_their_normalisation(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, downloads, normalization = PUBLISHED[name]
+    theirs = build()
+    monkeypatch.setattr(downloads, lambda *_, **__: theirs.state_dict())
+    network = models.build(name, 1000)
+    assert load_pretrained(network) == normalization
+    assert same(theirs, network)
