@@ -79,16 +79,6 @@ def _graph(repo: Any) -> list[Stage]:
     ]
 
 
-def cache_folder(root: Path) -> Path:
-    """Where DVC keeps the data of this project.
-
-    Raises:
-        InputError: as :func:`load_graph`.
-    """
-    with _open(root) as repo:
-        return Path(repo.cache.local.path).parents[1].resolve()
-
-
 def load_status(root: Path) -> list[StageStatus]:
     """What the next run would do with every stage, in the order of the chain.
 
@@ -153,16 +143,6 @@ def _status(repo: Any, lock: Path) -> list[StageStatus]:
             status = StageStatus(stage.name, "up to date", ())
         statuses[stage.name] = status
     return list(statuses.values())
-
-
-def has_default_remote(root: Path) -> bool:
-    """Whether ``dvc push`` would know where to.
-
-    Raises:
-        InputError: as :func:`load_graph`.
-    """
-    with _open(root) as repo:
-        return "remote" in repo.config["core"]
 
 
 class Runner:

@@ -24,13 +24,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.errors import InputError
+from pipeline.dvc_config import default_remote
 from pipeline.dvc_output import RemoteError, StageBusyError, StageError
 from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
 from pipeline.logs import start_log
 from pipeline.resources import Resources
-from pipeline.service import nightly
 from pipeline.service.artifacts import Progress, show_report
-from pipeline.service.cancellation import Cancellation
+from pipeline.service.cancellation import watched
 from pipeline.service.local import require_server
 from pipeline.summary import SUMMARY
 from stages.params import PARAMS_FILE, load_params
@@ -58,7 +58,7 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
     log = get_run_logger()
     progress = Progress(stage.name, log.warning)
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         log.info(line)
         progress.see(line)
 
@@ -67,7 +67,7 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
     try:
         with resources.hold(stage.needs) as env:
             start = time.monotonic()
-            outcome = runner.repro(stage.name, tell, env=env, timeout_s=stage.needs.timeout_s)
+            outcome = runner.repro(stage.name, report, env=env, timeout_s=stage.needs.timeout_s)
             seconds = time.monotonic() - start
     except StageError as error:
         return _failed(error)
@@ -81,9 +81,18 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass, **_RETRIES)
 def publish(root: Path, runner: Runner, name: str, done: Sequence[str]) -> State[Any]:
-    """Keep the results of a clone as a DVC experiment of this name."""
+    """Keep the results of a clone as a DVC experiment, and push it to where the clone comes from.
+
+    Metrics go to the git remote ``origin``, as ``refs/exps``, which no branch notices. What is in
+    DVC's cache goes to its default remote, where there is one; else those who share the cache have
+    it.
+    """
+    log = get_run_logger().info
+    cached = [] if default_remote(root) else ["--no-cache"]
     try:
-        nightly.publish(root, runner, name, done, get_run_logger().info)
+        # Without names, dvc takes every stage for done, and stops at one whose outputs are missing.
+        runner.dvc(["exp", "save", "--force", "--name", name, *done], log)
+        runner.dvc(["exp", "push", *cached, "origin", name], log)
     except StageError as error:
         return _failed(error)
     return Completed(message=f"kept as the experiment {name}")
@@ -118,8 +127,8 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         resources.check({stage.name: stage.needs for stage in stages})
     except InputError as error:
         return Failed(message=str(error), data=[])
-    name = nightly.experiment_name(flow_run.scheduled_start_time) if keep else None
-    with Runner(root, _up_to_date(root)) as runner, Cancellation(runner) as cancellation:
+    name = f"nightly-{flow_run.scheduled_start_time.astimezone():%Y-%m-%d-%H%M}" if keep else None
+    with Runner(root, _up_to_date(root)) as runner, watched(runner) as cancelled:
         futures: dict[str, PrefectFuture[Any]] = {}
         for stage in stages:
             futures[stage.name] = run_stage.with_options(name=stage.name).submit(
@@ -135,7 +144,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         states = {stage: future.state for stage, future in futures.items()}
         done = [stage for stage, state in states.items() if state.is_completed()]
         # Also where a goal was missed: such a student is worth a look.
-        if name is not None and done and not cancellation.requested:
+        if name is not None and done and not cancelled.is_set():
             states["publish"] = publish(root, runner, name, done, return_state=True)
     rows = [
         {
@@ -146,7 +155,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         for stage, state in states.items()
     ]
     create_table_artifact(key="stages", table=rows, description="The last run of the chain")
-    if cancellation.requested:
+    if cancelled.is_set():
         return Cancelled(
             message="every stage is stopped; the next run goes on from here", data=rows
         )

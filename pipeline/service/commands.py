@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from models.errors import InputError
 from pipeline.service.local import PORT
-
-if TYPE_CHECKING:
-    from pipeline.service.schedule import Planned
 
 
 def server(
@@ -90,44 +87,24 @@ def schedule(
     from pipeline.service import schedule as schedules
 
     require_project()
-    changes = [cron is not None, pause, resume, remove]
-    if sum(changes) > 1 or (timezone is not None and cron is None):
+    chosen = {"pause": pause, "resume": resume, "remove": remove}
+    actions = [action for action, wanted in chosen.items() if wanted]
+    if len(actions) + (cron is not None) > 1 or (timezone is not None and cron is None):
         raise InputError(
             "give a cron expression (and its --timezone), or one of --pause, --resume and --remove"
         )
     name = schedules.NAMES[clone]
     if cron is not None:
-        _tell(schedules.set_schedule(schedules.parse_cron(cron, timezone), name))
-    elif pause or resume or remove:
-        done, change = next(
-            (word, function)
-            for chosen, word, function in (
-                (pause, "paused", schedules.pause),
-                (resume, "resumed", schedules.resume),
-                (remove, "removed", schedules.remove),
-            )
-            if chosen
-        )
-        change(name)
-        typer.echo(f"{schedules.FLOW}/{name}: {done}")
-    else:
-        found = schedules.list_planned()
-        for planned in found:
-            _tell(planned)
-        if not found:
-            typer.echo('nothing is scheduled; `ackd schedule "0 2 * * *"` sets every night at two')
+        typer.echo(schedules.set_schedule(schedules.parse_cron(cron, timezone), name))
+    for action in actions:
+        schedules.change(name, action)
+        typer.echo(f"{schedules.FLOW}/{name}: {action.removesuffix('e')}ed")
+    if cron is None and not actions:
+        nothing = 'nothing is scheduled; `ackd schedule "0 2 * * *"` sets every night at two'
+        typer.echo("\n".join(schedules.list_schedules()) or nothing)
 
 
 def add_to(app: typer.Typer) -> None:
     """Make them commands of ``ackd``."""
     for command in (server, worker, schedule):
         app.command()(command)
-
-
-def _tell(planned: Planned) -> None:
-    state = ", paused" if planned.paused else ""
-    typer.echo(f"compress/{planned.name}: {planned.cron} {planned.timezone}{state}")
-    times = ", ".join(f"{when:%Y-%m-%d %H:%M}" for when in planned.next_runs)
-    typer.echo(f"  next  {times or 'none'}")
-    if planned.last is not None:
-        typer.echo(f"  last  {planned.last}")

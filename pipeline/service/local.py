@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 HOST, PORT = "127.0.0.1", 4200
+_PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 
 
 def api_url() -> str:
@@ -57,12 +57,12 @@ def connect() -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def run_server(port: int, tell: Callable[[str], None]) -> int:
+def run_server(port: int, echo: Callable[[str], None]) -> int:
     """Run a server here until it is told to stop; its database is in ``PREFECT_HOME``.
 
     Args:
         port: of the loopback interface.
-        tell: takes one line when it answers.
+        echo: takes one line when it answers.
 
     Returns:
         The exit status.
@@ -71,24 +71,25 @@ def run_server(port: int, tell: Callable[[str], None]) -> int:
         InputError: the port is taken.
     """
     address = f"http://{HOST}:{port}"
-    _require_free(port, address)
+    _require_free(port)
     over = threading.Event()
+    named = "" if port == PORT else f"PREFECT_API_URL={address}/api "
 
     def announce() -> None:
         while not over.wait(0.2):
             if _problem_of(f"{address}/api") is None:
-                tell(
-                    f"Prefect's pages are at {address}; next, `{_prefix(port)}ackd worker` in"
-                    " another terminal. Ctrl-C ends the server."
+                echo(
+                    f"Prefect's pages are at {address}; next, `{named}ackd worker` in another"
+                    " terminal. Ctrl-C ends the server."
                 )
                 return
 
     threading.Thread(target=announce, daemon=True).start()
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"]
     # Without it, the pages ask the default port, whichever the server has.
     pages = {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    command = [*_PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
     try:
-        return run_guarded([*command, "--host", HOST, "--port", str(port)], {**pages, **os.environ})
+        return run_guarded(command, {**pages, **os.environ})
     finally:
         over.set()
 
@@ -96,60 +97,55 @@ def run_server(port: int, tell: Callable[[str], None]) -> int:
 def run_worker(pool: str, root: Path) -> int:
     """Run a worker of a pool here until it is told to stop, and with it the runs it has begun.
 
-    The pool is created where it is missing.
-
     Args:
-        pool: its name, of type process.
+        pool: its name; it is created, of type process, where it is missing.
         root: the project that its runs work on.
 
     Returns:
         The exit status.
     """
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start"]
     return run_guarded(
-        [*command, "--type", "process", "--pool", pool],
-        {**whereabouts(root), **os.environ, "PREFECT_API_URL": api_url()},
+        [*_PREFECT, "worker", "start", "--type", "process", "--pool", pool],
+        {**worker_variables(root), **os.environ, "PREFECT_API_URL": api_url()},
         with_children=True,
     )
 
 
-def whereabouts(root: Path) -> dict[str, str]:
+def worker_variables(root: Path) -> dict[str, str]:
     """What ``prefect.yaml`` leaves to the worker: the variables by which it finds a project."""
+    from pipeline.dvc_config import cache_folder
+    from pipeline.git_refs import git
+
+    def ask(*arguments: str) -> str:
+        with contextlib.suppress(InputError):  # a project without git has no nights in clones
+            return git(root, *arguments)
+        return ""
+
     root = root.resolve()
-    found = {"ACKD_PROJECT": str(root), "ACKD_CHECKPOINTS": str(root / ".checkpoints")}
-    found["ACKD_DVC_CACHE"] = _say(root, [sys.executable, "-m", "dvc", "cache", "dir"])
-    origin = _say(root, ["git", "config", "--get", "remote.origin.url"])
+    origin = ask("config", "--get", "remote.origin.url")
     if not origin or (root / origin).exists():
         origin = str((root / origin).resolve())
-    found["ACKD_REPOSITORY"] = origin
-    if branch := _say(root, ["git", "branch", "--show-current"]):
-        found["ACKD_BRANCH"] = branch
-    return found
+    found = {
+        "ACKD_PROJECT": str(root),
+        "ACKD_CHECKPOINTS": str(root / ".checkpoints"),
+        "ACKD_DVC_CACHE": str(cache_folder(root)),
+        "ACKD_REPOSITORY": origin,
+    }
+    branch = ask("branch", "--show-current")
+    return {**found, "ACKD_BRANCH": branch} if branch else found
 
 
-def _say(root: Path, command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
-
-
-def _require_free(port: int, address: str) -> None:
+def _require_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            who, advice = str(error.strerror).lower(), ""
-            if _problem_of(f"{address}/api") is None:
-                who, advice = "a Prefect server is there", " use that one, or"
+            why = str(error.strerror).lower()
+            if _problem_of(f"http://{HOST}:{port}/api") is None:
+                why = "a Prefect server is there, which you can use"
             raise InputError(
-                f"port {port} of {HOST} cannot be had ({who});{advice} name another by --port,"
-                f" such as --port {port + 1 if port < 65535 else PORT}"
+                f"port {port} of {HOST} is not free ({why}); name another by --port"
             ) from None
 
 
@@ -161,9 +157,5 @@ def _problem_of(url: str) -> str | None:
         status = httpx.get(f"{url.rstrip('/')}/health", timeout=2).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return str(error) or type(error).__name__
-    # One that asks who is there is a server as well.
+    # One that wants a user and a password is a server as well.
     return None if status in (200, 401, 403) else f"status {status}"
-
-
-def _prefix(port: int) -> str:
-    return "" if port == PORT else f"PREFECT_API_URL=http://{HOST}:{port}/api "

@@ -1,12 +1,10 @@
-"""The nightly deployment on the Prefect server: set, shown, paused, removed."""
+"""The nightly deployments on the Prefect server: set, shown, paused, removed."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -17,6 +15,7 @@ from stages.params import read_yaml
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.client.schemas.schedules import CronSchedule
 
@@ -27,20 +26,6 @@ NAMES = ("nightly", "nightly-clone")
 
 _PROJECT = "project:"
 _PATIENCE_S = 60.0
-_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What the server knows of one deployment."""
-
-    name: str
-    cron: str
-    timezone: str
-    paused: bool
-    next_runs: tuple[datetime, ...]
-    last: str | None
-    """How the last run ended, or where it is."""
 
 
 def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
@@ -59,38 +44,32 @@ def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
 
     zone = timezone or get_localzone_name() or "UTC"
     try:
-        ZoneInfo(zone)
-    except (KeyError, ValueError, OSError):
-        raise InputError(
-            f"--timezone: {zone!r} is no time zone; expected a name such as Europe/Berlin or UTC"
-        ) from None
-    mistake = InputError(
-        f"{cron!r} is no cron expression; expected minute, hour, day, month and day of the week in"
-        ' quotes, such as "0 2 * * *" for every night at two'
-    )
-    # Prefect takes a sixth field, for seconds, and words such as @daily.
-    if len(cron.split()) != 5:
-        raise mistake
-    try:
         return CronSchedule(cron=cron, timezone=zone)
-    except ValidationError:
-        raise mistake from None
+    except ValidationError as error:
+        if error.errors()[0]["loc"] == ("timezone",):
+            raise InputError(
+                f"--timezone: {zone!r} is no time zone; expected a name such as Europe/Berlin"
+            ) from None
+        raise InputError(
+            f"{cron!r} is no cron expression; expected minute, hour, day, month and day of the week"
+            ' in quotes, such as "0 2 * * *" for every night at two'
+        ) from None
 
 
 def read_pool() -> str:
     """The work pool of the deployments.
 
     Raises:
-        InputError: ``prefect.yaml`` does not say.
+        InputError: ``prefect.yaml`` does not name it.
     """
     return str(_entry(NAMES[0])["work_pool"]["name"])
 
 
-def set_schedule(schedule: CronSchedule, name: str) -> Planned:
+def set_schedule(schedule: CronSchedule, name: str) -> str:
     """Create or update a deployment of ``prefect.yaml``, with this schedule and no other.
 
     Returns:
-        What is planned, as soon as the server has planned it.
+        As :func:`list_schedules`, as soon as the server has planned a run.
 
     Raises:
         InputError: no server answers, it plans nothing, it has the schedule of another project, or
@@ -110,7 +89,7 @@ def set_schedule(schedule: CronSchedule, name: str) -> Planned:
         _require_own(client)
         with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-        client.create_deployment(
+        made = client.create_deployment(
             client.create_flow_from_name(FLOW),
             name,
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=True, slug=name)],
@@ -126,14 +105,15 @@ def set_schedule(schedule: CronSchedule, name: str) -> Planned:
             paused=False,
         )
         end = time.monotonic() + _PATIENCE_S
-        while not (planned := _planned(client, _read(client, name))).next_runs:
+        deployment = client.read_deployment(made)
+        while not _runs(client, deployment, planned=True):
             if time.monotonic() > end:
                 raise InputError(
                     f"{FLOW}/{name} is on the server, which has planned no run of it within"
-                    f" {_PATIENCE_S:g} s; see what it says, or start it again by `ackd server`"
+                    f" {_PATIENCE_S:g} s; look at its log, or start it again by `ackd server`"
                 )
             time.sleep(0.5)
-    return planned
+        return _description(client, deployment)
 
 
 def require_own() -> None:
@@ -146,45 +126,40 @@ def require_own() -> None:
         _require_own(client)
 
 
-def pause(name: str) -> None:
-    """Plan no more runs until it is resumed or set again; one that runs goes on.
+def change(name: str, action: str) -> None:
+    """Pause a schedule (a run that goes on is left alone), resume it, or remove it.
+
+    Args:
+        name: one of :data:`NAMES`.
+        action: ``pause``, ``resume`` or ``remove``; its past runs stay in Prefect's pages.
 
     Raises:
-        InputError: no server answers, or there is no such schedule.
+        InputError: no server answers, or it has no such schedule.
     """
     with connect() as client:
-        client.pause_deployment(_read(client, name).id)
+        deployment = _read(client, name)
+        if deployment is None:
+            raise InputError(
+                f"{FLOW}/{name} is not on the server; `ackd schedule` lists what is, and"
+                ' `ackd schedule "0 2 * * *"` sets it'
+            )
+        actions = {
+            "pause": client.pause_deployment,
+            "resume": client.resume_deployment,
+            "remove": client.delete_deployment,
+        }
+        actions[action](deployment.id)
 
 
-def resume(name: str) -> None:
-    """Plan runs again, with the schedule of before; raises as :func:`pause`."""
-    with connect() as client:
-        client.resume_deployment(_read(client, name).id)
-
-
-def remove(name: str) -> None:
-    """Forget the schedule; its past runs stay in Prefect's pages. Raises as :func:`pause`."""
-    with connect() as client:
-        client.delete_deployment(_read(client, name).id)
-
-
-def list_planned() -> list[Planned]:
-    """All that is on the server.
+def list_schedules() -> list[str]:
+    """Each schedule on the server, the next runs, and how the last one ended, in lines.
 
     Raises:
         InputError: no server answers.
     """
-    from prefect.exceptions import ObjectNotFound
-
-    found = []
     with connect() as client:
-        for name in NAMES:
-            try:
-                deployment = client.read_deployment_by_name(f"{FLOW}/{name}")
-            except ObjectNotFound:
-                continue
-            found.append(_planned(client, deployment))
-    return found
+        found = [_read(client, name) for name in NAMES]
+        return [_description(client, deployment) for deployment in found if deployment]
 
 
 def _tag() -> str:
@@ -192,98 +167,77 @@ def _tag() -> str:
 
 
 def _require_own(client: SyncPrefectClient) -> None:
-    from prefect.exceptions import ObjectNotFound
-
     for name in NAMES:
-        with contextlib.suppress(ObjectNotFound):
-            tags = client.read_deployment_by_name(f"{FLOW}/{name}").tags
-            # One that Prefect's own commands have set has none.
-            owners = [tag for tag in tags if tag.startswith(_PROJECT)]
-            if owners and _tag() not in owners:
-                raise InputError(
-                    f"{FLOW}/{name} on this server is of the project"
-                    f" {owners[0].removeprefix(_PROJECT)}, and a server serves one; give this one a"
-                    " server of its own (another PREFECT_HOME, and `ackd server --port`), or say"
-                    f" `ackd schedule --remove{' --clone' * (name == NAMES[1])}` first"
-                )
+        deployment = _read(client, name)
+        # One that Prefect's own commands have set has no such tag.
+        owners = [t for t in deployment.tags if t.startswith(_PROJECT)] if deployment else []
+        if owners and _tag() not in owners:
+            raise InputError(
+                f"{FLOW}/{name} on this server is of the project"
+                f" {owners[0].removeprefix(_PROJECT)}, and a server serves one; give this one a"
+                " server of its own (another PREFECT_HOME, and `ackd server --port`), or run"
+                f" `ackd schedule --remove{' --clone' * (name == NAMES[1])}` first"
+            )
 
 
 def _entry(name: str) -> Mapping[str, Any]:
-    if not DEPLOYMENTS.is_file():
-        raise InputError(f"{DEPLOYMENTS}: not found here; get it back with `git checkout` first")
-    for entry in read_yaml(DEPLOYMENTS).get("deployments") or []:
-        if entry.get("name") == name:
-            keys = ("description", "entrypoint", "parameters", "work_pool", "concurrency_limit")
-            if missing := [key for key in (*keys, "pull") if key not in entry]:
-                raise InputError(
-                    f"{DEPLOYMENTS}: deployment {name} has no {' and no '.join(missing)}; get it"
-                    " back with `git checkout`"
-                )
+    needed = {"description", "entrypoint", "parameters", "work_pool", "concurrency_limit", "pull"}
+    entries = read_yaml(DEPLOYMENTS).get("deployments") or [] if DEPLOYMENTS.is_file() else []
+    for entry in entries:
+        if entry.get("name") == name and needed <= set(entry):
             return dict(entry)
-    raise InputError(f"{DEPLOYMENTS}: has no deployment {name}; get it back with `git checkout`")
+    raise InputError(
+        f"{DEPLOYMENTS}: has no deployment {name} with {', '.join(sorted(needed))}; get the file"
+        " back with `git checkout`"
+    )
 
 
-def _read(client: SyncPrefectClient, name: str) -> DeploymentResponse:
+def _read(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
     from prefect.exceptions import ObjectNotFound
 
     try:
         return client.read_deployment_by_name(f"{FLOW}/{name}")
     except ObjectNotFound:
-        raise InputError(
-            f"{FLOW}/{name} is not on the server; `ackd schedule` lists what is, and"
-            ' `ackd schedule "0 2 * * *"` sets it'
-        ) from None
+        return None
 
 
-def _planned(client: SyncPrefectClient, deployment: DeploymentResponse) -> Planned:
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterId,
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.client.schemas.schedules import CronSchedule
+def _runs(
+    client: SyncPrefectClient, deployment: DeploymentResponse, *, planned: bool
+) -> list[FlowRun]:
+    """The next three that are planned, or the last one that is not."""
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
-    own = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
-    waiting, others = (
-        FlowRunFilter(state=FlowRunFilterState(type=chosen))
-        for chosen in (
-            FlowRunFilterStateType(any_=[StateType.SCHEDULED]),
-            FlowRunFilterStateType(not_any_=[StateType.SCHEDULED]),
-        )
+    kind = {"any_" if planned else "not_any_": ["SCHEDULED"]}
+    first, last = FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC, FlowRunSort.EXPECTED_START_TIME_DESC
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": kind}}),
+        sort=first if planned else last,
+        limit=3 if planned else 1,
     )
-    next_runs = client.read_flow_runs(
-        deployment_filter=own,
-        flow_run_filter=waiting,
-        sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
-        limit=_SHOWN,
-    )
-    last = client.read_flow_runs(
-        deployment_filter=own,
-        flow_run_filter=others,
-        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=1,
-    )
+
+
+def _description(client: SyncPrefectClient, deployment: DeploymentResponse) -> str:
+    from prefect.client.schemas.schedules import CronSchedule
+
     crons = [s.schedule for s in deployment.schedules if isinstance(s.schedule, CronSchedule)]
-    zone = ZoneInfo(crons[0].timezone or "UTC") if crons else ZoneInfo("UTC")
-    return Planned(
-        name=deployment.name,
-        cron=", ".join(one.cron for one in crons) or "no cron schedule",
-        timezone=zone.key,
-        paused=deployment.paused or not any(s.active for s in deployment.schedules),
-        next_runs=tuple(
-            run.next_scheduled_start_time.astimezone(zone)
-            for run in next_runs
-            if run.next_scheduled_start_time is not None
-        ),
-        last=_last(last[0], zone) if last else None,
-    )
-
-
-def _last(run: Any, zone: ZoneInfo) -> str:
-    when = run.start_time or run.expected_start_time
-    message = f" ({run.state.message})" if run.state.message else ""
-    return f"{when.astimezone(zone):%Y-%m-%d %H:%M}: {run.state.name.lower()}{message}"
+    zone = ZoneInfo((crons[0].timezone if crons else None) or "UTC")
+    when = ", ".join(one.cron for one in crons) or "no cron schedule"
+    paused = deployment.paused or not any(s.active for s in deployment.schedules)
+    times = [
+        f"{run.expected_start_time.astimezone(zone):%Y-%m-%d %H:%M}"
+        for run in _runs(client, deployment, planned=True)
+        if run.expected_start_time is not None
+    ]
+    lines = [
+        f"{FLOW}/{deployment.name}: {when} {zone.key}{', paused' * paused}",
+        f"  next  {', '.join(times) or 'none'}",
+    ]
+    for run in _runs(client, deployment, planned=False):
+        start, state = run.start_time or run.expected_start_time, run.state
+        if start is not None and state is not None:
+            message = f" ({state.message})" if state.message else ""
+            clock = f"{start.astimezone(zone):%Y-%m-%d %H:%M}"
+            lines.append(f"  last  {clock}: {str(state.name).lower()}{message}")
+    return "\n".join(lines)

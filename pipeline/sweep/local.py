@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from models.errors import InputError
+from pipeline.dvc_config import cache_folder
 from pipeline.dvc_output import StageError
-from pipeline.dvc_runner import cache_folder
 from pipeline.git_refs import git
 from pipeline.processes import memory_below
 from pipeline.resources import Needs, Resources

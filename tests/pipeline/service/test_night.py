@@ -212,7 +212,7 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         assert told["api_url"] == f"http://127.0.0.1:{port}/api", "what the pages ask"
         taken = CliRunner().invoke(cli.app, ["server", "--port", str(port)])
         assert taken.exit_code == 1
-        assert f"port {port} of 127.0.0.1 cannot be had (a Prefect server is there)" in taken.output
+        assert f"port {port} of 127.0.0.1 is not free (a Prefect server is there" in taken.output
 
         said = ackd(SET)
         assert "compress/nightly: 0 2 * * * Europe/Berlin\n  next  2" in said

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.deployments.steps.core import run_steps
 
 from pipeline.flow import compress
-from pipeline.service.local import whereabouts
-from pipeline.service.nightly import experiment_name
+from pipeline.service.local import worker_variables
 from stages.params import read_yaml
 from tests.pipeline.conftest import ROOT, change_stage
 
@@ -57,7 +56,7 @@ def committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_in_clone(project: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> State[Any]:
     """As a worker does: in an empty folder, which is gone afterwards."""
-    for name, value in whereabouts(project).items():
+    for name, value in worker_variables(project).items():
         # Of a path git makes no shallow clone, as it does of every address.
         address = f"file://{value}" if name == "ACKD_REPOSITORY" and "://" not in value else value
         monkeypatch.setenv(name, address)
@@ -76,7 +75,9 @@ def experiment_of(state: State[Any]) -> str:
     rows = state.result(raise_on_failure=False)
     assert rows[-1]["stage"] == "publish"
     assert rows[-1]["state"] == "Completed", rows[-1]
-    return str(rows[-1]["message"]).removeprefix("kept as the experiment ")
+    name = str(rows[-1]["message"]).removeprefix("kept as the experiment ")
+    assert datetime.strptime(name, "nightly-%Y-%m-%d-%H%M"), "by the time it was planned for"
+    return name
 
 
 def test_the_results_of_a_clone_come_back_to_a_project_without_remotes(
@@ -109,8 +110,3 @@ def test_the_results_of_a_clone_go_to_the_remotes_also_where_a_stage_failed(
     for line in BRING:
         dvc(*shlex.split(line.replace(NAME, name))[1:])
     assert (committed / "right.txt").read_text() == "1\n"
-
-
-def test_an_experiment_is_named_by_the_time_it_was_planned_for() -> None:
-    planned = datetime(2026, 11, 26, 2, 0, tzinfo=UTC)
-    assert experiment_name(planned) == f"nightly-{planned.astimezone():%Y-%m-%d-%H%M}"

@@ -181,9 +181,9 @@ def test_dvcs_configuration_is_read_from_all_its_files(
     (tmp_path / ".dvc/config.local").write_text("[cache]\n    dir = /two\n")
     assert cache_folder(tmp_path) == Path("/two")
     assert remotes(tmp_path) == [
-        Remote("main", "../store"),
+        Remote("main", str(tmp_path / "store")),
         Remote("other", "s3://bucket/x", "http://127.0.0.1:9000"),
     ]
     (tmp_path / ".dvc/config").write_text("no section\n")
-    with pytest.raises(InputError, match="not readable as DVC's configuration"):
+    with pytest.raises(InputError, match="correct DVC's configuration"):
         remotes(tmp_path)
