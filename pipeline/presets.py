@@ -1,4 +1,4 @@
-"""Presets: short YAML files that are laid over ``params.yaml``, whose comments stay."""
+"""Presets: short YAML files applied to ``params.yaml``, which keeps its comments."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stages.schedule import compressed
 
 PRESETS_FOLDER = Path("presets")
 SHORT_EPOCHS = 20
-"""Of the student in a short schedule, where no other number is given."""
+"""Default epochs of the student in a short schedule."""
 
-# What of the data section names a part of one source.
+# Keys of the data section that name parts of one source.
 _OF_A_SOURCE = (
     *("config", "image_column", "label_column"),
     *("train_split", "val_split", "test_split"),
@@ -30,7 +30,7 @@ _OF_A_SOURCE = (
 
 
 class _PlainNull(RoundTripRepresenter):
-    """Writes null as ``null``, where ruamel would leave the value out."""
+    """Writes null as ``null``, which ruamel would leave empty."""
 
 
 _PlainNull.add_representer(
@@ -39,7 +39,7 @@ _PlainNull.add_representer(
 
 
 def list_presets() -> dict[str, str]:
-    """The presets of this project: names, such as ``cifar100/trial``, to descriptions."""
+    """Names of this project's presets, such as ``cifar100/trial``, to their descriptions."""
     names = {
         path.relative_to(PRESETS_FOLDER).with_suffix("").as_posix(): path
         for path in sorted(PRESETS_FOLDER.rglob("*.yaml"))
@@ -54,24 +54,24 @@ def use(
     source: str | None = None,
     short: int | None = None,
 ) -> list[str]:
-    """Lay presets, one after the other, and then single settings over ``params.yaml``.
+    """Apply presets in order, and then single settings, to ``params.yaml``.
 
     Args:
-        names: of :func:`list_presets`; none changes the rest alone.
-        settings: ``section.key=value``, the value as in YAML; they are laid last.
-        source: takes the place of the presets' ``data.source``. Splits and columns are found
-            anew, as their names belong to a source.
-        short: the student's epochs in a compressed schedule; the epochs of teacher and proxy
-            shrink in proportion, and milestones with them. The goals of accuracy are taken away.
+        names: of :func:`list_presets`; may be empty.
+        settings: ``section.key=value``, with the value in YAML; applied last.
+        source: replaces ``data.source``, and resets the names of splits and columns, which belong
+            to a source.
+        short: the student's epochs in a compressed schedule. Epochs of teacher and proxy, and
+            milestones, shrink in proportion. Goals of accuracy become null.
 
     Returns:
-        What changed, one ``section.key: old -> new`` a line.
+        The changes, as ``section.key: old -> new``.
 
     Raises:
-        InputError: a preset, a setting or the result is not right; nothing is written.
+        InputError: a preset, a setting or the result is invalid; nothing is written.
     """
     before = read_yaml(PARAMS_FILE)
-    # With \n alone, as comments would keep the \r that new lines have not.
+    # Read with \n alone: comments would keep a \r that new lines lack.
     params = _yaml().load(PARAMS_FILE.read_text(encoding="utf-8-sig"))
     newline = "\r\n" if b"\r\n" in PARAMS_FILE.read_bytes() else "\n"
     _lay_all(params, names, source, short)
@@ -97,12 +97,12 @@ def laid(
     source: str | None = None,
     short: int | None = None,
 ) -> dict[str, Any]:
-    """What :func:`use` would make of a ``params.yaml`` with this content; nothing is written.
+    """The parameters that :func:`use` would write; nothing is written.
 
     Args:
-        content: the text of the file.
-        names: as for :func:`use`, and so are ``source`` and ``short``.
-        settings: ``section.key`` to value, laid last.
+        content: the text of ``params.yaml``.
+        names: as for :func:`use`; so are ``source`` and ``short``.
+        settings: ``section.key`` to value; applied last.
 
     Raises:
         InputError: as :func:`use`.
@@ -134,22 +134,20 @@ def _lay_all(
 
 
 def short_epochs(schedule: Literal["paper", "short"], epochs: int | None) -> int | None:
-    """What ``--schedule`` and ``--epochs`` say together, for :func:`use`.
+    """The argument ``short`` of :func:`use` for ``--schedule`` and ``--epochs``.
 
     Raises:
-        InputError: they contradict each other.
+        InputError: the two contradict each other.
     """
     if schedule == "short":
         return SHORT_EPOCHS if epochs is None else epochs
     if epochs is not None:
-        raise InputError(
-            f"--epochs {epochs}: the paper's schedule has its own; add --schedule short"
-        )
+        raise InputError(f"--epochs {epochs} needs a short schedule; add --schedule short")
     return None
 
 
 def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
-    """The overlay that compresses every schedule in proportion to the student's."""
+    """An overlay that compresses every schedule in proportion to the student's."""
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}, expected 1 or more")
 
@@ -160,12 +158,12 @@ def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
     teacher = compressed(params.teacher, scaled(params.teacher.epochs))
     proxy = scaled(params.proxy.early_stopped.epochs)
     if params.proxy.method == "early_stopped":
-        compressed(teacher, proxy)  # or this would be found when the teacher is trained
+        compressed(teacher, proxy)  # fails here rather than after the teacher is trained
     content: dict[str, dict[str, Any]] = {
         "teacher": {"epochs": teacher.epochs, "milestones": teacher.milestones},
         "proxy": {"early_stopped": {"epochs": proxy}},
         "distill": {"epochs": student.epochs, "milestones": student.milestones},
-        # Goals for the whole schedule.
+        # These are goals for the full schedule.
         "gate": {"min_accuracy": None, "max_drop_from_teacher": None},
     }
     overlay: Mapping[str, Any] = YAML().load(_dumped(content, flow=True))  # lists in one line
@@ -230,21 +228,21 @@ def _lay(overlay: Mapping[str, Any], params: MutableMapping[str, Any], prefix: s
         if isinstance(value, Mapping) and isinstance(old, MutableMapping):
             _lay(value, old, f"{prefix}{key}.")
         elif isinstance(value, Mapping) and old is not None:
-            raise InputError(f"{prefix}{key}: is {old!r} and has no keys; set it as a whole")
+            raise InputError(f"{prefix}{key} is {old!r} and has no keys; set it as a whole")
         elif key not in params or old != value:
             params[key] = _without_comment(value)
             _move_comment(params, key)
 
 
 def _without_comment(value: Any) -> Any:
-    """A copy; a list would bring the comment that stands behind it in the preset."""
+    """A copy, without the comment that follows a list in the preset."""
     if isinstance(value, list):
         return YAML().load(_dumped(list(value), flow=True))
     return copy.deepcopy(value)
 
 
 def _move_comment(params: MutableMapping[str, Any], key: str) -> None:
-    """Keep the comment two columns behind the new value; ruamel would leave it where it was."""
+    """Move the comment two columns behind the new value; ruamel would not."""
     assert isinstance(params, CommentedMap)
     comment = params.ca.items.get(key)
     if comment and comment[2]:

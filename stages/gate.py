@@ -1,4 +1,4 @@
-"""Whether the student meets the goals of ``params.yaml: gate``; a missed one stops the bundle."""
+"""Stage ``gate``: check the goals of ``params.yaml: gate``; a missed goal stops the bundle."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from stages.sections.result import Gate
 SUMMARY = Path("reports/summary.json")
 GATE = Path("reports/gate.json")
 
-# Goals are round numbers and drops are differences: 0.98 - 0.96 shall meet a goal of 0.02.
+# Drops are differences with rounding errors: 0.98 - 0.96 must meet a goal of 0.02.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal that was set, and what was measured.
+    """A goal and its measurement.
 
     Attributes:
         goal: the key of ``params.yaml: gate``.
-        of: the network or the precision that was measured, None where there is none.
-        measured: None where there is no measurement; such a goal is missed.
+        of: the network or precision that was measured; None if there is none.
+        measured: None if there is no measurement, in which case the goal is missed.
     """
 
     goal: str
@@ -47,14 +47,14 @@ class Goal:
         bound = "at least" if self.goal.startswith("min_") else "at most"
         measured = "was not measured" if self.measured is None else f"is {self.measured:.6g}"
         of = f" of {self.of}" if self.of else ""
-        return f"{self.goal}{of} {measured} where {bound} {self.wanted:g} is wanted"
+        return f"{self.goal}{of} {measured}, expected {bound} {self.wanted:g}"
 
 
 def main(params: Params) -> None:
     """Write ``reports/gate.json``.
 
     Raises:
-        InputError: names every goal that is missed; the file is written all the same.
+        InputError: goals are missed; names them all, after the file is written.
     """
     goals = list(judge(params.gate, read_json(SUMMARY)))
     breaches = [goal for goal in goals if not goal.met]
@@ -65,13 +65,13 @@ def main(params: Params) -> None:
     if breaches:
         raise InputError(
             f"{GATE}: {len(breaches)} of {len(goals)} goals are missed:"
-            f" {'; '.join(map(str, breaches))}; better the student, or change gate in params.yaml"
+            f" {'; '.join(map(str, breaches))}; improve the student, or change gate in params.yaml"
         )
     print(f"gate: {len(goals)} of {len(goals)} goals are met")
 
 
 def judge(gate: Gate, summary: dict[str, Any]) -> Iterator[Goal]:
-    """Every goal that is set. An export whose validation failed never counts."""
+    """Yield every goal that is set. Exports that failed validation do not count."""
     student = summary["student"]
     exports = {
         precision: export

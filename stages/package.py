@@ -46,7 +46,7 @@ def main(params: Params) -> None:
     if not gate["passed"]:
         missed = ", ".join(dict.fromkeys(g["goal"] for g in gate["goals"] if not g["met"]))
         raise InputError(
-            f"{GATE}: the gate is not passed ({missed}); better the student, or change gate in"
+            f"{GATE}: the gate is not passed ({missed}); improve the student, or change gate in"
             " params.yaml, and run `dvc repro`"
         )
     summary = read_json(SUMMARY)

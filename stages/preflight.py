@@ -1,4 +1,4 @@
-"""What cannot work is refused before it costs anything, by `ackd status`, `ackd run` and stages."""
+"""Checks before anything is computed, for `ackd status`, `ackd run` and the stages."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from stages.params import Params
 
 
 def check(params: Params) -> None:
-    """What ``params.yaml`` and this machine tell, in a second or two.
+    """Check ``params.yaml`` on this machine; takes a second or two.
 
     Raises:
-        InputError: a network is not known, cannot take the images' size or has no stages for its
-            learners; a folder of images is not laid out as one; a runtime that is asked for is
-            missing.
+        InputError: a network is unknown, does not accept the image size or has no stages for its
+            learners; an image folder has the wrong layout; a required runtime is missing.
     """
     from stages.runtimes.litert_runtime import check_installed
     from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
-    classes = 2  # of which nothing here depends
+    classes = 2  # nothing here depends on it
     between = params.proxy.assistants
     assistants = [*between.networks, *between.candidates]
     wanted = dict.fromkeys([params.teacher.network, *assistants, params.distill.network])
@@ -30,12 +29,12 @@ def check(params: Params) -> None:
         for network in networks.values():
             network.probe(params.data.image_size)
     if params.distill.method == "ackd":
-        # Of several candidates the one that teaches is not known yet.
+        # With candidates, the proxy teacher is not known yet.
         chain = between.networks if params.proxy.method == "assistants" else []
         taught_by = networks[[params.teacher.network, *chain][-1]]
         check_codes(params.distill.ackd.learners, networks[params.distill.network], taught_by)
     scheme, _, location = params.data.source.partition(":")
-    # Who has what was prepared needs the folder no more.
+    # The folder is not needed on a machine that has the prepared data.
     if scheme == "imagefolder" and Path(location).expanduser().is_dir():
         from stages.data.sources.schemes import open_source
 
@@ -46,12 +45,12 @@ def check(params: Params) -> None:
 
 
 def check_training(params: Params) -> None:
-    """What the prepared images tell besides; of a library's network also whether it exports.
+    """Check batch sizes against the prepared data, and that a library's network can be exported.
 
-    The networks of this project export, as their tests show; another one takes some seconds.
+    Tests show that the networks of this project can be; trying another one takes some seconds.
 
     Raises:
-        InputError: a batch is larger than the training images, or the student cannot be exported.
+        InputError: a batch is larger than the training set, or the student cannot be exported.
     """
     from stages.data.arrays import load_data
 
@@ -76,7 +75,7 @@ def check_training(params: Params) -> None:
     network = DeployedNetwork(models.build(name, len(data.classes)), data.mean, data.std)
     try:
         export_network(network, data.image_size, params.export.opset, "dynamic")
-    except Exception as error:  # whatever the exporter meets in another library's code
+    except Exception as error:  # the exporter runs another library's code
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"params.yaml: distill.network: {name} cannot be exported to ONNX with images of"

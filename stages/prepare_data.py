@@ -1,4 +1,4 @@
-"""Images from any source to uint8 arrays per split, with a manifest."""
+"""Stage ``prepare_data``: images of any source as uint8 arrays per split, with a manifest."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from stages.progress import track
 from stages.sections.data import Data
 
 REPORT = Path("reports/data.json")
-_AHEAD = 8  # images a core that are decoded ahead of the writing; bounds the memory
-_NAMED = 5  # damaged images in a message
+_AHEAD = 8  # images per core to decode ahead of writing; bounds the memory
+_NAMED = 5  # damaged images to name in a message
 
 
 @dataclass
 class Statistics:
-    """What is learnt of the images while they are written."""
+    """Statistics of the images, collected while they are written."""
 
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
-    """Pixels by channel and level."""
+    """Pixel counts by channel and level."""
     digests: array[int] = field(default_factory=lambda: array("Q"))
-    """One per image, equal for equal pixels."""
+    """One digest per image, equal for equal pixels."""
 
     def add(self, image: npt.NDArray[np.uint8], size: int) -> None:
-        """One image as it is stored; its digest is of the middle of ``size`` pixels."""
+        """Add an image as stored; its digest is of the centre crop of ``size`` pixels."""
         for channel in range(3):
             self.histogram[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
         digest = hashlib.blake2b(middle(image, size).tobytes(), digest_size=8).digest()
         self.digests.append(int.from_bytes(digest, "little"))
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Per channel, of the levels scaled to 0..1."""
+        """Mean and standard deviation per channel, for levels scaled to 0..1."""
         levels = np.arange(256)
         count = self.histogram.sum(axis=1)
         mean = self.histogram @ levels / count
@@ -61,7 +61,7 @@ class Statistics:
 
 
 def main(params: Params) -> None:
-    """Writes ``artifacts/data/`` and ``reports/data.json``."""
+    """Write ``artifacts/data/`` and ``reports/data.json``."""
     check(params)
     data = params.data
     choice = choose_splits(open_source(data), data)
@@ -87,7 +87,7 @@ def main(params: Params) -> None:
                 "images_sha256": sha256(images_path),
                 "labels_sha256": sha256(labels_path),
             }
-        damaged = list(dict.fromkeys(damaged))  # the test may validate too
+        damaged = list(dict.fromkeys(damaged))  # validation may use the test images
         if damaged:
             trained = np.count_nonzero(splits["train"]["per_class"])
             emptied = trained < len(np.unique(choice.splits["train"].labels)) or not all(
@@ -97,14 +97,16 @@ def main(params: Params) -> None:
             more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
             problem = f"{data.source}: {len(damaged)} of the images cannot be read: {listed}{more};"
             if emptied:
-                raise InputError(f"{problem} replace them, as a class or a split has no others")
+                raise InputError(
+                    f"{problem} replace them, as a class or a split has no other images"
+                )
             if data.damaged == "refuse":
                 raise InputError(f"{problem} replace or remove them, or set data.damaged: skip")
             print(printable(f"{problem} they are left out"))
         mean, std = statistics["train"].mean_and_std()
         if min(std) == 0:
             raise InputError(
-                f"{data.source}: a colour channel has one value in all training images; use others"
+                f"{data.source}: a colour channel is constant over all training images; use others"
             )
         repeated = {
             f"{name}_images_also_in_train": int(
@@ -156,14 +158,14 @@ def _decode(chosen: ChosenSplit, position: int, size: int | None) -> npt.NDArray
 def _write_images(
     path: Path, chosen: ChosenSplit, size: int, data: Data, name: Split, damaged: list[str]
 ) -> tuple[Statistics, list[int]]:
-    """An array ``[N, size, size, 3]``, written as it is decoded; training images keep a margin.
+    """Write an array ``[N, size, size, 3]`` while decoding; training images keep a margin.
 
-    By plain writes: on a full disk a memory map kills the process, and ``np.save`` does not say why
-    it fails.
+    Uses plain writes: on a full disk, a memory map kills the process, and ``np.save`` fails
+    without the reason.
 
     Returns:
-        What was learnt of the images, and which of the chosen ones they are; what is wrong with
-        the others is added to ``damaged``.
+        Statistics of the written images, and their indices among the chosen ones. Errors of the
+        others are added to ``damaged``.
     """
     statistics = Statistics()
     positions = chosen.positions

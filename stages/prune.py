@@ -1,4 +1,4 @@
-"""Stage ``prune``: keep the target learner alone, and prove that nothing else was lost."""
+"""Stage ``prune``: keep only the target learner, and prove that its outputs do not change."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _part(name: str) -> str:
 
 
 def _group_macs(group: LearnerGroup, image_size: int) -> int:
-    """Of target and learners together; attention and discriminators are not counted."""
+    """MACs of target and learners, without attention and discriminators."""
 
     class Everything(torch.nn.Module):
         def __init__(self) -> None:
@@ -87,7 +87,11 @@ def _group_macs(group: LearnerGroup, image_size: int) -> int:
 
 @torch.no_grad()
 def _require_bit_equal(group: LearnerGroup, data: DataSet) -> int:
-    """How many test images there are; on each the target's logits are the same without learners."""
+    """Check that the target's logits do not change without learners, on all test images.
+
+    Returns:
+        The number of test images.
+    """
     device = prepare_device()
     alone = models.build(group.target.name, group.target.num_classes)
     alone.load_state_dict(group.target.state_dict())
@@ -96,7 +100,7 @@ def _require_bit_equal(group: LearnerGroup, data: DataSet) -> int:
     test = data.split("test")
     for images in batches(test, Normalize(data.mean, data.std, device)):
         if not torch.equal(alone(images), group.forward_all(images)[0].logits):
-            raise RuntimeError("the student's outputs changed when its learners were taken off")
+            raise RuntimeError("the student's outputs changed when its learners were removed")
     group.cpu()
     return len(test)
 

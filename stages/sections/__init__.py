@@ -1,1 +1,1 @@
-"""The sections of ``params.yaml``; :mod:`stages.params` puts them together."""
+"""The sections of ``params.yaml``, combined in :mod:`stages.params`."""

@@ -1,4 +1,4 @@
-"""What every section of ``params.yaml`` is made of."""
+"""Base class and field types for all sections of ``params.yaml``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A part of ``params.yaml``; unknown keys are refused, and no value is coerced."""
+    """A section of ``params.yaml``. Unknown keys are refused; values are not coerced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""The images, and what is done to them."""
+"""Data source, augmentation and normalisation."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ class Data(Section):
     """``digits``, ``hf:<folder or hub id>[@revision]``, ``imagefolder:<path>`` or
     ``torchvision:<name>:<root>``."""
     image_size: Pixels | None = 32
-    """Height and width in pixels; null keeps the images' own size, which must then be one."""
+    """Height and width in pixels; null keeps the images' size, which must be the same for all."""
     resize: Pixels | None = None
-    """What the shorter side is brought to before the middle is cropped; null takes image_size. A
-    larger one leaves training images a margin, which random crops are taken from too."""
+    """Length of the shorter side before the centre crop; null means image_size. A larger value
+    leaves training images a margin for random crops."""
     config: str | None = None
-    """Of a hub data set that has several configurations."""
+    """Configuration of a hub data set that has several."""
     image_column: str | None = None
     label_column: str | None = None
     train_split: str | None = None
     val_split: str | None = None
     test_split: str | None = None
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Of the training images of each class, where the source has no split to validate on; 0 leaves
-    training whole, as benchmarks do, and validates on the test images."""
+    """Fraction of each class's training images, if the source has no validation split; 0 trains on
+    all of them, as benchmarks do, and validates on the test images."""
     train_per_class: PositiveInt | None = None
-    """Limits a trial run; validation and test stay whole."""
+    """Limit for trial runs; validation and test stay whole."""
     damaged: Literal["refuse", "skip"] = "refuse"
-    """Images that cannot be read; those that are skipped are listed in the report."""
+    """What to do with unreadable images; skipped ones are listed in the report."""
     seed: Seed = 0
     feed: Literal["auto", "memory", "stream"] = "auto"
-    """Training images in memory, or read while training; auto takes memory where they fit. The
-    result is the same."""
+    """Training images in memory, or read during training; auto uses memory if they fit. The result
+    is the same."""
 
     @model_validator(mode="after")
     def _resize_leaves_enough(self) -> Data:
@@ -50,11 +50,11 @@ class Data(Section):
 
 
 class Augmentation(Section):
-    """Random changes of the training images; all are keyed by (seed, epoch, sample)."""
+    """Random augmentation of training images, a function of (seed, epoch, sample)."""
 
     crop: Literal["shift", "resized"] = "shift"
-    """A window of the image's size somewhere in the padded image, or a part of 8 to 100 % of the
-    area and of sides 3:4 to 4:3, brought to the image's size (random resized crop)."""
+    """``shift``: a random window of the padded image. ``resized``: a random resized crop of 8 to
+    100 % of the area, with aspect ratios from 3:4 to 4:3."""
     crop_padding: Annotated[int, Field(ge=0, le=4096)] = 2
     pad_mode: Literal["zero", "reflect"] = "zero"
     horizontal_flip: bool = False
@@ -63,12 +63,12 @@ class Augmentation(Section):
     @model_validator(mode="after")
     def _only_shifts_are_padded(self) -> Augmentation:
         if self.crop == "resized" and self.crop_padding:
-            raise ValueError("crop_padding belongs to crop: shift; set it to 0 here")
+            raise ValueError("crop_padding applies to crop: shift only; set it to 0")
         return self
 
 
 class Normalization(Section):
-    """What is taken off each channel and what the rest is divided by, of images in 0..1."""
+    """Mean and standard deviation of each channel, for images in 0..1."""
 
     mean: Annotated[list[Fraction], Field(min_length=3, max_length=3)]
     std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]

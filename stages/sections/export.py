@@ -1,4 +1,4 @@
-"""The exported student: made, proven, timed."""
+"""Export, validation and latency measurement of the student."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, Po
 
 
 class Finetune(Section):
-    """What an int8 model lost by calibration alone is won back by training its weights.
+    """Quantization-aware fine-tuning of int8 models that lose accuracy in calibration.
 
-    They are trained with the rounding in place, to answer as the fp32 student does, and nothing but
-    the int8 files changes.
+    The weights are trained with simulated rounding to reproduce the outputs of the fp32 student.
+    Only the int8 files change.
     """
 
     when: Literal["never", "auto"] = "never"
-    """``auto``: where an int8 model loses more than max_drop on the validation images; where those
-    are the test images, on training images."""
+    """``auto``: if an int8 model loses more than max_drop on the validation images, or on training
+    images if validation uses the test images."""
     max_drop: Fraction = 0.005
-    """Of accuracy, against fp32 on the same images."""
+    """Drop in accuracy against fp32 on the same images."""
     epochs: PositiveInt = 10
     batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
     learning_rate: PositiveFloat = 3e-3
@@ -41,78 +41,78 @@ class Export(Section):
         "int8_s8s8",
     ]
     required: list[Precision] = ["fp32"]
-    """What must be exported and pass its validation; another precision that fails is marked with
-    its reason, stays out of the bundle, and the chain goes on."""
+    """Precisions that must be exported and pass validation. If another one fails, it is left out of
+    the bundle, with its reason, and the chain continues."""
     calibration_images: PositiveInt = 256
-    """Training images that the int8 ranges are calibrated on."""
+    """Training images for the calibration of int8 ranges."""
     calibration_method: Literal["minmax", "percentile", "entropy"] = "minmax"
-    """What of the activations that calibration sees is held: all, all but the outermost 0.001 %, or
-    what loses the least information."""
+    """Range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
+    information."""
     finetune: Finetune = Finetune()
     golden_images: PositiveInt = 16
-    """Test images whose logits travel with the model."""
+    """Test images whose logits are shipped with the model."""
 
     @model_validator(mode="after")
     def _fp32_first(self) -> Export:
         if self.precisions[0] != "fp32" or len(set(self.precisions)) != len(self.precisions):
             raise ValueError(
-                "precisions must begin with fp32, which the others are compared with, each once"
+                "precisions must begin with fp32, the reference for the others, without duplicates"
             )
         if "fp32" not in self.required or not set(self.required) <= set(self.precisions):
             raise ValueError(
-                "required must name fp32, which the others are compared with, and others of"
-                " precisions only"
+                "required must name fp32, the reference for the others, and only members of"
+                " precisions"
             )
         return self
 
 
 class Validate(Section):
-    """What an exported model must show."""
+    """Limits that an exported model must meet."""
 
     tensorrt: Literal["auto", "required", "off"] = "auto"
     batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 16]
-    """Of the golden batch, for the model with a dynamic batch."""
+    """Batch sizes in which the dynamic model processes the golden batch."""
     max_relative_error_fp32: PositiveFloat = 1e-4
     max_relative_error_fp16: PositiveFloat = 1e-2
     min_agreement_int8: Fraction = 0.9
-    """Share of test images on which an int8 model gives torch's answer."""
+    """Fraction of test images on which an int8 model must agree with torch."""
 
 
 class Litert(Section):
-    """The student for a second mobile runtime, LiteRT, in fp32 and int8.
+    """Export to a second mobile runtime, LiteRT, in fp32 and int8.
 
-    int8 is calibrated on ``export.calibration_images``, the limits of parity are those of
-    ``validate``, and it is timed on this machine as ``profile`` says.
+    Calibration, parity limits and latency measurement follow ``export.calibration_images``,
+    ``validate`` and ``profile``, the last on this machine.
     """
 
     enabled: bool = False
-    """Needs packages that are not installed by default; docs/how-to-litert.md names them."""
+    """Needs the packages named in docs/how-to-litert.md, which are not installed by default."""
 
 
 class Profile(Section):
     """How latency is measured."""
 
     devices: Annotated[list[str], Field(min_length=1)] = ["local:"]
-    """Their URLs, ``local:``, ``ssh://[user@]host`` or ``adb:?runner=FILE``; goals and summary are
-    of the first one."""
+    """URLs: ``local:``, ``ssh://[user@]host`` or ``adb:?runner=FILE``. Goals and summary use the
+    first."""
     threads: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2]
     warmup_runs: PositiveInt = 10
     warmup_seconds: NonNegativeFloat = 0.5
     min_runs: PositiveInt = 100
     min_seconds: NonNegativeFloat = 3.0
     max_runs: PositiveInt = 20000
-    """The cap, for models that are quicker than the clock is worth."""
+    """Upper limit, for models that are very fast."""
 
     @model_validator(mode="after")
     def _devices_exist_as_kinds(self) -> Profile:
         if len(set(self.devices)) < len(self.devices):
-            raise ValueError("devices must be given once each")
+            raise ValueError("devices must name each device once")
         for device in self.devices:
             if parse_url(device).in_browser:
                 raise ValueError(
                     f"the device {device!r} measures in a phone's browser, which must be unlocked"
-                    " and kept in front; measure it with `ackd profile`, or name a native runner by"
-                    " ?runner=FILE"
+                    " and in the foreground; measure it with `ackd profile`, or add a native"
+                    " runner with ?runner=FILE"
                 )
         return self
 

@@ -1,4 +1,4 @@
-"""The student, whom it learns from, and each method that it may learn by."""
+"""The student, its proxy teacher, and the options of every method."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from stages.sections.training import Training
 
 
 class Nothing(Section):
-    """A method without parameters of its own."""
+    """A method without options."""
 
 
 class Kd(Section):
-    """Weights of cross entropy and of the distillation loss."""
+    """Weights of cross entropy and of the distillation loss (KD)."""
 
     ce_weight: NonNegativeFloat = 0.1
     kd_weight: NonNegativeFloat = 0.9
 
 
 class FeatureWeights(Section):
-    """Weights of cross entropy, KD and the method's own term; with kd_weight, KD takes part."""
+    """Weights of cross entropy, KD and the method's own loss."""
 
     ce_weight: NonNegativeFloat = 1.0
     kd_weight: NonNegativeFloat = 0.0
@@ -46,7 +46,7 @@ class Cc(FeatureWeights):
 
     feature_weight: NonNegativeFloat = 0.02
     variant: Literal["repdistiller", "rbf"] = "repdistiller"
-    """As benchmarks compare it, or as published; a public code of ``rbf`` weighs it 100."""
+    """As in benchmarks, or as published: ``rbf``, which a public implementation weights by 100."""
 
 
 class Vid(FeatureWeights):
@@ -61,10 +61,10 @@ class Crd(FeatureWeights):
     feature_weight: NonNegativeFloat = 0.8
     embedding_size: PositiveInt = 128
     negatives: PositiveInt = 16384
-    """Samples of other classes that each image is contrasted with."""
+    """Samples of other classes contrasted with each image."""
     contrast_temperature: PositiveFloat = 0.07
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Of what is remembered of each sample."""
+    """Momentum of the memory bank."""
 
 
 class SemCkd(FeatureWeights):
@@ -75,14 +75,14 @@ class SemCkd(FeatureWeights):
 
 
 class One(Section):
-    """On-the-fly native ensemble; it has no teacher."""
+    """On-the-fly native ensemble, without a teacher."""
 
     ce_weight: NonNegativeFloat = 1.0
     kd_weight: NonNegativeFloat = 1.0
     branches: Annotated[int, Field(ge=2, le=64)] = 3
-    """The student's own last stage among them."""
+    """Includes the student's own last stage."""
     ramp_up: Fraction = 0.2667
-    """The share of all epochs in which the ensemble's weight rises."""
+    """Fraction of all epochs over which the weight of the ensemble rises."""
 
 
 class Ackd(Section):
@@ -94,26 +94,26 @@ class Ackd(Section):
         "D3B1",
         "D2B2",
     ]
-    """DNBM: branches off at the input of stage N and owns copies of M stages. Not in the paper is
-    DNT, which branches off there and goes on with the teacher's own stages, frozen."""
+    """DNBM branches off at the input of stage N and owns copies of M stages. DNT, not in the paper,
+    continues from there with the teacher's own stages, frozen."""
     lambda_teacher_to_learners: NonNegativeFloat = 1.0
     lambda_learners_to_target: NonNegativeFloat = 1.0
     lambda_adversarial: NonNegativeFloat = 1.0
     lambda_ce: NonNegativeFloat = 1.0
     lambda_teacher_to_each: NonNegativeFloat = 0.0
-    """Not in the paper: each learner learns from the teacher, besides the ensemble of all."""
+    """Not in the paper: each learner also learns from the teacher, not only their ensemble."""
     lambda_teacher_to_target: NonNegativeFloat = 0.0
     """Not in the paper: the target learns from the teacher too."""
     ramp_up: Fraction = 0.0
-    """Not in the paper: the share of all epochs in which the weight of the ensemble rises."""
+    """Not in the paper: fraction of all epochs over which the weight of the ensemble rises."""
     ramp_down: Fraction = 0.0
-    """Not in the paper: the share of all epochs in which the learners' own losses fall away."""
+    """Not in the paper: fraction of all epochs over which the learners' own losses fade."""
     attention: bool = True
-    """Learned weights of the learners (Eq. 3); without it each counts the same."""
+    """Learned weights of the learners (Eq. 3) instead of equal ones."""
     attention_pool: Literal["none", "avg"] = "none"
-    """What the attention sees of the learners' maps: all of them, or means over positions."""
+    """Input of the attention: the learners' whole feature maps, or their spatial means."""
     adversarial: bool = True
-    """Whether discriminators (Eq. 4-5) take part."""
+    """Whether to use discriminators (Eq. 4-5)."""
     objective: Literal["minimax", "diversity"] = "minimax"
     """Whether the learners work against the discriminators (Eq. 7 as printed) or help them."""
     discriminator_learning_rate: PositiveFloat = 1e-3
@@ -127,7 +127,7 @@ class Distill(Training):
         "ackd"
     )
     temperature: PositiveFloat = 4.0
-    """Of every method but scratch; one was published with 3."""
+    """For every method but scratch; ONE was published with 3."""
     scratch: Nothing = Nothing()
     kd: Kd = Kd()
     at: At = At()
@@ -147,22 +147,21 @@ class Distill(Training):
 
 
 class EarlyStopped(Section):
-    """The teacher's network, trained anew in fewer epochs (ESKD)."""
+    """The teacher's network, retrained for fewer epochs (ESKD)."""
 
     epochs: PositiveInt = 10
-    """The teacher's schedule is compressed into them."""
+    """The teacher's schedule is compressed to this length."""
 
 
 class Assistants(Kd):
-    """A chain of networks, each distilled by KD from the one before, the first from the teacher
-    (TAKD); all are trained by the teacher's schedule."""
+    """A chain of networks, each distilled by KD from the previous one, the first from the teacher
+    (TAKD). All use the teacher's schedule."""
 
     networks: list[str] = []
-    """From the one that learns from the teacher to the one that the student learns from."""
+    """In order, from teacher to student."""
     candidates: list[str] = []
-    """Instead of naming the assistant: networks to choose it from, the student's first. Each is
-    trained alone, and the one whose accuracy on validation lies nearest the middle between the
-    student's and the teacher's is taken."""
+    """Networks to choose one assistant from, the student's first. Each is trained alone; the one
+    whose validation accuracy is nearest the mean of the student's and the teacher's is chosen."""
     temperature: PositiveFloat = 4.0
 
     def options(self) -> dict[str, Any]:
@@ -171,10 +170,10 @@ class Assistants(Kd):
 
 
 class Proxy(Section):
-    """Whom the student learns from."""
+    """The network that the student learns from."""
 
     method: Literal["teacher", "early_stopped", "assistants"] = "teacher"
-    """The teacher itself; its network trained anew in fewer epochs; or the last of a chain of
+    """The teacher itself, its network retrained for fewer epochs, or the last of a chain of
     assistants."""
     teacher: Nothing = Nothing()
     early_stopped: EarlyStopped = EarlyStopped()
@@ -185,11 +184,11 @@ class Proxy(Section):
         networks, candidates = self.assistants.networks, self.assistants.candidates
         if self.method == "assistants" and not networks and len(candidates) < 2:
             raise ValueError(
-                "assistants.networks must name one at least, such as [resnet44], or"
+                "assistants.networks must name at least one, such as [resnet44], or"
                 " assistants.candidates two, such as [resnet20, resnet32, resnet44]"
             )
         if networks and candidates:
             raise ValueError(
-                "give assistants.networks or assistants.candidates, and leave the other one empty"
+                "set assistants.networks or assistants.candidates, and leave the other one empty"
             )
         return self

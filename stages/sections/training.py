@@ -1,4 +1,4 @@
-"""How networks are trained, and the teachers."""
+"""Training schedule, engine settings, and the teacher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stages.sections.data import Normalization
 
 
 class Training(Section):
-    """SGD with momentum, shared by everything that is trained."""
+    """SGD with momentum, for teacher, proxies and student."""
 
     epochs: PositiveInt = 15
     batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
@@ -34,26 +34,26 @@ class Training(Section):
     def _milestones_fit(self) -> Training:
         if self.schedule == "multi_step":
             if self.milestones != sorted(set(self.milestones)):
-                raise ValueError("milestones must rise, each once")
+                raise ValueError("milestones must increase, without repetition")
             if self.milestones and self.milestones[-1] >= self.epochs:
-                raise ValueError(f"milestones must lie before the last of {self.epochs} epochs")
+                raise ValueError(f"milestones must be below the number of epochs, {self.epochs}")
         elif self.milestones:
-            raise ValueError("milestones belong to schedule: multi_step; leave them empty here")
+            raise ValueError("milestones apply to schedule: multi_step only; leave them empty")
         return self
 
 
 class EngineSettings(Section):
-    """How anything is trained, teacher and student alike."""
+    """How all networks are trained."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of convolutions and linear layers; auto is bf16 where that is the faster arithmetic of the
-    processor or GPU. Losses are float32 always."""
+    """Of convolutions and linear layers; auto is bf16 where the hardware computes it faster. Losses
+    are always float32."""
     compile: bool = False
-    """Compile the networks first; pays on GPUs and for long trainings."""
+    """Compile the networks first; pays off on GPUs and in long trainings."""
     sync_batchnorm: bool = False
-    """BatchNorm over all processes' images instead of each process's own; GPUs only."""
+    """BatchNorm over the images of all processes instead of each process's own; GPUs only."""
     logits_store: bool = True
-    """Keep the teacher's logits for later runs that see the same images."""
+    """Store the teacher's logits for later runs on the same images."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
     checkpoint_minutes: PositiveFloat = 10.0
@@ -63,21 +63,23 @@ class EngineSettings(Section):
 
 
 class Teacher(Training):
-    """The network to learn from: trained here, or loaded from a checkpoint."""
+    """The teacher, trained here or loaded from a checkpoint."""
 
     network: str = "resnet20"
     checkpoint: str | None = None
     """A ``.safetensors`` or torch state-dict file, or ``pretrained`` for the weights that the
-    network's library publishes; with it nothing is trained."""
+    network's library publishes; loaded instead of training."""
     expect_accuracy: Fraction | None = None
-    """Top-1 on the test images that the checkpoint's publisher states; one that is more than 0.01
-    away is refused."""
+    """Published top-1 accuracy of the checkpoint; a teacher more than 0.01 away from it on the test
+    images is refused."""
     normalization: Normalization | None = None
-    """That the checkpoint was trained with; null is the data's, or that of ``pretrained``."""
+    """Normalisation of the checkpoint's training; null is the data's, or that of ``pretrained``."""
 
     @model_validator(mode="after")
     def _told_of_a_checkpoint(self) -> Teacher:
         for key in ("expect_accuracy", "normalization"):
             if self.checkpoint is None and getattr(self, key) is not None:
-                raise ValueError(f"{key} belongs to a checkpoint; name one, or set it to null")
+                raise ValueError(
+                    f"{key} applies to a checkpoint only; set teacher.checkpoint, or set it to null"
+                )
         return self

@@ -92,7 +92,7 @@ def test_use_takes_a_pair_a_method_a_schedule_and_a_source(project: Path) -> Non
     assert "data.source: hf:uoft-cs/cifar100 -> hf:/data/cifar100" in output
     code, output, error = invoke("use", *names, "--epochs", "40")
     assert (code, output) == (1, "")
-    assert error == "error: --epochs 40: the paper's schedule has its own; add --schedule short\n"
+    assert error == "error: --epochs 40 needs a short schedule; add --schedule short\n"
 
 
 def test_status_is_a_table_of_all_stages(project: Path) -> None:

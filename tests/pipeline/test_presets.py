@@ -144,7 +144,7 @@ def test_every_cell_of_the_tables_is_two_names() -> None:
         for method in METHODS:
             both = laid(read[method], under)
             if (pair, method) == ("imagenet/resnet34_resnet18", "methods/takd"):
-                with pytest.raises(InputError, match="must name one at least"):
+                with pytest.raises(InputError, match="must name at least one"):
                     parse_params(both)  # the paper has none either
             else:
                 named = f"methods/{method_of(parse_params(both))}"
@@ -294,8 +294,8 @@ def test_a_section_that_params_lacks_is_added() -> None:
         (None, ["distill.epochs"], r"-S distill.epochs: expected section.key=value"),
         (None, ["=2"], r"-S =2: expected section.key=value"),
         (None, ["data.source=["], r"-S data.source=\[: .* is not a YAML value"),
-        (None, ["data.source.name=x"], r"data.source: is 'digits' and has no keys"),
-        ("digits", ["teacher.milestones=[9]"], r"milestones belong to schedule: multi_step"),
+        (None, ["data.source.name=x"], r"data.source is 'digits' and has no keys"),
+        ("digits", ["teacher.milestones=[9]"], r"milestones apply to schedule: multi_step"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(

@@ -113,9 +113,9 @@ def test_the_error_names_every_breach(summary):
         gate.main(Params(gate=goals))
     message = str(error.value)
     assert "reports/gate.json: 3 of 5 goals are missed" in message
-    assert "min_accuracy of resnet8 is 0.96 where at least 0.97 is wanted" in message
+    assert "min_accuracy of resnet8 is 0.96, expected at least 0.97" in message
     assert "max_export_drop of fp16 was not measured" in message
-    assert "max_export_drop of int8 is 0.01 where at most 0.005 is wanted" in message
+    assert "max_export_drop of int8 is 0.01, expected at most 0.005" in message
     assert "max_drop_from_teacher" not in message
     assert "\n" not in message
 

@@ -309,7 +309,7 @@ def test_damaged_images_can_be_skipped(project: Path, capsys: pytest.CaptureFixt
 def test_a_class_is_not_skipped_whole(project: Path) -> None:
     for path in write_folder(project / "images").glob("a/*.jpg"):
         path.write_text("no image")
-    with pytest.raises(InputError, match="replace them, as a class or a split has no others"):
+    with pytest.raises(InputError, match="replace them, as a class or a split has no other"):
         prepare(source="imagefolder:images", image_size=8, damaged="skip")
 
 

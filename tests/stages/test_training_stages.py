@@ -358,5 +358,5 @@ def test_candidates_begin_with_the_student() -> None:
 
 
 def test_assistants_must_be_named() -> None:
-    with pytest.raises(ValueError, match=r"assistants\.networks must name one at least"):
+    with pytest.raises(ValueError, match=r"assistants\.networks must name at least one"):
         assistants()

@@ -83,7 +83,7 @@ def test_params_take_devices_that_exist_as_kinds() -> None:
     assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
     for wrong, sentence in (
         (["locl:"], "profile: the device 'locl:' has no known scheme; give local:"),
-        (["local:", "local:"], "profile: devices must be given once each"),
+        (["local:", "local:"], "profile: devices must name each device once"),
         ([], "at least 1 item"),
         (["local:", "adb:"], "'adb:' measures in a phone's browser, .* with `ackd profile`, or na"),
     ):
