@@ -69,7 +69,7 @@ def main(params: Params) -> None:
             ("calibration", params.export.calibration_images, calibration),
         ):
             if len(taken) < wanted:
-                print(f"export.{what}_images is {wanted}, more than there are; all {len(taken)} are used")
+                print(f"export.{what}_images is {wanted}: uses all {len(taken)} images there are")
         np.savez(golden, images=images, logits=logits, labels=labels)
         (folder / "labels.json").write_text(
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -1,4 +1,4 @@
-"""``params.yaml``: what changes a result, and the one place of every default."""
+"""``params.yaml``: everything that changes a result, validated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class Params(Section):
-    """The whole of ``params.yaml``."""
+    """All sections of ``params.yaml``."""
 
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
@@ -48,7 +48,7 @@ class Params(Section):
             )
         if candidates and self.data.val_fraction == 0:
             raise ValueError(
-                "proxy.assistants.candidates would be chosen from on the test images; set"
+                "proxy.assistants.candidates would be compared on the test images; set"
                 " data.val_fraction above 0, or name the network in proxy.assistants.networks"
             )
         return self
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
-    """As :func:`read_yaml`, of a file's bytes; ``path`` is for the message."""
+    """Like :func:`read_yaml`, for the bytes of a file; ``path`` is named in messages."""
     try:
         content = YAML(typ="safe").load(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -83,16 +83,16 @@ def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """The validated parameters.
+    """Load and validate the parameters.
 
     Raises:
-        InputError: a key is unknown or a value does not fit; the message names each.
+        InputError: keys are unknown or values invalid; the message names them all.
     """
     return parse_params(read_yaml(path), path)
 
 
 def parse_params(content: dict[str, Any], path: Path = PARAMS_FILE) -> Params:
-    """As :func:`load_params`, from a mapping; ``path`` is for the message."""
+    """Like :func:`load_params`, for a mapping; ``path`` is named in messages."""
     try:
         return Params.model_validate(content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Which images of a source train, validate and test."""
+"""Training, validation and test images of a source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.data.sources.base import SPLIT_NAMES, Source, SourceSplit, split_cal
 from stages.sections.data import Data
 
 TEST_FRACTION = 0.2
-"""Of the images of each class, where the source has no split to test on."""
+"""Fraction of each class's images to test on, if the source has no test split."""
 
 _Array: TypeAlias = npt.NDArray[np.int64]
 
@@ -26,7 +26,7 @@ class ChosenSplit:
 
     source: SourceSplit
     positions: _Array
-    """Where they are in the source's split, ``[N]``."""
+    """Indices into the source's split, ``[N]``."""
     labels: _Array
     """Their class numbers, ``[N]``."""
 
@@ -36,21 +36,23 @@ class Choice:
     classes: Sequence[str]
     splits: dict[Split, ChosenSplit]
     notes: list[str]
-    """What was decided without being asked for, a sentence each."""
+    """Decisions made automatically, one sentence each."""
 
 
 def choose_splits(source: Source, data: Data) -> Choice:
     """Training, validation and test images; every draw depends on ``data.seed`` alone.
 
-    A split that ``params.yaml`` names is used as it is. Of the others, training takes the split
-    that is called so (:data:`SPLIT_NAMES`), or the only one; test takes the source's test split,
-    or else its validation split, or else is carved from training; validation takes the validation
-    split where that does not serve as the test, or else is carved from training.
-    Carving takes the same fraction of each class; with ``data.val_fraction`` 0 nothing is carved
-    for validation, which then sees the test images. ``data.train_per_class`` limits what is left.
+    A split that ``params.yaml`` names is used as it is. Otherwise:
 
-    The images of each split are interleaved by class: the first n of them are as balanced as n
-    images can be, however the source sorts them.
+    - training is the split with such a name (:data:`SPLIT_NAMES`), or the only one;
+    - test is the test split, or else the validation split, or else carved from training;
+    - validation is the validation split, unless used as the test, or else carved from training.
+
+    Carving takes the same fraction of each class. With ``data.val_fraction`` 0, validation uses the
+    test images instead. ``data.train_per_class`` limits the rest.
+
+    The images of each split are interleaved by class, so that the first n of them are as balanced
+    as possible.
 
     Raises:
         InputError: a split is unknown, empty or used twice; training has fewer than two classes; a
@@ -103,7 +105,7 @@ def choose_splits(source: Source, data: Data) -> Choice:
 
 
 def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], list[str]]:
-    """The source's split for each of ours; one that is left out is to be carved."""
+    """Map our splits to the source's; those missing are to be carved."""
     wanted: dict[Split, str | None] = {
         "train": data.train_split,
         "val": data.val_split,
@@ -150,7 +152,7 @@ def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], lis
 def _number(
     source: Source, labels: dict[Split, Sequence[Any]], data: Data
 ) -> tuple[Sequence[str], dict[Split, _Array]]:
-    """The class names, and the labels as numbers of classes that all occur in training."""
+    """Class names, and labels as class numbers; every class must occur in training."""
     trained = sorted(set(labels["train"]))
     if len(trained) < 2:
         raise InputError(f"{data.source}: only one class in training; expected two or more")
@@ -162,8 +164,8 @@ def _number(
             classes = ", ".join(repr(str(v) if names is None else names[v]) for v in strange[:4])
             more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
             raise InputError(
-                f"{data.source}: {split} has images of {classes}{more}, which training has not;"
-                " add training images or remove these"
+                f"{data.source}: {split} has images of {classes}{more}, which do not occur in"
+                " training; add training images or remove these"
             )
     numbers = {split: np.array([number[v] for v in values]) for split, values in labels.items()}
     return names or [str(value) for value in trained], numbers
@@ -176,7 +178,7 @@ def _seed(data: Data, split: Split) -> list[int]:
 def _shuffled_classes(
     positions: _Array, labels: _Array, seed: list[int]
 ) -> list[tuple[int, _Array]]:
-    """The positions of each class in an order of its own, which other classes do not change."""
+    """The positions of each class, shuffled independently of other classes."""
     by_class = positions[np.argsort(labels[positions], kind="stable")]
     numbers, starts = np.unique(labels[by_class], return_index=True)
     groups = np.split(by_class, starts[1:])
@@ -189,7 +191,7 @@ def _shuffled_classes(
 def _draw(
     positions: _Array, labels: _Array, seed: list[int], fraction: float, classes: Sequence[str]
 ) -> _Array:
-    """A share of each class, of one image at least, that leaves at least one."""
+    """A fraction of each class: at least one image, and not all of them."""
     drawn = []
     for number, group in _shuffled_classes(positions, labels, seed):
         if len(group) < 2:
@@ -202,7 +204,7 @@ def _draw(
 
 
 def _first_drawn(positions: _Array, labels: _Array, seed: list[int], count: int) -> _Array:
-    """At most ``count`` of each class; a larger count keeps those of a smaller one."""
+    """At most ``count`` of each class; larger counts extend smaller ones."""
     groups = _shuffled_classes(positions, labels, seed)
     return np.concatenate([group[:count] for _, group in groups])
 

@@ -58,7 +58,7 @@ class Package(Section):
         # YAML's 1.10 would be the number 1.1.
         if not isinstance(value, str) or not re.fullmatch(VERSION, value):
             raise ValueError(
-                f"expected one to three numbers in quotes, such as '1.2.0', not {value}"
+                f"expected one to three numbers, such as '1.2.0' in quotes, not {value}"
             )
         return value
 

@@ -227,7 +227,7 @@ def test_the_schedule_options_together() -> None:
     assert presets.short_epochs("paper", None) is None
     assert presets.short_epochs("short", None) == 20
     assert presets.short_epochs("short", 40) == 40
-    with pytest.raises(InputError, match="--epochs 40: .* add --schedule short"):
+    with pytest.raises(InputError, match="--epochs 40 .* add --schedule short"):
         presets.short_epochs("paper", 40)
 
 

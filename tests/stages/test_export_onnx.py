@@ -329,8 +329,8 @@ def test_where_there_are_fewer_images_all_are_taken(capsys: pytest.CaptureFixtur
     export_onnx.main(Params.model_validate({"export": wanted}))
     assert json.loads((ONNX / "model.json").read_text())["golden"]["images"] == 30
     said = capsys.readouterr().out
-    assert "export.golden_images is 31, more than there are; all 30 are used" in said
-    assert "export.calibration_images is 49, more than there are; all 48 are used" in said
+    assert "export.golden_images is 31: uses all 30 images there are" in said
+    assert "export.calibration_images is 49: uses all 48 images there are" in said
     assert len(calibration_images(load_data(), 49)) == 48
 
 

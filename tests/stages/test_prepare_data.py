@@ -256,7 +256,7 @@ def too_few(root: Path) -> None:
         (truncate, "1 of the images cannot be read: b/3.jpg (image file is truncated"),
         (write_text, "b/3.jpg (not an image); replace or remove them, or set data.damaged: skip"),
         (empty_class, "images/c: this class has no image (1 .txt); add images or remove the"),
-        (unknown_class, "test has images of 'c', which training has not"),
+        (unknown_class, "test has images of 'c', which do not occur in training"),
         (one_class, "only one class in training"),
         (no_class, "images: no images found; expected a folder of image files for each class"),
         (too_few, "class 'b' has too few training images to carve a split from"),
@@ -344,7 +344,7 @@ def test_own_size_must_be_square(project: Path) -> None:
 def test_images_of_one_value_are_refused(project: Path) -> None:
     for path in write_folder(project / "images").rglob("*.jpg"):
         Image.new("L", (8, 8), 77).save(path)
-    with pytest.raises(InputError, match="one value in all training images"):
+    with pytest.raises(InputError, match="a colour channel is constant over all"):
         prepare(source="imagefolder:images", image_size=8)
 
 

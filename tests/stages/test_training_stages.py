@@ -351,7 +351,7 @@ def test_candidates_begin_with_the_student() -> None:
     with pytest.raises(ValueError, match="begins with resnet14, expected the student, resnet8"):
         assistants(candidates=["resnet14", "resnet20"])
     proxy = {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet14"]}}
-    with pytest.raises(ValueError, match="would be chosen from on the test images"):
+    with pytest.raises(ValueError, match="would be compared on the test images"):
         Params.model_validate(CONTENT | {"proxy": proxy, "data": {"val_fraction": 0.0}})
     with pytest.raises(ValueError, match="leave the other one empty"):
         assistants(candidates=["resnet8", "x"], networks=["y"])

@@ -184,5 +184,7 @@ def test_refusals(splits: dict[str, list[int]], data: Data, message: str) -> Non
 
 
 def test_a_declared_class_that_is_tested_but_not_trained_is_named() -> None:
-    with pytest.raises(InputError, match="test has images of 'dog', which training has not"):
+    with pytest.raises(
+        InputError, match="test has images of 'dog', which do not occur in training"
+    ):
         choose_splits(source(["cat", "dog", "fox"], train=[0, 2] * 5, test=[1, 0]), Data())
