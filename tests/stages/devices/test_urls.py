@@ -85,7 +85,7 @@ def test_params_take_devices_that_exist_as_kinds() -> None:
         (["locl:"], "profile: the device 'locl:' has no known scheme; give local:"),
         (["local:", "local:"], "profile: devices must name each device once"),
         ([], "at least 1 item"),
-        (["local:", "adb:"], "'adb:' measures in a phone's browser, .* with `ackd profile`, or add"),
+        (["local:", "adb:"], "'adb:' measures in a phone's browser, .* `ackd profile`, or add"),
     ):
         with pytest.raises(InputError, match=sentence):
             parse_params({"profile": {"devices": wrong}})
