@@ -12,7 +12,7 @@ from pipeline.comparison.variants import Group, Place
 from stages.analysis.intervals import Gain
 from stages.formatting import percent, points, significant
 from stages.report_page.charts import differences
-from stages.report_page.curves import Titled
+from stages.report_page.page_charts import Titled
 from stages.report_page.svg import (
     DASHES,
     MUTED,

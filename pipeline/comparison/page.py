@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from pipeline.comparison import charts, tables
 from pipeline.comparison.variants import Comparison, Group, Precision, Variant
-from stages import report_page
 from stages.formatting import percent, points, significant
+from stages.report_page.page import page_template
 
-_FOLDER = Path(__file__).parent
-_REPORT = Path(report_page.__file__).parent
+_TEMPLATE = Path(__file__).with_name("comparison.html")
 
 # The section says on which device.
 _RECOMMENDED = "Recommended precision"
@@ -56,16 +52,7 @@ def title(comparison: Comparison) -> str:
 
 def render(comparison: Comparison) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader([_FOLDER, _REPORT]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = (_REPORT / "style.css").read_text(encoding="utf-8")
-    return environment.get_template("comparison.html").render(
-        style=Markup(style),
+    return page_template(_TEMPLATE).render(
         title=title(comparison),
         lede=lede(comparison),
         tiles=_tiles(comparison),
@@ -73,9 +60,7 @@ def render(comparison: Comparison) -> str:
         notes=tables.notes(comparison),
         parts=[_part(number, group) for number, group in enumerate(comparison.groups, 1)],
         experiments=tables.experiments(comparison),
-        not_measured=[
-            ("; ".join(what), reason) for reason, what in tables.missing(comparison).items()
-        ],
+        missing=tables.missing(comparison),
     )
 
 

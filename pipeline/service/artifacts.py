@@ -22,7 +22,7 @@ from pipeline.summary import PAGE, SUMMARY
 from stages import report_page
 from stages.files import read_json
 from stages.markdown import section
-from stages.report_page.curves import scatter_chart
+from stages.report_page.page_charts import trade_offs
 from stages.tables import exports, litert, networks
 
 _EVERY_SECONDS = 5.0
@@ -125,13 +125,13 @@ def show_report(root: Path, kept_as: str | None) -> None:
 
 def accuracy_against_latency(summary: Mapping[str, Any]) -> str | None:
     """The report's chart as the address of an image that stands by itself; None without figures."""
-    chart = scatter_chart(dict(summary))
-    if chart is None:
+    charts = trade_offs(dict(summary))
+    if not charts:
         return None
     # The page's style sheet has the colours, the light ones first; an image has no page about it.
     style = Path(report_page.__path__[0], "style.css").read_text(encoding="utf-8")
     colours = dict(reversed(re.findall(r"(--[a-z0-9-]+):\s*(#[0-9a-fA-F]+)", style)))
-    svg = re.sub(r"var\((--[a-z0-9-]+)\)", lambda name: colours[name[1]], str(chart.svg))
+    svg = re.sub(r"var\((--[a-z0-9-]+)\)", lambda name: colours[name[1]], str(charts[0].chart.svg))
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert box
     head = (

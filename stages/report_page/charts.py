@@ -122,7 +122,7 @@ def distributions(name: str, samples: Mapping[str, Sequence[float]], describes: 
 
 
 def accuracy_against_latency(
-    name: str, points: Sequence[Point], student: float, describes: str, at: str = "one thread"
+    name: str, points: Sequence[Point], student: float, describes: str, at: str
 ) -> Chart:
     """Each export at its p50 with a line to its p90; the student in torch as a level line."""
     with new_axes(height=290) as (figure, axes):

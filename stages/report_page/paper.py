@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages.formatting import count, percent, points
+from stages.formatting import count
 from stages.params import Params, read_yaml
 from stages.report_page.measurements import Measurements, Record
 from stages.sections.methods import Ackd
 from stages.sections.training import Training
-from stages.tables import Table
 
 FOLDER = Path("docs/paper")
 
@@ -78,24 +77,6 @@ def method_of(params: Params) -> str:
     if ackd.learners not in _BEST_LEARNERS:
         name += "".join(f"_{learner.lower()}" for learner in ackd.learners)
     return name
-
-
-def table_of_figures(paper: Record, summary: Record) -> Table:
-    """The paper's accuracies, one row a method, with those of this run beside them."""
-    teacher, student = (summary[name]["accuracy"] for name in ("teacher", "student"))
-    ours = {"teacher": teacher, paper["method"]: student}
-    theirs = paper["accuracies"]
-    rows = []
-    for method in [*theirs, *(name for name in ours if name not in theirs)]:
-        row = [title(method) + (", this run" if method == paper["method"] else "")]
-        row.append(percent(theirs[method]) if method in theirs else "—")
-        if method in ours:
-            row.append(percent(ours[method]))
-            row.append(points(ours[method] - theirs[method]) if method in theirs else "—")
-        else:
-            row += ["—", "—"]
-        rows.append(row)
-    return Table(["method", "paper", "this run", "difference, points"], rows, "Top\u20111 accuracy")
 
 
 def reading(paper: Record) -> str:

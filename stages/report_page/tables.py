@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from stages.formatting import count, millions, points
+import numpy as np
+
+from stages.formatting import count, millions, percent, points, significant
 from stages.report_page.devices import devices
 from stages.report_page.measurements import Measurements, Record
-from stages.tables import Table, cells, headings, of_records
+from stages.report_page.paper import title
+from stages.tables import Table, cells, headings, of_records, shaded
+
+#: So many classes are shown.
+_CLASSES = 20
+#: Weights that differ by less are the same for every class.
+_ALIKE = 1e-4
 
 _TIMES = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms", "cv", "first_ms", "init_ms")
 _ANSWERS = ("accuracy", "agreement", "calibration_error")
@@ -112,6 +120,120 @@ def measured_devices(measured: Measurements, exports: Record) -> Table | None:
             rows.append(([device.url, name], row | {"accuracy": accuracy}))
     keys = ("status", "accuracy", "p50_ms", "p90_ms")
     return of_records("All devices", ["device", "precision, threads"], rows, keys)
+
+
+def calibration(summary: Record) -> Table:
+    """Expected calibration errors of networks and exports."""
+    errors = dict(summary["calibration_error"])
+    if summary["proxy"]["method"] == "teacher":
+        del errors["proxy"]
+    errors |= {name: export["calibration_error"] for name, export in summary["exports"].items()}
+    rows = (([name], {"calibration_error": error}) for name, error in errors.items())
+    return of_records("Expected calibration error (ECE)", [""], rows, ["calibration_error"])
+
+
+def classes(measured: Measurements) -> Table:
+    """The classes on which the student is weakest, the weakest first."""
+    present = [one for one in measured.classes if one["images"]]
+    present.sort(key=lambda one: (one["accuracy/student"], -one["accuracy/teacher"]))
+    chosen = present[:_CLASSES]
+    accuracies = [[one["accuracy/teacher"], one["accuracy/student"]] for one in chosen]
+    rows = [
+        [one["class"], count(one["images"]), *shades, points(student - teacher)]
+        for one, (teacher, student), shades in zip(
+            chosen, accuracies, shaded(accuracies, percent), strict=True
+        )
+    ]
+    which = f" ({_CLASSES} of {len(present)}, the student’s weakest)"
+    return Table(
+        ["class", "test images", "teacher", "student", "student − teacher, points"],
+        rows,
+        f"Accuracy by class{which if len(present) > _CLASSES else ''}",
+        "The stronger the colour, from the lowest accuracy of the table to the highest, the more"
+        " test images of the class are answered correctly; all classes are in reports/classes.csv.",
+    )
+
+
+def learners(analysis: Record) -> Table:
+    """Target, learners and ensemble on the test images."""
+    found = analysis["learners"]
+    rows = [
+        [
+            "target (the student)" if name == "target" else name,
+            percent(accuracy),
+            percent(found["attention"][name]) if name in found["attention"] else "—",
+        ]
+        for name, accuracy in found["accuracy"].items()
+    ]
+    head = ["", "test accuracy", "mean attention"]
+    return Table(head, rows, f"On all {analysis['test_images']} test images")
+
+
+def pairs_of_learners(analysis: Record) -> Table:
+    """How alike every two of them are."""
+    found = analysis["learners"]
+    rows = [
+        [
+            pair.replace("~", " and "),
+            percent(agreement),
+            significant(found["cka"][pair]) if pair in found["cka"] else "—",
+        ]
+        for pair, agreement in found["agreement"].items()
+    ]
+    return Table(
+        [
+            "pair",
+            f"same answer, {analysis['test_images']} images",
+            f"CKA, {analysis['images']} images",
+        ],
+        rows,
+        "Every two of them",
+        "Of two that are equally accurate, those that give the same answer less often add more to"
+        " each other.",
+    )
+
+
+def attention(classes: list[Record]) -> Table | None:
+    """The classes whose weights differ most from the mean; None where all are weighed alike."""
+    prefix = "attention/"
+    keys = [key for key in classes[0] if key.startswith(prefix)]
+    present = [one for one in classes if one["images"]]
+    if len(keys) < 2:
+        return None
+    weights = np.array([[one[key] for key in keys] for one in present])
+    distance = np.abs(weights - weights.mean(0)).max(1)
+    if distance.max() < _ALIKE:
+        return None
+    chosen = np.argsort(-distance, kind="stable")[:_CLASSES]
+    chosen = chosen[np.argsort(-weights[chosen, 0], kind="stable")]
+    shades = shaded(weights[chosen].tolist(), lambda weight: f"{100 * weight:.1f} %")
+    which = f" ({_CLASSES} of {len(present)}, those farthest from the mean)"
+    return Table(
+        ["class", *(key.removeprefix(prefix) for key in keys)],
+        [[present[place]["class"], *shade] for place, shade in zip(chosen, shades, strict=True)],
+        f"Attention by class{which if len(present) > _CLASSES else ''}",
+        "Mean weight on the test images of a class: the stronger the colour, from the least of the"
+        " table to the greatest, the more the ensemble listens to that learner there.",
+    )
+
+
+def paper(summary: Record) -> Table:
+    """The paper's accuracies, a row for each method, with those of this run beside them."""
+    theirs, method = summary["paper"]["accuracies"], summary["paper"]["method"]
+    ours = {name: summary[name]["accuracy"] for name in ("teacher", "student")}
+    ours[method] = ours.pop("student")
+    rows = []
+    for name in dict.fromkeys([*theirs, *ours]):
+        known = name in theirs and name in ours
+        rows.append(
+            [
+                title(name) + (", this run" if name == method else ""),
+                percent(theirs[name]) if name in theirs else "—",
+                percent(ours[name]) if name in ours else "—",
+                points(ours[name] - theirs[name]) if known else "—",
+            ]
+        )
+    return Table(["method", "paper", "this run", "difference, points"], rows, "Top\u20111 accuracy")
 
 
 def prune(measured: Measurements) -> Table:

@@ -130,6 +130,6 @@ def test_the_picture_stands_by_itself() -> None:
     assert "var(" not in svg
     assert "int8_u8s8" in svg
     summary = read_json(SUMMARY)
-    for export in summary["exports"].values():
-        export["p50_ms"] = None
+    for device in summary["devices"].values():
+        device["exports"] = {}
     assert accuracy_against_latency(summary) is None

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from stages.report_page import learners
+from stages.report_page.tables import attention
 from tests.stages import chain_files
 from tests.stages.html_page import PAGE, change, made
 
@@ -17,7 +17,7 @@ def test_classes_without_test_images_are_left_out():
         {"class": "b", "images": 2, "attention/x": 0.4, "attention/y": 0.6},
         {"class": "c", "images": 2, "attention/x": 0.6, "attention/y": 0.4},
     ]
-    assert [row[0] for row in learners.attention_by_class(classes).rows] == ["c", "b"]
+    assert [row[0] for row in attention(classes).rows] == ["c", "b"]
 
 
 def test_the_student_is_compared_with_the_teacher_class_by_class(chain):

@@ -82,7 +82,7 @@ def test_another_device_has_its_chart_and_its_rows(chain) -> None:
     html = PAGE.read_text(encoding="utf-8")
     titles = re.findall(r"<h3>(Test accuracy and latency[^<]*)</h3>", html)
     assert titles == [
-        "Test accuracy and latency of each export",
+        "Test accuracy and latency",
         "Test accuracy and latency on ssh://pi@&lt;board&gt;/srv",
     ]
     assert "<board>" not in html

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.report_page import learners
+from stages.report_page.learners import warnings
+from stages.report_page.tables import attention
 from tests.stages import chain_files
 from tests.stages.html_page import PAGE, change, made
 
@@ -67,7 +68,7 @@ def history(**columns: list[float]) -> dict[str, list[float]]:
     ],
 )
 def test_warns_where_learners_or_discriminators_no_longer_work(columns, expected):
-    found = learners.warnings(history(**columns))
+    found = warnings(history(**columns))
     assert len(found) == len(expected)
     for sentence, part in zip(found, expected, strict=True):
         assert part in sentence
@@ -106,4 +107,4 @@ def test_attention_that_is_the_same_everywhere_is_left_out(weights):
         {"class": str(n), "images": 3} | {f"attention/{name}": w[n] for name, w in weights.items()}
         for n in range(2)
     ]
-    assert learners.attention_by_class(classes) is None
+    assert attention(classes) is None
