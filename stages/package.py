@@ -10,15 +10,14 @@ from typing import Any
 
 from models.errors import InputError
 from stages.analysis.classes import CLASSES_FILE, read_classes
+from stages.bundle.card import model_card
 from stages.bundle.keys import configured_key, key_id
-from stages.bundle.making import Making
 from stages.bundle.manifest import write_manifest
 from stages.bundle.sbom import write_sbom
 from stages.devices.programs import RUNNER, single_file
 from stages.devices.proof import MANIFEST, SIGNATURE
 from stages.entry import run_stage
 from stages.files import new_file, new_folder, read_json, write_json
-from stages.model_card import model_card
 from stages.params import Params
 from stages.runtimes.exported import SHAPES, Exported, load_exported
 
@@ -40,8 +39,7 @@ def main(params: Params) -> None:
         InputError: a goal of the gate is missed, an exported file was altered, no export passed
             its validation, or the key cannot be used.
     """
-    version, license_ = params.package.version, params.package.license
-    key = configured_key()
+    bundle, key = params.package, configured_key()
     gate = read_json(GATE)
     if not gate["passed"]:
         missed = ", ".join(dict.fromkeys(g["goal"] for g in gate["goals"] if not g["met"]))
@@ -58,31 +56,24 @@ def main(params: Params) -> None:
         "failed": {},
         "quantization": {name: made for name, made in quantization.items() if name in files},
     }
-    made = Making(
-        report=read_json(DATA),
-        environment=read_json(ENVIRONMENT),
-        data=params.data,
-        augmentation=params.augmentation,
-        teacher=params.teacher,
-        proxy=params.proxy,
-        distill=params.distill,
-    )
-    card = model_card(
-        summary, description, gate["goals"], read_classes(CLASSES_FILE), made, license_
-    )
+    classes, report = read_classes(CLASSES_FILE), read_json(DATA)
+    environment = read_json(ENVIRONMENT)
+    card = model_card(summary, description, gate["goals"], classes, params, report, environment)
 
     with new_folder(BUNDLE) as folder, new_file(BUNDLE_FILE) as archive:
         for name in _names(description):
             shutil.copyfile(exported.folder / name, folder / name)
         (folder / "runner.py").write_bytes(single_file(RUNNER))
         write_json(folder / "model.json", description)
-        write_sbom(folder, description["network"], version, license_)
+        write_sbom(folder, description["network"], bundle.version, bundle.license)
         shutil.copyfile(CLASSES_FILE, folder / CLASSES_FILE.name)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        write_manifest(folder, params.package.name, version, key)
+        write_manifest(folder, bundle.name, bundle.version, key)
         write_archive(archive, folder, BUNDLE.name)
     signed = "not signed" if key is None else f"signed with the key {key_id(key.public_key())}"
-    print(f"package: {BUNDLE_FILE} {version} with {', '.join(description['files'])}, {signed}")
+    print(
+        f"package: {BUNDLE_FILE} {bundle.version} with {', '.join(description['files'])}, {signed}"
+    )
 
 
 def _passed(exported: Exported, summary: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ BY_NAME: dict[str, set[str]] = {
     "export_litert": {"stages/litert/converter.py", "stages/litert/timing.py"},
     "analyze": METHODS,
     "report": {f"stages/report_page/{name}" for name in ("page.html", "macros.html", "style.css")},
-    "package": {"stages/devices/runner.py"},
+    "package": {"stages/bundle/card.md.jinja", "stages/devices/runner.py"},
 }
 # What a stage has no use for, of a folder that it depends on.
 UNUSED = {

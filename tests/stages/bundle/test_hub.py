@@ -46,9 +46,9 @@ def test_licences_have_the_hubs_names(stated: str | None, license_: str, name: s
     summary = {
         "student": {"network": "timm:resnet8", "method": "scratch"},
         "data": {"source": "hf:uoft-cs/cifar100@abc"},
+        "exports": {"fp32": {"accuracy": 0.5}, "fp16": {"accuracy": None}},
     }
-    exports = {"fp32": {"accuracy": 0.5}, "fp16": {"accuracy": None}}
-    text = front_matter(summary, exports, stated)
+    text = front_matter(summary, ["fp32", "fp16"], stated)
     head = YAML(typ="safe").load(text.strip("-\n"))
     assert (head["license"], head.get("license_name")) == (license_, name)
     assert head["datasets"] == ["uoft-cs/cifar100"]

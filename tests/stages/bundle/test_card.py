@@ -1,0 +1,51 @@
+"""How the card says that teacher and student were trained; the rest is in test_package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stages.bundle.card import making
+from stages.params import Params
+
+_SLOW = {"schedule": "multi_step", "epochs": 240, "milestones": [150, 180]}
+
+
+def row(name: str, **params: Any) -> list[str | None] | None:
+    rows = making(Params.model_validate(params), "resnet44").rows
+    return next(([*cells[1:]] for cells in rows if cells[0] == name), None)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "expected"),
+    [
+        ({}, "resnet44"),
+        (
+            {"method": "early_stopped", "early_stopped": {"epochs": 7}},
+            "resnet44, trained anew for 7 epochs",
+        ),
+        (
+            {"method": "assistants", "assistants": {"networks": ["resnet56", "resnet44"]}},
+            "resnet44, the last of the assistants resnet56, resnet44",
+        ),
+        (
+            {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet44"]}},
+            "the assistant resnet44, chosen from resnet8, resnet44",
+        ),
+    ],
+)
+def test_whom_the_student_learned_from(proxy: dict[str, Any], expected: str) -> None:
+    assert row("learned from", proxy=proxy) == ["", expected]
+
+
+def test_the_settings_of_both_trainings() -> None:
+    assert row("learned from", distill={"method": "scratch"}) is None
+    assert row("method", distill={"method": "scratch"}) == ["supervised", "supervised"]
+    schedule = ["one_cycle", "multi_step, a tenth after epochs 150, 180"]
+    assert row("schedule", distill=_SLOW) == schedule
+    loaded = {"checkpoint": "weights/resnet_110.pth"}
+    assert row("method", teacher=loaded) == ["loaded from resnet_110.pth", "ACKD"]
+    assert row("epochs", teacher=loaded, distill=_SLOW) == ["", "240"]
+    published = {"checkpoint": "pretrained"}
+    assert row("method", teacher=published) == ["weights that its library publishes", "ACKD"]
