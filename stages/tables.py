@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from stages.formatting import count, drop, millions, percent, points, significant, times
@@ -19,6 +18,9 @@ Cell = str | None
 #: Behind a latency that was measured while the machine was noisy.
 NOISY = " *"
 NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2)."
+
+
+_FIGURE = re.compile(r"[+−]?\d")
 
 
 class Table(NamedTuple):
@@ -38,9 +40,11 @@ class Table(NamedTuple):
 
     def numeric(self) -> list[bool]:
         """Which columns hold figures, and are aligned to the right; the first never is."""
-        columns = zip_longest(*self.rows)
-        found = [any(re.match(r"[+−]?\d", cell or "") for cell in column) for column in columns]
-        return [False, *found[1:], *[False] * (len(self.head) - len(found))]
+        rows = self.texts("")
+        figures = [
+            any(_FIGURE.match(row[place]) for row in rows) for place in range(len(self.head))
+        ]
+        return [False, *figures[1:]]
 
     def below(self) -> list[str]:
         """What stands below the rows."""

@@ -22,7 +22,7 @@ from stages import export_onnx
 from stages.files import sha256
 from stages.params import Params
 from tests.once import once
-from tests.stages import chain_files
+from tests.stages import chain_files, html_page
 
 CLASSES = ["blue", "green", "red"]
 
@@ -151,6 +151,12 @@ def tiny_exported() -> Path:
 def finished() -> Path:
     """A folder with all that the stages before the report leave; not to be written to."""
     return made_once("finished", chain_files.write_chain)
+
+
+@pytest.fixture(scope="session")
+def reported(finished: Path) -> Path:
+    """As :func:`finished`, with its report; not to be written to."""
+    return made_once("reported", lambda: html_page.made(drawn=True), finished)
 
 
 @pytest.fixture

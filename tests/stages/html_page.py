@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from stages import report
+from stages.formatting import by_reason
 from stages.params import Params
 
 PAGE, SUMMARY = Path("reports/index.html"), Path("reports/summary.json")
@@ -90,7 +93,29 @@ def made(params: Params | None = None, *, drawn: bool = False) -> tuple[dict, Pa
     return json.loads(SUMMARY.read_text()), Page(PAGE.read_text(encoding="utf-8"))
 
 
-def change(path: str, edit) -> None:
+def change(path: str, edit: Callable[[Any], object] = id, **values: Any) -> None:
+    """Edit a JSON file of the chain, or set ``values`` in it."""
     content = json.loads(Path(path).read_text())
+    content |= values
     edit(content)
     Path(path).write_text(json.dumps(content))
+
+
+def change_rows(
+    path: str, matching: Mapping[str, Any], edit: Callable[[Any], object] = id, **values: Any
+) -> None:
+    """As :func:`change`, those of its ``results`` that have all that ``matching`` has."""
+
+    def change_all(content: Any) -> None:
+        for row in content["results"]:
+            if all(row[key] == value for key, value in matching.items()):
+                row.update(values)
+                edit(row)
+
+    change(path, change_all)
+
+
+def reasons(summary: dict[str, Any]) -> dict[str, str]:
+    """Of what was not measured, by what and on which device."""
+    found = by_reason(summary["skipped"])
+    return {what: reason for reason, missing in found.items() for what in missing}

@@ -8,57 +8,48 @@ from pathlib import Path
 from typing import Any
 
 from stages.files import write_json
-from stages.formatting import by_reason
 from tests.stages.chain_files import PRECISIONS
-from tests.stages.html_page import PAGE, change, made
+from tests.stages.html_page import PAGE, SUMMARY, Page, change, change_rows, made, reasons
 
 BOARD = "ssh://pi@<board>/srv"
+LATENCY, FILE = "reports/latency.json", "reports/devices/board.json"
+_UNKNOWN = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
 
 
-def write_device(url: str = BOARD, name: str = "board", **changes: dict[str, Any]) -> None:
+def write_device(url: str = BOARD, **changes: dict[str, Any]) -> None:
     """What `ackd profile` keeps: these models, ten times slower than here, with 4 and 1 threads.
 
     Args:
         url: of the device.
-        name: of the file.
         changes: of the rows, by precision.
     """
     model = json.loads(Path("artifacts/onnx/model.json").read_text())
-    latency = json.loads(Path("reports/latency.json").read_text())
-    rows = []
-    for threads in (4, 1):
-        for precision in PRECISIONS:
-            (origin,) = (
-                row
-                for row in latency["results"]
-                if (row["precision"], row["threads"]) == (precision, 1)
-            )
-            row = origin | {"device": url, "threads": threads, "noisy": precision == "fp16"}
-            row |= {key: origin[key] * 10 / threads for key in ("p50_ms", "p90_ms")}
-            row["model_sha256"] = model["files"][precision]["static"]["sha256"]
-            rows.append(row | changes.get(precision, {}))
+    latency = json.loads(Path(LATENCY).read_text())
+    here = {row["precision"]: row for row in latency["results"] if row["threads"] == 1}
+    rows = [
+        here[precision]
+        | {"device": url, "threads": threads, "noisy": precision == "fp16"}
+        | {key: here[precision][key] * 10 / threads for key in ("p50_ms", "p90_ms")}
+        | {"model_sha256": model["files"][precision]["static"]["sha256"]}
+        | changes.get(precision, {})
+        for threads in (4, 1)
+        for precision in PRECISIONS
+    ]
     description = latency["devices"][0] | {"cpu": "Board <1.4>", "runtime": "onnxruntime 1.19.2"}
     del description["device"]
-    kept = {"device": url, "description": description, "results": rows}
     Path("reports/devices").mkdir(exist_ok=True)
-    write_json(Path(f"reports/devices/{name}.json"), kept)
+    write_json(Path(FILE), {"device": url, "description": description, "results": rows})
 
 
-def reasons_of(summary: dict[str, Any]) -> dict[str, str]:
-    """By what is missing, with its device."""
-    found = by_reason(summary["skipped"])
-    return {what: reason for reason, missing in found.items() for what in missing}
-
-
-def test_one_device_has_no_table_of_devices(chain) -> None:
-    summary, page = made()
+def test_one_device_has_no_table_of_devices(reported: Path) -> None:
+    summary = json.loads((reported / SUMMARY).read_text())
     assert list(summary["devices"]) == ["local:"]
     exports = summary["devices"]["local:"]["exports"]
     assert {name: row["p50_ms"] for name, row in exports.items()} == {
         name: export["p50_ms"] for name, export in summary["exports"].items()
     }
     assert exports["int8_s8s8"]["noisy"]
-    assert "trade-off" not in page.tables
+    assert "trade-off" not in Page((reported / PAGE).read_text()).tables
 
 
 def test_another_device_has_its_chart_and_its_rows(chain) -> None:
@@ -73,49 +64,35 @@ def test_another_device_has_its_chart_and_its_rows(chain) -> None:
         assert (row["threads"], row["status"], row["noisy"]) == (1, "passed", name == "fp16")
         assert abs(row["p50_ms"] - 10 * export["p50_ms"]) < 1e-9
     (table,) = page.tables["trade-off"]
-    assert len(table) == 1 + 8 + 8
     assert [row[0] for row in table[1:]] == ["local:"] * 8 + [BOARD] * 8
     fp16 = next(row for row in table if row[:2] == [BOARD, "fp16, 1"])
-    accuracy = f"{100 * summary['exports']['fp16']['accuracy']:.2f} %"
-    assert fp16[2:4] == ["passed", accuracy]
+    assert fp16[2:4] == ["passed", f"{100 * summary['exports']['fp16']['accuracy']:.2f} %"]
     assert fp16[5].endswith(" *")
     html = PAGE.read_text(encoding="utf-8")
-    titles = re.findall(r"<h3>(Test accuracy and latency[^<]*)</h3>", html)
-    assert titles == [
+    assert re.findall(r"<h3>(Test accuracy and latency[^<]*)</h3>", html) == [
         "Test accuracy and latency",
         "Test accuracy and latency on ssh://pi@&lt;board&gt;/srv",
     ]
     assert "<board>" not in html
     assert "Board &lt;1.4&gt;, onnxruntime 1.19.2." in html
     assert len(set(page.ids)) == len(page.ids)
-    assert "hollow point" in page.text["trade-off"]
 
 
 def test_what_failed_there_has_its_reason(chain) -> None:
-    failed = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
-    write_device(fp32={**failed, "status": "failed", "reason": "no such <instruction>"})
+    write_device(fp32=_UNKNOWN | {"status": "failed", "reason": "no such <instruction>"})
     summary, page = made()
     assert summary["devices"][BOARD]["exports"]["fp32"]["status"] == "failed"
-    reasons = reasons_of(summary)
-    assert reasons[f"latency of fp32 at 1 thread on {BOARD}"] == "no such <instruction>"
+    assert reasons(summary)[f"latency of fp32 at 1 thread on {BOARD}"] == "no such <instruction>"
     row = next(row for row in page.tables["trade-off"][0] if row[:2] == [BOARD, "fp32, 1"])
     assert row[4:] == ["not measured"] * 2
 
 
 def test_what_passed_stands_for_a_precision_and_providers_are_told_apart(chain) -> None:
-    skipped = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
-    skipped |= {"status": "skipped", "reason": "no half precision", "provider": "webgpu"}
     write_device()
-    path = "reports/devices/board.json"
-
-    def browser(content: dict[str, Any]) -> None:
-        content["description"] |= {"cpu": None, "machine": "Phone 8"}
-        for row in content["results"]:
-            row["provider"] = "wasm"
-            if (row["precision"], row["threads"]) == ("fp16", 1):
-                row.update(skipped)
-
-    change(path, browser)
+    skipped = _UNKNOWN | {"status": "skipped", "reason": "no half precision"}
+    change(FILE, lambda file: file["description"].update(cpu=None, machine="Phone 8"))
+    change_rows(FILE, {}, provider="wasm")
+    change_rows(FILE, {"precision": "fp16", "threads": 1}, provider="webgpu", **skipped)
     summary, page = made()
     fp16 = summary["devices"][BOARD]["exports"]["fp16"]
     assert (fp16["status"], fp16["threads"]) == ("passed", 4)
@@ -123,18 +100,15 @@ def test_what_passed_stands_for_a_precision_and_providers_are_told_apart(chain) 
     assert ["fp16, 1, webgpu", "skipped"] in rows
     assert ["fp32, 1, wasm", "passed"] in rows
     assert "Phone 8, onnxruntime 1.19.2." in page.text["trade-off"]
-    reasons = reasons_of(summary)
-    assert reasons[f"latency of fp16 at 1 thread on {BOARD}"] == "no half precision"
+    assert reasons(summary)[f"latency of fp16 at 1 thread on {BOARD}"] == "no half precision"
 
 
-def test_what_is_of_other_models_is_left_out_and_said(chain) -> None:
+def test_what_is_of_other_models_is_left_out_and_named(chain) -> None:
     write_device(fp32={"model_sha256": "0" * 64})
     summary, _ = made()
     assert list(summary["devices"][BOARD]["exports"]) == PRECISIONS[1:]
-    reasons = reasons_of(summary)
-    assert reasons[f"latency by `ackd profile` on {BOARD}"].startswith(
-        "some or all of it is of other models than these"
-    )
+    reason = reasons(summary)[f"latency by `ackd profile` on {BOARD}"]
+    assert reason.startswith("some or all of it is of other models than these")
     write_device(**{name: {"model_sha256": "0" * 64} for name in PRECISIONS})
     summary, _ = made()
     assert list(summary["devices"]) == ["local:"]
@@ -144,8 +118,8 @@ def test_a_device_of_the_chain_is_not_shown_twice(chain) -> None:
     write_device("local:")
     summary, page = made()
     assert list(summary["devices"]) == ["local:"]
-    reasons = reasons_of(summary)
-    assert "profile.devices has that device" in reasons["latency by `ackd profile` on local:"]
+    reason = reasons(summary)["latency by `ackd profile` on local:"]
+    assert "profile.devices has that device" in reason
     assert "trade-off" not in page.tables
 
 
@@ -156,22 +130,18 @@ def test_several_devices_of_the_chain(chain) -> None:
         rows[0] |= {"p99_ms": None, "n": 400}
         content["results"] += rows
 
-    change("reports/latency.json", second)
+    change(LATENCY, second)
     summary, page = made()
     assert list(summary["devices"]) == ["local:", "ssh://board"]
-    assert "p99 of fp32 at 1 thread on ssh://board" in reasons_of(summary)
+    assert "p99 of fp32 at 1 thread on ssh://board" in reasons(summary)
     assert len(page.tables["latency"][0]) == 1 + 16
     assert page.tables["latency"][0][1][0] == "fp32, 1, local:"
     assert "x86_64, onnxruntime 1.31.1." in page.text["trade-off"]
 
 
-def test_the_first_device_is_what_summary_and_tile_are_about(chain) -> None:
-    def other(content: dict[str, Any]) -> None:
-        content["devices"][0] |= {"device": "ssh://board", "cpu": "Board CPU"}
-        for row in content["results"]:
-            row["device"] = "ssh://board"
-
-    change("reports/latency.json", other)
+def test_the_first_device_is_what_the_summary_is_about(chain) -> None:
+    change(LATENCY, lambda c: c["devices"][0].update(device="ssh://board", cpu="Board CPU"))
+    change_rows(LATENCY, {}, device="ssh://board")
     summary, page = made()
     assert summary["exports"]["fp32"]["p50_ms"] is not None
     assert "at one thread on Board CPU" in page.text["results"]

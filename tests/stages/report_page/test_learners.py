@@ -1,8 +1,10 @@
-"""Learners on the page: their attention by class, and the warnings."""
+"""Learners and classes on the page, and the warnings."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from stages.report_page.learners import warnings
 from stages.report_page.tables import attention
 from tests.stages import chain_files
-from tests.stages.html_page import PAGE, change, made
+from tests.stages.html_page import PAGE, SUMMARY, Page, change, made, reasons
 
 
 @pytest.mark.parametrize("method", ["kd", "scratch"])
@@ -19,9 +21,7 @@ def test_a_method_without_learners_has_no_section_for_them(tmp_path, monkeypatch
     chain_files.write_chain(method)
     summary, page = made()
     assert "learners" not in page.order
-    assert {"what": "auxiliary learners", "reason": f"the method {method} has none"} in summary[
-        "skipped"
-    ]
+    assert reasons(summary)["auxiliary learners"] == f"the method {method} has none"
     assert "Nothing but the student was trained" in page.text["prune"]
     origin = "trained from scratch" if method == "scratch" else "distilled from resnet20 by KD"
     assert f"resnet8, {origin}" in page.text[""]
@@ -31,16 +31,13 @@ def test_a_method_without_learners_has_no_section_for_them(tmp_path, monkeypatch
 def test_one_epoch_and_any_number_of_learners(chain, names):
     chain_files.write_training(epochs=1, learners=names)
     pairs = [f"{a}~{b}" for a, b in itertools.combinations(names, 2)]
-
-    def analysed(content):
-        content["learners"] = {
-            "cka": dict.fromkeys(pairs, 0.5),
-            "agreement": dict.fromkeys([*pairs, f"target~{names[0]}"], 0.9),
-            "accuracy": dict.fromkeys(["target", *names, "ensemble"], 0.8),
-            "attention": dict.fromkeys(names, 1 / len(names)),
-        }
-
-    change("reports/analysis.json", analysed)
+    analysed = {
+        "cka": dict.fromkeys(pairs, 0.5),
+        "agreement": dict.fromkeys([*pairs, f"target~{names[0]}"], 0.9),
+        "accuracy": dict.fromkeys(["target", *names, "ensemble"], 0.8),
+        "attention": dict.fromkeys(names, 1 / len(names)),
+    }
+    change("reports/analysis.json", learners=analysed)
     _, page = made()
     rows = [row[0] for row in page.tables["learners"][0]]
     assert rows == ["", "target (the student)", *names, "ensemble"]
@@ -74,10 +71,8 @@ def test_warns_where_learners_or_discriminators_no_longer_work(columns, expected
         assert part in sentence
 
 
-def test_warnings_stand_in_the_summary_and_above_the_charts(chain):
-    summary, page = made()
-    assert summary["warnings"] == []
-    assert "Warning" not in page.text["learners"]
+def test_warnings_stand_in_the_summary_and_above_the_charts(chain, reported):
+    assert json.loads((reported / SUMMARY).read_text())["warnings"] == []
     path = Path("reports/distill/history.csv")
     rows = [line.split(",") for line in path.read_text().splitlines()]
     column = rows[0].index("attention/D3B1")
@@ -101,10 +96,45 @@ def test_attention_by_class_shows_the_extremes(chain):
     assert 'style="--heat: 100%">64.9 %</td>' in PAGE.read_text()
 
 
-@pytest.mark.parametrize("weights", [{"a": [0.5, 0.5], "b": [0.5, 0.5]}, {"a": [1.0, 1.0]}, {}])
-def test_attention_that_is_the_same_everywhere_is_left_out(weights):
+@pytest.mark.parametrize(
+    ("weights", "shown"),
+    [
+        ({"a": [0.5, 0.5], "b": [0.5, 0.5]}, None),
+        ({"a": [1.0, 1.0]}, None),
+        ({}, None),
+        ({"a": [0.4, 0.6], "b": [0.6, 0.4]}, ["1", "0"]),
+    ],
+)
+def test_attention_that_is_the_same_everywhere_is_left_out(weights, shown):
     classes = [
         {"class": str(n), "images": 3} | {f"attention/{name}": w[n] for name, w in weights.items()}
         for n in range(2)
     ]
-    assert attention(classes) is None
+    without_images = {"class": "2", "images": 0} | {f"attention/{name}": None for name in weights}
+    table = attention([*classes, without_images])
+    assert (table and [row[0] for row in table.rows]) == shown
+
+
+def test_the_student_is_compared_with_the_teacher_class_by_class(reported):
+    page = Page((reported / PAGE).read_text())
+    (table,) = page.tables["classes"]
+    assert table[1] == ["red", "90", "99.00 %", "90.00 %", "−9.00"]
+    assert table[-1] == ["a <b> & $c$", "90", "99.00 %", "96.00 %", "−3.00"]
+    assert "analyze.baseline" in page.text["classes"]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_gains_over_a_baseline_show_the_largest_and_the_smallest(chain, paired):
+    gain = {"gain": 0.0123, "low": -0.002, "high": 0.031}
+    change("reports/analysis.json", baseline={"path": "kd.csv", "paired": paired, **gain})
+    chain_files.write_class_figures(100, gains=True)
+    summary, page = made()
+    assert summary["baseline"]["gain"] == 0.0123
+    reading = page.text["classes"]
+    assert "Against kd.csv the student gains +1.23 points in the mean over the" in reading
+    assert f"interval −0.20 to +3.10; {'paired on' if paired else 'not paired'}" in reading
+    (label,) = re.findall(r'aria-label="(Gain over kd.csv[^"]+)"', PAGE.read_text())
+    assert "class 99 +5.00 (+3.00 to +7.00)" in label
+    assert "class 0 −5.00 (−7.00 to −3.00)" in label
+    assert "class 50" not in label
+    assert label.count("class ") == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from stages.params import Params, read_yaml
 from stages.report_page.paper import method_of, title
-from tests.stages.html_page import change, made
+from tests.stages.html_page import PAGE, SUMMARY, Page, change, made, reasons
 
 ROOT = Path(__file__).parents[3]
 TABLES = {n: read_yaml(ROOT / f"docs/paper/table{n}.yaml") for n in range(1, 8)}
@@ -121,8 +122,6 @@ PAIR = {
     "teacher": {"network": "wrn_40_2"},
     "distill": {"network": "wrn_40_1"},
 }
-
-
 RECIPE = {"epochs": 200, "batch_size": 128, "schedule": "multi_step", "milestones": [100, 150]}
 
 
@@ -131,14 +130,13 @@ def pair(chain):
     """A chain of one of the paper's pairs, and the paper's figures."""
     Path("docs").mkdir()
     Path("docs/paper").symlink_to(ROOT / "docs/paper")
-    change("reports/teacher/metrics.json", lambda m: m.update(network="wrn_40_2"))
-    change("reports/distill/metrics.json", lambda m: m.update(network="wrn_40_1"))
+    change("reports/teacher/metrics.json", network="wrn_40_2")
+    change("reports/distill/metrics.json", network="wrn_40_1")
 
 
-def test_without_the_papers_pair_there_are_no_figures_of_it(chain):
-    summary, page = made()
-    assert summary["paper"] is None
-    assert "paper" not in page.order
+def test_without_report_paper_there_are_no_figures_of_it(reported):
+    assert json.loads((reported / SUMMARY).read_text())["paper"] is None
+    assert "paper" not in Page((reported / PAGE).read_text()).order
 
 
 def test_the_papers_figures_stand_beside_ours(pair):
@@ -184,9 +182,9 @@ def test_a_run_by_the_papers_recipe_is_comparable(pair):
 
 
 def test_a_pair_that_the_paper_lacks_is_said_to_be_missing(pair):
-    change("reports/distill/metrics.json", lambda m: m.update(network="resnet8"))
+    change("reports/distill/metrics.json", network="resnet8")
     summary, page = made(Params.model_validate(PAIR))
     assert summary["paper"]["accuracies"] == {}
     assert "paper" not in page.order
-    reason = "the paper has none for wrn_40_2 and resnet8 on cifar100"
-    assert {"what": "the paper's figures", "reason": reason} in summary["skipped"]
+    reason = reasons(summary)["the paper's figures"]
+    assert reason == "the paper has none for wrn_40_2 and resnet8 on cifar100"

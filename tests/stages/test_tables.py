@@ -1,0 +1,69 @@
+"""Numbers as text, and the parts of tables that every renderer needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages import markdown
+from stages.formatting import between, millions, points, significant, times
+from stages.tables import NOISY_NOTE, Shaded, Table, of_records, shaded
+
+
+def test_numbers_as_text() -> None:
+    numbers = {0.0: "0.00", 0.03125: "0.0312", 4.049: "4.05", 99.96: "100", 1234.4: "1,230"}
+    numbers[4.2e-7] = "4.2e−7"
+    assert {x: significant(x) for x in numbers} == numbers
+    differences = {0.0139: "+1.39", -0.0139: "−1.39", 0.00001: "0.00", -0.00001: "0.00"}
+    assert {x: points(x) for x in differences} == differences
+    assert (millions(40813184), times(272474 / 78042)) == ("40.8 M", "3.49×")
+    assert (between(6, 6), between(999, 1000)) == ("6", "999 to 1,000")
+
+
+def test_a_table_of_records_marks_what_was_measured_on_a_noisy_machine() -> None:
+    rows = [
+        (["a"], {"p50_ms": 1.0, "p90_ms": 2.0, "noisy": True}),
+        (["b"], {"p50_ms": 1.0, "p90_ms": 2.0, "noisy": False}),
+        (["c"], {"p50_ms": None, "p90_ms": None, "noisy": None}),
+    ]
+    table = of_records("Caption", ["name"], rows, ["p50_ms", "p90_ms"], "Reading.", ["Note."])
+    assert table.rows == [["a", "1.00", "2.00 *"], ["b", "1.00", "2.00"], ["c", None, None]]
+    assert table.below() == ["Reading.", "Note.", NOISY_NOTE]
+    assert of_records("", ["name"], rows[1:], ["p50_ms", "p90_ms"]).below() == []
+
+
+def test_only_columns_of_figures_are_aligned_to_the_right() -> None:
+    rows = [["1", "−2.0 %", "fp32", "—"], ["2", None, "int8", "3"], ["4", "no row"]]
+    table = Table(["class", "drop", "format", "rest"], rows)
+    assert table.numeric() == [False, True, False, True]
+    assert Table(["a", "b"], []).numeric() == [False, False]
+    assert table.texts("?")[1:] == [["2", "?", "int8", "3"], ["4", "no row", "", ""]]
+
+
+def test_shades_go_from_the_least_number_to_the_greatest() -> None:
+    ((low, high),) = shaded([[1.0, 3.0]], str)
+    assert isinstance(low, Shaded)
+    assert isinstance(high, Shaded)
+    assert (low, low.strength, high, high.strength) == ("1.0", 0.0, "3.0", 1.0)
+    assert [cell.strength for cell in shaded([[2.0, 2.0]], str)[0]] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a|b *c* `d` [e](f) #g", r"a\|b \*c\* \`d\` \[e\](f) \#g"),
+        ("<b>\n& ~", r"&lt;b> &amp; \~"),
+        ("int8_u8s8 _emphasis_ a__b", r"int8_u8s8 \_emphasis\_ a\_\_b"),
+    ],
+)
+def test_nothing_in_a_name_is_markup(text: str, escaped: str) -> None:
+    assert markdown.plain(text) == escaped
+
+
+def test_a_section_in_markdown() -> None:
+    table = Table(
+        ["name", "ms"], [["a|b", "1 *"], ["c", None]], "Caption", "Reading.", ["* Noisy."]
+    )
+    assert markdown.section(table).splitlines() == [
+        *("| name | ms |", "| --- | ---: |", r"| a\|b | 1 \* |", "| c | not measured |"),
+        *("", "Reading.", "", r"\* Noisy."),
+    ]
