@@ -12,13 +12,28 @@ from stages.analysis.classes import CLASSES_FILE, read_classes
 from stages.files import read_json
 
 REPORTS = Path("reports")
-ONNX_MODEL = Path("artifacts/onnx/model.json")
 DEVICES = REPORTS / "devices"
 SAMPLES = Path("artifacts/latency/samples.json")
 GRAD_CAM = Path("artifacts/analysis/grad_cam.png")
 
 Record = dict[str, Any]
 History = dict[str, list[float]]
+
+_JSON = {
+    "data": REPORTS / "data.json",
+    "teacher": REPORTS / "teacher/metrics.json",
+    "teacher_environment": REPORTS / "teacher/environment.json",
+    "proxy": REPORTS / "proxy/metrics.json",
+    "student": REPORTS / "distill/metrics.json",
+    "student_environment": REPORTS / "distill/environment.json",
+    "prune": REPORTS / "prune.json",
+    "model": Path("artifacts/onnx/model.json"),
+    "device": REPORTS / "device.json",
+    "validation": REPORTS / "validation.json",
+    "latency": REPORTS / "latency.json",
+    "litert": REPORTS / "litert.json",
+    "analysis": REPORTS / "analysis.json",
+}
 
 
 @dataclass(frozen=True)
@@ -57,35 +72,20 @@ class Measurements:
 
 def read_measurements() -> Measurements:
     """Raises InputError where a file is missing or damaged."""
+    records: dict[str, Any] = {name: read_json(path) for name, path in _JSON.items()}
     return Measurements(
-        data=read_json(REPORTS / "data.json"),
-        teacher=read_json(REPORTS / "teacher/metrics.json"),
-        teacher_history=read_history(REPORTS / "teacher/history.csv"),
-        teacher_environment=read_json(REPORTS / "teacher/environment.json"),
-        proxy=read_json(REPORTS / "proxy/metrics.json"),
-        student=read_json(REPORTS / "distill/metrics.json"),
-        student_history=read_history(REPORTS / "distill/history.csv"),
-        student_environment=read_json(REPORTS / "distill/environment.json"),
-        prune=read_json(REPORTS / "prune.json"),
-        model=read_json(ONNX_MODEL),
-        device=read_json(REPORTS / "device.json"),
-        validation=read_json(REPORTS / "validation.json"),
-        latency=read_json(REPORTS / "latency.json"),
-        litert=read_json(REPORTS / "litert.json"),
+        **records,
+        teacher_history=_read_history(REPORTS / "teacher/history.csv"),
+        student_history=_read_history(REPORTS / "distill/history.csv"),
         samples=read_json(SAMPLES),
         devices=[read_json(path) for path in sorted(DEVICES.glob("*.json"))],
-        analysis=read_json(REPORTS / "analysis.json"),
-        classes=read_class_figures(CLASSES_FILE),
+        classes=_read_class_figures(),
         grad_cam=_read_png(GRAD_CAM),
     )
 
 
-def read_history(path: Path) -> History:
-    """The columns of a training's CSV file; an empty cell is NaN.
-
-    Raises:
-        InputError: the file is missing or holds something else than numbers.
-    """
+def _read_history(path: Path) -> History:
+    """The columns of a training's CSV file; an empty cell is NaN."""
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
@@ -98,22 +98,22 @@ def read_history(path: Path) -> History:
         ) from None
 
 
-def read_class_figures(path: Path) -> list[Record]:
-    """Raises InputError where the file is missing or holds something else than numbers."""
-    texts = ("class", "images_digest", "student_right")
+def _read_class_figures() -> list[Record]:
+    others = ("class", "images", "images_digest", "student_right")
     try:
         return [
             {"class": row["class"], "images": int(row["images"])}
             | {
                 column: float(cell) if cell else None
                 for column, cell in row.items()
-                if column not in (*texts, "images")
+                if column not in others
             }
-            for row in read_classes(path)
+            for row in read_classes()
         ]
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: expected a number in every cell ({error}); run `dvc repro --force analyze`"
+            f"{CLASSES_FILE}: expected a number in every cell ({error}); run"
+            " `dvc repro --force analyze`"
         ) from None
 
 

@@ -257,7 +257,8 @@ def test_any_method_is_analysed(tmp_path, monkeypatch, settings, members, weighe
     if weighed:
         assert sum(learners["attention"].values()) == pytest.approx(1)
     with Image.open("artifacts/analysis/grad_cam.png") as panel:
-        assert panel.width == 176 * (3 + len(weighed))
+        # A column each for the image, the teacher, the target and the learners.
+        assert panel.width == 176 * (3 + len({*(members or ())} - {"target", "ensemble"}))
 
 
 def test_equal_inputs_give_equal_bytes(chain):
