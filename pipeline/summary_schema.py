@@ -66,7 +66,6 @@ class Row(_Part):
 
 
 class Device(_Part):
-    system: str | None
     machine: str | None
     cpu: str | None
     runtime: str | None
@@ -125,6 +124,10 @@ class _OwnExport(_ShownExport):
     dominated_by: list[str]
 
 
+class _ShownDevice(Device):
+    system: str | None
+
+
 class _Skipped(_Part):
     what: str
     reason: str
@@ -141,7 +144,7 @@ class Shown(_Part):
     drop_from_teacher: FiniteFloat
     exports: dict[str, _OwnExport]
     recommended: Recommended | None
-    devices: Annotated[dict[str, Device], Field(min_length=1)]
+    devices: Annotated[dict[str, _ShownDevice], Field(min_length=1)]
     litert: LiteRT | None
     warnings: list[str]
     skipped: list[_Skipped]
