@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from models.errors import InputError
 from stages.devices import native_runner
 from stages.devices.adb_client import Adb, find
 from stages.devices.base import Device, Measurement, Opening, Row, unmeasured
-from stages.devices.browser import probe
+from stages.devices.browser.probe import START, Probe, Reach, probing
 from stages.devices.browser.runs import Report
 from stages.devices.commands import last_line, timeout_s
 from stages.devices.host import new_token, profile_arguments
@@ -26,6 +27,8 @@ from stages.sections.export import Profile
 FOLDER = "/data/local/tmp"
 #: How long a browser may take to be started, chosen by a person and load the page.
 BEGIN_SECONDS = 90.0
+#: So often the device is looked for meanwhile.
+_LOOK_SECONDS = 5.0
 
 
 class AdbDevice(Device):
@@ -75,30 +78,30 @@ class AdbDevice(Device):
         """
         if self.url.threads:
             profile = profile.model_copy(update={"threads": self.url.threads})
-        with contextlib.ExitStack() as stack:
-
-            def present(address: str) -> None:
-                port = urlsplit(address).port
-                assert port is not None  # it is a free one
-                stack.enter_context(self.adb.reversed(port))
-                self._open(address)
+        with probing(exported, profile, Reach()) as probe:
+            port = urlsplit(probe.address).port
+            assert port is not None  # it is a free one
+            with self.adb.reversed(port):
+                self._open(probe.address + START)
                 print(f"{self.name}: its browser measures; keep the page in front", flush=True)
+                return self._wait(probe)
 
-            try:
-                return probe.measure(
-                    exported,
-                    profile,
-                    present,
-                    seconds=timeout_s(),
-                    begin_seconds=BEGIN_SECONDS,
-                    look=self.adb.require_attached,
-                )
-            except probe.NoReportError as error:
+    def _wait(self, probe: Probe) -> Report:
+        start, limit = time.monotonic(), timeout_s()
+        while (report := probe.wait(min(_LOOK_SECONDS, limit, BEGIN_SECONDS))) is None:
+            self.adb.require_attached()
+            waited, late = time.monotonic() - start, None
+            if waited >= BEGIN_SECONDS and not probe.runs.begun:
+                late = f"opened the page within {BEGIN_SECONDS:g} s"
+            elif waited >= limit:
+                late = f"measured within {limit:g} s"
+            if late is not None:
                 raise InputError(
-                    f"{self.name}: {error}; unlock the device, open the page if it asks by which"
-                    " browser, and keep it in front (ACKD_DEVICE_TIMEOUT sets how long to wait for"
-                    " all of it)"
-                ) from None
+                    f"{self.name}: no browser has {late}; unlock the device, open the page if it"
+                    " asks by which browser, and keep it in front (ACKD_DEVICE_TIMEOUT sets how"
+                    " long to wait for all of it)"
+                )
+        return report
 
     def _open(self, address: str) -> None:
         started = self.adb.shell("am", "start", "-a", "android.intent.action.VIEW", "-d", address)

@@ -62,7 +62,7 @@ class SshDevice(Host):
         self.require_connection(finished)
 
     def _visit(self, *first: str) -> Finished:
-        return run_program(self._line(["true"], *first), self.url.text)
+        return run_program(self.line(["true"], *first), self.url.text)
 
     @contextlib.contextmanager
     def placed(self, exported: Exported) -> Iterator[Place]:
@@ -74,11 +74,8 @@ class SshDevice(Host):
         with self.received(files) as place:
             yield place
 
-    def line(self, command: Sequence[str]) -> list[str]:
-        return self._line(command)
-
-    def _line(self, command: Sequence[str], *first: str) -> list[str]:
-        """As :meth:`line`; of an option that is given twice, ssh takes the ``first``."""
+    def line(self, command: Sequence[str], *first: str) -> list[str]:
+        """As in :class:`Host`; of an option that is given twice, ssh takes the ``first``."""
         options = [*first, *(f"-o{option}" for option in _OPTIONS)]
         if path := os.environ.get(_CONFIG):
             if not Path(path).is_file():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from stages.devices.commands import run_program
 
 PACKAGES = ("numpy", "onnxruntime")
 _OLDEST_GLIBC = 5  # that there is a tag for
-_DOWNLOAD_SECONDS = 900
 
 
 def install_for(device: dict[str, Any], site: Path, url: str) -> None:
@@ -26,7 +26,7 @@ def install_for(device: dict[str, Any], site: Path, url: str) -> None:
         url: of the device, for messages.
 
     Raises:
-        InputError: there are no wheels for such a device.
+        InputError: there are no wheels for such a device, or they do not come in time.
     """
     major, minor = device["python"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -34,21 +34,10 @@ def install_for(device: dict[str, Any], site: Path, url: str) -> None:
     command += ["--implementation", "cp", "--python-version", f"{major}.{minor}"]
     for platform in platforms(device, url):
         command += ["--platform", platform]
-    try:
-        process = subprocess.run(
-            [*command, *PACKAGES],
-            capture_output=True,
-            text=True,
-            timeout=_DOWNLOAD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(
-            f"{url}: pip did not download {' and '.join(PACKAGES)} within {_DOWNLOAD_SECONDS} s"
-        ) from None
-    if process.returncode:
-        errors = [line for line in process.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = errors[-1].removeprefix("ERROR: ") if errors else "pip gave no reason"
+    finished = run_program([*command, *PACKAGES], url)
+    if finished.code:
+        errors = re.findall(r"^ERROR: (.*)", finished.err, re.MULTILINE)
+        reason = errors[-1] if errors else "pip gave no reason"
         raise InputError(
             f"{url}: no wheels of {' and '.join(PACKAGES)} for Python {major}.{minor} on"
             f" {device['machine']} ({reason}); install them there by other means"

@@ -62,29 +62,29 @@ def test_no_runtime_is_imported(tmp_path: Path) -> None:
     assert (tmp_path / "reports/device.json").is_file()
 
 
-def test_the_processor_of_a_pc(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(
-        "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\n"
-        "flags\t\t: fpu avx2 sse4_2 avx512_vnni\n\n"
-        "processor\t: 1\nmodel name\t: Another\nflags\t\t: fpu\n"
-    )
-    assert identify_device.cpu_of_linux(tmp_path / "cpuinfo") == (
-        "Some CPU @ 2.0GHz",
-        ["avx2", "avx512_vnni", "sse4_2"],
-    )
-
-
-def test_the_processor_of_a_board(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(
-        "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp\n\n"
-        "Model\t\t: Some Board Rev 1.4\n"
-    )
-    name, features = identify_device.cpu_of_linux(tmp_path / "cpuinfo")
-    assert (name, features) == ("Some Board Rev 1.4", ["asimd", "asimddp", "asimdhp"])
-
-
-def test_a_processor_that_does_not_tell(tmp_path: Path) -> None:
-    assert identify_device.cpu_of_linux(tmp_path / "absent") == (None, [])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\n"
+            "flags\t\t: fpu avx2 sse4_2 avx512_vnni\n\n"
+            "processor\t: 1\nmodel name\t: Another\nflags\t\t: fpu\n",
+            ("Some CPU @ 2.0GHz", ["avx2", "avx512_vnni", "sse4_2"]),
+        ),
+        (
+            "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp\n\n"
+            "Model\t\t: Some Board Rev 1.4\n",
+            ("Some Board Rev 1.4", ["asimd", "asimddp", "asimdhp"]),
+        ),
+        (None, (None, [])),
+    ],
+)
+def test_the_processor_on_linux(
+    tmp_path: Path, content: str | None, expected: tuple[str | None, list[str]]
+) -> None:
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    assert identify_device.cpu_of_linux(tmp_path / "cpuinfo") == expected
 
 
 def test_the_processor_of_a_mac(tools: Path) -> None:
@@ -106,11 +106,14 @@ def test_the_processor_of_a_mac(tools: Path) -> None:
         ("NVIDIA-SMI has failed, a, b", 9, None),
     ],
 )
-def test_gpu(tools: Path, output: str, status: int, expected: dict[str, object] | None) -> None:
+def test_gpu(
+    tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+    status: int,
+    expected: dict[str, object] | None,
+) -> None:
     command(tools, "nvidia-smi", output, status)
     assert identify_device.gpu() == expected
-
-
-def test_no_gpu_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert identify_device.gpu() is None

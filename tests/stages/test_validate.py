@@ -60,7 +60,12 @@ def rows(runtime: str = "onnxruntime") -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("project")
 def test_every_export_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validate, "STATIC_IMAGES", 20)
-    validate.main(params(tensorrt="off"))
+    contents = set()
+    for _ in range(2):
+        validate.main(params(tensorrt="off", batch_sizes=[1, 3, 9, 16]))  # the golden batch has 8
+        contents.add(validate.REPORT.read_bytes())
+    (content,) = contents
+    json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert read_json(validate.REPORT)["torch"] == {"accuracy": 1.0, "images": 30}
     assert [(row["precision"], row["shape"]) for row in rows()] == [
         (precision, shape)
@@ -119,7 +124,9 @@ def test_figures_against_an_independent_calculation() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_precision_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_precision_that_fails_is_left_out_or_where_required_ends_the_chain(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     replace("fp16.static.onnx", 1.0)
     replace("int8_s8s8.dynamic.onnx", -1e6)
     validate.main(params())
@@ -132,18 +139,11 @@ def test_a_precision_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) 
         "validate: int8_s8s8 is left out: int8_s8s8.dynamic.onnx in onnxruntime"
         " (agreement with torch 0.667 is below 0.9)"
     )
-
-
-@pytest.mark.usefixtures("project")
-def test_a_required_precision_that_fails_ends_the_chain() -> None:
-    replace("fp16.static.onnx", 1.0)
-    replace("int8_s8s8.dynamic.onnx", -1e6)
     with pytest.raises(InputError) as caught:
-        validate.main(params(("fp32", "int8_s8s8")))
+        validate.main(params(("fp32", "int8_s8s8"), tensorrt="off"))
     message = str(caught.value)
     assert "1 of 14 failed: int8_s8s8.dynamic.onnx in onnxruntime (agreement with" in message
     assert "export.required needs fp32, int8_s8s8: change that in params.yaml" in message
-    assert sum(row["status"] == "failed" for row in rows()) == 2
 
 
 @pytest.mark.usefixtures("project")
@@ -182,22 +182,13 @@ def test_an_altered_file_is_named(project: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     (project / "params.yaml").write_text("validate: {batch_sizes: [1, 3, 8]}\n")
-    said = str(exit_of("validate"))
-    assert said.startswith("error: artifacts/onnx/int8_u8s8.static.onnx: altered since its export")
-    assert "\n" not in said
+    message = str(exit_of("validate"))
+    assert message.startswith("error: artifacts/onnx/int8_u8s8.static.onnx: altered since its exp")
+    assert "\n" not in message
+    path.unlink()
+    with pytest.raises(InputError, match=r"artifacts/onnx/int8_u8s8\.static\.onnx: no such file"):
+        validate.main(params())
     assert not (project / "reports").exists()
-
-
-def test_required_without_tensorrt_fails_before_anything_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        TensorRtRuntime, "unavailable", lambda self: "no NVIDIA GPU that torch can use"
-    )
-    with pytest.raises(InputError, match=r"validate\.tensorrt is required, but no NVIDIA GPU"):
-        validate.main(params(tensorrt="required"))
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("project")
@@ -219,29 +210,3 @@ def test_a_student_that_was_not_exported() -> None:
     with pytest.raises(InputError, match="not the student that was exported"):
         validate.main(params())
     assert not validate.REPORT.exists()
-
-
-@pytest.mark.usefixtures("project")
-def test_a_batch_size_above_the_golden_batch() -> None:
-    validate.main(params(batch_sizes=[1, 9, 16]))
-    assert rows()[0]["golden"]["batch_sizes"] == [1, 8]
-
-
-@pytest.mark.usefixtures("project")
-def test_a_missing_file_is_named() -> None:
-    (ONNX / "golden.npz").unlink()
-    with pytest.raises(InputError, match=r"artifacts/onnx/golden\.npz: no such file"):
-        validate.main(params())
-
-
-def test_report_is_plain_json(
-    tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "artifacts").symlink_to(tiny_exported / "artifacts")
-    contents = []
-    for _ in range(2):
-        validate.main(params(tensorrt="off"))
-        contents.append(validate.REPORT.read_bytes())
-    assert contents[0] == contents[1]
-    json.loads(contents[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

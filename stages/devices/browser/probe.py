@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import InputError
 from stages.devices.browser import network, web_runtime
 from stages.devices.browser.app import HEADERS, create_app
 from stages.devices.browser.runs import Report, Runs
@@ -21,11 +19,6 @@ from stages.sections.export import Profile
 BUNDLE = Path("artifacts/bundle")
 #: A page that finds this behind its address measures without being asked.
 START = "#measure"
-_LOOK_SECONDS = 5.0
-
-
-class NoReportError(InputError):
-    """No browser has done what it was waited for."""
 
 
 @dataclass(frozen=True)
@@ -83,40 +76,3 @@ def probing(exported: Exported, profile: Profile, reach: Reach) -> Iterator[Prob
     context, fingerprint = certificate or (None, None)
     with serving(create_app(token, runs, runtime), HEADERS, listener, context):
         yield Probe(f"{scheme}://{host}:{port}/{token}/", fingerprint, runs)
-
-
-def measure(
-    exported: Exported,
-    profile: Profile,
-    present: Callable[[str], None],
-    *,
-    seconds: float,
-    begin_seconds: float | None = None,
-    look: Callable[[], None] | None = None,
-) -> Report:
-    """What the first browser that opens the page measures.
-
-    Args:
-        exported: the models, with their labels beside them.
-        present: is given the address, which starts to measure when it is opened; it brings it to
-            the device, or shows it to a person.
-        seconds: how long to wait for the report.
-        begin_seconds: how long to wait for a browser that begins; None is as long.
-        look: is called every few seconds meanwhile, and raises what ends the wait.
-
-    Raises:
-        NoReportError: no browser began, or none finished, in time.
-        InputError: as :func:`probing`.
-    """
-    with probing(exported, profile, Reach()) as probe:
-        present(probe.address + START)
-        start, step = time.monotonic(), min(_LOOK_SECONDS, seconds, begin_seconds or seconds)
-        while (report := probe.wait(step)) is None:
-            waited = time.monotonic() - start
-            if begin_seconds is not None and waited >= begin_seconds and not probe.runs.begun:
-                raise NoReportError(f"no browser has opened the page within {begin_seconds:g} s")
-            if waited >= seconds:
-                raise NoReportError(f"no browser has measured within {seconds:g} s")
-            if look is not None:
-                look()
-    return report

@@ -15,17 +15,18 @@ bundle, answers = Path(sys.argv[1]), sys.argv[2]
 sys.path.insert(0, str(bundle))
 import runner  # noqa: E402  the one in the bundle
 
+run, found = runner.run_batches, []
+
+
+def kept(*given):
+    found.append(run(*given))
+    return found[-1]
+
+
 print(platform.machine(), platform.python_version())
-sys.argv = ["runner.py", "--check", str(bundle)]
+runner.run_batches, sys.argv = kept, ["runner.py", "--check", str(bundle)]
 if runner.main() != 0:
     sys.exit(1)
-images, _ = runner.load_golden(bundle / "golden.npz")
 files = json.loads((bundle / "model.json").read_text(encoding="utf-8"))["files"]
-logits = {}
-for shapes in files.values():
-    for shape, entry in shapes.items():
-        session = runner.open_session(bundle / entry["path"], threads=1)
-        logits[entry["path"]] = runner.run_batches(
-            session, images, 1 if shape == "static" else len(images)
-        )
-np.savez(answers, **logits)
+names = [shapes[shape]["path"] for shapes in files.values() for shape in ("dynamic", "static")]
+np.savez(answers, **dict(zip(names, found)))  # noqa: B905  Python 3.8 has no strict

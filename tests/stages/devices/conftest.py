@@ -16,6 +16,13 @@ PROFILE = Profile(
 )
 
 
+def only(exported: Exported, *precisions: str) -> Exported:
+    """Fewer of the models."""
+    description = exported.description
+    files = {name: description["files"][name] for name in precisions}
+    return Exported(exported.folder, {**description, "files": files})
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The models of a bundle, not to be written to."""

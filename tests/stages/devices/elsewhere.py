@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from stages.devices.programs import RUNNER, single_file
 from tests.bundles import seal
 
+#: The oldest onnxruntime that bundles are made for, the last for Python 3.8.
+OLDEST = "1.19.2"
+# The last numpy of each Python for which it was built.
+NUMPY = {"3.8": "1.24.4", "3.9": "2.0.2", "3.10": "2.2.6", "3.11": "2.2.6", "3.12": "2.2.6"}
 _PROGRAM = Path(__file__).with_name("check_and_answer.py")
 
 
@@ -47,11 +52,26 @@ def answers(bundle: Path, python: list[str], env: dict[str, str]) -> Answers:
         return Answers(finished.stdout.splitlines(), dict(logits))
 
 
-def own_answers(bundle: Path) -> Answers:
-    """Those of this machine, by the onnxruntime that the project is tested with."""
-    return answers(bundle, [sys.executable], {})
-
-
 def relative_error(ours: Any, theirs: Any) -> float:
     """``max|a-b| / max|b|``."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def oldest_python() -> tuple[str, str]:
+    """Version and path of the oldest one that is found; skips where there is none to use."""
+    # pyenv keeps those that are not in use out of PATH.
+    unused = sorted((Path.home() / ".pyenv/versions").glob("*/bin"))
+    for version in NUMPY:
+        for folder in [*os.environ["PATH"].split(os.pathsep), *map(str, unused)]:
+            found = shutil.which(f"python{version}", path=folder)
+            if found and (python := _itself(found, version)):
+                return version, python
+    pytest.skip(f"onnxruntime {OLDEST} needs a Python from {' or '.join(NUMPY)}")
+
+
+def _itself(python: str, version: str) -> str | None:
+    """Its own path, as ``python`` may be pyenv's placeholder; None where it does not start."""
+    asked = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    found, _, path = done.stdout.strip().partition(" ")
+    return path if done.returncode == 0 and found == version else None

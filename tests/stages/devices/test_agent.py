@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import secrets
@@ -24,24 +24,11 @@ from stages.bundle.keys import key_id
 from stages.devices import agent
 from stages.devices.host import _BOOT
 from stages.devices.programs import AGENT, single_file
-from stages.devices.proof import manifest_sum
+from stages.devices.proof import DeviceError, manifest_sum
 from tests.sharing import small_disk
+from tests.stages.devices.elsewhere import oldest_python
 
 SOURCE = single_file(AGENT)
-
-PYTHON38 = next(
-    (
-        path
-        for path in (
-            shutil.which("python3.8"),
-            *Path.home().glob(".pyenv/versions/3.8*/bin/python"),
-        )
-        if path
-        and not subprocess.run([path, "--version"], capture_output=True, check=False).returncode
-    ),
-    None,
-)
-
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw().hex()
@@ -122,8 +109,8 @@ def received(
 
 def order(digest: str, *, allow_downgrade: bool = False, key: str | None = None) -> str:
     record = {"network": "resnet8"}
-    told = {"manifest_sha256": digest, "allow_downgrade": allow_downgrade, "key": key}
-    return json.dumps({**told, "record": record})
+    wanted = {"manifest_sha256": digest, "allow_downgrade": allow_downgrade, "key": key}
+    return json.dumps({**wanted, "record": record})
 
 
 def serve(
@@ -138,27 +125,24 @@ def serve(
 ) -> Any:
     files, digest = make_files(version, text, signer)
     with received(base, files, python) as (token, _):
-        told = order(digest, allow_downgrade=allow_downgrade, key=key)
-        return ask("activate", str(base), token, told, python=python)
+        wanted = order(digest, allow_downgrade=allow_downgrade, key=key)
+        return ask("activate", str(base), token, wanted, python=python)
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def served_text(base: Path) -> str:
     return (base / "served/model.onnx").read_text()
 
 
-def test_it_is_python_38_and_needs_nothing() -> None:
-    source = SOURCE.decode()
-    tree = ast.parse(source, feature_version=(3, 8))
-    names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
-    names += [str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
-    for newer in ("removeprefix", "file_digest", "readlink()", "filter=", "zip(strict", " | None"):
-        assert newer not in source
-
-
-@pytest.mark.skipif(PYTHON38 is None, reason="no Python 3.8 here")
 def test_python_38_runs_it(tmp_path: Path) -> None:
-    python = str(PYTHON38)
+    version, python = oldest_python()
+    if version != "3.8":
+        pytest.skip("no Python 3.8 here")
     assert ask("describe", "x", python=python)["python"] == [3, 8]
     serve(tmp_path, "1", "one", python=python)
     serve(tmp_path, "2", "two", python=python)
@@ -180,7 +164,8 @@ def test_serve_twice_and_go_back(tmp_path: Path) -> None:
     assert (back["served"]["version"], back["previous"]) == ("1.0", None)
     assert served_text(base) == "one"
     assert ask("rollback", str(base), "token") == f"{base}: no version before 1.0 is kept"
-    third = serve(base, "1.2", "three")
+    assert serve(base, "0.9", "old").startswith("version 0.9 is older than 1.0, which is served")
+    third = serve(base, "0.9", "old", allow_downgrade=True)
     assert third["previous"]["version"] == "1.0"
     # Two are kept, and nothing that was on its way.
     assert len(list((base / "releases").iterdir())) == 2
@@ -197,34 +182,27 @@ def test_serve_twice_and_go_back(tmp_path: Path) -> None:
         ("1", "1.0.1", None),
     ],
 )
-def test_the_order_of_versions(tmp_path: Path, served: str, given: str, wanted: str | None) -> None:
-    serve(tmp_path, served, "one")
-    answer = serve(tmp_path, given, "two")
+def test_the_order_of_versions(served: str, given: str, wanted: str | None) -> None:
+    record = {"version": served, "manifest_sha256": "0"}
     if wanted is None:
-        assert answer["served"]["version"] == given
+        agent.refuse_older(given, "1", record)
     else:
-        assert answer.startswith(wanted)
-        assert served_text(tmp_path) == "one"
+        with pytest.raises(DeviceError, match=wanted):
+            agent.refuse_older(given, "1", record)
 
 
-def test_an_older_one_that_is_allowed(tmp_path: Path) -> None:
-    serve(tmp_path, "2", "two")
-    answer = serve(tmp_path, "1", "one", allow_downgrade=True)
-    assert (answer["served"]["version"], answer["previous"]["version"]) == ("1", "2")
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
-def test_what_was_altered_on_its_way_is_not_served(tmp_path: Path, name: str) -> None:
+def test_what_was_altered_on_its_way_is_not_served(tmp_path: Path) -> None:
     serve(tmp_path, "1", "one")
     files, digest = make_files("2", "two")
     with received(tmp_path, files) as (token, _):
-        path = tmp_path / f".new-{token}/bundle" / name
-        path.write_bytes(path.read_bytes() + b" ")
-        answer = ask("activate", str(tmp_path), token, order(digest))
-        assert answer.startswith(f"{name}: {'altered' if name == 'model.onnx' else 'not the one'}")
-        assert served_text(tmp_path) == "one"
+        for name, wanted in (("manifest.json", "not the one"), ("model.onnx", "altered")):
+            path = tmp_path / f".new-{token}/bundle" / name
+            path.write_bytes(path.read_bytes() + b" ")
+            answer = ask("activate", str(tmp_path), token, order(digest))
+            assert answer.startswith(f"{name}: {wanted}")
         path.unlink()
         assert f"{name}: missing" in ask("activate", str(tmp_path), token, order(digest))
+    assert served_text(tmp_path) == "one"
 
 
 def test_a_key_is_required_from_its_first_use_on(tmp_path: Path) -> None:
@@ -276,31 +254,18 @@ def test_what_is_damaged_is_said_repaired_and_not_gone_back_to(tmp_path: Path) -
     assert served_text(tmp_path) == "two"
 
 
-@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "bundle/../../outside"])
-def test_a_stream_that_writes_elsewhere(tmp_path: Path, name: str) -> None:
-    base = tmp_path / "base"
-    answer = ask("receive", str(base), "token", given=tar({name: b"x"}))
-    assert answer == f"{name}: not a plain file below the bundle's folder"
-    assert list(base.iterdir()) == []
-    answer = ask("receive", str(base), "token", given=tar({"link": b""}, tarfile.SYMTYPE))
-    assert "not a plain file" in answer
-
-
-def test_a_stream_that_ends_too_early(tmp_path: Path) -> None:
-    given = tar({"bundle/model.onnx": b"x" * 100_000})
-    answer = ask("receive", str(tmp_path), "token", given=given[:50_000])
+def test_streams_that_write_elsewhere_or_end_too_early(tmp_path: Path) -> None:
+    for name in ("../outside", "/tmp/outside", "bundle/../../outside", "link"):
+        kind = tarfile.SYMTYPE if name == "link" else tarfile.REGTYPE
+        answer = ask("receive", str(tmp_path), "token", given=tar({name: b""}, kind))
+        assert answer == f"{name}: not a plain file below the bundle's folder"
+    given = tar({"bundle/model.onnx": b"x" * 100_000})[:50_000]
+    answer = ask("receive", str(tmp_path), "token", given=given)
     assert answer.endswith("the files did not arrive whole; try again")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_received_goes_with_whoever_sent_it(tmp_path: Path) -> None:
-    files, _ = make_files("1")
-    with received(tmp_path, files) as (token, _):
-        assert (tmp_path / f".new-{token}/bundle/model.onnx").read_text() == "model"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_leftovers_go_with_the_next_deployment_and_what_is_held_stays(tmp_path: Path) -> None:
+def test_what_was_received_goes_with_its_sender_and_leftovers_with_the_next(tmp_path: Path) -> None:
     serve(tmp_path, "1", "one")
     kept = {path.name for path in (tmp_path / "releases").iterdir()}
     files, _ = make_files("2")
@@ -318,28 +283,33 @@ def test_leftovers_go_with_the_next_deployment_and_what_is_held_stays(tmp_path: 
             f".new-{second}",
         }
         assert {path.name for path in (tmp_path / "releases").iterdir()} == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"served", "releases"}
 
 
 def test_a_full_disk_names_who_else_is_at_work(tmp_path: Path) -> None:
     files, _ = make_files("1")
     with small_disk(tmp_path / "disk", 64) as disk:
         with received(disk, files) as (token, _):
-            told = ask("receive", str(disk), "t", given=tar({"bundle/model.onnx": bytes(100_000)}))
-        assert told == (
+            answer = ask(
+                "receive", str(disk), "t", given=tar({"bundle/model.onnx": bytes(100_000)})
+            )
+        assert answer == (
             f"{disk}/.new-t: not written (No space left on device); free some space in {disk},"
             f" where others are at work in .new-{token}"
         )
         assert list(disk.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "null", "{", "[" * 100_000])
-def test_a_damaged_record(tmp_path: Path, content: str) -> None:
+def test_a_damaged_record(tmp_path: Path) -> None:
     name = serve(tmp_path, "1", "one")["served"]["name"]
-    (tmp_path / "releases" / name / "record.json").write_text(content)
-    assert ask("status", str(tmp_path)) == (
-        f"{tmp_path}/releases/{name}/record.json: damaged; remove {tmp_path}/served, and deploy"
-        " again"
-    )
+    record = tmp_path / "releases" / name / "record.json"
+    for content in ("{}", "[]", "null", "{", "[" * 100_000):
+        record.write_text(content)
+        with pytest.raises(DeviceError) as caught:
+            agent.status(tmp_path)
+        assert str(caught.value) == (
+            f"{record}: damaged; remove {tmp_path}/served, and deploy again"
+        )
     (tmp_path / "served").unlink()
     assert serve(tmp_path, "1", "one")["problem"] is None
 
@@ -363,20 +333,15 @@ class _Killed(BaseException):
     """The process ends here; nothing that follows is done."""
 
 
-class _Steps:
-    """Calls that change the disk; after so many of them none is done any more."""
+def until_killed(real: Callable[..., Any], left: Iterator[int | None]) -> Callable[..., Any]:
+    """As ``real``, until what is shared by all such calls has come to None."""
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    def call(*arguments: Any, **named: Any) -> Any:
+        if next(left) is None:
+            raise _Killed
+        return real(*arguments, **named)
 
-    def counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            if self.left == 0:
-                raise _Killed
-            self.left -= 1
-            return real(*arguments, **named)
-
-        return call
+    return call
 
 
 def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(
@@ -388,17 +353,14 @@ def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(
     for number, text in enumerate(("one", "two"), 1):
         serve(origin, str(number), text, signer=KEY)
     files, digest = make_files("3", "three", KEY)
-    for name, content in files.items():
-        path = origin / ".new-token" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_files(origin / ".new-token", files)
     taken, finished = 0, False
     while not finished:
         base = shutil.copytree(origin, tmp_path / str(taken), symlinks=True)
         with monkeypatch.context() as patch:
-            steps = _Steps(taken)
+            left = itertools.chain(range(taken), itertools.repeat(None))
             for owner, name in changes:
-                patch.setattr(owner, name, steps.counted(getattr(owner, name)))
+                patch.setattr(owner, name, until_killed(getattr(owner, name), left))
             try:
                 agent.activate(base, "token", order(digest, key=PUBLIC))
                 finished = True
@@ -411,7 +373,9 @@ def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(
         assert status["previous"]["version"] == {"2": "1", "3": "2"}[version]
         assert version == "2" or status["key"] == PUBLIC
         # And the next one finds its way.
-        assert serve(base, "4", "four", signer=KEY)["problem"] is None
+        files_of_next, next_digest = make_files("4", "four", KEY)
+        write_files(base / ".new-next", files_of_next)
+        assert agent.activate(base, "next", order(next_digest))["problem"] is None
         assert len(list((base / "releases").iterdir())) == 2
     assert version == "3"
     assert taken > 8

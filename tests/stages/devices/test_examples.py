@@ -23,8 +23,9 @@ from stages.devices.base import Opening
 from stages.devices.browser import web_runtime
 from stages.devices.browser.app import PAGE
 from tests.bundles import make_bundle, seal
-from tests.chromium import CHROMIUM, opened_page
+from tests.chromium import opened_page
 from tests.stages.devices import elsewhere
+from tests.stages.devices.browser.conftest import needs_browser
 
 EXAMPLES = Path(__file__).parents[3] / "docs/examples"
 
@@ -88,9 +89,9 @@ def test_the_python_program_follows_a_switch(tmp_path: Path) -> None:
 
         assert answer().startswith(f"{picture}: {label}, ")
         serve(seal(second, "1.1.0"), tmp_path / "model")
-        told = answer()
-        assert told.startswith(f"{picture}: new {label}, ")
-        assert told.endswith(", by version 1.1.0\n")
+        line = answer()
+        assert line.startswith(f"{picture}: new {label}, ")
+        assert line.endswith(", by version 1.1.0\n")
         program.stdin.close()
     assert program.returncode == 0
 
@@ -130,11 +131,7 @@ def site(folder: Path) -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.skipif(
-    not web_runtime.installed(),
-    reason=f"onnxruntime-web is not in {web_runtime.folder()}: ackd probe --install",
-)
+@needs_browser
 def test_the_web_page_answers_as_torch_did_and_follows_a_switch(
     tiny_exported: Path, tmp_path: Path
 ) -> None:

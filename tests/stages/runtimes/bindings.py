@@ -104,7 +104,7 @@ def _syntax_error(lines: list[str]) -> int | None:
 
 def ask(site: Path, expression: str) -> Any:
     """The value of ``expression``, in which ``trt`` are the bindings, in a process of its own."""
-    program = f"import enum, inspect, json, re, tensorrt as trt; print(json.dumps({expression}))"
+    program = f"import json, tensorrt as trt; print(json.dumps({expression}))"
     process = subprocess.run(
         [sys.executable, "-c", program], env=environment(site), check=True, stdout=subprocess.PIPE
     )

@@ -29,13 +29,12 @@ def test_int8_is_found_in_what_ran(tiny_exported: Path) -> None:
     assert "int8" in OnnxRuntime().run(model, [Job(images, 1)]).dtypes
 
 
-def test_a_file_that_is_no_model_is_a_reason(tmp_path: Path) -> None:
+def test_no_model_and_a_batch_that_does_not_fit_are_reasons(
+    tiny_exported: Path, tmp_path: Path
+) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(RuntimeFailureError, match=r"model\.onnx"):
         OnnxRuntime().run(tmp_path / "model.onnx", [])
-
-
-def test_a_batch_that_does_not_fit_is_a_reason(tiny_exported: Path) -> None:
     model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
     with pytest.raises(RuntimeFailureError, match="images"):
         OnnxRuntime().run(model, [Job(np.zeros((2, 16, 16, 3), dtype=np.uint8), 2)])

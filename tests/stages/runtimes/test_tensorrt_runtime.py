@@ -60,36 +60,21 @@ def test_a_crash_is_a_reason() -> None:
     assert str(caught.value) == "crashed with SIGSEGV: going down; [TRT] [E] CUDA error 35"
 
 
-def test_a_refused_model_is_a_reason() -> None:
-    with pytest.raises(
-        RuntimeFailureError, match="ended with status 1: the builder made no engine"
-    ):
-        runtime("import sys; sys.exit('the builder made no engine')").run(Path("some.onnx"), JOBS)
-
-
-def test_without_a_gpu_tensorrt_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_is_looked_for_first_then_the_extra_and_then_it_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: pytest.fail("looked for TensorRT first")
-    )
+    find = "importlib.util.find_spec"
+    monkeypatch.setattr(find, lambda name: pytest.fail("looked for TensorRT first"))
     assert TensorRtRuntime().unavailable() == "no NVIDIA GPU that torch can use"
-
-
-def test_with_a_gpu_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert (
-        TensorRtRuntime().unavailable()
-        == "TensorRT is not installed (pip install 'ackd[tensorrt]')"
-    )
-
-
-def test_with_both_it_is_started_once_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr(find, lambda name: None)
+    missing = "TensorRT is not installed (pip install 'ackd[tensorrt]')"
+    assert TensorRtRuntime().unavailable() == missing
+    monkeypatch.setattr(find, lambda name: True)
     assert runtime("import sys; assert not sys.argv[1:]").unavailable() is None
-    missing = "raise ImportError('libnvinfer.so.11: cannot open shared object file')"
-    assert runtime(missing).unavailable() == (
+    fails = "raise ImportError('libnvinfer.so.11: cannot open shared object file')"
+    assert runtime(fails).unavailable() == (
         "TensorRT does not start: its process ended with status 1: ImportError: libnvinfer.so.11:"
         " cannot open shared object file"
     )

@@ -1,4 +1,4 @@
-"""A bundle to measure, a quick profile, and browsers as they tell of themselves."""
+"""A bundle to measure, a quick profile, and browsers as they describe themselves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser
 from stages.sections.export import Profile
+from tests.chromium import CHROMIUM
 
 QUICK = Profile(
     threads=[1, 2],
@@ -24,6 +25,12 @@ QUICK = Profile(
 PIXEL = (
     "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0"
     " Mobile Safari/537.36"
+)
+
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or not web_runtime.installed(),
+    reason="chromium is not installed, or onnxruntime-web is not (ackd probe --install)",
 )
 
 
@@ -42,7 +49,7 @@ def no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (web_runtime.folder() / f"{name}.gz").write_bytes(gzip.compress(name.encode()))
 
 
-def make_browser(**told: Any) -> Browser:
+def make_browser(**given: Any) -> Browser:
     gpu = {"vendor": "arm", "architecture": "valhall", "description": "", "half_precision": True}
     known: dict[str, Any] = {
         "user_agent": PIXEL,
@@ -54,4 +61,4 @@ def make_browser(**told: Any) -> Browser:
         "timer_ms": 0.005,
         "gpu": gpu,
     }
-    return Browser.model_validate(known | told)
+    return Browser.model_validate(known | given)

@@ -3,7 +3,6 @@
 It refuses what TensorRT refuses, answers with False, None or a negative number as that does, and
 logs the reason to the standard output. ``STAND_IN_TENSORRT`` is the version that it is: 10.x, in
 which only a strongly typed network keeps the precision of its file, or 11.x, which knows no other.
-test_tensorrt_types.py holds names, parameters and values against the real ones.
 """
 
 from .building import *  # noqa: F403

@@ -1,0 +1,68 @@
+"""The bundle on arm64, as on phones and on a Raspberry Pi, and by the oldest onnxruntime."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.identify_device import identify
+from tests.packages import pip
+from tests.stages.devices.arm64 import arm64_python
+from tests.stages.devices.elsewhere import (
+    NUMPY,
+    OLDEST,
+    Answers,
+    answers,
+    make_bundle,
+    oldest_python,
+    relative_error,
+)
+
+#: Of the largest logit, from what the onnxruntime of the tests answers. Measured with Python 3.8:
+#: fp32 and int8_u8s8 0, fp16 2e-7, int8_s8s8 2e-3.
+LIMITS = {"fp32": 1e-6, "fp16": 1e-5, "int8_u8s8": 0.01, "int8_s8s8": 0.01}
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tiny_exported, tmp_path_factory.mktemp("elsewhere") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def own(bundle: Path) -> Answers:
+    """Those of this machine, by the onnxruntime that the project is tested with."""
+    return answers(bundle, [sys.executable], {})
+
+
+def test_arm64_answers_as_this_machine_does(bundle: Path, own: Answers) -> None:
+    lines, logits = answers(bundle, arm64_python(), {})
+    assert lines[0].startswith("aarch64 3.")
+    assert len([line for line in lines if line.endswith("  passed")]) == len(logits) == 8
+    assert lines[-1] == "passed"
+    exact = any("vnni" in feature for feature in identify()["cpu_features"])
+    for name, found in logits.items():
+        # For int8 too: one step of one activation would show a thousand times as much.
+        assert relative_error(found, own.logits[name]) <= 1e-6, name
+        # The last layer of the other int8 is a sum of floats, whose order is each machine's own.
+        # x86 without VNNI clips some sums of u8 times s8.
+        if exact and name.startswith("int8_u8s8"):
+            np.testing.assert_array_equal(found, own.logits[name])
+
+
+def test_the_oldest_onnxruntime_runs_every_file(bundle: Path, own: Answers, tmp_path: Path) -> None:
+    version, python = oldest_python()
+    pip(
+        *("install", "--target", str(tmp_path), "--python-version", version),
+        *(f"onnxruntime=={OLDEST}", f"numpy=={NUMPY[version]}"),
+        what=f"onnxruntime {OLDEST} for Python {version}",
+    )
+    lines, logits = answers(bundle, [python], {"PYTHONPATH": str(tmp_path)})
+    assert lines[0].split()[1].startswith(f"{version}.")
+    assert lines[1].endswith(f", 8 golden images, onnxruntime {OLDEST}")
+    assert lines[-1] == "passed"
+    assert len(logits) == 8
+    for name, found in logits.items():
+        assert relative_error(found, own.logits[name]) <= LIMITS[name.split(".")[0]], name
