@@ -40,16 +40,6 @@ def test_nothing_is_written_over(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_key_that_others_can_read_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new_key(tmp_path / "key")
-    (tmp_path / "key").chmod(0o640)
-    monkeypatch.setenv("ACKD_SIGNING_KEY", str(tmp_path / "key"))
-    with pytest.raises(InputError, match=r"key: others than its owner .* run `chmod 600 "):
-        configured_key()
-
-
 def test_what_is_no_private_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert configured_key() is None
     monkeypatch.setenv("ACKD_SIGNING_KEY", "")
@@ -58,32 +48,24 @@ def test_what_is_no_private_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ACKD_SIGNING_KEY", str(path))
     with pytest.raises(InputError, match=r"key: no such file; ACKD_SIGNING_KEY names it"):
         configured_key()
+    public, _ = new_key(tmp_path / "own")
+    own = serialization.load_pem_private_key((tmp_path / "own").read_bytes(), password=None)
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     other = rsa.generate_private_key(65537, 2048)
-    locked, _ = new_key(tmp_path / "own")
-    own = configured_content(tmp_path / "own")
-    contents = {
-        "text": b"no key",
-        "rsa": other.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-        "locked": own.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(b"secret"),
-        ),
-        "public": locked.read_bytes(),
-    }
-    for content in contents.values():
+    contents = [
+        b"no key",
+        other.private_bytes(pem, form, serialization.NoEncryption()),
+        own.private_bytes(pem, form, serialization.BestAvailableEncryption(b"secret")),
+        public.read_bytes(),
+    ]
+    for content in contents:
         path.write_bytes(content)
         path.chmod(0o600)
         with pytest.raises(InputError, match=r"key: no Ed25519 private key without a passphrase"):
             configured_key()
-
-
-def configured_content(path: Path):
-    return serialization.load_pem_private_key(path.read_bytes(), password=None)
+    path.chmod(0o640)
+    with pytest.raises(InputError, match=r"key: others than its owner .* run `chmod 600 "):
+        configured_key()
 
 
 def test_what_is_no_public_key(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from stages.report_page.paper import method_of, title
 from tests.stages.html_page import PAGE, SUMMARY, Page, change, made, reasons
 
 ROOT = Path(__file__).parents[3]
-TABLES = {n: read_yaml(ROOT / f"docs/paper/table{n}.yaml") for n in range(1, 8)}
+TABLES = {n: read_yaml(ROOT / f"docs/paper/table{n}.yaml") for n in range(2, 8)}
 
 
 def column(number: int, method: str, key: str = "accuracy") -> list[float]:
@@ -59,14 +59,6 @@ def test_tables_that_share_a_figure_agree() -> None:
     cifar = {method: seen["cifar100", *pair, method] for method in ("kd", "ackd")}
     assert column(6, "ackd_without_collaboration") == [cifar["kd"]] == [70.73]
     assert column(7, "ackd_d3b1_d2b2") == [cifar["ackd"]] == [72.38]
-
-
-def test_table_1_is_the_last_pair_of_table_2() -> None:
-    for row in TABLES[1]["figures"]:
-        gap = row["teacher_accuracy"] - row["proxy_accuracy"]
-        assert gap == pytest.approx(row["gap"]["teacher_proxy"])
-        wanted = {"teacher": row["teacher"], "student": row["student"], "method": "teacher"}
-        assert wanted | {"accuracy": row["teacher_accuracy"]} in TABLES[2]["figures"]
 
 
 def test_every_row_has_a_preset_of_its_pair_and_of_its_method() -> None:
