@@ -20,8 +20,8 @@ def print_table(console: Console, table: Table) -> None:
     rows, numeric = table.texts("-"), table.numeric()
     widths = _widths(table.head, rows)
     for number, part in enumerate(_parts(widths, console.width)):
-        caption = escape(table.caption) + (", continued" if number else "")
-        shown = RichTable(title=caption, title_justify="left", title_style="bold")
+        title = None if number else escape(table.caption)
+        shown = RichTable(title=title, title_justify="left", title_style="bold")
         for column in part:
             shown.add_column(
                 escape(table.head[column]),
