@@ -1,4 +1,4 @@
-"""Charts: each point where its value is, and no colour of their own."""
+"""Charts: each point where its value is."""
 
 from __future__ import annotations
 
