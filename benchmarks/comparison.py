@@ -8,21 +8,18 @@ What is done is kept: run again after an interruption, and it goes on.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.page import table, write_section
-from benchmarks.study import Json, Study
+from benchmarks.results import FOLDER, Json, command, publish, table
+from benchmarks.study import Study, describe_students
 from models.errors import InputError
 from stages.analysis.seeds import paired, spread
 from stages.params import read_yaml
 
-_RESULTS = Path("benchmarks/results")
 _PAGE = Path("docs/results.md")
 
 
@@ -51,7 +48,7 @@ def main(
     if unknown:
         raise InputError(f"--only: {plan} has no variant {', '.join(sorted(unknown))}")
     params = content["params"] | {"data": content["params"].get("data", {}) | {"source": data}}
-    study = Study(params, work, output or _RESULTS / f"{plan.stem}.json")
+    study = Study(params, work, output or FOLDER / f"{plan.stem}.json")
     study.train_teacher(teacher_checkpoint)
     for seed in range(seeds or content["seeds"]):
         for name, distill in variants.items():
@@ -59,8 +56,7 @@ def main(
                 settings = {"distill": distill | {"seed": seed}}
                 study.distil(f"{name}, seed {seed}", settings)
     text = markdown(study.results, list(variants), content["baselines"])
-    print(text)
-    write_section(page, plan.stem, text)
+    publish(plan.stem, text, page)
 
 
 def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
@@ -92,15 +88,7 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Seq
                 *(_over(variant, name, found) for name in baselines),
             ]
         )
-    params = results["params"]
-    teacher, distill = params["teacher"], params["distill"]
-    machines = ", ".join(sorted({run["machine"] for run in runs.values()}))
-    head = (
-        f"{teacher['network']} ({teacher['epochs']} epochs, {results['teacher']['accuracy']:.2%})"
-        f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
-        f" epoch; {machines}."
-    )
-    return f"{head}\n\n{table(heads, rows)}\n"
+    return f"{describe_students(results)}\n\n{table(heads, rows)}\n"
 
 
 def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]]) -> str:
@@ -112,9 +100,4 @@ def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]])
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"error: {error.cmd[2]} failed, see above; run again to go on from there")
+    command(main)

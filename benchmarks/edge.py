@@ -9,7 +9,6 @@ and how to read the result.
 from __future__ import annotations
 
 import statistics as median_of
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,10 +18,20 @@ import onnxruntime
 import torch
 import typer
 
-from benchmarks.figures import describe, quotients, summarize
-from benchmarks.latency import Way, open_ways, time_in_turn
-from benchmarks.page import describe_run, spread, table, write_section
-from benchmarks.students import Json, Student, read_students
+from benchmarks.latency import Student, Way, open_ways, read_student, time_in_turn
+from benchmarks.results import (
+    FOLDER,
+    PAGE,
+    Json,
+    command,
+    describe,
+    describe_run,
+    publish,
+    quotients,
+    spread,
+    summarize,
+    table,
+)
 from models.errors import InputError
 from stages.devices.runner import NOISY_CV, breach, compare, load_average, run_batches, statistics
 from stages.files import write_json
@@ -34,8 +43,6 @@ MIN_SPEEDUP, MAX_DROP = 1.8, 0.005
 _ROUNDING = 1e-9
 #: Processes that want to run beside this one, of which a quiet machine has fewer.
 _QUIET_LOAD = 0.5
-_RESULTS = Path("benchmarks/results/edge.json")
-_PAGE = Path("docs/benchmarks.md")
 
 
 def main(
@@ -44,36 +51,36 @@ def main(
         typer.Argument(metavar="NAME=FOLDER...", help="Finished projects, with names for them"),
     ],
     rounds: Annotated[int, typer.Option(min=1, help="In each, every way has its turn")] = 15,
-    output: Annotated[Path, typer.Option(help="JSON of the results")] = _RESULTS,
-    page: Annotated[Path, typer.Option(help="Where the tables go")] = _PAGE,
+    output: Annotated[Path, typer.Option(help="JSON of the results")] = FOLDER / "edge.json",
+    page: Annotated[Path, typer.Option(help="Where the tables go")] = PAGE,
 ) -> None:
     """Measure students by each way, and write the tables."""
-    found = read_students(students)
+    found = {}
+    for argument in students:
+        name, _, folder = argument.partition("=")
+        if not name or not folder:
+            raise InputError(f"{argument}: expected NAME=FOLDER, such as resnet20=/data/resnet20")
+        found[name] = read_student(Path(folder))
     results = describe(rounds) | {"load": {"before": load_average(), "after": None}}
-    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-    results["machine"] |= versions
+    results["machine"] |= {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     if not is_quiet(results["load"]):
-        typer.echo("this machine is not quiet: the latencies will say little", err=True)
-    results["students"] = {student.name: measure(student, rounds) for student in found}
+        typer.echo("this machine is not quiet: the latencies will mean little", err=True)
+    results["students"] = {}
+    for name, student in found.items():
+        typer.echo(f"{name}: exports plainly, then {rounds} rounds", err=True)
+        with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as folder:
+            ways = open_ways(student, Path(folder))
+            samples = time_in_turn(ways, rounds)
+            results["students"][name] = summarize_student(student, ways, samples)
     results["load"]["after"] = load_average()
     write_json(output, results)
-    text = markdown(results)
-    print(text)
-    write_section(page, "edge", text)
+    publish("edge", markdown(results), page)
 
 
 def is_quiet(load: Mapping[str, float | None]) -> bool:
     """By the load averages before and after, which has this program's own thread as well."""
     own = {"before": 0, "after": 1}
     return all((load[when] or 0) - own[when] <= _QUIET_LOAD for when in own)
-
-
-def measure(student: Student, rounds: int) -> Json:
-    """A student's part of the results."""
-    with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as folder:
-        typer.echo(f"{student.name}: exports plainly, then {rounds} rounds", err=True)
-        ways = open_ways(student, Path(folder))
-        return summarize_student(student, ways, time_in_turn(ways, rounds))
 
 
 def summarize_student(
@@ -91,14 +98,14 @@ def summarize_student(
     rows = {}
     for key, way in ways.items():
         golden = compare(run_batches(way.session, way.images, 1), reference)
-        validated = student.validated.get(key)
-        reasons = [breach(key if validated else "fp32", golden)]
-        if validated and validated["status"] != "passed":
-            reasons.append(validated["reason"])
+        # torch is what drops are measured from, and a plain export is not validated.
+        validated = student.validated.get(key, {})
+        alone = {"accuracy": student.torch["accuracy"]} if key == "eager" else validated
+        reasons = [breach(key if validated else "fp32", golden), validated.get("reason")]
         pooled = statistics([sample for times in samples[key] for sample in times])
         rows[key] = {
             "title": way.title,
-            **_accuracy(student, key),
+            **{name: alone.get(name) for name in ("accuracy", "drop", "drop_low", "drop_high")},
             "size_mb": way.size / 1e6,
             "golden": golden,
             "reason": "; ".join(filter(None, reasons)) or None,
@@ -113,46 +120,24 @@ def summarize_student(
         "test_images": student.torch["images"],
         "rows": rows,
         "browsers": student.browsers,
-        "goals": goals(
-            rows,
-            summarize(quotients(medians["plain"], medians["fp32"])),
-            summarize(quotients(medians["plain_bytes"], medians["fp32"])),
-        ),
+        "goals": goals(rows),
     }
 
 
-def _accuracy(student: Student, key: str) -> Json:
-    """What validate says; torch is what drops are measured from, and a plain export not in it."""
-    figures = ("accuracy", "drop", "drop_low", "drop_high")
-    if key == "eager":
-        return dict.fromkeys(figures) | {"accuracy": student.torch["accuracy"]}
-    return {figure: student.validated.get(key, {}).get(figure) for figure in figures}
-
-
-def goals(
-    rows: Mapping[str, Json], against_plain: Mapping[str, float], from_bytes: Mapping[str, float]
-) -> Json:
-    """Whether each is met, and its figures.
-
-    Args:
-        rows: what was measured by each way.
-        against_plain: the speed of static fp32 against the plain export alone, which is judged.
-        from_bytes: likewise, with the preprocessing that static fp32 does as well.
-    """
-    int8 = rows["int8_u8s8"]
+def goals(rows: Mapping[str, Json]) -> Json:
+    """Whether each is met, and its numbers."""
+    int8, samples = rows["int8_u8s8"], {key: row["samples_p50_ms"] for key, row in rows.items()}
     right = {key: rows[key]["reason"] is None for key in ("plain", "fp32", "int8_u8s8")}
+    against_plain = summarize(quotients(samples["plain"], samples["fp32"]))
+    quick = int8["speedup"]["median"] >= MIN_SPEEDUP and int8["drop"] <= MAX_DROP + _ROUNDING
     return {
         "int8_u8s8": {
-            "speedup": int8["speedup"],
-            **{figure: int8[figure] for figure in ("drop", "drop_low", "drop_high")},
-            "met": right["fp32"]
-            and right["int8_u8s8"]
-            and int8["speedup"]["median"] >= MIN_SPEEDUP
-            and int8["drop"] <= MAX_DROP + _ROUNDING,
+            **{name: int8[name] for name in ("speedup", "drop", "drop_low", "drop_high")},
+            "met": right["fp32"] and right["int8_u8s8"] and quick,
         },
         "fp32": {
-            "speedup": dict(against_plain),
-            "speedup_from_bytes": dict(from_bytes),
+            "speedup": against_plain,
+            "speedup_from_bytes": summarize(quotients(samples["plain_bytes"], samples["fp32"])),
             "met": right["plain"] and right["fp32"] and against_plain["median"] >= 1,
         },
     }
@@ -171,7 +156,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = [head, _goals(results["students"])]
     for name, student in results["students"].items():
         text = f"{student['network']}; accuracy on {student['test_images']:,} test images."
-        parts += [f"### {name}", text, _rows(student), *_absent(student["browsers"])]
+        parts += [f"### {name}", text, _rows(student)]
+        if not any(student["browsers"].values()):
+            parts.append(
+                "Not measured in a browser: `ackd probe` in the student's project does it."
+            )
     return "\n\n".join(parts) + "\n"
 
 
@@ -186,12 +175,12 @@ def _goals(students: Mapping[str, Json]) -> str:
         cells = []
         for student in students.values():
             goal = student["goals"][key]
-            figures = f"{spread(goal['speedup'], 2)} times as fast"
+            text = f"{spread(goal['speedup'], 2)} times as fast"
             if "drop" in goal:
-                figures += f", a drop of {drop(goal) or 'unknown size'} points"
+                text += f", a drop of {drop(goal) or 'unknown size'} points"
             if "speedup_from_bytes" in goal:
-                figures += f"; {spread(goal['speedup_from_bytes'], 2)} times, both from bytes"
-            cells.append(f"{'reached' if goal['met'] else '**not reached**'}: {figures}")
+                text += f"; {spread(goal['speedup_from_bytes'], 2)} times, both from bytes"
+            cells.append(f"{'reached' if goal['met'] else '**not reached**'}: {text}")
         rows.append([title, *cells])
     return table(["goal", *students], rows)
 
@@ -227,17 +216,5 @@ def _parity(golden: Mapping[str, float | None] | None) -> list[str]:
     ]
 
 
-def _absent(browsers: Mapping[str, Sequence[Json]]) -> list[str]:
-    """What to do where no browser, or one with other models, was measured."""
-    how = "`ackd probe` in the student's project measures it ([how](how-to-phone.md))."
-    stale = [device for device, rows in browsers.items() if not rows]
-    if stale:
-        return [f"Not measured with these models in {', '.join(stale)}: {how}"]
-    return [] if browsers else [f"Not measured in a browser: {how}"]
-
-
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    command(main)

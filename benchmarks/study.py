@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import ROOT, Json
 from models.errors import InputError
 from stages.files import read_json, sha256, write_json
 from stages.identify_device import CPUINFO, cpu_of_linux
 from stages.machine import cores
-
-_ROOT = Path(__file__).parents[1]
-Json = dict[str, Any]
 
 
 class Study:
@@ -62,7 +60,7 @@ class Study:
                 f"{self.output}: holds results with another teacher; give its file as"
                 " --teacher-checkpoint and an empty --work, or name another output"
             )
-        self._write()
+        write_json(self.output, self.results)
 
     def missing(self, name: str, settings: Mapping[str, Any]) -> bool:
         """Whether the run is still to be made.
@@ -103,13 +101,25 @@ class Study:
             self.results["runs"] |= read_json(self.output)["runs"]
         self.results["runs"][name] = run
         print(f"{name}: {run['accuracy']:.2%}", flush=True)
-        self._write()
-
-    def _write(self) -> None:
         write_json(self.output, self.results)
+
+    def run_module(self, module: str, *arguments: str) -> None:
+        """Run a program of this project in the folder of the trainings."""
+        command = [sys.executable, "-m", module, *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=self.work, env=environment, check=True)
 
     def _run_stage(self, stage: str, params: Json) -> None:
         write_json(self.work / "params.yaml", params)  # JSON is YAML
-        command = [sys.executable, "-m", f"stages.{stage}"]
-        environment = os.environ | {"PYTHONPATH": str(_ROOT)}
-        subprocess.run(command, cwd=self.work, env=environment, check=True)
+        self.run_module(f"stages.{stage}")
+
+
+def describe_students(results: Mapping[str, Any]) -> str:
+    """Teacher, student and machines of a study's results, as a sentence."""
+    teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
+    machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
+    return (
+        f"{teacher['network']} ({teacher['epochs']} epochs, {results['teacher']['accuracy']:.2%})"
+        f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
+        f" epoch; {machines}."
+    )

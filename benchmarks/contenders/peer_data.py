@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torchvision import datasets
 
-from benchmarks.worker import Clock, Task
+from benchmarks.worker import Clock
 
 
-def serve_images(task: Task) -> None:
-    """Let ``torchvision.datasets.CIFAR100`` give the task's images, wherever it is told to look."""
-    images = np.load(task.train_images)
-    labels = np.load(task.train_labels).tolist()
+def serve_images(folder: Path) -> None:
+    """Let ``torchvision.datasets.CIFAR100`` give the images that ``prepare_data`` wrote there."""
 
     def initialize(
         self: Any,
@@ -25,8 +24,10 @@ def serve_images(task: Task) -> None:
         target_transform: Callable[..., Any] | None = None,
         download: bool = False,
     ) -> None:
-        del root, train, download
-        self.data, self.targets = images, labels
+        del root, download
+        split = "train" if train else "test"
+        self.data = np.load(folder / f"{split}_images.npy")
+        self.targets = np.load(folder / f"{split}_labels.npy").tolist()
         self.transform, self.target_transform = transform, target_transform
 
     datasets.CIFAR100.__init__ = initialize

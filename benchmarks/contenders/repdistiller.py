@@ -1,42 +1,84 @@
-"""RepDistiller's own loop, loader, networks and losses, from a checkout of it.
+"""RepDistiller's own loop, loaders, networks and losses, from a checkout of it.
 
 Its packages ``models`` and ``dataset`` are imported from there: nothing here may import ours.
+``python -m benchmarks.contenders.repdistiller JSON`` is a whole training for
+``benchmarks.accuracy``.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.contenders.peer_data import PacedLoader, serve_images
 from benchmarks.worker import Clock, Task
 
-#: Its classification weight and KD weight of ``scripts/run_cifar_distill.sh``.
-_OPTIONS = Namespace(distill="kd", gamma=0.1, alpha=0.9, beta=0.0, kd_T=4.0, print_freq=100)
+#: Of ``scripts/run_cifar_distill.sh``: weights of classification and KD.
+_OPTIONS = {"distill": "kd", "gamma": 0.1, "alpha": 0.9, "beta": 0.0, "print_freq": 100}
+_SGD = {"momentum": 0.9, "weight_decay": 5e-4}
+_TEMPERATURE = 4.0
+
+
+def load(checkout: str, data: Path, batch_size: int, workers: int) -> tuple[Any, Any, Any]:
+    """Its networks by name, and loaders of the train and test images in ``data``."""
+    sys.path.insert(0, checkout)
+    serve_images(data)
+    loaders = importlib.import_module("dataset.cifar100").get_cifar100_dataloaders
+    train, test, _ = loaders(batch_size, num_workers=workers, is_instance=True)
+    return importlib.import_module("models").model_dict, train, test
+
+
+def arguments(student: nn.Module, teacher: nn.Module, **options: Any) -> tuple[Any, ...]:
+    """What its ``train_distill`` takes behind the epoch and the loader, as its script makes it."""
+    kd = importlib.import_module("distiller_zoo").DistillKL(_TEMPERATURE)
+    criteria = nn.ModuleList([nn.CrossEntropyLoss(), kd, kd])
+    optimizer = torch.optim.SGD(student.parameters(), options["learning_rate"], **_SGD)  # type: ignore[arg-type]
+    networks = nn.ModuleList([student, teacher])
+    return networks, criteria, optimizer, Namespace(**_OPTIONS, **options)
 
 
 def train(task: Task, clock: Clock) -> None:
-    """Train as its ``train_student.py`` does; ``task.options``: ``checkout`` and ``workers``."""
-    sys.path.insert(0, task.options["checkout"])
-    serve_images(task)
-    networks = importlib.import_module("models").model_dict
-    build_loaders = importlib.import_module("dataset.cifar100").get_cifar100_dataloaders
-    divergence = importlib.import_module("distiller_zoo").DistillKL
-    train_distill = importlib.import_module("helper.loops").train_distill
-
+    """Train at the clock's pace; ``task.options``: ``checkout`` and ``workers``."""
     workers = task.options["workers"]
-    loader, _, _ = build_loaders(task.batch_size, num_workers=workers, is_instance=True)
-    modules, criteria = nn.ModuleList(), nn.ModuleList()
+    build, loader, _ = load(task.options["checkout"], Path(task.data), task.batch_size, workers)
+    networks = []
     for name, role in ((task.student, "student"), (task.teacher, "teacher")):
+        networks.append(build[name](num_classes=task.classes))
         state = torch.load(Path(task.weights, f"{role}.pt"), weights_only=True)
-        network = networks[name](num_classes=task.classes)
-        network.load_state_dict(state)
-        modules.append(network)
-    criteria.extend([nn.CrossEntropyLoss(), divergence(_OPTIONS.kd_T), divergence(_OPTIONS.kd_T)])
-    optimizer = torch.optim.SGD(modules[0].parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    train_distill(1, PacedLoader(loader, clock), modules, criteria, optimizer, _OPTIONS)
+        networks[-1].load_state_dict(state)
+    loops = importlib.import_module("helper.loops")
+    loops.train_distill(1, PacedLoader(loader, clock), *arguments(*networks, learning_rate=0.05))
+
+
+def main(checkout: str, params: dict[str, Any]) -> None:
+    """Train by the settings of ``params`` in a study's folder; write ``repdistiller.json``."""
+    distill, data = params["distill"], Path("artifacts/data")
+    classes = len(json.loads((data / "manifest.json").read_text())["classes"])
+    build, loader, test = load(checkout, data, distill["batch_size"], os.cpu_count() or 1)
+    torch.manual_seed(distill["seed"])
+    student = build[distill["network"]](num_classes=classes)
+    teacher = build[params["teacher"]["network"]](num_classes=classes)
+    teacher.load_state_dict(load_file("artifacts/proxy/model.safetensors"))
+    rate, milestones = distill["learning_rate"], distill["milestones"]
+    options = {"learning_rate": rate, "lr_decay_epochs": milestones, "lr_decay_rate": 0.1}
+    given = arguments(student, teacher, **options)
+    _, criteria, optimizer, options = given
+    loops = importlib.import_module("helper.loops")
+    for epoch in range(1, distill["epochs"] + 1):
+        importlib.import_module("helper.util").adjust_learning_rate(epoch, options, optimizer)
+        loops.train_distill(epoch, loader, *given)
+    accuracy, *_ = loops.validate(test, student, criteria[0], options)
+    Path("repdistiller.json").write_text(json.dumps({"accuracy": float(accuracy) / 100}))
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

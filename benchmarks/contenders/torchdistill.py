@@ -7,6 +7,7 @@ what that calls for each batch is called here.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from benchmarks.worker import Clock, Task
 
 def train(task: Task, clock: Clock) -> None:
     """Train on CIFAR-100's transforms as it configures them; ``task.options``: ``workers``."""
-    serve_images(task)
+    serve_images(Path(task.data))
     train_set = datasets.CIFAR100(
         transform=transforms.Compose(
             [

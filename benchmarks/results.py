@@ -1,0 +1,118 @@
+"""What all benchmarks share: numbers, tables, the pages and files that they are written to."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from models.errors import InputError
+from stages.files import new_file
+from stages.identify_device import identify
+
+Json = dict[str, Any]
+ROOT = Path(__file__).parents[1]
+FOLDER = Path("benchmarks/results")
+PAGE = Path("docs/benchmarks.md")
+
+
+def summarize(samples: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
+
+
+def quotients(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """Round by round, so that a slow moment of the machine is in both."""
+    return [x / y for x, y in zip(a, b, strict=True)]
+
+
+def describe(rounds: int) -> Json:
+    """``date``, ``n`` and ``machine``, with which a file of measured times begins."""
+    device = identify()
+    machine = {key: device[key] for key in ("cpu", "cores", "memory_gb", "system", "python")}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"date": date, "n": rounds, "machine": machine}
+
+
+def describe_run(results: Mapping[str, Any]) -> str:
+    """What :func:`describe` found, as a sentence."""
+    machine = results["machine"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {results['date'][:10]}; median of"
+        f" {results['n']} rounds (smallest to largest)."
+    )
+
+
+def spread(summary: Mapping[str, float] | None, digits: int) -> str:
+    """Median, smallest and largest, as text."""
+    if summary is None:
+        return "not measured"
+    median, low, high = (f"{summary[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return f"{median} ({low} to {high})"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown, numbers to the right."""
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def last_line(text: str) -> str:
+    """Where a program puts its result, or the reason why it failed."""
+    return (text.strip().splitlines() or ["without a message"])[-1]
+
+
+def check_checkout(folder: Path) -> Path:
+    """Its absolute path.
+
+    Raises:
+        InputError: ``folder`` is no checkout of RepDistiller.
+    """
+    if not (folder / "helper/loops.py").is_file():
+        raise InputError(
+            f"{folder}: expected a checkout of RepDistiller, but there is no helper/loops.py;"
+            " clone https://github.com/HobbitLong/RepDistiller and give its folder"
+        )
+    return folder.resolve()
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines between which ``benchmarks.<name>`` writes."""
+    line = f"<!-- written by benchmarks.{name}: {{}} -->"
+    return line.format("begin"), line.format("end")
+
+
+def publish(name: str, text: str, page: Path) -> None:
+    """Print the text, and let it replace what a page has between the lines of :func:`markers`.
+
+    Raises:
+        InputError: the page is missing, or has no such lines.
+    """
+    print(text)
+    try:
+        content = page.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{page}: no such file; run from the project's root") from None
+    first, last = markers(name)
+    before, begin, rest = content.partition(f"{first}\n")
+    _, end, after = rest.partition(f"{last}\n")
+    if not begin or not end:
+        raise InputError(f"{page}: expected the lines {first!r} and {last!r}; put them back")
+    with new_file(page) as partial:
+        partial.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
+
+
+def command(main: Callable[..., None]) -> None:
+    """Run ``main`` as the command line asks; a user's mistake is one sentence and status 1."""
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {error.cmd[2]} failed, see above; run again to go on from there")
