@@ -64,7 +64,7 @@ def show(console: Console) -> None:
 
 
 def _outdated() -> Iterator[str]:
-    """How the last run, which ``dvc.lock`` tells of, differs from what a run would do now."""
+    """How the last run, recorded in ``dvc.lock``, differs from what a run would do now."""
     if not LOCK.exists():
         return
     stages: dict[str, Any] = read_yaml(LOCK).get("stages") or {}

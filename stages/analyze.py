@@ -3,8 +3,9 @@
 Linear CKA of the pooled embeddings and KL divergence of the predictions between teacher, proxy and
 student are the paper's Table 1 (ACKD, section 3.1); it names neither layer nor temperature, so the
 usual ones are taken: the embedding before the classifier, and temperature 1. Grad-CAM panels are
-its Figure 3. The rest says whether the parts of the method do their work: the learners' agreement,
-their attention by class, calibration, and every class by itself, also against another run.
+its Figure 3. The rest shows whether the parts of the method have an effect: the learners'
+agreement, their attention by class, calibration, and every class by itself, also against another
+run.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ _CELL_INCHES = 1.1
 
 
 def grad_cam(features: Features, classes: Tensor) -> Tensor:
-    """What in the last stage's map speaks for a class, between 0 (nothing) and 1 (most).
+    """Where the last stage's map supports a class, between 0 (nowhere) and 1 (most).
 
     ``ReLU(sum_c w_c A_c)`` with ``w_c`` the gradient of the class's logit, averaged over the
-    map (Eq. 1-2), divided by its own maximum. All 0 where nothing speaks for the class.
+    map (Eq. 1-2), divided by its own maximum. All 0 where nothing supports the class.
 
     Args:
         features: computed with gradients enabled and BatchNorm in eval mode, so that an image

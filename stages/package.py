@@ -102,7 +102,7 @@ def _names(description: dict[str, Any]) -> list[str]:
 def write_archive(path: Path, folder: Path, name: str) -> None:
     """The files of ``folder`` under ``name/``; equal contents give equal bytes.
 
-    What tells whether the others can be believed comes first: the manifest, and its signature.
+    The manifest and its signature come first, so that a reader can check the other files.
     """
     files = sorted(folder.iterdir(), key=lambda file: (file.name not in _HEAD, file.name))
     with (

@@ -1,4 +1,4 @@
-"""What networks, and all that learnt beside the student, say of the test images."""
+"""Outputs for the test images: of networks, and of all that was trained beside the student."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ATTENTION = "attention/"
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says of N images, and in full of the first n.
+    """A network's answers to N images, and its full outputs for the first n.
 
     Attributes:
         answers: ``[N]``, the class with the greatest logit.
@@ -42,7 +42,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class GroupOutputs:
-    """What a student's group says of N images.
+    """The answers of a student's group to N images.
 
     Attributes:
         answers: ``[N]`` of the target, of each auxiliary learner, and of their ensemble.

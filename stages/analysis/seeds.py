@@ -1,4 +1,4 @@
-"""What several seeds say of a way of training: mean, spread, and paired differences."""
+"""Several seeds of the same training: mean, spread, and paired differences."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def kl_divergence(logits: Tensor, other: Tensor) -> float:
 
 
 def accuracies(answers: Mapping[str, Answers], labels: Answers) -> dict[str, float]:
-    """The share of images ``[N]`` that each answers rightly."""
+    """The accuracy of each on ``[N]`` images."""
     return {name: float((given == labels).mean()) for name, given in answers.items()}
 
 

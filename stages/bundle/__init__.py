@@ -1,1 +1,1 @@
-"""What goes to a device: what the bundle says of itself, its manifest, the signature, the check."""
+"""What goes to a device: the model card, the SBOM, the manifest, its signature and its check."""

@@ -153,7 +153,7 @@ def _classes(classes: Sequence[dict[str, str]]) -> Table:
 
 
 def _devices(summary: Record, description: Record) -> str:
-    """Those of ``profile.devices``: what is measured by hand later leaves the bundle as it is."""
+    """Those of ``profile.devices``; later measurements must not change the bundle."""
     rows = [
         ([processor(device), f"{device['system']}, {device['runtime']}", precision], row)
         for device in summary["devices"].values()
@@ -178,9 +178,9 @@ def _splits(report: Record) -> Table:
 
 
 def _skipped(summary: Record) -> list[Record]:
-    """As the summary's, by the processors of ``profile.devices``, whose URLs are for nobody else.
+    """Those of the summary, with the processors of devices in place of their URLs.
 
-    What is measured by hand changes nothing here, so that the bundle of a version stays as it is.
+    What `ackd profile` measures later changes nothing here: a version's bundle stays the same.
     """
     devices: dict[str, Record] = summary["devices"]
     names = {url: processor(one) for url, one in devices.items() if not one["by_hand"]}

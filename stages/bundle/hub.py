@@ -19,7 +19,7 @@ _HUB_LICENSES = re.compile(
 
 
 class DataSet(NamedTuple):
-    """``data.source`` as far as it says something to others.
+    """The part of ``data.source`` that means something to others.
 
     Attributes:
         name: without the folders of the machine that trained.
@@ -32,7 +32,7 @@ class DataSet(NamedTuple):
 
 
 def data_set(source: str) -> DataSet:
-    """A folder here hides an id of the hub, as it does for who reads the images."""
+    """A local folder takes precedence over an id of the hub, as when the images are read."""
     scheme, _, location = source.partition(":")
     if scheme == "torchvision":
         return DataSet(location.partition(":")[0])

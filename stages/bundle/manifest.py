@@ -28,7 +28,7 @@ def write_manifest(folder: Path, name: str, version: str, key: Ed25519PrivateKey
 def describe(
     sums: Mapping[Path, str], name: str, version: str, signer: str | None
 ) -> dict[str, Any]:
-    """What a manifest says of files with these SHA-256; ``signer`` is the id of the key for it."""
+    """The manifest of files with these SHA-256; ``signer`` is the id of the key that signs it."""
     manifest = {
         "format": FORMAT,
         "name": name,

@@ -1,4 +1,4 @@
-"""Bundles from anywhere, opened: nothing in one is read or believed before its manifest is."""
+"""Opens bundles from anywhere: nothing in one is read or trusted before its manifest."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _MAX_RATIO = 100
 
 @dataclass(frozen=True)
 class Bundle:
-    """An unpacked bundle whose files, and no others, are as its manifest says.
+    """An unpacked bundle that has exactly the files of its manifest.
 
     Attributes:
         folder: its files, flat.
-        manifest: what ``manifest.json`` says.
+        manifest: the content of ``manifest.json``.
         manifest_sha256: of that file, which stands for the whole bundle.
         exported: its models, all of them files of ``folder``.
     """
@@ -63,7 +63,7 @@ class Bundle:
 
     @property
     def signer(self) -> str | None:
-        """The id of the key that the bundle says it is signed with."""
+        """The id of the key that, by its manifest, the bundle is signed with."""
         return None if self.manifest["key_id"] is None else str(self.manifest["key_id"])
 
     def require_signature(self, key: Ed25519PublicKey) -> None:
@@ -123,8 +123,8 @@ def _read_head(folder: Path, key: Ed25519PublicKey | None) -> bytes:
         return content
     if signer != wanted:
         raise InputError(
-            f"{MANIFEST}: says that it is signed with the key {signer}, expected {wanted}; package"
-            " it anew with that key, or give the other one's public key"
+            f"{MANIFEST}: signed with the key {signer}, expected {wanted}; package it"
+            " anew with that key, or give the other one's public key"
         )
     raise InputError(
         f"{SIGNATURE}: not the signature of {MANIFEST} by the key {wanted}, so one of the two was"
@@ -180,8 +180,8 @@ def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> None:
 def _members(stream: gzip.GzipFile, path: Path) -> Iterator[tuple[str, int]]:
     """Name and size of each file; its bytes are to be read before the next one is asked for.
 
-    Not by ``tarfile``, which follows whatever an archive says: links, files with holes of any size,
-    names of any length.
+    Not by ``tarfile``, which follows whatever is in an archive: links, files with holes of any
+    size, names of any length.
 
     Raises:
         InputError: a member is no plain file, or not in a folder together with the others.

@@ -36,7 +36,7 @@ class Bin(NamedTuple):
     Attributes:
         share: of all images.
         confidence: their mean.
-        accuracy: the share of them that is right.
+        accuracy: the fraction of them that is right.
     """
 
     share: float

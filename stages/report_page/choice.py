@@ -45,7 +45,7 @@ def recommended(exports: Mapping[str, Record], max_drop: float | None) -> Record
     if not open_to_choice:
         return None
     keeping = {n: e for n, e in open_to_choice.items() if _keeps_accuracy(e, max_drop)}
-    limit = "lose nothing that the test images can tell"
+    limit = "show no loss on the test images"
     if max_drop is not None:
         limit = f"lose at most {points(max_drop).lstrip('+')} points (gate.max_export_drop)"
     if keeping:

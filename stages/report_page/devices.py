@@ -12,7 +12,7 @@ class Measured(NamedTuple):
 
     Attributes:
         url: the device's.
-        description: who measured, as ``reports/latency.json`` says.
+        description: who measured, from ``reports/latency.json``.
         results: rows of ``reports/latency.json``, of these models alone.
         by_hand: whether `ackd profile` or `ackd probe` measured it, and not the chain.
     """

@@ -1,4 +1,4 @@
-"""Whether the auxiliary learners still do their work."""
+"""Whether the auxiliary learners still have an effect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLLAPSED = 0.9
 
 
 def warnings(history: History) -> list[str]:
-    """What keeps the learners from doing their work, a sentence each.
+    """What makes the learners ineffective, a sentence each.
 
     Args:
         history: of the student; its last fifth is looked at for the discriminators, and its last
@@ -24,13 +24,13 @@ def warnings(history: History) -> list[str]:
     when = "in the last epoch" if len(late) == 1 else f"in each of the last {len(late)} epochs"
     if late and all(abs(accuracy - 0.5) <= _PINNED for accuracy in late):
         found.append(
-            f"The discriminators’ accuracy is pinned at 50 % {when}: they cannot tell the learners"
-            " apart, so the adversarial term no longer says how they differ."
+            f"The discriminators’ accuracy is pinned at 50 % {when}: they cannot distinguish the"
+            " learners, so the adversarial term has little effect."
         )
     if late and all(accuracy >= 1 - _PINNED for accuracy in late):
         found.append(
             f"The discriminators’ accuracy is pinned at 100 % {when}: they have won, so the"
-            " adversarial term hardly changes the learners any more."
+            " adversarial term has little effect."
         )
     prefix = "attention/"
     attention = {
@@ -42,6 +42,6 @@ def warnings(history: History) -> list[str]:
         if len(attention) > 1 and weight >= _COLLAPSED:
             found.append(
                 f"The attention has collapsed on {name}, with {percent(weight)} of the weight in"
-                " the last epoch: the other learners hardly take part in the ensemble."
+                " the last epoch: the other learners hardly contribute to the ensemble."
             )
     return found

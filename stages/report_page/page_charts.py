@@ -27,7 +27,7 @@ _LONGEST_NAME = 22
 
 
 class Titled(NamedTuple):
-    """A chart as it stands in the page, with how to read it where its section does not say."""
+    """A chart with its title, and how to read it unless its section explains that."""
 
     title: str
     chart: Chart
@@ -84,14 +84,13 @@ def training_charts(measured: Measurements) -> list[Titled]:
         Titled(
             "Training loss, total",
             loss,
-            "A curve that has become level has learnt what this schedule gives; the losses have"
-            " different terms, so compare shapes, not heights.",
+            "A curve that has levelled off has converged. The losses have different terms: compare"
+            " shapes, not heights.",
         ),
         Titled(
             "Validation accuracy",
             accuracy,
-            "Higher is better; a curve that falls while the loss falls too learns the training"
-            " images by heart.",
+            "Higher is better. A curve that falls while the loss still falls is overfitting.",
         ),
     ]
     terms = columns(measured.student_history, "loss/")
@@ -99,7 +98,7 @@ def training_charts(measured: Measurements) -> list[Titled]:
         del terms["total"]
         describes = f"Terms of the student's loss by epoch: {', '.join(terms)}"
         chart = lines("terms", terms, y_label="loss", describes=describes)
-        reading = "A term that rises while the total falls loses against the others."
+        reading = "A term that rises while the total falls is losing against the others."
         charts.append(Titled("The student’s loss, term by term", chart, reading))
     return charts
 
@@ -113,27 +112,27 @@ def learner_charts(measured: Measurements) -> list[Titled]:
             "Validation accuracy",
             "accuracy",
             target | columns(history, "val_accuracy/"),
-            "An ensemble above each of its learners shows that they complement each other; what the"
-            " target lacks of the ensemble it could still learn from it.",
+            "An ensemble above each of its learners shows that they complement each other. The gap"
+            " between target and ensemble is what the target could still learn from it.",
         ),
         (
             "CKA of every two",
             "linear CKA",
             columns(history, "cka/"),
-            "At 1 two learners represent the images alike; the lower, the more they differ.",
+            "At 1, two learners represent the images alike; the lower, the more they differ.",
         ),
         (
             "Attention",
             "mean weight",
             columns(history, "attention/"),
-            "Curves that stay apart from 100 % show that every learner takes part in the ensemble.",
+            "While no curve reaches 100 %, every learner contributes to the ensemble.",
         ),
         (
             "Discriminators, dotted: chance",
             "accuracy",
             columns(history, "discriminator_"),
-            "Between chance and 100 % they have something to teach the learners; pinned at either"
-            " they have nothing.",
+            "Between chance and 100 % the discriminators guide the learners; pinned at either end"
+            " they do not.",
         ),
     ]
     return [
@@ -171,8 +170,8 @@ def calibration_chart(analysis: Record) -> Titled:
     return Titled(
         "Reliability of teacher and student",
         reliability("reliability", networks, f"Accuracy by confidence. {listed}"),
-        "On the dotted line an answer is right as often as it claims; points below it are"
-        " overconfident, and the larger a point, the more images it stands for.",
+        "On the dotted line, accuracy equals confidence; points below it are overconfident. The"
+        " larger a point, the more images it stands for.",
     )
 
 
@@ -199,8 +198,8 @@ def gains_chart(measured: Measurements) -> Titled | None:
     return Titled(
         title,
         differences("gains", rows, f"{title}, in points with 95 % intervals: {listed}"),
-        "A bar is a 95 % interval, in colour where it is clear of zero; of the classes without any"
-        " gain or loss one in twenty will look so by chance.",
+        "A bar is a 95 % interval, in colour where it is clear of zero. By chance, so is one in"
+        " twenty of the classes without any gain or loss.",
     )
 
 

@@ -30,11 +30,11 @@ _TITLES = {
 
 
 def paper_figures(measured: Measurements, params: Params) -> Record | None:
-    """What ``reports/summary.json`` says of the paper; None where ``report.paper`` is null.
+    """``paper`` of ``reports/summary.json``; None where ``report.paper`` is null.
 
     ``accuracies`` are fractions by method, the names those of ``presets/methods``; they are empty
     where the paper has none for this teacher and this student. ``method`` is what this run is
-    called there, and ``differs`` says in what it departs from the paper.
+    called there, and ``differs`` lists how it departs from the paper.
 
     Raises:
         InputError: a file of ``docs/paper`` is missing or damaged.
@@ -86,7 +86,7 @@ def reading(paper: Record) -> str:
     start = f"From {named} of the paper."
     if paper["differs"]:
         return f"{start} This run is not comparable with it: {'; '.join(paper['differs'])}."
-    return f"{start} This run was trained as the paper says, with one seed of its own."
+    return f"{start} This run was trained as in the paper, with one seed of its own."
 
 
 def title(method: str) -> str:

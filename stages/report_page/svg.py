@@ -50,7 +50,7 @@ _STYLE: dict[Any, Any] = {
 _POINTS = 72
 # No wider than a phone, so that the text keeps its size there.
 _WIDTH = 420
-# Beyond its colours, a chart tells series apart by dashes.
+# With more series than colours, dashes distinguish them.
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 # Of fractions.
 PERCENT_TICKS = FuncFormatter(lambda value, _: f"{100 * value:.6g} %")

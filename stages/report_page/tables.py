@@ -55,9 +55,8 @@ def engines(measured: Measurements) -> Table | None:
     if not rows:
         return None
     reading = (
-        "The GPU’s time is what lies between the launch of an engine and its end; the host’s goes"
-        " from the images to the logits in its own memory. A small network’s launch takes longer"
-        " than its work."
+        "GPU times are from the launch of an engine to its end; host times are from the images to"
+        " the logits in host memory. Launching a small network takes longer than running it."
     )
     return Table(head, rows, "What was built, and its latency at batch 1", reading)
 
@@ -149,8 +148,8 @@ def classes(measured: Measurements) -> Table:
         ["class", "test images", "teacher", "student", "student − teacher, points"],
         rows,
         f"Accuracy by class{which if len(present) > _CLASSES else ''}",
-        "The stronger the colour, from the lowest accuracy of the table to the highest, the more"
-        " test images of the class are answered correctly; all classes are in reports/classes.csv.",
+        "Stronger colours are higher accuracies, from the lowest to the highest of the table. All"
+        " classes are in reports/classes.csv.",
     )
 
 
@@ -188,8 +187,8 @@ def pairs_of_learners(analysis: Record) -> Table:
         ],
         rows,
         "Every two of them",
-        "Of two that are equally accurate, those that give the same answer less often add more to"
-        " each other.",
+        "Of equally accurate pairs, those that give the same answer less often complement each"
+        " other more.",
     )
 
 
@@ -212,8 +211,8 @@ def attention(classes: list[Record]) -> Table | None:
         ["class", *(key.removeprefix(prefix) for key in keys)],
         [[present[place]["class"], *shade] for place, shade in zip(chosen, shades, strict=True)],
         f"Attention by class{which if len(present) > _CLASSES else ''}",
-        "Mean weight on the test images of a class: the stronger the colour, from the least of the"
-        " table to the greatest, the more the ensemble listens to that learner there.",
+        "Mean weight on the test images of a class; stronger colours are greater weights, from the"
+        " least to the greatest of the table.",
     )
 
 

@@ -73,7 +73,7 @@ def test_without_a_goal_nothing_that_is_lost_for_sure() -> None:
     quick, quicker = export(0.891, 0.1, 0.5), export(0.88, 0.1, 0.25)
     name, reason = chosen(None, quick=quick, quicker=quicker)
     assert name == "quick"
-    assert reason.startswith("the quickest of those that lose nothing that the test images can")
+    assert reason.startswith("the quickest of those that show no loss on the test images")
 
 
 def test_the_most_accurate_where_all_lose_too_much() -> None:

@@ -131,7 +131,7 @@ def test_gains_over_a_baseline_show_the_largest_and_the_smallest(chain, paired):
     summary, page = made()
     assert summary["baseline"]["gain"] == 0.0123
     reading = page.text["classes"]
-    assert "Against kd.csv the student gains +1.23 points in the mean over the" in reading
+    assert "Against kd.csv the student gains +1.23 points on average over the" in reading
     assert f"interval −0.20 to +3.10; {'paired on' if paired else 'not paired'}" in reading
     (label,) = re.findall(r'aria-label="(Gain over kd.csv[^"]+)"', PAGE.read_text())
     assert "class 99 +5.00 (+3.00 to +7.00)" in label

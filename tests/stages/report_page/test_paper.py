@@ -155,7 +155,7 @@ def test_a_run_by_the_papers_recipe_is_comparable(pair):
     content = PAIR | {"teacher": RECIPE, "distill": RECIPE}
     summary, page = made(Params.model_validate(content))
     assert summary["paper"]["differs"] == []
-    assert "This run was trained as the paper says" in page.text["paper"]
+    assert "This run was trained as in the paper" in page.text["paper"]
 
 
 def test_a_pair_that_the_paper_lacks_is_said_to_be_missing(pair):
