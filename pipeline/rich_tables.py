@@ -18,8 +18,10 @@ _BORDER = 3
 def print_table(console: Console, table: Table) -> None:
     """Print it with its notes, in parts where the terminal is too narrow for all columns."""
     rows, numeric = table.texts("-"), table.numeric()
-    widths = _widths(table.head, rows)
-    for number, part in enumerate(_parts(widths, console.width)):
+    narrow = _widths([title.split() for title in table.head], rows)
+    wide = _widths([[title] for title in table.head], rows)
+    for number, part in enumerate(_parts(narrow, console.width)):
+        widths = wide if _fits(part, wide, console.width) else narrow
         title = None if number else escape(table.caption)
         shown = RichTable(title=title, title_justify="left", title_style="bold")
         for column in part:
@@ -36,22 +38,25 @@ def print_table(console: Console, table: Table) -> None:
         console.print(note, highlight=False, markup=False)
 
 
-def _widths(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Of each column; headings may be wrapped, other cells not."""
-    columns = zip(*rows, strict=True) if rows else ([] for _ in head)
+def _widths(heads: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column, with the lines that its heading may be broken into."""
     return [
-        max(map(cell_len, ["", *title.split(), *cells]))
-        for title, cells in zip(head, columns, strict=True)
+        max(map(cell_len, ["", *lines, *(row[column] for row in rows)]))
+        for column, lines in enumerate(heads)
     ]
 
 
-def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
     """The columns of each part; the first stands in all of them."""
     parts = [[0]]
     for column in range(1, len(widths)):
         part = [*parts[-1], column]
-        if len(part) > 2 and sum(widths[c] + _BORDER for c in part) + 1 > width:
+        if len(part) > 2 and not _fits(part, widths, room):
             parts.append([0, column])
         else:
             parts[-1] = part
     return parts
+
+
+def _fits(part: Sequence[int], widths: Sequence[int], room: int) -> bool:
+    return sum(widths[column] + _BORDER for column in part) + 1 <= room

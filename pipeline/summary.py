@@ -57,9 +57,12 @@ def show(console: Console) -> None:
         for reason, missing in by_reason(summary["skipped"]).items():
             console.print(f"  {', '.join(missing)}: {reason}", highlight=False, markup=False)
     console.print()
-    for result, path in (("report", PAGE), ("bundle", BUNDLE)):
-        # A missed goal leaves the report and stops the bundle.
-        place = str(path) if path.exists() else "none; see the goals in reports/gate.json"
+    # A missed goal leaves the report and stops the bundle.
+    for result, path, remedy in (
+        ("report", PAGE, "`ackd run` makes it"),
+        ("bundle", BUNDLE, "see the goals in reports/gate.json"),
+    ):
+        place = str(path) if path.exists() else f"none; {remedy}"
         console.print(f"[bold]{result}[/]  {place}", highlight=False)
 
 
