@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -58,13 +56,6 @@ app = typer.Typer(
 _REASONS = 4
 
 
-class Schedule(StrEnum):
-    """How long a preset trains."""
-
-    paper = "paper"
-    short = "short"
-
-
 @app.command()
 def use(
     names: Annotated[
@@ -90,9 +81,9 @@ def use(
         typer.Option(metavar="SOURCE", help="Where the images are, such as hf:/data/cifar100."),
     ] = None,
     schedule: Annotated[
-        Schedule,
+        Literal["paper", "short"],
         typer.Option(help="short compresses what the presets have, milestones and proxies too."),
-    ] = Schedule.paper,
+    ] = "paper",
     epochs: Annotated[
         int | None, typer.Option(help="Of the student in a short schedule; 20 if not given.")
     ] = None,
@@ -102,7 +93,7 @@ def use(
     from stages.params import PARAMS_FILE
 
     require_project()
-    short = presets.short_epochs(schedule.value, epochs)
+    short = presets.short_epochs(schedule, epochs)
     if not names and not settings and data is None and short is None:
         table = Table("preset", "what it does", box=None, header_style="bold")
         for name, description in presets.list_presets().items():
@@ -113,7 +104,7 @@ def use(
     for change in changes:
         console.print(change, highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{PARAMS_FILE}: {len(changes)} changed; `ackd status` says what this reruns"
+        f"{PARAMS_FILE}: {len(changes)} changed; `ackd status` shows what this reruns"
         if changes
         else f"{PARAMS_FILE}: nothing to change"
     )
@@ -179,7 +170,8 @@ def status() -> None:
     for stage in stages:
         colour = {"will run": "yellow", "may run": "cyan", "up to date": "green"}.get(stage.state)
         state = f"[{colour}]{stage.state}[/]" if colour else stage.state
-        table.add_row(stage.name, state, escape(_shortened(stage.reasons)))
+        why, more = stage.reasons[:_REASONS], len(stage.reasons) - _REASONS
+        table.add_row(stage.name, state, escape("; ".join(why) + f"; and {more} more" * (more > 0)))
     console.print(table)
     if space := say_space(Path(), params, moving):
         typer.echo(space)
@@ -195,63 +187,8 @@ def show() -> None:
 
 
 @app.command()
-def probe(
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A bundle, packed or as a folder; artifacts/bundle if not given."
-        ),
-    ] = None,
-    key: devices.BundleKey = None,
-    lan: Annotated[
-        bool, typer.Option("--lan", help="Let other devices of this network open the page.")
-    ] = False,
-    https: Annotated[
-        bool,
-        typer.Option(
-            "--https",
-            help="Encrypt it, which threads, a fine clock and the GPU need on another device."
-            " The certificate is made for this run.",
-        ),
-    ] = False,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="0 takes a free one.", show_default=False)
-    ] = 0,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Of the device; made of what its browser tells if not given."),
-    ] = None,
-    install: Annotated[
-        bool, typer.Option("--install", help="Fetch onnxruntime-web with npm, and do no more.")
-    ] = False,
-    install_from: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Take onnxruntime-web from what `npm pack` has written instead."
-        ),
-    ] = None,
-) -> None:
-    """Measure and try the student in the browser of any phone: a page, until Ctrl-C.
-
-    Results are kept in reports/devices.
-    """
-    from pipeline.devices import probe as page
-    from stages.bundle.keys import read_public_key
-    from stages.devices.browser.probe import BUNDLE, Reach
-    from stages.params import load_params
-
-    if install or install_from is not None:
-        page.install(console, install_from)
-        return
-    require_project()
-    reach = Reach(lan=lan, https=https, port=port)
-    public = None if key is None else read_public_key(key)
-    page.run(console, bundle or BUNDLE, load_params().profile, reach, name, public)
-
-
-@app.command()
 def doctor() -> None:
-    """Tell what of this machine is usable, and what is missing for what."""
+    """Show what of this machine is usable, and what is missing for what."""
     from pipeline.upkeep.doctor import examine
 
     table = Table("what", "found", "without it", box=None, header_style="bold")
@@ -260,11 +197,6 @@ def doctor() -> None:
         missing = "" if finding.usable else escape(finding.missing)
         table.add_row(finding.what, f"{mark} {escape(finding.found)}", missing)
     console.print(table)
-
-
-def _shortened(reasons: Sequence[str]) -> str:
-    more = len(reasons) - _REASONS
-    return "; ".join([*reasons[:_REASONS], *([f"and {more} more"] if more > 0 else [])])
 
 
 devices.add_to(app)

@@ -15,15 +15,22 @@ from stages.tables import Table
 _BORDER = 3
 
 
+def wide_console() -> Console:
+    """As wide as the terminal; of 200 columns where the output goes elsewhere."""
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=200, emoji=False)
+
+
 def print_table(console: Console, table: Table) -> None:
     """Print it with its notes, in parts where the terminal is too narrow for all columns."""
     rows, numeric = table.texts("-"), table.numeric()
     narrow = _widths([title.split() for title in table.head], rows)
     wide = _widths([[title] for title in table.head], rows)
-    for number, part in enumerate(_parts(narrow, console.width)):
+    if table.caption:
+        console.print(f"[bold]{escape(table.caption)}[/]", highlight=False)
+    for part in _parts(narrow, console.width):
         widths = wide if _fits(part, wide, console.width) else narrow
-        title = None if number else escape(table.caption)
-        shown = RichTable(title=title, title_justify="left", title_style="bold")
+        shown = RichTable()
         for column in part:
             shown.add_column(
                 escape(table.head[column]),

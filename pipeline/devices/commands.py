@@ -1,16 +1,17 @@
-"""The commands that are about devices: profile, deploy, rollback, deployed, keys."""
+"""The commands that are about devices: profile, probe, deploy, rollback, deployed, keys."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     from pipeline.devices.deploy import Served
     from stages.devices.base import Opening
 
@@ -30,7 +31,7 @@ _SendWheels = Annotated[
         " them there from a folder of the bundle's.",
     ),
 ]
-BundleKey = Annotated[
+_BundleKey = Annotated[
     Path | None,
     typer.Option("--key", metavar="PUBLIC", help="The public key whose signature it must bear."),
 ]
@@ -48,7 +49,7 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Of a bundle; without it, artifacts/onnx is measured."),
     ] = None,
-    key: BundleKey = None,
+    key: _BundleKey = None,
     accept_host_key: _AcceptHostKey = None,
     send_wheels: _SendWheels = False,
 ) -> None:
@@ -62,34 +63,68 @@ def profile(
     """
     from pipeline.devices import measure
     from pipeline.project import require_project
-    from stages.bundle.keys import read_public_key
+    from pipeline.rich_tables import print_table, wide_console
     from stages.params import load_params
 
     require_project()
     settings = load_params().profile
     opening = _opening(accept_host_key, send_wheels)
-    public = None if key is None else read_public_key(key)
-    for measured, path in measure.measure(devices, bundle, settings, opening, public):
-        passed = [row for row in measured.results if row["status"] == "passed"]
-        noisy = sum(row["noisy"] for row in passed)
-        typer.echo(
-            f"{measured.device}: {measured.description['cpu'] or 'an unnamed processor'},"
-            f" {measured.description['runtime'] or 'nothing ran'}{_state(measured.description)}"
-        )
-        several = len({row["provider"] for row in measured.results if row["provider"]}) > 1
-        for row in measured.results:
-            figures = (
-                f"p50 {row['p50_ms']:.3f} ms, p90 {row['p90_ms']:.3f} ms"
-                if row["n"]
-                else "not measured"
-            )
-            remark = f"; {row['reason']}" if row["reason"] else "; noisy" if row["noisy"] else ""
-            by = f", {row['provider']}" if several and row["provider"] else ""
-            typer.echo(f"  {row['precision']}, {row['threads']}{by}: {figures}{remark}")
-        typer.echo(
-            f"{path}: {len(passed)} of {len(measured.results)} passed, {noisy} noisy; `ackd run`"
-            " brings them into the report"
-        )
+    for measured, path in measure.measure(devices, bundle, settings, opening, _public(key)):
+        print_table(wide_console(), measure.results(measured))
+        typer.echo(f"kept  {path}; `ackd run` brings it into the report")
+
+
+def probe(
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A bundle, packed or as a folder; artifacts/bundle if not given."
+        ),
+    ] = None,
+    key: _BundleKey = None,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Let other devices of this network open the page.")
+    ] = False,
+    https: Annotated[
+        bool,
+        typer.Option(
+            "--https",
+            help="Encrypt it, which threads, a fine clock and the GPU need on another device."
+            " The certificate is made for this run.",
+        ),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0 takes a free one.", show_default=False)
+    ] = 0,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the device; made of its browser's own description if not given."),
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Fetch onnxruntime-web with npm, and do no more.")
+    ] = False,
+    install_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Take onnxruntime-web from what `npm pack` has written instead."
+        ),
+    ] = None,
+) -> None:
+    """Measure and try the student in the browser of any phone: a page, until Ctrl-C.
+
+    Results are kept in reports/devices.
+    """
+    from pipeline.devices import probe as page
+    from pipeline.project import require_project
+    from stages.devices.browser.probe import BUNDLE, Reach
+    from stages.params import load_params
+
+    if install or install_from is not None:
+        page.install(install_from)
+        return
+    require_project()
+    reach = Reach(lan=lan, https=https, port=port)
+    page.run(bundle or BUNDLE, load_params().profile, reach, name, _public(key))
 
 
 def deploy(
@@ -97,7 +132,7 @@ def deploy(
         Path, typer.Argument(metavar="BUNDLE", help="Such as artifacts/bundle.tar.gz.")
     ],
     device: _Device,
-    key: BundleKey = None,
+    key: _BundleKey = None,
     allow_downgrade: Annotated[
         bool, typer.Option("--allow-downgrade", help="Let an older version replace a newer one.")
     ] = False,
@@ -124,22 +159,22 @@ def deploy(
             f"the signature by the key {done.unverified_key} was not checked; name the public key"
             " by --key"
         )
-    _tell(done.state)
+    _report(done.state)
 
 
 def rollback(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
     """Serve what the device served before."""
     from pipeline.devices import deploy as deployment
 
-    _tell(deployment.rollback(device, _opening(accept_host_key)))
+    _report(deployment.rollback(device, _opening(accept_host_key)))
 
 
 def deployed(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
-    """Tell what a device serves, and check its files there; status 1 where they are not whole."""
+    """Show what a device serves, and check its files there; status 1 where they are not whole."""
     from pipeline.devices import deploy as deployment
 
     state = deployment.deployed(device, _opening(accept_host_key))
-    _tell(state)
+    _report(state)
     if state.problem is not None:
         raise typer.Exit(1)
 
@@ -171,9 +206,15 @@ def _keys() -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Make them commands of ``ackd``."""
-    for command in (profile, deploy, rollback, deployed):
+    for command in (profile, probe, deploy, rollback, deployed):
         app.command()(command)
     app.add_typer(keys, name="keys")
+
+
+def _public(key: Path | None) -> Ed25519PublicKey | None:
+    from stages.bundle.keys import read_public_key
+
+    return None if key is None else read_public_key(key)
 
 
 def _opening(accept_host_key: str | None, send_wheels: bool = False) -> Opening:
@@ -189,19 +230,7 @@ def _opening(accept_host_key: str | None, send_wheels: bool = False) -> Opening:
     )
 
 
-def _state(description: Mapping[str, Any]) -> str:
-    """What an Android device was like while it measured."""
-    if "fixed_performance" not in description:
-        return ""
-    fixed, thermal = description["fixed_performance"], description["thermal"]
-    speed = "fixed performance" if fixed["on"] else f"no fixed performance ({fixed['reason']})"
-    statuses = [thermal["status_before"], thermal["status_after"]]
-    if None in statuses:
-        return f"; {speed}, thermal status unknown"
-    return f"; {speed}, thermal status {statuses[0]} before and {statuses[1]} after"
-
-
-def _tell(state: Served) -> None:
+def _report(state: Served) -> None:
     from stages.devices.agent import key_id
 
     for what, record in (("served", state.served), ("previous", state.previous)):

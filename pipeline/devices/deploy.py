@@ -11,11 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
 from stages.bundle.keys import read_public_key
-from stages.bundle.opening import Bundle, open_bundle
-from stages.devices.agent import refuse_older
+from stages.bundle.opening import open_bundle
 from stages.devices.base import Opening
 from stages.devices.host import Host, files_below, new_token
-from stages.devices.proof import DeviceError
 from stages.devices.urls import open_device, parse_url
 
 
@@ -87,8 +85,6 @@ def deploy(
             same = state.served["manifest_sha256"] == opened.manifest_sha256
             if same and given in (None, state.key):
                 return Deployment(state, None, unverified)
-            if not allow_downgrade:
-                _refuse_older(url, opened, state.served)
         with host.received(files_below(opened.folder, "bundle")) as place:
             checked = host.ask_runner(place, "--check", place.models, "--json")
             if not checked["passed"]:
@@ -136,14 +132,6 @@ def _host(url: str, opening: Opening) -> Host:
 
 def _state(host: Host) -> Served:
     return Served(**host.ask_agent("status", str(host.folder)))
-
-
-def _refuse_older(url: str, bundle: Bundle, served: dict[str, Any]) -> None:
-    """What the device would refuse too, before anything is sent."""
-    try:
-        refuse_older(bundle.version, bundle.manifest_sha256, served)
-    except DeviceError as error:
-        raise InputError(f"{url}: {error}") from None
 
 
 def _failures(checked: dict[str, Any]) -> str:

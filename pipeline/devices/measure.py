@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -15,10 +16,13 @@ from stages.bundle.opening import open_bundle
 from stages.devices.base import Measurement, Opening
 from stages.devices.urls import open_device, parse_url
 from stages.files import read_json, write_json
-from stages.runtimes.exported import Exported, load_exported
+from stages.formatting import by_reason
+from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
+from stages.tables import Table, of_records
 
 FOLDER = Path("reports/devices")
+_OF_GOLDEN = ("max_relative_error", "top1_agreement")
 
 
 def measure(
@@ -46,10 +50,14 @@ def measure(
     """
     for url in urls:
         parse_url(url)
-    problems = []
     if bundle is None and key is not None:
         raise InputError("--key: only a bundle is signed; name one by --bundle, or leave it out")
-    with _models(bundle, key) as exported:
+    problems = []
+    with contextlib.ExitStack() as stack:
+        if bundle is None:
+            exported = load_exported()
+        else:
+            exported = stack.enter_context(open_bundle(bundle, key)).exported
         for url in dict.fromkeys(urls):
             try:
                 measured = open_device(url, opening).measure(exported, profile)
@@ -79,10 +87,42 @@ def file_for(url: str) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def _models(bundle: Path | None, key: Ed25519PublicKey | None) -> Iterator[Exported]:
-    if bundle is None:
-        yield load_exported()
-        return
-    with open_bundle(bundle, key) as opened:
-        yield opened.exported
+def results(measured: Measurement) -> Table:
+    """What a device gave, for a terminal."""
+    who = measured.description
+    unknown = dict.fromkeys(_OF_GOLDEN)
+    reasons = [
+        {"what": f"{row['precision']} (threads: {row['threads']})", "reason": row["reason"]}
+        for row in measured.results
+        if row["reason"]
+    ]
+    return of_records(
+        f"{measured.device}: {who['cpu'] or 'an unnamed processor'},"
+        f" {who['runtime'] or 'nothing ran'}",
+        ["precision", "provider"],
+        (
+            (
+                [row["precision"], row["provider"]],
+                row | (row["golden"] or unknown),
+            )
+            for row in measured.results
+        ),
+        ["threads", "status", "p50_ms", "p90_ms", "n", *_OF_GOLDEN],
+        notes=[
+            *(f"{', '.join(rows)}: {why}." for why, rows in by_reason(reasons).items()),
+            *_conditions(who),
+        ],
+    )
+
+
+def _conditions(description: Mapping[str, Any]) -> Iterator[str]:
+    """What a phone was like while it measured."""
+    if fixed := description.get("fixed_performance"):
+        thermal = description["thermal"]
+        speed = "Fixed performance" if fixed["on"] else f"No fixed performance ({fixed['reason']})"
+        statuses = [thermal["status_before"], thermal["status_after"]]
+        before_and_after = f"{statuses[0]} before and {statuses[1]} after"
+        yield f"{speed}, thermal status {'unknown' if None in statuses else before_and_after}."
+    browser = description.get("browser")
+    if browser and not browser["isolated"]:
+        yield f"Not isolated: one thread, a clock with steps of {browser['timer_ms']:g} ms."

@@ -77,11 +77,7 @@ def test_use_lists_changes_and_sets(project: Path) -> None:
     code, output, error = invoke("use", "-S", "distill.temprature=1")
     assert (code, output) == (1, "")
     assert error.startswith("error: params.yaml: distill.temprature is not a parameter; did you")
-    assert len(error.splitlines()) == 1
-
-
-def test_use_takes_a_pair_a_method_a_schedule_and_a_source(project: Path) -> None:
-    (project / "presets").symlink_to(ROOT / "presets")
+    assert error.count("\n") == 1
     names = ("cifar100/resnet110_resnet20", "methods/eskd")
     code, output, _ = invoke("use", *names, "--schedule", "short", "--epochs", "40")
     assert code == 0

@@ -49,6 +49,7 @@ from tests.pages import (
     write_program,
 )
 from tests.phone import Phone, adb_server, needs_adb, phone, whoever_opens
+from tests.pipeline.devices.test_probe import BROWSER
 from tests.sshd import Sshd, make_key, needs_sshd, running
 from tests.stages import chain_files
 
@@ -233,8 +234,20 @@ def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
         [address] = re.findall(r"https?://[\d.]+:\d+/[\w-]{22}/", said)
         assert (address.startswith("https:"), "//127.0.0.1:" in address) == (https, not lan)
         anyone = ssl._create_unverified_context()
-        with urllib.request.urlopen(f"{address}about", context=anyone, timeout=60) as answer:
-            assert json.load(answer)["network"] == "resnet8"
+
+        def ask(path: str, body: str | None = None) -> Any:
+            data = None if body is None else body.encode()
+            with urllib.request.urlopen(f"{address}{path}", data, 60, context=anyone) as answer:
+                return json.load(answer)
+
+        assert ask("about")["network"] == "resnet8"
+        begun = ask("runs", BROWSER.model_dump_json())
+        for task in begun["tasks"]:
+            if task["row"] is None:
+                ask(f"runs/{begun['run']}/{task['number']}", '{"result": {"error": "no"}}')
+        while "kept  reports/devices/browser-pixel-8-chrome-156.json" not in said:
+            said += process.stdout.readline()
+            assert process.poll() is None, said
         if https:
             place = address.split("/")[2].split(":")
             shown = ssl.get_server_certificate((place[0], int(place[1])))
@@ -262,7 +275,7 @@ def test_by_cable(bundle: Path, phone: Phone, tmp_path: Path) -> None:
     rules = f"host-resolver-rules=MAP 127.0.0.1 {LOOPBACK}"
     with opened_page(tmp_path / "chromium", rules) as page, whoever_opens(phone, page.open):
         said = type_in(bundle, by_browser)
-    assert "fixed performance, thermal status 0 before and 0 after" in said
+    assert "Fixed performance, thermal status 0 before and 0 after" in said
     [kept] = (bundle / "reports/devices").iterdir()
     rows = [row for row in read(kept)["results"] if row["provider"] == "wasm"]
     assert [row["status"] for row in rows] == ["passed"] * 4
@@ -282,7 +295,14 @@ def write_bench(project: Path) -> Path:
 def test_a_native_runner(bundle: Path, phone: Phone) -> None:
     _, by_runner, call = blocks(PHONE, "By cable")
     answer = write_bench(bundle)
-    assert "bench 1; fixed performance" in type_in(bundle, by_runner)
+    shown = type_in(bundle, by_runner)
+    assert "Google Tensor G3, bench 1\n" in shown
+    assert "\nFixed performance, thermal status 0 before and 0 after.\n" in shown
+    assert re.search(r"fp32 +│ cpu +│ +1 │ passed │ +2\.00 │ +2\.00 │", shown)
+    phone.say("refused", "Unknown command\n")
+    phone.say("thermalservice", "")
+    shown = type_in(bundle, by_runner)
+    assert "No fixed performance (Unknown command), thermal status unknown.\n" in shown
     first, *_ = answer.with_name("arguments").read_text().splitlines()
     # The page's own words but for the folder that the files are in on the phone.
     assert re.sub(r"/\S*/", "", first) == " ".join(call.split()).removeprefix("bench ")

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
-import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from rich.console import Console
-from typer.testing import CliRunner
 
-from pipeline import cli
 from pipeline.devices import probe
-from pipeline.devices.measure import keep
+from pipeline.devices.measure import keep, results
 from stages.bundle.keys import new_key
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured
@@ -28,7 +17,7 @@ from stages.devices.browser.runs import Report, Runs
 from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
 from tests.bundles import changed, make_bundle, pack, seal
-from tests.pipeline.conftest import ROOT
+from tests.pipeline.conftest import ROOT, invoke
 
 BROWSER = Browser.model_validate(
     {
@@ -55,13 +44,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(*arguments: str) -> str:
-    """What the command says as it ends; nothing was kept."""
-    done = CliRunner().invoke(cli.app, ["probe", *arguments])
-    assert done.exit_code == 1, done.output
+    """The sentence that the command ends with; nothing was kept."""
+    code, _, error = invoke("probe", *arguments)
+    assert code == 1
     assert not Path("reports").exists()
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1
-    return lines[0]
+    assert error.count("\n") == 1
+    return error
 
 
 @pytest.fixture
@@ -105,20 +93,14 @@ def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Rep
     assert rows["fp32", "wasm", 2]["status"] == "skipped"
     assert rows["int8_u8s8", "wasm", 1]["reason"] == r"out of memory\x1b[2J"
     assert not any("samples_ms" in row for row in kept["results"])
+    table = results(probe.measurement(report, None))
+    assert ["fp32", "wasm", "1", "passed", "2.00", "5.20 *", "3", "0.00", "100.00 %"] in table.rows
+    (failed,) = [note for note in table.notes if "out of memory" in note]
+    assert "int8_u8s8 (threads: 1), " in failed
+    assert failed.endswith(r": out of memory\x1b[2J.")
+    assert "Not isolated: one thread, a clock with steps of 0.1 ms." in table.notes
     named = probe.measurement(report, "my-phone")
     assert keep(named) == Path("reports/devices/browser-my-phone.json")
-
-
-def test_the_table_has_the_figures_and_what_they_are_worth(report: Report) -> None:
-    written = io.StringIO()
-    Console(file=written, width=200).print(probe.table(report))
-    text = written.getvalue()
-    assert "Pixel 8" in text
-    figures = r"2\.000 │ 5\.200 \* │ +3 │ +0\.0e\+00 │ +100\.00%"
-    assert re.search(rf"fp32 +│ wasm +│ 1 +│ +{figures}", text)
-    assert "failed: out of memory" in text
-    assert "skipped: threads need an isolated page" in text
-    assert "not isolated: one thread, a clock with steps of 0.1 ms" in text
 
 
 def test_a_qr_code_holds_the_address() -> None:
@@ -136,57 +118,6 @@ def test_a_qr_code_holds_the_address() -> None:
     inner = [row[2 : 2 + size] for row in pixels[2 : 2 + size]]
     assert inner == [[bool(dark) for dark in row] for row in matrix]
     assert not any(any(row) for row in pixels[:2])  # the quiet zone is light
-
-
-@pytest.mark.usefixtures("stand_in_runtime")
-def test_the_command_serves_until_it_is_interrupted(project: Path) -> None:
-    bundle = project / "elsewhere.tar.gz"
-    pack(project / "artifacts/bundle").rename(bundle)
-    command = [sys.executable, "-m", "pipeline.cli", "probe", "--bundle", str(bundle)]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        command,
-        cwd=project,
-        env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    killer = threading.Timer(60, process.kill)
-    killer.start()
-    try:
-        assert process.stdout is not None
-        said = ""
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+/[\w-]{22}/", said)):
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            said += line
-        split = urlsplit(found[0])
-        connection = http.client.HTTPConnection(str(split.hostname), split.port, timeout=20)
-        connection.request("GET", f"{split.path}about")
-        assert json.loads(connection.getresponse().read())["network"] == "resnet8"
-        connection.request("POST", f"{split.path}runs", BROWSER.model_dump_json())
-        begun = json.loads(connection.getresponse().read())
-        for task in begun["tasks"]:
-            if task["row"] is None:
-                path = f"{split.path}runs/{begun['run']}/{task['number']}"
-                connection.request("POST", path, '{"result": {"error": "no"}}')
-                assert connection.getresponse().read()
-        connection.close()
-        while "kept" not in said:
-            line = process.stdout.readline()
-            assert line
-            said += line
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=30)
-    finally:
-        killer.cancel()
-        process.kill()
-        process.wait()
-    assert (process.returncode, errors) == (0, "")
-    assert rest.splitlines()[-1] == "stopped"
-    assert f"adb reverse tcp:{split.port} tcp:{split.port}" in said
-    assert Path("reports/devices/browser-pixel-8-chrome-156.json").exists()
 
 
 @pytest.mark.usefixtures("stand_in_runtime")
@@ -228,13 +159,6 @@ def test_without_its_files_it_says_how_to_get_them(
 @pytest.mark.usefixtures("stand_in_runtime")
 def test_installing_twice_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    done = CliRunner().invoke(cli.app, ["probe", "--install"])
-    assert done.exit_code == 0, done.output
-    assert f"onnxruntime-web {web_runtime.VERSION} is in {web_runtime.folder()}" in done.stdout
-
-
-def test_a_fingerprint_is_printed_as_it_is() -> None:
-    """By a process of its own: a part of it may be the name of a picture, as :CD: is."""
-    line = "from pipeline.cli import console; console.print('  92:CD:E9 :dog:')"
-    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
-    assert done.stdout == "  92:CD:E9 :dog:\n"
+    code, output, _ = invoke("probe", "--install")
+    assert code == 0
+    assert output == f"onnxruntime-web {web_runtime.VERSION} is in {web_runtime.folder()}\n"
