@@ -1,4 +1,4 @@
-"""What a project's DVC configuration says: by DVC's own reader, but without opening the project."""
+"""A project's DVC configuration, by DVC's own reader, but without opening the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What dvc's output says: whether a stage ran, and whether a failure is worth another try."""
+"""What dvc's output means: whether a stage ran, and whether a failure may pass."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RemoteError(StageError):
 
 def outcome(stage: str, lines: Sequence[str]) -> Outcome:
     """What a successful ``dvc repro`` of one stage did."""
-    # dvc's exit code tells failure from success, and nothing more.
+    # dvc's exit code is about failure and success, and nothing more.
     if any(line.startswith(f"Stage '{stage}' didn't change, skipping") for line in lines):
         return "unchanged"
     if any(line.startswith(f"Stage '{stage}' is cached - skipping run") for line in lines):

@@ -28,6 +28,7 @@ _DVC = """
 import signal, sys
 from dvc.cli import main
 signal.signal(signal.SIGTERM, lambda *_: None)
+sys.argv[0] = "dvc"  # as it stands in rwlock
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -110,7 +111,7 @@ def nothing_to_do(root: Path) -> bool:
                 if stage.always_changed:
                     try:
                         cmd_run(stage)
-                    except StageCmdFailedError:  # the run says why
+                    except StageCmdFailedError:  # the run reports why
                         return False
                     if any(out.changed() for out in stage.outs):
                         return False
@@ -187,7 +188,7 @@ class Runner:
     def is_settled(self, stage: Stage) -> bool:
         """Whether it was up to date at the beginning and nothing above it has run since.
 
-        To know that costs nothing, where a process of dvc takes a second to say the same.
+        To know that costs nothing, where a process of dvc takes a second for the same answer.
         """
         with self._lock:
             settled = stage.name in self._up_to_date and self._unchanged.issuperset(stage.upstream)
@@ -196,12 +197,7 @@ class Runner:
         return settled
 
     def repro(
-        self,
-        stage: str,
-        log: Callable[[str], None],
-        *,
-        env: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
+        self, stage: str, log: Callable[[str], None], env: Mapping[str, str] | None = None
     ) -> Outcome:
         """Bring one stage up to date with its inputs as they are; those above it are left alone.
 
@@ -209,15 +205,13 @@ class Runner:
             stage: its name in ``dvc.yaml``.
             log: takes each line that the stage itself writes.
             env: variables in addition to this process's own.
-            timeout_s: seconds after which the stage is stopped.
 
         Raises:
             StageBusyError: another DVC process works on the same files.
             RemoteError: the stage could not reach what it reads from elsewhere.
-            StageError: the command failed, took too long, or was stopped.
+            StageError: the command failed or was stopped.
         """
-        lines = self.dvc(["repro", "--single-item", stage], log, env=env, timeout_s=timeout_s)
-        happened = outcome(stage, lines)
+        happened = outcome(stage, self.dvc(["repro", "--single-item", stage], log, env))
         if happened == "unchanged":
             with self._lock:
                 self._unchanged.add(stage)
@@ -227,50 +221,30 @@ class Runner:
         self,
         arguments: Sequence[str],
         log: Callable[[str], None],
-        *,
         env: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
     ) -> list[str]:
         """Run a command of dvc as :meth:`repro` runs a stage's; returns all lines that it wrote.
 
         Raises:
             StageBusyError: another DVC process works on the same files.
             RemoteError: a remote, of git or of DVC, cannot be reached.
-            StageError: it failed, took too long, or was stopped.
+            StageError: it failed or was stopped.
         """
         process = self._start(arguments, env or {})
-        group = -process.pid
-        timed_out = threading.Event()
-
-        def stop_late() -> None:
-            timed_out.set()
-            stop([group])
-
-        timer = threading.Timer(timeout_s, stop_late) if timeout_s else None
         lines: list[str] = []
-        try:
-            if timer:
-                timer.start()
+        with process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line.rstrip())
                 if lines[-1] and not line.startswith(HOUSEKEEPING):
                     log(lines[-1])
-            code = process.wait()
-        finally:
-            if timer:
-                timer.cancel()
-            assert process.stdout is not None
-            process.stdout.close()
-            with self._lock:
-                self._live.discard(group)
-            self._guard.release(group)
-        if timed_out.is_set():
-            raise StageError(f"took longer than {timeout_s:g} s and was stopped")
-        if code and self._stopping:
+        with self._lock:
+            self._live.discard(-process.pid)
+        self._guard.release(-process.pid)
+        if process.returncode and self._stopping:
             raise StageError("stopped")
-        if code:
-            raise failure(lines, code)
+        if process.returncode:
+            raise failure(lines, process.returncode)
         return lines
 
     def _start(self, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:

@@ -25,7 +25,7 @@ _OWN_HOME = Path(".dvc/tmp/prefect")
 
 
 def prepare() -> None:
-    """Set what this process and those below it need, unless the environment says otherwise.
+    """Set what this process and those below it need, unless the environment has it.
 
     What is printed is fit for the terminal, tools are quiet, no proxy is asked for this machine's
     loopback interface, and this Python is the first in ``PATH``, where programs look for theirs.
@@ -50,13 +50,13 @@ def prepare() -> None:
         os.environ["PATH"] = f"{own}{os.pathsep}{path}"
 
 
-def choose_prefect_home(tell: Callable[[str], None]) -> None:
+def choose_prefect_home(echo: Callable[[str], None]) -> None:
     """See that Prefect can keep its database: in ``PREFECT_HOME``, or else in ``~/.prefect``.
 
     Where the latter cannot be written, the project's own folder takes its place.
 
     Args:
-        tell: takes a line where it does.
+        echo: takes a line where it does.
 
     Raises:
         InputError: ``PREFECT_HOME`` names a folder that cannot be written.
@@ -74,4 +74,4 @@ def choose_prefect_home(tell: Callable[[str], None]) -> None:
         )
     if reason:
         os.environ[_HOME] = str(_OWN_HOME.resolve())
-        tell(f"{home} cannot be written ({reason}): Prefect's database is in {_OWN_HOME}")
+        echo(f"{home} cannot be written ({reason}): Prefect's database is in {_OWN_HOME}")

@@ -54,7 +54,7 @@ def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
     **_RETRIES,
 )
 def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
-    """Bring one stage up to date; a state says what happened, so that no traceback is logged."""
+    """Bring one stage up to date; a state holds what happened, so that no traceback is logged."""
     log = get_run_logger()
     progress = Progress(stage.name, log.warning)
 
@@ -67,7 +67,7 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
     try:
         with resources.hold(stage.needs) as env:
             start = time.monotonic()
-            outcome = runner.repro(stage.name, report, env=env, timeout_s=stage.needs.timeout_s)
+            outcome = runner.repro(stage.name, report, env)
             seconds = time.monotonic() - start
     except StageError as error:
         return _failed(error)
@@ -84,7 +84,7 @@ def publish(root: Path, runner: Runner, name: str, done: Sequence[str]) -> State
     """Keep the results of a clone as a DVC experiment, and push it to where the clone comes from.
 
     Metrics go to the git remote ``origin``, as ``refs/exps``, which no branch notices. What is in
-    DVC's cache goes to its default remote, where there is one; else those who share the cache have
+    DVC's cache goes to its default remote, where there is one; else who uses the same cache has
     it.
     """
     log = get_run_logger().info

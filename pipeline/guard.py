@@ -58,25 +58,26 @@ class Guard:
             text=True,
             start_new_session=True,
         )
+        assert self._process.stdin is not None
+        self._pipe = self._process.stdin
 
     def watch(self, target: int) -> None:
-        self._tell("+", target)
+        self._write(f"+ {target}\n")
 
     def release(self, target: int) -> None:
-        self._tell("-", target)
+        self._write(f"- {target}\n")
 
     def close(self) -> None:
         """End the guard; it stops what has not been released."""
         with self._lock:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            self._pipe.close()
         self._process.wait()
 
-    def _tell(self, sign: str, target: int) -> None:
+    def _write(self, line: str) -> None:
         with self._lock:
-            if self._process.stdin is not None and not self._process.stdin.closed:
-                self._process.stdin.write(f"{sign} {target}\n")
-                self._process.stdin.flush()
+            if not self._pipe.closed:
+                self._pipe.write(line)
+                self._pipe.flush()
 
 
 def run_guarded(
@@ -85,7 +86,7 @@ def run_guarded(
     """Run a command as a process group of its own, and end with nothing of the group left.
 
     A signal to stop is passed on as an interrupt to the command alone, so that it, and not the
-    terminal, says in which order its own children end.
+    terminal, decides in which order its own children end.
 
     Args:
         command: program and arguments.

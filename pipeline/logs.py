@@ -11,7 +11,6 @@ import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import flow_run
@@ -19,53 +18,41 @@ from prefect.runtime import flow_run
 from models.errors import InputError
 
 _VARIABLE = "ACKD_LOG"
-_UNKNOWN = "<unknown>"  # what Prefect says of a run or task whose name it does not look up
+_UNKNOWN = "<unknown>"  # what Prefect calls a run or task whose name it does not look up
 
 
-class _Line(logging.Formatter):
-    """What the two forms have in common: which run, stage and experiment a line belongs to.
+class Line(logging.Formatter):
+    """``17:40:01.123 | INFO    | brave-otter | distill | message``, times of this place; or JSON.
 
     Args:
-        run: the name of the flow run, for lines that do not tell it themselves.
+        run: the name of the flow run, for lines that do not bear it themselves.
         experiment: DVC's name of the experiment; None outside of one.
+        as_json: whether a line is a JSON object, with its time in UTC.
     """
 
-    def __init__(self, run: str | None, experiment: str | None) -> None:
+    def __init__(self, run: str | None, experiment: str | None, *, as_json: bool) -> None:
         super().__init__()
-        self._run, self._experiment = run, experiment
+        self._run, self._experiment, self._as_json = run, experiment, as_json
 
-    def describe(self, record: logging.LogRecord) -> dict[str, Any]:
+    def format(self, record: logging.LogRecord) -> str:
         run = getattr(record, "flow_run_name", _UNKNOWN)
         stage = getattr(record, "task_name", None)
         message = record.getMessage()
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
-        return {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
+        names = {
             "run": self._run if run == _UNKNOWN else run,
             "stage": getattr(record, "task_run_name", None) if stage == _UNKNOWN else stage,
             "experiment": self._experiment,
-            "message": message,
         }
-
-
-class JsonLine(_Line):
-    """``{"time": "2026-11-25T17:40:01.123+00:00", "level": "INFO", ...}``, times in UTC."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self.describe(record), ensure_ascii=False)
-
-
-class TextLine(_Line):
-    """``17:40:01.123 | INFO    | brave-otter | distill | what is said``, times of this place."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        said = self.describe(record)
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        names = [said[key] for key in ("run", "experiment", "stage") if said[key] is not None]
-        head = [f"{clock}.{record.msecs:03.0f}", f"{said['level']:<7}", *names]
-        return " | ".join([*head, said["message"]])
+        time = datetime.fromtimestamp(record.created, UTC)
+        if self._as_json:
+            clock = time.isoformat(timespec="milliseconds")
+            head = {"time": clock, "level": record.levelname}
+            return json.dumps({**head, **names, "message": message}, ensure_ascii=False)
+        clock = f"{time.astimezone():%H:%M:%S}.{record.msecs:03.0f}"
+        parts = [name for key in ("run", "experiment", "stage") if (name := names[key])]
+        return " | ".join([clock, f"{record.levelname:<7}", *parts, message])
 
 
 def start_log() -> None:
@@ -81,7 +68,7 @@ def start_log() -> None:
     root = logging.getLogger()
     for handler in root.handlers:
         if isinstance(handler, PrefectConsoleHandler):
-            handler.setFormatter(TextLine(run, experiment))
+            handler.setFormatter(Line(run, experiment, as_json=False))
     if place := os.environ.get(_VARIABLE):
         try:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +78,7 @@ def start_log() -> None:
                 f"{_VARIABLE} is {place!r}, which cannot be written ({error.strerror});"
                 " name a file in a folder that is yours"
             ) from None
-        file.setFormatter(JsonLine(run, experiment))
+        file.setFormatter(Line(run, experiment, as_json=True))
         root.addHandler(file)
 
 

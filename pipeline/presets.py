@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,11 +40,12 @@ _PlainNull.add_representer(
 
 def list_presets() -> dict[str, str]:
     """Names of this project's presets, such as ``cifar100/trial``, to their descriptions."""
-    names = {
-        path.relative_to(PRESETS_FOLDER).with_suffix("").as_posix(): path
+    return {
+        path.relative_to(PRESETS_FOLDER).with_suffix("").as_posix(): (
+            path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+        )
         for path in sorted(PRESETS_FOLDER.rglob("*.yaml"))
     }
-    return {name: _first_line(path).removeprefix("#").strip() for name, path in names.items()}
 
 
 def use(
@@ -70,22 +71,17 @@ def use(
     Raises:
         InputError: a preset, a setting or the result is invalid; nothing is written.
     """
-    before = read_yaml(PARAMS_FILE)
+    before = leaves(read_yaml(PARAMS_FILE))
     # Read with \n alone: comments would keep a \r that new lines lack.
-    params = _yaml().load(PARAMS_FILE.read_text(encoding="utf-8-sig"))
+    text = PARAMS_FILE.read_text(encoding="utf-8-sig")
     newline = "\r\n" if b"\r\n" in PARAMS_FILE.read_bytes() else "\n"
-    _lay_all(params, names, source, short)
-    for text in settings:
-        _lay(_setting(text), params, "")
-    after = _plain(params)
-    parse_params(after)
+    params = _laid(text, names, map(_setting, settings), source, short)
     with new_file(PARAMS_FILE) as partial:
         partial.write_text(_dumped(params), encoding="utf-8", newline=newline)
-    old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
     return [
-        f"{key}: {_shown(old.get(key))} -> {_shown(value)}"
-        for key, value in new.items()
-        if key not in old or old[key] != value
+        f"{key}: {_shown(before.get(key))} -> {_shown(value)}"
+        for key, value in leaves(_plain(params)).items()
+        if key not in before or before[key] != value
     ]
 
 
@@ -107,30 +103,38 @@ def laid(
     Raises:
         InputError: as :func:`use`.
     """
-    params = _yaml().load(content)
-    _lay_all(params, names, source, short)
-    for key, value in settings.items():
-        _lay(_nested(key, value), params, "")
-    after = _plain(params)
-    parse_params(after)
-    return after
+    nested = [_nested(key, value) for key, value in settings.items()]
+    return _plain(_laid(content, names, nested, source, short))
 
 
-def leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``section.key`` to value."""
-    return dict(_leaves(tree, ""))
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping)
+        found |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
 
 
-def _lay_all(
-    params: MutableMapping[str, Any], names: Sequence[str], source: str | None, short: int | None
-) -> None:
+def _laid(
+    text: str,
+    names: Sequence[str],
+    settings: Iterable[Mapping[str, Any]],
+    source: str | None,
+    short: int | None,
+) -> CommentedMap:
+    params: CommentedMap = _yaml().load(text)
     overlays = [_overlay(name) for name in names]
     if source is not None:
         overlays.append({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}})
     for overlay in overlays:
-        _lay(overlay, params, "")
+        _lay(overlay, params)
     if short is not None:
-        _lay(_shortened(parse_params(_plain(params)), short), params, "")
+        _lay(_shortened(parse_params(_plain(params)), short), params)
+    for setting in settings:
+        _lay(setting, params)
+    parse_params(_plain(params))
+    return params
 
 
 def short_epochs(schedule: Literal["paper", "short"], epochs: int | None) -> int | None:
@@ -214,18 +218,15 @@ def _setting(text: str) -> Mapping[str, Any]:
     return _nested(key, content)
 
 
-def _nested(key: str, value: Any) -> Mapping[str, Any]:
-    content: Any = value
-    for part in reversed(key.split(".")):
-        content = {part: content}
-    setting: Mapping[str, Any] = content
-    return setting
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return {first: _nested(rest, value) if rest else value}
 
 
-def _lay(overlay: Mapping[str, Any], params: MutableMapping[str, Any], prefix: str) -> None:
+def _lay(overlay: Mapping[str, Any], params: CommentedMap, prefix: str = "") -> None:
     for key, value in overlay.items():
         old = params.get(key)
-        if isinstance(value, Mapping) and isinstance(old, MutableMapping):
+        if isinstance(value, Mapping) and isinstance(old, CommentedMap):
             _lay(value, old, f"{prefix}{key}.")
         elif isinstance(value, Mapping) and old is not None:
             raise InputError(f"{prefix}{key} is {old!r} and has no keys; set it as a whole")
@@ -241,9 +242,8 @@ def _without_comment(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def _move_comment(params: MutableMapping[str, Any], key: str) -> None:
+def _move_comment(params: CommentedMap, key: str) -> None:
     """Move the comment two columns behind the new value; ruamel would not."""
-    assert isinstance(params, CommentedMap)
     comment = params.ca.items.get(key)
     if comment and comment[2]:
         _, column = params.lc.key(key)
@@ -252,16 +252,3 @@ def _move_comment(params: MutableMapping[str, Any], key: str) -> None:
 
 def _shown(value: Any) -> str:
     return _dumped(value, flow=True).removesuffix("...\n").strip()
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8") as handle:
-        return handle.readline()

@@ -22,7 +22,6 @@ class Needs(BaseModel):
     """GPUs for itself, of those that ``ACKD_GPUS`` lists."""
     alone: bool = False
     """No other stage beside it, because it measures time."""
-    timeout_s: float | None = Field(default=None, gt=0)
 
 
 def parse_needs(stage: str, meta: Mapping[str, Any] | None) -> Needs:
@@ -43,7 +42,7 @@ def parse_needs(stage: str, meta: Mapping[str, Any] | None) -> Needs:
 
 
 class Resources:
-    """GPUs and quiet, shared by the stages that run at once.
+    """GPUs and quiet for the stages that run at once.
 
     Args:
         gpus: ids as ``CUDA_VISIBLE_DEVICES`` takes them; with none, every stage sees every GPU.

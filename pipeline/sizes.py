@@ -8,17 +8,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from models.errors import InputError
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0}
 
 
 def show_bytes(count: float) -> str:
-    """With three digits or so: ``1.4 GB``; GB are 10^9 bytes."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} bytes"
+    """As ``1.4 GB``, where GB are 10^9 bytes."""
+    return decimal(round(count))
 
 
 def show_age(seconds: float) -> str:

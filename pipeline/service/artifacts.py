@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's pages: how far a training is, figures, a picture, the report."""
+"""What a run shows in Prefect's pages: its progress, tables, a picture, the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ITEM = re.compile(r".+?: (\d+) of (\d+)(?:, \d+ s left)?$")
 
 
 def percent_done(line: str) -> float | None:
-    """How far a stage says it is, from 0 to 100; None for a line that says something else."""
+    """How far a stage is by its line, from 0 to 100; None for another line."""
     if epoch := _EPOCH.match(line):
         number, epochs, step, steps = (int(group or 0) for group in epoch.groups())
         done = number if not steps else number - 1 + step / steps
@@ -124,7 +124,7 @@ def show_report(root: Path, kept_as: str | None) -> None:
 
 
 def accuracy_against_latency(summary: Mapping[str, Any]) -> str | None:
-    """The report's chart as the address of an image that stands by itself; None without figures."""
+    """The report's chart as the address of an image by itself; None without latencies."""
     charts = trade_offs(dict(summary))
     if not charts:
         return None

@@ -58,7 +58,7 @@ def connect() -> Iterator[SyncPrefectClient]:
 
 
 def run_server(port: int, echo: Callable[[str], None]) -> int:
-    """Run a server here until it is told to stop; its database is in ``PREFECT_HOME``.
+    """Run a server here until a signal stops it; its database is in ``PREFECT_HOME``.
 
     Args:
         port: of the loopback interface.
@@ -95,7 +95,7 @@ def run_server(port: int, echo: Callable[[str], None]) -> int:
 
 
 def run_worker(pool: str, root: Path) -> int:
-    """Run a worker of a pool here until it is told to stop, and with it the runs it has begun.
+    """Run a worker of a pool here until a signal stops it, and with it the runs it has begun.
 
     Args:
         pool: its name; it is created, of type process, where it is missing.

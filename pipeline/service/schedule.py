@@ -82,11 +82,11 @@ def set_schedule(schedule: CronSchedule, name: str) -> str:
 
     from pipeline.flow import compress
 
+    require_own()
     entry = _entry(name)
     limit = ConcurrencyLimitConfig.model_validate(entry["concurrency_limit"])
     pool = entry["work_pool"]["name"]
     with connect() as client:
-        _require_own(client)
         with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         made = client.create_deployment(
@@ -123,7 +123,17 @@ def require_own() -> None:
         InputError: no server answers, or it has the schedule of another project.
     """
     with connect() as client:
-        _require_own(client)
+        for name in NAMES:
+            deployment = _read(client, name)
+            # One that Prefect's own commands have set has no such tag.
+            owners = [t for t in deployment.tags if t.startswith(_PROJECT)] if deployment else []
+            if owners and _tag() not in owners:
+                raise InputError(
+                    f"{FLOW}/{name} on this server is of the project"
+                    f" {owners[0].removeprefix(_PROJECT)}, and a server serves one; give this one a"
+                    " server of its own (another PREFECT_HOME, and `ackd server --port`), or run"
+                    f" `ackd schedule --remove{' --clone' * (name == NAMES[1])}` first"
+                )
 
 
 def change(name: str, action: str) -> None:
@@ -164,20 +174,6 @@ def list_schedules() -> list[str]:
 
 def _tag() -> str:
     return f"{_PROJECT}{Path.cwd().resolve()}"
-
-
-def _require_own(client: SyncPrefectClient) -> None:
-    for name in NAMES:
-        deployment = _read(client, name)
-        # One that Prefect's own commands have set has no such tag.
-        owners = [t for t in deployment.tags if t.startswith(_PROJECT)] if deployment else []
-        if owners and _tag() not in owners:
-            raise InputError(
-                f"{FLOW}/{name} on this server is of the project"
-                f" {owners[0].removeprefix(_PROJECT)}, and a server serves one; give this one a"
-                " server of its own (another PREFECT_HOME, and `ackd server --port`), or run"
-                f" `ackd schedule --remove{' --clone' * (name == NAMES[1])}` first"
-            )
 
 
 def _entry(name: str) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +73,7 @@ def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project: Pat
 @pytest.mark.parametrize(
     ("break_it", "sentence"),
     [
+        ("rm -rf .dvc", "this folder is not a DVC project; run `git init` and `dvc init` in it"),
         ("rm -rf .git", "is not a git repository; run `git init` in it, or `dvc config core.no_"),
         ("echo 1 > .dvc/tmp/rwlock", r"\.dvc/tmp/rwlock: damaged, so no stage runs; remove it"),
     ],
@@ -81,7 +81,7 @@ def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project: Pat
 def test_a_project_that_dvc_cannot_open_is_one_sentence(
     project: Path, break_it: str, sentence: str
 ) -> None:
-    subprocess.run(f"mkdir -p .dvc/tmp && {break_it}", shell=True, check=True)
+    subprocess.run(f"mkdir -p .dvc/tmp; {break_it}", shell=True, check=True)
     with pytest.raises(InputError, match=sentence):
         nothing_to_do(project)
 
@@ -119,21 +119,6 @@ def test_a_failure_carries_the_last_line_of_the_stage(project: Path) -> None:
     said = f"^no ink, {re.escape(sys.executable)}$"
     with Runner(project) as runner, pytest.raises(StageError, match=said):
         repro(runner, "first")
-
-
-def test_a_missing_input_is_named(project: Path) -> None:
-    (project / "source.txt").unlink()
-    with Runner(project) as runner, pytest.raises(StageError, match="source.txt"):
-        repro(runner, "first")
-
-
-def test_a_stage_that_takes_too_long_is_stopped(finished: Path) -> None:
-    change_stage(finished, "cp first.txt left.txt", "sleep 60")
-    with Runner(finished) as runner:
-        start = time.monotonic()
-        with pytest.raises(StageError, match="longer than 1.5 s"):
-            runner.repro("left", print, timeout_s=1.5)
-    assert time.monotonic() - start < 10
 
 
 def test_files_held_by_another_dvc_process_are_worth_a_retry(finished: Path) -> None:
@@ -178,16 +163,6 @@ def test_status_says_what_will_run_and_why(finished: Path) -> None:
     assert set(states(finished).values()) == {("will run", ("never run",))}
 
 
-def test_a_stage_that_always_runs_puts_none_below_it_in_doubt(finished: Path) -> None:
-    change_stage(finished, "outs: [first.txt]", "outs: [first.txt]\n    always_changed: true")
-    assert [state for state, _ in states(finished).values()] == [
-        "always runs",
-        "up to date",
-        "up to date",
-        "up to date",
-    ]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
@@ -196,7 +171,7 @@ def test_a_stage_that_always_runs_puts_none_below_it_in_doubt(finished: Path) ->
         (
             "outs: [first.txt]",
             "outs: [first.txt]\n    meta: {prefect: {gpus: 1}}",
-            r"dvc.yaml: meta.prefect.gpus of stage first .*it takes gpu, alone, timeout_s",
+            r"dvc.yaml: meta.prefect.gpus of stage first .*it takes gpu, alone",
         ),
     ],
 )
@@ -205,14 +180,6 @@ def test_a_broken_chain_is_one_sentence(project: Path, old: str, new: str, sente
     with pytest.raises(InputError, match=sentence) as caught:
         load_graph(project)
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_without_dvc_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="not a DVC project"):
-        load_graph(tmp_path)
 
 
 def _swallow(runner: Runner, stage: str) -> None:

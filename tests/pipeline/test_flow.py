@@ -120,14 +120,6 @@ def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished: Path, asked: 
     assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"first": "Completed"}
 
 
-def test_what_was_made_before_is_restored(finished: Path) -> None:
-    (finished / "last.txt").unlink()
-    (finished / "dvc.lock").unlink()
-    _, rows = run(finished)
-    assert rows["last"][0] == "Cached"
-    assert rows["last"][1].startswith("restored from the run cache")
-
-
 def test_independent_stages_at_once_all_succeed(project: Path) -> None:
     names = [f"quick_{number}" for number in range(6)]
     stages = [

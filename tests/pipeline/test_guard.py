@@ -22,12 +22,6 @@ pytestmark = pytest.mark.skipif(
 
 MARK = "ACKD_TEST_MARK"
 OUTPUT = "output.log"
-RUN_ONE_STAGE = """
-from pathlib import Path
-from pipeline.dvc_runner import Runner
-with Runner(Path()) as runner:
-    runner.repro("first", print)
-"""
 
 
 def left(mark: str) -> list[str]:
@@ -121,14 +115,6 @@ def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> 
     assert locks(long_project) == {}
 
 
-def test_a_killed_runner_leaves_no_stage(long_project: Path) -> None:
-    process, mark = start(["-c", RUN_ONE_STAGE], long_project)
-    process.kill()
-    process.wait()
-    assert none_left(mark, within_s=30), left(mark)
-    assert locks(long_project) == {}
-
-
 def test_what_ignores_the_first_signals_is_killed(tmp_path: Path) -> None:
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' INT TERM; touch started; while :; do sleep 0.1; done"],
@@ -140,12 +126,7 @@ def test_what_ignores_the_first_signals_is_killed(tmp_path: Path) -> None:
     stop([-stubborn.pid], grace_s=0.3)
     assert stubborn.wait(timeout=5) == -signal.SIGKILL
     assert time.monotonic() - began >= 0.6
-
-
-def test_to_stop_what_is_gone_is_no_error() -> None:
-    gone = subprocess.Popen(["true"], start_new_session=True)
-    gone.wait()
-    stop([-gone.pid])
+    stop([-stubborn.pid])  # gone
 
 
 def test_the_exit_status_of_a_guarded_command_is_its_own() -> None:

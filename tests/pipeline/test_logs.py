@@ -17,7 +17,7 @@ from prefect.logging.loggers import flow_run_logger, task_run_logger
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from pipeline.flow import compress
-from pipeline.logs import JsonLine, TextLine, start_log, stop_log
+from pipeline.logs import Line, start_log, stop_log
 from tests.pipeline.conftest import change_stage
 
 
@@ -94,7 +94,9 @@ def record(**names: str) -> logging.LogRecord:
 
 
 def test_a_line_without_names_takes_the_runs() -> None:
-    line = json.loads(JsonLine("brave-otter", None).format(record(flow_run_name="<unknown>")))
+    line = json.loads(
+        Line("brave-otter", None, as_json=True).format(record(flow_run_name="<unknown>"))
+    )
     assert line == {
         "time": "1970-01-01T00:00:00.500+00:00",
         "level": "WARNING",
@@ -103,5 +105,7 @@ def test_a_line_without_names_takes_the_runs() -> None:
         "experiment": None,
         "message": "1 of\ntwo",
     }
-    text = TextLine("other", None).format(record(flow_run_name="own", task_name="distill"))
+    text = Line("other", None, as_json=False).format(
+        record(flow_run_name="own", task_name="distill")
+    )
     assert text.endswith(".500 | WARNING | own | distill | 1 of\ntwo")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def comments(text: str) -> list[str]:
     return [line.partition("#")[2] for line in text.splitlines() if "#" in line]
 
 
 def keys(name: str) -> list[str]:
-    return [key for key, _ in leaves(read_yaml(Path(f"presets/{name}.yaml")))]
+    return list(presets.leaves(read_yaml(Path(f"presets/{name}.yaml"))))
 
 
 def test_presets_are_listed_with_their_descriptions() -> None:
@@ -77,26 +69,16 @@ def test_a_preset_gives_valid_params_and_keeps_every_comment(name: str) -> None:
         for line in text.splitlines()[2:]
         if "#" in line
     )
-    found = dict(leaves(read_yaml(PARAMS_FILE)))
-    wanted = dict(leaves(read_yaml(presets.PRESETS_FOLDER / f"{name}.yaml")))
-    assert {key: found[key] for key in wanted} == wanted
-    default = dict(leaves(read_yaml(ROOT / PARAMS_FILE)))
-    assert {k: v for k, v in found.items() if k not in wanted} == {
-        k: v for k, v in default.items() if k not in wanted
-    }
-
-
-def test_the_default_params_are_those_of_the_digits() -> None:
-    assert presets.use(["digits"]) == []
-    assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
-
-
-@pytest.mark.parametrize("name", [name for name in WHOLE if name != "digits"])
-def test_the_digits_take_every_other_preset_back(name: str) -> None:
-    presets.use([name, "methods/ackd_d2b2_d1b3"])
+    found = presets.leaves(read_yaml(PARAMS_FILE))
+    wanted = presets.leaves(read_yaml(presets.PRESETS_FOLDER / f"{name}.yaml"))
+    default = presets.leaves(read_yaml(ROOT / PARAMS_FILE))
+    assert found == default | wanted
+    # The digits, whose parameters are the default ones, take it back.
+    presets.use(["methods/ackd_d2b2_d1b3"])
     assert PARAMS_FILE.read_text(encoding="utf-8") != DEFAULT
     presets.use(["digits"])
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
+    assert presets.use(["digits"]) == []
 
 
 def test_every_whole_preset_names_the_same_keys_and_those_of_the_methods() -> None:
@@ -194,11 +176,8 @@ def test_a_short_schedule_has_the_same_shape() -> None:
 def test_teacher_and_proxy_shrink_in_proportion() -> None:
     presets.use(["digits"], short=5)
     params = load_params()
-    assert (params.teacher.epochs, params.proxy.early_stopped.epochs, params.distill.epochs) == (
-        4,
-        3,
-        5,
-    )
+    assert (params.teacher.epochs, params.proxy.early_stopped.epochs) == (4, 3)
+    assert params.distill.epochs == 5
 
 
 @pytest.mark.parametrize(
@@ -221,14 +200,6 @@ def test_an_early_stopped_teacher_must_keep_its_milestones_too() -> None:
     presets.use(["cifar100/resnet110_resnet20"], short=5)
     with pytest.raises(InputError, match="2 epochs are too few"):
         presets.use(["cifar100/resnet110_resnet20", "methods/eskd"], short=5)
-
-
-def test_the_schedule_options_together() -> None:
-    assert presets.short_epochs("paper", None) is None
-    assert presets.short_epochs("short", None) == 20
-    assert presets.short_epochs("short", 40) == 40
-    with pytest.raises(InputError, match="--epochs 40 .* add --schedule short"):
-        presets.short_epochs("paper", 40)
 
 
 def test_other_images_are_looked_at_anew() -> None:
@@ -268,11 +239,6 @@ def test_the_ends_of_lines_stay_as_they_are() -> None:
     assert path.read_bytes() == changed.replace(b"\n", b"\r\n")
 
 
-def test_a_value_may_hold_an_equals_sign() -> None:
-    presets.use([], ["data.source=imagefolder:/a=b"])
-    assert load_params().data.source == "imagefolder:/a=b"
-
-
 def test_a_section_that_params_lacks_is_added() -> None:
     PARAMS_FILE.write_text("distill:\n  network: resnet8  # small\n", encoding="utf-8")
     presets.use([], ["gate.min_accuracy=0.5"])
@@ -288,9 +254,8 @@ def test_a_section_that_params_lacks_is_added() -> None:
         ("trial", [], r"did you mean 'cifar100/trial'\?"),
         ("../params", [], r"no such preset; use one of cifar100/mobilenet_v2_1.4_"),
         (None, ["distill.temprature=2"], r"temprature .*did you mean 'temperature'\?"),
-        (None, ["distil.temperature=2"], r"distil .*did you mean 'distill'\?"),
         (None, ["distill.epochs=many"], r"distill.epochs is 'many'"),
-        (None, ["distill.epochs=2.5"], r"distill.epochs is 2.5"),
+        ("own", [], r"distill.epoch is not a parameter"),
         (None, ["distill.epochs"], r"-S distill.epochs: expected section.key=value"),
         (None, ["=2"], r"-S =2: expected section.key=value"),
         (None, ["data.source=["], r"-S data.source=\[: .* is not a YAML value"),
@@ -301,16 +266,10 @@ def test_a_section_that_params_lacks_is_added() -> None:
 def test_a_mistake_is_one_sentence_and_writes_nothing(
     folder: Path, preset: str | None, settings: list[str], sentence: str
 ) -> None:
+    Path("presets/own.yaml").write_text("# mine\ndistill:\n  epoch: 3\n", encoding="utf-8")
     before = sorted(folder.rglob("*"))
     with pytest.raises(InputError, match=sentence) as caught:
         presets.use([] if preset is None else [preset], settings)
     assert "\n" not in str(caught.value)
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
     assert sorted(folder.rglob("*")) == before
-
-
-def test_a_preset_with_a_wrong_key_writes_nothing() -> None:
-    Path("presets/own.yaml").write_text("# mine\ndistill:\n  epoch: 3\n", encoding="utf-8")
-    with pytest.raises(InputError, match="distill.epoch is not a parameter"):
-        presets.use(["own"])
-    assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT

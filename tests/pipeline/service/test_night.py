@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,15 +34,14 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
-from typer.testing import CliRunner
 
 import models
 from models.networks.checkpoint import save_network
-from pipeline import cli
 from tests.once import repository
-from tests.pipeline.conftest import ROOT
+from tests.pipeline.conftest import ROOT, invoke
 from tests.pipeline.service.test_nightly import BRING, NAME
 from tests.pipeline.test_guard import MARK, left, none_left
+from tests.sshd import free_port
 from tests.stages.conftest import write_data
 
 pytestmark = pytest.mark.skipif(
@@ -105,12 +103,10 @@ def wait_until(is_so: Callable[[], Any], what: str, within_s: float = LONGEST) -
 
 
 def ackd(line: str) -> str:
-    """What a command of the page says."""
-    name, *arguments = shlex.split(line)
-    assert name == "ackd"
-    done = CliRunner().invoke(cli.app, arguments)
-    assert done.exit_code == 0, done.output
-    return done.output
+    """What a command of the page prints."""
+    code, output, error = invoke(*shlex.split(line)[1:])
+    assert code == 0, error
+    return output
 
 
 @contextlib.contextmanager
@@ -191,9 +187,7 @@ def trains(root: Path) -> bool:
 def test_a_night(student: Path, tmp_path: Path) -> None:
     wanted = uninterrupted(student, tmp_path / "uninterrupted")
     (student / "slow").touch()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     mark = uuid.uuid4().hex
     own = {
@@ -210,9 +204,9 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         client = stack.enter_context(get_client(sync_client=True))
         told = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
         assert told["api_url"] == f"http://127.0.0.1:{port}/api", "what the pages ask"
-        taken = CliRunner().invoke(cli.app, ["server", "--port", str(port)])
-        assert taken.exit_code == 1
-        assert f"port {port} of 127.0.0.1 is not free (a Prefect server is there" in taken.output
+        code, _, error = invoke("server", "--port", str(port))
+        assert code == 1
+        assert f"port {port} of 127.0.0.1 is not free (a Prefect server is there" in error
 
         said = ackd(SET)
         assert "compress/nightly: 0 2 * * * Europe/Berlin\n  next  2" in said
@@ -222,11 +216,9 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         # The server is this project's: another one's nights would run in the wrong folder.
         with contextlib.chdir(tmp_path / "uninterrupted"):
             for command in (["schedule", "0 5 * * *"], ["worker"]):
-                refused = CliRunner().invoke(cli.app, command)
-                assert refused.exit_code == 1
-                assert f"compress/nightly on this server is of the project {student}" in (
-                    refused.output
-                )
+                code, _, error = invoke(*command)
+                assert code == 1
+                assert f"compress/nightly on this server is of the project {student}" in error
         worker = stack.enter_context(started("ackd worker", student, "started!", **own))
 
         # A run that is planned for a few seconds from now begins by itself; the next one, which
