@@ -25,7 +25,7 @@ from models.errors import InputError
 from models.measures import count_macs
 from pipeline.presets import laid
 from stages.files import read_json, write_json
-from stages.params import PARAMS_FILE, Params, parse_params, read_yaml
+from stages.params import PARAMS_FILE, Params, parse_params, parse_yaml, read_yaml
 
 TABLES = (2, 3, 4, 5, 6, 7)
 MEASURED = FOLDER / "training.json"
@@ -94,7 +94,8 @@ def trainings(preset: str, method: str) -> Iterator[Training]:
     """
     data = preset.partition("/")[0]
     names = [preset] if method == "teacher" else [preset, f"methods/{method}"]
-    params = parse_params(laid(PARAMS_FILE.read_text(encoding="utf-8"), names, {}))
+    text = laid(PARAMS_FILE.read_text(encoding="utf-8"), names, {})
+    params = parse_params(parse_yaml(text.encode(), str(PARAMS_FILE)))
     (classes, images), size = _DATA[data], params.data.image_size
     assert size is not None  # every preset has one
     teacher, epochs, distill = params.teacher.network, params.teacher.epochs, params.distill

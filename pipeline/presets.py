@@ -92,8 +92,8 @@ def laid(
     *,
     source: str | None = None,
     short: int | None = None,
-) -> dict[str, Any]:
-    """The parameters that :func:`use` would write; nothing is written.
+) -> str:
+    """The ``params.yaml`` that :func:`use` would write; nothing is written.
 
     Args:
         content: the text of ``params.yaml``.
@@ -104,7 +104,7 @@ def laid(
         InputError: as :func:`use`.
     """
     nested = [_nested(key, value) for key, value in settings.items()]
-    return _plain(_laid(content, names, nested, source, short))
+    return _dumped(_laid(content, names, nested, source, short))
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

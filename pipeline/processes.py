@@ -43,20 +43,18 @@ def holders(root: Path) -> list[Holder]:
     return sorted(found)
 
 
-def memory_below(folder: Path) -> int:
-    """Bytes of main memory that processes begun here take whose working directory is in ``folder``.
+def memory_of_children() -> int:
+    """Bytes of main memory that all processes take which this one has started.
 
     What processes share counts once where the system tells (Linux), and for each of them elsewhere.
     """
     import psutil
 
-    inside, total = folder.resolve(), 0
+    total = 0
     for process in psutil.Process().children(recursive=True):
-        # It has ended meanwhile.
-        with contextlib.suppress(psutil.Error, OSError):
-            if Path(process.cwd()).is_relative_to(inside):
-                taken = process.memory_full_info()
-                total += getattr(taken, "pss", taken.rss)
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
+            taken = process.memory_full_info()
+            total += getattr(taken, "pss", taken.rss)
     return total
 
 

@@ -41,6 +41,19 @@ def parse_needs(stage: str, meta: Mapping[str, Any] | None) -> Needs:
         ) from None
 
 
+def listed_gpus() -> list[str]:
+    """What ``ACKD_GPUS`` lists: ids separated by commas, such as ``0,1``; unset means none.
+
+    Raises:
+        InputError: one is listed twice.
+    """
+    listed = os.environ.get("ACKD_GPUS", "")
+    gpus = [part.strip() for part in listed.split(",") if part.strip()]
+    if len(set(gpus)) != len(gpus):
+        raise InputError(f"ACKD_GPUS={listed} names a GPU twice; list each once")
+    return gpus
+
+
 class Resources:
     """GPUs and quiet for the stages that run at once.
 
@@ -57,13 +70,8 @@ class Resources:
 
     @classmethod
     def from_environment(cls) -> Resources:
-        """From ``ACKD_GPUS``: ids separated by commas, such as ``0,1``; unset means none."""
-        gpus = [part.strip() for part in os.environ.get("ACKD_GPUS", "").split(",") if part.strip()]
-        if len(set(gpus)) != len(gpus):
-            raise InputError(
-                f"ACKD_GPUS={os.environ['ACKD_GPUS']} names a GPU twice; list each once"
-            )
-        return cls(gpus)
+        """With those of :func:`listed_gpus`."""
+        return cls(listed_gpus())
 
     def check(self, stages: Mapping[str, Needs]) -> None:
         """Refuse what could never start.

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.sweep.plan import Plan
-    from pipeline.sweep.run import Outcome
+    from pipeline.sweep.worker import Outcome
 
 
 def sweep(
@@ -72,17 +72,14 @@ def sweep(
         raise InputError(f"--memory is {memory:g}, expected GB above 0")
     planned = load_plan(file)
     if plan:
-        from pipeline.sweep.estimate import show
-
-        show(planned, _done(planned))
+        _show(planned)
         return
     before = {
         number: signal.signal(number, _interrupt)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
-        failed = _run_on_dask(planned, dask, git) if dask else _run_here(planned, jobs, memory)
-        _done(planned)  # dvc has made what was asked for, or this says what it made
+        failed = _run_on(dask, git, planned) if dask else _run_here(planned, jobs, memory)
     except KeyboardInterrupt:
         typer.echo(
             "interrupted: every experiment is stopped; the same command goes on from here",
@@ -109,39 +106,35 @@ def add_to(app: typer.Typer) -> None:
     app.command()(sweep)
 
 
+def _show(plan: Plan) -> None:
+    from pipeline.sweep.commits import done
+
+    ready = done(plan)
+    for experiment in plan.experiments:
+        typer.echo(f"{experiment.name}: {'done' if experiment.name in ready else 'will run'}")
+    left = len(plan.experiments) - len(ready)
+    typer.echo(f"{len(plan.experiments)} experiments, {len(ready)} done, {left} to run")
+
+
 def _run_here(plan: Plan, jobs: int | None, memory_gb: float | None) -> list[Outcome]:
-    from pipeline.resources import Resources
-    from pipeline.sweep.local import LocalEngine, only_one
+    from pipeline.sweep.cluster import only_one, start_here
+    from pipeline.sweep.commits import done
     from pipeline.sweep.run import run
 
-    resources = Resources.from_environment()
-    jobs = jobs or max(1, resources.total)
-    if 0 < resources.total < jobs:
-        typer.echo(f"{resources.total} at once: ACKD_GPUS lists no more GPUs")
-        jobs = resources.total
+    memory = None if memory_gb is None else memory_gb * 1e9
     with only_one(plan.name):
-        done = _done(plan)
-        if len(done) == len(plan.experiments):
+        ready = done(plan)
+        if len(ready) == len(plan.experiments):
             return []
-        measuring = [stage.name for stage in plan.stages if stage.needs.alone]
-        if measuring and jobs > 1:
-            typer.echo(
-                f"{', '.join(measuring)}: measured beside {jobs - 1} other"
-                f" experiment{'s' * (jobs > 2)}, so that times are those of a busy machine"
-            )
-        memory = None if memory_gb is None else memory_gb * 1e9
-        engine = LocalEngine(plan.name, plan.commit, jobs, resources, memory, typer.echo)
-        try:
-            return run(plan, done, engine, typer.echo)
-        finally:
-            engine.close()
+        with start_here(plan, jobs, memory, typer.echo) as cluster:
+            return run(plan, ready, cluster, typer.echo)
 
 
-def _run_on_dask(plan: Plan, address: str, url: str | None) -> list[Outcome]:
+def _run_on(address: str, url: str | None, plan: Plan) -> list[Outcome]:
     from models.errors import InputError
     from pipeline.git_refs import git
-    from pipeline.sweep import dask as sweep_dask
-    from pipeline.sweep.local import only_one
+    from pipeline.sweep.cluster import connect, fetch, only_one, pull
+    from pipeline.sweep.commits import done
     from pipeline.sweep.run import run
 
     if url is None:
@@ -153,28 +146,13 @@ def _run_on_dask(plan: Plan, address: str, url: str | None) -> list[Outcome]:
             ) from None
     names = [experiment.name for experiment in plan.experiments]
     with only_one(plan.name):
-        engine = sweep_dask.DaskEngine(address, url, plan.commit)
-        try:
-            sweep_dask.fetch(url, names)
-            failed = run(plan, _done(plan), engine, typer.echo)
-        finally:
-            engine.close()
-        sweep_dask.fetch(url, names)
+        with connect(plan, address, url) as cluster:
+            fetch(url, names)
+            failed = run(plan, done(plan), cluster, typer.echo)
         lost = {outcome.name for outcome in failed}
-        sweep_dask.pull(url, [name for name in names if name not in lost])
+        if taken := [name for name in names if name not in lost]:
+            pull(url, taken)
     return failed
-
-
-def _done(plan: Plan) -> set[str]:
-    """Names of the experiments that exist; one with other settings is refused."""
-    from pipeline.sweep.commits import is_done, list_experiments
-
-    found = list_experiments()
-    return {
-        experiment.name
-        for experiment in plan.experiments
-        if is_done(plan, experiment, found.get(experiment.name, []))
-    }
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from models.errors import InputError
 from pipeline.dvc_runner import Stage, load_graph
-from pipeline.presets import laid, leaves
-from pipeline.sweep.commits import check_committed, check_in_git, committed
-from stages.params import PARAMS_FILE, parse_params, read_yaml
+from pipeline.git_refs import git
+from pipeline.presets import laid
+from pipeline.sweep.commits import check_committed, check_in_git
+from stages.params import PARAMS_FILE, parse_params, parse_yaml, read_yaml
 from stages.preflight import check
 
 SEED = "distill.seed"
-_TEMPLATE = r"\$\{([\w.]+)\}"
 _Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 
 
@@ -64,21 +64,16 @@ class Experiment:
 
     Attributes:
         name: of the DVC experiment, ``SWEEP.VARIANT.seedN``.
-        params: all of its ``params.yaml``.
-        overrides: what of that differs from the commit, as ``dvc exp run -S`` takes it.
-        keys: of each stage, equal where all is equal that its outputs depend on; and of the
-            teacher's logits.
-        shared: the keys of what it has in common with other experiments of the sweep, such as a
-            teacher; experiments with one of them in common must not make it side by side.
-        epochs: of its student.
+        text: of its ``params.yaml``.
+        params: the same, parsed.
+        shared: what it has in common with other experiments of the sweep, such as a teacher; those
+            with something in common must not make it side by side.
     """
 
     name: str
+    text: str
     params: dict[str, Any]
-    overrides: tuple[str, ...]
-    keys: dict[str, str]
     shared: frozenset[str]
-    epochs: int
 
 
 @dataclass(frozen=True)
@@ -107,78 +102,27 @@ def load_plan(path: Path) -> Plan:
     """
     content = _parse(path)
     check_committed()
-    commit, text = committed(PARAMS_FILE.as_posix())
-    base = leaves(laid(text, [], {}))
-    order = _until(load_graph(Path()), content.until, path)
+    commit = git(Path(), "rev-parse", "HEAD")
+    stages = _until(load_graph(Path()), content.until, path)
+    texts = _texts(content, git(Path(), "show", f"{commit}:{PARAMS_FILE}"), path)
+    params = {name: parse_yaml(text.encode(), str(path)) for name, text in texts.items()}
+    _check_different(params, path)
     definitions: dict[str, Any] = read_yaml(Path("dvc.yaml")).get("stages", {})
-    seeds = list(range(content.seeds)) if isinstance(content.seeds, int) else content.seeds
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise InputError(f"{path}: seeds: {seeds}, expected a count, or numbers that differ")
-    found: dict[str, dict[str, Any]] = {}
-    for variant, presets, settings in _variants(content, path):
-        for seed in seeds:
-            name = f"{content.name}.{variant}.seed{seed}"
-            if name in found:
-                raise InputError(f"{path}: two variants have the name {variant}; rename one")
-            try:
-                found[name] = laid(
-                    text,
-                    presets,
-                    {**settings, SEED: seed},
-                    source=content.data,
-                    short=content.epochs,
-                )
-                if seed == seeds[0]:
-                    check(parse_params(found[name]))
-                    check_in_git(found[name])
-            except InputError as error:
-                raise InputError(f"{path}: variant {variant}: {error}") from None
-    _check_different(found, path)
-    keys = {name: _keys(order, definitions, params) for name, params in found.items()}
-    counts: dict[str, int] = {}
-    for key in itertools.chain.from_iterable(own.values() for own in keys.values()):
-        counts[key] = counts.get(key, 0) + 1
-    always = {stage.name for stage in order if stage.always_runs}
-    experiments = tuple(
-        Experiment(
-            name=name,
-            params=params,
-            overrides=tuple(
-                f"++{key}={as_override(value)}"
-                for key, value in leaves(params).items()
-                if key not in base or base[key] != value
-            ),
-            keys=keys[name],
-            shared=frozenset(
-                key for stage, key in keys[name].items() if counts[key] > 1 and stage not in always
-            ),
-            epochs=params["distill"]["epochs"],
-        )
-        for name, params in found.items()
+    made = {name: _made(stages, definitions, own) for name, own in params.items()}
+    counts = Counter(itertools.chain.from_iterable(made.values()))
+    return Plan(
+        name=content.name,
+        commit=commit,
+        until=content.until,
+        stages=tuple(stages),
+        files=_files(stages, definitions, list(params.values())),
+        experiments=tuple(
+            Experiment(
+                name, text, params[name], frozenset(key for key in made[name] if counts[key] > 1)
+            )
+            for name, text in texts.items()
+        ),
     )
-    files = _files(order, definitions, found.values())
-    return Plan(content.name, commit, content.until, tuple(order), files, experiments)
-
-
-def as_override(value: Any) -> str:
-    """A value in the grammar of ``dvc exp run -S``, which is Hydra's.
-
-    Raises:
-        InputError: the value cannot be written there.
-    """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        if "\\" in value or "${" in value:
-            raise InputError(f"{value!r}: a backslash or ${{ cannot be set in a sweep")
-        return "'" + value.replace("'", "\\'") + "'"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{as_override(item)}" for key, item in value.items()) + "}"
-    return "[" + ",".join(as_override(item) for item in value) + "]"
 
 
 def _parse(path: Path) -> SweepFile:
@@ -215,6 +159,34 @@ def _keys_of(section: type[BaseModel]) -> str:
     return ", ".join(field.alias or key for key, field in section.model_fields.items())
 
 
+def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
+    """The ``params.yaml`` of each experiment, by its name."""
+    seeds = list(range(content.seeds)) if isinstance(content.seeds, int) else content.seeds
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise InputError(f"{path}: seeds: {seeds}, expected a count, or numbers that differ")
+    found: dict[str, str] = {}
+    for variant, presets, settings in _variants(content, path):
+        for seed in seeds:
+            name = f"{content.name}.{variant}.seed{seed}"
+            if name in found:
+                raise InputError(f"{path}: two variants have the name {variant}; rename one")
+            try:
+                found[name] = laid(
+                    base,
+                    presets,
+                    {**settings, SEED: seed},
+                    source=content.data,
+                    short=content.epochs,
+                )
+                if seed == seeds[0]:
+                    params = parse_yaml(found[name].encode(), str(path))
+                    check(parse_params(params))
+                    check_in_git(params)
+            except InputError as error:
+                raise InputError(f"{path}: variant {variant}: {error}") from None
+    return found
+
+
 def _variants(content: SweepFile, path: Path) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
     for name, given in content.variants.items():
         variant = given or Variant()
@@ -244,53 +216,48 @@ def _word(value: Any) -> str:
 
 def _until(stages: Sequence[Stage], until: str, path: Path) -> list[Stage]:
     """The stages that end in ``until``, in order."""
-    by_name = {stage.name: stage for stage in stages}
-    if until not in by_name:
-        raise InputError(
-            f"{path}: until: {until} is no stage of dvc.yaml; use one of {', '.join(by_name)}"
-        )
-    wanted, todo = {until}, [until]
-    while todo:
-        for above in by_name[todo.pop()].upstream:
-            if above not in wanted:
-                wanted.add(above)
-                todo.append(above)
+    if until not in (stage.name for stage in stages):
+        names = ", ".join(stage.name for stage in stages)
+        raise InputError(f"{path}: until: {until} is no stage of dvc.yaml; use one of {names}")
+    wanted = {until}
+    for stage in reversed(stages):
+        if stage.name in wanted:
+            wanted.update(stage.upstream)
     return [stage for stage in stages if stage.name in wanted]
 
 
 def _check_different(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     seen: dict[str, str] = {}
     for name, params in found.items():
-        text = json.dumps(params, sort_keys=True, default=str)
-        if text in seen:
-            raise InputError(
-                f"{path}: {seen[text]} and {name} have the same parameters; leave one out"
-            )
-        seen[text] = name
+        other = seen.setdefault(json.dumps(params, sort_keys=True, default=str), name)
+        if other != name:
+            raise InputError(f"{path}: {other} and {name} have the same parameters; leave one out")
 
 
-def _keys(
+def _made(
     stages: Sequence[Stage], definitions: Mapping[str, Any], params: Mapping[str, Any]
-) -> dict[str, str]:
-    """A key for what each stage makes, equal where all is equal that it depends on."""
-    keys: dict[str, str] = {}
+) -> set[str]:
+    """For each stage its name and all parameters that its result depends on; for logits, too.
+
+    This says who waits for whom. What is made already, DVC's run cache knows.
+    """
+    read: dict[str, dict[str, Any]] = {}
     for stage in stages:
-        definition = definitions.get(stage.name.partition("@")[0], {})
-        text = json.dumps(definition, sort_keys=True, default=str)
-        names = {_filled(name, params) for name in _declared(definition)}
-        names |= {*re.findall(_TEMPLATE, text)}
-        everything = PARAMS_FILE.as_posix() in definition.get("deps", [])
-        content = [
-            stage.name,
-            {name: value_of(params, name) for name in sorted(names)},
-            params if everything else None,
-            [keys[above] for above in stage.upstream],
-        ]
-        keys[stage.name] = _hash(content)
-    if "train_proxy" in keys and "distill" in keys and _reads_logits(params):
+        declared = definitions.get(stage.name.partition("@")[0], {}).get("params", [])
+        names = [_filled(name, params) for item in declared for name in _names(item)]
+        read[stage.name] = {name: _value(params, name) for name in names}
+        for above in stage.upstream:
+            read[stage.name] |= read[above]
+    kept = {stage.name: read[stage.name] for stage in stages if not stage.always_runs}
+    if "train_proxy" in kept and _reads_logits(params):
         # They are no stage: the first student that needs them leaves them for the others.
-        keys["logits"] = _hash(["logits", keys["train_proxy"], params["augmentation"]])
-    return keys
+        kept["logits"] = kept["train_proxy"] | {"augmentation": params["augmentation"]}
+    return {json.dumps([name, kept[name]], sort_keys=True, default=str) for name in kept}
+
+
+def _names(item: str | Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Of parameters, as an entry of ``params`` in ``dvc.yaml`` has them: a name, or a file's."""
+    return [item] if isinstance(item, str) else [name for own in item.values() for name in own]
 
 
 def _reads_logits(params: Mapping[str, Any]) -> bool:
@@ -300,22 +267,7 @@ def _reads_logits(params: Mapping[str, Any]) -> bool:
     return stored and distillers.needs(params["distill"]["method"]) == "logits"
 
 
-def _hash(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _declared(definition: Mapping[str, Any]) -> Iterator[str]:
-    for item in definition.get("params", []):
-        if isinstance(item, str):
-            yield item
-        else:
-            for names in item.values():
-                yield from names or []
-
-
-def value_of(params: Mapping[str, Any], name: str) -> Any:
-    """The value of ``section.key``; None where there is none."""
+def _value(params: Mapping[str, Any], name: str) -> Any:
     value: Any = params
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -323,17 +275,15 @@ def value_of(params: Mapping[str, Any], name: str) -> Any:
 
 
 def _filled(text: str, params: Mapping[str, Any]) -> str:
-    return re.sub(_TEMPLATE, lambda match: str(value_of(params, match.group(1))), text)
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(_value(params, match[1])), text)
 
 
 def _files(
-    stages: Sequence[Stage],
-    definitions: Mapping[str, Any],
-    found: Iterable[Mapping[str, Any]],
+    stages: Sequence[Stage], definitions: Mapping[str, Any], found: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
     """What the stages read that no stage makes."""
-    made: set[str] = set()
-    read: set[str] = {"dvc.yaml"}
+    made = {PARAMS_FILE.as_posix()}
+    read = {"dvc.yaml"}
     for stage in stages:
         definition = definitions.get(stage.name.partition("@")[0], {})
         for kind in ("outs", "metrics", "plots"):
@@ -341,4 +291,4 @@ def _files(
                 made.update([item] if isinstance(item, str) else item)
         for dep in definition.get("deps", []):
             read.update(_filled(dep, params) for params in found)
-    return tuple(sorted(read - made - {PARAMS_FILE.as_posix()}))
+    return tuple(sorted(read - made))

@@ -1,50 +1,19 @@
-"""Runs the experiments of a plan on an engine: what is shared is made once, and by one alone."""
+"""Runs the experiments of a plan on a cluster: what is shared is made once, and by one alone."""
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
-from pipeline.sweep.clone import Order
-from pipeline.sweep.commits import message
+from pipeline.sweep.cluster import Cluster
 from pipeline.sweep.plan import Experiment, Plan
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an experiment ended.
-
-    Attributes:
-        name: of the experiment.
-        seconds: that it took.
-        reason: why it failed; None where it did not.
-        where: the worker, or an empty text.
-    """
-
-    name: str
-    seconds: float
-    reason: str | None = None
-    where: str = ""
-
-
-class Engine(Protocol):
-    """Where experiments run."""
-
-    @property
-    def slots(self) -> int:
-        """How many at once; what is seen of them may change it."""
-
-    def start(self, order: Order) -> None:
-        """Begin an experiment and return."""
-
-    def wait(self) -> Outcome:
-        """The next one that ends."""
+from pipeline.sweep.worker import Order, Outcome, run_experiment
 
 
 def run(
-    plan: Plan, done: Iterable[str], engine: Engine, tell: Callable[[str], None]
+    plan: Plan, done: Iterable[str], cluster: Cluster, report: Callable[[str], None]
 ) -> list[Outcome]:
     """Run all that is not done; a failure does not stop the others.
 
@@ -54,8 +23,8 @@ def run(
     Args:
         plan: the experiments.
         done: names of those that exist.
-        engine: where they run.
-        tell: takes a line for each start and each end.
+        cluster: where they run.
+        report: takes a line for each start and each end.
 
     Returns:
         Those that failed.
@@ -64,49 +33,49 @@ def run(
     made = {key for item in plan.experiments if item.name in ready for key in item.shared}
     # The longest first: what one with fewer epochs needs of a teacher, it has left behind.
     pending = sorted(
-        (item for item in plan.experiments if item.name not in ready), key=lambda e: -e.epochs
+        (item for item in plan.experiments if item.name not in ready),
+        key=lambda item: -int(item.params["distill"]["epochs"]),
     )
-    total, ended = len(pending), 0
-    running: dict[str, Experiment] = {}
+    total, began = len(pending), time.monotonic()
+    running: dict[Any, Experiment] = {}
     making: dict[str, str] = {}
-    seconds: list[float] = []
-    failed: list[Outcome] = []
-    began = time.monotonic()
+    ended: queue.Queue[Any] = queue.Queue()
+    outcomes: list[Outcome] = []
     while pending or running:
+        slots = cluster.slots(max((outcome.memory for outcome in outcomes), default=0))
         for item in list(pending):
-            if len(running) >= engine.slots:
+            if len(running) >= slots:
                 break
-            if any(key in making for key in item.shared):
+            if not making.keys().isdisjoint(item.shared):
                 continue
             pending.remove(item)
             claimed = item.shared - made
             making.update(dict.fromkeys(claimed, item.name))
-            running[item.name] = item
-            tell(f"{item.name}: started, {total - len(pending)} of {total}")
-            engine.start(
-                Order(
-                    name=item.name,
-                    overrides=item.overrides,
-                    until=plan.until,
-                    message=message(plan.name, plan.until),
-                    leads=bool(claimed),
-                )
-            )
-        outcome = engine.wait()
-        item = running.pop(outcome.name)
-        ended += 1
+            report(f"{item.name}: started, {total - len(pending)} of {total}")
+            order = Order(item.name, item.text, leads=bool(claimed))
+            key = f"{item.name}-{cluster.workshop}"
+            future = cluster.client.submit(run_experiment, cluster.workshop, order, key=key)
+            running[future] = item
+            future.add_done_callback(ended.put)
+        future = ended.get()
+        item = running.pop(future)
+        outcome = _outcome(item.name, future)
+        outcomes.append(outcome)
         making = {key: name for key, name in making.items() if name != item.name}
-        where = f" on {outcome.where}" if outcome.where else ""
         if outcome.reason is None:
             made |= item.shared
-            seconds.append(outcome.seconds)
-            what = f"done in {duration(outcome.seconds)}{where}"
-        else:
-            failed.append(outcome)
-            what = f"failed after {duration(outcome.seconds)}{where}: {outcome.reason}"
-        tell(f"{item.name}: {what}; {ended} of {total}{_left(seconds, total - ended, engine)}")
+        how = "done in" if outcome.reason is None else "failed after"
+        where = f" on {outcome.where}" if outcome.where else ""
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        left = _left(outcomes, total - len(outcomes), slots)
+        report(
+            f"{item.name}: {how} {duration(outcome.seconds)}{where}{reason};"
+            f" {len(outcomes)} of {total}{left}"
+        )
+    failed = [outcome for outcome in outcomes if outcome.reason is not None]
     if total:
-        tell(f"{plan.name}: {total - len(failed)} of {total} in {_since(began)}")
+        took = duration(time.monotonic() - began)
+        report(f"{plan.name}: {total - len(failed)} of {total} in {took}")
     return failed
 
 
@@ -117,12 +86,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
-def _since(began: float) -> str:
-    return duration(time.monotonic() - began)
+def _outcome(name: str, future: Any) -> Outcome:
+    if future.status == "finished":
+        found: Outcome = future.result()
+        return found
+    if future.status == "error":
+        error = future.exception()
+        return Outcome(name, 0, f"{type(error).__name__}: {error}")
+    return Outcome(name, 0, "Dask has given it up; is its scheduler alive?")
 
 
-def _left(seconds: list[float], left: int, engine: Engine) -> str:
+def _left(outcomes: list[Outcome], left: int, slots: int) -> str:
+    seconds = [outcome.seconds for outcome in outcomes if outcome.reason is None]
     if not seconds or not left:
         return ""
     each = sum(seconds) / len(seconds)
-    return f", about {duration(each * left / min(left, engine.slots))} left"
+    return f", about {duration(each * left / min(left, slots))} left"

@@ -1,34 +1,34 @@
-"""Sends what DVC's run cache names beside outputs that are pushed anyway; run in a clone.
+"""Sends what DVC's run cache names beside the outputs that are pushed anyway.
 
-``dvc push --run-cache`` sends the entries of the run cache and no data. Outputs go with their
-experiment. Metrics and plots do not, as git has them; DVC keeps a copy in its cache, and restores
-no run elsewhere without it.
+``dvc exp push --run-cache`` sends the entries of the run cache, and outputs go with their
+experiment. Metrics and plots do not, as git has them; yet DVC restores no run elsewhere without
+the copies that its cache has.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from ruamel.yaml import YAML
+from pipeline.dvc_output import StageError
+from stages.params import read_yaml
 
 
-def main() -> None:
+def push_copies(clone: Path) -> None:
+    """Push what the entries of a clone's run cache name and its cache has.
+
+    Raises:
+        StageError: the remote did not take it.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
 
-    with Repo() as repo:
-        sums = set()
-        for path in Path(repo.stage_cache.cache_dir).glob("*/*/*"):
-            outs = YAML(typ="safe").load(path).get("outs", [])
-            sums |= {out["md5"] for out in outs if not out["md5"].endswith(".dir")}
+    with Repo(str(clone)) as repo:
+        entries = Path(repo.stage_cache.cache_dir).glob("*/*/*")
+        sums = {out["md5"] for entry in entries for out in read_yaml(entry).get("outs", [])}
         cache = repo.cache.local
+        copies = [md5 for md5 in sorted(sums) if not md5.endswith(".dir") and cache.exists(md5)]
         try:
-            repo.cloud.push([HashInfo("md5", md5) for md5 in sorted(sums) if cache.exists(md5)])
+            repo.cloud.push([HashInfo("md5", md5) for md5 in copies])
         except (DvcException, OSError) as error:
-            sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+            raise StageError(str(error)) from None

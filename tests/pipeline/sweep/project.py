@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from pipeline.experiments import list_refs
 from pipeline.git_refs import git
-from pipeline.sweep.commits import list_experiments
 from tests.once import once, repository
 from tests.pipeline.conftest import ROOT
 
@@ -139,9 +139,9 @@ def environment(project: Path, **more: str) -> dict[str, str]:
 def results(project: Path) -> dict[str, str]:
     """The sum of each experiment's student, by the experiment's name."""
     found = {}
-    for name, (item,) in list_experiments(root=project).items():
+    for item in list_refs(project):
         lock = YAML(typ="safe").load(git(project, "show", f"{item.revision}:dvc.lock"))
-        found[name] = lock["stages"]["distill"]["outs"][0]["md5"]
+        found[item.name] = lock["stages"]["distill"]["outs"][0]["md5"]
     return found
 
 

@@ -18,7 +18,6 @@ from typer.testing import CliRunner, Result
 
 from pipeline import cli
 from pipeline.git_refs import git
-from pipeline.sweep.commits import list_experiments
 from tests.pipeline.sweep.project import (
     LOG,
     cached,
@@ -43,6 +42,7 @@ variants:
   cold: {set: {distill.temperature: 2}}
   hot: {set: {distill.temperature: 13}}
 """
+ONE_SEED = SWEEP.replace("13", "12").replace("seeds: 2", "seeds: 1")
 
 
 @pytest.fixture
@@ -53,13 +53,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def called(command: str, **instead: str) -> str:
+def called(command: str) -> str:
     """What a command of the page prints, when it is run here."""
-    own = {"docs/examples/sweep.yaml": "sweep.yaml", **instead}
+    arguments = documented(command, **{"docs/examples/sweep.yaml": "sweep.yaml"})
     done = subprocess.run(
-        documented(command, **own), env=environment(Path.cwd()), capture_output=True, text=True
+        arguments, env=environment(Path.cwd()), capture_output=True, text=True, check=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -87,7 +86,7 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(
     assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
     assert not (project / ".dvc/tmp/sweeps/t/clones").exists()
 
-    # The log tells what the second run did: what failed, again, and nothing else.
+    # What failed runs again, and nothing else.
     write_sweep(project, SWEEP.replace("13", "12"))
     second = sweep("--jobs", "1")
     assert second.exit_code == 0, second.output
@@ -117,7 +116,7 @@ def test_no_more_run_at_once_than_memory_allows_and_measured_beside_others_is_sa
 ) -> None:
     script = project / "stage.sh"
     # Takes 200 MB for some seconds, which is long enough to be seen.
-    hold = "import time; held = bytearray(200_000_000); time.sleep(2)"
+    hold = "import time; held = bytearray(200_000_000); time.sleep(3)"
     script.write_text(
         script.read_text().replace(
             'sleep "${SWEEP_SLEEP:-0}"',
@@ -125,36 +124,20 @@ def test_no_more_run_at_once_than_memory_allows_and_measured_beside_others_is_sa
         )
     )
     commit(project)
-    write_sweep(project, "name: t\nuntil: measure\nseeds: 3\nvariants: {kd: {presets: [kd]}}\n")
-    done = sweep("--jobs", "3", "--memory", "0.3")
+    write_sweep(project, "name: t\nuntil: measure\nseeds: 2\nvariants: {kd: {presets: [kd]}}\n")
+    done = sweep("--jobs", "2", "--memory", "0.4")
     assert done.exit_code == 0, done.output
-    alone = "measure: measured beside 2 other experiments, so that times are those of a busy"
+    alone = "measure: measured beside 1 other experiment, so that times are those of a busy"
     assert alone in done.output
-    said = re.search(r"1 at once from here: an experiment takes up to (.+) MB, of 300", done.output)
+    said = re.search(r"1 at once from here: an experiment takes up to (.+) MB, of 400", done.output)
     assert said is not None, done.output
-    assert 200 < float(said[1]) < 300
+    assert 200 < float(said[1]) < 400
     log = (project.parent / LOG).read_text().splitlines()
-    held = [line for line in log if line in ("begin", "end")]
-    assert held == ["begin", "end"] * 3
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["--memory", "0"], "--memory is 0, expected GB above 0"),
-        (["--memory", "8", "--dask", "tcp://h:1"], "--memory is for this machine; leave it out"),
-    ],
-)
-def test_a_limit_that_limits_nothing_is_refused(
-    project: Path, options: list[str], sentence: str
-) -> None:
-    refused = sweep(*options)
-    assert refused.exit_code == 1
-    assert sentence in refused.output
+    assert [line for line in log if line in ("begin", "end")] == ["begin", "end"] * 2
 
 
 def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Path) -> None:
-    write_sweep(project, SWEEP.replace("13", "12").replace("seeds: 2", "seeds: 1"))
+    write_sweep(project, ONE_SEED)
     mark = uuid.uuid4().hex
     with (project / "output.log").open("wb") as output:
         process = subprocess.Popen(
@@ -183,7 +166,7 @@ def test_an_interrupt_stops_all_within_seconds_and_leaves_no_orphan(project: Pat
     output_text = (project / "output.log").read_text()
     assert "interrupted: every experiment is stopped; the same command goes on" in output_text
     assert "Traceback" not in output_text
-    assert list_experiments() == {}
+    assert results(project) == {}
     assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
 
     # The same command goes on: the teacher is not trained again.
@@ -210,7 +193,7 @@ def test_one_teacher_is_enough_where_that_of_the_commit_is_lost(
         shutil.rmtree(project / ".dvc/cache")
         (project / "teacher.txt").unlink()
     monkeypatch.setenv("SWEEP_PROCESSOR", "another")
-    write_sweep(project, SWEEP.replace("13", "12").replace("seeds: 2", "seeds: 1"))
+    write_sweep(project, ONE_SEED)
     done = sweep("--jobs", "2")
     assert done.exit_code == 0, done.output
     assert runs(project)["teacher"] == (0 if kept else 1)
@@ -222,6 +205,8 @@ def test_one_teacher_is_enough_where_that_of_the_commit_is_lost(
     ("arguments", "sentence"),
     [
         (["--git", "x"], "--git is for the workers of --dask"),
+        (["--memory", "0"], "--memory is 0, expected GB above 0"),
+        (["--memory", "8", "--dask", "tcp://h:1"], "--memory is for this machine; leave it out"),
         (["--dask", "tcp://127.0.0.1:1", "--jobs", "2"], "--jobs is for this machine"),
         (["--dask", "tcp://127.0.0.1:1"], "git has no remote origin"),
         (["--dask", "tcp://127.0.0.1:1", "--git", "/nowhere"], "git ls-remote: "),
@@ -229,7 +214,6 @@ def test_one_teacher_is_enough_where_that_of_the_commit_is_lost(
     ],
 )
 def test_a_mistake_is_one_sentence(project: Path, arguments: list[str], sentence: str) -> None:
-    pytest.importorskip("distributed")
     write_sweep(project, SWEEP)
     done = sweep(*arguments)
     assert done.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,11 +13,10 @@ import pytest
 
 from models.errors import InputError
 from pipeline.git_refs import git
-from pipeline.sweep.commits import is_done, list_experiments
-from pipeline.sweep.estimate import show
-from pipeline.sweep.plan import Plan, as_override, load_plan
+from pipeline.sweep.commits import done
+from pipeline.sweep.plan import Plan, load_plan
 from tests.pipeline.conftest import ROOT
-from tests.pipeline.sweep.project import COMMANDS, PAGE, commit, make_project, write_sweep
+from tests.pipeline.sweep.project import COMMANDS, PAGE, commit, make_project, results, write_sweep
 
 
 @pytest.fixture
@@ -41,58 +41,53 @@ def test_variants_grids_and_seeds_make_experiments(project: Path) -> None:
     assert names == [f"t.{name}.seed{seed}" for name in variants for seed in (3, 5)]
     hot = plan.experiments[-1].params["distill"]
     assert (hot["method"], hot["epochs"], hot["temperature"], hot["seed"]) == ("kd", 2, 8.5, 5)
-    assert set(plan.experiments[-1].overrides) == {
-        "++distill.method='kd'",
-        "++distill.epochs=2",
-        "++distill.temperature=8.5",
-        "++distill.seed=5",
+    # The text is what `ackd use` would have written: comments and all else stay.
+    before = (project / "params.yaml").read_text().splitlines()
+    changed = [x for x in plan.experiments[-1].text.splitlines() if x not in before]
+    assert {line.split("#")[0].strip() for line in changed} == {
+        "method: kd",
+        "epochs: 2",
+        "temperature: 8.5",
+        "seed: 5",
     }
 
 
-def test_what_has_the_same_teacher_shares_it(project: Path) -> None:
-    plan = planned(
-        project,
-        "presets: [kd]\nseeds: 2\nvariants:\n  a:\n  b: {set: {teacher.epochs: 3}}\n",
-    )
-    teachers = [item.keys["train_teacher"] for item in plan.experiments]
-    assert teachers[0] == teachers[1] != teachers[2] == teachers[3]
-    assert all(item.shared == {item.keys["train_teacher"]} for item in plan.experiments)
-
-
-def test_students_that_read_logits_share_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = make_project(tmp_path)
+def own_chain(project: Path) -> None:
+    """Give the project the chain of this one."""
     (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     commit(project)
-    monkeypatch.chdir(project)
+
+
+def test_who_shares_a_teacher_or_its_logits_waits_for_the_other(project: Path) -> None:
+    own_chain(project)
     plan = planned(
         project,
-        "seeds: 2\nvariants:\n  kd: {presets: [kd]}\n  ackd:\n"
+        "variants:\n  kd: {presets: [kd]}\n  ackd:\n"
         "  scratch: {set: {distill.method: scratch}}\n"
-        "  kd_again: {presets: [kd], set: {distill.at.feature_weight: 2.0}}\n",
+        "  kd_again: {presets: [kd], set: {distill.at.feature_weight: 2.0}}\n"
+        "  long: {set: {teacher.epochs: 77, distill.method: scratch}}\n",
     )
-    logits = {item.name: item.keys.get("logits") for item in plan.experiments}
-    assert logits["t.scratch.seed0"] is None
-    assert logits["t.kd.seed0"] == logits["t.ackd.seed1"] is not None
-    assert logits["t.kd.seed0"] in plan.experiments[0].shared
-    # A student is its own, and so is all that comes of it; of other methods nothing counts.
-    students = {item.name: item.keys["distill"] for item in plan.experiments}
-    assert len(set(students.values())) == 6
-    assert students["t.kd_again.seed0"] == students["t.kd.seed0"]
-    assert "models/distillers/ackd.py" in plan.files
+    shared = {
+        item.name.split(".")[1]: {json.loads(key)[0] for key in item.shared}
+        for item in plan.experiments
+    }
+    teacher = {"prepare_data", "train_teacher", "train_proxy"}
+    # Of other methods nothing counts, and a student that reads no logits waits for none.
+    assert shared == {
+        "kd": {*teacher, "logits", "distill"},
+        "ackd": {*teacher, "logits"},
+        "scratch": teacher,
+        "kd_again": {*teacher, "logits", "distill"},
+        "long": {"prepare_data"},
+    }
     assert "artifacts/data" not in plan.files
+    assert "params.yaml" not in plan.files
 
 
-def test_the_example_of_the_page_is_a_sweep_of_this_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = make_project(tmp_path)
+def test_the_example_of_the_page_is_a_sweep_of_this_project(project: Path) -> None:
     shutil.rmtree(project / "presets")
     shutil.copytree(ROOT / "presets", project / "presets")
-    (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
-    commit(project)
-    monkeypatch.chdir(project)
+    own_chain(project)
     example = (ROOT / "docs/examples/sweep.yaml").read_text()
     page = PAGE.read_text()
     for line in example.splitlines():
@@ -143,7 +138,7 @@ def test_what_cannot_be_is_one_sentence(project: Path, text: str, sentence: str)
     with pytest.raises(InputError, match=sentence) as caught:
         planned(project, text)
     assert "\n" not in str(caught.value)
-    assert list_experiments() == {}
+    assert results(project) == {}
 
 
 def test_an_unknown_last_stage_and_what_git_lacks_are_refused(
@@ -160,23 +155,6 @@ def test_an_unknown_last_stage_and_what_git_lacks_are_refused(
     (project / "source.txt").write_text("other images\n")
     with pytest.raises(InputError, match=r"source\.txt: changed and not committed"):
         planned(project, "variants: {a: }")
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        *(None, True, 3, 0.05, 1e-5, "hf:/data/x@v1", "it's", "a b, {c}", [1, 2], ["D3B1"], []),
-        {"mean": [0.1, 0.2], "std": [1.0]},
-    ],
-)
-def test_dvc_reads_an_override_as_it_was_meant(tmp_path: Path, value: Any) -> None:
-    from dvc.utils.hydra import apply_overrides
-    from ruamel.yaml import YAML
-
-    path = tmp_path / "params.yaml"
-    path.write_text("a:\n  b: other\n")
-    apply_overrides(str(path), [f"++a.b={as_override(value)}"])
-    assert YAML(typ="safe").load(path)["a"]["b"] == value
 
 
 def exist(project: Path, plan: Plan, **changes: Any) -> None:
@@ -196,56 +174,23 @@ def test_an_experiment_is_done_only_with_the_same_settings_code_and_end(project:
     text = "variants: {kd: {presets: [kd]}}"
     plan = planned(project, text)
 
-    def done() -> bool:
-        item = plan.experiments[0]
-        return is_done(plan, item, list_experiments().get(item.name, []))
-
-    assert not done()
+    assert not done(plan)
     exist(project, plan)
-    assert done()
+    assert done(plan) == {"t.kd.seed0"}
     (project / "notes.md").write_text("what changes no result\n")
     commit(project)
-    plan = planned(project, text)
-    assert done()
-    plan = load_plan(write_sweep(project, f"name: t\nuntil: measure\n{text}"))
+    assert done(planned(project, text))
+    longer = load_plan(write_sweep(project, f"name: t\nuntil: measure\n{text}"))
     with pytest.raises(InputError, match=r"t\.kd\.seed0 exists and ends in distill, not measure"):
-        done()
+        done(longer)
     (project / "source.txt").write_text("other images\n")
     commit(project)
-    plan = planned(project, text)
     with pytest.raises(InputError, match=r"made by other code \(source.txt changed since\)"):
-        done()
+        done(planned(project, text))
 
 
 def test_an_experiment_with_other_settings_is_refused(project: Path) -> None:
     plan = planned(project, "variants: {kd: {presets: [kd]}}")
     exist(project, plan, epochs=77)
     with pytest.raises(InputError, match=re.escape("(distill.epochs: 77, not 15)")):
-        is_done(plan, plan.experiments[0], list_experiments()["t.kd.seed0"])
-
-
-def test_the_plan_says_unknown_until_something_was_measured(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = "seeds: 2\nvariants: {ackd: , kd: {presets: [kd]}}"
-    show(planned(project, text), set())
-    told = capsys.readouterr().out
-    assert told.count("unknown") == 6
-    assert "4 experiments, 0 done, 4 to run" in told
-
-    # The chain of the project itself was measured, with its own method alone.
-    for name in ("dvc.lock", "reports/teacher/history.csv", "reports/distill/history.csv"):
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        (project / name).write_bytes((ROOT / name).read_bytes())
-    commit(project)
-    show(planned(project, text), {"t.kd.seed0", "t.kd.seed1"})
-    told = capsys.readouterr().out
-    assert re.search(r"t\.ackd\.seed0 +will run +about \d+ s", told)
-    assert re.search(r"t\.kd\.seed0 +done +unknown", told)
-    assert re.search(r"time: about (\d+ s|\d+ min); trainings one after the other", told)
-    assert re.search(r"disk: about \d+\.\d MB;", told)
-    show(planned(project, text), set())
-    told = " ".join(capsys.readouterr().out.split())
-    known = r"about (\d+ s|\d+ min)"
-    assert re.search(rf"time: {known}, without 2 trainings whose time is unknown; train", told)
-    assert re.search(r"disk: about \d+\.\d MB, without 2 results of stages whose size", told)
+        done(plan)

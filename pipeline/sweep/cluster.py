@@ -1,0 +1,262 @@
+"""The Dask cluster that runs a sweep: one of this machine's processes, or one that is there."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from models.errors import InputError
+from pipeline.dvc_config import cache_folder
+from pipeline.dvc_output import StageError
+from pipeline.dvc_runner import Runner
+from pipeline.experiments import list_refs
+from pipeline.git_refs import git
+from pipeline.resources import listed_gpus
+from pipeline.sizes import show_bytes
+from pipeline.sweep.commits import message
+from pipeline.sweep.plan import Plan
+from pipeline.sweep.worker import Here, Source, Workshop
+
+FOLDER = Path(".dvc/tmp/sweeps")
+_CONNECT_S = 20
+_WORKERS_S = 60
+
+
+class Cluster(NamedTuple):
+    """Where experiments run.
+
+    Attributes:
+        client: of Dask.
+        workshop: the name by which its workers know theirs.
+        slots: how many experiments at once, by the most memory that one took (0 before the first).
+    """
+
+    client: Any
+    workshop: str
+    slots: Callable[[int], int]
+
+
+@contextlib.contextmanager
+def only_one(sweep: str) -> Iterator[None]:
+    """Hold the name of a sweep, which no other process may run here meanwhile.
+
+    Raises:
+        InputError: one does.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f"{sweep}.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"the sweep {sweep} is running already in this project; wait until it ends, or"
+                " interrupt it"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def start_here(
+    plan: Plan, jobs: int | None, memory: float | None, report: Callable[[str], None]
+) -> Iterator[Cluster]:
+    """Processes of this machine, each with a GPU where ACKD_GPUS lists some.
+
+    Args:
+        plan: what they will run.
+        jobs: how many; None is one for each GPU, or one.
+        memory: bytes for all experiments at once: the first runs alone, and beside it as many as
+            fit, by what the largest took so far. None is no limit.
+        report: takes a line where fewer than ``jobs`` run.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    gpus = listed_gpus()
+    jobs = jobs or max(1, len(gpus))
+    if 0 < len(gpus) < jobs:
+        report(f"{len(gpus)} at once: ACKD_GPUS lists no more GPUs")
+        jobs = len(gpus)
+    measuring = [stage.name for stage in plan.stages if stage.needs.alone]
+    if measuring and jobs > 1:
+        report(
+            f"{', '.join(measuring)}: measured beside {jobs - 1} other"
+            f" experiment{'s' * (jobs > 2)}, so that times are those of a busy machine"
+        )
+    folder, config = FOLDER / plan.name, Path(".dvc/config.local")
+    here = Here(
+        folder=folder,
+        cache=cache_folder(Path()),
+        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        gpus=tuple(gpus),
+    )
+    workshop = Workshop(_source(plan, str(Path.cwd()), []), here)
+    fewest = jobs
+
+    def slots(largest: int) -> int:
+        nonlocal fewest
+        if memory is None or jobs == 1:
+            return jobs
+        fits = max(1, min(jobs, int(memory // largest))) if largest else 1
+        if largest and fits < fewest:
+            fewest = fits
+            taken = f"{show_bytes(largest)}, of {show_bytes(memory)} for all"
+            report(f"{fits} at once from here: an experiment takes up to {taken}")
+        return fits
+
+    try:
+        # Left to itself, Dask gives every process below a worker one thread to compute with.
+        with (
+            dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
+            LocalCluster(
+                n_workers=jobs,
+                threads_per_worker=1,
+                memory_limit=None,
+                dashboard_address=None,
+                local_directory=str(folder / "workers"),
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+            _open(client, workshop) as name,
+        ):
+            yield Cluster(client, name, slots)
+    finally:
+        for part in ("clones", "workers"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
+    """A cluster whose workers clone a git repository, and push to it.
+
+    Args:
+        plan: what they will run.
+        address: of the scheduler, such as ``tcp://host:8786``.
+        url: of the git repository.
+
+    Raises:
+        InputError: the scheduler does not answer or has no workers, or the workers could not get at
+            the commit or at the data.
+    """
+    from distributed import Client
+
+    _check_reachable(url, plan.commit)
+    try:
+        client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--dask {address}: no scheduler answers there ({error}); start one by `dask scheduler`"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_WORKERS_S)
+        except TimeoutError:
+            raise InputError(
+                f"--dask {address}: the scheduler has no workers; start some by"
+                f" `dask worker {address} --nthreads 1`"
+            ) from None
+        workshop = Workshop(_source(plan, url, ["--not-in-remote"]), None)
+        with _open(client, workshop) as name:
+            yield Cluster(client, name, lambda _: max(1, sum(client.nthreads().values())))
+
+
+@contextlib.contextmanager
+def _open(client: Any, workshop: Workshop) -> Iterator[str]:
+    name = f"sweep-{uuid.uuid4().hex}"
+    client.register_plugin(workshop, name=name)
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(OSError, ValueError, TimeoutError):  # Dask itself has gone
+            client.unregister_worker_plugin(name)
+
+
+def _source(plan: Plan, url: str, places: Sequence[str]) -> Source:
+    try:
+        author = git(Path(), "config", "user.name"), git(Path(), "config", "user.email")
+    except InputError:
+        author = None
+    lock = _lock(plan.commit, places)
+    return Source(url, plan.commit, plan.until, message(plan), author, lock)
+
+
+def _lock(commit: str, places: Sequence[str]) -> str | None:
+    """``dvc.lock`` without the stages whose results nobody has.
+
+    Of a stage that stands there DVC takes these results and no others. That another experiment has
+    just run it, on a processor that gives other last bits, it would not see, and run it again.
+    """
+    try:
+        text = git(Path(), "show", f"{commit}:dvc.lock")
+    except InputError:
+        return None
+    with Runner(Path()) as runner:
+        try:
+            lines = runner.dvc(["data", "status", "--json", *places], lambda _: None)
+        except StageError as error:
+            raise InputError(f"dvc data status: {error}") from None
+    status = json.loads(next(line for line in lines if line.startswith("{")))
+    key = "not_in_remote" if places else "not_in_cache"
+    lost = {place.rstrip("/") for place in status.get(key, [])}  # folders end in a slash
+    content = YAML().load(text)
+    for name, stage in list(content["stages"].items()):
+        if not lost.isdisjoint(out["path"] for out in stage.get("outs", [])):
+            del content["stages"][name]
+    changed = io.StringIO()
+    YAML().dump(content, changed)
+    return changed.getvalue()
+
+
+def _check_reachable(url: str, commit: str) -> None:
+    """See that workers can have the commit from git, and the data from a DVC remote."""
+    tips = {line.split("\t")[0] for line in git(Path(), "ls-remote", url).splitlines()}
+    if not any(_contains(tip, commit) for tip in tips):
+        raise InputError(f"{url} does not have the commit {commit[:8]}; `git push` it first")
+    config = configparser.ConfigParser(interpolation=None)
+    config.read_string(git(Path(), "show", f"{commit}:.dvc/config"))
+    if not config.get("core", "remote", fallback=""):
+        raise InputError(
+            ".dvc/config names no default remote, by which the workers share data; add one by"
+            " `dvc remote add --default` and commit it"
+        )
+
+
+def _contains(tip: str, commit: str) -> bool:
+    try:
+        git(Path(), "merge-base", "--is-ancestor", commit, tip)
+    except InputError:  # or a tip that is not known here
+        return False
+    return True
+
+
+def fetch(url: str, names: Sequence[str]) -> None:
+    """Bring experiments here from the git remote, without their data."""
+    refs = [f"{item.ref}:{item.ref}" for item in list_refs(Path(), url) if item.name in names]
+    if refs:
+        git(Path(), "fetch", "--quiet", "--no-tags", url, *refs)
+
+
+def pull(url: str, names: Sequence[str]) -> None:
+    """Bring experiments here with their data.
+
+    Raises:
+        InputError: the data cannot be had.
+    """
+    with Runner(Path()) as runner:
+        try:
+            runner.dvc(["exp", "pull", url, *names], lambda _: None)
+        except StageError as error:
+            raise InputError(
+                f"the experiments are in git, and their data could not be pulled ({error}); try"
+                f" `dvc exp pull {url}` again"
+            ) from None
