@@ -19,7 +19,6 @@ Cell = str | None
 NOISY = " *"
 NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2)."
 
-
 _FIGURE = re.compile(r"[+−]?\d")
 
 
@@ -75,43 +74,35 @@ def shaded(numbers: Sequence[Sequence[float]], form: Callable[[float], str]) -> 
     return [[Shaded(form(one), (one - least) / reach) for one in row] for row in numbers]
 
 
-def _value(key: str, form: Callable[[Any], str]) -> Callable[[Record], Cell]:
-    return lambda record: None if record[key] is None else form(record[key])
-
-
-def _p90(record: Record) -> Cell:
-    shown = _value("p90_ms", significant)(record)
-    return f"{shown}{NOISY}" if shown and record["noisy"] else shown
-
-
-_COLUMNS: dict[str, tuple[str, Callable[[Record], Cell]]] = {
-    "network": ("network", _value("network", str)),
-    "status": ("status", _value("status", str)),
-    "verdict": ("verdict", _value("verdict", str)),
-    "made_by": ("made by", lambda record: record["made_by"] or ""),
-    "accuracy": ("accuracy", _value("accuracy", percent)),
-    "drop": ("drop, points", drop),
-    "parameters": ("parameters", _value("parameters", count)),
-    "macs": ("MACs", _value("macs", millions)),
-    "size_mb": ("size, MB", _value("size_mb", significant)),
-    "max_relative_error": ("parity", _value("max_relative_error", significant)),
-    "cosine": ("cosine", _value("cosine", "{:.5f}".format)),
-    "top1_agreement": ("golden top\u20111", _value("top1_agreement", percent)),
-    "agreement": ("agreement", _value("agreement", percent)),
-    "calibration_error": ("ECE", _value("calibration_error", percent)),
-    "images": ("images", _value("images", count)),
-    "threads": ("threads", _value("threads", count)),
-    "n": ("runs", _value("n", count)),
-    "min_ms": ("min, ms", _value("min_ms", significant)),
-    "p50_ms": ("p50, ms", _value("p50_ms", significant)),
-    "p90_ms": ("p90, ms", _p90),
-    "p99_ms": ("p99, ms", _value("p99_ms", significant)),
-    "mean_ms": ("mean, ms", _value("mean_ms", significant)),
-    "cv": ("variation", _value("cv", percent)),
-    "first_ms": ("first run, ms", _value("first_ms", significant)),
-    "init_ms": ("session start, ms", _value("init_ms", significant)),
-    "peak_rss_mb": ("peak memory, MB", _value("peak_rss_mb", significant)),
-    "speedup": ("speed, × fp32", _value("speedup", significant)),
+#: What stands in a record of a report under a key: its heading, and its form.
+_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "network": ("network", str),
+    "status": ("status", str),
+    "verdict": ("verdict", str),
+    "made_by": ("made by", str),
+    "accuracy": ("accuracy", percent),
+    "drop": ("drop, points", str),
+    "parameters": ("parameters", count),
+    "macs": ("MACs", millions),
+    "size_mb": ("size, MB", significant),
+    "max_relative_error": ("parity", significant),
+    "cosine": ("cosine", "{:.5f}".format),
+    "top1_agreement": ("golden top\u20111", percent),
+    "agreement": ("agreement", percent),
+    "calibration_error": ("ECE", percent),
+    "images": ("images", count),
+    "threads": ("threads", count),
+    "n": ("runs", count),
+    "min_ms": ("min, ms", significant),
+    "p50_ms": ("p50, ms", significant),
+    "p90_ms": ("p90, ms", significant),
+    "p99_ms": ("p99, ms", significant),
+    "mean_ms": ("mean, ms", significant),
+    "cv": ("variation", percent),
+    "first_ms": ("first run, ms", significant),
+    "init_ms": ("session start, ms", significant),
+    "peak_rss_mb": ("peak memory, MB", significant),
+    "speedup": ("speed, × fp32", significant),
 }
 
 
@@ -121,7 +112,12 @@ def headings(*keys: str) -> list[str]:
 
 def cells(record: Record, *keys: str) -> list[Cell]:
     """The values under ``keys`` with their units; a p90 also needs ``noisy``."""
-    return [_COLUMNS[key][1](record) for key in keys]
+    found: list[Cell] = []
+    for key in keys:
+        value = record[key]
+        text = None if value is None else _COLUMNS[key][1](value)
+        found.append(f"{text}{NOISY}" if text and key == "p90_ms" and record["noisy"] else text)
+    return found
 
 
 def of_records(
@@ -195,12 +191,18 @@ def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
         else "No export is recommended: none has its accuracy, size and latency measured."
     ]
     notes += [f"{name}: {export['reason']}." for name, export in found.items() if export["reason"]]
+    rows = [
+        export
+        | {"drop": drop(export), "verdict": _verdict(name, summary)}
+        | {"made_by": export["made_by"] or ""}
+        for name, export in found.items()
+    ]
     keys = ["status", "verdict", "accuracy", "drop", "size_mb", "p50_ms", "p90_ms", "speedup"]
     keys += ["max_relative_error", "agreement", "made_by"]
     return of_records(
         "The student’s exports, in onnxruntime",
         ["precision"],
-        (([name], export | {"verdict": _verdict(name, summary)}) for name, export in found.items()),
+        zip([[name] for name in found], rows, strict=True),
         keys,
         reading,
         notes,
@@ -217,7 +219,7 @@ def litert(summary: Record) -> Table | None:
     return of_records(
         "The student in LiteRT, on the machine that ran the chain",
         ["precision"],
-        (([name], export) for name, export in found.items()),
+        (([name], export | {"drop": drop(export)}) for name, export in found.items()),
         [*keys, "max_relative_error", "agreement"],
         "Latency is that of one image at one thread; the speed is against the median of"
         " onnxruntime’s fp32 there, where it was measured. These files are in artifacts/litert, and"
