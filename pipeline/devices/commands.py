@@ -20,7 +20,7 @@ _AcceptHostKey = Annotated[
     typer.Option(
         "--accept-host-key",
         metavar="SHA256:...",
-        help="Trust a host that is visited the first time if its key has this fingerprint.",
+        help="Trust a host that is new to this machine if its key has this fingerprint.",
     ),
 ]
 _SendWheels = Annotated[

@@ -112,7 +112,7 @@ class AdbDevice(Device):
         if wrong is not None:
             # The address is a secret, as long as the page is served.
             wrong = wrong.replace(address, "the page").rstrip(".")
-            raise InputError(f"{self.name}: no browser opens there ({wrong}); install one")
+            raise InputError(f"{self.name}: no browser could be opened ({wrong}); install one")
 
     def _native_rows(
         self, files: list[Path], exported: Exported, profile: Profile

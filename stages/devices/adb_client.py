@@ -54,7 +54,7 @@ class Adb:
         return self.run("shell", shlex.join(command))
 
     def require_attached(self) -> None:
-        """Raises InputError where the device is gone; it is not asked, only adb's server is."""
+        """Raises InputError if the device is gone; only adb's server is asked."""
         self.run("get-state")
 
     def push(self, files: Sequence[Path], folder: str) -> None:
@@ -70,7 +70,7 @@ class Adb:
 
     @contextlib.contextmanager
     def reversed(self, port: int) -> Iterator[None]:
-        """Have the device reach a port of this machine as its own, for as long as this lasts.
+        """Make a port of this machine one of the device's own, until the block ends.
 
         Raises:
             InputError: the port is taken there.

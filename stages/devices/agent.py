@@ -1,7 +1,7 @@
-"""What is done to files on the device itself: bundles received, proven, served and rolled back.
+"""Runs on the device: receives bundles, verifies them, serves them and rolls back.
 
-It needs Python 3.8 or newer and nothing else; it is sent to the device with each request and never
-lies there. One request is ``<command> FOLDER [ARGUMENTS]``, and its answer one line of JSON.
+It needs Python 3.8 or newer and nothing else; it is sent with each request and never stored
+there. One request is ``<command> FOLDER [ARGUMENTS]``, and its answer one line of JSON.
 
 A folder that serves a model looks like this::
 
@@ -38,12 +38,12 @@ RECORD = "record.json"
 KEY = "required-key"
 NEW = ".new-"
 OLD = ".old-"
-#: So often a sign goes to whoever sent files; by that a connection that is cut ends.
+#: How often a line goes to the sender, so that a broken connection is noticed.
 _SIGN_OF_LIFE_SECONDS = 15.0
 
 
 def describe(base: Path) -> Dict[str, Any]:
-    """What decides which wheels fit."""
+    """What determines which wheels fit."""
     libc, version = platform.libc_ver()
     return {
         "python": list(sys.version_info[:2]),
@@ -57,10 +57,10 @@ def describe(base: Path) -> Dict[str, Any]:
 
 
 def receive(base: Path, token: str) -> None:
-    """Unpack a tar stream from stdin into ``.new-<token>``, and hold that until stdin ends.
+    """Unpack a tar stream from stdin into ``.new-<token>``, and keep that until stdin ends.
 
-    Whoever sent it has a folder for as long as its own process lives; what others left behind,
-    which nobody holds, is removed first.
+    The folder lasts as long as the process that sends it. What earlier ones left behind is removed
+    first.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -90,7 +90,7 @@ def _unpack(base: Path, folder: Path) -> None:
                 _write_member(folder, member.name, content)
         os.sync()  # once: a file at a time takes minutes on a memory card
     except (tarfile.TarError, EOFError):
-        raise DeviceError(f"{folder}: the files did not arrive whole; try again") from None
+        raise DeviceError(f"{folder}: the transfer was incomplete; try again") from None
     except OSError as error:
         others = [path.name for path in base.glob(NEW + "*") if path != folder]
         beside = f", where others are at work in {', '.join(others)}" if others else ""
@@ -166,11 +166,11 @@ def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> 
     if new < old:
         raise DeviceError(
             "version {} is older than {}, which is served; pass --allow-downgrade to serve it"
-            " all the same".format(version, served["version"])
+            " anyway".format(version, served["version"])
         )
     if new == old and manifest_sha256 != served["manifest_sha256"]:
         raise DeviceError(
-            f"version {version} is served with other contents, so that none is the newer;"
+            f"version {version} is already served with other contents;"
             " raise package.version, or pass --allow-downgrade"
         )
 
@@ -209,7 +209,7 @@ def status(base: Path) -> Dict[str, Any]:
 
 
 def _prove(bundle: Path, manifest_sha256: str, key: Optional[str]) -> Dict[str, Any]:
-    """The manifest of a bundle that is whole, the one that was meant, and signed with the key.
+    """The manifest of a bundle that is whole, the intended one, and signed with the key.
 
     Raises:
         DeviceError: it is not; the message names the file.
@@ -230,7 +230,7 @@ def _prove(bundle: Path, manifest_sha256: str, key: Optional[str]) -> Dict[str, 
 
 
 def _prove_release(base: Path, record: Dict[str, Any]) -> None:
-    """What was deployed before another key was required, or none, is judged without that key."""
+    """Verify a release; one from before the present key was required needs no signature by it."""
     key = _pinned(base)
     key = key if key and key_id(key) == record["key_id"] else None
     _prove(base / RELEASES / record["name"] / "bundle", record["manifest_sha256"], key)
@@ -306,7 +306,7 @@ def _prune(base: Path, *kept: Optional[str]) -> None:
 
 
 def _remove_leftovers(base: Path) -> None:
-    """What nobody holds, of deployments and measurements that ended early."""
+    """Remove what is left of deployments and measurements that ended early."""
     for path in base.glob(NEW + "*"):
         with contextlib.suppress(OSError):
             if path.is_symlink() or not path.is_dir():
@@ -347,7 +347,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have a file, or what a folder lists, on the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     handle = os.open(str(path), os.O_RDONLY)
     try:
         os.fsync(handle)

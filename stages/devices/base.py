@@ -25,10 +25,10 @@ UNMEASURED = (
 
 @dataclass(frozen=True)
 class Opening:
-    """What a user allows when a device is opened; a kind of device uses what concerns it.
+    """What the user allows when a device is opened.
 
     Attributes:
-        accept_host_key: the fingerprint (``SHA256:...``) of a host that is visited the first time.
+        accept_host_key: the fingerprint (``SHA256:...``) of a host that is new to this machine.
         ask: shows a question and returns the answer; None where nobody can be asked.
         send_wheels: whether numpy and onnxruntime are sent along.
     """
@@ -56,7 +56,7 @@ class Measurement:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take a row in, its ``samples_ms`` apart from its figures."""
+        """Add a row; its ``samples_ms`` are kept apart."""
         row = {"device": self.device, **row}
         key = f"{self.device}|{row['runtime']}|{row['precision']}|{row['threads']}"
         self.samples[key] = row.pop("samples_ms", [])
@@ -70,7 +70,7 @@ class Device(ABC):
         self.url = url
 
     def settings(self, exported: Exported, profile: Profile) -> Iterator[tuple[str, int]]:
-        """Each precision with each number of threads, while the progress is shown."""
+        """Each precision with each number of threads; shows the progress."""
         threads = self.url.threads or profile.threads
         every = [*itertools.product(exported.precisions, threads)]
         return track(every, f"profile {self.url.text}")

@@ -1,4 +1,4 @@
-"""Devices that run Python: files are brought there, proven there, and run there by runner.py."""
+"""Devices that run Python: files are copied there, verified, and run by runner.py."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ class Host(Device):
 
     @abstractmethod
     def line(self, command: Sequence[str]) -> list[str]:
-        """What this machine runs, in English, to have a command run there."""
+        """The command of this machine, with English messages, that runs a command there."""
 
     def require_connection(self, finished: Finished) -> None:
-        """Raises InputError where it was the connection that ended."""
+        """Raises InputError if the connection failed."""
 
     @contextlib.contextmanager
     @abstractmethod
     def placed(self, exported: Exported) -> Iterator[Place]:
-        """Models and runner on the device, for as long as this lasts."""
+        """Models and runner on the device, until the block ends."""
 
     def run(self, command: Sequence[str], given: bytes = b"") -> Finished:
         """Run a command there to its end.
@@ -95,7 +95,7 @@ class Host(Device):
 
     @contextlib.contextmanager
     def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Place]:
-        """Send files, the runner and, where the user wants it, what the runner needs.
+        """Send files, the runner and, with ``--send-wheels``, what the runner needs.
 
         The folder there is removed afterwards, unless the agent has activated it.
         """
@@ -112,9 +112,9 @@ class Host(Device):
 
     @contextlib.contextmanager
     def _held(self, files: Mapping[str, Path | bytes], base: str, token: str) -> Iterator[str]:
-        """Have the agent receive files into a folder, and keep that until this ends.
+        """Have the agent receive files into a folder that lasts until the block ends.
 
-        Should this process die, the agent removes it as well: its stdin has ended.
+        If this process dies, the agent's stdin ends, and it removes the folder too.
         """
         limit = timeout_s()
         with subprocess.Popen(
@@ -216,7 +216,7 @@ class Host(Device):
     def _failure(self, finished: Finished) -> InputError:
         reason = finished.reason
         if finished.code in (126, 127):  # of a shell, and of env
-            reason = f"{self.python} does not run there; name another one by ?python=<program>"
+            reason = f"{self.python} cannot be run there; choose another with ?python=<program>"
         return InputError(f"{self.url.text}: {reason}")
 
 

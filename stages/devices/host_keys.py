@@ -1,4 +1,4 @@
-"""Host keys of ssh devices: a first one is shown and asked for, and kept in known_hosts."""
+"""Host keys of ssh devices: a new one is shown, confirmed, and kept in known_hosts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.errors import InputError
 from stages.devices.base import Opening
 from stages.devices.commands import Finished, last_line, run_program
 
-#: The key is kept before anybody logs in; nobody does here.
+#: ssh keeps the key before it logs in, so no login is needed.
 _NOBODY = ("PubkeyAuthentication=no", "GSSAPIAuthentication=no", "HostbasedAuthentication=no")
 
 
@@ -39,7 +39,7 @@ def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -
     find = ["ssh-keygen", "-F", name, "-f", str(known_hosts)]
     if known_hosts.exists() and run_program(find, url).out:
         raise InputError(
-            f"{url}: the host shows a key of another kind than the one in {known_hosts}"
+            f"{url}: the host presents a key of another kind than the one in {known_hosts}"
             f" ({found}), so this may be another machine; if you know why, remove the old key with"
             f" `ssh-keygen -R '{name}'`"
         )
@@ -61,7 +61,7 @@ def _require_acceptance(url: str, name: str, kind: str, found: str, opening: Ope
     if opening.accept_host_key is not None:
         if found != opening.accept_host_key:
             raise InputError(
-                f"{url}: the host shows a key with the fingerprint {found}, expected"
+                f"{url}: the host presents a key with the fingerprint {found}, expected"
                 f" {opening.accept_host_key}; nothing was trusted"
             )
         return
@@ -72,7 +72,7 @@ def _require_acceptance(url: str, name: str, kind: str, found: str, opening: Ope
             f" with what {compare}, and repeat with --accept-host-key {found}"
         )
     if not opening.ask(
-        f"{name} is visited the first time. Its key {kind} has the fingerprint\n  {found}\n"
+        f"{name} is new to this machine. Its key {kind} has the fingerprint\n  {found}\n"
         f"Is that what {compare}?"
     ):
         raise InputError(f"{url}: the host key was not accepted")
@@ -87,7 +87,7 @@ def _presented_key(url: str, ssh: Callable[..., Finished]) -> str:
         lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
     if not lines:
         why = last_line(finished.err) or "no reason given"
-        raise InputError(f"{url}: shows no host key ({why})")
+        raise InputError(f"{url}: presents no host key ({why})")
     return lines[0]
 
 

@@ -94,7 +94,7 @@ def mark(row: Row, before: Thermal, after: Thermal) -> Row:
 
 @contextlib.contextmanager
 def fixed_performance(adb: Adb) -> Iterator[str | None]:
-    """Clock speeds that the device can hold without getting too warm, for as long as this lasts.
+    """Keep the device to clock speeds that it can sustain, until the block ends.
 
     Yields:
         Why it does not offer that; None where it does.

@@ -50,10 +50,10 @@ class SshDevice(Host):
         return self.url.options.get("python", "python3")
 
     def connect(self) -> None:
-        """Reach the device once; here a new host key is asked for.
+        """Connect once; a new host key is asked for here.
 
         Raises:
-            InputError: the device is not reached, not trusted, or does not let the user in.
+            InputError: the device is not reached, not trusted, or refuses the user.
         """
         finished = self._visit()
         if finished.code == _CONNECTION_FAILED and _is_unknown(finished.err):
@@ -100,8 +100,8 @@ class SshDevice(Host):
         why = last_line(output) or "ssh gave no reason"
         if "Permission denied" in output:
             raise InputError(
-                f"{url}: not let in ({why}); put your public key there with ssh-copy-id, and load"
-                " the private one with ssh-add if it has a passphrase"
+                f"{url}: login refused ({why}); install your public key there with ssh-copy-id, and"
+                " load the private one with ssh-add if it has a passphrase"
             )
         raise InputError(f"{url}: not reached ({why})")
 
@@ -117,7 +117,7 @@ def known_name(url: DeviceUrl) -> str:
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> SshDevice:
-    """Raises InputError where the host is not reached, not trusted, or lets the user not in."""
+    """Raises InputError where the host is not reached, not trusted, or refuses the user."""
     for program in ("ssh", "ssh-keygen"):
         if shutil.which(program) is None:
             raise InputError(

@@ -69,7 +69,7 @@ _VALUES = {
 
 @dataclass(frozen=True)
 class DeviceUrl:
-    """A URL that was found right.
+    """A valid URL.
 
     Attributes:
         text: as it was given; it holds no secret, as a password is refused.
@@ -148,11 +148,11 @@ def _problems(split: SplitResult, scheme: Scheme) -> Iterator[str]:
     if scheme.address == "host" and not host:
         yield "the host is missing"
     if scheme.address == "host" and host and not _HOST.fullmatch(host):
-        yield "this is no name of a host"
+        yield "the host name is not valid"
     if scheme.address == "serial" and split.netloc and not _SERIAL.fullmatch(split.netloc):
-        yield "this is no serial number"
+        yield "the serial number is not valid"
     if user is not None and not _USER.fullmatch(user):
-        yield "this is no name of a user"
+        yield "the user name is not valid"
     if not scheme.folder and path not in ("", "/"):
         yield "it takes no folder"
     if scheme.folder and path and not path.startswith("/"):
@@ -169,7 +169,7 @@ def _problems_of_options(query: str, scheme: Scheme) -> Iterator[str]:
         yield "what follows ? is not readable"
     for name, value in pairs:
         if name not in scheme.options:
-            yield f"{name} is no option ({', '.join(scheme.options)})"
+            yield f"{name} is not an option ({', '.join(scheme.options)})"
         elif not _VALUES[name][0].fullmatch(value):
             yield f"{name} must be {_VALUES[name][1]}"
     if len(dict(pairs)) < len(pairs):

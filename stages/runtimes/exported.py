@@ -1,4 +1,4 @@
-"""The folder of exported models, proven unaltered before it is used."""
+"""The folder of exported models, verified before it is used."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Exported:
 
     @property
     def precisions(self) -> list[str]:
-        """Those that there are files of."""
+        """Those that were exported."""
         return list(self.description["files"])
 
     def entry(self, precision: str, shape: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Exported:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why there are none of the others."""
+        """Why the others were not."""
         return dict(self.description["failed"])
 
     def file(self, precision: str, shape: str) -> Path:

@@ -100,7 +100,7 @@ class LiteRtRuntime:
         if not missing:
             return None
         verb = "are" if len(missing) > 1 else "is"
-        return f"{', '.join(missing)} {verb} not installed (docs/how-to-litert.md says how)"
+        return f"{', '.join(missing)} {verb} not installed (see docs/how-to-litert.md)"
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         session = Session(model, os.cpu_count() or 1)

@@ -48,7 +48,7 @@ class Reference:
 
 
 def read_reference(exported: Exported, stage: str) -> Reference:
-    """Torch's answers; ``stage`` is who asks, for what shows the progress.
+    """Torch's answers; ``stage`` is named by the progress bar.
 
     Raises:
         InputError: the exports are of another student.
@@ -113,7 +113,7 @@ def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterato
     if limit is None and agreement < settings.min_agreement_int8:
         yield f"agreement with torch {agreement:.3f} is below {settings.min_agreement_int8}"
     elif limit is None and (reason := breach(precision, row["golden"])):
-        yield f"{reason} on the golden batch, so that no device would take it"
+        yield f"{reason} on the golden batch, so every device would refuse it"
 
 
 def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:

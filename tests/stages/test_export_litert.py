@@ -66,7 +66,7 @@ def test_what_is_missing_is_named_before_any_work(
     monkeypatch.setattr(litert_runtime, "_PACKAGES", {"litert-torch": "no_such_module"})
     expected = (
         r"params\.yaml: litert\.enabled is true, but litert-torch is not installed"
-        r" \(docs/how-to-litert\.md says how\); install what is missing, or set it to false"
+        r" \(see docs/how-to-litert\.md\); install what is missing, or set it to false"
     )
     with pytest.raises(InputError, match=expected):
         export_litert.main(asked)

@@ -164,7 +164,7 @@ def test_int8_that_no_device_would_take_fails() -> None:
     validate.main(params(min_agreement_int8=0.5))
     (row,) = (row for row in rows() if row["status"] == "failed")
     assert row["file"] == "int8_s8s8.static.onnx"
-    assert row["reason"].endswith("on the golden batch, so that no device would take it")
+    assert row["reason"].endswith("on the golden batch, so every device would refuse it")
 
 
 @pytest.mark.usefixtures("project")

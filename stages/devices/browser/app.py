@@ -56,7 +56,7 @@ M = TypeVar("M", bound=measurement.Message)
 
 
 def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
-    """Everything below ``/<token>/``; whatever else is asked for is answered alike: not found.
+    """Everything below ``/<token>/``; any other request is answered with 404.
 
     Args:
         token: the first part of every path.
@@ -150,7 +150,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def _guarded(app: ASGIApp, token: str) -> ASGIApp:
-    """Let in who knows the token."""
+    """Pass on requests that begin with the token."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         _, _, rest = scope["path"].partition("/")

@@ -184,7 +184,7 @@ def judge(
     if not sent.provider.startswith(task.provider):
         raise WrongMessageError(f"the provider is {sent.provider}, expected {task.provider}")
     parity = compare(_logits(sent.logits, reference.shape), reference)
-    trouble = "the page was out of sight while it measured" if sent.hidden else None
+    trouble = "the page was hidden while it measured" if sent.hidden else None
     return judging.judge(task.row("passed", None), sent, parity, "browser", trouble)
 
 

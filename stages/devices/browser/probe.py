@@ -17,7 +17,7 @@ from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 BUNDLE = Path("artifacts/bundle")
-#: A page that finds this behind its address measures without being asked.
+#: With this behind its address, a page measures without being asked.
 START = "#measure"
 
 

@@ -1,4 +1,4 @@
-"""The measurements that pages are at, and the reports of those that have finished."""
+"""Measurements in progress, and the reports of those that have finished."""
 
 from __future__ import annotations
 

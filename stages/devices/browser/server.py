@@ -1,4 +1,4 @@
-"""A small web server in a thread, which bears with clients that stall or come in crowds."""
+"""A small web server in a thread that withstands stalling clients and crowds of them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _BREATH_SECONDS = 0.2
 class _Server(uvicorn.Server):
     """uvicorn, which is given its connections here.
 
-    asyncio's own server would wait a minute for each TLS handshake, of any number at once, and log
-    every one that it has no file for.
+    asyncio's own server waits a minute for each TLS handshake, without a limit on their number, and
+    logs every connection that it cannot open.
 
     Args:
         config: of uvicorn.
@@ -127,7 +127,7 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def end(self) -> None:
-        """At once, whatever it is at."""
+        """Close the connection at once."""
         del self._strangers[self]
         if self.transport is not None:
             self.transport.abort()

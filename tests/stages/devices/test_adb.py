@@ -176,7 +176,9 @@ def test_no_browser_is_there_opens_the_page_or_finishes(
     ):
         measure("adb:", exported)
     phone.say("am", "Error: Activity not started, unable to resolve Intent { dat=http://x }\n")
-    with pytest.raises(InputError, match=r"no browser opens there \(Error: Activity not started"):
+    with pytest.raises(
+        InputError, match=r"no browser could be opened \(Error: Activity not started"
+    ):
         measure("adb:", exported)
     assert phone.told == ON_AND_OFF * 3
     assert phone.forwards == {}

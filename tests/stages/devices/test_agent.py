@@ -177,7 +177,7 @@ def test_serve_twice_and_go_back(tmp_path: Path) -> None:
     [
         ("1.10", "1.9", "version 1.9 is older than 1.10, which is served; pass --allow-downgrade"),
         ("2", "1.9.9", "version 1.9.9 is older than 2, which is served"),
-        ("1.0", "1", "version 1 is served with other contents, so that none is the newer"),
+        ("1.0", "1", "version 1 is already served with other contents"),
         ("1.9", "1.10", None),
         ("1", "1.0.1", None),
     ],
@@ -261,7 +261,7 @@ def test_streams_that_write_elsewhere_or_end_too_early(tmp_path: Path) -> None:
         assert answer == f"{name}: not a plain file below the bundle's folder"
     given = tar({"bundle/model.onnx": b"x" * 100_000})[:50_000]
     answer = ask("receive", str(tmp_path), "token", given=given)
-    assert answer.endswith("the files did not arrive whole; try again")
+    assert answer.endswith("the transfer was incomplete; try again")
     assert list(tmp_path.iterdir()) == []
 
 

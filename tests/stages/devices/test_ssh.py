@@ -79,7 +79,7 @@ def test_an_unknown_host_is_refused_or_accepted_by_its_fingerprint(
     assert f"--accept-host-key {sshd.fingerprint}" in str(caught.value)
     assert "the host is not known; its key ssh-ed25519" in str(caught.value)
     with pytest.raises(
-        InputError, match=rf"shows a key .* {sshd.fingerprint.replace('+', '.')}, e"
+        InputError, match=rf"presents a key .* {sshd.fingerprint.replace('+', '.')}, e"
     ):
         open_device(url, Opening(accept_host_key="SHA256:" + "A" * 43))
     assert not sshd.known_hosts.exists()
@@ -100,7 +100,7 @@ def test_an_unknown_host_is_asked_for_once(sshd: Sshd, tmp_path: Path) -> None:
     open_device(sshd.url(tmp_path), answer(True))
     assert len(questions) == 2
     assert sshd.fingerprint in questions[0]
-    assert f"[127.0.0.1]:{sshd.port} is visited the first time" in questions[0]
+    assert f"[127.0.0.1]:{sshd.port} is new to this machine" in questions[0]
     first, line = sshd.known_hosts.read_text().splitlines()
     assert first == "elsewhere ssh-ed25519 AAAA"
     assert fingerprint(line) == sshd.fingerprint
@@ -130,7 +130,9 @@ def test_who_is_not_let_in_or_not_there(
     known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (known.folder / "authorized_keys").write_text("")
-    with pytest.raises(InputError, match=r"not let in \(.*Permission denied.*\); put your public"):
+    with pytest.raises(
+        InputError, match=r"login refused \(.*Permission denied.*\); install your pub"
+    ):
         open_device(known.url(tmp_path), Opening())
     known.process.terminate()
     known.process.wait(timeout=10)
@@ -202,7 +204,7 @@ def test_no_python_there(known: Sshd, tmp_path: Path) -> None:
     url = known.url(tmp_path).partition("?")[0] + "?python=python9"
     device = open_device(url, Opening())
     assert isinstance(device, ssh.SshDevice)
-    with pytest.raises(InputError, match=r"python9 does not run there; name another one by \?py"):
+    with pytest.raises(InputError, match=r"python9 cannot be run there; choose another with \?py"):
         device.ask_agent("status", str(tmp_path))
 
 

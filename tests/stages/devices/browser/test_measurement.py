@@ -119,7 +119,7 @@ def test_wrong_answers_fail_by_the_runners_tolerance() -> None:
     ("given", "reason"),
     [
         ({"threads": 2}, "ran with 2 threads, where 1 were asked for"),
-        ({"hidden": True}, "the page was out of sight while it measured"),
+        ({"hidden": True}, "the page was hidden while it measured"),
         ({"samples_ms": [0.0, 0.0]}, "every run was shorter than a step of the browser's clock"),
     ],
 )

@@ -14,29 +14,13 @@ from .names import (
     MemoryPoolType,
     NetworkDefinitionCreationFlag,
     ProfilingVerbosity,
-    __version__,
     described,
 )
-
-
-class IHostMemory(bytes):
-    """Of the real one only the buffer is used, which bytes have too."""
 
 
 class ITensor:
     def __init__(self, name: str, shape: Dims) -> None:
         self.name, self.shape = name, shape
-
-
-class ParserError:
-    def __init__(self, desc: str) -> None:
-        self._desc = desc
-
-    def desc(self) -> str:
-        return self._desc
-
-    def __str__(self) -> str:
-        return f"In node -1 with name:  and operator:  (parseGraph): {self._desc}"
 
 
 class INetworkDefinition:
@@ -51,7 +35,7 @@ class INetworkDefinition:
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         self._network, self._logger = network, logger
-        self._errors: list[ParserError] = []
+        self._errors: list[str] = []
 
     def parse_from_file(self, model: str) -> bool:
         try:
@@ -67,7 +51,7 @@ class OnnxParser:
         return True
 
     def _refuse(self, reason: str) -> bool:
-        self._errors.append(ParserError(reason))
+        self._errors.append(f"In node -1 with name:  and operator:  (parseGraph): {reason}")
         self._logger.log(ILogger.Severity.ERROR, f"ModelImporter: {reason}")
         return False
 
@@ -75,7 +59,7 @@ class OnnxParser:
     def num_errors(self) -> int:
         return len(self._errors)
 
-    def get_error(self, index: int) -> ParserError:
+    def get_error(self, index: int) -> str:
         return self._errors[index]
 
 
@@ -127,7 +111,7 @@ class Builder:
 
     def build_serialized_network(
         self, network: INetworkDefinition, config: IBuilderConfig
-    ) -> IHostMemory | None:
+    ) -> bytes | None:
         shapes = config._profile._shapes if config._profile else {}
         for value in network._model.graph.input:
             name, shape, _ = described(value)
@@ -136,11 +120,10 @@ class Builder:
                 self._logger.log(ILogger.Severity.ERROR, reason)
                 return None
         plan = {
-            "version": __version__,
             "model": network._model.SerializeToString().hex(),
             "shapes": {name: [list(dims) for dims in shapes[name]] for name in shapes},
             "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED,
             "typed": network._strongly_typed,
             "tf32": BuilderFlag.TF32 in config._flags,
         }
-        return IHostMemory(json.dumps(plan).encode())
+        return json.dumps(plan).encode()

@@ -11,13 +11,10 @@ MAJOR = int(__version__.split(".")[0])
 
 class DataType(enum.IntEnum):
     FLOAT = 0
-    HALF = 1
-    INT8 = 2
     UINT8 = 5
 
 
 class TensorIOMode(enum.IntEnum):
-    NONE = 0
     INPUT = 1
     OUTPUT = 2
 
@@ -32,12 +29,10 @@ class BuilderFlag(enum.IntEnum):
 
 class ProfilingVerbosity(enum.IntEnum):
     LAYER_NAMES_ONLY = 0
-    NONE = 1
     DETAILED = 2
 
 
 class LayerInformationFormat(enum.IntEnum):
-    ONELINE = 0
     JSON = 1
 
 

@@ -14,7 +14,6 @@ from .names import (
     ILogger,
     LayerInformationFormat,
     TensorIOMode,
-    __version__,
     described,
 )
 
@@ -23,12 +22,8 @@ class Runtime:
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
 
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
-        plan = json.loads(bytes(serialized_engine))
-        if plan["version"] != __version__:
-            self._logger.log(ILogger.Severity.ERROR, "The engine plan file is not compatible.")
-            return None
-        return ICudaEngine(plan, self._logger)
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine":
+        return ICudaEngine(json.loads(serialized_engine), self._logger)
 
 
 class ICudaEngine:
@@ -90,9 +85,7 @@ class IExecutionContext:
         return True
 
     def infer_shapes(self) -> list[str]:
-        tensors = self._engine._tensors
-        inputs = [name for name in tensors if tensors[name][0] == TensorIOMode.INPUT]
-        return [name for name in inputs if name not in self._shapes]
+        return []
 
     def get_tensor_shape(self, name: str) -> Dims:
         if name in self._shapes:
