@@ -152,9 +152,9 @@ def _run_flow(params: Params) -> None:
 
 @app.command()
 def status() -> None:
-    """List all stages: up to date, or will run and why, and what that takes of the disk."""
+    """List all stages: up to date, or will run and why; and whether new images fit on the disk."""
     from pipeline.dvc_runner import load_status
-    from pipeline.upkeep.disk import say_space
+    from pipeline.upkeep.disk import require_space
     from stages.identify_inputs import main as identify_inputs
     from stages.params import load_params
     from stages.preflight import check
@@ -173,8 +173,11 @@ def status() -> None:
         why, more = stage.reasons[:_REASONS], len(stage.reasons) - _REASONS
         table.add_row(stage.name, state, escape("; ".join(why) + f"; and {more} more" * (more > 0)))
     console.print(table)
-    if space := say_space(Path(), params, moving):
-        typer.echo(space)
+    if moving:
+        try:
+            typer.echo(require_space(Path(), params))
+        except InputError as error:
+            typer.echo(f"disk: too small: {error}")
 
 
 @app.command()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.errors import InputError
 
+CONFIG = ".dvc/config"
+"""What git carries; ``.dvc/config.local`` stays on this machine."""
 
-def _read(root: Path) -> Mapping[str, Any]:
+
+def _read(root: Path) -> Any:
     from dvc.config import Config, ConfigError
 
     try:
-        config: Mapping[str, Any] = Config(str(root.resolve() / ".dvc"))
+        return Config(str(root.resolve() / ".dvc"))
     except ConfigError as error:
         raise InputError(f"{' '.join(str(error).split())}; correct DVC's configuration") from None
-    return config
 
 
 def cache_folder(root: Path) -> Path:
@@ -35,12 +36,10 @@ def links_outputs(root: Path) -> bool:
 
 
 class Remote(NamedTuple):
-    """Where results are pushed to; ``endpoint`` and ``port`` are those that are set beside it."""
+    """Where results are pushed to."""
 
     name: str
     url: str
-    endpoint: str | None = None
-    port: int | None = None
 
 
 def default_remote(root: Path) -> str | None:
@@ -56,8 +55,20 @@ def remotes(root: Path) -> list[Remote]:
         InputError: the configuration is damaged.
     """
     config = _read(root)
-    found = [
-        Remote(name, str(one["url"]), one.get("endpointurl"), one.get("port"))
-        for name, one in config["remote"].items()
-    ]
+    found = [Remote(name, str(one["url"])) for name, one in config["remote"].items()]
     return sorted(found, key=lambda one: (one.name != config["core"].get("remote"), one.name))
+
+
+def shared_remote(root: Path) -> str:
+    """The default remote of all who clone the project, whatever this machine's own default is.
+
+    Raises:
+        InputError: the file that git carries names none, or the configuration is damaged.
+    """
+    name = _read(root).load_one("repo")["core"].get("remote")
+    if name is None:
+        raise InputError(
+            f"{CONFIG}: names no default remote, from which others could fetch; run"
+            f" `dvc remote add --default NAME URL` and commit {CONFIG}"
+        )
+    return str(name)

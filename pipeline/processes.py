@@ -58,17 +58,9 @@ def memory_of_children() -> int:
     return total
 
 
-def works_in(folder: Path) -> bool:
-    """Whether a process of this machine has its working directory in ``folder``, or a lock there.
+def working_folders() -> set[Path]:
+    """The working directories of all processes of this machine that the system lets us see."""
+    import psutil
 
-    Where the system does not tell working directories (it is not Linux), the locks alone count.
-    """
-    if any(holder.alive for holder in holders(folder)):
-        return True
-    inside = folder.resolve()
-    for process in Path("/proc").glob("[0-9]*"):
-        # It has ended, or is another user's.
-        with contextlib.suppress(OSError):
-            if (process / "cwd").readlink().is_relative_to(inside):
-                return True
-    return False
+    found = (process.info["cwd"] for process in psutil.process_iter(["cwd"]))
+    return {Path(folder) for folder in found if folder}

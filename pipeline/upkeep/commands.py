@@ -1,4 +1,4 @@
-"""The commands that keep a project going: gc."""
+"""The command that frees disk."""
 
 from __future__ import annotations
 
@@ -43,29 +43,26 @@ def gc(
     """
     from pipeline.project import require_project
     from pipeline.sizes import parse_age, show_bytes
-    from pipeline.upkeep.gc import KINDS, find, remove
+    from pipeline.upkeep.gc import find, remove
 
     require_project()
     root = Path()
-    kinds = [kind.value for kind in only] if only else KINDS
-    found = find(root, kinds, parse_age(older_than))
-    for item in found.kept:
-        typer.echo(f"stays: {item.path}, {show_bytes(item.bytes)}: {item.why}")
-    if not found.unneeded:
+    found = find(root, only or list(Kind), parse_age(older_than))
+    unneeded = [item for item in found if not item.stays]
+    for item in found:
+        what = "stays" if item.stays else item.kind
+        typer.echo(f"{what}: {item.path}, {show_bytes(item.bytes)}: {item.why}")
+    if not unneeded:
         typer.echo("nothing to free")
         return
-    for item in found.unneeded:
-        typer.echo(f"{item.kind}: {item.path}, {show_bytes(item.bytes)}: {item.why}")
-    typer.echo(f"in all {show_bytes(sum(item.bytes for item in found.unneeded))}")
-    if not yes:
-        if not sys.stdin.isatty():
-            typer.echo("nothing was removed; `--yes` removes it")
-            return
-        if not typer.confirm("Remove all of it?", err=True):
-            typer.echo("nothing was removed")
-            return
-    freed = sum(remove(root, item) for item in found.unneeded)
-    typer.echo(f"{show_bytes(freed)} freed")
+    typer.echo(f"in all {show_bytes(sum(item.bytes for item in unneeded))}")
+    if not yes and not sys.stdin.isatty():
+        typer.echo("nothing was removed; `--yes` removes it")
+    elif yes or typer.confirm("Remove all of it?", err=True):
+        freed = sum(remove(root, item) for item in unneeded)
+        typer.echo(f"{show_bytes(freed)} freed")
+    else:
+        typer.echo("nothing was removed")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -36,7 +36,7 @@ def examine() -> list[Finding]:
     """The whole diagnosis, in the order of a table; works in any folder."""
     device = identify()
     here = [*_machine(device), *_accelerators(device), *_packages(), *_programs(), *_project()]
-    return here + services.findings(Path())
+    return [*here, *services.findings(Path())]
 
 
 def _machine(device: dict[str, Any]) -> Iterator[Finding]:

@@ -10,76 +10,74 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import InputError
+from pipeline.dvc_command import dvc
 from pipeline.dvc_config import cache_folder
-from pipeline.processes import holders, is_alive, works_in
-from pipeline.sizes import bytes_and_time, files_below, show_age
+from pipeline.processes import holders, is_alive, working_folders
+from pipeline.sizes import bytes_and_time, show_age
 from stages.checkpoints.durable import IN_USE, unheld
 from stages.checkpoints.places import checkpoints_root, logits_root
 
-KINDS = ("checkpoints", "logits", "cache", "temporary")
-_RUNS = Path(".dvc/tmp/exps/standalone")
+_EXPERIMENTS = Path(".dvc/tmp/exps/standalone")
+# All that is kept: present files, releases and whatever else is tagged, branches, experiments.
+_USED = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PARTIAL = r"\..+\.partial"
-_CHECKPOINT = re.compile(rf"\d{{8}}\.checkpoint|{_PARTIAL}|{re.escape(IN_USE)}")
-_LOGITS = re.compile(rf"epoch-\d{{5}}\.logits|key\.json|{_PARTIAL}|{re.escape(IN_USE)}")
-_ABANDONED = re.compile(r"\..+\.(\d+)\.partial")
+_OURS = re.compile(
+    rf"\d{{8}}\.checkpoint|epoch-\d{{5}}\.logits|key\.json|\..+\.partial|{re.escape(IN_USE)}"
+)
+_PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
+_REMOVING = re.compile(r"^Removing (.+)$", re.M)
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that takes disk: a folder, a file, or all of a cache that nothing refers to."""
+    """Something that takes disk: a folder, a file, or all of a cache that nothing refers to.
+
+    Attributes:
+        kind: ``checkpoints``, ``logits``, ``cache`` or ``temporary``.
+        path: where it is.
+        bytes: that it takes.
+        why: it is not needed, or it stays.
+        stays: whether it does, although it looks as if it could go.
+    """
 
     kind: str
     path: Path
     bytes: int
     why: str
-    """Why it is not needed, or why it stays."""
+    stays: bool = False
 
 
-@dataclass
-class Found:
-    """What can go, and what stays although it looks as if it could."""
-
-    unneeded: list[Item] = field(default_factory=list)
-    kept: list[Item] = field(default_factory=list)
-
-
-def find(root: Path, kinds: Collection[str], older_than_s: float) -> Found:
+def find(root: Path, kinds: Collection[str], older_than_s: float) -> list[Item]:
     """Look, and change nothing.
 
     Args:
         root: of the project, the working directory.
-        kinds: of :data:`KINDS`.
+        kinds: of :class:`Item`.
         older_than_s: seconds since its last use that something must lie idle; the cache goes by
             what refers to it instead.
 
     Raises:
         InputError: DVC refuses to look at its cache.
     """
-    found, now = Found(), time.time()
+    found: list[Item] = []
     if "checkpoints" in kinds:
         for stage in _folders(checkpoints_root()):
-            for folder in _folders(stage):
-                if _is_ours(folder, _CHECKPOINT):
-                    _add(found, "checkpoints", folder, now, older_than_s, _why_checkpoint(stage))
+            why = f"{stage.name} was interrupted {{age}} ago; without them it would begin anew"
+            found += _of_trainings("checkpoints", stage, why, older_than_s)
     if "logits" in kinds:
         why = "a teacher's logits, last used {age} ago; computed again where they are needed"
-        for folder in _folders(logits_root()):
-            if _is_ours(folder, _LOGITS):
-                _add(found, "logits", folder, now, older_than_s, why)
+        found += _of_trainings("logits", logits_root(), why, older_than_s)
     if "temporary" in kinds:
-        _add_temporary(found, root, now, older_than_s)
+        found += _temporary(root, older_than_s)
     if "cache" in kinds:
-        _add_cache(found, root)
+        found += _cache(root)
     return found
 
 
@@ -91,10 +89,10 @@ def remove(root: Path, item: Item) -> int:
     """
     if item.kind == "cache":
         before, _ = bytes_and_time(item.path)
-        _dvc_gc(root, "--force")
+        dvc(root, "gc", *_USED, "--force")
         return max(0, before - bytes_and_time(item.path)[0])
     try:
-        removed = _remove_idle(item.path, held=item.kind != "temporary")
+        removed = _remove_idle(item)
     except FileNotFoundError:
         removed = False
     except OSError as error:
@@ -107,29 +105,24 @@ def remove(root: Path, item: Item) -> int:
     return item.bytes if removed else 0
 
 
-def _remove_idle(path: Path, held: bool) -> bool:
-    """Whether it is gone: it is not where somebody uses it now.
-
-    Args:
-        path: a folder or a file.
-        held: whether its users hold it; otherwise they work in it.
-    """
-    if path.is_symlink():
+def _remove_idle(item: Item) -> bool:
+    """Whether it is gone: it is not where somebody uses it now."""
+    if item.path.is_symlink():
         return False
-    if held:
-        with unheld(path) as free:
-            for entry in os.scandir(path) if free else ():
+    if item.kind != "temporary":
+        with unheld(item.path) as free:
+            for entry in os.scandir(item.path) if free else ():
                 Path(entry.path).unlink()
         if free:
             with contextlib.suppress(OSError):  # a training has begun in it
-                path.rmdir()
+                item.path.rmdir()
         return free
-    if works_in(path):
+    if _is_busy(item.path):
         return False
-    if path.is_dir():
-        shutil.rmtree(path)
+    if item.path.is_dir():
+        shutil.rmtree(item.path)
     else:
-        path.unlink()
+        item.path.unlink()
     return True
 
 
@@ -141,118 +134,93 @@ def _folders(place: Path) -> Iterator[Path]:
                 yield path
 
 
-def _is_ours(folder: Path, names: re.Pattern[str]) -> bool:
+def _is_ours(folder: Path) -> bool:
     """Whether it has the name and the content of one that a training made, and nothing else."""
-    if not _DIGEST.fullmatch(folder.name):
-        return False
     try:
         entries = list(os.scandir(folder))
     except OSError:
         return False
-    return all(
-        entry.is_file(follow_symlinks=False) and names.fullmatch(entry.name) for entry in entries
+    return _DIGEST.fullmatch(folder.name) is not None and all(
+        entry.is_file(follow_symlinks=False) and _OURS.fullmatch(entry.name) for entry in entries
     )
 
 
-def _why_checkpoint(stage: Path) -> str:
-    return f"{stage.name} was interrupted {{age}} ago; without them it would begin anew"
+def _of_trainings(kind: str, place: Path, why: str, older_than_s: float) -> Iterator[Item]:
+    for folder in filter(_is_ours, _folders(place)):
+        size, used = bytes_and_time(folder)
+        age = time.time() - used if used else older_than_s
+        with unheld(folder) as free:
+            if not free:
+                reason = "a training uses them, or the file system cannot tell"
+                yield Item(kind, folder, size, reason, stays=True)
+            elif age >= older_than_s:
+                yield Item(kind, folder, size, why.format(age=show_age(age)))
 
 
-def _add(found: Found, kind: str, folder: Path, now: float, older_than_s: float, why: str) -> None:
-    size, used = bytes_and_time(folder)
-    age = now - used if used else older_than_s
-    with unheld(folder) as free:
-        if not free:
-            reason = "a training uses them, or the file system cannot tell"
-            found.kept.append(Item(kind, folder, size, reason))
-        elif age >= older_than_s:
-            found.unneeded.append(Item(kind, folder, size, why.format(age=show_age(age))))
-
-
-def _add_temporary(found: Found, root: Path, now: float, older_than_s: float) -> None:
-    for folder in _folders(root / _RUNS):
-        size, written = bytes_and_time(folder)
-        if works_in(folder):
-            found.kept.append(Item("temporary", folder, size, "an experiment runs in it"))
-        elif (age := now - written) >= older_than_s:
-            why = f"left by an experiment that was killed, {show_age(age)} ago"
-            found.unneeded.append(Item("temporary", folder, size, why))
+def _temporary(root: Path, older_than_s: float) -> Iterator[Item]:
+    """What experiments and stages that were killed have left."""
+    left = [(path, "left by an experiment") for path in _folders(root / _EXPERIMENTS)]
     for place in (root / "artifacts", root / "reports"):
-        for path in _abandoned(place):
-            if path.is_dir():
-                size, written = bytes_and_time(path)
-            else:
-                size, written = path.stat().st_size, path.stat().st_mtime
-            age = now - (written or path.stat().st_mtime)
-            if age >= older_than_s:
-                why = f"half-written by a stage that was killed, {show_age(age)} ago"
-                found.unneeded.append(Item("temporary", path, size, why))
+        left += [(path, "half-written by a stage") for path in _partials(place)]
+    for path, who in left:
+        size, written = bytes_and_time(path) if path.is_dir() else (path.stat().st_size, 0.0)
+        age = time.time() - (written or path.stat().st_mtime)
+        if _is_busy(path):
+            yield Item("temporary", path, size, "a process works in it", stays=True)
+        elif age >= older_than_s:
+            why = f"{who} that was killed, {show_age(age)} ago"
+            yield Item("temporary", path, size, why)
 
 
-def _abandoned(place: Path) -> Iterator[Path]:
+def _partials(place: Path) -> Iterator[Path]:
     """What ``stages.files`` began to write and whose process is gone."""
     if place.is_symlink():
         return
     for folder, folders, files in os.walk(place):
         for name in (*folders, *files):
-            match = _ABANDONED.fullmatch(name)
-            path = Path(folder, name)
+            match, path = _PARTIAL.fullmatch(name), Path(folder, name)
             if match and not is_alive(int(match[1])) and not path.is_symlink():
                 yield path
-        folders[:] = [name for name in folders if not _ABANDONED.fullmatch(name)]
+        folders[:] = [name for name in folders if not _PARTIAL.fullmatch(name)]
 
 
-def _add_cache(found: Found, root: Path) -> None:
-    cache = cache_folder(root)
+def _is_busy(folder: Path) -> bool:
+    """Whether a process of this machine works in a folder, or says so in DVC's locks there."""
+    inside = folder.resolve()
+    return any(holder.alive for holder in holders(folder)) or any(
+        place.is_relative_to(inside) for place in working_folders()
+    )
+
+
+def _cache(root: Path) -> Iterator[Item]:
+    cache = cache_folder(root).resolve()
     if not cache.is_dir():
         return
-    if not cache.resolve().is_relative_to((root / ".dvc").resolve()):
-        size, _ = bytes_and_time(cache)
+    size, _ = bytes_and_time(cache)
+    if not cache.is_relative_to((root / ".dvc").resolve()):
         why = "other projects may share it: `dvc gc --workspace --projects ...` names all of them"
-        found.kept.append(Item("cache", cache, size, why))
+        yield Item("cache", cache, size, why, stays=True)
         return
+    # What these make is in the cache before anything refers to it.
     busy = [f"process {holder.pid}" for holder in holders(root) if holder.alive]
-    busy += [folder.name for folder in _folders(root / _RUNS) if works_in(folder)]
+    busy += _clones_at_work(root, cache)
     if busy:
-        # What these make is in the cache before anything refers to it.
-        size, _ = bytes_and_time(cache)
-        why = f"DVC is at work in this project ({', '.join(busy)}); try again when it has ended"
-        found.kept.append(Item("cache", cache, size, why))
+        why = f"DVC is at work ({', '.join(busy)}); try again when it has ended"
+        yield Item("cache", cache, size, why, stays=True)
         return
-    known = {entry.path: entry for entry in files_below(cache)}
-    said = _dvc_gc(root, "--dry")
-    paths = (line.removeprefix("Removing ") for line in said if line.startswith("Removing "))
-    size = count = 0
-    for path in paths:
-        if entry := known.get(str(cache / Path(path).relative_to(cache))):
-            size, count = size + entry.stat(follow_symlinks=False).st_size, count + 1
-    if count:
-        why = f"{count} objects that neither workspace, branch, tag nor experiment refers to"
-        found.unneeded.append(Item("cache", cache, size, why))
+    gone = [Path(path) for path in _REMOVING.findall(dvc(root, "gc", *_USED, "--dry"))]
+    if gone:
+        why = f"{len(gone)} objects that neither workspace, branch, tag nor experiment refers to"
+        size = sum(path.stat().st_size for path in gone if path.is_file())
+        yield Item("cache", cache, size, why)
 
 
-def _dvc_gc(root: Path, how: str) -> list[str]:
-    """The lines of ``dvc gc``.
-
-    Raises:
-        InputError: it fails; nothing has been removed.
-    """
-    keep = ["--workspace", "--all-branches", "--all-tags", "--all-experiments"]
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "gc", *keep, how],
-        cwd=root,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = (done.stdout + done.stderr).splitlines()
-    if done.returncode:
-        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-        reason = (errors or lines or ["nothing was said"])[-1].rstrip(".")
-        raise InputError(
-            f"DVC's cache: `dvc gc` failed ({reason}); leave it out with --only checkpoints and the"
-            " like, or run `dvc gc --workspace --dry --verbose`"
-        )
-    return lines
+def _clones_at_work(root: Path, cache: Path) -> list[str]:
+    """Projects in which a process works and whose cache is this one's: clones, experiments."""
+    here, found = root.resolve(), set()
+    for place in working_folders():
+        project = next((up for up in (place, *place.parents) if (up / ".dvc").is_dir()), here)
+        with contextlib.suppress(InputError, OSError):
+            if project != here and cache_folder(project).resolve() == cache:
+                found.add(str(project))
+    return sorted(found)
