@@ -18,6 +18,7 @@ from typing import Any, Literal
 from models.errors import InputError
 from pipeline.dvc_output import HOUSEKEEPING, Outcome, StageError, failure, outcome
 from pipeline.environment import prepare
+from pipeline.git_refs import without_password
 from pipeline.guard import GRACE_S, Guard, stop
 from pipeline.resources import Needs, parse_needs
 from stages.params import read_yaml
@@ -235,7 +236,7 @@ class Runner:
         with process:
             assert process.stdout is not None
             for line in process.stdout:
-                lines.append(line.rstrip())
+                lines.append(without_password(line.rstrip()))
                 if lines[-1] and not line.startswith(HOUSEKEEPING):
                     log(lines[-1])
         with self._lock:

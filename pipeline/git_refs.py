@@ -1,12 +1,10 @@
-"""What sharing needs of git: refs and trees, without a change to branches or to the workspace."""
+"""Commands of git, and what the top floor asks of a repository."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError
@@ -16,13 +14,12 @@ _NOISE = ("hint:", "warning:", "remote:", "To ", "Please make sure", "and the re
 _UNKNOWN_USER = ("auto-detect email", "empty ident", "was given and auto-detection is disabled")
 
 
-def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+def git(root: Path, *arguments: str) -> str:
     """What a git command prints.
 
     Args:
         root: a folder of the repository.
         arguments: of the command.
-        env: variables in addition to this process's own.
 
     Raises:
         InputError: with git's own reason.
@@ -30,7 +27,7 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> st
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],
-            env={**os.environ, "LC_ALL": "C", **(env or {})},
+            env={**os.environ, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -73,45 +70,10 @@ def git_remote(root: Path) -> str:
     raise InputError("git: this repository has no remote; run `git remote add origin URL`")
 
 
-def remote_refs(root: Path, remote: str, *patterns: str) -> dict[str, str]:
-    """The refs of a git remote, and the object that each names."""
-    listed = git(root, "ls-remote", remote, *patterns)
-    pairs = (line.split("\t") for line in listed.splitlines())
-    return {ref: commit for commit, ref in pairs if not ref.endswith("^{}")}
-
-
-def local_refs(root: Path, prefix: str) -> dict[str, str]:
-    """The refs of this repository that begin so, and the object that each names."""
-    listed = git(root, "for-each-ref", "--format=%(refname)%09%(objectname)", prefix)
-    return dict(line.split("\t", 1) for line in listed.splitlines())
-
-
 def changed_files(root: Path) -> list[str]:
     """Tracked files that differ from the last commit."""
     lines = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
     return [line.strip().split(maxsplit=1)[1] for line in lines]
-
-
-def workspace_tree(root: Path, results: Sequence[str]) -> str:
-    """The tree of all tracked files as they are now, and of ``results`` that are not yet tracked.
-
-    A file that git ignores is left out. Neither the index nor a file is touched.
-
-    Args:
-        root: of the repository.
-        results: paths of files or folders.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        env = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
-        git(root, "read-tree", "HEAD", env=env)
-        git(root, "add", "--update", env=env)
-        there = [path for path in results if (root / path).exists()]
-        if there:
-            listed = ["ls-files", "--others", "--exclude-standard", "-z", "--", *there]
-            new = [path for path in git(root, *listed, env=env).split("\0") if path]
-            if new:
-                git(root, "add", "--", *[f":(literal){path}" for path in new], env=env)
-        return git(root, "write-tree", env=env)
 
 
 def without_password(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -95,11 +94,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clone(project: Path) -> Path:
-    """Another checkout of what was pushed, with the secrets that git does not carry."""
+    """Another checkout of what was pushed, with the settings that git does not carry."""
     elsewhere = project.parent / "elsewhere"
     git(project.parent, "clone", "--quiet", "origin.git", str(elsewhere))
-    local = project / ".dvc/config.local"
-    if local.exists():
+    if (local := project / ".dvc/config.local").exists():
         shutil.copy(local, elsewhere / ".dvc/config.local")
     return elsewhere
 
@@ -108,15 +106,6 @@ def assert_up_to_date(folder: Path) -> None:
     """Nothing is to be done, and the data are those of the project."""
     assert "Data and pipelines are up to date." in dvc(folder, "status")
     assert "Running stage" not in dvc(folder, "repro", "--dry")
-
-
-def assert_whole(store: Path) -> None:
-    """Every file of a remote's folder is what its name says."""
-    files = [path for path in (store / "files/md5").rglob("*") if path.is_file()]
-    named = [path for path in files if not path.name.startswith(".")]
-    for path in named:
-        digest = hashlib.md5(path.read_bytes()).hexdigest()
-        assert digest == path.parent.name + path.name.removesuffix(".dir")
 
 
 @contextlib.contextmanager
@@ -143,21 +132,3 @@ def s3_server() -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(timeout=10)
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of this size; the test is skipped where this user may not mount one."""
-    folder.mkdir(parents=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)

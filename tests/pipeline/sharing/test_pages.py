@@ -1,38 +1,80 @@
-"""What docs/how-to-share.md and docs/how-to-release.md tell to type does what they say."""
+"""What docs/how-to-share.md and docs/how-to-release.md have one type does what they say."""
 
 from __future__ import annotations
 
+import getpass
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.bundles import make_bundle, pack
-from tests.pages import ROOT, blocks, programs, type_in
+from tests.pages import ROOT, blocks, inline, programs, replace, type_in
 from tests.pipeline.conftest import invoke
-from tests.sharing import assert_up_to_date, clone, commit, dvc, git, project
+from tests.sharing import assert_up_to_date, clone, commit, dvc, git, project, s3_server
+from tests.sshd import Sshd, needs_sshd, sshd
 
-__all__ = ["programs", "project"]
+__all__ = ["programs", "project", "sshd"]
 
 
 pytestmark = pytest.mark.usefixtures("programs")
 
+SHARE = "how-to-share.md"
+SETTINGS = [line for line in inline(SHARE) if line.startswith("dvc remote ")]
 
-def test_how_to_share(project: Path) -> None:
+
+def share(project: Path, *settings: str) -> Path:
+    """Set up a remote by these commands, and pull its data in another clone, which is returned."""
+    folder, proof = blocks(SHARE, "1.")
+    for line in (*settings, *folder.splitlines()[1:]):
+        type_in(project, line)
+    assert "are in sync" in type_in(project, proof)
+    elsewhere = clone(project)
+    dvc(elsewhere, "pull", "--quiet")
+    assert_up_to_date(elsewhere)
+    return elsewhere
+
+
+def test_share_and_publish_through_a_folder(project: Path) -> None:
+    [setting, _] = blocks(SHARE, "1.")
     store = str(project.parent / "store")
-    add, keep, listing = blocks("how-to-share.md", "1.")
-    type_in(project, add, ("/mnt/team/students", store))
-    type_in(project, keep)
-    assert type_in(project, listing) == f"storage: {store}, the default, writes and reads\n"
+    elsewhere = share(project, replace(setting.splitlines()[0], ("/mnt/team/students", store)))
     (project / "source.bin").write_bytes(b"other data")
     dvc(project, "repro", "--quiet")
-    [publish] = blocks("how-to-share.md", "2.")
-    name = type_in(project, publish).partition(":")[0]
-    [get] = blocks("how-to-share.md", "3.")
-    elsewhere = clone(project)
-    assert name in type_in(elsewhere, get, ("NAME", name))
+    [publish] = blocks(SHARE, "2.")
+    type_in(project, publish)
+    [get] = blocks(SHARE, "3.")
+    assert "warm-teacher" in type_in(elsewhere, get)
     assert (elsewhere / "artifacts/data.bin").read_bytes() == b"other data"
     assert_up_to_date(elsewhere)
+
+
+@needs_sshd
+def test_share_through_ssh(project: Path, sshd: Sshd) -> None:
+    _, ssh, keyfile, _, verify = SETTINGS
+    url = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{project.parent}/store"
+    key = str(sshd.folder / "user_key")
+    share(
+        project,
+        replace(ssh, ("ssh://user@host/srv/students", url)),
+        verify,
+        replace(keyfile, ("FILE", key)),
+    )
+    assert key not in git(project, "show", "HEAD:.dvc/config")
+
+
+def test_share_through_s3(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("moto", reason="moto is not installed")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3, _, _, endpoint, _ = SETTINGS
+    with s3_server() as port:
+        share(
+            project,
+            replace(s3, ("s3://bucket/students", "s3://students/runs")),
+            replace(endpoint, ("https://host:9000", f"http://127.0.0.1:{port}")),
+        )
 
 
 def test_how_to_release(project: Path) -> None:
@@ -44,7 +86,7 @@ def test_how_to_release(project: Path) -> None:
     chain = (project / "dvc.yaml").read_text()
     (project / "dvc.yaml").write_text(chain.replace("made.tar", "made-${package.version}.tar"))
     assert invoke("use", "--set-param", "package.version=1.0.0")[0] == 0
-    assert invoke("remote", "add", "storage", "../store", "--no-check")[0] == 0
+    dvc(project, "remote", "add", "--default", "storage", str(project.parent / "store"))
     dvc(project, "repro", "--quiet")
     commit(project)
     assert invoke("release", "student", "1.0.0")[0] == 0
@@ -58,11 +100,13 @@ def test_how_to_release(project: Path) -> None:
     empty = project.parent / "empty"
     empty.mkdir()
     fetch, plain = blocks("how-to-release.md", "3.")
-    told = type_in(empty, fetch, ("URL", origin))
-    assert told.startswith("student-1.1.0.tar.gz: student 1.1.0, ")
+    assert type_in(empty, fetch, ("URL", origin)).startswith(
+        "student-1.1.0.tar.gz: student 1.1.0, "
+    )
     type_in(empty, plain, ("URL", origin))
     [back] = blocks("how-to-release.md", "4.")
     assert "1.0.0: prod now" in type_in(project, back)
-    told = type_in(empty, fetch, ("URL", origin))
-    assert told.startswith("student-1.0.0.tar.gz: student 1.0.0, ")
+    assert type_in(empty, fetch, ("URL", origin)).startswith(
+        "student-1.0.0.tar.gz: student 1.0.0, "
+    )
     assert git(project, "status", "--porcelain") == ""

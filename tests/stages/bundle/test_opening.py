@@ -24,7 +24,7 @@ from stages.bundle.opening import open_bundle
 from stages.devices.proof import manifest_sum
 from stages.files import sha256
 from tests.bundles import changed, flip_byte, make_bundle, pack, seal
-from tests.sharing import small_disk
+from tests.disk import small_disk
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key()
@@ -334,6 +334,6 @@ def test_a_folder_with_a_link_or_a_pipe(bundle: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack(bundle)
-    with small_disk(tmp_path / "disk", 16) as disk:
+    with small_disk(tmp_path, "size=16k") as disk:
         monkeypatch.setattr(tempfile, "tempdir", str(disk))
         assert refusal(path).startswith(f"{path}: not unpacked, as {disk} is full; free some space")

@@ -25,7 +25,7 @@ from stages.devices import agent
 from stages.devices.host import _BOOT
 from stages.devices.programs import AGENT, single_file
 from stages.devices.proof import DeviceError, manifest_sum
-from tests.sharing import small_disk
+from tests.disk import small_disk
 from tests.stages.devices.elsewhere import oldest_python
 
 SOURCE = single_file(AGENT)
@@ -288,7 +288,7 @@ def test_what_was_received_goes_with_its_sender_and_leftovers_with_the_next(tmp_
 
 def test_a_full_disk_names_who_else_is_at_work(tmp_path: Path) -> None:
     files, _ = make_files("1")
-    with small_disk(tmp_path / "disk", 64) as disk:
+    with small_disk(tmp_path, "size=64k") as disk:
         with received(disk, files) as (token, _):
             answer = ask(
                 "receive", str(disk), "t", given=tar({"bundle/model.onnx": bytes(100_000)})

@@ -1,0 +1,190 @@
+"""DVC's registry, as git tags have it: which versions are released, and the bundle of one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from models.errors import InputError
+from pipeline.dvc_command import dvc
+from pipeline.git_refs import without_password
+from stages.bundle.opening import Bundle, open_bundle
+from stages.params import parse_yaml
+
+if TYPE_CHECKING:
+    from gto.registry import GitRegistry
+
+CHAIN, LOCK = "dvc.yaml", "dvc.lock"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version of a model in the registry.
+
+    Attributes:
+        name: of the model, as in ``dvc.yaml: artifacts``.
+        version: as ``1.2.0``.
+        stages: those that this version has now, such as ``prod``.
+        commit: whose results it is.
+        released: the day, as ``2030-01-31``.
+    """
+
+    name: str
+    version: str
+    stages: tuple[str, ...]
+    commit: str
+    released: str
+
+
+@contextlib.contextmanager
+def open_registry(repository: str) -> Iterator[GitRegistry]:
+    """The registry of a folder, or of the URL of a git repository, which is cloned for the time.
+
+    Raises:
+        InputError: there is no such repository, or the registry refuses what is done with it.
+    """
+    from gto.exceptions import GTOException
+    from gto.registry import GitRegistry
+    from scmrepo.exceptions import SCMError
+
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the error says what its retries met
+    try:
+        with GitRegistry.from_url(repository) as registry:
+            yield registry
+    except (GTOException, SCMError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(without_password(f"registry of {repository}: {reason}")) from None
+
+
+def list_releases(registry: GitRegistry) -> list[Release]:
+    """All versions of all models, the newest of each first."""
+    from gto.constants import VersionSort
+
+    found = []
+    for artifact in registry.get_artifacts().values():  # type: ignore[no-untyped-call]
+        # Of several versions that were given a stage, the last one has it.
+        staged = artifact.get_vstages(sort=VersionSort.Timestamp)
+        stages = {name: {s.version for s in given} for name, given in staged.items()}
+        for version in artifact.get_versions():
+            found.append(
+                Release(
+                    name=artifact.artifact,
+                    version=str(version.version).removeprefix("v"),
+                    stages=tuple(n for n, of in stages.items() if version.version in of),
+                    commit=str(version.commit_hexsha),
+                    released=f"{version.created_at:%Y-%m-%d}",
+                )
+            )
+    return found
+
+
+def fetch(
+    repository: str,
+    name: str,
+    folder: Path,
+    *,
+    version: str | None,
+    stage: str | None,
+    key: Ed25519PublicKey | None,
+) -> tuple[Path, dict[str, Any]]:
+    """Get a released bundle by its name, and prove it before it appears.
+
+    Args:
+        repository: a folder, or the URL of a git repository.
+        name: of the model.
+        folder: where to put the file ``NAME-VERSION.tar.gz``.
+        version: which; the greatest if this and ``stage`` are None.
+        stage: whose version.
+        key: whose signature it must bear.
+
+    Returns:
+        The file, and what the manifest of the bundle says.
+
+    Raises:
+        InputError: there is no such release, its data are not reached, or it is not whole.
+    """
+    if version is not None and stage is not None:
+        raise InputError("--version: the stage has a version already; leave one of the two out")
+    place = without_password(repository)
+    with open_registry(repository) as registry:
+        wanted = _find(list_releases(registry), name, version, stage, place)
+        path, recorded = _recorded_bundle(registry, wanted)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
+        file = Path(temporary).resolve() / "bundle.tar.gz"
+        options = ["--rev", wanted.commit, "--out", str(file)]
+        try:
+            dvc(Path(), "get", *options, "--", repository, path)
+        except InputError as error:
+            raise InputError(
+                f"{name} {wanted.version}: not fetched ({error}); the DVC remote of {place} must"
+                " be reached from here, and have this file"
+            ) from None
+        if not file.is_file() or _md5(file) != recorded:
+            raise InputError(
+                f"{name} {wanted.version}: the remote has another file than {LOCK} of the commit"
+                f" {wanted.commit[:7]} records; have who released it send it again"
+            )
+        with open_bundle(file, key) as bundle:
+            if not is_of(bundle, name, wanted.version):
+                raise InputError(
+                    f"{name} {wanted.version}: the commit {wanted.commit[:7]} that has this tag"
+                    f" holds a bundle of {bundle.name} {bundle.version}; have it released anew"
+                )
+            target = folder / f"{name.replace('/', '-')}-{bundle.version}.tar.gz"
+            manifest = bundle.manifest
+        file.replace(target)
+    return target, manifest
+
+
+def is_of(bundle: Bundle, name: str, version: str) -> bool:
+    """Whether a bundle has this name, and as its one to three numbers this semantic version."""
+    numbers = [*bundle.version.split("."), "0", "0"][:3]
+    return bundle.name == name and numbers == re.split("[-+]", version)[0].split(".")
+
+
+def _find(
+    found: list[Release], name: str, version: str | None, stage: str | None, place: str
+) -> Release:
+    """The one of this version or stage; the greatest version if neither is given."""
+    ours = [release for release in found if release.name == name]
+    for release in ours:
+        if version in (None, release.version, f"v{release.version}") and (
+            stage is None or stage in release.stages
+        ):
+            return release
+    known = [", ".join([release.version, *release.stages]) for release in ours]
+    raise InputError(
+        f"{name}: not released as {version or stage or 'any version'} in {place}; released are"
+        f" {'; '.join(known) or 'none'}"
+    )
+
+
+def _recorded_bundle(registry: GitRegistry, release: Release) -> tuple[str, str]:
+    """Path and MD5 of a release's file, by ``dvc.yaml`` and ``dvc.lock`` of its commit."""
+    files = registry.scm.get_fs(release.commit)
+    try:
+        chain, lock = (parse_yaml(files.cat_file(name), name) for name in (CHAIN, LOCK))
+        path = chain["artifacts"][release.name]["path"]
+        outputs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        return next((path, out["md5"]) for out in outputs if out["path"] == path)
+    except (FileNotFoundError, KeyError, TypeError, AttributeError, StopIteration):
+        raise InputError(
+            f"{release.name} {release.version}: {CHAIN} and {LOCK} of the commit"
+            f" {release.commit[:7]} do not say which file it is; have it released anew"
+        ) from None
+
+
+def _md5(path: Path) -> str:
+    """Hex digest of a file's bytes, by which DVC names it."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "md5").hexdigest()
