@@ -268,13 +268,3 @@ def test_takes_images_of_every_class():
     labels = np.array([0, 0, 0, 2, 2, 1])
     assert analyze.one_per_class(labels, 4) == [0, 5, 3, 1]
     assert sorted(analyze.one_per_class(labels, 99)) == [0, 1, 2, 3, 4, 5]
-
-
-def test_a_missing_network_is_named_and_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_chain()
-    Path("artifacts/proxy/model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"artifacts/proxy/model\.safetensors: no such file"):
-        analyze.main(PARAMS)
-    assert not Path("artifacts/analysis").exists()
-    assert not Path("reports/analysis.json").exists()

@@ -32,8 +32,3 @@ def test_edges_lie_in_the_bin_above_and_certainty_in_the_last():
     found = calibration(np.array([3 / 15, 1.0, 14.5 / 15]), np.array([True, True, False]))
     assert [(b["from"], b["images"]) for b in found["bins"]] == [(0.2, 1), (0.933333, 2)]
     assert found["bins"][1]["accuracy"] == 0.5
-
-
-def test_a_network_that_is_always_sure_and_right_has_no_error():
-    assert calibration(np.ones(5), np.ones(5, bool))["error"] == 0
-    assert calibration(np.ones(5), np.zeros(5, bool))["error"] == 1

@@ -46,13 +46,6 @@ def test_95_of_100_intervals_hold_the_truth(paired, count):
     assert held / tries > 0.94
 
 
-def test_pairing_narrows_the_interval_of_runs_that_agree():
-    ours, theirs = answers(4, 1, 60, 35)
-    paired, unpaired = (gain(ours, theirs, p) for p in (True, False))
-    assert paired.gain == unpaired.gain
-    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
-
-
 def test_no_gain_is_beyond_its_interval_or_certain():
     for cells in ((10, 0, 0, 0), (0, 10, 0, 0), (0, 0, 10, 0), (0, 0, 0, 1)):
         for paired in (True, False):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from stages.analysis.outputs import GroupOutputs
-from stages.analysis.similarity import diversity, gaps, kl_divergence
+from stages.analysis.similarity import diversity, kl_divergence
 
 
 def test_agreement_counts_equal_answers():
@@ -17,10 +17,6 @@ def test_agreement_counts_equal_answers():
         "accuracy": {"target": 0.75, "a": 0.75, "ensemble": 0.75},
         "attention": {"a": 0.5},
     }
-
-
-def test_a_gap_is_positive_where_the_first_is_ahead():
-    assert gaps({"a": 0.75, "b": 0.5, "c": 0.25}) == {"a_b": 0.25, "a_c": 0.5, "b_c": 0.25}
 
 
 def test_kl_divergence_is_not_symmetric_and_survives_extreme_logits():

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from models.errors import InputError
 from stages.bundle.keys import configured_key, is_signed_by, key_id, new_key, read_public_key
+from tests.bundles import flip_byte, make_bundle
 
 
 def test_a_new_key_is_its_owners_alone_and_works(
@@ -79,8 +80,17 @@ def test_what_is_no_public_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
-def test_openssl_reads_both(tmp_path: Path) -> None:
+def test_openssl_reads_the_keys_and_verifies_a_bundle(tmp_path: Path) -> None:
     public, _ = new_key(tmp_path / "key")
     command = ["openssl", "pkey", "-in", str(tmp_path / "key"), "-pubout"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert told.stdout == public.read_text()
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == public.read_text()
+    key = serialization.load_pem_private_key((tmp_path / "key").read_bytes(), password=None)
+    bundle = make_bundle(tmp_path / "bundle", key=key)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", str(public)]
+    command += ["-rawin", "-in", "manifest.json", "-sigfile", "manifest.sig"]
+    for altered in (0, 1):
+        if altered:
+            flip_byte(bundle / "manifest.json")
+        verified = subprocess.run(command, cwd=bundle, check=False, capture_output=True)
+        assert verified.returncode == altered

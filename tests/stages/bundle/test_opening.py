@@ -60,6 +60,10 @@ def test_folder_and_file_are_the_same_bundle(bundle: Path) -> None:
     with open_bundle(bundle, PUBLIC) as folder, open_bundle(pack(bundle), PUBLIC) as file:
         assert folder.manifest_sha256 == file.manifest_sha256 == sha256(bundle / "manifest.json")
         assert (folder.name, folder.version, folder.signer) == ("student", "1.0.0", key_id(PUBLIC))
+        files = [p for p in bundle.iterdir() if not p.name.startswith("manifest.")]
+        assert folder.manifest["files"] == {
+            p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files
+        }
         assert folder.exported.description["network"] == "resnet8"
         assert file.exported.file("fp32", "static").parent == file.folder
         assert {p.name for p in file.folder.iterdir()} == {p.name for p in bundle.iterdir()}

@@ -65,27 +65,21 @@ def test_a_distribution_shows_every_quantile_and_the_extremes():
     assert median == pytest.approx(np.median(times), rel=0.01)
 
 
-def test_labels_of_equal_points_do_not_overlap():
-    same = [charts.Point(f"export {n}", n, 1.0, 1.1, 0.9, False) for n in range(4)]
-    svg = charts.accuracy_against_latency("name", same, 0.9, "four", "1 thread").svg
-    found = re.findall(r"""<text[^>]*? y="([\d.]+)"[^>]*>export \d</text>""", svg)
-    heights = [float(height) for height in found]
-    assert len(heights) == 4
-    assert min(np.diff(sorted(heights))) >= 10
-
-
-def test_labels_side_by_side_have_a_gap_between_them():
-    # Two that would stand at one height and read as one word.
-    figures = {"int8_u8s8": 0.171, "fp32": 0.203, "fp16": 0.249, "int8_s8s8": 0.407}
-    points = [
-        charts.Point(name, n, p50, p50, 0.9, False) for n, (name, p50) in enumerate(figures.items())
+@pytest.mark.parametrize(
+    "latencies",
+    [[1.0, 1.0, 1.0, 1.0], [0.171, 0.203, 0.249, 0.407]],
+    ids=["in one place", "side by side, where two could read as one word"],
+)
+def test_labels_do_not_overlap(latencies):
+    names = ("int8_u8s8", "fp32", "fp16", "int8_s8s8")
+    exports = [
+        charts.Point(name, n, p50, p50, 0.9, False)
+        for n, (name, p50) in enumerate(zip(names, latencies, strict=True))
     ]
-    svg = charts.accuracy_against_latency("name", points, 0.9, "four", "1 thread").svg
-    found = re.findall(
-        r"""<text[^>]*? x="([\d.]+)" y="([\d.]+)"[^>]*>(\w*p\d+|int8\w+)</text>""", svg
-    )
-    assert len(found) == 4
-    places = sorted((float(y), float(x), name) for x, y, name in found)
+    svg = charts.accuracy_against_latency("name", exports, 0.9, "four", "1 thread").svg
+    labels = rf"""<text[^>]*? x="([\d.]+)" y="([\d.]+)"[^>]*>({"|".join(names)})</text>"""
+    places = sorted((float(y), float(x), name) for x, y, name in re.findall(labels, svg))
+    assert len(places) == 4
     for (y, x, name), (below, after, _) in itertools.pairwise(places):
         assert below - y > 10 or after - x > 6 * len(name) + 5
 
