@@ -18,15 +18,7 @@ _TABLES = range(2, 8)
 _BEST_LEARNERS = (["D3B1", "D2B2"], ["D4B1", "D3B2"])
 _RECIPE = ("epochs", "batch_size", "milestones", "weight_decay")
 _PROXIES = {"teacher": "kd", "early_stopped": "eskd", "assistants": "takd"}
-_TITLES = {
-    "teacher": "teacher",
-    "scratch": "student alone",
-    "semckd": "SemCKD",
-    "ackd_without_collaboration": "ACKD without collaboration",
-    "ackd_without_attention": "ACKD without attention",
-    "ackd_without_adversary": "ACKD without adversary",
-    "ackd_without_attention_and_adversary": "ACKD without attention and adversary",
-}
+_TITLES = {"teacher": "teacher", "scratch": "student alone", "semckd": "SemCKD"}
 
 
 def paper_figures(measured: Measurements, params: Params) -> Record | None:
@@ -93,6 +85,8 @@ def title(method: str) -> str:
     """``ackd_d3b1_d2b2`` as ``ACKD, D3B1 and D2B2``."""
     if method in _TITLES:
         return _TITLES[method]
+    if method.startswith("ackd_without"):
+        return f"ACKD{method.removeprefix('ackd').replace('_', ' ')}"
     name, *learners = method.upper().split("_")
     return f"{name}, {' and '.join(learners)}" if learners else name
 

@@ -91,6 +91,7 @@ def test_what_a_run_is_called(distill: dict[str, Any], proxy: dict[str, Any], na
 def test_titles() -> None:
     names = {"at": "AT", "semckd": "SemCKD", "scratch": "student alone"}
     names["ackd_d3b1_d2b2"] = "ACKD, D3B1 and D2B2"
+    names["ackd_without_attention_and_adversary"] = "ACKD without attention and adversary"
     assert {name: title(name) for name in names} == names
 
 
