@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from stages.analysis.classes import GAIN_COLUMNS
@@ -67,90 +69,83 @@ def trade_offs(summary: Record) -> list[Titled]:
 
 def training_charts(measured: Measurements) -> list[Titled]:
     """Loss and accuracy of teacher and student, and the terms of the student's loss."""
-    loss = lines(
-        "loss",
-        _of_both(measured, "loss/total"),
-        y_label="loss",
-        describes="Training loss of teacher and student by epoch",
-    )
-    accuracy = lines(
-        "accuracy",
-        _of_both(measured, "val_accuracy"),
-        y_label="accuracy",
-        describes="Validation accuracy of teacher and student by epoch",
-        percent=True,
-    )
-    charts = [
-        Titled(
+    terms = columns(measured.student_history, "loss/")
+    del terms["total"]
+    return [
+        *_curves(
             "Training loss, total",
-            loss,
+            "loss",
+            _of_both(measured, "loss/total"),
             "A curve that has levelled off has converged. The losses have different terms: compare"
             " shapes, not heights.",
         ),
-        Titled(
+        *_curves(
             "Validation accuracy",
-            accuracy,
+            "accuracy",
+            _of_both(measured, "val_accuracy"),
             "Higher is better. A curve that falls while the loss still falls is overfitting.",
         ),
+        *_curves(
+            "The student’s loss, term by term",
+            "loss",
+            terms if len(terms) > 1 else {},
+            "A term that rises while the total falls is losing against the others.",
+        ),
     ]
-    terms = columns(measured.student_history, "loss/")
-    if len(terms) > 2:
-        del terms["total"]
-        describes = f"Terms of the student's loss by epoch: {', '.join(terms)}"
-        chart = lines("terms", terms, y_label="loss", describes=describes)
-        reading = "A term that rises while the total falls is losing against the others."
-        charts.append(Titled("The student’s loss, term by term", chart, reading))
-    return charts
 
 
 def learner_charts(measured: Measurements) -> list[Titled]:
     """How the auxiliary learners develop; only what the method logged."""
     history = measured.student_history
     target = {"target": (history["epoch"], history["val_accuracy"])}
-    shown: list[tuple[str, str, Series, str]] = [
-        (
-            "Validation accuracy",
+    return [
+        *_curves(
+            "Validation accuracy of the learners",
             "accuracy",
             target | columns(history, "val_accuracy/"),
             "An ensemble above each of its learners shows that they complement each other. The gap"
             " between target and ensemble is what the target could still learn from it.",
         ),
-        (
+        *_curves(
             "CKA of every two",
             "linear CKA",
             columns(history, "cka/"),
             "At 1, two learners represent the images alike; the lower, the more they differ.",
         ),
-        (
+        *_curves(
             "Attention",
             "mean weight",
             columns(history, "attention/"),
             "While no curve reaches 100 %, every learner contributes to the ensemble.",
         ),
-        (
+        *_curves(
             "Discriminators, dotted: chance",
             "accuracy",
             columns(history, "discriminator_"),
             "Between chance and 100 % the discriminators guide the learners; pinned at either end"
             " they do not.",
+            reference=0.5,
         ),
     ]
-    return [
-        Titled(
-            title,
-            lines(
-                f"learners-{number}",
-                series,
-                y_label=label,
-                describes=f"{title} by epoch: {', '.join(series)}",
-                percent=not title.startswith("CKA"),
-                reference=0.5 if title.startswith("Discriminators") else None,
-            ),
-            reading,
+
+
+def _curves(
+    title: str, y_label: str, series: Series, reading: str, reference: float | None = None
+) -> Iterator[Titled]:
+    """One chart, or none without series."""
+    if series:
+        describes = f"{title} by epoch: {', '.join(series)}"
+        name = re.sub("[^a-z]+", "-", title.lower())
+        percent = y_label in ("accuracy", "mean weight")
+        chart = lines(
+            name,
+            series,
+            y_label=y_label,
+            describes=describes,
+            percent=percent,
+            reference=reference,
         )
-        for number, (title, label, series, reading) in enumerate(shown)
-        if series
-    ]
+        yield Titled(title, chart, reading)
 
 
 def calibration_chart(analysis: Record) -> Titled:
