@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from models.distillers.base import Batch, Distiller, Needs, Observation, Setting, TeacherOutputs
-from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
+from models.distillers.losses import at_least_float32, cross_entropy, kl_divergence, sigmoid_ramp
 from models.errors import InputError
 from models.learners import Learners
 from models.networks.backbone import Backbone, Features
@@ -243,8 +243,7 @@ class Ackd(Distiller):
         assert teacher.logits is not None
         target, learners, temperature = outputs.target, outputs.learners, self.temperature
         ce_target, *ce_learners = (
-            F.cross_entropy(at_least_float32(features.logits), batch.labels)
-            for features in (target, *learners)
+            cross_entropy(features.logits, batch) for features in (target, *learners)
         )
         kd_target = kl_divergence(target.logits, outputs.ensemble.detach(), temperature)
         losses = {

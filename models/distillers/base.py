@@ -41,11 +41,20 @@ class Setting(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Normalised images ``[B, 3, H, W]``, labels ``[B]`` and sample indices ``[B]``."""
+    """A part of the training images.
+
+    Attributes:
+        images: normalised, ``[B, 3, H, W]``.
+        labels: ``[B]``, of the samples themselves, also where others are mixed into them.
+        indices: ``[B]``, of the samples.
+        targets: ``[B, K]``, what the classes' probabilities should be, where that is not all on
+            the label: smoothed, mixed or weighted.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    targets: Tensor | None = None
 
 
 class TeacherOutputs(NamedTuple):

@@ -6,10 +6,9 @@ from typing import ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
-from models.distillers.losses import at_least_float32, kl_divergence
+from models.distillers.losses import at_least_float32, cross_entropy, kl_divergence
 from models.networks.backbone import Backbone, Features
 
 
@@ -55,7 +54,7 @@ class FeatureDistiller(Distiller):
 
     def losses(self, outputs: Features, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.features is not None
-        ce = F.cross_entropy(at_least_float32(outputs.logits), batch.labels)
+        ce = cross_entropy(outputs.logits, batch)
         feature = self.feature_loss(outputs, teacher.features, batch)
         total = self.ce_weight * ce + self.feature_weight * feature
         losses = {"ce": ce, "feature": feature}

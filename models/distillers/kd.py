@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
-from models.distillers.losses import at_least_float32, kl_divergence
+from models.distillers.losses import cross_entropy, kl_divergence
 from models.networks.backbone import Backbone
 
 
@@ -36,6 +35,6 @@ class Kd(Distiller):
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None
-        ce = F.cross_entropy(at_least_float32(outputs), batch.labels)
+        ce = cross_entropy(outputs, batch)
         kd = kl_divergence(outputs, teacher.logits, self.temperature)
         return {"total": self.ce_weight * ce + self.kd_weight * kd, "ce": ce, "kd": kd}

@@ -8,10 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.distillers.base import Batch
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """``tensor`` in float32 where autocast has given it less; float64 stays float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """``-1/B sum_b sum_k t_bk log softmax(z_b)_k`` with the batch's targets, or its labels.
+
+    Args:
+        logits: ``[B, K]``.
+        batch: of the same samples.
+    """
+    targets = batch.labels if batch.targets is None else batch.targets
+    return F.cross_entropy(at_least_float32(logits), targets)
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Distiller, Needs, Observation, Setting, TeacherOutputs
-from models.distillers.losses import at_least_float32, kl_divergence, sigmoid_ramp
+from models.distillers.losses import at_least_float32, cross_entropy, kl_divergence, sigmoid_ramp
 from models.learners import Learners
 from models.networks.backbone import Backbone, Features
 
@@ -115,13 +115,11 @@ class One(Distiller):
     def losses(
         self, outputs: GroupOutput, batch: Batch, teacher: TeacherOutputs
     ) -> dict[str, Tensor]:
-        ce_target, *ce_learners = (
-            F.cross_entropy(at_least_float32(logits), batch.labels) for logits in outputs.logits
-        )
+        ce_target, *ce_learners = (cross_entropy(logits, batch) for logits in outputs.logits)
         losses = {
             "ce_target": ce_target,
             "ce_learners": torch.stack(ce_learners).sum(),
-            "ce_ensemble": F.cross_entropy(outputs.ensemble, batch.labels),
+            "ce_ensemble": cross_entropy(outputs.ensemble, batch),
         }
         ensemble = outputs.ensemble.detach()
         losses["kd"] = torch.stack(

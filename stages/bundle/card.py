@@ -118,15 +118,25 @@ def _schedule(training: Training) -> dict[str, str]:
     if training.milestones:
         after = ", ".join(map(str, training.milestones))
         schedule = f"{schedule}, a tenth after epochs {after}"
-    return {
+    if training.warmup:
+        schedule = f"{schedule}, after a warm-up of {percent(training.warmup)}"
+    optimizer = "AdamW" if training.optimizer == "adamw" else f"SGD, momentum {training.momentum:g}"
+    described = {
         "epochs": str(training.epochs),
         "batch size": str(training.batch_size),
+        "optimizer": optimizer,
         "learning rate": f"{training.learning_rate:g}",
         "schedule": schedule,
-        "momentum": f"{training.momentum:g}",
         "weight decay": f"{training.weight_decay:g}",
         "seed": str(training.seed),
     }
+    optional = {
+        "layer decay": (training.layer_decay, 1.0),
+        "gradients clipped to": (training.clip_gradient, None),
+        "label smoothing": (training.label_smoothing, 0.0),
+        "averaged weights, decay": (training.ema, None),
+    }
+    return described | {k: f"{value:g}" for k, (value, off) in optional.items() if value != off}
 
 
 def _chosen(classes: Sequence[dict[str, str]]) -> list[tuple[str, Sequence[dict[str, str]]]]:

@@ -50,7 +50,7 @@ def finetune(
         learning_rate=settings.learning_rate,
         weight_decay=0.0,
     )
-    optimizer, schedule = build_optimizer(network.parameters(), schedule_of, feed.steps)
+    optimizer, schedule = build_optimizer(network, schedule_of, feed.steps)
     for epoch in range(settings.epochs):
         total = torch.zeros((), dtype=torch.float64, device=feed.normalize.device)
         for shard in feed.epoch(epoch):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.sections.common import Fraction, Pixels, PositiveInt, Section, Seed
+from stages.sections.common import Fraction, NonNegativeFloat, Pixels, PositiveInt, Section, Seed
 
 
 class Data(Section):
@@ -58,7 +58,28 @@ class Augmentation(Section):
     crop_padding: Annotated[int, Field(ge=0, le=4096)] = 2
     pad_mode: Literal["zero", "reflect"] = "zero"
     horizontal_flip: bool = False
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """TrivialAugment (one change of random strength) or RandAugment (two, of magnitude 9)."""
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far brightness, contrast and saturation vary: 0.4 multiplies each by 0.6 to 1.4."""
+    erasing: Fraction = 0.0
+    """The probability that a rectangle of 2 to 33 % of the image is blackened."""
+    mixup: NonNegativeFloat = 0.0
+    """Alpha of the Beta distribution by which two images are blended; 0 blends none."""
+    cutmix: NonNegativeFloat = 0.0
+    """Alpha of the Beta distribution by which a rectangle comes from another image; 0 takes none.
+    With mixup too, each batch has one of the two, by even chance."""
     seed: Seed = 0
+
+    @property
+    def recolors(self) -> bool:
+        """Whether pixels are changed besides being moved."""
+        return self.policy != "none" or self.color_jitter > 0 or self.erasing > 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others of their batch."""
+        return self.mixup > 0 or self.cutmix > 0
 
     @model_validator(mode="after")
     def _only_shifts_are_padded(self) -> Augmentation:

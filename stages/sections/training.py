@@ -18,16 +18,30 @@ from stages.sections.data import Normalization
 
 
 class Training(Section):
-    """SGD with momentum, for teacher, proxies and student."""
+    """How teacher, proxies and student are optimized."""
 
     epochs: PositiveInt = 15
     batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
     learning_rate: PositiveFloat = 0.1
-    schedule: Literal["one_cycle", "multi_step"] = "one_cycle"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, whose weight decay is for every parameter, as in the field's reference
+    codes; or AdamW, whose weight decay spares norms and biases."""
+    schedule: Literal["one_cycle", "multi_step", "cosine"] = "one_cycle"
     milestones: list[PositiveInt] = []
     """Epochs after which ``multi_step`` divides the learning rate by ten."""
+    warmup: Fraction = 0.0
+    """The share of all steps in which ``cosine`` rises from 0 to the learning rate."""
     momentum: Fraction = 0.9
+    """Of SGD."""
     weight_decay: NonNegativeFloat = 5e-4
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What the learning rate is multiplied by from each layer to the one below it; for networks
+    that start from weights."""
+    clip_gradient: PositiveFloat | None = None
+    """The largest norm of all gradients together."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of a moving average of the weights, which is then what is measured and kept."""
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -39,6 +53,8 @@ class Training(Section):
                 raise ValueError(f"milestones must be below the number of epochs, {self.epochs}")
         elif self.milestones:
             raise ValueError("milestones apply to schedule: multi_step only; leave them empty")
+        if self.warmup and self.schedule != "cosine":
+            raise ValueError("warmup applies to schedule: cosine only; set it to 0")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from stages.data.arrays import Images
 from stages.data.feed.base import Feed, Shard
 from stages.display import Display
 from stages.sections.training import Training
+from stages.training.average import Average
 from stages.training.engine import Engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Losses, Progress, Row, validate
@@ -24,7 +26,7 @@ from stages.training.resume import Resume
 class Trainer:
     """Trains a student and all that belongs to its method.
 
-    The weights in the distiller are those of the last epoch.
+    The weights in the distiller are those of the last epoch, or their average where one is kept.
 
     Args:
         what: the name that progress is shown under.
@@ -50,14 +52,17 @@ class Trainer:
     ) -> None:
         self.what, self.distiller, self.teacher = what, distiller, teacher
         self.feed, self.val, self.settings, self.engine = feed, val, settings, engine
-        trained = [p for p in distiller.parameters() if p.requires_grad]
-        optimizer, self.schedule = build_optimizer(trained, settings, feed.steps)
+        self.trained = [p for p in distiller.parameters() if p.requires_grad]
+        optimizer, self.schedule = build_optimizer(distiller, settings, feed.steps)
         self.optimizer = engine.accelerator.prepare_optimizer(optimizer)
         parts = {"distiller": distiller, "optimizer": self.optimizer, "schedule": self.schedule}
         if distiller.adversary is not None:
             adversary = distiller.adversary_optimizer()
             self.adversary_optimizer = engine.accelerator.prepare_optimizer(adversary)
             parts["adversary"] = self.adversary_optimizer
+        self.average = None if settings.ema is None else Average(distiller, settings.ema)
+        if self.average is not None:
+            parts["average"] = self.average
         self.wrapped = engine.distribute(distiller)
         self.resume = Resume(parts, engine, checkpoints)
 
@@ -84,6 +89,8 @@ class Trainer:
                 last = progress.epoch == settings.epochs
                 if last or progress.epoch % self.engine.settings.checkpoint_every == 0:
                     self.resume.save(progress)
+        if self.average is not None:
+            self.average.apply()
         return progress
 
     def _train_epoch(self, progress: Progress, display: Display) -> None:
@@ -120,8 +127,12 @@ class Trainer:
             losses = self.distiller.losses(outputs, batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)
         self.engine.accelerator.backward(losses["total"] * shard.weight)
+        if self.settings.clip_gradient is not None:
+            self.engine.accelerator.clip_grad_norm_(self.trained, self.settings.clip_gradient)
         self.optimizer.step()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update()
         return losses
 
     def _step_adversary(self, outputs: Any, weight: float) -> None:
@@ -153,8 +164,9 @@ class Trainer:
         for name, total in zip(progress.sums, totals.tolist(), strict=True):
             row[f"loss/{name}"] = total / seen
         if engine.is_main:
-            with engine.accelerator.autocast():
+            averaged = nullcontext() if self.average is None else self.average.applied()
+            with averaged, engine.accelerator.autocast():
                 row |= validate(self.distiller, self.val, self.feed.normalize)
-            progress.keep(row, self.distiller.student.state_dict())
+                progress.keep(row, self.distiller.student.state_dict())
         progress.next_epoch()
         return row

@@ -1,14 +1,20 @@
-"""SGD and its schedule."""
+"""Optimizers and their schedules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
+from timm.optim import (  # type: ignore[attr-defined]
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from models.distillers.base import Distiller
+from models.errors import InputError
 from stages.sections.training import Training
 
 _WARMUP_SHARE = 0.3
@@ -16,19 +22,32 @@ _START, _END = 0.04, 1e-4
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], settings: Training, steps_per_epoch: int
-) -> tuple[SGD, LambdaLR]:
-    """SGD with momentum over all parameters alike, and the learning rate step by step.
+    module: nn.Module, settings: Training, steps_per_epoch: int
+) -> tuple[Optimizer, LambdaLR]:
+    """The optimizer, and the learning rate step by step.
 
-    Weight decay goes to every parameter, as in the reference codes of the field.
+    Args:
+        module: a distiller, or a network alone; what is frozen in it stays as it is.
+        settings: of the training.
+        steps_per_epoch: optimizer steps an epoch.
+
+    Raises:
+        InputError: the layers of the network are not known, where ``layer_decay`` needs them.
     """
-    optimizer = SGD(
-        parameters,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    groups = _groups(module, settings)
+    optimizer: Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = SGD(
+            groups,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+    else:
+        optimizer = AdamW(
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
     total = settings.epochs * steps_per_epoch
 
     def one_cycle(step: int) -> float:
@@ -44,6 +63,42 @@ def build_optimizer(
         epochs_done = step // steps_per_epoch
         return float(0.1 ** sum(epochs_done >= milestone for milestone in settings.milestones))
 
-    return optimizer, LambdaLR(
-        optimizer, one_cycle if settings.schedule == "one_cycle" else multi_step
+    def cosine(step: int) -> float:
+        """Linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+        warmup = round(settings.warmup * total)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    schedules = {"one_cycle": one_cycle, "multi_step": multi_step, "cosine": cosine}
+    return optimizer, LambdaLR(optimizer, schedules[settings.schedule])
+
+
+def _groups(module: nn.Module, settings: Training) -> list[dict[str, Any]]:
+    """What takes weight decay and what does not, and the student's layers by their rate.
+
+    What learns beside the student is new, and takes the full rate.
+    """
+    decay, spares = settings.weight_decay, settings.optimizer == "adamw"
+    if settings.layer_decay == 1:
+        if spares:
+            return list(param_groups_weight_decay(module, decay))
+        return [{"params": [p for p in module.parameters() if p.requires_grad]}]
+    student = module.student if isinstance(module, Distiller) else module
+    library_network: Any = getattr(student, "network", None)
+    if not hasattr(library_network, "group_matcher"):
+        raise InputError(
+            f"layer_decay is {settings.layer_decay}, but the layers of this network are not known;"
+            " set it to 1, or take one of timm's"
+        )
+    beside = nn.Module()
+    for name, child in module.named_children():
+        if isinstance(module, Distiller) and child is not student:
+            beside.add_module(name, child)
+    groups = param_groups_layer_decay(
+        library_network, decay, weight_decay_exclude_1d=spares, layer_decay=settings.layer_decay
     )
+    groups += param_groups_weight_decay(beside, decay, weight_decay_exclude_1d=spares)
+    for group in groups:
+        group["lr"] = settings.learning_rate * group.pop("lr_scale", 1.0)
+    return [group for group in groups if group["params"]]

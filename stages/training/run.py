@@ -112,6 +112,7 @@ def run_training(
         accelerator.process_index,
         accelerator.num_processes,
         distiller.needs_full_batches,
+        settings.label_smoothing,
     )
     feed = build_feed(plan, params.data.feed)
     taught_by = None if teacher is None else weights_sha256(teacher)
@@ -121,6 +122,8 @@ def run_training(
             "teacher_sha256": taught_by,
             "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
             "augmentation": params.augmentation.model_dump(),
+            # Which images are mixed goes by the batch.
+            "batch_size": settings.batch_size if params.augmentation.mixes else None,
             "precision": engine.precision,
             # What else rounds: other kernels give other last bits.
             "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],

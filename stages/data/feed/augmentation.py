@@ -50,9 +50,15 @@ def augment(
         ``[B, size, size, 3]`` uint8, on the device of ``padded``.
     """
     if settings.crop == "shift":
-        return crop_and_flip(padded, rows_of, indices, settings, size, epoch)
-    images = padded[rows_of.to(padded.device)]
-    return resized_crops(images, indices, settings, size, epoch)
+        images = crop_and_flip(padded, rows_of, indices, settings, size, epoch)
+    else:
+        whole = padded[rows_of.to(padded.device)]
+        images = resized_crops(whole, indices, settings, size, epoch)
+    if settings.recolors:
+        from stages.data.feed.recolor import recolor  # torchvision's transforms load slowly
+
+        images = recolor(images, indices, settings, epoch)
+    return images
 
 
 def crop_and_flip(

@@ -12,6 +12,7 @@ from torch import Tensor
 # What a number is drawn for; a new use takes a new number, so that the old ones keep theirs.
 ORDER, TOP, LEFT, FLIP = range(4)
 ATTEMPTS = range(4, 24)  # area and sides of a resized crop, in turn
+RECOLOR = 24
 
 
 def _signed(number: int) -> int:

@@ -55,7 +55,7 @@ def in_double(given: Any) -> Any:
     if isinstance(given, tuple):
         found = [in_double(part) for part in given]
         return type(given)(*found) if hasattr(given, "_fields") else tuple(found)
-    return given.double() if given.is_floating_point() else given
+    return given.double() if given is not None and given.is_floating_point() else given
 
 
 @every_method

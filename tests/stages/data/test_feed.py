@@ -81,8 +81,13 @@ def test_an_epoch_goes_on_where_it_was_left(data: DataSet) -> None:
 
 @pytest.mark.parametrize("batch_size", [22, 49, 50])  # 50 images: 6, 1 or none are left
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_each_batch(data: DataSet, batch_size: int, processes: int) -> None:
-    augmentation = Augmentation(crop_padding=2, horizontal_flip=True)
+@pytest.mark.parametrize("mixing", [0.0, 0.7])
+def test_processes_share_each_batch(
+    data: DataSet, batch_size: int, processes: int, mixing: float
+) -> None:
+    augmentation = Augmentation(
+        crop_padding=2, horizontal_flip=True, mixup=mixing, cutmix=mixing, color_jitter=mixing
+    )
     whole = list(MemoryFeed(FeedPlan(data, augmentation, batch_size, CPU)).epoch(0))
     parts = [
         list(MemoryFeed(FeedPlan(data, augmentation, batch_size, CPU, rank, processes)).epoch(0))
@@ -98,6 +103,10 @@ def test_processes_share_each_batch(data: DataSet, batch_size: int, processes: i
         assert set(images) == set(shard.batch.indices.tolist())
         for index, image in zip(shard.batch.indices.tolist(), shard.batch.images, strict=True):
             assert torch.equal(images[index], image)
+        if mixing:
+            targets = torch.cat([p.batch.targets for p in own])
+            order = torch.cat([p.batch.indices for p in own]).argsort()
+            assert torch.equal(targets[order], shard.batch.targets[shard.batch.indices.argsort()])
         # The weighted mean over processes is the mean over the batch.
         mean = shard.batch.labels.double().mean()
         parts_mean = sum(p.weight * p.batch.labels.double().mean() for p in own) / processes
@@ -140,6 +149,23 @@ def test_what_cannot_be_fed_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         FeedPlan(data, Augmentation(**settings), size, CPU, 0, processes)
+
+
+def test_smoothed_and_mixed_targets(data: DataSet) -> None:
+    feed = MemoryFeed(FeedPlan(data, Augmentation(), 50, CPU, label_smoothing=0.1))
+    (shard,) = feed.epoch(0)
+    wanted = 0.9 * torch.eye(5)[shard.batch.labels] + 0.1 / 5
+    torch.testing.assert_close(shard.batch.targets, wanted)
+    mixed = MemoryFeed(FeedPlan(data, Augmentation(mixup=1.0), 50, CPU))
+    (plain,) = MemoryFeed(FeedPlan(data, Augmentation(), 50, CPU)).epoch(2)
+    (shard,) = mixed.epoch(2)
+    own, partner = torch.eye(5)[plain.batch.labels], torch.eye(5)[plain.batch.labels.flip(0)]
+    row = int((own != partner).any(1).nonzero()[0])
+    kept = float(shard.batch.targets[row] @ own[row])
+    torch.testing.assert_close(shard.batch.targets, kept * own + (1 - kept) * partner)
+    images = plain.batch.images
+    torch.testing.assert_close(shard.batch.images, kept * images + (1 - kept) * images.flip(0))
+    assert torch.equal(shard.batch.labels, plain.batch.labels)
 
 
 def test_arrays_that_do_not_fit_the_manifest_are_refused(data: DataSet) -> None:

@@ -129,8 +129,7 @@ class Accumulated:
         distiller = self.copies[rank]
         device = torch.device("cpu")
         feed = MemoryFeed(FeedPlan(self.data, self.augmentation, 14, device, rank, PROCESSES))
-        own = [p for p in distiller.parameters() if p.requires_grad]
-        optimizer, schedule = build_optimizer(own, self.settings, feed.steps)
+        optimizer, schedule = build_optimizer(distiller, self.settings, feed.steps)
         adversary = distiller.adversary_optimizer() if distiller.adversary else None
         for epoch in range(self.settings.epochs):
             distiller.train()

@@ -52,9 +52,9 @@ def train(function: str = "", call: int = 0) -> None:
     distill.main(load_params())
 
 
-def write_params(**settings: Any) -> None:
+def write_params(augmentation: dict[str, Any] | None = None, **settings: Any) -> None:
     content = {
-        "augmentation": {"crop_padding": 1},
+        "augmentation": {"crop_padding": 1} | (augmentation or {}),
         "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
         "distill": {"method": "kd", "epochs": 20, "batch_size": 10, "learning_rate": 0.01}
         | settings,
@@ -115,6 +115,27 @@ def test_wherever_it_is_killed_the_weights_are_the_same() -> None:
     assert RESUMED in finish()
     assert STUDENT.read_bytes() == wanted
     assert untimed() == history
+
+
+RECIPE = {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.1, "ema": 0.9}
+RECIPE |= {"clip_gradient": 1.0, "label_smoothing": 0.1, "epochs": 2}
+
+
+@pytest.mark.usefixtures("distillable")
+def test_every_part_of_a_recipe_is_resumed() -> None:
+    mixing = {"mixup": 0.2, "cutmix": 1.0, "policy": "trivial", "erasing": 0.25}
+    write_params(mixing, **RECIPE)
+    finish()
+    wanted, history = STUDENT.read_bytes(), untimed()
+    for store in ("cold", "warm"):
+        shutil.rmtree(STUDENT.parent)
+        if store == "cold":
+            shutil.rmtree("logits")
+        with forked(train, "stages.display.Display.step", 3) as child:
+            killed(child)
+        assert RESUMED in finish()
+        assert STUDENT.read_bytes() == wanted
+        assert untimed() == history
 
 
 def test_a_full_disk_stops_neither_the_training_nor_its_resumption(

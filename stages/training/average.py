@@ -1,0 +1,59 @@
+"""A moving average of what is trained, which is often better than its last step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """``a <- d a + (1 - d) w`` after each step, of weights and of BatchNorm's statistics.
+
+    In step t, counted from 0, ``d = min(decay, (1 + t) / (10 + t))``: the first weights count
+    little (as in TensorFlow's ExponentialMovingAverage, and timm's).
+
+    Args:
+        module: what is trained.
+        decay: how much of the average each step keeps, in the end.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.steps = module, decay, 0
+        self.averaged = [tensor.clone() for tensor in self._tensors()]
+
+    def _tensors(self) -> list[Tensor]:
+        state = self.module.state_dict().values()
+        return [tensor for tensor in state if tensor.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of a step."""
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.averaged, self._tensors(), 1 - decay)
+        self.steps += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module with the averaged weights, for as long as this lasts."""
+        own = [tensor.clone() for tensor in self._tensors()]
+        self.apply()
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._tensors(), own)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Give the module the averaged weights for good."""
+        torch._foreach_copy_(self._tensors(), self.averaged)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "averaged": self.averaged}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        torch._foreach_copy_(self.averaged, state["averaged"])
