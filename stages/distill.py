@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.distillers.base import Distiller
 from models.errors import InputError
 from models.networks.checkpoint import load_network, save_state
-from stages.data.arrays import load_data
-from stages.data.feed.normalize import Normalize
 from stages.files import new_folder
 from stages.launch import run_training_stage
 from stages.params import Params
-from stages.training.engine import start_engine
 from stages.training.history import Row
 from stages.training.results import measure_trained, write_reports
-from stages.training.run import network_for, run_training
+from stages.training.run import start_session
 
 PROXY = Path("artifacts/proxy/model.safetensors")
 DISTILLED_FOLDER = Path("artifacts/distilled")
@@ -28,8 +23,8 @@ REPORTS = Path("reports/distill")
 def main(params: Params) -> None:
     """Write ``artifacts/distilled`` and ``reports/distill``."""
     settings = params.distill
-    data = load_data()
-    engine = start_engine(params.training)
+    session = start_session("distill", params)
+    data, engine = session.data, session.engine
     teacher = load_network(PROXY).to(engine.device)
     if teacher.num_classes != len(data.classes):
         raise InputError(
@@ -37,19 +32,18 @@ def main(params: Params) -> None:
             f" {len(data.classes)}; run `dvc repro` to train a teacher on these data"
         )
     # The student is drawn first, so that with one seed every method starts from the same weights.
-    torch.manual_seed(settings.seed)
-    student = network_for(settings.network, data)
-    method, options = settings.method, settings.options()
-    distiller, progress, checkpoints = run_training(
-        "distill", method, student, method, options, data, params, settings, engine, teacher
+    student = session.draw(settings.network, settings.seed)
+    method = settings.method
+    distiller, progress, checkpoints = session.train(
+        method, student, settings, method, settings.options(), teacher
     )
     if engine.is_main:
-        normalize = Normalize(data.mean, data.std, engine.device)
-        metrics = {"method": settings.method} | measure_trained(student, progress, data, normalize)
+        measured = measure_trained(student, progress, data, session.normalize)
+        metrics = {"method": method} | measured
         metrics |= _learner_accuracies(distiller, progress.history[-1])
         write_reports(REPORTS, metrics, progress, engine)
         header = {
-            "method": settings.method,
+            "method": method,
             "network": student.name,
             "num_classes": student.num_classes,
             "learners": [name.partition("#")[0] for name in distiller.learner_names()],

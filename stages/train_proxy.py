@@ -14,22 +14,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import models
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_network, save_network
 from stages.checkpoints.checkpoint import Checkpoints
-from stages.data.arrays import DataSet, load_data
-from stages.data.feed.normalize import Normalize
 from stages.files import new_folder, read_json, write_json
 from stages.launch import run_training_stage
 from stages.params import Params
 from stages.schedule import compressed
 from stages.sections.training import Teacher
-from stages.training.engine import Engine, start_engine
 from stages.training.results import measure_trained
-from stages.training.run import network_for, run_training
+from stages.training.run import Session, start_session
 
 TEACHER = Path("artifacts/teacher/model.safetensors")
 TEACHER_METRICS = Path("reports/teacher/metrics.json")
@@ -47,9 +42,8 @@ def main(params: Params) -> None:
         with new_folder(PROXY_FOLDER) as folder:
             shutil.copyfile(TEACHER, folder / "model.safetensors")
         return
-    data = load_data()
-    engine = start_engine(params.training)
-    proxies = _Proxies(params, data, engine)
+    session = start_session("train_proxy", params)
+    engine, proxies = session.engine, _Proxies(session)
     network = proxies.stop_early() if params.proxy.method == "early_stopped" else proxies.descend()
     if engine.is_main:
         last = proxies.chain[-1]
@@ -67,8 +61,8 @@ def main(params: Params) -> None:
 class _Proxies:
     """Trains them, and keeps their metrics and checkpoints until all are done."""
 
-    def __init__(self, params: Params, data: DataSet, engine: Engine) -> None:
-        self.params, self.data, self.engine = params, data, engine
+    def __init__(self, session: Session) -> None:
+        self.session, self.params, self.engine = session, session.params, session.engine
         self.chain: list[dict[str, Any]] = []
         self.candidates: list[dict[str, Any]] = []
         self.checkpoints: list[Checkpoints] = []
@@ -98,24 +92,21 @@ class _Proxies:
 
     def _train(self, what: str, name: str, settings: Teacher, teacher: Backbone | None) -> Backbone:
         settings = settings.model_copy(update={"network": name})
-        torch.manual_seed(settings.seed)
-        network = network_for(name, self.data)
-        options: dict[str, Any]
-        method, options = "scratch", {}
-        if teacher is not None:
-            method, options = "kd", self.params.proxy.assistants.options()
-        data, params, engine = self.data, self.params, self.engine
-        _, progress, checkpoints = run_training(
-            "train_proxy", what, network, method, options, data, params, settings, engine, teacher
-        )
+        session, data = self.session, self.session.data
+        network = session.draw(name, settings.seed)
+        if teacher is None:
+            trained = session.train(what, network, settings)
+        else:
+            options = self.params.proxy.assistants.options()
+            trained = session.train(what, network, settings, "kd", options, teacher)
+        _, progress, checkpoints = trained
         self.checkpoints.append(checkpoints)
         metrics: dict[str, Any] = {}
         if self.engine.is_main:  # which alone knows the best epoch
-            normalize = Normalize(self.data.mean, self.data.std, self.engine.device)
-            metrics = measure_trained(network, progress, self.data, normalize)
+            metrics = measure_trained(network, progress, data, session.normalize)
         self.chain.append(self.engine.broadcast(metrics))
         # A plain one: what was trained may be compiled, or have other BatchNorms.
-        plain = models.build(name, len(self.data.classes)).to(self.engine.device)
+        plain = models.build(name, len(data.classes)).to(self.engine.device)
         plain.load_state_dict(network.state_dict())
         return plain
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from models.errors import InputError
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import save_network
 from models.weights import Normalization as PublishedNormalization
 from models.weights import load_checkpoint, load_pretrained
-from stages.data.arrays import DataSet, load_data
-from stages.data.feed.normalize import Normalize
+from stages.data.arrays import DataSet
 from stages.files import new_folder, write_csv, write_json
 from stages.launch import run_training_stage
 from stages.params import Params
 from stages.sections.data import Normalization
 from stages.sections.training import Teacher
-from stages.training.engine import start_engine
 from stages.training.results import measure, measure_trained, write_reports
-from stages.training.run import network_for, run_training
+from stages.training.run import start_session
 
 TEACHER_FOLDER = Path("artifacts/teacher")
 REPORTS = Path("reports/teacher")
@@ -31,11 +27,9 @@ _TOLERANCE = 0.01  # of an expected accuracy: other kernels and resizings give o
 def main(params: Params) -> None:
     """Write ``artifacts/teacher`` and ``reports/teacher``."""
     settings = params.teacher
-    data = load_data()
-    engine = start_engine(params.training)
-    torch.manual_seed(settings.seed)
-    network = network_for(settings.network, data)
-    normalize = Normalize(data.mean, data.std, engine.device)
+    session = start_session("train_teacher", params)
+    data, engine, normalize = session.data, session.engine, session.normalize
+    network = session.draw(settings.network, settings.seed)
     if settings.checkpoint is not None:
         _load(network, settings, data)
         if engine.is_main:
@@ -51,9 +45,7 @@ def main(params: Params) -> None:
             write_json(REPORTS / "environment.json", engine.describe())
             _save(network)
     else:
-        _, progress, checkpoints = run_training(
-            "train_teacher", "teacher", network, "scratch", {}, data, params, settings, engine
-        )
+        _, progress, checkpoints = session.train("teacher", network, settings)
         if engine.is_main:
             metrics = measure_trained(network, progress, data, normalize)
             write_reports(REPORTS, metrics, progress, engine)

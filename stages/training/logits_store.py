@@ -139,23 +139,14 @@ class LogitsStore:
         except OSError as error:
             self._stop(f"{error.strerror}; make room there, or set {LOGITS} to another folder")
 
-    def estimate(self, epochs: int) -> int:
-        """Bytes that the first ``epochs`` epochs will take in addition to what is there."""
-        missing = epochs - self._present(epochs)
-        key_bytes = 0 if (self.folder / "key.json").exists() else len(self._key_content)
-        return missing * self._file_bytes + (key_bytes if missing else 0)
-
     def describe(self, epochs: int) -> str:
-        """One line: what of ``epochs`` epochs is there, what is to come, and where."""
-        present, needed = self._present(epochs), self.estimate(epochs)
+        """One line: how many of ``epochs`` epochs are there, by name and size, and where."""
+        paths = map(self._path, range(epochs))
+        present = sum(_file_size(path) == self._file_bytes for path in paths)
         line = f"teacher logits: {present} of {epochs} epochs are in {self.folder}"
-        if present == epochs:
+        if present == epochs or self.max_bytes > 0:
             return line
-        if self.max_bytes == 0:
-            return f"{line}; no more are written, because {LOGITS_BOUND} is 0"
-        left = max(0, self.max_bytes - self._used())
-        line += f"; the others take {_size(needed)}, and {LOGITS_BOUND} leaves {_size(left)}"
-        return line if needed <= left else f"{line}: not all will be kept"
+        return f"{line}; no more are written, because {LOGITS_BOUND} is 0"
 
     @property
     def _file_bytes(self) -> int:
@@ -171,11 +162,6 @@ class LogitsStore:
     def _hold(self) -> None:
         if self._held is None:
             self._held = hold(self.folder)
-
-    def _present(self, epochs: int) -> int:
-        """By name and size alone: sums are checked when an epoch is read."""
-        paths = map(self._path, range(epochs))
-        return sum(_file_size(path) == self._file_bytes for path in paths)
 
     def _used(self) -> int:
         return sum(_file_size(path) for path in self.root.glob("*/*"))
@@ -206,7 +192,3 @@ def _file_size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,12 +14,13 @@ from models import distillers
 from models.distillers.base import Distiller, Setting
 from models.networks.backbone import Backbone
 from stages.checkpoints.checkpoint import Checkpoints, fingerprint
-from stages.data.arrays import DATA_FOLDER, DataSet
+from stages.data.arrays import DATA_FOLDER, DataSet, load_data
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.choice import build_feed
+from stages.data.feed.normalize import Normalize
 from stages.params import Params
 from stages.sections.training import Training
-from stages.training.engine import Engine
+from stages.training.engine import Engine, start_engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Progress
 from stages.training.logits_store import LogitsStore
@@ -34,17 +36,6 @@ def weights_sha256(network: Backbone) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def network_for(name: str, data: DataSet) -> Backbone:
-    """A freshly initialised network for these images and classes.
-
-    Raises:
-        InputError: the network is not known, or cannot take images of this size.
-    """
-    network = models.build(name, len(data.classes))
-    network.probe(data.image_size)
-    return network
 
 
 def setting_of(
@@ -75,86 +66,121 @@ class Trained(NamedTuple):
     checkpoints: Checkpoints
 
 
-def run_training(
-    stage: str,
-    what: str,
-    network: Backbone,
-    method: str,
-    options: Mapping[str, Any],
-    data: DataSet,
-    params: Params,
-    settings: Training,
-    engine: Engine,
-    teacher: Backbone | None = None,
-) -> Trained:
-    """Train a network, going on from where an interrupted run of the same training ended.
+@dataclass(frozen=True)
+class Session:
+    """What the trainings of a stage have in common.
 
-    Args:
-        stage: the stage's name, which its checkpoints lie under.
-        what: the name that progress is shown under.
-        network: freshly initialised; it is moved to the engine's device.
-        method: by which it learns.
-        options: of the method.
+    Attributes:
+        stage: its name, which checkpoints lie under.
+        params: all of them.
         data: the data set.
-        params: those that all trainings share.
-        settings: those of this training.
         engine: devices, processes and precision.
-        teacher: on the engine's device.
     """
-    setting = setting_of(data, settings, engine, teacher)
-    distiller = engine.place(distillers.build(method, network, setting, options))
-    accelerator = engine.accelerator
-    plan = FeedPlan(
-        data,
-        params.augmentation,
-        settings.batch_size,
-        engine.device,
-        accelerator.process_index,
-        accelerator.num_processes,
-        distiller.needs_full_batches,
-        settings.label_smoothing,
-    )
-    feed = build_feed(plan, params.data.feed)
-    taught_by = None if teacher is None else weights_sha256(teacher)
-    store = None
-    if teacher is not None and distiller.needs == "logits" and params.training.logits_store:
-        key = {
-            "teacher_sha256": taught_by,
-            "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
+
+    stage: str
+    params: Params
+    data: DataSet
+    engine: Engine
+
+    @property
+    def normalize(self) -> Normalize:
+        return Normalize(self.data.mean, self.data.std, self.engine.device)
+
+    def draw(self, name: str, seed: int) -> Backbone:
+        """A freshly initialised network for these images and classes.
+
+        Raises:
+            InputError: the network is not known, or cannot take images of this size.
+        """
+        torch.manual_seed(seed)
+        network = models.build(name, len(self.data.classes))
+        network.probe(self.data.image_size)
+        return network
+
+    def train(
+        self,
+        what: str,
+        network: Backbone,
+        settings: Training,
+        method: str = "scratch",
+        options: Mapping[str, Any] | None = None,
+        teacher: Backbone | None = None,
+    ) -> Trained:
+        """Train a network, going on from where an interrupted run of the same training ended.
+
+        Args:
+            what: the name that progress is shown under.
+            network: freshly initialised; it is moved to the engine's device.
+            settings: those of this training.
+            method: by which it learns.
+            options: of the method.
+            teacher: on the engine's device.
+        """
+        data, params, engine = self.data, self.params, self.engine
+        options = options or {}
+        setting = setting_of(data, settings, engine, teacher)
+        distiller = engine.place(distillers.build(method, network, setting, options))
+        accelerator = engine.accelerator
+        plan = FeedPlan(
+            data,
+            params.augmentation,
+            settings.batch_size,
+            engine.device,
+            accelerator.process_index,
+            accelerator.num_processes,
+            distiller.needs_full_batches,
+            settings.label_smoothing,
+        )
+        feed = build_feed(plan, params.data.feed)
+        taught_by = None if teacher is None else weights_sha256(teacher)
+        store = None
+        if teacher is not None and distiller.needs == "logits" and params.training.logits_store:
+            key = {
+                "teacher_sha256": taught_by,
+                "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
+                "augmentation": params.augmentation.model_dump(),
+                # Which images are mixed goes by the batch.
+                "batch_size": settings.batch_size if params.augmentation.mixes else None,
+                "precision": engine.precision,
+                # What else rounds: other kernels give other last bits.
+                "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
+                "compile": params.training.compile,
+            }
+            store = LogitsStore(key, len(feed), teacher.num_classes)
+            if engine.is_main:
+                print(store.describe(settings.epochs), flush=True)
+        chosen = {
             "augmentation": params.augmentation.model_dump(),
-            # Which images are mixed goes by the batch.
-            "batch_size": settings.batch_size if params.augmentation.mixes else None,
+            "settings": {key: getattr(settings, key) for key in Training.model_fields},
+            "network": network.name,
+            "method": method,
+            "options": options,
+            "teacher_sha256": taught_by,
             "precision": engine.precision,
-            # What else rounds: other kernels give other last bits.
-            "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
+            "processes": accelerator.num_processes,
             "compile": params.training.compile,
+            "sync_batchnorm": params.training.sync_batchnorm,
         }
-        store = LogitsStore(key, len(feed), teacher.num_classes)
-        if engine.is_main:
-            print(store.describe(settings.epochs), flush=True)
-    chosen = {
-        "augmentation": params.augmentation.model_dump(),
-        "settings": {key: getattr(settings, key) for key in Training.model_fields},
-        "network": network.name,
-        "method": method,
-        "options": options,
-        "teacher_sha256": taught_by,
-        "precision": engine.precision,
-        "processes": accelerator.num_processes,
-        "compile": params.training.compile,
-        "sync_batchnorm": params.training.sync_batchnorm,
-    }
-    checkpoints = Checkpoints(stage, fingerprint(stage, chosen, [DATA_FOLDER]))
-    if params.training.tracker != "none":
-        accelerator.init_trackers(stage)
-    trainer = Trainer(
-        what,
-        distiller,
-        FrozenTeacher(teacher, distiller, engine, store, len(feed)),
-        feed,
-        data.split("val"),
-        settings,
-        engine,
-        checkpoints,
-    )
-    return Trained(distiller, trainer.train(), checkpoints)
+        checkpoints = Checkpoints(self.stage, fingerprint(self.stage, chosen, [DATA_FOLDER]))
+        if params.training.tracker != "none":
+            accelerator.init_trackers(self.stage)
+        trainer = Trainer(
+            what,
+            distiller,
+            FrozenTeacher(teacher, distiller, engine, store, len(feed)),
+            feed,
+            data.split("val"),
+            settings,
+            engine,
+            checkpoints,
+        )
+        return Trained(distiller, trainer.train(), checkpoints)
+
+
+def start_session(stage: str, params: Params) -> Session:
+    """Open the data set, and join this process to the others of the stage.
+
+    Raises:
+        InputError: the data set is missing or damaged, or the engine cannot start.
+    """
+    return Session(stage, params, load_data(), start_engine(params.training))

@@ -150,7 +150,7 @@ def test_imagenet_networks(name: str) -> None:
         assert torch.equal(features.logits, network(images))
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 50, 152])
 def test_torchvisions_checkpoints_load_and_give_its_answers(depth: int) -> None:
     theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10).eval()
     ours = models.build(f"resnet{depth}", 10).eval()

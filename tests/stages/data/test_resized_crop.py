@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.data.arrays import DataSet, load_data
+from stages.data.arrays import DataSet
 from stages.data.feed.augmentation import augment
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
 from stages.data.feed.resized_crop import choose_parts, resized_crops
 from stages.data.feed.stream import StreamFeed
-from stages.files import write_json
 from stages.sections.data import Augmentation
+from tests.splits import write_splits
 
 CPU = torch.device("cpu")
 SETTINGS = Augmentation(crop="resized", crop_padding=0, horizontal_flip=False, seed=3)
@@ -92,15 +92,8 @@ def test_one_colour_stays_what_it_is() -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> DataSet:
     """50 training images with a margin: 24 pixels for a size of 16."""
-    splits = {}
-    for split, count, side in (("train", 50, 24), ("val", 10, 16), ("test", 10, 16)):
-        np.save(tmp_path / f"{split}_images.npy", noise(count, side).numpy())
-        np.save(tmp_path / f"{split}_labels.npy", np.arange(count, dtype=np.int64) % 5)
-        splits[split] = {"count": count}
-    manifest = {"classes": list("abcde"), "image_size": 16, "splits": splits}
-    manifest |= {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.1]}
-    write_json(tmp_path / "manifest.json", manifest)
-    return load_data(tmp_path)
+    splits = {"train": noise(50, 24), "val": noise(10, 16), "test": noise(10, 16)}
+    return write_splits(tmp_path, {name: t.numpy() for name, t in splits.items()}, "abcde")
 
 
 @pytest.mark.parametrize("crop", ["shift", "resized"])

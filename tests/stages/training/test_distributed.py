@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from models.distillers.base import Distiller, Setting, TeacherOutputs
 from models.networks.checkpoint import load_network, load_state
 from stages import launch
 from stages.data.arrays import load_data
-from stages.data.feed.base import FeedPlan
+from stages.data.feed.base import FeedPlan, Shard
 from stages.data.feed.memory import MemoryFeed
 from stages.params import Params
 from stages.sections.data import Augmentation
@@ -80,83 +79,70 @@ def trained(tiny_origin: Path) -> Path:
 class Accumulated:
     """The reference: a copy of everything for each part of the batch, gradients averaged by hand.
 
-    The copies run in threads, because the discriminators' step lies within the forward pass and
-    needs the other part's gradient.
+    Attributes:
+        losses: the mean of each epoch.
     """
 
     def __init__(self, method: str, root: Path) -> None:
-        self.data = load_data(root / "artifacts/data")
+        data = load_data(root / "artifacts/data")
         self.settings = Params.model_validate(CONTENT).distill
-        self.augmentation = Augmentation(**CONTENT["augmentation"])
         self.teacher = load_network(root / "artifacts/teacher/model.safetensors")
         torch.manual_seed(self.settings.seed)
         student = models.build("resnet8", 3)
         first = distillers.build(method, student, make_setting(batch_size=7), OPTIONS[method])
         self.copies: list[Distiller] = [first, copy.deepcopy(first)]
-        self.barrier = threading.Barrier(PROCESSES)
+        augmentation, cpu = Augmentation(**CONTENT["augmentation"]), torch.device("cpu")
+        plans = [FeedPlan(data, augmentation, 14, cpu, rank, PROCESSES) for rank in (0, 1)]
+        self.feeds = [MemoryFeed(plan) for plan in plans]
+        steps = self.feeds[0].steps
+        self.optimizers = [build_optimizer(c, self.settings, steps) for c in self.copies]
+        self.adversaries = [c.adversary_optimizer() for c in self.copies if c.adversary]
         self.losses: list[float] = []
-        self.errors: list[BaseException] = []
 
     def run(self) -> Distiller:
-        threads = [
-            threading.Thread(target=self._guarded, args=(rank,)) for rank in range(PROCESSES)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self.errors:
-            raise self.errors[0]
-        return self.copies[0]
-
-    def _guarded(self, rank: int) -> None:
-        try:
-            self._run_part(rank)
-        except BaseException as error:
-            self.errors.append(error)
-            self.barrier.abort()
-
-    def _average(self, tensors_of: Any) -> None:
-        """Both copies' tensors become their mean; called by both threads."""
-        if self.barrier.wait() == 0:
-            for pair in zip(*(list(tensors_of(c)) for c in self.copies), strict=True):
-                mean = sum(pair) / PROCESSES
-                for tensor in pair:
-                    tensor.copy_(mean)
-        self.barrier.wait()
-
-    def _run_part(self, rank: int) -> None:
-        distiller = self.copies[rank]
-        device = torch.device("cpu")
-        feed = MemoryFeed(FeedPlan(self.data, self.augmentation, 14, device, rank, PROCESSES))
-        optimizer, schedule = build_optimizer(distiller, self.settings, feed.steps)
-        adversary = distiller.adversary_optimizer() if distiller.adversary else None
         for epoch in range(self.settings.epochs):
-            distiller.train()
-            mean = 0.0
-            for shard in feed.epoch(epoch):
-                with torch.no_grad():
-                    logits = round_logits(self.teacher(shard.batch.images)).float()
-                outputs = distiller(shard.batch.images)
-                if adversary:
-                    adversary.zero_grad()
-                    distiller.adversary.requires_grad_(True)
-                    (distiller.adversary_loss(outputs) * shard.weight).backward()
-                    self._average(lambda c: [p.grad for p in c.adversary.parameters()])
-                    adversary.step()
-                    distiller.adversary.requires_grad_(False)
-                total = distiller.losses(outputs, shard.batch, TeacherOutputs(logits))["total"]
-                optimizer.zero_grad()
-                (total * shard.weight).backward()
-                self._average(
-                    lambda c: [p.grad for n, p in c.named_parameters() if "discrim" not in n]
-                )
-                optimizer.step()
-                schedule.step()
-                mean += total.item() * len(shard.batch.labels)
-            self.losses.append(mean / len(feed))
+            for distiller in self.copies:
+                distiller.train()
+            parts = zip(*(feed.epoch(epoch) for feed in self.feeds), strict=True)
+            self.losses.append(sum(map(self._step, parts)) / len(self.feeds[0]))
             with torch.no_grad():
                 self._average(lambda c: [b for b in c.buffers() if b.is_floating_point()])
+        return self.copies[0]
+
+    def _step(self, shards: tuple[Shard, ...]) -> float:
+        """The sum of the samples' losses."""
+        outputs = [c(s.batch.images) for c, s in zip(self.copies, shards, strict=True)]
+        if self.adversaries:
+            for distiller, output, shard in zip(self.copies, outputs, shards, strict=True):
+                distiller.adversary.zero_grad()
+                distiller.adversary.requires_grad_(True)
+                (distiller.adversary_loss(output) * shard.weight).backward()
+            self._average(lambda c: [p.grad for p in c.adversary.parameters()])
+            for distiller, adversary in zip(self.copies, self.adversaries, strict=True):
+                adversary.step()
+                distiller.adversary.requires_grad_(False)
+        seen = 0.0
+        for distiller, output, shard in zip(self.copies, outputs, shards, strict=True):
+            with torch.no_grad():
+                logits = round_logits(self.teacher(shard.batch.images)).float()
+            total = distiller.losses(output, shard.batch, TeacherOutputs(logits))["total"]
+            for name, parameter in distiller.named_parameters():
+                if "discrim" not in name:
+                    parameter.grad = None
+            (total * shard.weight).backward()
+            seen += total.item() * len(shard.batch.labels)
+        self._average(lambda c: [p.grad for n, p in c.named_parameters() if "discrim" not in n])
+        for optimizer, schedule in self.optimizers:
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    def _average(self, tensors_of: Any) -> None:
+        """Both copies' tensors become their mean."""
+        for pair in zip(*(list(tensors_of(c)) for c in self.copies), strict=True):
+            mean = sum(pair) / PROCESSES
+            for tensor in pair:
+                tensor.copy_(mean)
 
 
 @pytest.fixture
@@ -177,12 +163,10 @@ def test_two_processes_are_one_that_accumulates(trained: Path, method: str) -> N
     assert set(state) == set(wanted)
     for name, tensor in wanted.items():
         torch.testing.assert_close(state[name], tensor, rtol=2e-3, atol=2e-4, msg=name)
-    # Both parts' mean losses of an epoch, one after the other as the threads came to them.
     rows = (trained / method / "reports/history.csv").read_text().splitlines()
     column = rows[0].split(",").index("loss/total")
     measured = [float(row.split(",")[column]) for row in rows[1:]]
-    pairs = zip(reference.losses[::2], reference.losses[1::2], strict=True)
-    assert measured == pytest.approx([sum(pair) for pair in pairs], rel=1e-3)
+    assert measured == pytest.approx(reference.losses, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)

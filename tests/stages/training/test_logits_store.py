@@ -240,6 +240,14 @@ def test_the_bound_is_for_all_keys_together(
     assert bits(store.read(0)) == bits(made_logits())
 
 
+def test_how_much_is_there_is_one_line(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.write(0, made_logits())
+    assert store.describe(2) == f"teacher logits: 1 of 2 epochs are in {store.folder}"
+    path_of(store).write_bytes(b"short")  # a file that is cut short does not count
+    assert store.describe(1).startswith("teacher logits: 0 of 1 epochs")
+
+
 def test_without_room_nothing_is_written_and_all_is_read(tmp_path: Path) -> None:
     make_store(tmp_path).write(0, made_logits())
     store = make_store(tmp_path, 0)
@@ -247,31 +255,6 @@ def test_without_room_nothing_is_written_and_all_is_read(tmp_path: Path) -> None
     assert "epoch-00001.logits" not in files(tmp_path)
     assert bits(store.read(0)) == bits(made_logits())
     assert store.describe(2).endswith("no more are written, because ACKD_LOGITS_MAX_GB is 0")
-
-
-def test_the_estimate_is_exact(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "root")
-    for start, end in ((0, 3), (3, 7)):
-        before = used(tmp_path)
-        estimate = store.estimate(end)
-        for epoch in range(start, end):
-            store.write(epoch, made_logits(epoch))
-        assert used(tmp_path) == before + estimate
-    assert store.estimate(7) == 0
-
-
-def test_what_is_there_and_what_is_to_come_is_one_line(tmp_path: Path) -> None:
-    store = LogitsStore(KEY, 50_000, 100, root=tmp_path, max_bytes=3 * GIGABYTE)
-    begin = f"teacher logits: 0 of 240 epochs are in {store.folder}; the others take "
-    assert store.describe(240) == f"{begin}2.40 GB, and ACKD_LOGITS_MAX_GB leaves 3.00 GB"
-    tight = LogitsStore(KEY, 50_000, 100, root=tmp_path, max_bytes=GIGABYTE)
-    assert tight.describe(240).endswith("leaves 1.00 GB: not all will be kept")
-    small = make_store(tmp_path)
-    small.write(0, made_logits())
-    assert small.describe(1) == f"teacher logits: 1 of 1 epochs are in {small.folder}"
-    # A file that is cut short does not count.
-    path_of(small).write_bytes(b"short")
-    assert small.describe(1).startswith("teacher logits: 0 of 1 epochs")
 
 
 # Places that cannot be written to

@@ -12,10 +12,9 @@ from models import distillers
 from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.errors import InputError
 from models.networks.backbone import Backbone
-from stages.data.arrays import DataSet, load_data
+from stages.data.arrays import DataSet
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
-from stages.files import write_json
 from stages.sections.data import Augmentation
 from stages.sections.methods import Ackd
 from stages.sections.training import EngineSettings, Training
@@ -25,6 +24,7 @@ from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Progress
 from stages.training.loop import Trainer
 from tests.setting import make_setting
+from tests.splits import write_splits
 
 CPU = torch.device("cpu")
 SETTINGS = Training(epochs=8, batch_size=16, learning_rate=0.01)
@@ -33,18 +33,13 @@ SETTINGS = Training(epochs=8, batch_size=16, learning_rate=0.01)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """Three classes that differ in brightness."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    splits = {}
+    rng, splits = np.random.default_rng(0), {}
     for split, count in (("train", 96), ("val", 30), ("test", 30)):
-        labels = np.arange(count, dtype=np.int64) % 3
-        images = rng.integers(0, 60, (count, 16, 16, 3)) + 80 * labels[:, None, None, None]
-        np.save(folder / f"{split}_images.npy", images.astype(np.uint8))
-        np.save(folder / f"{split}_labels.npy", labels)
-        splits[split] = {"count": count}
-    manifest = {"classes": list("abc"), "image_size": 16, "mean": [0.43] * 3, "std": [0.27] * 3}
-    write_json(folder / "manifest.json", manifest | {"splits": splits})
-    return load_data(folder)
+        labels = np.arange(count)[:, None, None, None] % 3
+        splits[split] = (rng.integers(0, 60, (count, 16, 16, 3)) + 80 * labels).astype(np.uint8)
+    return write_splits(
+        tmp_path_factory.mktemp("data"), splits, "abc", mean=(0.43,) * 3, std=(0.27,) * 3
+    )
 
 
 SETTING = make_setting()

@@ -1,0 +1,32 @@
+"""Data as ``prepare_data`` leaves them, of images that a test makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.data.arrays import DataSet, load_data
+from stages.files import write_json
+
+
+def write_splits(
+    folder: Path,
+    splits: Mapping[str, npt.NDArray[np.uint8]],
+    classes: str,
+    mean: tuple[float, ...] = (0.5, 0.4, 0.3),
+    std: tuple[float, ...] = (0.25, 0.2, 0.1),
+) -> DataSet:
+    """Images ``[N, H, H, 3]`` by split, of which each class has every so many.
+
+    The size is that of the test images; training images that are larger have a margin.
+    """
+    for name, images in splits.items():
+        np.save(folder / f"{name}_images.npy", images)
+        np.save(folder / f"{name}_labels.npy", np.arange(len(images)) % len(classes))
+    manifest = {"classes": list(classes), "image_size": splits["test"].shape[1]}
+    manifest |= {"splits": {name: {"count": len(images)} for name, images in splits.items()}}
+    write_json(folder / "manifest.json", manifest | {"mean": mean, "std": std})
+    return load_data(folder)
