@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,17 +38,15 @@ class _Point(NamedTuple):
 
 def over_baseline(group: Group, name: str) -> Titled | None:
     """The differences from the baseline; None where there are none."""
-    rows = []
-    for variant in group.variants[:_MANY]:
-        over = variant.over_baseline
-        if over is not None:
-            nan = float("nan")
-            low, high = (nan if end is None else end for end in (over.low, over.high))
-            rows.append((variant.name, Gain(over.mean, low, high)))
+    rows = [
+        (v.name, Gain(over.mean, *(math.nan if end is None else end for end in over[1:3])))
+        for v in group.variants[:_MANY]
+        if (over := v.over_baseline) is not None
+    ]
     if not rows:
         return None
-    told = "; ".join(f"{label} {points(gain.gain)}" for label, gain in rows)
-    chart = differences(name, rows, f"Differences from {group.baseline} in points: {told}")
+    listed = "; ".join(f"{label} {points(gain.gain)}" for label, gain in rows)
+    chart = differences(name, rows, f"Differences from {group.baseline} in points: {listed}")
     reading = (
         f"A point is the mean difference from {group.baseline} over the same seeds, its line the"
         " 95 % interval; a line that stays clear of the dotted zero is a difference that seeds"
@@ -60,7 +59,7 @@ def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled
     """Latency on a device, and size; each variant in its recommended precision."""
     timed, sized = [], []
     for variant in group.variants:
-        precision = variant.precisions.get(variant.recommended or "")
+        precision = variant.taken
         if precision is None or precision.accuracy is None or precision.size_mb is None:
             continue
         accuracy = precision.accuracy.mean
@@ -73,15 +72,15 @@ def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled
         " the others are grey"
     )
     hollow = "; a hollow point was measured while the machine was noisy, and beats none"
-    charts = []
-    if timed:
-        remark = hollow if any(point.noisy for point in timed) else ""
-        chart = _trade_off(f"{name}-latency", timed, "latency, p50, ms")
-        charts.append(Titled("Accuracy against latency", chart, f"{reading}{remark}."))
-    if sized:
-        chart = _trade_off(f"{name}-size", sized, "size, MB")
-        charts.append(Titled("Accuracy against size", chart, f"{reading}."))
-    return charts
+    return [
+        Titled(
+            f"Accuracy against {cost}",
+            _trade_off(f"{name}-{cost}", found, f"{cost}, {unit}"),
+            f"{reading}{hollow if any(point.noisy for point in found) else ''}.",
+        )
+        for cost, unit, found in (("latency", "p50, ms", timed), ("size", "MB", sized))
+        if found
+    ]
 
 
 def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
@@ -113,13 +112,15 @@ def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        told = "; ".join(f"{p.name} {percent(p.accuracy)} at {significant(p.cost)}" for p in found)
+        listed = "; ".join(
+            f"{p.name} {percent(p.accuracy)} at {significant(p.cost)}" for p in found
+        )
         colours = [colour for _, colour, _ in legend_of(SERIES, itertools.repeat(False))]
         legend = [
             (f"{number} {point.name}", colours[(number - 1) % len(colours)], False)
             for number, point in enumerate(front, 1)
         ]
-        return Chart(to_svg(name, figure), f"Accuracy against {x_label}: {told}", legend)
+        return Chart(to_svg(name, figure), f"Accuracy against {x_label}: {listed}", legend)
 
 
 def _beats(other: _Point, point: _Point) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from models.errors import InputError
 from pipeline.comparison.experiments import LITERT, WORKSPACE, Experiment
-from pipeline.comparison.variants import Images, Place, figures_of, images_of, place_of
-from stages.formatting import percent, significant
+from pipeline.comparison.variants import Images, figures_of, images_of
+from pipeline.summary_schema import Row
+from stages.formatting import percent, significant, threads
 
 _MS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
 _MB = {"MB": 1.0, "kB": 1e-3, "KB": 1e-3, "MiB": 2**20 / 1e6, "KiB": 2**10 / 1e6}
@@ -35,7 +36,7 @@ class Budget(NamedTuple):
 
 
 class Device(NamedTuple):
-    """A :class:`Place` with any number of threads."""
+    """What latencies hold for, with any number of threads: the same URL may be another machine."""
 
     url: str
     machine: str | None
@@ -48,21 +49,26 @@ class Device(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """An export of an experiment on the device.
+    """An export of an experiment.
 
     Attributes:
-        place: that measured; None where it was not measured on this device.
-        noisy: whether the machine was while it was timed.
+        row: what was measured of it on the device; None where nothing was.
     """
 
     experiment: Experiment
     precision: str
     accuracy: float
     size_mb: float
-    p50_ms: float | None
-    p90_ms: float | None
-    place: Place | None
-    noisy: bool
+    row: Row | None
+
+    @property
+    def p90_ms(self) -> float | None:
+        return None if self.row is None else self.row.p90_ms
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the machine was while it was timed."""
+        return self.row is not None and bool(self.row.noisy)
 
     @property
     def file(self) -> str:
@@ -70,6 +76,13 @@ class Candidate:
         if self.precision.startswith(LITERT):
             return f"artifacts/litert/{self.precision.removeprefix(LITERT)}.tflite"
         return f"artifacts/onnx/{self.precision}.static.onnx"
+
+    def __str__(self) -> str:
+        shown = f"{percent(self.accuracy)}, {significant(self.size_mb)} MB"
+        if self.row is None or self.row.p90_ms is None:
+            return f"{shown}, latency not measured"
+        at = f"{significant(self.row.p90_ms)} ms at {threads(self.row.threads)}"
+        return f"{shown}, p90 {at}{', noisy' * self.noisy}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ def parse_budget(p90: str | None, size: str | None, accuracy: str | None) -> Bud
     return Budget(
         None if p90 is None else _quantity("--max-p90", p90, _MS, "5ms, 800us or 0.1s"),
         None if size is None else _quantity("--max-size", size, _MB, "2MB, 500kB or 1.5MiB"),
-        None if accuracy is None else _share(accuracy),
+        None if accuracy is None else _fraction(accuracy),
     )
 
 
@@ -120,8 +133,8 @@ def choose(experiments: Sequence[Experiment], budget: Budget, device: str | None
     """
     complete = [e for e in experiments if e.reason is None]
     if not complete:
-        told = f": {experiments[0].name}: {experiments[0].reason}" if experiments else ""
-        raise InputError(f"no experiment has figures to choose by{told}; run `ackd run` first")
+        why = f": {experiments[0].name}: {experiments[0].reason}" if experiments else ""
+        raise InputError(f"no experiment has figures to choose by{why}; run `ackd run` first")
     images = _images(complete)
     left_out: Counter[str] = Counter()
     for experiment in experiments:
@@ -144,22 +157,56 @@ def choose(experiments: Sequence[Experiment], budget: Budget, device: str | None
     return _judge(found, budget, chosen, images, +left_out)
 
 
-def misses(candidate: Candidate, budget: Budget) -> list[str]:
-    """By how much it is out of the budget, a phrase for each limit; empty where it is within."""
-    found = []
-    for figure, limit, unit in (
-        (candidate.p90_ms, budget.max_p90_ms, "ms"),
-        (candidate.size_mb, budget.max_size_mb, "MB"),
+def misses(candidate: Candidate, budget: Budget) -> dict[str, float]:
+    """What of the budget it misses, a phrase for each limit, and by what part of that limit."""
+    found = {}
+    for what, figure, limit, unit in (
+        ("p90", candidate.p90_ms, budget.max_p90_ms, "ms"),
+        ("size", candidate.size_mb, budget.max_size_mb, "MB"),
     ):
         if figure is not None and limit is not None and figure > limit * (1 + _ROUNDING):
-            what = "p90" if unit == "ms" else "size"
-            more = f"{significant(figure - limit)} {unit}, {(figure - limit) / limit:.1%}"
-            found.append(f"{what} {significant(figure)} {unit} is {more} too much")
+            over = figure / limit - 1
+            more = f"{significant(figure - limit)} {unit}, {over:.1%}"
+            found[f"{what} {significant(figure)} {unit} is {more} too much"] = over
     least = budget.min_accuracy
     if least is not None and candidate.accuracy < least - _ROUNDING:
         short = f"{100 * (least - candidate.accuracy):.2f} points"
-        found.append(f"accuracy {percent(candidate.accuracy)} is {short} too little")
+        phrase = f"accuracy {percent(candidate.accuracy)} is {short} too little"
+        found[phrase] = 1 - candidate.accuracy / least
     return found
+
+
+def lines(chosen: Choice, budget: Budget) -> Iterator[str]:
+    """The answer for a terminal."""
+    where = chosen.device.title if chosen.device else "no device: no latency was measured"
+    yield f"on {where}; {chosen.images.title}"
+    for found in chosen.best.values():
+        yield f"  {found.precision}: {found.experiment.name}, {found}"
+    missed = {p: " and ".join(misses(found, budget)) for p, found in chosen.nearest.items()}
+    for precision, found in chosen.nearest.items():
+        yield f"  {precision}: none; the nearest is {found.experiment.name}: {missed[precision]}"
+    for found in chosen.noisy:
+        yield (
+            f"  noisy: {found.experiment.name} in {found.precision} would be within the budget,"
+            f" {found}; measure it again on a quiet machine"
+        )
+    for reason, number in chosen.left_out.items():
+        yield f"  left out: {number}, {reason}"
+    if chosen.best:
+        best = next(iter(chosen.best.values()))
+        command = best.experiment.command
+        yield f"best     {best.experiment.name}, {best.precision}: {best}"
+        if command is None:
+            yield f"get it   it is the student of this workspace: {best.file}"
+        else:
+            yield f"get it   {command}"
+            yield f"         its file is then {best.file}"
+    elif chosen.nearest:
+        precision, found = next(iter(chosen.nearest.items()))
+        nearest = f"{found.experiment.name}, {precision}: {missed[precision]}"
+        yield f"nothing is within the budget; nearest {nearest}"
+    else:
+        yield "nothing to choose: no export has all that the budget asks for"
 
 
 def _judge(
@@ -176,7 +223,7 @@ def _judge(
     for candidate in within:
         best.setdefault(candidate.precision, candidate)
     nearest: dict[str, Candidate] = {}
-    for candidate in sorted(sure, key=lambda c: (_excess(c, budget), _merit(c))):
+    for candidate in sorted(sure, key=lambda c: (sum(misses(c, budget).values()), _merit(c))):
         if candidate.precision not in best:
             nearest.setdefault(candidate.precision, candidate)
     top = within[0] if within else None
@@ -195,43 +242,17 @@ def _merit(candidate: Candidate) -> tuple[float, float, float, bool]:
     return -candidate.accuracy, p90, candidate.size_mb, elsewhere
 
 
-def _excess(candidate: Candidate, budget: Budget) -> float:
-    """The sum of what it misses, each as a share of its limit."""
-    total = 0.0
-    for figure, limit in (
-        (candidate.p90_ms, budget.max_p90_ms),
-        (candidate.size_mb, budget.max_size_mb),
-    ):
-        if figure is not None and limit is not None:
-            total += max(0.0, figure / limit - 1)
-    if budget.min_accuracy:
-        total += max(0.0, 1 - candidate.accuracy / budget.min_accuracy)
-    return total
-
-
 def _candidate(experiment: Experiment, precision: str, device: Device | None) -> Candidate:
     figures = figures_of(experiment)
     export = figures.exports[precision]
     assert export.accuracy is not None
     assert export.size_mb is not None  # it has passed
-    candidate = Candidate(
-        experiment, precision, export.accuracy, export.size_mb, None, None, None, False
-    )
-    if device is None or device not in _devices(experiment):
-        return candidate
-    row = figures.devices[device.url].exports.get(precision)
-    if row is None or row.status != "passed" or row.p90_ms is None:
-        return candidate
-    return Candidate(
-        experiment,
-        precision,
-        export.accuracy,
-        export.size_mb,
-        row.p50_ms,
-        row.p90_ms,
-        place_of(experiment, device.url, row),
-        bool(row.noisy),
-    )
+    row = None
+    if device is not None and device in _devices(experiment):
+        row = figures.devices[device.url].exports.get(precision)
+    if row is not None and (row.status != "passed" or row.p90_ms is None):
+        row = None
+    return Candidate(experiment, precision, export.accuracy, export.size_mb, row)
 
 
 def _devices(experiment: Experiment) -> list[Device]:
@@ -290,11 +311,11 @@ def _quantity(option: str, text: str, units: Mapping[str, float], such_as: str) 
     return number
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     match = re.fullmatch(rf"{_NUMBER} ?(%?)", text.strip())
-    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    if not 0 <= share <= 1:
+    fraction = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= fraction <= 1:
         raise InputError(
             f"--min-accuracy {text}: expected a percentage, such as 60%, or a fraction, such as 0.6"
         )
-    return share
+    return fraction

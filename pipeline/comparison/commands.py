@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from pipeline.comparison.choice import Budget, Choice
 
 _Sweep = Annotated[
     str | None,
@@ -74,10 +71,8 @@ def compare(
     console = Console(emoji=False)
     text.show(comparison, console if console.is_terminal else Console(width=200, emoji=False))
     if html is not None:
-        from pipeline.comparison.page import render
-
         with new_file(html) as partial:
-            partial.write_text(render(comparison), encoding="utf-8")
+            partial.write_text(text.page(comparison), encoding="utf-8")
     if markdown is not None:
         with new_file(markdown) as partial:
             partial.write_text(text.markdown(comparison), encoding="utf-8")
@@ -131,7 +126,7 @@ def choose(
     budget = choice.parse_budget(max_p90, max_size, min_accuracy)
     listed = experiments.of_sweep(experiments.list_experiments(revisions or []), sweep)
     chosen = choice.choose(listed, budget, device)
-    for line in _told(chosen, budget):
+    for line in choice.lines(chosen, budget):
         typer.echo(line)
     if not chosen.best:
         raise typer.Exit(1)
@@ -141,49 +136,3 @@ def add_to(app: typer.Typer) -> None:
     """Make them commands of ``ackd``."""
     for command in (compare, choose):
         app.command()(command)
-
-
-def _told(chosen: Choice, budget: Budget) -> list[str]:
-    from pipeline.comparison.choice import Candidate, misses
-    from stages.formatting import percent, significant, threads
-
-    def figures(candidate: Candidate) -> str:
-        shown = f"{percent(candidate.accuracy)}, {significant(candidate.size_mb)} MB"
-        if candidate.p90_ms is None or candidate.place is None:
-            return f"{shown}, latency not measured"
-        noisy = ", noisy" if candidate.noisy else ""
-        at = threads(candidate.place.threads)
-        return f"{shown}, p90 {significant(candidate.p90_ms)} ms at {at}{noisy}"
-
-    where = chosen.device.title if chosen.device else "no device: no latency was measured"
-    lines = [f"on {where}; {chosen.images.title}"]
-    for candidate in chosen.best.values():
-        name, precision = candidate.experiment.name, candidate.precision
-        lines.append(f"  {precision}: {name}, {figures(candidate)}")
-    for candidate in chosen.nearest.values():
-        name, precision = candidate.experiment.name, candidate.precision
-        missed = " and ".join(misses(candidate, budget))
-        lines.append(f"  {precision}: none; the nearest is {name}: {missed}")
-    for candidate in chosen.noisy:
-        name, precision = candidate.experiment.name, candidate.precision
-        lines.append(
-            f"  noisy: {name} in {precision} would be within the budget, {figures(candidate)};"
-            " measure it again on a quiet machine"
-        )
-    for reason, number in chosen.left_out.items():
-        lines.append(f"  left out: {number}, {reason}")
-    if not chosen.best:
-        if not chosen.nearest:
-            return [*lines, "nothing to choose: no export has all that the budget asks for"]
-        nearest = next(iter(chosen.nearest.values()))
-        missed = " and ".join(misses(nearest, budget))
-        name = nearest.experiment.name
-        return [
-            *lines,
-            f"nothing is within the budget; nearest {name}, {nearest.precision}: {missed}",
-        ]
-    best = next(iter(chosen.best.values()))
-    lines.append(f"best     {best.experiment.name}, {best.precision}: {figures(best)}")
-    if best.experiment.command is None:
-        return [*lines, f"get it   it is the student of this workspace: {best.file}"]
-    return [*lines, f"get it   {best.experiment.command}", f"         its file is then {best.file}"]

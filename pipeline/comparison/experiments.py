@@ -16,16 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from typing import Any
 
 from models.errors import InputError
+from pipeline.experiments import list_refs
 from pipeline.git_refs import git
 from pipeline.summary_schema import Compared, Row, checked
+from stages.params import parse_yaml
 
 WORKSPACE = "workspace"
 
@@ -36,16 +34,11 @@ _HERE = "local:"
 _OF_ROW = ("status", "threads", "p50_ms", "p90_ms", "noisy", "reason")
 _PARAMS, _LOCK, _SUMMARY = "params.yaml", "dvc.lock", "reports/summary.json"
 _CLASSES = "reports/classes.csv"
-_REFERENCE = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>.+)")
 _NAME = re.compile(r"(?P<sweep>[a-z0-9_-]+)\.(?P<variant>[a-z0-9_-]+)\.seed(?P<seed>\d+)")
 _NOT_REPORTED = "the chain was not run to its report"
 
 #: The bytes of a file by its path in the project; None where there is none.
 Read = Callable[[str], bytes | None]
-
-
-class _DamagedError(ValueError):
-    """Why an experiment has no figures."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +71,6 @@ class Experiment:
     command: str | None
 
 
-class _Reference(NamedTuple):
-    name: str
-    revision: str
-    time: int
-
-
 def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
     """All experiments by name, then the workspace, then what else was asked for.
 
@@ -97,18 +84,18 @@ def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
         InputError: this is no git repository, or a revision is not in it.
     """
     found = []
-    references = _references()
-    names = Counter(reference.name for reference in references)
+    refs = list_refs(Path())
+    names = Counter(ref.name for ref in refs)
     newest: dict[str, str] = {}
     with _reader() as read:
-        for name, revision, _ in references:
-            experiment = _read(name, revision, _at(revision, read))
-            if newest.setdefault(name, revision) != revision:
-                reason = f"a newer experiment has this name; this one is {revision[:7]}"
+        for ref in refs:
+            experiment = _read(ref.name, ref.revision, _at(ref.revision, read))
+            if newest.setdefault(ref.name, ref.revision) != ref.revision:
+                reason = f"a newer experiment has this name; this one is {ref.revision[:7]}"
                 experiment = replace(experiment, reason=reason)
-            if names[name] > 1:
+            if names[ref.name] > 1:
                 # DVC would not know which of them is meant.
-                experiment = replace(experiment, command=f"dvc exp apply {revision[:10]}")
+                experiment = replace(experiment, command=f"dvc exp apply {ref.revision[:10]}")
             found.append(experiment)
         found.sort(key=lambda e: _in_order(e.name))
         found.append(_read(WORKSPACE, None, _read_workspace))
@@ -140,19 +127,6 @@ def _in_order(name: str) -> list[tuple[int, str]]:
     return [(int(p), "") if p.isdigit() else (0, p) for p in re.split(r"(\d+)", name)]
 
 
-def _references() -> list[_Reference]:
-    """The newest first."""
-    form = "%(objectname) %(committerdate:unix) %(refname)"
-    lines = git(Path(), "for-each-ref", f"--format={form}", "refs/exps").splitlines()
-    found = []
-    for line in lines:
-        revision, time, reference = line.split(" ", 2)
-        # Beside them lie DVC's own notes: refs/exps/exec, refs/exps/stash.
-        if match := _REFERENCE.fullmatch(reference):
-            found.append(_Reference(match["name"], revision, int(time)))
-    return sorted(found, key=lambda r: (-r.time, r.revision))
-
-
 def _commit(text: str) -> str:
     try:
         return git(
@@ -167,7 +141,6 @@ def _commit(text: str) -> str:
 @contextmanager
 def _reader() -> Iterator[Read]:
     """Reads ``REVISION:PATH`` of git, all by one process."""
-    git(Path(), "rev-parse", "--git-dir")
     command = ["git", "cat-file", "--batch"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -207,17 +180,19 @@ def _read(name: str, revision: str | None, read: Read) -> Experiment:
     params: dict[str, Any] = {}
     figures, test_images, reason = None, None, None
     try:
-        params = _params(read)
-        figures = _figures(read)
+        params = parse_yaml(_needed(_PARAMS, read), _PARAMS)
         test_images = _test_images(read)
-    except (_DamagedError, InputError) as error:
-        figures, reason = None, str(error)
+        figures = _figures(read)
+    except InputError as error:
+        reason = str(error)
+    distill = params.get("distill")
+    seed = distill.get("seed") if isinstance(distill, dict) else None
     return Experiment(
         name=name,
         revision=revision,
         sweep=match["sweep"] if match else None,
         variant=match["variant"] if match else name,
-        seed=int(match["seed"]) if match else _seed(params),
+        seed=int(match["seed"]) if match else seed if isinstance(seed, int) else None,
         params=params,
         figures=figures,
         test_images=test_images,
@@ -226,33 +201,21 @@ def _read(name: str, revision: str | None, read: Read) -> Experiment:
     )
 
 
-def _seed(params: dict[str, Any]) -> int | None:
-    distill = params.get("distill")
-    seed = distill.get("seed") if isinstance(distill, dict) else None
-    return seed if isinstance(seed, int) else None
-
-
-def _params(read: Read) -> dict[str, Any]:
-    content = read(_PARAMS)
-    if content is None:
-        raise _DamagedError(f"{_PARAMS} is missing")
-    params = _yaml(content, _PARAMS)
-    if not isinstance(params, dict):
-        raise _DamagedError(f"{_PARAMS} is not a mapping")
-    return params
+def _needed(path: str, read: Read) -> bytes:
+    if (content := read(path)) is None:
+        raise InputError(f"{path} is missing: {_NOT_REPORTED}")
+    return content
 
 
 def _figures(read: Read) -> Compared:
-    content = read(_SUMMARY)
-    if content is None:
-        raise _DamagedError(f"{_SUMMARY} is missing: {_NOT_REPORTED}")
+    content = _needed(_SUMMARY, read)
     _check_current(content, read)
     try:
         summary = json.loads(content)
     except ValueError as error:
-        raise _DamagedError(f"{_SUMMARY} is not readable as JSON ({error})") from None
+        raise InputError(f"{_SUMMARY} is not readable as JSON ({error})") from None
     if not isinstance(summary, dict):
-        raise _DamagedError(f"{_SUMMARY} is not a JSON object")
+        raise InputError(f"{_SUMMARY} is not a JSON object")
     return _with_litert(checked(summary, Compared, "run that experiment again"))
 
 
@@ -277,38 +240,24 @@ def _check_current(summary: bytes, read: Read) -> None:
 
     What the report read stands in ``dvc.lock`` with its MD5.
     """
-    lock = read(_LOCK)
-    if lock is None:
-        raise _DamagedError(f"{_LOCK} is missing: {_NOT_REPORTED}")
-    stage = _report_of(lock)
-    if stage is None:
-        raise _DamagedError(f"{_LOCK} has no stage report: {_NOT_REPORTED}")
-    outs = {entry["path"]: entry.get("md5") for entry in stage["outs"]}
+    lock = _needed(_LOCK, read)
+    # The rest of it is long, and is not parsed.
+    block = re.search(rb"^  report:\n(?:    .*\n|  -.*\n)+", lock, flags=re.MULTILINE)
+    if block is None:
+        raise InputError(f"{_LOCK} has no stage report: {_NOT_REPORTED}")
+    stage = parse_yaml(block[0], _LOCK)["report"]
+    try:
+        outs, deps = ({e["path"]: e.get("md5") for e in stage[kind]} for kind in ("outs", "deps"))
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(f"{_LOCK} is damaged at the stage report") from None
     if outs.get(_SUMMARY) != _md5(summary):
-        raise _DamagedError(f"{_SUMMARY} is not the one that the report wrote, by {_LOCK}")
-    for entry in stage["deps"]:
-        path = entry["path"]
+        raise InputError(f"{_SUMMARY} is not the one that the report wrote, by {_LOCK}")
+    for path, md5 in deps.items():
         if path == _PARAMS or path.startswith("reports/"):
             content = read(path)
             # A folder has another sum, and reports/devices is none of what the chain makes.
-            if content is not None and _md5(content) != entry.get("md5"):
-                raise _DamagedError(f"{path} is newer than {_SUMMARY}: {_NOT_REPORTED}")
-
-
-def _report_of(lock: bytes) -> dict[str, Any] | None:
-    """The stage in ``dvc.lock``; the rest, which is long, is not parsed."""
-    text = lock.decode("utf-8", errors="replace")
-    block = re.search(r"^  report:\n(?:    .*\n|  -.*\n)+", text, flags=re.MULTILINE)
-    if block is None:
-        return None
-    stage = _yaml(block[0].encode(), _LOCK)["report"]
-    try:
-        for entry in [*stage["outs"], *stage["deps"]]:
-            assert isinstance(entry["path"], str)
-    except (AssertionError, KeyError, TypeError):
-        raise _DamagedError(f"{_LOCK} is damaged at the stage report") from None
-    report: dict[str, Any] = stage
-    return report
+            if content is not None and _md5(content) != md5:
+                raise InputError(f"{path} is newer than {_SUMMARY}: {_NOT_REPORTED}")
 
 
 def _test_images(read: Read) -> str | None:
@@ -322,22 +271,8 @@ def _test_images(read: Read) -> str | None:
     except KeyError:
         return None  # as before classes were comparable
     except (csv.Error, UnicodeDecodeError) as error:
-        raise _DamagedError(f"{_CLASSES} is not readable as CSV ({error})") from None
+        raise InputError(f"{_CLASSES} is not readable as CSV ({error})") from None
     return digest.hexdigest()
-
-
-def _yaml(content: bytes, name: str) -> Any:
-    try:
-        return _parsed(content)
-    except (YAMLError, UnicodeDecodeError, ValueError) as error:
-        detail = " ".join(str(error).split())
-        raise _DamagedError(f"{name} is not readable as YAML ({detail})") from None
-
-
-@lru_cache(maxsize=256)
-def _parsed(content: bytes) -> Any:
-    # Shared by all who have the same bytes; nobody changes it.
-    return YAML(typ="safe").load(content)
 
 
 def _md5(content: bytes) -> str:

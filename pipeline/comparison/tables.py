@@ -1,14 +1,13 @@
-"""The tables of a comparison, the same on a terminal, in Markdown and on the page."""
+"""What a comparison shows, section by section, for a terminal, Markdown and the page alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from pipeline.comparison.experiments import Experiment
 from pipeline.comparison.variants import (
     Comparison,
     Group,
-    Latency,
     Place,
     Precision,
     Variant,
@@ -18,20 +17,99 @@ from pipeline.comparison.variants import (
 )
 from stages.analysis.seeds import Paired, Spread
 from stages.formatting import percent, points, significant
-from stages.report_page.paper import title
-from stages.tables import Table
+from stages.report_page.page_charts import Titled
+from stages.report_page.paper import title as title_in_paper
+from stages.tables import NOISY, NOISY_NOTE, Cell, Table
 
-NOT_MEASURED = "not measured"
-#: Behind a latency of which no seed was measured while the machine was quiet.
-NOISY = "*"
+_ACCURACY = (
+    "Accuracy is top-1 on the test images after the last epoch, the mean over the seeds. A"
+    " difference is the mean over the seeds that both have, seed by seed, with Student’s 95 %"
+    " interval: one that has 0 in it may be chance."
+)
+_TRADE_OFF = (
+    "Each variant in the precision that its experiments recommend, batch 1; accuracy is the"
+    " exported model’s, MB are 10⁶ bytes of its file, and all are means over the seeds. A variant"
+    " is beaten by those that are no worse in accuracy, size and p50, and better in one of them at"
+    " least; a noisy latency is not judged."
+)
+_PRECISIONS = (
+    "Every export of every variant; in brackets stand the smallest and the largest of the seeds."
+)
+_PAPER = (
+    "The paper’s accuracies are as printed. Its gains over the baseline say more than its heights,"
+    " as a shorter schedule may lower all variants alike."
+)
+_PARAMETERS = "Where the variants’ params.yaml differ, but for the seeds."
+_EXPERIMENTS = (
+    "Every experiment that the tables are made of; dvc exp apply NAME gets it into the workspace."
+)
+
+
+class Part(NamedTuple):
+    """A table with its charts.
+
+    Attributes:
+        folded: whether the page opens the table on request.
+    """
+
+    table: Table
+    charts: Sequence[Titled] = ()
+    folded: bool = False
+
+
+def title(comparison: Comparison) -> str:
+    if comparison.sweep is not None:
+        return f"Sweep {comparison.sweep}"
+    return "Experiments compared"
+
+
+def lede(comparison: Comparison) -> str:
+    """The result in one or two sentences."""
+    group = comparison.groups[0]
+    best, count = group.variants[0], len(group.variants)
+    seeds = best.accuracy.seeds
+    text = (
+        f"{best.name} is the most accurate of {count} variant{'s' * (count > 1)}:"
+        f" {percent(best.accuracy.mean)}"
+        f"{f', the mean of {seeds} seeds' if seeds > 1 else ' with one seed'}, on"
+        f" {group.images.title}."
+    )
+    if best.over_baseline is not None:
+        over = best.over_baseline
+        between = ", with one seed in both, which gives no interval"
+        if over.low is not None:
+            between = f" (95 % interval {_interval(over)})"
+        text += f" That is {points(over.mean)} points over {group.baseline}{between}."
+    return text
+
+
+def parts(comparison: Comparison, *, draw: bool = False) -> Iterator[Part]:
+    """All of a comparison, in order; with ``draw`` also its charts, which take seconds."""
+    for number, group in enumerate(comparison.groups, 1):
+        yield Part(accuracies(group), _charts(group, number, None) if draw else ())
+        for place in group.places:
+            yield Part(trade_off(group, place), _charts(group, number, place) if draw else ())
+            yield Part(precisions(group, place), folded=True)
+        yield from map(Part, filter(None, (paper(group), parameters(group))))
+    yield Part(experiments(comparison), folded=True)
+
+
+def _charts(group: Group, number: int, place: Place | None) -> Sequence[Titled]:
+    from pipeline.comparison import charts
+
+    if place is not None:
+        name = f"costs-{number}-{group.places.index(place)}"
+        return charts.accuracy_against_costs(group, place, name)
+    over = charts.over_baseline(group, f"differences-{number}")
+    return [over] if over else []
 
 
 def accuracies(group: Group) -> Table:
     """A row for each variant, the most accurate first."""
+    rows: list[list[Cell]] = []
     against = f"over {group.baseline}, points" if group.baseline else "over the baseline"
     head = ["variant", "rank", "accuracy", against, "95 % interval", "smallest to largest"]
     head += ["seeds", "student"]
-    rows = []
     for rank, variant in enumerate(group.variants, 1):
         student = variant.figures.student
         mean, low, high, count = variant.accuracy
@@ -46,25 +124,25 @@ def accuracies(group: Group) -> Table:
                 f"{student.network} ({student.method})",
             ]
         )
-    return Table(head, rows, "Accuracy over the seeds")
+    return Table(head, rows, f"Accuracy on {group.images.title}", _ACCURACY, _notes(group))
 
 
 def trade_off(group: Group, place: Place) -> Table:
     """What each variant costs on a device, in the precision that it recommends."""
     head = ["variant", "precision", "accuracy", "MB", "p50, ms", "p90, ms", "beaten by"]
     beaten = beaten_by(group, place)
-    rows = []
+    rows: list[list[Cell]] = []
     for variant in group.variants:
-        name = variant.recommended
-        precision = variant.precisions.get(name or "")
-        if name is None or precision is None:
+        if (precision := variant.taken) is None:
             rows.append([variant.name, "none is recommended"])
             continue
         seeds = len(variant.experiments)
         agreed = "" if variant.agreed == seeds else f" ({variant.agreed} of {seeds} seeds)"
-        cells = _costs(precision, place, _mean)
-        rows.append([variant.name, f"{name}{agreed}", *cells, _verdict(variant, beaten)])
-    return Table(head, rows, f"Recommended precision on {place.title}")
+        cells = _costs(precision, place, lambda figure: significant(figure.mean))
+        name = f"{variant.recommended}{agreed}"
+        rows.append([variant.name, name, *cells, _verdict(variant, beaten)])
+    caption = f"Recommended precision on {place.title}"
+    return Table(head, rows, caption, _TRADE_OFF, _notes_on(group, place))
 
 
 def precisions(group: Group, place: Place) -> Table:
@@ -75,7 +153,7 @@ def precisions(group: Group, place: Place) -> Table:
         for variant in group.variants
         for name, precision in variant.precisions.items()
     ]
-    return Table(head, rows, f"Every precision on {place.title}")
+    return Table(head, rows, f"Every precision on {place.title}", _PRECISIONS)
 
 
 def paper(group: Group) -> Table | None:
@@ -86,18 +164,20 @@ def paper(group: Group) -> Table | None:
     head = ["variant", "in the paper", "paper", "here", "difference, points"]
     head += [f"paper: {over}", f"here: {over}"]
     rows = []
+    differs: dict[str, list[str]] = {}
     for variant in group.variants:
-        theirs = _in_paper(variant)
-        if theirs is None:
+        theirs, found = _in_paper(variant), variant.figures.paper
+        if theirs is None or found is None:
             continue
-        ours, found = variant.accuracy.mean, variant.figures.paper
-        assert found is not None
+        ours = variant.accuracy.mean
         same = reference is not None and _pair(variant) == _pair(reference)
         gain = variant.over_baseline
+        if found.differs:
+            differs.setdefault("; ".join(found.differs), []).append(variant.name)
         rows.append(
             [
                 variant.name,
-                title(found.method),
+                title_in_paper(found.method),
                 percent(theirs),
                 percent(ours),
                 points(ours - theirs),
@@ -105,17 +185,8 @@ def paper(group: Group) -> Table | None:
                 points(gain.mean) if gain else "",
             ]
         )
-    return Table(head, rows, "The paper’s accuracies beside these") if rows else None
-
-
-def not_comparable_with_paper(group: Group) -> dict[str, list[str]]:
-    """Variants by what keeps them from being compared with the paper."""
-    found: dict[str, list[str]] = {}
-    for variant in group.variants:
-        told = variant.figures.paper
-        if told is not None and told.differs and _in_paper(variant) is not None:
-            found.setdefault("; ".join(told.differs), []).append(variant.name)
-    return found
+    notes = [f"Not comparable: {', '.join(names)}: {why}." for why, names in differs.items()]
+    return Table(head, rows, "The paper’s accuracies beside these", _PAPER, notes) if rows else None
 
 
 def parameters(group: Group) -> Table | None:
@@ -127,12 +198,11 @@ def parameters(group: Group) -> Table | None:
         [variant.name, *(_value(values[place]) for values in found.values())]
         for place, variant in enumerate(group.variants)
     ]
-    return Table(["variant", *found], rows, "Parameters that differ")
+    return Table(["variant", *found], rows, "Parameters that differ", _PARAMETERS)
 
 
 def experiments(comparison: Comparison) -> Table:
     """Every experiment that was taken, with its own accuracy."""
-    head = ["experiment", "revision", "seed", "accuracy"]
     rows = [
         [
             experiment.name,
@@ -144,80 +214,52 @@ def experiments(comparison: Comparison) -> Table:
         for variant in group.variants
         for seed, experiment in variant.experiments.items()
     ]
-    return Table(head, rows, "Experiments")
+    head = ["experiment", "revision", "seed", "accuracy"]
+    return Table(head, rows, "Experiments", _EXPERIMENTS)
 
 
 def missing(comparison: Comparison) -> dict[str, list[str]]:
     """What lacks, by its reason."""
-    names: dict[tuple[str, str], list[str]] = {}
+    names: dict[tuple[str, str], dict[str, None]] = {}
     for what, name, reason in _missing(comparison):
-        of = names.setdefault((reason, what), [])
-        if name not in of:
-            of.append(name)
+        names.setdefault((reason, what), {})[name] = None
     found: dict[str, list[str]] = {}
     for (reason, what), of in names.items():
         found.setdefault(reason, []).append(f"{what} {', '.join(of)}".strip())
     return found
 
 
-def notes(comparison: Comparison) -> list[str]:
+def _notes(group: Group) -> list[str]:
     """Sentences that keep a reader from a wrong conclusion."""
     found = []
-    if len(comparison.groups) > 1:
-        found.append(
-            "The experiments were tested on different images; each set has tables of its own, and"
-            " accuracies are not compared across them."
-        )
-    for group in comparison.groups:
-        found += _notes(group)
-    return list(dict.fromkeys(found))
-
-
-def _notes(group: Group) -> Iterator[str]:
     single = [v.name for v in group.variants if len(v.experiments) == 1]
     if single:
-        yield (
+        found.append(
             "One seed gives no interval, and a second one may change the rank:"
             f" {', '.join(single)}."
-        )
-    if len(group.places) > 1:
-        yield (
-            "Latencies were measured on different devices; each has a table of its own, and none is"
-            " ranked against those of another."
         )
     for name in ("teacher", "student"):
         networks = sorted({getattr(v.figures, name).network for v in group.variants})
         if len(networks) > 1:
-            yield (
+            found.append(
                 f"The variants have different {name}s ({', '.join(networks)}): a difference is that"
                 " of the whole, not of the method alone."
             )
-    for place in group.places:
-        by_precision: dict[str, list[Latency]] = {}
-        for variant in group.variants:
-            for name, precision in variant.precisions.items():
-                if place in precision.latencies:
-                    by_precision.setdefault(name, []).append(precision.latencies[place])
-        found = [latency for latencies in by_precision.values() for latency in latencies]
-        # Precisions that are there for another runtime are called after it.
-        ran_in = ({r for one in several for r in one.runtimes} for several in by_precision.values())
-        runtimes = sorted(set().union(*(names for names in ran_in if len(names) > 1)))
-        if runtimes:
-            yield (
-                f"On {place.title} they ran in {' and '.join(runtimes)}: a difference in latency"
-                " may be the runtime’s."
-            )
-        left_out = sum(latency.left_out for latency in found)
-        if left_out:
-            yield (
-                f"On {place.title}, noisy measurements were left out where other seeds had quiet"
-                f" ones: {left_out}."
-            )
-        if any(latency.noisy for latency in found):
-            yield (
-                f"{NOISY} on {place.title}: the machine was noisy (coefficient of variation above"
-                " 0.2) at every seed; measure again before relying on it."
-            )
+    return found
+
+
+def _notes_on(group: Group, place: Place) -> list[str]:
+    precisions = [(name, p) for v in group.variants for name, p in v.precisions.items()]
+    timed = [(name, p.latencies[place]) for name, p in precisions if place in p.latencies]
+    # Precisions that are there for another runtime are called after it.
+    pairs = {(name, runtime) for name, latency in timed for runtime in latency.runtimes}
+    runtimes = sorted({r for name, r in pairs if sum(n == name for n, _ in pairs) > 1})
+    found = [NOISY_NOTE] if any(latency.noisy for _, latency in timed) else []
+    if runtimes:
+        found.append(
+            f"They ran in {' and '.join(runtimes)}: a difference in latency may be the runtime’s."
+        )
+    return found
 
 
 def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
@@ -238,40 +280,29 @@ def _missing_of(variant: Variant, group: Group, baseline: str) -> Iterator[tuple
         yield "difference of", name, f"no seed is also one of {group.baseline}"
     for precision, found in variant.precisions.items():
         if found.accuracy is None:
-            reason = _reasons(variant.experiments.values(), precision)
-            yield f"accuracy in {precision} of", name, reason
+            yield f"accuracy in {precision} of", name, found.reason
         for place in group.places:
             if place not in found.latencies:
                 reason = found.reasons.get(place, f"not measured on {place.title}")
                 yield f"latency in {precision} on {place.url} of", name, reason
-    told = variant.figures.paper
-    if told is None:
+    own = variant.figures.paper
+    if own is None:
         yield "the paper’s figure for", name, "report.paper is null"
     elif _in_paper(variant) is None:
         teacher, student = _pair(variant)
-        reason = f"the paper has none for {title(told.method)}, {teacher} and {student}"
+        method = title_in_paper(own.method)
+        reason = f"the paper has none for {method}, {teacher} and {student}"
         yield "the paper’s figure for", name, reason
 
 
-def _reasons(taken: Iterable[Experiment], precision: str) -> str:
-    found = [
-        export.reason
-        for e in taken
-        if e.figures and (export := e.figures.exports.get(precision)) and export.reason
-    ]
-    return "; ".join(dict.fromkeys(found)) or "not validated"
-
-
-def _difference(variant: Variant, group: Group) -> list[str]:
+def _difference(variant: Variant, group: Group) -> list[Cell]:
     if variant.name == group.baseline:
         return ["the baseline", ""]
     over = variant.over_baseline
-    if over is None:
-        return [NOT_MEASURED, ""]
-    return [points(over.mean), interval(over)]
+    return [None, ""] if over is None else [points(over.mean), _interval(over)]
 
 
-def interval(over: Paired) -> str:
+def _interval(over: Paired) -> str:
     """In points, or that there is none."""
     if over.low is None or over.high is None:
         return "none: one seed"
@@ -282,27 +313,18 @@ def _verdict(variant: Variant, beaten: Mapping[str, Sequence[str]]) -> str:
     """By whom it is beaten: the quickest, and how many more."""
     if variant.name not in beaten:
         return "not judged"
-    others = beaten[variant.name]
-    if not others:
-        return "none"
-    more = len(others) - 1
-    return f"{others[0]} and {more} more" if more else others[0]
+    first, *more = beaten[variant.name] or ["none"]
+    return f"{first} and {len(more)} more" if more else first
 
 
-def _costs(precision: Precision, place: Place, form: Callable[[Spread], str]) -> list[str]:
-    accuracy = precision.accuracy
+def _costs(precision: Precision, place: Place, form: Callable[[Spread], str]) -> list[Cell]:
+    accuracy, size = precision.accuracy, precision.size_mb
+    cells = [accuracy and percent(accuracy.mean), size and significant(size.mean)]
     latency = precision.latencies.get(place)
-    cells = [NOT_MEASURED if accuracy is None else percent(accuracy.mean)]
-    size = precision.size_mb
-    cells.append(NOT_MEASURED if size is None else significant(size.mean))
     if latency is None:
-        return [*cells, NOT_MEASURED, NOT_MEASURED]
-    mark = f" {NOISY}" if latency.noisy else ""
+        return [*cells, None, None]
+    mark = NOISY if latency.noisy else ""
     return [*cells, *(f"{form(figure)}{mark}" for figure in (latency.p50_ms, latency.p90_ms))]
-
-
-def _mean(figure: Spread) -> str:
-    return significant(figure.mean)
 
 
 def _range(figure: Spread) -> str:
@@ -312,8 +334,8 @@ def _range(figure: Spread) -> str:
 
 
 def _in_paper(variant: Variant) -> float | None:
-    told = variant.figures.paper
-    return None if told is None else told.accuracies.get(told.method)
+    own = variant.figures.paper
+    return None if own is None else own.accuracies.get(own.method)
 
 
 def _pair(variant: Variant) -> tuple[str, str]:

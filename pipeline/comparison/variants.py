@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from models.errors import InputError
 from pipeline.comparison.experiments import Experiment
+from pipeline.presets import leaves
 from pipeline.summary_schema import Compared, Export, Row
 from stages.analysis.seeds import Paired, Spread, paired, spread
 from stages.report_page.choice import dominated_by
@@ -62,15 +63,13 @@ class Latency:
             was.
         p90_ms: likewise.
         noisy: whether none was quiet.
-        left_out: how many noisy ones were not taken.
         runtimes: that measured.
     """
 
     p50_ms: Spread
     p90_ms: Spread
     noisy: bool
-    left_out: int
-    runtimes: tuple[str, ...]
+    runtimes: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,7 @@ class Precision:
         accuracy: of the exported model, over the seeds that passed; None where none did.
         size_mb: of the static file, in 10^6 bytes; None where none was made.
         failed: how many seeds' exports failed.
+        reason: why there is no accuracy.
         latencies: by device.
         reasons: why a latency is missing, by device.
     """
@@ -88,6 +88,7 @@ class Precision:
     accuracy: Spread | None
     size_mb: Spread | None
     failed: int
+    reason: str
     latencies: Mapping[Place, Latency]
     reasons: Mapping[Place, str]
 
@@ -110,6 +111,11 @@ class Variant:
     recommended: str | None
     agreed: int
     over_baseline: Paired | None
+
+    @property
+    def taken(self) -> Precision | None:
+        """The recommended precision."""
+        return self.precisions.get(self.recommended or "")
 
     @property
     def figures(self) -> Compared:
@@ -205,10 +211,7 @@ def place_of(experiment: Experiment, url: str, row: Row) -> Place:
 
 def differing(group: Group) -> dict[str, list[Any]]:
     """The parameters that the variants differ in, with the value of each variant."""
-    trees = []
-    for variant in group.variants:
-        experiment = next(iter(variant.experiments.values()))
-        trees.append(dict(_leaves(experiment.params, "")))
+    trees = [leaves(next(iter(v.experiments.values())).params) for v in group.variants]
     keys = dict.fromkeys(key for tree in trees for key in tree)
     values = {key: [tree.get(key) for tree in trees] for key in keys if key not in _SEEDS}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
@@ -222,11 +225,9 @@ def beaten_by(group: Group, place: Place) -> dict[str, list[str]]:
     """
     judged = {}
     for variant in group.variants:
-        precision = variant.precisions.get(variant.recommended or "")
+        precision = variant.taken
         latency = precision.latencies.get(place) if precision else None
-        if not (precision and precision.accuracy and precision.size_mb):
-            continue
-        if latency and not latency.noisy:
+        if precision and precision.accuracy and precision.size_mb and latency and not latency.noisy:
             judged[variant.name] = {
                 "status": "passed",
                 "accuracy": precision.accuracy.mean,
@@ -238,10 +239,9 @@ def beaten_by(group: Group, place: Place) -> dict[str, list[str]]:
 
 def _names(experiments: Sequence[Experiment]) -> dict[str, str]:
     """Variants' names by those of experiments; with their sweep's where there are several."""
-    several = len({e.sweep for e in experiments if e.sweep is not None}) > 1
+    several = len({e.sweep for e in experiments} - {None}) > 1
     return {
-        e.name: f"{e.sweep}.{e.variant}" if several and e.sweep is not None else e.variant
-        for e in experiments
+        e.name: f"{e.sweep}.{e.variant}" if several and e.sweep else e.variant for e in experiments
     }
 
 
@@ -321,10 +321,12 @@ def _precision(name: str, experiments: Sequence[Experiment]) -> Precision:
                 rows.setdefault(place, []).append((row, row.runtime or device.runtime))
     accuracies = [e.accuracy for e in exports if e.status == "passed" and e.accuracy is not None]
     sizes = [e.size_mb for e in exports if e.size_mb is not None]
+    why = dict.fromkeys(e.reason for e in exports if e.reason)
     return Precision(
         accuracy=spread(accuracies) if accuracies else None,
         size_mb=spread(sizes) if sizes else None,
         failed=sum(e.status == "failed" for e in exports),
+        reason="; ".join(why) or "not validated",
         latencies={place: _latency(found) for place, found in rows.items()},
         reasons=reasons,
     )
@@ -337,16 +339,5 @@ def _latency(rows: Sequence[tuple[Row, str | None]]) -> Latency:
         p50_ms=spread([row.p50_ms for row, _ in taken if row.p50_ms is not None]),
         p90_ms=spread([row.p90_ms for row, _ in taken if row.p90_ms is not None]),
         noisy=not quiet,
-        left_out=len(rows) - len(taken),
-        runtimes=tuple(sorted({runtime for _, runtime in taken if runtime is not None})),
+        runtimes=frozenset(runtime for _, runtime in taken if runtime is not None),
     )
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found += _leaves(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found

@@ -21,7 +21,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_names_seeds_and_figures_and_nothing_in_the_workspace_changes(repository: Path) -> None:
+def test_names_seeds_and_figures(repository: Path) -> None:
     names = ["night.kd.seed10", "night.kd.seed9", "night.ackd.seed0", "puce-loft"]
     for number, name in enumerate(names):
         exps.commit(repository, name, exps.files(exps.summary(0.5 + number / 10), seed=number))
@@ -30,10 +30,6 @@ def test_names_seeds_and_figures_and_nothing_in_the_workspace_changes(repository
     for reference in ("refs/exps/stash", "refs/exps/exec/EXEC_HEAD"):
         exps.git(repository, "update-ref", reference, some)
     exps.write(repository, exps.files(exps.summary(0.75), seed=5))
-    before = {
-        p: p.read_bytes() for p in repository.rglob("*") if p.is_file() and ".git" not in p.parts
-    }
-
     found = list_experiments()
 
     assert [e.name for e in found] == [
@@ -56,10 +52,6 @@ def test_names_seeds_and_figures_and_nothing_in_the_workspace_changes(repository
     assert all(e.reason is None for e in found)
     assert found[0].command == "dvc exp apply night.ackd.seed0"
     assert found[-1].command is None
-    after = {
-        p: p.read_bytes() for p in repository.rglob("*") if p.is_file() and ".git" not in p.parts
-    }
-    assert after == before
     assert [e.name for e in of_sweep(found, "night")] == [names[2], names[1], names[0]]
     with pytest.raises(InputError, match=r"^day: no such sweep here; expected one of night$"):
         of_sweep(found, "day")
@@ -68,14 +60,10 @@ def test_names_seeds_and_figures_and_nothing_in_the_workspace_changes(repository
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        ({"params.yaml": None}, "params.yaml is missing"),
-        ({"params.yaml": "a: [1"}, "params.yaml is not readable as YAML"),
-        ({"params.yaml": "- 1\n"}, "params.yaml is not a mapping"),
-        ({"reports/summary.json": None}, "reports/summary.json is missing: the chain was not run"),
-        ({"dvc.lock": None}, "dvc.lock is missing: the chain was not run to its report"),
+        ({"params.yaml": None}, "params.yaml is missing: the chain was not run to its report"),
+        ({"params.yaml": "a: [1"}, "params.yaml: not readable as YAML"),
         ({"dvc.lock": "schema: '2.0'\n"}, "dvc.lock has no stage report: the chain was not run"),
         ({"dvc.lock": "stages:\n  report:\n    outs: 1\n"}, "dvc.lock is damaged at the stage"),
-        ({"dvc.lock": "stages:\n  report:\n    - [\n"}, "dvc.lock is not readable as YAML"),
         ({"reports/summary.json": "{}"}, "reports/summary.json is not the one that the report"),
         ({"params.yaml": "distill: {seed: 7}\n"}, "params.yaml is newer than reports/summary.json"),
         (
@@ -83,6 +71,10 @@ def test_names_seeds_and_figures_and_nothing_in_the_workspace_changes(repository
             "reports/distill/metrics.json is newer than reports/summary.json: the chain was not",
         ),
         ({"reports/classes.csv": 'class,images_digest\n"a'}, "reports/classes.csv is not readable"),
+        (exps.files("{"), "reports/summary.json is not readable as JSON"),
+        (exps.files([]), "reports/summary.json is not a JSON object"),
+        (exps.files({"data": {}}), "reports/summary.json: has no data.source, so another version"),
+        (exps.files(exps.summary(1.5)), "reports/summary.json: student.accuracy is 1.5, expected"),
     ],
 )
 def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(
@@ -96,27 +88,7 @@ def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(
     assert broken.reason.startswith(reason)
     assert "\n" not in broken.reason
     assert whole.reason is None
-    assert workspace.reason == "params.yaml is missing"
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("{", "reports/summary.json is not readable as JSON"),
-        ("[]", "reports/summary.json is not a JSON object"),
-        ({"data": {}}, "reports/summary.json: has no data.source, so another version of ackd"),
-        (exps.summary(1.5), "reports/summary.json: student.accuracy is 1.5, expected less than"),
-        (exps.summary(float("nan")), "reports/summary.json: student.accuracy is nan, expected a"),
-        (exps.summary(0.5, exports={"fp32": {}}), "reports/summary.json: has no exports.fp32."),
-    ],
-)
-def test_a_summary_of_another_version_or_kind(
-    content: object, reason: str, repository: Path
-) -> None:
-    exps.commit(repository, "night.kd.seed0", exps.files(content))
-    broken, _ = list_experiments()
-    assert broken.reason is not None
-    assert broken.reason.startswith(reason)
+    assert workspace.reason == "params.yaml is missing: the chain was not run to its report"
 
 
 def test_the_newest_of_a_name_counts_and_dvc_is_told_which(repository: Path) -> None:
@@ -153,13 +125,6 @@ def test_branches_and_commits_where_they_are_asked_for(
     assert found.command == "git checkout release && dvc checkout"
     with pytest.raises(InputError, match=r"^--rev releas: no commit, branch or tag"):
         list_experiments(["releas"])
-
-
-def test_outside_git_it_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(InputError, match="not a repository; run ackd in the project's root"):
-        list_experiments()
 
 
 def test_experiments_by_dvc_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
