@@ -15,30 +15,27 @@ from stages.devices.native_runner import files_of, parse
 from stages.runtimes.exported import Exported
 
 GOLDEN = {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0}
-TOLD: dict[str, Any] = {"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1}
-TOLD |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN}
+ANSWER: dict[str, Any] = {"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1}
+ANSWER |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN}
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("given", "sentence"),
     [
-        ("", "the runner printed '', expected one line of JSON"),
         ("ready", r"the runner printed 'ready', expected one line of JSON with the keys of docs/"),
-        ("[1]", r"the runner printed '\[1\]', expected one line of JSON"),
         ({"init_ms": None}, "does not fit at init_ms: input should be a valid number"),
         ({"samples_ms": []}, "does not fit at samples_ms: list should have at least 1"),
-        ({"samples_ms": [1, -1]}, r"does not fit at samples_ms\.1: input should be greater"),
         ({"golden": {"cosine": 1.0}}, r"fit at golden\.max_relative_error: field required"),
     ],
 )
-def test_what_is_no_measurement(told: Any, sentence: str) -> None:
-    text = told if isinstance(told, str) else json.dumps(TOLD | told)
+def test_what_is_no_measurement(given: Any, sentence: str) -> None:
+    text = given if isinstance(given, str) else json.dumps(ANSWER | given)
     with pytest.raises(InputError, match=f"^adb:x: .*{sentence}"):
         parse(text, "adb:x")
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("given", "reason"),
     [
         ({}, None),
         ({"golden": GOLDEN | {"max_relative_error": 0.5}}, "relative error 5.0e-01 is above 1e-04"),
@@ -48,9 +45,9 @@ def test_what_is_no_measurement(told: Any, sentence: str) -> None:
     ],
 )
 def test_the_rules_are_those_of_all_devices(
-    told: dict[str, Any], reason: str | None, exported: Exported
+    given: dict[str, Any], reason: str | None, exported: Exported
 ) -> None:
-    answer = parse("a greeting\n" + json.dumps(TOLD | told), "adb:x")
+    answer = parse("a greeting\n" + json.dumps(ANSWER | given), "adb:x")
     row = unmeasured(exported.entry("fp32", "static"), "fp32", 1, answer.runtime, None)
     row = judge(row, answer, answer.golden.model_dump(), "runner")
     assert row["status"] == ("failed" if reason else "passed")

@@ -140,6 +140,12 @@ def test_a_long_body_is_refused_before_it_is_read(probe: Probe) -> None:
             head = f"POST {root}{path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
             connection.sendall(head.encode())
             assert received(connection).startswith(b"HTTP/1.1 413 ")
+    with connected(probe) as connection:  # a head is limited too
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 100_000)
+        answer = received(connection)
+    # A connection that is ended with unread bytes may lose the answer.
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
     with connected(probe) as connection:  # of a length that is not stated
         head = f"POST {root}runs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())
@@ -189,23 +195,6 @@ def test_a_head_that_does_not_come_is_not_waited_for(
     assert printed.count("\n") == https
 
 
-def test_what_is_no_request_is_refused(probe: Probe) -> None:
-    for request in (
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"x" * 100_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-    ):
-        with connected(probe) as connection:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(request)
-                connection.shutdown(socket.SHUT_WR)
-            answer = received(connection)
-        # A connection that is ended with unread bytes may lose the answer.
-        assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
-    assert stands(probe)
-
-
 def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None:
     run = begun(probe)
     good = make_browser().model_dump()
@@ -216,7 +205,6 @@ def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None
         ("runs", json.dumps(good | {"cores": "8"}).encode(), "cores: input should be a valid int"),
         ("runs", json.dumps(good | {"x" * 500: 1}).encode(), "x" * 40 + ": extra inputs"),
         ("runs", json.dumps(good).replace("0.005", "NaN").encode(), "timer_ms: "),
-        (f"runs/{run}/0", b"{}", "result: field required"),
         (f"runs/{run}/0", b'{"result": {"threads": 1, "more": 1}}', "result."),
     ]
     for path, body, expected in cases:
