@@ -28,7 +28,7 @@ from pipeline.dvc_config import default_remote
 from pipeline.dvc_output import RemoteError, StageBusyError, StageError
 from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
 from pipeline.logs import start_log
-from pipeline.resources import Resources
+from pipeline.resources import Resources, listed_gpus
 from pipeline.service.artifacts import Progress, show_report
 from pipeline.service.cancellation import watched
 from pipeline.service.local import require_server
@@ -123,7 +123,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         start_log()
         load_params(root / PARAMS_FILE)
         stages = load_graph(root)
-        resources = Resources.from_environment()
+        resources = Resources(listed_gpus())
         resources.check({stage.name: stage.needs for stage in stages})
     except InputError as error:
         return Failed(message=str(error), data=[])
@@ -146,14 +146,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         # Also where a goal was missed: such a student is worth a look.
         if name is not None and done and not cancelled.is_set():
             states["publish"] = publish(root, runner, name, done, return_state=True)
-    rows = [
-        {
-            "stage": stage,
-            "state": _word(state),
-            "message": "" if _not_run(state) else state.message or "",
-        }
-        for stage, state in states.items()
-    ]
+    rows = [_row(stage, state) for stage, state in states.items()]
     create_table_artifact(key="stages", table=rows, description="The last run of the chain")
     if cancelled.is_set():
         return Cancelled(
@@ -178,14 +171,11 @@ def _up_to_date(root: Path) -> list[str]:
         return []
 
 
-def _not_run(state: State[Any]) -> bool:
-    return state.name == "NotReady"
-
-
-def _word(state: State[Any]) -> str:
-    if _not_run(state):
-        return "Not run"
-    return str(state.name) if state.is_completed() else "Failed"
+def _row(stage: str, state: State[Any]) -> dict[str, str]:
+    if state.name == "NotReady":
+        return {"stage": stage, "state": "Not run", "message": ""}
+    word = str(state.name) if state.is_completed() else "Failed"
+    return {"stage": stage, "state": word, "message": state.message or ""}
 
 
 def main() -> int:

@@ -68,11 +68,6 @@ class Resources:
         self._alone = False
         self._changed = threading.Condition()
 
-    @classmethod
-    def from_environment(cls) -> Resources:
-        """With those of :func:`listed_gpus`."""
-        return cls(listed_gpus())
-
     def check(self, stages: Mapping[str, Needs]) -> None:
         """Refuse what could never start.
 
