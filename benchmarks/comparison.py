@@ -17,7 +17,7 @@ import typer
 from benchmarks.results import FOLDER, Json, command, publish, table
 from benchmarks.study import Study, describe_students
 from models.errors import InputError
-from stages.analysis.seeds import paired, spread
+from pipeline.comparison.seeds import paired, spread
 from stages.params import read_yaml
 
 _PAGE = Path("docs/results.md")

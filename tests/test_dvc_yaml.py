@@ -48,8 +48,6 @@ BY_NAME: dict[str, set[str]] = {
 # What a stage has no use for, of a folder that it depends on.
 UNUSED = {
     "validate": {"stages/runtimes/litert_runtime.py"},
-    "analyze": {"stages/analysis/seeds.py"},
-    "package": {"stages/bundle/opening.py"},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.comparison.seeds import Paired, Spread
 from pipeline.comparison.variants import (
     Comparison,
     Group,
@@ -15,7 +16,6 @@ from pipeline.comparison.variants import (
     differing,
     figures_of,
 )
-from stages.analysis.seeds import Paired, Spread
 from stages.formatting import percent, points, significant
 from stages.report_page.page_charts import Titled
 from stages.report_page.paper import title as title_in_paper

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from models.errors import InputError
 from pipeline.comparison.experiments import Experiment
+from pipeline.comparison.seeds import Paired, Spread, paired, spread
 from pipeline.presets import leaves
 from pipeline.summary_schema import Compared, Export, Row
-from stages.analysis.seeds import Paired, Spread, paired, spread
 from stages.report_page.choice import dominated_by
 
 USUAL_BASELINE = "kd"

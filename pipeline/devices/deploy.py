@@ -10,8 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
+from pipeline.bundles import open_bundle
 from stages.bundle.keys import read_public_key
-from stages.bundle.opening import open_bundle
 from stages.devices.base import Opening
 from stages.devices.host import Host, files_below, new_token
 from stages.devices.urls import open_device, parse_url

@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
-from stages.bundle.opening import open_bundle
+from pipeline.bundles import open_bundle
 from stages.devices.base import Measurement, Opening
 from stages.devices.urls import open_device, parse_url
 from stages.files import read_json, write_json

@@ -11,9 +11,9 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
+from pipeline.bundles import open_bundle
 from pipeline.devices import measure
 from pipeline.rich_tables import print_table, wide_console
-from stages.bundle.opening import open_bundle
 from stages.devices.base import Measurement
 from stages.devices.browser import web_runtime
 from stages.devices.browser.probe import Probe, Reach, probing

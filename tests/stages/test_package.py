@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard, metadata_load
 from pydantic import ValidationError
 
 from models.errors import InputError
+from pipeline.bundles import open_bundle
 from stages import gate, package
 from stages.bundle.keys import new_key, read_public_key
-from stages.bundle.opening import open_bundle
 from stages.files import sha256
 from stages.params import Params
 from stages.sections.result import Gate, Package

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import external_data_helper
 
 from models.errors import InputError
+from pipeline.bundles import open_bundle
 from stages.bundle.keys import key_id
-from stages.bundle.opening import open_bundle
 from stages.devices.proof import manifest_sum
 from stages.files import sha256
 from tests.bundles import changed, flip_byte, make_bundle, pack, seal

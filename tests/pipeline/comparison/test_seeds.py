@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from stages.analysis.seeds import Paired, interval, paired, spread
+from pipeline.comparison.seeds import Paired, interval, paired, spread
 
 
 def test_the_interval_is_students() -> None:
