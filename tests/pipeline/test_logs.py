@@ -7,17 +7,12 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from prefect import task
-from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.logging.handlers import PrefectConsoleHandler
-from prefect.logging.loggers import flow_run_logger, task_run_logger
-from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from pipeline.flow import compress
-from pipeline.logs import Line, start_log, stop_log
+from pipeline.logs import Line, stop_log
 from tests.pipeline.conftest import change_stage
 
 
@@ -64,25 +59,6 @@ def test_a_log_that_cannot_be_written_is_one_sentence(
     assert state.is_failed()
     assert str(state.message).startswith("ACKD_LOG is 'taken/run.jsonl', which cannot be written")
     assert not (project / "first.txt").exists()
-
-
-def test_prefects_own_loggers_reach_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACKD_LOG", str(tmp_path / "run.jsonl"))
-    run = FlowRun(flow_id=uuid4(), name="brave-otter")
-    task_run = TaskRun(task_key="run_stage", dynamic_key="0", name="distill", flow_run_id=run.id)
-    named = task(lambda: None, name="distill")
-    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
-        start_log()
-        start_log()  # a second run in one process does not double the lines
-        flow_run_logger(run).warning("the run")
-        task_run_logger(task_run, task=named, flow_run=run).warning("epoch %d/%d", 1, 3)
-        stop_log()
-        flow_run_logger(run).warning("after its end")
-    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
-    told = [(line["run"], line["stage"], line["message"]) for line in lines]
-    assert told == [("brave-otter", None, "the run"), ("brave-otter", "distill", "epoch 1/3")]
 
 
 def record(**names: str) -> logging.LogRecord:

@@ -150,16 +150,6 @@ def test_the_networks_of_every_preset_can_be_built() -> None:
             assert models.build(name, 10).name == name
 
 
-def test_a_later_preset_is_laid_over_an_earlier_one() -> None:
-    presets.use(["cifar100/resnet110_resnet20", "methods/takd"])
-    params = load_params()
-    assert (params.distill.method, params.proxy.method) == ("kd", "assistants")
-    assert params.proxy.assistants.networks == ["resnet44"]
-    presets.use(["cifar100/wrn_40_2_wrn_40_1"])
-    params = load_params()
-    assert (params.distill.method, params.proxy.method) == ("ackd", "teacher")
-
-
 def test_a_short_schedule_has_the_same_shape() -> None:
     changes = presets.use(["cifar100/resnet110_resnet20", "methods/eskd"], short=20)
     assert "distill.milestones: [] -> [10, 15]" in changes
@@ -171,13 +161,6 @@ def test_a_short_schedule_has_the_same_shape() -> None:
     assert params.proxy.early_stopped.epochs == 6  # 65 of 200
     assert "  milestones: [10, 15]\n" in PARAMS_FILE.read_text(encoding="utf-8")
     assert comments(PARAMS_FILE.read_text(encoding="utf-8")) == comments(DEFAULT)
-
-
-def test_teacher_and_proxy_shrink_in_proportion() -> None:
-    presets.use(["digits"], short=5)
-    params = load_params()
-    assert (params.teacher.epochs, params.proxy.early_stopped.epochs) == (4, 3)
-    assert params.distill.epochs == 5
 
 
 @pytest.mark.parametrize(

@@ -143,12 +143,6 @@ def test_ctrl_c_leaves_the_phone_as_it_was(project: Path, phone: Phone) -> None:
     assert list(phone.folder.iterdir()) == []
 
 
-def test_nothing_is_deployed_to_a_phone() -> None:
-    code, _, error = invoke("deployed", "adb:")
-    assert code == 1
-    assert error == "error: adb:: nothing can be deployed there; give local:/folder or ssh://host\n"
-
-
 def test_the_folder_of_measurements_is_in_the_repository() -> None:
     # A clean clone has it, or DVC would miss a dependency of the report.
     assert (ROOT / "reports/devices/README.md").is_file()

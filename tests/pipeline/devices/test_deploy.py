@@ -134,7 +134,11 @@ def test_signatures(bundles: Path, tmp_path: Path, public: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "sentence"),
-    [("local:", "names no folder to deploy to; give local:/folder"), ("local:x", "begins with /")],
+    [
+        ("local:", "names no folder to deploy to; give local:/folder"),
+        ("local:x", "begins with /"),
+        ("adb:", "nothing can be deployed there; give local:/folder or ssh://host"),
+    ],
 )
 def test_where_nothing_can_be_deployed(bundles: Path, url: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):

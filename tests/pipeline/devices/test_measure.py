@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -36,12 +35,6 @@ def test_a_bundle_on_this_machine(bundle: Path) -> None:
     assert kept["results"] == measured.results
     assert [row["status"] for row in kept["results"]] == ["passed"] * 4
     assert "samples_ms" not in kept["results"][0]
-
-
-def test_without_a_bundle_the_exports_are_measured(bundle: Path) -> None:
-    shutil.copytree(bundle, "artifacts/onnx")
-    ((measured, _),) = measure(["local:?threads=2"], None, PROFILE, Opening())
-    assert [row["threads"] for row in measured.results] == [2] * 4
 
 
 @needs_sshd

@@ -154,11 +154,3 @@ def test_without_its_files_it_says_how_to_get_them(
     monkeypatch.setenv("PATH", str(project))
     assert "error: npm, which fetches onnxruntime-web" in refused("--install")
     assert "other.tgz: No such file" in refused("--install-from", "other.tgz")
-
-
-@pytest.mark.usefixtures("stand_in_runtime")
-def test_installing_twice_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    code, output, _ = invoke("probe", "--install")
-    assert code == 0
-    assert output == f"onnxruntime-web {web_runtime.VERSION} is in {web_runtime.folder()}\n"
