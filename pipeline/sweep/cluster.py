@@ -26,7 +26,7 @@ from pipeline.resources import listed_gpus
 from pipeline.sizes import show_bytes
 from pipeline.sweep.commits import message
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.worker import Here, Source, Workshop
+from pipeline.sweep.worker import Here, Workshop
 
 FOLDER = Path(".dvc/tmp/sweeps")
 _CONNECT_S = 20
@@ -100,7 +100,7 @@ def start_here(
         config=config.read_text(encoding="utf-8") if config.exists() else "",
         gpus=tuple(gpus),
     )
-    workshop = Workshop(_source(plan, str(Path.cwd()), []), here)
+    workshop = _workshop(plan, str(Path.cwd()), here)
     fewest = jobs
 
     def slots(largest: int) -> int:
@@ -122,6 +122,7 @@ def start_here(
                 n_workers=jobs,
                 threads_per_worker=1,
                 memory_limit=None,
+                security=True,  # or other users of this machine could send it work
                 dashboard_address=None,
                 local_directory=str(folder / "workers"),
                 silence_logs=logging.CRITICAL,
@@ -165,8 +166,7 @@ def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
                 f"--dask {address}: the scheduler has no workers; start some by"
                 f" `dask worker {address} --nthreads 1`"
             ) from None
-        workshop = Workshop(_source(plan, url, ["--not-in-remote"]), None)
-        with _open(client, workshop) as name:
+        with _open(client, _workshop(plan, url, None)) as name:
             yield Cluster(client, name, lambda _: max(1, sum(client.nthreads().values())))
 
 
@@ -181,13 +181,13 @@ def _open(client: Any, workshop: Workshop) -> Iterator[str]:
             client.unregister_worker_plugin(name)
 
 
-def _source(plan: Plan, url: str, places: Sequence[str]) -> Source:
+def _workshop(plan: Plan, url: str, here: Here | None) -> Workshop:
     try:
         author = git(Path(), "config", "user.name"), git(Path(), "config", "user.email")
     except InputError:
         author = None
-    lock = _lock(plan.commit, places)
-    return Source(url, plan.commit, plan.until, message(plan), author, lock)
+    lock = _lock(plan.commit, [] if here else ["--not-in-remote"])
+    return Workshop(url, plan.commit, plan.until, message(plan), author, lock, here)
 
 
 def _lock(commit: str, places: Sequence[str]) -> str | None:

@@ -32,27 +32,6 @@ _EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Source:
-    """What is cloned, and what every experiment has in common.
-
-    Attributes:
-        url: of the git repository, or its folder.
-        commit: that the experiments start from.
-        until: the last stage.
-        message: of the experiments' commits.
-        author: name and address, as git has them; None leaves it to the machine.
-        lock: ``dvc.lock`` to start from; None where the commit has none.
-    """
-
-    url: str
-    commit: str
-    until: str
-    message: str
-    author: tuple[str, str] | None
-    lock: str | None
-
-
-@dataclass(frozen=True)
 class Here:
     """What workers on the project's own machine share with it.
 
@@ -102,34 +81,45 @@ class Outcome:
     memory: int = 0
 
 
+@dataclass(eq=False)
 class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are partial
     """What a worker has for one sweep; Dask gives it to every worker, also to one that comes later.
 
-    Args:
-        source: what is cloned.
+    Attributes:
+        url: of the git repository that is cloned, or its folder.
+        commit: that the experiments start from.
+        until: the last stage.
+        message: of the experiments' commits.
+        author: name and address, as git has them; None leaves it to the machine.
+        lock: ``dvc.lock`` to start from; None where the commit has none.
         here: None where the worker may be on another machine than the project.
     """
 
-    def __init__(self, source: Source, here: Here | None) -> None:
-        self._source, self._here = source, here
+    url: str
+    commit: str
+    until: str
+    message: str
+    author: tuple[str, str] | None
+    lock: str | None
+    here: Here | None
 
     def setup(self, worker: Any) -> None:
         self._name, self._closed = str(worker.name), False
         self._runners: list[Runner] = []
         own = Path(worker.local_directory).resolve()
-        self._folder = self._here.folder if self._here else own / "sweep"
-        self._cache = self._here.cache if self._here else own / "cache"
-        checkpoints = Path(".checkpoints") if self._here else own / "checkpoints"
+        self._folder = self.here.folder if self.here else own / "sweep"
+        self._cache = self.here.cache if self.here else own / "cache"
+        checkpoints = Path(".checkpoints") if self.here else own / "checkpoints"
         # What must outlive a clone, which goes when its experiment fails.
         self._env = {"ACKD_CHECKPOINTS": str(checkpoints.resolve())}
         for name in ("ACKD_CHECKPOINTS", "ACKD_LOGITS"):
             if os.environ.get(name):
                 self._env[name] = str(Path(os.environ[name]).resolve())
-        if self._here:
+        if self.here:
             # The terminal sends an interrupt here too; it is the command that ends this worker.
             signal.signal(signal.SIGINT, lambda *_: None)
-            if self._here.gpus:
-                self._env["CUDA_VISIBLE_DEVICES"] = self._here.gpus[int(worker.name)]
+            if self.here.gpus:
+                self._env["CUDA_VISIBLE_DEVICES"] = self.here.gpus[int(worker.name)]
 
     def teardown(self, worker: Any) -> None:
         """Stop what runs here; nothing starts afterwards."""
@@ -147,7 +137,7 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
                 reason = f"{error} ({log})"
             except OSError as error:
                 reason = f"{error.strerror} ({error.filename})"
-        where = "" if self._here else self._name
+        where = "" if self.here else self._name
         return Outcome(order.name, time.monotonic() - began, reason, where, max(memory))
 
     def _run(self, order: Order, log: Path) -> None:
@@ -168,45 +158,43 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
         """A clone at the commit, with the experiment's parameters and the cache to share."""
         shutil.rmtree(clone, ignore_errors=True)
         clone.parent.mkdir(parents=True, exist_ok=True)
-        git(Path(), "clone", "--quiet", "--no-checkout", self._source.url, str(clone))
-        git(clone, "checkout", "--quiet", "--detach", self._source.commit)
-        for key, value in zip(("user.name", "user.email"), self._source.author or (), strict=False):
+        git(Path(), "clone", "--quiet", "--no-checkout", self.url, str(clone))
+        git(clone, "checkout", "--quiet", "--detach", self.commit)
+        for key, value in zip(("user.name", "user.email"), self.author or (), strict=False):
             git(clone, "config", key, value)
         settings = configparser.ConfigParser(interpolation=None)
-        settings.read_string(self._here.config if self._here else "")
+        settings.read_string(self.here.config if self.here else "")
         # DVC's notes on a clone go with it.
         own = {"site_cache_dir": str(clone / ".dvc/tmp/site")}
         settings.read_dict({"cache": {"dir": str(self._cache)}, "core": own})
         with (clone / ".dvc/config.local").open("w", encoding="utf-8") as handle:
             settings.write(handle)
         (clone / "params.yaml").write_text(order.params, encoding="utf-8")
-        if self._source.lock is not None:
-            (clone / "dvc.lock").write_text(self._source.lock, encoding="utf-8")
+        if self.lock is not None:
+            (clone / "dvc.lock").write_text(self.lock, encoding="utf-8")
 
     def _run_and_push(self, order: Order, clone: Path, runner: Runner, log: Path) -> None:
-        url, until = self._source.url, self._source.until
-
         def dvc(*arguments: str) -> None:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8", buffering=1) as handle:
                 runner.dvc(arguments, lambda line: print(line, file=handle), env=self._env)
 
-        if not self._here:
-            if any(found.name == order.name for found in list_refs(Path(), url)):
+        if not self.here:
+            if any(found.name == order.name for found in list_refs(Path(), self.url)):
                 # Another worker died after it had pushed the commit; perhaps the data as well.
                 with contextlib.suppress(StageError):
-                    return dvc("exp", "pull", url, order.name)
-            dvc("fetch", "--with-deps", until)
-        pull = [] if self._here else ["--pull"]
-        dvc("exp", "run", *pull, "-n", order.name, "-m", self._source.message, until)
+                    return dvc("exp", "pull", self.url, order.name)
+            dvc("fetch", "--with-deps", self.until)
+        pull = [] if self.here else ["--pull"]
+        dvc("exp", "run", *pull, "-n", order.name, "-m", self.message, self.until)
         refs = [found.ref for found in list_refs(clone) if found.name == order.name]
         if not refs:
             raise InputError("dvc made no experiment of this name")
-        if self._here:
-            git(clone, "push", "--quiet", "--force", url, f"{refs[0]}:{refs[0]}")
+        if self.here:
+            git(clone, "push", "--quiet", "--force", self.url, f"{refs[0]}:{refs[0]}")
             return None
         run_cache = ["--run-cache"] if order.leads else []
-        dvc("exp", "push", "--force", *run_cache, url, order.name)
+        dvc("exp", "push", "--force", *run_cache, self.url, order.name)
         return push_copies(clone) if order.leads else None
 
 

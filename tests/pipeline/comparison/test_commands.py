@@ -85,23 +85,6 @@ def test_compare_tells_and_writes_the_same_figures(
     assert scratch["p50_ms"] == scratch["p90_ms"] == ""
 
 
-def test_one_sentence_for_what_is_not_there(project: Path, sweep: dict[str, list[float]]) -> None:
-    for arguments, message in (
-        (("compare", "day"), "day: no such sweep here; expected one of night"),
-        (
-            ("compare", "--baseline", "x"),
-            "--baseline x: no such variant with figures; expected one",
-        ),
-        (("compare", "--rev", "x"), "--rev x: no commit, branch or tag of this repository"),
-        (("choose", "--max-p90", "5"), "--max-p90 5: expected a number above 0 and its unit"),
-        (("choose", "night", "--device", "x"), "--device x: no experiment was measured there"),
-    ):
-        code, output, error = invoke(*arguments)
-        assert (code, output) == (1, "")
-        assert error.startswith(f"error: {message}")
-        assert error.count("\n") == 1
-
-
 def test_choose_names_the_student_or_the_nearest(
     project: Path, sweep: dict[str, list[float]]
 ) -> None:

@@ -60,17 +60,8 @@ fi
 """
 LOG = "runs.log"
 PAGE = ROOT / "docs/how-to-sweep.md"
-COMMANDS = {
-    "ackd sweep docs/examples/sweep.yaml --plan",
-    "ackd sweep docs/examples/sweep.yaml --jobs 2",
-    "dvc exp show --only-changed",
-    "dvc remote add --default shared /mnt/shared/dvc",
-    'git commit --message "Share data" .dvc/config',
-    "git push origin HEAD",
-    "dask scheduler --host 10.0.0.1",
-    "dask worker tcp://10.0.0.1:8786 --nthreads 1",
-    "ackd sweep docs/examples/sweep.yaml --dask tcp://10.0.0.1:8786",
-}
+_PROGRAMS = ("    ackd ", "    dvc ", "    git ", "    dask ")
+COMMANDS = [line[4:] for line in PAGE.read_text().splitlines() if line.startswith(_PROGRAMS)]
 """Of the page; each is the argument of a :func:`documented` in a test."""
 
 

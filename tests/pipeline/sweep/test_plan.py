@@ -97,12 +97,8 @@ def test_the_example_of_the_page_is_a_sweep_of_this_project(project: Path) -> No
 
 
 def test_every_command_of_the_page_is_run_by_a_test() -> None:
-    programs = ("ackd ", "dvc ", "git ", "dask ")
-    lines = [line.removeprefix("    ") for line in PAGE.read_text().splitlines()]
-    assert {line for line in lines if line.startswith(programs)} == COMMANDS
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    for command in COMMANDS:
-        assert command in tests, "no test runs it"
+    assert [command for command in COMMANDS if command not in tests] == []
 
 
 @pytest.mark.parametrize(
