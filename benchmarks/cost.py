@@ -17,10 +17,9 @@ import torch
 import typer
 
 import models
-from benchmarks.networks import count_macs_of_step
+from benchmarks.networks import COUNTED, build_distiller, count_step_macs
 from benchmarks.results import FOLDER, Json, command, publish, table
-from models import distillers
-from models.distillers.base import Batch, Setting, TeacherOutputs
+from models.distillers.base import Setting
 from models.errors import InputError
 from models.measures import count_macs
 from pipeline.presets import laid
@@ -38,7 +37,6 @@ _DATA = {
 }
 _ALONE = ("scratch", "one")  # methods without a teacher
 _ROWS = ("kd_live", "kd_warm", "ackd_live", "ackd_warm")
-_COUNTED = 4  # images of which a step is counted; SemCKD compares as many
 _FORWARD_AND_BACK = 3  # what a training step takes of a forward pass
 
 
@@ -136,20 +134,13 @@ def _step(
     params: Params, teacher_name: str, classes: int, size: int, images: int
 ) -> tuple[float, str]:
     """Multiply-adds of an image in a step of the student's method, and what it asks a teacher."""
-    teacher = models.build(teacher_name, classes).eval()
+    teacher = models.build(teacher_name, classes)
     student = models.build(params.distill.network, classes)
     few = torch.arange(2 * classes) % classes
-    setting = Setting(teacher, size, few, _COUNTED, params.distill.epochs)
-    method = params.distill.method
-    distiller = distillers.build(method, student, setting, params.distill.options())
-    batch = Batch(torch.randn(_COUNTED, 3, size, size), few[:_COUNTED], torch.arange(_COUNTED))
-    outputs = TeacherOutputs()
-    if distiller.needs != "nothing":
-        with torch.no_grad():
-            features = teacher.features(batch.images)
-        outputs = TeacherOutputs(features.logits, features)
-    macs = count_macs_of_step(distiller, batch, outputs)
-    if method == "crd":
+    setting = Setting(teacher, size, few, COUNTED, params.distill.epochs)
+    distiller = build_distiller(params.distill, student, setting)
+    macs = count_step_macs(distiller, teacher, size)
+    if params.distill.method == "crd":
         # Both anchors meet the memory of every image, forward and back; here it had few.
         macs += 4 * (images - len(few)) * params.distill.crd.embedding_size
     return macs, distiller.needs

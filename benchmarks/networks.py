@@ -22,6 +22,8 @@ from stages.training.engine import choose_precision
 
 _CPU = torch.device("cpu")
 _CALIBRATION_IMAGES = 64
+#: Images of a step that is counted; SemCKD compares as many.
+COUNTED = 4
 
 
 def write_pair(
@@ -48,8 +50,9 @@ def write_pair(
     labels = torch.from_numpy(data.labels("train"))
     setting = Setting(teacher, size, labels, len(labels), epochs=1)
     macs = {"teacher": float(count_macs(teacher, size))}
-    for method in ("kd", "ackd"):
-        macs[method] = count_step_macs(build_distiller(method, student, setting), size)
+    for settings in (Distill(method="kd"), Distill(method="ackd")):
+        distiller = build_distiller(settings, student, setting)
+        macs[settings.method] = count_step_macs(distiller, teacher, size)
     return {
         "macs": macs,
         "precision": choose_precision("auto", _CPU),
@@ -67,38 +70,32 @@ def load_pair(task: Task) -> tuple[Backbone, Backbone]:
     return pair[0], pair[1]
 
 
-def build_distiller(method: str, student: Backbone, setting: Setting) -> Distiller:
-    """``kd`` or ``ackd`` with the default options."""
-    defaults = Distill()
-    options = (defaults.kd if method == "kd" else defaults.ackd).model_dump()
-    return distillers.build(
-        method, student, setting, {"temperature": defaults.temperature} | options
-    )
+def build_distiller(settings: Distill, student: Backbone, setting: Setting) -> Distiller:
+    """The method with its options."""
+    return distillers.build(settings.method, student, setting, settings.options())
 
 
-def count_step_macs(distiller: Distiller, image_size: int) -> float:
+def count_step_macs(distiller: Distiller, teacher: Backbone, image_size: int) -> float:
     """Multiply-adds of an image in a training step, the adversary's included, without the teacher.
 
     Counted by torch as they are called for: three times those of the forward pass, but for the
     gradients that nobody needs, such as those of the images.
     """
-    count = 2
-    images, classes = torch.randn(count, 3, image_size, image_size), distiller.student.num_classes
-    batch = Batch(images, torch.zeros(count, dtype=torch.int64), torch.arange(count))
-    return count_macs_of_step(distiller, batch, TeacherOutputs(torch.zeros(count, classes)))
-
-
-def count_macs_of_step(distiller: Distiller, batch: Batch, teacher: TeacherOutputs) -> float:
-    """As :func:`count_step_macs`, with this batch and these outputs of the teacher."""
+    images = torch.randn(COUNTED, 3, image_size, image_size)
+    labels = torch.arange(COUNTED) % distiller.student.num_classes
+    batch = Batch(images, labels, torch.arange(COUNTED))
+    with torch.no_grad():
+        features = teacher.eval().features(images)
     with FlopCounterMode(display=False) as counter:
-        outputs = distiller(batch.images)
+        outputs = distiller(images)
         if distiller.adversary is not None:
             distiller.adversary.requires_grad_(True)
             distiller.adversary_loss(outputs).backward()  # type: ignore[no-untyped-call]
             distiller.adversary.requires_grad_(False)
-        distiller.losses(outputs, batch, teacher)["total"].backward()  # type: ignore[no-untyped-call]
+        losses = distiller.losses(outputs, batch, TeacherOutputs(features.logits, features))
+        losses["total"].backward()  # type: ignore[no-untyped-call]
     operations: int = counter.get_total_flops()
-    return operations / 2 / len(batch.labels)
+    return operations / 2 / COUNTED
 
 
 @torch.no_grad()

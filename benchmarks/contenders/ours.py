@@ -15,6 +15,7 @@ from stages.data.arrays import DataSet, load_data
 from stages.data.feed.base import FeedPlan, Shard
 from stages.data.feed.memory import MemoryFeed
 from stages.sections.data import Augmentation
+from stages.sections.methods import Distill
 from stages.sections.training import EngineSettings, Training
 from stages.training.engine import start_engine
 from stages.training.frozen_teacher import FrozenTeacher
@@ -27,7 +28,7 @@ _AUGMENTATION = Augmentation(crop_padding=4, horizontal_flip=True)
 
 
 class PacedFeed(MemoryFeed):
-    """The feed, for as long as the clock says: an epoch is the first one again and again."""
+    """The feed, for as long as the clock allows: an epoch is the first one again and again."""
 
     clock: Clock
 
@@ -45,7 +46,8 @@ def train(task: Task, clock: Clock) -> None:
     teacher.to(engine.device)
     settings = Training(epochs=200, batch_size=task.batch_size, learning_rate=0.05)
     setting = setting_of(data, settings, engine, teacher)
-    distiller = engine.place(build_distiller(task.options["method"], student, setting))
+    method = Distill(method=task.options["method"])
+    distiller = engine.place(build_distiller(method, student, setting))
     # The last batch of an epoch, if it is smaller, would have to be compiled for.
     plan = FeedPlan(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
     feed = PacedFeed(plan)

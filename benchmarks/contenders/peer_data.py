@@ -34,7 +34,7 @@ def serve_images(folder: Path) -> None:
 
 
 class PacedLoader:
-    """A loader whose epoch is as long as the clock says; batches are ``(images, labels, ...)``."""
+    """A loader whose epochs last as the clock wants; batches are ``(images, labels, ...)``."""
 
     def __init__(self, loader: torch.utils.data.DataLoader[Any], clock: Clock) -> None:
         self.loader, self.clock = loader, clock
