@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from pipeline.dvc_runner import Runner
 from tests.once import once, repository
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, dict[str, Any]] = {
@@ -53,7 +54,7 @@ def change(root: Path, **sections: dict[str, Any]) -> None:
 
 
 def write_project(root: Path) -> None:
-    """This project's code with small parameters, as it is after a clone."""
+    """This project's code with small parameters, as it is after a clone, started quickly."""
     files = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout
     for name in files.splitlines():
         made = name.startswith(("reports/", "dvc.lock")) and "reports/devices/" not in name
@@ -61,6 +62,7 @@ def write_project(root: Path) -> None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, root / name)
     change(root, **SMALL)
+    (root / "stages/python.sh").write_text(f'exec {warm_python()} "$@"\n')
 
 
 def repro(root: Path, *arguments: str, check: bool = True) -> tuple[list[str], str]:
@@ -129,7 +131,7 @@ def test_another_process_makes_the_same_bytes_elsewhere(chain: Path, tmp_path: P
     lines = ["from stages.params import load_params"]
     for stage in TO_EXPORT:
         lines += [f"from stages import {stage}", f"{stage}.main(load_params())"]
-    call(tmp_path, sys.executable, "-c", "\n".join(lines))
+    call(tmp_path, "env", "PYTHONHASHSEED=7", sys.executable, "-c", "\n".join(lines))
     found = 0
     for path in sorted((chain / "artifacts").rglob("*")):
         if path.suffix in {".npy", ".safetensors", ".onnx", ".npz"} and "bundle" not in path.parts:

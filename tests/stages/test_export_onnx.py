@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,16 +75,6 @@ def test_description_is_that_of_the_files(tiny_exported: Path, tiny_params: Para
     assert json.loads((folder / "labels.json").read_text()) == ["blue", "green", "red"]
     student = tiny_exported / STUDENT
     assert description["student_sha256"] == sha256(student)
-
-
-def test_another_process_writes_the_same_bytes(tiny_exported: Path, project: Path) -> None:
-    settings = "{calibration_images: 24, golden_images: 8, precisions: [fp32, int8_s8s8]}"
-    (project / "params.yaml").write_text(f"export: {settings}\n")
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "-m", "stages.export_onnx"]
-    subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
-    for name in ("fp32.dynamic.onnx", "fp32.static.onnx", "int8_s8s8.static.onnx", "golden.npz"):
-        assert sha256(project / ONNX / name) == sha256(tiny_exported / ONNX / name), name
 
 
 def test_no_file_shows_where_it_was_made(tiny_exported: Path) -> None:

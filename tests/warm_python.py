@@ -1,0 +1,95 @@
+"""Stages of a chain that start at once, as forks of a process that has imported them.
+
+``python -m stages.NAME`` takes some seconds for its imports, which are paid once here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from tests.forked import run_module
+from tests.once import keep_running, once
+
+FORK = multiprocessing.get_context("fork")
+_STAGES = ["prepare_data", "train_teacher", "train_proxy", "distill", "prune", "export_onnx"]
+_STAGES += ["validate", "profile_latency", "analyze", "report", "gate", "package"]
+# What they import when they need it.
+_LATE = ["accelerate", "onnxscript", "onnxruntime", "scipy.stats", "sklearn.datasets"]
+_LATE += ["matplotlib.pyplot", "torch.onnx._internal.exporter._core"]
+_CLIENT = """\
+#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect({address!r})
+    socket.send_fds(connection, [b"."], [0, 1, 2])
+    asked = [os.getcwd(), dict(os.environ), sys.argv[2:]]
+    connection.sendall(json.dumps(asked).encode() + b"\\n")
+    code = connection.recv(1)
+sys.exit(code[0] if code else 1)
+"""
+
+
+def warm_python() -> Path:
+    """What runs ``-m stages.NAME`` as ``python`` would."""
+
+    def make(folder: Path) -> None:
+        address = str(folder / "socket")
+        client = folder / "python"
+        client.write_text(_CLIENT.format(python=sys.executable, address=address))
+        client.chmod(0o755)
+        command = [sys.executable, "-m", "tests.warm_python", address]
+        root = str(Path(__file__).parent.parent)
+        keep_running(command, folder / "log", os.environ | {"PYTHONPATH": root})
+        while not Path(address).exists():
+            time.sleep(0.01)
+            assert not (folder / "log").read_text(), (folder / "log").read_text()
+
+    return once("warm-python", make) / "python"
+
+
+def _serve(address: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{address}.new")
+        listener.listen(64)
+        Path(f"{address}.new").rename(address)  # whoever connects waits for the imports
+        for name in [*_LATE, *(f"stages.{name}" for name in _STAGES)]:
+            importlib.import_module(name)
+        while True:
+            connection, _ = listener.accept()
+            FORK.Process(target=_answer, args=(connection,)).start()
+            connection.close()
+            FORK.active_children()  # waits for those that have ended
+
+
+def _answer(connection: socket.socket) -> None:
+    """Run what is asked in another fork, and send its exit code."""
+    _, files, _, _ = socket.recv_fds(connection, 1, 3)
+    asked = json.loads(connection.makefile().readline())
+    process = FORK.Process(target=_run, args=(files, *asked))
+    process.start()
+    process.join()
+    connection.send(bytes([(process.exitcode or 0) % 256]))
+
+
+def _run(files: list[int], folder: str, variables: dict[str, str], arguments: list[str]) -> None:
+    for stream, file in enumerate(files):
+        os.dup2(file, stream)
+        os.close(file)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.path[0] = folder
+    run_module(arguments[0])
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
