@@ -21,8 +21,8 @@ FORK = multiprocessing.get_context("fork")
 _STAGES = ["prepare_data", "train_teacher", "train_proxy", "distill", "prune", "export_onnx"]
 _STAGES += ["validate", "profile_latency", "analyze", "report", "gate", "package"]
 # What they import when they need it.
-_LATE = ["accelerate", "onnxscript", "onnxruntime", "scipy.stats", "sklearn.datasets"]
-_LATE += ["matplotlib.pyplot", "torch.onnx._internal.exporter._core"]
+_LATE = ["accelerate", "onnxscript", "onnxruntime", "scipy.stats", "stages.data.sources.digits"]
+_LATE += ["matplotlib.pyplot", "stages.preflight"]
 _CLIENT = """\
 #!{python} -IS
 import json, os, socket, sys
@@ -59,13 +59,30 @@ def _serve(address: str) -> None:
         listener.bind(f"{address}.new")
         listener.listen(64)
         Path(f"{address}.new").rename(address)  # whoever connects waits for the imports
-        for name in [*_LATE, *(f"stages.{name}" for name in _STAGES)]:
-            importlib.import_module(name)
+        _import_all()
         while True:
             connection, _ = listener.accept()
             FORK.Process(target=_answer, args=(connection,)).start()
             connection.close()
             FORK.active_children()  # waits for those that have ended
+
+
+def _import_all() -> None:
+    import torch
+
+    import models
+    from stages.export_onnx import export_network
+    from stages.runtimes.torch_runtime import DeployedNetwork
+
+    for name in [*_LATE, *(f"stages.{name}" for name in _STAGES)]:
+        importlib.import_module(name)
+    # An export imports much more. Threads that it starts would be missing in the forks.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        network = DeployedNetwork(models.build("resnet8", 3), [0.5] * 3, [0.2] * 3)
+    export_network(network, 16, 18, "static")
+    torch.set_num_threads(threads)
 
 
 def _answer(connection: socket.socket) -> None:
