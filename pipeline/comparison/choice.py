@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from models.errors import InputError
 from pipeline.comparison.experiments import LITERT, WORKSPACE, Experiment
-from pipeline.comparison.variants import Images, figures_of, images_of
+from pipeline.comparison.variants import Images, images_of, results_of
 from pipeline.summary_schema import Row
 from stages.formatting import percent, significant, threads
 
 _MS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
 _MB = {"MB": 1.0, "kB": 1e-3, "KB": 1e-3, "MiB": 2**20 / 1e6, "KiB": 2**10 / 1e6}
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-# Of limits and figures that were rounded on their way: 0.97 is within 97 %.
+# Of numbers that were rounded on their way: 0.97 is within 97 %.
 _ROUNDING = 1e-9
 
 
@@ -120,7 +120,7 @@ def parse_budget(p90: str | None, size: str | None, accuracy: str | None) -> Bud
 
 
 def choose(experiments: Sequence[Experiment], budget: Budget, device: str | None) -> Choice:
-    """Judge every export of every experiment that has figures.
+    """Judge every export of every experiment that has results.
 
     Args:
         experiments: as they are listed.
@@ -134,19 +134,19 @@ def choose(experiments: Sequence[Experiment], budget: Budget, device: str | None
     complete = [e for e in experiments if e.reason is None]
     if not complete:
         why = f": {experiments[0].name}: {experiments[0].reason}" if experiments else ""
-        raise InputError(f"no experiment has figures to choose by{why}; run `ackd run` first")
+        raise InputError(f"no experiment has results to choose by{why}; run `ackd run` first")
     images = _images(complete)
     left_out: Counter[str] = Counter()
     for experiment in experiments:
         if experiment.reason is not None:
-            left_out["an experiment without figures, see `ackd compare`"] += 1
+            left_out["an experiment without results, see `ackd compare`"] += 1
         elif images_of(experiment) != images:
             left_out["tested on other images"] += 1
     judged = [e for e in complete if images_of(e) == images]
     chosen = _device(judged, device)
     found: list[Candidate] = []
     for experiment in judged:
-        for precision, export in figures_of(experiment).exports.items():
+        for precision, export in results_of(experiment).exports.items():
             if export.status != "passed" or export.accuracy is None:
                 left_out[f"an export that has {export.status}"] += 1
             else:
@@ -243,20 +243,20 @@ def _merit(candidate: Candidate) -> tuple[float, float, float, bool]:
 
 
 def _candidate(experiment: Experiment, precision: str, device: Device | None) -> Candidate:
-    figures = figures_of(experiment)
-    export = figures.exports[precision]
+    results = results_of(experiment)
+    export = results.exports[precision]
     assert export.accuracy is not None
     assert export.size_mb is not None  # it has passed
     row = None
     if device is not None and device in _devices(experiment):
-        row = figures.devices[device.url].exports.get(precision)
+        row = results.devices[device.url].exports.get(precision)
     if row is not None and (row.status != "passed" or row.p90_ms is None):
         row = None
     return Candidate(experiment, precision, export.accuracy, export.size_mb, row)
 
 
 def _devices(experiment: Experiment) -> list[Device]:
-    devices = figures_of(experiment).devices
+    devices = results_of(experiment).devices
     return [Device(url, device.machine, device.cpu) for url, device in devices.items()]
 
 

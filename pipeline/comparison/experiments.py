@@ -52,10 +52,10 @@ class Experiment:
         variant: what its seeds share; its own name for what no sweep made.
         seed: that of the student's training; None where it is not known.
         params: ``params.yaml``, not judged, as an older version may have had other keys.
-        figures: the parts of its ``reports/summary.json``; None where they are not to be had.
+        results: the parts of its ``reports/summary.json``; None where they are not to be had.
         test_images: a digest of the test images' pixels and labels, of ``reports/classes.csv``;
             None where it has none.
-        reason: why it has no figures, or why they are not taken; None where all is well.
+        reason: why it has no results, or why they are not taken; None where all is well.
         command: that brings it into the workspace; None for what is there.
     """
 
@@ -65,7 +65,7 @@ class Experiment:
     variant: str
     seed: int | None
     params: dict[str, Any]
-    figures: Compared | None
+    results: Compared | None
     test_images: str | None
     reason: str | None
     command: str | None
@@ -178,11 +178,11 @@ def _read_workspace(path: str) -> bytes | None:
 def _read(name: str, revision: str | None, read: Read) -> Experiment:
     match = _NAME.fullmatch(name)
     params: dict[str, Any] = {}
-    figures, test_images, reason = None, None, None
+    results, test_images, reason = None, None, None
     try:
         params = parse_yaml(_needed(_PARAMS, read), _PARAMS)
         test_images = _test_images(read)
-        figures = _figures(read)
+        results = _figures(read)
     except InputError as error:
         reason = str(error)
     distill = params.get("distill")
@@ -194,7 +194,7 @@ def _read(name: str, revision: str | None, read: Read) -> Experiment:
         variant=match["variant"] if match else name,
         seed=int(match["seed"]) if match else seed if isinstance(seed, int) else None,
         params=params,
-        figures=figures,
+        results=results,
         test_images=test_images,
         reason=reason,
         command=None if revision is None else f"dvc exp apply {name}",
@@ -219,20 +219,20 @@ def _figures(read: Read) -> Compared:
     return _with_litert(checked(summary, Compared, "run that experiment again"))
 
 
-def _with_litert(figures: Compared) -> Compared:
+def _with_litert(results: Compared) -> Compared:
     """LiteRT's exports beside onnxruntime's; they are timed on the machine that ran the chain."""
-    if figures.litert is None:
-        return figures
-    runtime = f"LiteRT {figures.litert.versions.runtime}"
-    exports = {LITERT + name: export for name, export in figures.litert.exports.items()}
-    devices = dict(figures.devices)
+    if results.litert is None:
+        return results
+    runtime = f"LiteRT {results.litert.versions.runtime}"
+    exports = {LITERT + name: export for name, export in results.litert.exports.items()}
+    devices = dict(results.devices)
     if (here := devices.get(_HERE)) is not None:
         rows = {
             name: Row(runtime=runtime, **{key: getattr(export, key) for key in _OF_ROW})
             for name, export in exports.items()
         }
         devices[_HERE] = here.model_copy(update={"exports": here.exports | rows})
-    return figures.model_copy(update={"exports": figures.exports | exports, "devices": devices})
+    return results.model_copy(update={"exports": results.exports | exports, "devices": devices})
 
 
 def _check_current(summary: bytes, read: Read) -> None:

@@ -14,7 +14,7 @@ from pipeline.comparison.variants import (
     Variant,
     beaten_by,
     differing,
-    figures_of,
+    results_of,
 )
 from stages.formatting import percent, points, significant
 from stages.report_page.page_charts import Titled
@@ -111,7 +111,7 @@ def accuracies(group: Group) -> Table:
     head = ["variant", "rank", "accuracy", against, "95 % interval", "smallest to largest"]
     head += ["seeds", "student"]
     for rank, variant in enumerate(group.variants, 1):
-        student = variant.figures.student
+        student = variant.results.student
         mean, low, high, count = variant.accuracy
         rows.append(
             [
@@ -166,7 +166,7 @@ def paper(group: Group) -> Table | None:
     rows = []
     differs: dict[str, list[str]] = {}
     for variant in group.variants:
-        theirs, found = _in_paper(variant), variant.figures.paper
+        theirs, found = _in_paper(variant), variant.results.paper
         if theirs is None or found is None:
             continue
         ours = variant.accuracy.mean
@@ -208,7 +208,7 @@ def experiments(comparison: Comparison) -> Table:
             experiment.name,
             experiment.revision[:7] if experiment.revision else "",
             str(seed),
-            percent(figures_of(experiment).student.accuracy),
+            percent(results_of(experiment).student.accuracy),
         ]
         for group in comparison.groups
         for variant in group.variants
@@ -239,7 +239,7 @@ def _notes(group: Group) -> list[str]:
             f" {', '.join(single)}."
         )
     for name in ("teacher", "student"):
-        networks = sorted({getattr(v.figures, name).network for v in group.variants})
+        networks = sorted({getattr(v.results, name).network for v in group.variants})
         if len(networks) > 1:
             found.append(
                 f"The variants have different {name}s ({', '.join(networks)}): a difference is that"
@@ -285,7 +285,7 @@ def _missing_of(variant: Variant, group: Group, baseline: str) -> Iterator[tuple
             if place not in found.latencies:
                 reason = found.reasons.get(place, f"not measured on {place.title}")
                 yield f"latency in {precision} on {place.url} of", name, reason
-    own = variant.figures.paper
+    own = variant.results.paper
     if own is None:
         yield "the paper’s figure for", name, "report.paper is null"
     elif _in_paper(variant) is None:
@@ -334,12 +334,12 @@ def _range(figure: Spread) -> str:
 
 
 def _in_paper(variant: Variant) -> float | None:
-    own = variant.figures.paper
+    own = variant.results.paper
     return None if own is None else own.accuracies.get(own.method)
 
 
 def _pair(variant: Variant) -> tuple[str, str]:
-    return variant.figures.teacher.network, variant.figures.student.network
+    return variant.results.teacher.network, variant.results.student.network
 
 
 def _value(value: object) -> str:

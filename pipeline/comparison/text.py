@@ -68,8 +68,8 @@ def csv_rows(comparison: Comparison) -> list[dict[str, Any]]:
 def _rows(
     comparison: Comparison, group: Group, variant: Variant, rank: int
 ) -> Iterator[dict[str, Any]]:
-    over, paper = variant.over_baseline, variant.figures.paper
-    teacher, student = variant.figures.teacher, variant.figures.student
+    over, paper = variant.over_baseline, variant.results.paper
+    teacher, student = variant.results.teacher, variant.results.student
     shared = {
         "variant": variant.name,
         "rank": rank,

@@ -118,9 +118,9 @@ class Variant:
         return self.precisions.get(self.recommended or "")
 
     @property
-    def figures(self) -> Compared:
+    def results(self) -> Compared:
         """Of its first seed, for what all seeds share."""
-        return figures_of(next(iter(self.experiments.values())))
+        return results_of(next(iter(self.experiments.values())))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Comparison:
         sweep: what was asked for; None where it is all of the project.
         baseline: the variant that the others are set against.
         groups: by test images, the one with most experiments first.
-        left_out: experiments without figures, each with its reason.
+        left_out: experiments without results, each with its reason.
     """
 
     sweep: str | None
@@ -170,14 +170,14 @@ def compare(
         baseline: a variant's name; None takes ``kd``, or the first by name.
 
     Raises:
-        InputError: no experiment has figures, or there is no such baseline.
+        InputError: no experiment has results, or there is no such baseline.
     """
     complete = [e for e in experiments if e.reason is None]
     left_out = [e for e in experiments if e.reason is not None]
     if not complete:
         first = left_out[0]
         raise InputError(
-            f"none of {len(left_out)} experiment{'s' * (len(left_out) != 1)} has figures:"
+            f"none of {len(left_out)} experiment{'s' * (len(left_out) != 1)} has results:"
             f" {first.name}: {first.reason}"
         )
     names = _names(complete)
@@ -192,20 +192,20 @@ def compare(
     return Comparison(sweep, chosen, groups, left_out)
 
 
-def figures_of(experiment: Experiment) -> Compared:
-    """Of an experiment that has figures."""
-    assert experiment.figures is not None
-    return experiment.figures
+def results_of(experiment: Experiment) -> Compared:
+    """Of an experiment that has results."""
+    assert experiment.results is not None
+    return experiment.results
 
 
 def images_of(experiment: Experiment) -> Images:
-    data = figures_of(experiment).data
+    data = results_of(experiment).data
     digest = experiment.test_images
     return Images(data.source, data.test, data.classes, data.image_size, digest)
 
 
 def place_of(experiment: Experiment, url: str, row: Row) -> Place:
-    device = figures_of(experiment).devices[url]
+    device = results_of(experiment).devices[url]
     return Place(url, device.machine, device.cpu, row.threads)
 
 
@@ -251,7 +251,7 @@ def _baseline(names: Sequence[str], wanted: str | None) -> str:
         return next(usual, names[0])
     if wanted not in names:
         raise InputError(
-            f"--baseline {wanted}: no such variant with figures; expected one of {', '.join(names)}"
+            f"--baseline {wanted}: no such variant with results; expected one of {', '.join(names)}"
         )
     return wanted
 
@@ -277,15 +277,15 @@ def _by_url(place: Place) -> tuple[bool, str, str, int]:
 
 
 def _accuracy(experiment: Experiment) -> float:
-    return figures_of(experiment).student.accuracy
+    return results_of(experiment).student.accuracy
 
 
 def _variant(
     name: str, seeds: Mapping[int, Experiment], reference: Mapping[int, float] | None
 ) -> Variant:
     accuracies = {seed: _accuracy(experiment) for seed, experiment in seeds.items()}
-    names = dict.fromkeys(p for e in seeds.values() for p in figures_of(e).exports)
-    choices = (figures_of(e).recommended for e in seeds.values())
+    names = dict.fromkeys(p for e in seeds.values() for p in results_of(e).exports)
+    choices = (results_of(e).recommended for e in seeds.values())
     votes = Counter(choice.precision for choice in choices if choice is not None)
     recommended, agreed = votes.most_common(1)[0] if votes else (None, 0)
     return Variant(
@@ -304,19 +304,19 @@ def _precision(name: str, experiments: Sequence[Experiment]) -> Precision:
     rows: dict[Place, list[tuple[Row, str | None]]] = {}
     reasons: dict[Place, str] = {}
     for experiment in experiments:
-        figures = figures_of(experiment)
-        if name not in figures.exports:
+        results = results_of(experiment)
+        if name not in results.exports:
             continue
-        exports.append(figures.exports[name])
-        for url, device in figures.devices.items():
+        exports.append(results.exports[name])
+        for url, device in results.devices.items():
             row = device.exports.get(name)
             if row is None:
                 continue
             place = place_of(experiment, url, row)
             if row.status != "passed" or row.p50_ms is None or row.p90_ms is None:
                 reasons[place] = row.reason or f"it has {row.status}"
-            elif figures.exports[name].status == "failed":
-                reasons[place] = figures.exports[name].reason or "its export failed"
+            elif results.exports[name].status == "failed":
+                reasons[place] = results.exports[name].reason or "its export failed"
             else:
                 rows.setdefault(place, []).append((row, row.runtime or device.runtime))
     accuracies = [e.accuracy for e in exports if e.status == "passed" and e.accuracy is not None]

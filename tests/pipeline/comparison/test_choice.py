@@ -40,27 +40,27 @@ def student(name: str, *, ms: float, mb: float, accuracy: float, **more: Any) ->
 
 def test_the_most_accurate_within_the_budget_of_many() -> None:
     random = np.random.default_rng(2)
-    figures = random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (60, 3))
+    results = random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (60, 3))
     many = [
         student(f"night.v{n}.seed0", ms=ms, mb=mb, accuracy=accuracy)
-        for n, (ms, mb, accuracy) in enumerate(figures)
+        for n, (ms, mb, accuracy) in enumerate(results)
     ]
     for limit_ms, limit_mb, least in random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (40, 3)):
         fits = [
             n
-            for n, (ms, mb, a) in enumerate(figures)
+            for n, (ms, mb, a) in enumerate(results)
             if ms <= limit_ms and mb <= limit_mb and a >= least
         ]
         budget = Budget(limit_ms, limit_mb, least)
         chosen = choose(many, budget, None)
         if fits:
-            best = max(fits, key=lambda n: figures[n][2])
+            best = max(fits, key=lambda n: results[n][2])
             assert chosen.best["int8"].experiment.name == f"night.v{best}.seed0"
             assert (chosen.nearest, misses(chosen.best["int8"], budget)) == ({}, {})
             continue
         over = [
             max(0, ms / limit_ms - 1) + max(0, mb / limit_mb - 1) + max(0, 1 - a / least)
-            for ms, mb, a in figures
+            for ms, mb, a in results
         ]
         assert chosen.nearest["int8"].experiment.name == f"night.v{int(np.argmin(over))}.seed0"
         assert chosen.best == {}
@@ -94,7 +94,7 @@ def test_noisy_and_failed_ones_are_told_and_not_taken() -> None:
     assert chosen.best["int8"].experiment.name == "quiet"
     assert [c.experiment.name for c in chosen.noisy] == ["loud"]
     assert chosen.left_out == {
-        "an experiment without figures, see `ackd compare`": 1,
+        "an experiment without results, see `ackd compare`": 1,
         "an export that has failed": 1,
         "not measured there, or failed there": 1,
     }
@@ -136,5 +136,5 @@ def test_accuracies_on_other_images_are_not_set_against_each_other() -> None:
     chosen = choose([a, b, here], budget, None)
     assert chosen.left_out == {"tested on other images": 1}
     assert chosen.best["int8"].experiment is here, "of equals what is at hand"
-    with pytest.raises(InputError, match="no experiment has figures to choose by: a: it stopped"):
+    with pytest.raises(InputError, match="no experiment has results to choose by: a: it stopped"):
         choose([experiment("a", None)], budget, None)

@@ -25,11 +25,11 @@ METHODS = ("scratch", "kd", "at", "crd", "eskd", "ackd", "ackd_without_adversary
 @pytest.fixture
 def sweep(project: Path) -> dict[str, list[float]]:
     """Seven variants, three seeds each but for one; a board; noise; a failure; no report."""
-    figures: dict[str, list[float]] = {}
+    results: dict[str, list[float]] = {}
     for place, method in enumerate(METHODS):
         for seed in range(1 if method == "eskd" else 3):
             accuracy = 0.68 + place / 200 + (seed * (place + 3) % 7) / 500
-            figures.setdefault(method, []).append(accuracy)
+            results.setdefault(method, []).append(accuracy)
             content = exps.summary(
                 accuracy,
                 paper={"method": method, "accuracies": PAPER, "differs": ["distill.epochs is 20"]},
@@ -48,7 +48,7 @@ def sweep(project: Path) -> dict[str, list[float]]:
             exps.commit(project, f"night.{method}.seed{seed}", of)
     stopped = exps.files(exps.summary(0.9)) | {"reports/summary.json": None}
     exps.commit(project, "night.takd.seed0", stopped)
-    return figures
+    return results
 
 
 def test_compare_tells_and_writes_the_same_figures(
@@ -109,7 +109,7 @@ def test_choose_names_the_student_or_the_nearest(
     assert "nothing is within the budget; nearest night.eskd.seed0, int8: p90 10.0 ms is" in output
     code, output, _ = invoke("choose", "night", "--device", "desk", "--max-p90", "1.8ms")
     assert code == 0
-    assert "left out: 1, an experiment without figures, see `ackd compare`" in output
+    assert "left out: 1, an experiment without results, see `ackd compare`" in output
 
 
 def test_what_litert_runs_is_compared_and_chosen_too(project: Path) -> None:

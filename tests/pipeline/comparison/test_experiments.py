@@ -46,7 +46,7 @@ def test_names_seeds_and_figures(repository: Path) -> None:
         (None, "puce-loft", 3),
         (None, "workspace", 5),
     ]
-    assert [e.figures and e.figures.student.accuracy for e in found] == pytest.approx(
+    assert [e.results and e.results.student.accuracy for e in found] == pytest.approx(
         [0.7, 0.6, 0.5, 0.8, 0.75]
     )
     assert all(e.reason is None for e in found)
@@ -83,7 +83,7 @@ def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(
     exps.commit(repository, "night.kd.seed0", exps.files(exps.summary(0.5)) | damage)
     exps.commit(repository, "night.kd.seed1", exps.files(exps.summary(0.6), seed=1))
     broken, whole, workspace = list_experiments()
-    assert (broken.name, broken.figures) == ("night.kd.seed0", None)
+    assert (broken.name, broken.results) == ("night.kd.seed0", None)
     assert broken.reason is not None
     assert broken.reason.startswith(reason)
     assert "\n" not in broken.reason
@@ -139,11 +139,11 @@ def test_experiments_by_dvc_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("workspace", "workspace", 2, None),
     ]
     assert found[0].params == {"distill": {"method": "ackd", "seed": 2}}
-    assert found[0].figures == found[1].figures
-    assert found[0].figures is not None
-    assert found[0].figures.student.accuracy == pytest.approx(0.77)
+    assert found[0].results == found[1].results
+    assert found[0].results is not None
+    assert found[0].results.student.accuracy == pytest.approx(0.77)
 
-    # What was changed since is no student of these figures.
+    # What was changed since is no student of these results.
     (tmp_path / "params.yaml").write_text("distill:\n  method: kd\n  seed: 3\n")
     assert [e.reason is None for e in list_experiments()] == [True, False]
     reason = list_experiments()[1].reason

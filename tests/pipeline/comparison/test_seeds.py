@@ -1,4 +1,4 @@
-"""Seeds against figures worked out by hand and by scipy's own test."""
+"""Seeds against results worked out by hand and by scipy's own test."""
 
 import pytest
 from scipy import stats
@@ -33,5 +33,5 @@ def test_the_spread_counts_its_seeds() -> None:
 
 
 def test_the_mean_of_equal_figures_is_theirs() -> None:
-    figures = [n / 1000 for n in range(1, 1000)]
-    assert [spread([figure] * 3).mean for figure in figures] == figures
+    results = [n / 1000 for n in range(1, 1000)]
+    assert [spread([figure] * 3).mean for figure in results] == results

@@ -27,7 +27,7 @@ def experiment(
         variant=variant,
         seed=int(seed.removeprefix("seed")),
         params={"distill": params | {"seed": int(seed.removeprefix("seed"))}},
-        figures=None if content is None else checked(content, Compared, ""),
+        results=None if content is None else checked(content, Compared, ""),
         test_images=images,
         reason="it stopped" if content is None else None,
         command=f"dvc exp apply {name}",
@@ -49,19 +49,19 @@ def one_group(experiments: list[Experiment], baseline: str | None = None) -> Any
 
 def test_means_ranks_and_paired_intervals() -> None:
     random = np.random.default_rng(0)
-    figures = {name: list(random.uniform(0.6, 0.8, 5)) for name in ("kd", "ackd", "at")}
-    group = one_group(sweep_of(**figures))
+    results = {name: list(random.uniform(0.6, 0.8, 5)) for name in ("kd", "ackd", "at")}
+    group = one_group(sweep_of(**results))
     assert group.baseline == "kd"
-    by_mean = sorted(figures, key=lambda name: -np.mean(figures[name]))
+    by_mean = sorted(results, key=lambda name: -np.mean(results[name]))
     assert [variant.name for variant in group.variants] == by_mean
     for variant in group.variants:
-        own = figures[variant.name]
+        own = results[variant.name]
         assert variant.accuracy == pytest.approx((np.mean(own), min(own), max(own), 5))
         if variant.name == "kd":
             assert variant.over_baseline is None
             continue
-        expected = stats.ttest_rel(own, figures["kd"]).confidence_interval(0.95)
-        difference = np.mean(np.subtract(own, figures["kd"]))
+        expected = stats.ttest_rel(own, results["kd"]).confidence_interval(0.95)
+        difference = np.mean(np.subtract(own, results["kd"]))
         assert variant.over_baseline == pytest.approx((difference, *expected, 5))
 
 
@@ -69,7 +69,7 @@ def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for() -> None:
     assert one_group(sweep_of(zeta=[0.5], kd=[0.5])).baseline == "kd"
     assert one_group(sweep_of(zeta=[0.5], alpha=[0.6])).baseline == "alpha"
     assert one_group(sweep_of(zeta=[0.5], kd=[0.6]), "zeta").baseline == "zeta"
-    message = r"^--baseline ackd: no such variant with figures; expected one of kd, zeta$"
+    message = r"^--baseline ackd: no such variant with results; expected one of kd, zeta$"
     with pytest.raises(InputError, match=message):
         compare(sweep_of(zeta=[0.5], kd=[0.6]), "night", "ackd")
     # Of several sweeps, variants are called after theirs.
@@ -171,10 +171,10 @@ def test_machines_of_one_url_are_not_one_device() -> None:
 
 
 def test_the_papers_figures_stand_beside_and_say_what_differs() -> None:
-    figures = {"teacher": 0.74, "kd": 0.7073, "ackd": 0.7238}
+    results = {"teacher": 0.74, "kd": 0.7073, "ackd": 0.7238}
 
     def paper_of(method: str) -> dict[str, Any]:
-        return {"method": method, "accuracies": figures, "differs": ["distill.epochs is 20"]}
+        return {"method": method, "accuracies": results, "differs": ["distill.epochs is 20"]}
 
     experiments = [
         experiment("night.kd.seed0", summary(0.6, paper=paper_of("kd"))),
@@ -211,7 +211,7 @@ def test_parameters_that_differ_but_for_the_seeds() -> None:
 
 def test_without_any_figures_there_is_nothing_to_compare() -> None:
     broken = [experiment("night.kd.seed0", None), experiment("night.kd.seed1", None)]
-    with pytest.raises(InputError, match=r"^none of 2 experiments has figures: night.kd.seed0: it"):
+    with pytest.raises(InputError, match=r"^none of 2 experiments has results: night.kd.seed0: it"):
         compare(broken, "night", None)
     whole = compare([*broken, *sweep_of(ackd=[0.5])], "night", None)
     assert tables.missing(whole)["it stopped"] == ["night.kd.seed0, night.kd.seed1"]
