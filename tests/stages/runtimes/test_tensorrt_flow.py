@@ -1,6 +1,6 @@
 """From an export to its row in the report, through the real process and a stand-in for TensorRT.
 
-The stand-in computes on the CPU; test_tensorrt_types.py holds the engine against real bindings.
+The stand-in computes on the CPU; test_tensorrt_types.py holds the stand-in against real bindings.
 """
 
 from __future__ import annotations
@@ -113,7 +113,6 @@ def test_a_required_tensorrt_is_judged_like_the_others(
     latency = rows["tensorrt"]["fp32.static.onnx"]["latency"]
     assert latency["batch_size"] == 1
     assert latency["gpu"]["n"] == latency["wall"]["n"] == 20
-    assert 0 < latency["gpu"]["p50_ms"] < latency["wall"]["p50_ms"]
 
 
 def test_tf32_would_be_found(
@@ -126,7 +125,7 @@ def test_tf32_would_be_found(
     program.write_text(
         source.replace("    tensorrt_engine.main()", f"    {keep}\n    tensorrt_engine.main()")
     )
-    shutil.copytree(Path(engine_on_cpu.__file__).with_name("tensorrt"), tmp_path / "tensorrt")
+    shutil.copy(Path(engine_on_cpu.__file__).with_name("tensorrt.py"), tmp_path)
     model = tiny_exported / "artifacts/onnx/fp32.dynamic.onnx"
     with np.load(model.with_name("golden.npz")) as golden:
         images, logits = golden["images"], golden["logits"]
@@ -148,18 +147,8 @@ def test_a_model_that_the_parser_refuses_is_a_reason(
         tensorrt.run(tmp_path / "bytes.onnx", [Job(np.zeros((1, 16, 16, 3), dtype=np.uint8), 1)])
     reason = "UINT8 is taken by a Cast alone"
     assert str(caught.value) == (
-        "ended with status 1: the ONNX parser refuses the model: In node -1 with name:  and"
-        f" operator:  (parseGraph): {reason}; [TRT] [E] ModelImporter: {reason}"
-    )
-
-
-def test_a_version_that_is_not_supported_is_unavailable(
-    tensorrt: TensorRtRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STAND_IN_TENSORRT", "8.6.1")
-    assert tensorrt.unavailable() == (
-        "TensorRT does not start: its process ended with status 1:"
-        " TensorRT 8.6.1 is installed; 10.3 to 11 are supported"
+        "ended with status 1: the ONNX parser refuses the model: In node -1 (parseGraph):"
+        f" {reason}; [TRT] [E] ModelImporter: {reason}"
     )
 
 
@@ -167,14 +156,14 @@ def test_required_fails_before_anything_is_read_where_tensorrt_does_not_start(
     tensorrt: TensorRtRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STAND_IN_DRIVER", "old")
+    monkeypatch.setenv("STAND_IN_TENSORRT", "8.6.1")
     monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)
     with pytest.raises(InputError) as caught:
         validate.main(Params.model_validate({"validate": {"tensorrt": "required"}}))
     assert str(caught.value) == (
         "params.yaml: validate.tensorrt is required, but TensorRT does not start: its process ended"
-        f" with status 1: TensorRT {VERSIONS[-1]} does not work with this GPU or its driver;"
-        " [TRT] [E] CUDA initialization failure with error: 35; set it to auto or off"
+        " with status 1: TensorRT 8.6.1 is installed; 10.3 to 11 are supported; set it to auto or"
+        " off"
     )
     assert not list(tmp_path.iterdir())
 

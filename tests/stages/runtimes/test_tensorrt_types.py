@@ -1,6 +1,8 @@
-"""The TensorRT code against real bindings, 10.3 to 11.4.
+"""The stand-in for TensorRT against real bindings, the oldest and the newest that are supported.
 
-These need no GPU and none of TensorRT's libraries; see bindings.py.
+The bindings' wheels hold the compiled module alone. Three libraries with its foreign symbols, which
+do nothing, let Python load it: names, parameters and enumerations are then the real ones. No GPU
+and none of TensorRT's libraries are needed.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,73 +18,73 @@ import torch
 
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 from tests.once import once
-from tests.stages.runtimes.bindings import BINDINGS, ask, environment, load_bindings, make_stubs
+from tests.packages import pip, run_or_skip
 
-REPOSITORY = Path(__file__).parents[3]
-ENGINE = REPOSITORY / "stages/runtimes/tensorrt_engine.py"
-
-# Of all that the engine imports, only TensorRT is looked at; `make lint` checks the rest.
-MYPY = """
-[mypy]
-strict = true
-follow_imports = skip
-warn_unused_ignores = false
-[mypy-tensorrt.*]
-follow_imports = silent
-ignore_errors = true
+# JetPack 6 has the oldest.
+BINDINGS = {"10.3": "tensorrt-cu12-bindings==10.3.*", "11.4": "tensorrt-cu13-bindings==11.4.*"}
+FOREIGN_SYMBOLS = (
+    *("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "initLibNvInferPlugins"),
+    *("createInferRuntime_INTERNAL", "createNvOnnxParserRefitter_INTERNAL", "getPluginRegistry"),
+    *("createNvOnnxParser_INTERNAL", "getBuilderPluginRegistry", "getNvOnnxParserVersion"),
+)
+# Each public name of the stand-in must be in the bindings; each parameter of its methods in their
+# docstrings, which hold the signatures; each member of an enumeration must have its value.
+COMPARE = """
+import enum, importlib.util, inspect, tensorrt as real
+spec = importlib.util.spec_from_file_location("stand_in", {stand_in!r})
+ours = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ours)
+for name, kind in vars(ours).items():
+    if name[0] == "_" or kind.__class__.__name__ == "module":
+        continue
+    theirs, count = getattr(real, name), 0
+    if isinstance(kind, enum.EnumMeta):
+        assert {{m.name: int(getattr(theirs, m.name)) for m in kind}} == kind.__members__, name
+        continue
+    for method in {{*vars(kind), *vars(kind).get("__annotations__", ())}}:
+        if method[0] == "_" or kind is tuple or method == "error":
+            continue
+        found = getattr(theirs, method)
+        if not isinstance(member := getattr(kind, method, None), type) and callable(member):
+            for parameter in [*inspect.signature(member).parameters][1:]:
+                assert f"{{parameter}}:" in found.__doc__, (name, method, parameter)
+assert real.Dims([-1, 32, 32, 3])[:] == (-1, 32, 32, 3)
+print(real.__version__)
 """
 
 
-@dataclass(frozen=True)
-class Bindings:
-    version: str
-    site: Path
-    stubs: Path
+def load_bindings(version: str, folder: Path) -> None:
+    """``folder/site`` to import ``tensorrt`` from; skips where package or compiler is missing."""
+    requirement = BINDINGS[version]
+    pip("download", requirement, "--dest", str(folder / "wheel"), what=requirement)
+    (wheel,) = (folder / "wheel").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "wheel")
+    package = folder / "site/tensorrt"
+    package.parent.mkdir()
+    (folder / "wheel/tensorrt_bindings").rename(package)
+    source = folder / "foreign.c"
+    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FOREIGN_SYMBOLS))
+    for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
+        file = f"lib{library}.so.{version.partition('.')[0]}"
+        command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{file}"]
+        # Beside the module, which is where it looks first.
+        run_or_skip([*command, "-o", str(package / file), str(source)], "a library of no content")
 
 
-@pytest.fixture(scope="module", params=BINDINGS)
-def bindings(request: pytest.FixtureRequest) -> Bindings:
-    def make(folder: Path) -> None:
-        make_stubs(load_bindings(request.param, folder), folder / "stubs")
-
-    folder = once(f"tensorrt-{request.param}", make)
-    return Bindings(request.param, folder / "site", folder / "stubs")
-
-
-def mypy(file: Path, bindings: Bindings) -> str:
-    """What mypy says; empty where it finds nothing."""
-    configuration = bindings.stubs / "mypy.ini"
-    configuration.write_text(MYPY)
-    command = [sys.executable, "-m", "mypy", "--config-file", str(configuration)]
-    process = subprocess.run(
-        [*command, "--no-error-summary", "--cache-dir", str(bindings.stubs / "cache"), str(file)],
-        cwd=REPOSITORY,
-        env=os.environ | {"MYPYPATH": str(bindings.stubs)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.stderr == ""
-    return process.stdout
-
-
-def test_the_engine_is_typed_against_the_bindings(bindings: Bindings) -> None:
-    assert mypy(ENGINE, bindings) == ""
-
-
-def test_shapes_are_read_as_the_bindings_give_them(bindings: Bindings) -> None:
-    assert ask(bindings.site, "trt.Dims([-1, 32, 32, 3])[:]") == [-1, 32, 32, 3]
-
-
-def test_bindings_that_give_no_builder_are_reported(
-    bindings: Bindings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("version", BINDINGS)
+def test_the_stand_in_has_the_bindings_names(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = once(f"tensorrt-{version}", lambda folder: load_bindings(version, folder))
+    path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("STAND_IN_TENSORRT", version)
+    program = COMPARE.format(stand_in=str(Path(__file__).with_name("stand_in") / "tensorrt.py"))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     # The real module gets a null pointer for its builder, as it does where the driver is too old.
-    version = ask(bindings.site, "trt.__version__")
-    monkeypatch.setenv("PYTHONPATH", environment(bindings.site)["PYTHONPATH"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     assert TensorRtRuntime().unavailable() == (
         "TensorRT does not start: its process ended with status 1:"
-        f" TensorRT {version} does not work with this GPU or its driver"
+        f" TensorRT {done.stdout.strip()} does not work with this GPU or its driver"
     )
