@@ -33,23 +33,21 @@ def raising(error: BaseException):
     return stage
 
 
-def test_a_mistake_is_one_sentence() -> None:
-    with pytest.raises(SystemExit) as caught:
-        run_stage(raising(InputError("a.txt: no such file")))
-    assert caught.value.code == "error: a.txt: no such file"  # printed to stderr, status 1
-
-
-def test_a_full_disk_is_one_sentence() -> None:
-    with pytest.raises(SystemExit) as caught:
-        run_stage(raising(OSError(errno.ENOSPC, "No space left on device", "artifacts/x")))
-    assert "no space left on the disk while writing artifacts/x" in str(caught.value.code)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("a.txt: no such file"), "error: a.txt: no such file"),  # to stderr, status 1
+        (OSError(errno.ENOSPC, "No space", "a/x"), "error: no space left on the disk .* a/x"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(error: BaseException, code: str) -> None:
+    with pytest.raises(SystemExit, match=code):
+        run_stage(raising(error))
 
 
 def test_other_errors_keep_their_traceback() -> None:
     with pytest.raises(PermissionError):
         run_stage(raising(PermissionError(errno.EACCES, "denied")))
-    with pytest.raises(ZeroDivisionError):
-        run_stage(raising(ZeroDivisionError()))
 
 
 def test_an_interruption_has_the_status_of_sigint() -> None:

@@ -73,37 +73,31 @@ def test_what_is_missing_is_named_before_any_work(
     assert not export_litert.REPORT.exists()
 
 
-def test_a_converter_that_crashes_is_a_row(
-    project: Path, asked: Params, monkeypatch: pytest.MonkeyPatch
+def test_what_fails_is_a_row_and_fp32_ends_the_chain(
+    project: Path,
+    asked: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     crash = project / "crash"
     crash.write_text("#!/bin/sh\necho 'about to fail' >&2\nkill -ABRT $$\n")
     crash.chmod(0o755)
     monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
-    monkeypatch.setattr(sys, "executable", str(crash))
-    reason = "not converted: the converter crashed with SIGABRT: about to fail"
-    with pytest.raises(InputError, match=f"litert.json: fp32 failed: {reason}; litert.enabled: f"):
-        export_litert.main(asked)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(crash))
+        reason = "not converted: the converter crashed with SIGABRT: about to fail"
+        with pytest.raises(InputError, match=f"json: fp32 failed: {reason}; litert.enabled: f"):
+            export_litert.main(asked)
     fp32, int8 = read_json(export_litert.REPORT)["results"]
     assert set(fp32) == set(int8) == FIELDS
     assert (fp32["status"], fp32["reason"]) == ("failed", reason)
     assert (int8["status"], int8["reason"]) == ("failed", "there is no fp32 file to quantise")
     assert (fp32["bytes"], fp32["accuracy"], fp32["latency"]) == (None, None, [])
-
-
-@pytest.mark.usefixtures("project")
-def test_int8_that_fails_is_marked_and_the_chain_goes_on(
-    asked: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = [
-        {"precision": "fp32", "status": "passed", "reason": None},
-        {"precision": "int8", "status": "failed", "reason": "agreement with torch 0.400"},
-    ]
-    monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
+    results = [fp32 | {"status": "passed"}, int8]
     monkeypatch.setattr("stages.litert.export.Exporter.export", lambda _: results)
     export_litert.main(asked)
     assert read_json(export_litert.REPORT)["results"] == results
-    assert "export_litert: int8 failed: agreement with torch 0.400\n" in capsys.readouterr().out
+    assert "export_litert: int8 failed: there is no fp32 file" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))

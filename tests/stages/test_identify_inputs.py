@@ -28,7 +28,7 @@ def identify(params: Params) -> tuple[str, str]:
     return identify_inputs.IMAGES.read_text(), identify_inputs.TEACHER.read_text()
 
 
-def test_what_was_replaced_changes_its_own_report_alone(params: Params) -> None:
+def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params: Params) -> None:
     images, teacher = identify(params)
     assert identify(params) == (images, teacher)
     Path("../teacher.pth").write_text("other weights")
@@ -43,9 +43,6 @@ def test_what_was_replaced_changes_its_own_report_alone(params: Params) -> None:
         assert identify(params)[0] != images
         assert identify(params)[1] == other
         images = identify(params)[0]
-
-
-def test_what_is_not_here_stays_what_it_was(params: Params) -> None:
     before = identify(params)
     Path("../teacher.pth").unlink()
     Path("../images").rename("../elsewhere")

@@ -1,4 +1,3 @@
-import gzip
 import json
 import re
 import shutil
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, metadata_load
-from pydantic import ValidationError
 
 from models.errors import InputError
 from pipeline.bundles import open_bundle
@@ -65,35 +63,28 @@ def fail(precision: str) -> None:
     change(SUMMARY, lambda summary: summary["exports"][precision].update(status="failed"))
 
 
-def test_holds_what_a_device_needs_and_the_sums_of_it(packaged):
+def test_holds_what_a_device_needs_in_the_same_archive_each_time(chain, packaged, unpacked):
     bundle = packaged / BUNDLE
     models = {f"{p}.{s}.onnx" for p in chain_files.PRECISIONS for s in ("dynamic", "static")}
     exported = models | {"golden.npz", "labels.json", "model.json"}
     others = {"runner.py", "MODEL_CARD.md", "classes.csv", "sbom.json"}
-    assert {path.name for path in bundle.iterdir()} == exported | others | {"manifest.json"}
     for name in exported:
         assert sha256(bundle / name) == sha256(packaged / "artifacts/onnx" / name)
     assert sha256(bundle / "classes.csv") == sha256(packaged / "reports/classes.csv")
     listed = json.loads((bundle / "manifest.json").read_text())["files"]
     assert listed.keys() == exported | others
-
-
-def test_the_archive_is_the_folder_and_the_same_each_time(chain, packaged, unpacked):
-    for path in (packaged / BUNDLE).iterdir():
-        assert sha256(path) == sha256(unpacked / path.name)
+    for folder in (bundle, unpacked):
+        assert {path.name for path in folder.iterdir()} == listed.keys() | {"manifest.json"}
+    assert all(sha256(path) == sha256(unpacked / path.name) for path in bundle.iterdir())
     package.main(PARAMS)
     assert sha256(ARCHIVE) == sha256(packaged / ARCHIVE)
     with tarfile.open(ARCHIVE) as archive:
         entries = archive.getmembers()
     names = [entry.name.removeprefix("bundle/") for entry in entries]
-    assert names[0] == "manifest.json"
-    assert names[1:] == sorted(names[1:])
+    assert names == ["manifest.json", *sorted(listed)]
     assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode) for e in entries} == {
         (0, 0, 0, "", "", 0o644)
     }
-    with gzip.open(ARCHIVE) as content:
-        content.read(1)
-        assert content.mtime == 0
 
 
 def test_the_runner_in_an_unpacked_bundle_passes_and_refuses_an_altered_one(unpacked):
@@ -117,11 +108,8 @@ def test_it_is_signed_with_the_key_of_the_environment_and_else_the_same(
     assert not list(Path("artifacts").glob("*bundle*"))
     public, key_id = new_key(Path("signing.key"))
     monkeypatch.setenv("ACKD_SIGNING_KEY", "signing.key")
-    sums = []
-    for _ in range(2):
-        package.main(PARAMS)
-        sums.append(sha256(ARCHIVE))
-    assert sums[0] == sums[1] != sha256(packaged / ARCHIVE)
+    package.main(PARAMS)
+    assert sha256(ARCHIVE) != sha256(packaged / ARCHIVE)
     with open_bundle(ARCHIVE, read_public_key(public)) as opened:
         assert opened.signer == key_id
     monkeypatch.delenv("ACKD_SIGNING_KEY")
@@ -137,11 +125,10 @@ def test_the_card_has_the_figures_and_lines_that_run(packaged, unpacked):
         "Recommended on this device: int8_u8s8, the quickest of those that lose at",
         'InferenceSession("int8_u8s8.static.onnx"',
         "- no NVIDIA GPU: tensorrt fp32",
-        "- min_accuracy 0.97: 0.975 (resnet8)\n- max_export_drop 0.02: ",
+        "- min_accuracy 0.97: 0.975 (resnet8)\n",
         "| a &lt;b> &amp; \\$c\\$ | 90 | 99.00 % | 96.00 % |",
         "| test | 24 | 3 to 11 | 2 |",
         "| learned from |  | resnet20 |",
-        "`val_fraction` 0.1, ",
         "- ackd: `temperature` 4.0, `learners` D3B1 D2B2, ",
         "- torch 2.14.1, accelerate 1.15.0, numpy 2.3.1\n- project: ",
         "No licence of the model is stated",
@@ -149,9 +136,6 @@ def test_the_card_has_the_figures_and_lines_that_run(packaged, unpacked):
         assert text in card
     row = r"^\| int8_u8s8 \| passed \| recommended \| 97\.22 % \| \+0\.28 \(−0\.32 to \+1\.08\) \|"
     assert re.search(row + r".*\| 4\.0e−7 \| 99\.72 % \| fine-tuning \|$", card, re.M)
-    assert re.search(r"^\| fp32 \| passed \|  \| 97\.50 % .*\|  \|$", card, re.M)
-    row = r"^\| Example CPU @ 2\.0 GHz \| Linux, .* \| int8_s8s8 \| 1 \| .* \\\* \|$"
-    assert re.search(row, card, re.M)
     assert "\n\n\n" not in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
     assert code.count("\n") == 5
@@ -189,9 +173,6 @@ def test_the_package_section_and_many_classes_are_in_the_bundle(chain):
     weakest_and_strongest = [*map(str, range(10)), *map(str, range(99, 89, -1))]
     assert re.findall(r"^\| class (\d+) ", section, re.M) == weakest_and_strongest
     assert "10 weakest of 100 classes" in section
-    for wrong in ("1.2.3-beta", "١.٢", "1.2\n"):
-        with pytest.raises(ValidationError, match="version"):
-            Package(version=wrong)
 
 
 def test_folders_of_the_machine_that_trained_stay_out_of_the_bundle(chain):
@@ -273,13 +254,3 @@ def test_refuses_what_cannot_be_packaged_and_leaves_nothing(chain):
     with pytest.raises(InputError):
         gate.main(Params(gate=Gate(min_accuracy=1.0)))
     refused(r"reports/gate\.json: the gate is not passed \(min_acc")
-
-
-def test_a_disk_that_fills_up_leaves_nothing_behind(chain, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(package, "write_archive", full)
-    with pytest.raises(OSError, match="No space left"):
-        package.main(PARAMS)
-    assert not list(Path("artifacts").glob("*bundle*"))

@@ -14,22 +14,13 @@ CASES = [
         "distill: {temprature: 4}",
         "distill.temprature is not a parameter; did you mean 'temperature'?",
     ),
-    ("distill: {ackd: {learner: []}}", "ackd.learner is not a parameter; did you mean 'learners'?"),
-    ("validate: {tensort: off}", "validate.tensort is not a parameter; did you mean 'tensorrt'?"),
     ("data: {zzz: 1}", "data.zzz is not a parameter; use one of "),
-    ("teacher: {epochs: ten}", "teacher.epochs is 'ten', expected a valid integer"),
     ("teacher: {epochs: 1.5}", "teacher.epochs is 1.5, expected a valid integer"),
-    ("teacher: {epochs: true}", "teacher.epochs is True, expected a valid integer"),
     ("teacher: {epochs: 0}", "teacher.epochs is 0, expected greater than or equal to 1"),
     ("teacher: {learning_rate: '0.1'}", "teacher.learning_rate is '0.1', expected a valid number"),
     ("distill: {method: akcd}", "distill.method is 'akcd', expected 'scratch', 'kd', 'at',"),
-    ("distill: {ackd: {learners: [X1]}}", "distill.ackd.learners.0 is 'X1', expected "),
     ("distill: {ackd: {learners: []}}", "distill.ackd.learners is [], expected "),
     ("distill: {learning_rate: .inf}", "learning_rate is inf, expected a finite number"),
-    (
-        "data: {image_size: 1000000000}",
-        "image_size is 1000000000, expected less than or equal to 40",
-    ),
     (
         "distill: {seed: 1180591620717411303424}",
         "seed is 1180591620717411303424, expected less than 92",
@@ -46,7 +37,6 @@ CASES = [
     ("teacher: {schedule: multi_step, epochs: 9, milestones: [5, 3]}", "milestones must increase"),
     ("teacher: {milestones: [3]}", "teacher: milestones apply to schedule: multi_step"),
     ("data: {image_size: 224, resize: 160}", "is 160, expected image_size or more, which is 224"),
-    ("data: {image_size: null, resize: 160}", "image_size or more, which is null"),
     ("augmentation: {crop: resized}", "crop_padding applies to crop: shift only; set it to 0"),
     ("teacher: {expect_accuracy: 0.7}", "expect_accuracy applies to a checkpoint only"),
     (
@@ -61,6 +51,11 @@ CASES = [
         "teacher: {checkpoint: a.pth, normalization: {mean: [123.7], std: [1]}}",
         "normalization.mean.0 is 123.7, expec",
     ),
+    *(
+        (f"package: {{version: {version}}}", "package.version: expected one to three numbers, such")
+        for version in ("1.1", "2", "1.0-beta", "'1.2.3.4'", "''", '"1.2\\n"', "١.٢")
+    ),
+    ("package: {license: Apache 2}", "package.license: expected an SPDX expression, such as"),
 ]
 
 
@@ -73,74 +68,47 @@ def test_a_mistake_is_named(content: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_every_mistake_is_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
         parse_params({"teacher": {"epochs": 0}, "gates": {}})
     assert "teacher.epochs" in str(caught.value)
     assert "did you mean 'gate'" in str(caught.value)
 
 
+def test_what_is_valid() -> None:
+    assert parse_params({}) == Params()
+    assert parse_params({"distill": {"temperature": 4}}).distill.temperature == 4.0
+    assert parse_params({"package": {"version": "1.10"}}).package.version == "1.10"
+    for given, kept in (
+        ("apache-2.0", "Apache-2.0"),
+        ("MIT or Apache-2.0", "MIT OR Apache-2.0"),
+        ("LicenseRef-Example", "LicenseRef-Example"),
+    ):
+        assert parse_params({"package": {"license": given}}).package.license == kept
+
+
 def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("distill:\n  weight_decay: 5e-4\nvalidate:\n  tensorrt: off\n")
+    path.write_bytes(b"\xef\xbb\xbfdistill:\r\n  weight_decay: 5e-4\nvalidate:\n  tensorrt: off\n")
     params = load_params(path)
     assert params.distill.weight_decay == 5e-4
     assert params.validate_.tensorrt == "off"
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"params.yaml: no such file; run from the project's root"):
-        load_params(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("a: [1")
-    with pytest.raises(InputError, match=r"params.yaml: not readable as YAML"):
-        load_params(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("- 1")
-    with pytest.raises(InputError, match="expected a mapping of sections"):
-        load_params(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("data:\n  seed: 1\n  seed: 2\n")
-    with pytest.raises(InputError, match="not readable as YAML.*seed"):
-        load_params(tmp_path / "params.yaml")
-
-
-def test_an_integer_serves_where_a_number_is_wanted() -> None:
-    assert parse_params({"distill": {"temperature": 4}}).distill.temperature == 4.0
-
-
-def test_the_defaults_are_valid() -> None:
-    assert parse_params({}) == Params()
-
-
-@pytest.mark.parametrize("version", [1.1, 2, "1.0-beta", "1.2.3.4", "", "v1"])
-def test_a_version_is_one_to_three_numbers_in_quotes(version: object) -> None:
-    with pytest.raises(InputError, match=r"package\.version: expected one to three numbers, such"):
-        parse_params({"package": {"version": version}})
-    assert parse_params({"package": {"version": "1.10"}}).package.version == "1.10"
-
-
-def test_a_licence_is_an_spdx_expression() -> None:
-    for given, kept in (
-        ("apache-2.0", "Apache-2.0"),
-        ("MIT or Apache-2.0", "MIT OR Apache-2.0"),
-        ("LicenseRef-Example", "LicenseRef-Example"),
-        (None, None),
-    ):
-        assert parse_params({"package": {"license": given}}).package.license == kept
-    with pytest.raises(InputError, match=r"package\.license: expected an SPDX expression, such as"):
-        parse_params({"package": {"license": "Apache 2"}})
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        (None, "no such file; run from the project's root"),
+        (b"a: [1", "not readable as YAML"),
+        (b"- data\n", "expected a mapping of sections"),
+        (b"data:\n  seed: 1\n  seed: 2\n", "not readable as YAML.*seed"),
         ("data: {}".encode("utf-16"), "not in UTF-8; save it as UTF-8"),
         (b"data:\n\timage_size: 8\n", r"not readable as YAML \(.*line 2, column 1\); correct"),
-        (b"- data\n", "expected a mapping of sections"),
     ],
 )
-def test_a_file_that_is_no_yaml(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_a_file_that_is_no_yaml(tmp_path: Path, content: bytes | None, sentence: str) -> None:
     path = tmp_path / "params.yaml"
-    path.write_bytes(content)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^{path}: {sentence}"):
         load_params(path)
-    path.write_bytes(b"\xef\xbb\xbfdata: {image_size: 8}\r\n")
-    assert load_params(path).data.image_size == 8

@@ -13,6 +13,7 @@ from stages import profile_latency
 from stages.devices import local
 from stages.files import read_json, sha256
 from stages.params import Params
+from tests.bundles import flip_byte
 
 # The contract of docs/files.md.
 FIELDS = {
@@ -73,34 +74,37 @@ def test_a_runner_that_crashes_is_a_row(
     assert samples["local:|onnxruntime|fp16|1"] == []
 
 
-@pytest.mark.usefixtures("project")
-def test_nothing_measured_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
+@pytest.mark.parametrize(
+    ("runner", "message"),
+    [
+        (
+            "if '--describe' in sys.argv: sys.exit(print('{}'))\nsys.exit('error: no processor')",
+            "nothing could be measured.*reason: no processor",
+        ),
+        ("sys.exit('error: no onnxruntime')", "^local:: no onnxruntime$"),
+    ],
+)
+def test_a_runner_that_measures_nothing_is_an_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params, runner: str, message: str
 ) -> None:
-    (tmp_path / "runner.py").write_text(
-        "import json, sys\n"
-        "if '--describe' in sys.argv: sys.exit(print(json.dumps({})))\n"
-        "sys.exit('error: no such processor')"
-    )
-    monkeypatch.setattr(local, "RUNNER", tmp_path / "runner.py")
-    with pytest.raises(InputError, match=r"nothing could be measured.*reason: no such processor"):
+    (project / "runner.py").write_text(f"import sys\n{runner}")
+    monkeypatch.setattr(local, "RUNNER", project / "runner.py")
+    with pytest.raises(InputError, match=message):
         profile_latency.main(tiny_params)
 
 
-def test_an_altered_model_is_not_measured(project: Path, tiny_params: Params) -> None:
-    path = project / "artifacts/onnx/fp32.static.onnx"
-    path.write_bytes(path.read_bytes() + b"\n")
+def on(devices: list[str], params: Params) -> Params:
+    profile = params.profile.model_copy(update={"devices": devices})
+    return params.model_copy(update={"profile": profile})
+
+
+def test_what_cannot_be_measured_is_refused_before_any_work(
+    project: Path, tiny_params: Params
+) -> None:
+    with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: "):
+        profile_latency.main(on(["local:", "ssh://127.0.0.1:1"], tiny_params))
+    flip_byte(project / "artifacts/onnx/fp32.static.onnx")
     with pytest.raises(InputError, match=r"fp32\.static\.onnx: altered since its export"):
-        profile_latency.main(tiny_params)
-    assert not (project / "reports").exists()
-
-
-def test_a_machine_that_cannot_run_the_runner(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
-) -> None:
-    (tmp_path / "runner.py").write_text("import sys; sys.exit('error: no onnxruntime')")
-    monkeypatch.setattr(local, "RUNNER", tmp_path / "runner.py")
-    with pytest.raises(InputError, match="^local:: no onnxruntime$"):
         profile_latency.main(tiny_params)
     assert not (project / "reports").exists()
 
@@ -111,7 +115,6 @@ def test_devices_are_told_apart_and_kept_to_their_processors(
 ) -> None:
     cpu = min(os.sched_getaffinity(0))
     urls = ["local:", f"local:?cpus={cpu}&threads=2"]
-    settings = tiny_params.profile.model_copy(update={"devices": urls})
     wrapper = project / "runner.py"
     wrapper.write_text(
         "import os, runpy, sys\n"
@@ -119,7 +122,7 @@ def test_devices_are_told_apart_and_kept_to_their_processors(
         f"finally: print(len(os.sched_getaffinity(0)), file=open({str(project)!r} + '/cpus', 'a'))"
     )
     monkeypatch.setattr(local, "RUNNER", wrapper)
-    profile_latency.main(tiny_params.model_copy(update={"profile": settings}))
+    profile_latency.main(on(urls, tiny_params))
     report = read_json(profile_latency.REPORT)
     assert [device["device"] for device in report["devices"]] == urls
     assert report["devices"][0]["cores"] == os.cpu_count()
@@ -127,12 +130,3 @@ def test_devices_are_told_apart_and_kept_to_their_processors(
     assert rows == [(urls[0], 1)] * 4 + [(urls[1], 2)] * 4
     everywhere = str(len(os.sched_getaffinity(0)))
     assert (project / "cpus").read_text().split() == [everywhere] * 5 + ["1"] * 5
-
-
-@pytest.mark.usefixtures("project")
-def test_a_device_that_is_not_reached_costs_the_others_nothing(tiny_params: Params) -> None:
-    urls = ["local:", "ssh://127.0.0.1:1"]
-    settings = tiny_params.profile.model_copy(update={"devices": urls})
-    with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: "):
-        profile_latency.main(tiny_params.model_copy(update={"profile": settings}))
-    assert not profile_latency.REPORT.exists()

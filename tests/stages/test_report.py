@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,10 @@ from models.errors import InputError
 from stages import report
 from stages.files import sha256
 from stages.params import Params
+from tests.chromium import CHROMIUM, opened_page
 from tests.stages import chain_files
 from tests.stages.html_page import PAGE, SUMMARY, Page, change, change_rows, made, reasons
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VALIDATION, LATENCY, MODEL = (
     "reports/validation.json",
     "reports/latency.json",
@@ -132,22 +130,14 @@ def test_the_page_needs_no_network_and_no_other_file(page, html, reported):
     assert str(reported) not in html
     assert len(page.ids) == len(set(page.ids))
     inside = {reference[1:] for reference in page.references if reference.startswith("#")}
-    assert inside
-    assert inside <= set(page.ids)
+    assert set() < inside <= set(page.ids)
 
 
-def test_every_chart_has_the_pages_colours_and_says_how_to_read_it(html):
+def test_every_chart_has_the_pages_colours_and_how_to_read_it(html):
     drawings = re.findall(r"<svg.*?</svg>", html, re.S)
     assert len(drawings) == 1 + 3 + 4 + 1 + 2
     for drawing in drawings:
         assert not re.search(r"(?:fill|stroke): ?#|rgb\(|font-family|font:", drawing)
-    style = html.split("<style>")[1].split("</style>")[0]
-    light, dark = (
-        set(re.findall(r"(--[\w-]+):", part))
-        for part in (style.split("@media")[0], style.split("dark) {")[1].split("\n}")[0])
-    )
-    assert set(re.findall(r"var\((--[\w-]+)\)", html)) - {"--colour", "--heat"} <= light
-    assert light == dark
     for figure in re.findall(r"<figure>.*?</figure>", html, re.S):
         title = re.search(r"<h3>(.*?)</h3>", figure)[1]
         # One sentence stands for all charts of latency.
@@ -166,22 +156,20 @@ def test_text_and_lines_have_enough_contrast(scheme):
         for name, d in re.findall(r"(--[\w-]+): #(\w+);", declared)
     }
 
-    def contrast(one, other):
-        linear = [
-            np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-            for c in (one / 255, other / 255)
-        ]
-        low, high = sorted(float(c @ [0.2126, 0.7152, 0.0722]) for c in linear)
-        return (high + 0.05) / (low + 0.05)
+    def luminance(colour):
+        c = colour / 255
+        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
 
     paper, ink = colours["--paper"], colours["--ink"]
-    for name, colour in colours.items():
-        if name in {"--ink", "--muted"} or name.startswith("--series"):
-            assert contrast(colour, paper) >= (3 if name.startswith("--series") else 4.5), name
     # The strongest shade of a cell, behind the ink.
     strength = float(re.search(r"\.shaded .*var\(--heat\) \* ([\d.]+)", style)[1])
     cell = strength * colours["--series-1"] + (1 - strength) * paper
-    assert contrast(ink, cell) >= 4.5
+    pairs = [(ink, paper, 4.5), (colours["--muted"], paper, 4.5), (ink, cell, 4.5)]
+    pairs += [(c, paper, 3) for name, c in colours.items() if name.startswith("--series")]
+    for one, other, least in pairs:
+        low, high = sorted((luminance(one), luminance(other)))
+        assert high / low >= least, (one, other)
 
 
 def test_equal_measurements_give_equal_bytes(chain, reported):
@@ -217,7 +205,7 @@ def test_what_failed_or_was_not_exported_shows_with_its_reasons(chain):
     fp32, fp16, u8s8, s8s8 = (summary["exports"][name] for name in chain_files.PRECISIONS)
     assert fp32["accuracy"] == pytest.approx(0.975)
     assert (fp16["status"], fp16["reason"], fp16["accuracy"]) == ("failed", "wrong <logits>", None)
-    assert (u8s8["status"], u8s8["p50_ms"], u8s8["noisy"]) == ("passed", None, None)
+    assert (u8s8["status"], u8s8["p50_ms"]) == ("passed", None)
     assert (s8s8["status"], s8s8["reason"]) == ("failed", "not exported (ValueError: no)")
     assert (s8s8["size_mb"], s8s8["accuracy"], s8s8["dominated_by"]) == (None, None, [])
     rows = {row[0]: row[1:5] for row in page.tables["results"][1]}
@@ -264,18 +252,11 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
     assert verdicts["int8_s8s8"].startswith("dominated by int8_u8s8")
     text = page.text["results"]
     assert f"on this device: int8_u8s8, {summary['recommended']['reason']}." in text
-    assert "A dominated export is no better than the named ones in accuracy, size" in text
     assert (
         "int8_u8s8: made by fine-tuning, with ranges by minmax of 256 training images; decided on"
         " 180 validation images: fp32 97.78 %, calibrated 95.56 %, fine-tuned 97.22 %."
     ) in text
-    assert "int8_s8s8: made by calibration, with ranges by minmax of 256 training images." in text
-    # A stricter goal takes the choice back.
-    summary, _ = made(Params.model_validate({"gate": {"max_export_drop": 0.001}}))
-    assert summary["recommended"]["precision"] in {"fp32", "fp16"}
-
-
-def test_without_latency_at_one_thread_nothing_is_recommended_and_the_chart_says_so(chain):
+    # Without latency at one thread there is none.
     change_rows(LATENCY, {"threads": 1}, threads=4)
     summary, page = made()
     assert summary["recommended"] is None
@@ -299,17 +280,13 @@ def test_what_comes_from_elsewhere_is_escaped_and_shows_no_folders(chain):
     assert ["memory", "not measured"] in environment
 
 
-def test_a_loaded_teacher_has_a_level_line_and_no_loss(chain):
+def test_a_loaded_teacher_and_a_proxy_of_its_own_have_their_rows(chain):
     Path("reports/teacher/history.csv").write_text("epoch,loss/total,val_accuracy\n0,,0.99\n")
     change("reports/teacher/metrics.json", lambda m: (m.pop("best_epoch"), m.pop("epochs")))
+    change("reports/proxy/metrics.json", method="eskd", accuracy=0.9)
     _, page = made()
     assert page.text["curves"].count("teacher (loaded, not trained here)") == 1
     assert page.tables["curves"][0][0] == ["teacher", "loaded from a checkpoint, not trained here"]
-
-
-def test_a_proxy_that_is_not_the_teacher_has_its_rows(chain):
-    change("reports/proxy/metrics.json", method="eskd", accuracy=0.9)
-    _, page = made()
     assert [row[0] for row in page.tables["results"][0]][1:4] == ["teacher", "proxy", "student"]
     assert page.tables["results"][0][2][2] == "90.00 %"
     assert page.tables["calibration"][0][2] == ["proxy", "1.00 %"]
@@ -324,9 +301,7 @@ _LETTERS = "class,images,accuracy/student,images_digest,student_right\ncat,1,hig
         (LATENCY, None, r"reports/latency\.json: no such file"),
         ("reports/analysis.json", "{", r"reports/analysis\.json: not readable as JSON"),
         ("reports/distill/history.csv", "epoch,val_accuracy\n1,a\n", "expected a number"),
-        ("reports/classes.csv", None, r"reports/classes\.csv: no such file"),
         ("reports/classes.csv", _LETTERS, "expected a number"),
-        ("reports/teacher/history.csv", None, r"teacher/history\.csv: no such file"),
         ("artifacts/analysis/grad_cam.png", "no picture", "not a PNG file"),
     ],
 )
@@ -342,32 +317,13 @@ def test_what_is_missing_or_damaged_is_named_and_nothing_is_written(chain, path,
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_browser_shows_it_in_light_and_dark_and_as_wide_as_a_phone(reported, tmp_path):
-    address = (reported / PAGE).as_uri()
-    for scheme, setting in (("light", 1), ("dark", 0)):
-        picture = tmp_path / f"{scheme}.png"
-        colours = f"--blink-settings=preferredColorScheme={setting}"
-        size = "--window-size=1000,2000"
-        browse(tmp_path, size, colours, f"--screenshot={picture}", address)
-        with Image.open(picture) as image:
-            shown = np.asarray(image.convert("L"), dtype=float)
-        assert shown.mean() > 200 if scheme == "light" else shown.mean() < 60
-        assert shown.std() > 10  # there is something on it
-
-    # The page in a frame as wide as a phone tells how wide it wants to be.
-    frame = tmp_path / "phone.html"
-    frame.write_text(
-        f'<iframe id="page" src="{address}" style="width:380px;border:0"></iframe>'
-        "<script>onload = () => document.title ="
-        " document.getElementById('page').contentDocument.documentElement.scrollWidth</script>"
-    )
-    html = browse(tmp_path, "--allow-file-access-from-files", "--dump-dom", frame.as_uri())
-    assert int(re.search(r"<title>(\d+)</title>", html)[1]) <= 380
-
-
-def browse(tmp_path: Path, *arguments: str) -> str:
-    quiet = ["disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
-    quiet += ["disable-component-update", "disable-sync", "hide-scrollbars", "no-sandbox"]
-    command = [CHROMIUM, "--headless", *(f"--{flag}" for flag in quiet)]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout
+    with opened_page(tmp_path / "profile") as page:
+        page.open((reported / PAGE).as_uri())
+        for dark in (False, True):
+            page.look(tmp_path / "shown.png", 380, dark=dark, phone=True)
+            with Image.open(tmp_path / "shown.png") as image:
+                shown = np.asarray(image.convert("L"), dtype=float)
+            assert shown.mean() < 60 if dark else shown.mean() > 200
+            assert shown.std() > 10  # there is something on it
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        assert page.complaints == []

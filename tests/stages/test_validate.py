@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from stages.files import read_json, sha256, write_json
 from stages.params import Params
 from stages.runtimes import parity
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
-from tests.stages.conftest import exit_of
+from tests.bundles import flip_byte
 
 ONNX = Path("artifacts/onnx")
 
@@ -60,12 +59,7 @@ def rows(runtime: str = "onnxruntime") -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("project")
 def test_every_export_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validate, "STATIC_IMAGES", 20)
-    contents = set()
-    for _ in range(2):
-        validate.main(params(tensorrt="off", batch_sizes=[1, 3, 9, 16]))  # the golden batch has 8
-        contents.add(validate.REPORT.read_bytes())
-    (content,) = contents
-    json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    validate.main(params(tensorrt="off", batch_sizes=[1, 3, 9, 16]))  # the golden batch has 8
     assert read_json(validate.REPORT)["torch"] == {"accuracy": 1.0, "images": 30}
     assert [(row["precision"], row["shape"]) for row in rows()] == [
         (precision, shape)
@@ -78,8 +72,7 @@ def test_every_export_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["golden"]["batch_sizes"] == ([1, 3, 8] if row["shape"] == "dynamic" else [1])
         assert row["golden"]["max_relative_error"] < 0.1
         assert row["provider"] == "CPUExecutionProvider"
-        made_by = "calibration" if row["precision"].startswith("int8") else None
-        assert row["made_by"] == made_by
+        assert row["made_by"] == ("calibration" if "int8" in row["precision"] else None)
         assert row["drop_low"] <= row["drop"] <= row["drop_high"]
     assert [row["reason"] for row in rows("tensorrt")] == ["validate.tensorrt is off"] * 6
     assert {row["status"] for row in rows("tensorrt")} == {"skipped"}
@@ -135,15 +128,11 @@ def test_a_precision_that_fails_is_left_out_or_where_required_ends_the_chain(
     assert failed["int8_s8s8.dynamic.onnx"] == "agreement with torch 0.667 is below 0.9"
     fp16, int8 = capsys.readouterr().out.splitlines()
     assert fp16.startswith("validate: fp16 is left out: fp16.static.onnx in onnxruntime (relative")
-    assert int8 == (
-        "validate: int8_s8s8 is left out: int8_s8s8.dynamic.onnx in onnxruntime"
-        " (agreement with torch 0.667 is below 0.9)"
-    )
+    assert int8.startswith("validate: int8_s8s8 is left out: int8_s8s8.dynamic.onnx in onnxrunt")
     with pytest.raises(InputError) as caught:
         validate.main(params(("fp32", "int8_s8s8"), tensorrt="off"))
-    message = str(caught.value)
-    assert "1 of 14 failed: int8_s8s8.dynamic.onnx in onnxruntime (agreement with" in message
-    assert "export.required needs fp32, int8_s8s8: change that in params.yaml" in message
+    assert "1 of 14 failed: int8_s8s8.dynamic.onnx in onnxruntime (agree" in str(caught.value)
+    assert "export.required needs fp32, int8_s8s8: change that" in str(caught.value)
 
 
 @pytest.mark.usefixtures("project")
@@ -159,16 +148,12 @@ def test_a_required_precision_that_was_not_exported_is_named_at_once() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_int8_that_no_device_would_take_fails() -> None:
+def test_int8_that_no_device_would_take_and_logits_that_are_not_finite_fail() -> None:
     replace("int8_s8s8.static.onnx", -1e6)
     validate.main(params(min_agreement_int8=0.5))
     (row,) = (row for row in rows() if row["status"] == "failed")
     assert row["file"] == "int8_s8s8.static.onnx"
     assert row["reason"].endswith("on the golden batch, so every device would refuse it")
-
-
-@pytest.mark.usefixtures("project")
-def test_logits_that_are_not_finite_fail() -> None:
     replace("fp32.dynamic.onnx", float("nan"))
     with pytest.raises(InputError, match=r"fp32\.dynamic\.onnx in onnxruntime .*not finite"):
         validate.main(params())
@@ -176,17 +161,18 @@ def test_logits_that_are_not_finite_fail() -> None:
     assert rows()[0]["accuracy"] is None
 
 
-def test_an_altered_file_is_named(project: Path) -> None:
+def test_what_is_not_the_export_is_refused_before_any_work(project: Path) -> None:
     path = project / ONNX / "int8_u8s8.static.onnx"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    (project / "params.yaml").write_text("validate: {batch_sizes: [1, 3, 8]}\n")
-    message = str(exit_of("validate"))
-    assert message.startswith("error: artifacts/onnx/int8_u8s8.static.onnx: altered since its exp")
-    assert "\n" not in message
-    path.unlink()
+    flip_byte(path)
+    with pytest.raises(InputError, match=r"int8_u8s8\.static\.onnx: altered since its export"):
+        validate.main(params())
+    path.rename(genuine := path.with_suffix(".away"))
     with pytest.raises(InputError, match=r"artifacts/onnx/int8_u8s8\.static\.onnx: no such file"):
+        validate.main(params())
+    flip_byte(genuine)
+    genuine.rename(path)
+    save_network(parity.STUDENT, models.build("resnet8", 3))
+    with pytest.raises(InputError, match="not the student that was exported"):
         validate.main(params())
     assert not (project / "reports").exists()
 
@@ -202,11 +188,3 @@ def test_a_crash_of_tensorrt_is_a_reported_failure(monkeypatch: pytest.MonkeyPat
         ("failed", "crashed with SIGSEGV")
     }
     assert rows("tensorrt")[0]["golden"] is None
-
-
-@pytest.mark.usefixtures("project")
-def test_a_student_that_was_not_exported() -> None:
-    save_network(parity.STUDENT, models.build("resnet8", 3))
-    with pytest.raises(InputError, match="not the student that was exported"):
-        validate.main(params())
-    assert not validate.REPORT.exists()

@@ -7,7 +7,6 @@ from models.errors import InputError
 from stages.analysis.classes import (
     OneClass,
     by_class,
-    class_means,
     compare_runs,
     read_baseline,
     read_classes,
@@ -78,17 +77,11 @@ def test_a_digest_is_of_a_classs_images_alone():
     assert first[1].digest != other[1].digest
 
 
-def test_means_by_class():
-    assert class_means(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 2]), 3) == [2.0, None, 5.0]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "lacks the columns class, images, images_digest, student_right"),
         ("class,images,images_digest,student_right\ncat,9,0,ff\n", "one bit for each"),
-        ("class,images,images_digest,student_right\ncat,1,0,ffff\n", "one bit for each"),
-        ("class,images,images_digest,student_right\ncat,many,0,ff\n", "one bit for each"),
         ("class,images,images_digest,student_right\ncat,8\n", "one bit for each"),
         ("class,images,images_digest,student_right\ndog,1,0,80\n", r"of 1 classes \(dog\), but"),
     ],

@@ -41,25 +41,27 @@ def test_nothing_is_written_over(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_what_is_no_private_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configured_key() is None
-    monkeypatch.setenv("ACKD_SIGNING_KEY", "")
-    assert configured_key() is None
+def test_what_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for unset in (None, ""):
+        if unset is not None:
+            monkeypatch.setenv("ACKD_SIGNING_KEY", unset)
+        assert configured_key() is None
     path = tmp_path / "key"
     monkeypatch.setenv("ACKD_SIGNING_KEY", str(path))
     with pytest.raises(InputError, match=r"key: no such file; ACKD_SIGNING_KEY names it"):
         configured_key()
+    with pytest.raises(InputError, match=r"key: no such file; the public key names it"):
+        read_public_key(path)
     public, _ = new_key(tmp_path / "own")
     own = serialization.load_pem_private_key((tmp_path / "own").read_bytes(), password=None)
     pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     other = rsa.generate_private_key(65537, 2048)
-    contents = [
+    for content in (
         b"no key",
         other.private_bytes(pem, form, serialization.NoEncryption()),
         own.private_bytes(pem, form, serialization.BestAvailableEncryption(b"secret")),
         public.read_bytes(),
-    ]
-    for content in contents:
+    ):
         path.write_bytes(content)
         path.chmod(0o600)
         with pytest.raises(InputError, match=r"key: no Ed25519 private key without a passphrase"):
@@ -67,16 +69,10 @@ def test_what_is_no_private_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path.chmod(0o640)
     with pytest.raises(InputError, match=r"key: others than its owner .* run `chmod 600 "):
         configured_key()
-
-
-def test_what_is_no_public_key(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: no such file; the public key names it"):
-        read_public_key(tmp_path / "nowhere")
-    new_key(tmp_path / "key")
-    for content in (b"text", (tmp_path / "key").read_bytes()):
-        (tmp_path / "file").write_bytes(content)
-        with pytest.raises(InputError, match=r"file: no Ed25519 public key; give the \.pub file"):
-            read_public_key(tmp_path / "file")
+    for content in (b"text", (tmp_path / "own").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"key: no Ed25519 public key; give the \.pub file"):
+            read_public_key(path)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")

@@ -52,6 +52,10 @@ def test_a_curve_is_drawn_at_its_values():
     np.testing.assert_allclose(np.diff(x)[1:], np.diff(x)[0], rtol=1e-4)
     np.testing.assert_allclose((y[0] - y) / (y[0] - y[1]), [0, 1, 0.25], atol=1e-4)
     assert chart.legend == [("a", "var(--series-1)", False)]
+    # More series than colours are told apart by dashes.
+    many = {str(n): ([1, 2], [n, n]) for n in range(8)}
+    legend = charts.lines("name", many, y_label="y", describes="many").legend
+    assert len({(colour, dashed) for _, colour, dashed in legend}) == 8
 
 
 def test_a_distribution_shows_every_quantile_and_the_extremes():
@@ -82,13 +86,6 @@ def test_labels_do_not_overlap(latencies):
     assert len(places) == 4
     for (y, x, name), (below, after, _) in itertools.pairwise(places):
         assert below - y > 10 or after - x > 6 * len(name) + 5
-
-
-def test_more_series_than_colours_are_told_apart_by_dashes():
-    many = {str(n): ([1, 2], [n, n]) for n in range(8)}
-    legend = charts.lines("name", many, y_label="y", describes="many").legend
-    assert len(legend) == 8
-    assert len({(colour, dashed) for _, colour, dashed in legend}) == 8
 
 
 def test_a_precision_has_one_colour_in_every_chart(chain):

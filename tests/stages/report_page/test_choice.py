@@ -69,26 +69,17 @@ def test_the_quickest_within_the_goal_is_recommended() -> None:
     assert chosen(0.02, slow=export(0.9, 0.29, 1.3))[0] == "fp32"
 
 
-def test_without_a_goal_nothing_that_is_lost_for_sure() -> None:
+def test_what_is_recommended_where_the_goal_cannot_be_met_or_is_none() -> None:
     quick, quicker = export(0.891, 0.1, 0.5), export(0.88, 0.1, 0.25)
     name, reason = chosen(None, quick=quick, quicker=quicker)
     assert name == "quick"
     assert reason.startswith("the quickest of those that show no loss on the test images")
-
-
-def test_the_most_accurate_where_all_lose_too_much() -> None:
     failed = FP32 | {"status": "failed"}
-    exports = {"fp32": failed, "a": export(0.85, 0.1, 0.5), "b": export(0.86, 0.1, 0.6)}
-    choice = recommended(exports, 0.02)
-    assert choice is not None
-    assert choice["precision"] == "b"
-    assert choice["reason"].startswith(
-        "the most accurate, as there are none that lose at most 2.00"
-    )
-
-
-def test_without_a_latency_of_fp32_there_is_no_speed_to_tell() -> None:
-    fp32 = FP32 | {"p50_ms": None, "speedup": None}
-    choice = recommended({"fp32": fp32, "int8": export(0.9, 0.1, 0.5, speedup=None)}, 0.02)
-    assert choice is not None
-    assert choice["reason"].endswith(": 0.500 ms, a drop in points of 0.00 (−1.00 to +1.00)")
+    worse, better = export(0.85, 0.1, 0.5), export(0.86, 0.1, 0.6)
+    name, reason = chosen(0.02, fp32=failed, worse=worse, better=better)
+    assert name == "better"
+    assert reason.startswith("the most accurate, as there are none that lose at most 2.00")
+    # Without a latency of fp32 there is no speed to compare.
+    untimed = FP32 | {"p50_ms": None, "speedup": None}
+    _, reason = chosen(0.02, fp32=untimed, int8=export(0.9, 0.1, 0.5, speedup=None))
+    assert reason.endswith(": 0.500 ms, a drop in points of 0.00 (−1.00 to +1.00)")

@@ -78,17 +78,9 @@ def test_another_device_has_its_chart_and_its_rows(chain) -> None:
     assert len(set(page.ids)) == len(page.ids)
 
 
-def test_what_failed_there_has_its_reason(chain) -> None:
-    write_device(fp32=_UNKNOWN | {"status": "failed", "reason": "no such <instruction>"})
-    summary, page = made()
-    assert summary["devices"][BOARD]["exports"]["fp32"]["status"] == "failed"
-    assert reasons(summary)[f"latency of fp32 at 1 thread on {BOARD}"] == "no such <instruction>"
-    row = next(row for row in page.tables["trade-off"][0] if row[:2] == [BOARD, "fp32, 1"])
-    assert row[4:] == ["not measured"] * 2
-
-
-def test_what_passed_stands_for_a_precision_and_providers_are_told_apart(chain) -> None:
-    write_device()
+def test_what_failed_there_has_its_reason_and_what_passed_stands_for_a_precision(chain) -> None:
+    failed = _UNKNOWN | {"status": "failed", "reason": "no such <instruction>"}
+    write_device(fp32=failed)
     skipped = _UNKNOWN | {"status": "skipped", "reason": "no half precision"}
     change(FILE, lambda file: file["description"].update(cpu=None, machine="Phone 8"))
     change_rows(FILE, {}, provider="wasm")
@@ -98,7 +90,9 @@ def test_what_passed_stands_for_a_precision_and_providers_are_told_apart(chain) 
     assert (fp16["status"], fp16["threads"]) == ("passed", 4)
     rows = [row[1:3] for row in page.tables["trade-off"][0] if row[0] == BOARD]
     assert ["fp16, 1, webgpu", "skipped"] in rows
-    assert ["fp32, 1, wasm", "passed"] in rows
+    assert ["int8_u8s8, 1, wasm", "passed"] in rows
+    assert summary["devices"][BOARD]["exports"]["fp32"]["status"] == "failed"
+    assert reasons(summary)[f"latency of fp32 at 1 thread on {BOARD}"] == "no such <instruction>"
     assert "Phone 8, onnxruntime 1.19.2." in page.text["trade-off"]
     assert reasons(summary)[f"latency of fp16 at 1 thread on {BOARD}"] == "no half precision"
 
@@ -134,11 +128,7 @@ def test_several_devices_of_the_chain(chain) -> None:
     assert len(page.tables["latency"][0]) == 1 + 16
     assert page.tables["latency"][0][1][0] == "fp32, 1, local:"
     assert "x86_64, onnxruntime 1.31.1." in page.text["trade-off"]
-
-
-def test_the_first_device_is_what_the_summary_is_about(chain) -> None:
-    change(LATENCY, lambda c: c["devices"][0].update(device="ssh://board", cpu="Board CPU"))
-    change_rows(LATENCY, {}, device="ssh://board")
-    summary, page = made()
-    assert summary["exports"]["fp32"]["p50_ms"] is not None
-    assert "at one thread on Board CPU" in page.text["results"]
+    # The first one is what the summary is about.
+    change(LATENCY, lambda content: content["devices"].reverse())
+    _, page = made()
+    assert "at one thread on Example CPU" not in page.text["results"]

@@ -64,18 +64,12 @@ def test_it_is_compared_with_fp32_in_onnxruntime() -> None:
 
 
 @pytest.mark.usefixtures("chain")
-def test_fp32_that_was_timed_elsewhere_is_not_compared_with() -> None:
+def test_what_failed_has_its_reason_and_what_was_timed_elsewhere_is_not_compared_with() -> None:
     change(LATENCY, lambda latency: latency["devices"][0].update(device="ssh://pi@board"))
     change_rows(LATENCY, {}, device="ssh://pi@board")
-    summary, _ = measured(row("fp32"))
-    assert summary["litert"]["exports"]["fp32"]["p50_ms"] == 0.155
-    assert summary["litert"]["exports"]["fp32"]["speedup"] is None
-
-
-@pytest.mark.usefixtures("chain")
-def test_what_failed_is_named_with_its_reason() -> None:
     failed = dict.fromkeys((*ANSWERS, "bytes", "golden")) | {"status": "failed", "latency": []}
     summary, page = measured(row("fp32"), row("int8", **failed, reason="not converted: <why>"))
+    fp32, int8 = summary["litert"]["exports"].values()
+    assert (fp32["p50_ms"], fp32["speedup"], int8["size_mb"]) == (0.155, None, None)
     assert reasons(summary)["LiteRT int8"] == "not converted: <why>"
-    assert summary["litert"]["exports"]["int8"]["size_mb"] is None
     assert "int8 in LiteRT: not converted: <why>." in page.text["results"]
