@@ -34,10 +34,19 @@ _PLACE = "ACKD_ONNXRUNTIME_WEB"
 
 
 def folder() -> Path:
-    """Where the files of this release lie, or will."""
+    """Where the files of this release lie, or will.
+
+    Raises:
+        InputError: no place is known.
+    """
     if place := os.environ.get(_PLACE):
         return Path(place) / VERSION
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise InputError(
+            f"no home folder is known to keep {PACKAGE} in; set {_PLACE} to a folder"
+        ) from None
     return cache / "ackd" / PACKAGE / VERSION
 
 
@@ -66,7 +75,8 @@ def install(packed: Path | None = None) -> Path:
         packed: the release as ``npm pack onnxruntime-web@<version>`` writes it; None fetches it.
 
     Raises:
-        InputError: npm is missing or fails, or the release is not the one that is named here.
+        InputError: npm is missing or fails, the release is not the one that is named here, or the
+            folder cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="ackd-") as temporary:
         source = _fetch(Path(temporary)) if packed is None else packed
@@ -80,13 +90,18 @@ def install(packed: Path | None = None) -> Path:
                 f"{source.name}: not {PACKAGE} {VERSION} as it was published (its sha512 differs);"
                 f" fetch it again with `npm pack {PACKAGE}@{VERSION}`"
             )
-        with new_folder(folder()) as place, tarfile.open(source) as archive:
-            for name in FILES:
-                member = archive.extractfile(f"package/dist/{name}")
-                assert member is not None  # by the sum
-                # As they are sent: a phone on Wi-Fi waits for a quarter of the bytes.
-                with member, gzip.open(place / f"{name}.gz", "wb", compresslevel=6) as compressed:
-                    shutil.copyfileobj(member, compressed)
+        try:
+            with new_folder(folder()) as place, tarfile.open(source) as archive:
+                for name in FILES:
+                    member = archive.extractfile(f"package/dist/{name}")
+                    assert member is not None  # by the sum
+                    # As they are sent: a phone on Wi-Fi waits for a quarter of the bytes.
+                    with member, gzip.open(place / f"{name}.gz", "wb", compresslevel=6) as file:
+                        shutil.copyfileobj(member, file)
+        except OSError as error:  # such as that of a user without a home folder
+            raise InputError(
+                f"{folder()}: not written ({error.strerror}); set {_PLACE} to a folder of yours"
+            ) from None
     return folder()
 
 

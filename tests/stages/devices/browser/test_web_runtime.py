@@ -63,6 +63,15 @@ def test_another_release_is_refused_and_leaves_nothing(place: Path, packed: Path
     assert not place.exists()
 
 
+def test_a_place_that_cannot_be_written_is_named(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="not written .*; set ACKD_ONNXRUNTIME_WEB to a folder"):
+        web_runtime.install(packed)
+
+
 def test_what_is_missing_is_named_in_one_sentence(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,3 +97,10 @@ def test_the_default_place_is_the_users_cache(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert web_runtime.folder() == tmp_path / ".cache/ackd/onnxruntime-web" / web_runtime.VERSION
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    with pytest.raises(InputError, match="no home folder .*; set ACKD_ONNXRUNTIME_WEB to a folder"):
+        web_runtime.folder()
