@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -41,21 +40,6 @@ def holders(root: Path) -> list[Holder]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return sorted(found)
-
-
-def memory_of_children() -> int:
-    """Bytes of main memory that all processes take which this one has started.
-
-    What processes share counts once where the system tells (Linux), and for each of them elsewhere.
-    """
-    import psutil
-
-    total = 0
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
-            taken = process.memory_full_info()
-            total += getattr(taken, "pss", taken.rss)
-    return total
 
 
 def working_folders() -> set[Path]:

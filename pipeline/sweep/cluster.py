@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import fcntl
 import io
@@ -17,13 +16,11 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 
 from models.errors import InputError
-from pipeline.dvc_config import cache_folder
-from pipeline.dvc_output import StageError
-from pipeline.dvc_runner import Runner
+from pipeline.dvc_command import dvc
+from pipeline.dvc_config import cache_folder, shared_remote
 from pipeline.experiments import list_refs
 from pipeline.git_refs import git
 from pipeline.resources import listed_gpus
-from pipeline.sizes import show_bytes
 from pipeline.sweep.commits import message
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.worker import Here, Workshop
@@ -39,12 +36,12 @@ class Cluster(NamedTuple):
     Attributes:
         client: of Dask.
         workshop: the name by which its workers know theirs.
-        slots: how many experiments at once, by the most memory that one took (0 before the first).
+        slots: how many experiments at once, at this moment.
     """
 
     client: Any
     workshop: str
-    slots: Callable[[int], int]
+    slots: Callable[[], int]
 
 
 @contextlib.contextmanager
@@ -67,16 +64,12 @@ def only_one(sweep: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def start_here(
-    plan: Plan, jobs: int | None, memory: float | None, report: Callable[[str], None]
-) -> Iterator[Cluster]:
+def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> Iterator[Cluster]:
     """Processes of this machine, each with a GPU where ACKD_GPUS lists some.
 
     Args:
         plan: what they will run.
         jobs: how many; None is one for each GPU, or one.
-        memory: bytes for all experiments at once: the first runs alone, and beside it as many as
-            fit, by what the largest took so far. None is no limit.
         report: takes a line where fewer than ``jobs`` run.
     """
     import dask
@@ -101,19 +94,6 @@ def start_here(
         gpus=tuple(gpus),
     )
     workshop = _workshop(plan, str(Path.cwd()), here)
-    fewest = jobs
-
-    def slots(largest: int) -> int:
-        nonlocal fewest
-        if memory is None or jobs == 1:
-            return jobs
-        fits = max(1, min(jobs, int(memory // largest))) if largest else 1
-        if largest and fits < fewest:
-            fewest = fits
-            taken = f"{show_bytes(largest)}, of {show_bytes(memory)} for all"
-            report(f"{fits} at once from here: an experiment takes up to {taken}")
-        return fits
-
     try:
         # Left to itself, Dask gives every process below a worker one thread to compute with.
         with (
@@ -130,7 +110,7 @@ def start_here(
             Client(cluster, set_as_default=False) as client,
             _open(client, workshop) as name,
         ):
-            yield Cluster(client, name, slots)
+            yield Cluster(client, name, lambda: jobs)
     finally:
         for part in ("clones", "workers"):
             shutil.rmtree(folder / part, ignore_errors=True)
@@ -167,7 +147,7 @@ def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
                 f" `dask worker {address} --nthreads 1`"
             ) from None
         with _open(client, _workshop(plan, url, None)) as name:
-            yield Cluster(client, name, lambda _: max(1, sum(client.nthreads().values())))
+            yield Cluster(client, name, lambda: max(1, sum(client.nthreads().values())))
 
 
 @contextlib.contextmanager
@@ -200,11 +180,7 @@ def _lock(commit: str, places: Sequence[str]) -> str | None:
         text = git(Path(), "show", f"{commit}:dvc.lock")
     except InputError:
         return None
-    with Runner(Path()) as runner:
-        try:
-            lines = runner.dvc(["data", "status", "--json", *places], lambda _: None)
-        except StageError as error:
-            raise InputError(f"dvc data status: {error}") from None
+    lines = dvc(Path(), "data", "status", "--json", *places).splitlines()
     status = json.loads(next(line for line in lines if line.startswith("{")))
     key = "not_in_remote" if places else "not_in_cache"
     lost = {place.rstrip("/") for place in status.get(key, [])}  # folders end in a slash
@@ -222,13 +198,7 @@ def _check_reachable(url: str, commit: str) -> None:
     tips = {line.split("\t")[0] for line in git(Path(), "ls-remote", url).splitlines()}
     if not any(_contains(tip, commit) for tip in tips):
         raise InputError(f"{url} does not have the commit {commit[:8]}; `git push` it first")
-    config = configparser.ConfigParser(interpolation=None)
-    config.read_string(git(Path(), "show", f"{commit}:.dvc/config"))
-    if not config.get("core", "remote", fallback=""):
-        raise InputError(
-            ".dvc/config names no default remote, by which the workers share data; add one by"
-            " `dvc remote add --default` and commit it"
-        )
+    shared_remote(Path())
 
 
 def _contains(tip: str, commit: str) -> bool:
@@ -252,11 +222,10 @@ def pull(url: str, names: Sequence[str]) -> None:
     Raises:
         InputError: the data cannot be had.
     """
-    with Runner(Path()) as runner:
-        try:
-            runner.dvc(["exp", "pull", url, *names], lambda _: None)
-        except StageError as error:
-            raise InputError(
-                f"the experiments are in git, and their data could not be pulled ({error}); try"
-                f" `dvc exp pull {url}` again"
-            ) from None
+    try:
+        dvc(Path(), "exp", "pull", url, *names)
+    except InputError as error:
+        raise InputError(
+            f"the experiments are in git, and their data could not be pulled ({error}); try"
+            f" `dvc exp pull {url}` again"
+        ) from None

@@ -26,14 +26,6 @@ def sweep(
             " or 1.",
         ),
     ] = None,
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            metavar="GB",
-            help="Main memory (10^9 bytes) for all experiments at once on this machine: fewer than"
-            " --jobs run where what they were seen to take does not fit.",
-        ),
-    ] = None,
     dask: Annotated[
         str | None,
         typer.Option(
@@ -66,10 +58,6 @@ def sweep(
         raise InputError(
             "--jobs is for this machine; on a cluster, the workers' --nthreads says how many"
         )
-    if dask is not None and memory is not None:
-        raise InputError("--memory is for this machine; leave it out, and start fewer workers")
-    if memory is not None and memory <= 0:
-        raise InputError(f"--memory is {memory:g}, expected GB above 0")
     planned = load_plan(file)
     if plan:
         _show(planned)
@@ -79,7 +67,7 @@ def sweep(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
-        failed = _run_on(dask, git, planned) if dask else _run_here(planned, jobs, memory)
+        failed = _run_on(dask, git, planned) if dask else _run_here(planned, jobs)
     except KeyboardInterrupt:
         typer.echo(
             "interrupted: every experiment is stopped; the same command goes on from here",
@@ -116,17 +104,16 @@ def _show(plan: Plan) -> None:
     typer.echo(f"{len(plan.experiments)} experiments, {len(ready)} done, {left} to run")
 
 
-def _run_here(plan: Plan, jobs: int | None, memory_gb: float | None) -> list[Outcome]:
+def _run_here(plan: Plan, jobs: int | None) -> list[Outcome]:
     from pipeline.sweep.cluster import only_one, start_here
     from pipeline.sweep.commits import done
     from pipeline.sweep.run import run
 
-    memory = None if memory_gb is None else memory_gb * 1e9
     with only_one(plan.name):
         ready = done(plan)
         if len(ready) == len(plan.experiments):
             return []
-        with start_here(plan, jobs, memory, typer.echo) as cluster:
+        with start_here(plan, jobs, typer.echo) as cluster:
             return run(plan, ready, cluster, typer.echo)
 
 

@@ -42,7 +42,7 @@ def run(
     ended: queue.Queue[Any] = queue.Queue()
     outcomes: list[Outcome] = []
     while pending or running:
-        slots = cluster.slots(max((outcome.memory for outcome in outcomes), default=0))
+        slots = cluster.slots()
         for item in list(pending):
             if len(running) >= slots:
                 break

@@ -11,9 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,7 @@ from pipeline.dvc_output import StageError
 from pipeline.dvc_runner import Runner
 from pipeline.experiments import list_refs
 from pipeline.git_refs import git
-from pipeline.processes import memory_of_children
 from pipeline.sweep.run_cache import push_copies
-
-_EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,14 +66,12 @@ class Outcome:
         seconds: that it took.
         reason: why it failed; None where it did not.
         where: the worker, or an empty text on the project's own machine.
-        memory: the most bytes that it was seen to take.
     """
 
     name: str
     seconds: float
     reason: str | None = None
     where: str = ""
-    memory: int = 0
 
 
 @dataclass(eq=False)
@@ -130,15 +123,14 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
     def run(self, order: Order) -> Outcome:
         began, reason = time.monotonic(), None
         log = self._folder / f"{order.name}.log"
-        with _watched() as memory:
-            try:
-                self._run(order, log)
-            except (InputError, StageError) as error:
-                reason = f"{error} ({log})"
-            except OSError as error:
-                reason = f"{error.strerror} ({error.filename})"
+        try:
+            self._run(order, log)
+        except (InputError, StageError) as error:
+            reason = f"{error} ({log})"
+        except OSError as error:
+            reason = f"{error.strerror} ({error.filename})"
         where = "" if self.here else self._name
-        return Outcome(order.name, time.monotonic() - began, reason, where, max(memory))
+        return Outcome(order.name, time.monotonic() - began, reason, where)
 
     def _run(self, order: Order, log: Path) -> None:
         clone = (self._folder / "clones" / order.name).resolve()
@@ -202,21 +194,3 @@ def run_experiment(workshop: str, order: Order) -> Outcome:
     """Run one experiment on this worker to its end."""
     found: Workshop = get_worker().plugins[workshop]
     return found.run(order)
-
-
-@contextlib.contextmanager
-def _watched() -> Iterator[list[int]]:
-    """The memory of all that this worker has started, second by second."""
-    found, over = [0], threading.Event()
-
-    def look() -> None:
-        while not over.wait(_EVERY_SECONDS):
-            found.append(memory_of_children())
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        over.set()
-        thread.join()
