@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from models.errors import InputError
-from pipeline.git_refs import without_password
+from pipeline.git_command import without_password
 
 _ERROR = re.compile(r"^ERROR: (?:failed to transfer '[^']*' - |unexpected error - )?(.*)$", re.M)
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from models.errors import InputError
 from pipeline.dvc_output import HOUSEKEEPING, Outcome, StageError, failure, outcome
 from pipeline.environment import prepare
-from pipeline.git_refs import without_password
+from pipeline.git_command import without_password
 from pipeline.guard import GRACE_S, Guard, stop
 from pipeline.resources import Needs, parse_needs
 from stages.params import read_yaml

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.git_refs import git
+from pipeline.git_command import git
 
 # Beside them lie DVC's own notes, such as refs/exps/exec and refs/exps/stash.
 _REF = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")

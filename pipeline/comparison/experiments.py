@@ -21,7 +21,7 @@ from typing import Any
 
 from models.errors import InputError
 from pipeline.experiments import list_refs
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from pipeline.summary_schema import Compared, Row, checked
 from stages.params import parse_yaml
 

@@ -114,7 +114,7 @@ def run_worker(pool: str, root: Path) -> int:
 def worker_variables(root: Path) -> dict[str, str]:
     """What ``prefect.yaml`` leaves to the worker: the variables by which it finds a project."""
     from pipeline.dvc_config import cache_folder
-    from pipeline.git_refs import git
+    from pipeline.git_command import git
 
     def ask(*arguments: str) -> str:
         with contextlib.suppress(InputError):  # a project without git has no nights in clones

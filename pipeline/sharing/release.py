@@ -9,7 +9,7 @@ from models.errors import InputError
 from pipeline.bundles import open_bundle
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import CONFIG, shared_remote
-from pipeline.git_refs import changed_files, git, git_remote, head
+from pipeline.git_command import changed_files, git, git_remote, head
 from pipeline.sharing.registry import CHAIN, LOCK, Release, is_of, list_releases, open_registry
 from stages.files import read_json
 from stages.params import PARAMS_FILE, read_yaml

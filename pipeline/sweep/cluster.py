@@ -19,7 +19,7 @@ from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import cache_folder, shared_remote
 from pipeline.experiments import list_refs
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from pipeline.resources import listed_gpus
 from pipeline.sweep.commits import message
 from pipeline.sweep.plan import Plan

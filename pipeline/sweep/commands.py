@@ -119,7 +119,7 @@ def _run_here(plan: Plan, jobs: int | None) -> list[Outcome]:
 
 def _run_on(address: str, url: str | None, plan: Plan) -> list[Outcome]:
     from models.errors import InputError
-    from pipeline.git_refs import git
+    from pipeline.git_command import git
     from pipeline.sweep.cluster import connect, fetch, only_one, pull
     from pipeline.sweep.commits import done
     from pipeline.sweep.run import run

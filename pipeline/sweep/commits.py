@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.errors import InputError
 from pipeline.experiments import Found, list_refs
-from pipeline.git_refs import changed_files, git
+from pipeline.git_command import changed_files, git
 from pipeline.presets import leaves
 from stages.params import PARAMS_FILE, parse_yaml
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from models.errors import InputError
 from pipeline.dvc_runner import Stage, load_graph
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from pipeline.presets import laid
 from pipeline.sweep.commits import check_committed, check_in_git
 from stages.params import PARAMS_FILE, parse_params, parse_yaml, read_yaml

@@ -22,7 +22,7 @@ from models.errors import InputError
 from pipeline.dvc_output import StageError
 from pipeline.dvc_runner import Runner
 from pipeline.experiments import list_refs
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from pipeline.sweep.run_cache import push_copies
 
 

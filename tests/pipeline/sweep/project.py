@@ -15,7 +15,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipeline.experiments import list_refs
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from tests.once import once, repository
 from tests.pipeline.conftest import ROOT
 

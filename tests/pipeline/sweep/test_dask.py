@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from tests.pipeline.sweep.project import (
     LOG,
     cached,

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline import cli
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from tests.pipeline.sweep.project import (
     LOG,
     cached,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from pipeline.git_refs import git
+from pipeline.git_command import git
 from pipeline.sweep.commits import done
 from pipeline.sweep.plan import Plan, load_plan
 from tests.pipeline.conftest import ROOT

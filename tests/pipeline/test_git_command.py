@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from pipeline.git_refs import changed_files, git, git_remote, head, without_password
+from pipeline.git_command import changed_files, git, git_remote, head, without_password
 
 
 @pytest.fixture
