@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from models.errors import InputError
 from pipeline.presets import leaves
 from pipeline.rich_tables import print_table
-from pipeline.summary_schema import Shown, checked
 from stages.files import read_json
 from stages.formatting import by_reason, origin
 from stages.params import PARAMS_FILE, read_yaml
@@ -30,7 +30,20 @@ def show(console: Console) -> None:
         InputError: there is no summary yet, it is damaged, or another version wrote it.
     """
     summary = read_json(SUMMARY)
-    checked(summary, Shown, "run `dvc repro` to make it anew")
+    try:
+        with console.capture() as shown:  # whole, or not at all
+            _print(console, summary)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{SUMMARY}: not as this version of ackd writes it ({error!r}); run `dvc repro` to"
+            " make it anew"
+        ) from None
+    console.file.write(shown.get())
+
+
+def _print(console: Console, summary: dict[str, Any]) -> None:
     data = summary["data"]
     size = "" if data["image_size"] is None else f", {data['image_size']} x {data['image_size']}"
     title = f"{summary['student']['network']}, {origin(summary)}"

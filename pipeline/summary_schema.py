@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -83,18 +83,8 @@ class Paper(_Part):
     differs: list[str]
 
 
-class _ShownExport(Export):
-    reason: str | None
-    drop: FiniteFloat | None
-    drop_low: FiniteFloat | None
-    drop_high: FiniteFloat | None
-    max_relative_error: Amount | None
-    agreement: Fraction | None
-    p50_ms: Amount | None
-    p90_ms: Amount | None
-    threads: Count
-    noisy: bool | None
-    speedup: Amount | None
+class _Timed(Export, Row):
+    """A precision with its latencies on the machine that ran the chain."""
 
 
 class _LiteRTVersions(_Part):
@@ -103,11 +93,11 @@ class _LiteRTVersions(_Part):
 
 class LiteRT(_Part):
     versions: _LiteRTVersions
-    exports: dict[str, _ShownExport]
+    exports: dict[str, _Timed]
 
 
 class Compared(_Part):
-    """What comparing and choosing read."""
+    """What comparing and choosing read of a summary."""
 
     data: Data
     teacher: Network
@@ -119,53 +109,18 @@ class Compared(_Part):
     paper: Paper | None
 
 
-class _OwnExport(_ShownExport):
-    made_by: str | None
-    dominated_by: list[str]
-
-
-class _ShownDevice(Device):
-    system: str | None
-
-
-class _Skipped(_Part):
-    what: str
-    reason: str
-    device: str | None = None
-
-
-class Shown(_Part):
-    """What `ackd show` reads."""
-
-    data: Data
-    teacher: Network
-    proxy: Student
-    student: Student
-    drop_from_teacher: FiniteFloat
-    exports: dict[str, _OwnExport]
-    recommended: Recommended | None
-    devices: Annotated[dict[str, _ShownDevice], Field(min_length=1)]
-    litert: LiteRT | None
-    warnings: list[str]
-    skipped: list[_Skipped]
-
-
-Form = TypeVar("Form", bound=BaseModel)
-
-
-def checked(content: dict[str, Any], form: type[Form], remedy: str) -> Form:
-    """The parts of a summary that ``form`` names.
+def checked(content: dict[str, Any], remedy: str) -> Compared:
+    """The parts of a summary that are compared.
 
     Args:
         content: of the file.
-        form: one of this module.
         remedy: what a user can do, the end of the sentence.
 
     Raises:
         InputError: a key lacks, or has another kind of value, as in a file of another version.
     """
     try:
-        return form.model_validate(content)
+        return Compared.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))

@@ -216,7 +216,7 @@ def _figures(read: Read) -> Compared:
         raise InputError(f"{_SUMMARY} is not readable as JSON ({error})") from None
     if not isinstance(summary, dict):
         raise InputError(f"{_SUMMARY} is not a JSON object")
-    return _with_litert(checked(summary, Compared, "run that experiment again"))
+    return _with_litert(checked(summary, "run that experiment again"))
 
 
 def _with_litert(results: Compared) -> Compared:

@@ -12,7 +12,7 @@ from models.errors import InputError
 from pipeline.comparison import tables
 from pipeline.comparison.experiments import Experiment
 from pipeline.comparison.variants import beaten_by, compare, differing
-from pipeline.summary_schema import Compared, checked
+from pipeline.summary_schema import checked
 from tests.pipeline.comparison.exps import export, row, summary
 
 
@@ -27,7 +27,7 @@ def experiment(
         variant=variant,
         seed=int(seed.removeprefix("seed")),
         params={"distill": params | {"seed": int(seed.removeprefix("seed"))}},
-        results=None if content is None else checked(content, Compared, ""),
+        results=None if content is None else checked(content, ""),
         test_images=images,
         reason="it stopped" if content is None else None,
         command=f"dvc exp apply {name}",
