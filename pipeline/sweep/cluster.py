@@ -103,7 +103,8 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
                 threads_per_worker=1,
                 memory_limit=None,
                 security=True,  # or other users of this machine could send it work
-                dashboard_address=None,
+                # None would be port 8787, which another sweep has.
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 local_directory=str(folder / "workers"),
                 silence_logs=logging.CRITICAL,
             ) as cluster,
