@@ -82,6 +82,21 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            return list(csv.DictReader(handle, strict=True))
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: no such file; run `dvc repro` to make it") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as CSV ({error}); expected it as written") from None
+
+
 def without_folders(text: str) -> str:
     """A path, or a source with one, as a report shows it to others: ``hf:.../flowers``."""
     return _FOLDERS.sub(r"\1.../", text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
-from stages.analysis.classes import CLASSES_FILE, read_classes
+from stages.analysis.classes import CLASSES_FILE
 from stages.bundle.card import model_card
 from stages.bundle.keys import configured_key, key_id
 from stages.bundle.manifest import write_manifest
@@ -17,7 +17,7 @@ from stages.bundle.sbom import write_sbom
 from stages.devices.programs import RUNNER, single_file
 from stages.devices.proof import MANIFEST, SIGNATURE
 from stages.entry import run_stage
-from stages.files import new_file, new_folder, read_json, write_json
+from stages.files import new_file, new_folder, read_csv, read_json, write_json
 from stages.params import Params
 from stages.runtimes.exported import SHAPES, Exported, load_exported
 
@@ -56,7 +56,7 @@ def main(params: Params) -> None:
         "failed": {},
         "quantization": {name: made for name, made in quantization.items() if name in files},
     }
-    classes, report = read_classes(CLASSES_FILE), read_json(DATA)
+    classes, report = read_csv(CLASSES_FILE), read_json(DATA)
     environment = read_json(ENVIRONMENT)
     card = model_card(summary, description, gate["goals"], classes, params, report, environment)
 

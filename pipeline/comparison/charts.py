@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,16 +12,15 @@ from pipeline.comparison.variants import Group, Place
 from stages.analysis.intervals import Gain
 from stages.formatting import percent, points, significant
 from stages.report_page.charts import differences
-from stages.report_page.page_charts import Titled
 from stages.report_page.svg import (
     DASHES,
     MUTED,
-    PAPER,
-    PERCENT_TICKS,
     SERIES,
+    VARIABLES,
     Chart,
-    legend_of,
+    draw_point,
     new_axes,
+    scale_accuracies,
     to_svg,
 )
 
@@ -36,7 +34,7 @@ class _Point(NamedTuple):
     noisy: bool
 
 
-def over_baseline(group: Group, name: str) -> Titled | None:
+def over_baseline(group: Group, name: str) -> Chart | None:
     """The differences from the baseline; None where there are none."""
     rows = [
         (v.name, Gain(over.mean, *(math.nan if end is None else end for end in over[1:3])))
@@ -46,16 +44,16 @@ def over_baseline(group: Group, name: str) -> Titled | None:
     if not rows:
         return None
     listed = "; ".join(f"{label} {points(gain.gain)}" for label, gain in rows)
-    chart = differences(name, rows, f"Differences from {group.baseline} in points: {listed}")
+    describes = f"Differences from {group.baseline} in points: {listed}"
     reading = (
         f"A point is the mean difference from {group.baseline} over the same seeds, its line the"
         " 95 % interval; a line that stays clear of the dotted zero is a difference that seeds"
         " alone do not explain, and a point without a line has a single seed."
     )
-    return Titled(f"Accuracy over {group.baseline}", chart, reading)
+    return differences(name, f"Accuracy over {group.baseline}", rows, describes, reading)
 
 
-def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled]:
+def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Chart]:
     """Latency on a device, and size; each variant in its recommended precision."""
     timed, sized = [], []
     for variant in group.variants:
@@ -73,9 +71,11 @@ def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled
     )
     hollow = "; a hollow point was measured while the machine was noisy, and beats none"
     return [
-        Titled(
+        _trade_off(
+            f"{name}-{cost}",
             f"Accuracy against {cost}",
-            _trade_off(f"{name}-{cost}", found, f"{cost}, {unit}"),
+            found,
+            f"{cost}, {unit}",
             f"{reading}{hollow if any(point.noisy for point in found) else ''}.",
         )
         for cost, unit, found in (("latency", "p50, ms", timed), ("size", "MB", sized))
@@ -83,7 +83,7 @@ def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Titled
     ]
 
 
-def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
+def _trade_off(name: str, title: str, found: Sequence[_Point], x_label: str, reading: str) -> Chart:
     """Numbers stand at the points that no other beats; dozens of names would hide the points."""
     front = [
         point
@@ -91,10 +91,7 @@ def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
         if point.noisy or not any(_beats(other, point) for other in found if not other.noisy)
     ]
     with new_axes(height=300) as (figure, axes):
-        accuracies = [point.accuracy for point in found]
-        low, high = min(accuracies), max(accuracies)
-        margin = max(0.005, 0.15 * (high - low))
-        axes.set_ylim(low - margin, min(high + margin, 1.0 + margin / 4))
+        scale_accuracies(axes, [point.accuracy for point in found])
         axes.set_xlim(0, max(point.cost for point in found) * 1.08)
         for point in found:
             if point not in front:
@@ -102,25 +99,18 @@ def _trade_off(name: str, found: Sequence[_Point], x_label: str) -> Chart:
         steps = [point for point in front if not point.noisy]
         where = [point.cost for point in steps], [point.accuracy for point in steps]
         axes.step(*where, where="post", color=MUTED, linestyle=DASHES[2], linewidth=1)
+        legend = []
         for number, point in enumerate(front, 1):
             colour = SERIES[(number - 1) % len(SERIES)]
+            draw_point(axes, point.cost, point.accuracy, colour, point.noisy)
             spot = point.cost, point.accuracy
-            face = PAPER if point.noisy else colour
-            axes.plot(*spot, "o", color=colour, markerfacecolor=face, markersize=8)
             axes.annotate(str(number), spot, (-5, 8), textcoords="offset points")
-        axes.set(xlabel=x_label, ylabel="test accuracy")
-        axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            legend.append((f"{number} {point.name}", VARIABLES[colour], False))
+        axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        listed = "; ".join(
-            f"{p.name} {percent(p.accuracy)} at {significant(p.cost)}" for p in found
-        )
-        colours = [colour for _, colour, _ in legend_of(SERIES, itertools.repeat(False))]
-        legend = [
-            (f"{number} {point.name}", colours[(number - 1) % len(colours)], False)
-            for number, point in enumerate(front, 1)
-        ]
-        return Chart(to_svg(name, figure), f"Accuracy against {x_label}: {listed}", legend)
+        svg = to_svg(name, figure)
+    listed = "; ".join(f"{p.name} {percent(p.accuracy)} at {significant(p.cost)}" for p in found)
+    return Chart(title, svg, f"Accuracy against {x_label}: {listed}", reading, legend)
 
 
 def _beats(other: _Point, point: _Point) -> bool:

@@ -17,8 +17,8 @@ from pipeline.comparison.variants import (
     results_of,
 )
 from stages.formatting import percent, points, significant
-from stages.report_page.page_charts import Titled
 from stages.report_page.paper import title as title_in_paper
+from stages.report_page.svg import Chart
 from stages.tables import NOISY, NOISY_NOTE, Cell, Table
 
 _ACCURACY = (
@@ -53,7 +53,7 @@ class Part(NamedTuple):
     """
 
     table: Table
-    charts: Sequence[Titled] = ()
+    charts: Sequence[Chart] = ()
     folded: bool = False
 
 
@@ -94,7 +94,7 @@ def parts(comparison: Comparison, *, draw: bool = False) -> Iterator[Part]:
     yield Part(experiments(comparison), folded=True)
 
 
-def _charts(group: Group, number: int, place: Place | None) -> Sequence[Titled]:
+def _charts(group: Group, number: int, place: Place | None) -> Sequence[Chart]:
     from pipeline.comparison import charts
 
     if place is not None:

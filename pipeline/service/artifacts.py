@@ -131,7 +131,7 @@ def accuracy_against_latency(summary: Mapping[str, Any]) -> str | None:
     # The page's style sheet has the colours, the light ones first; an image has no page about it.
     style = Path(report_page.__path__[0], "style.css").read_text(encoding="utf-8")
     colours = dict(reversed(re.findall(r"(--[a-z0-9-]+):\s*(#[0-9a-fA-F]+)", style)))
-    svg = re.sub(r"var\((--[a-z0-9-]+)\)", lambda name: colours[name[1]], str(charts[0].chart.svg))
+    svg = re.sub(r"var\((--[a-z0-9-]+)\)", lambda name: colours[name[1]], str(charts[0].svg))
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert box
     head = (

@@ -6,9 +6,8 @@ these images: so a comparison of two runs is a paired one wherever both saw the 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from models.errors import InputError
 from stages.analysis.intervals import Gain, Right, gain, mean_gain
-from stages.files import write_csv
+from stages.files import read_csv, write_csv
 
 if TYPE_CHECKING:
     from stages.data.arrays import Images
@@ -27,6 +26,7 @@ CLASSES_FILE = Path("reports/classes.csv")
 GAIN_COLUMNS = ("gain", "gain_low", "gain_high")
 
 _CHUNK = 1024
+_REMEDY = "expected the reports/classes.csv of a run, as it was written"
 
 
 @dataclass(frozen=True)
@@ -121,28 +121,6 @@ def write_classes(
     write_csv(CLASSES_FILE, rows)
 
 
-def read_classes(path: Path = CLASSES_FILE) -> list[dict[str, str]]:
-    """The rows as they stand.
-
-    Raises:
-        InputError: the file is missing or not one that :func:`write_classes` wrote.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle, strict=True))
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: no such file; run `dvc repro analyze`") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as CSV ({error}); {_REMEDY}") from None
-    needed = {"class", "images", "images_digest", "student_right"}
-    if not rows or not needed <= rows[0].keys():
-        raise InputError(f"{path}: lacks the columns {', '.join(sorted(needed))}; {_REMEDY}")
-    return rows
-
-
-_REMEDY = "expected the reports/classes.csv of a run, as it was written"
-
-
 def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
     """Another run's classes, for ``analyze.baseline``.
 
@@ -154,7 +132,10 @@ def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
             f"params.yaml: analyze.baseline: {path}: no such file; name the reports/classes.csv of"
             " another run, kept under a name of its own, or set it to null"
         )
-    rows = read_classes(path)
+    rows = read_csv(path)
+    needed = ("class", "images", "images_digest", "student_right")
+    if not rows or not set(needed) <= rows[0].keys():
+        raise InputError(f"{path}: lacks the columns {', '.join(needed)}; {_REMEDY}")
     names = [row["class"] for row in rows]
     if names != classes:
         raise InputError(
@@ -167,19 +148,16 @@ def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
 def _parse(row: dict[str, str], path: Path) -> OneClass:
     try:
         count, packed = int(row["images"]), bytes.fromhex(row["student_right"])
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8))
-        right = bits[:count].astype(bool)
-        whole = len(right) == count and 8 * len(packed) - count < 8
     except (ValueError, TypeError):
-        whole = False
-    if not whole:
+        count, packed = -1, b""
+    if not 0 <= 8 * len(packed) - count < 8:
         raise InputError(
             f"{path}: class {row['class']!r}: student_right does not hold one bit for each of its"
             f" images; {_REMEDY}"
         )
+    right = np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
     return OneClass(row["class"], row["images_digest"], right)
 
 
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
+def _listed(names: list[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}{', …' * (len(names) > 3)})"

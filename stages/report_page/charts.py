@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,36 +15,25 @@ from stages.analysis.intervals import Gain
 from stages.report_page.svg import (
     DASHES,
     MUTED,
-    PAPER,
     PERCENT_TICKS,
     SERIES,
     Chart,
+    draw_point,
     legend_of,
     looks,
     new_axes,
+    scale_accuracies,
     to_svg,
 )
 
 _QUANTILES = np.linspace(0, 1, 201)
 _MARKERS = {"o": "circles", "D": "diamonds", "s": "squares"}
 
-
-class Bin(NamedTuple):
-    """Answers of like confidence.
-
-    Attributes:
-        share: of all images.
-        confidence: their mean.
-        accuracy: the fraction of them that is right.
-    """
-
-    share: float
-    confidence: float
-    accuracy: float
+#: ``(epochs, values)`` by label.
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """An export in the chart of accuracy against latency.
 
     Attributes:
@@ -61,42 +49,37 @@ class Point:
 
 
 def lines(
-    name: str,
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    y_label: str,
-    describes: str,
-    percent: bool = False,
-    reference: float | None = None,
+    title: str, y_label: str, series: Series, reading: str = "", reference: float | None = None
 ) -> Chart:
     """Curves over epochs.
 
     Args:
-        name: unique in the page; the SVG's ids begin with it.
-        series: ``(epochs, values)`` by label; NaN leaves a gap, and a single value, of what was
-            not trained here, becomes a level line.
-        y_label: the quantity and its unit.
-        describes: the chart in words.
-        percent: whether fractions are shown as %.
+        title: unique in the page.
+        y_label: the quantity and its unit; an accuracy or a mean weight is shown as %.
+        series: NaN leaves a gap, and a single value, of what was not trained here, becomes a level
+            line.
+        reading: what the curves mean.
         reference: a value to compare with, as a fine dotted line.
     """
     with new_axes() as (figure, axes):
-        for (_, (epochs, values)), (colour, dash) in zip(series.items(), looks(), strict=False):
-            if len(values) == 1 and not math.isnan(values[0]):
-                axes.axhline(values[0], color=colour, linestyle=DASHES[1], linewidth=1.3)
-            elif len(values) > 1:
+        for (epochs, values), (colour, dash) in zip(series.values(), looks(), strict=False):
+            if len(values) > 1:
                 axes.plot(epochs, values, color=colour, linestyle=dash, solid_capstyle="round")
+            elif not math.isnan(values[0]):
+                axes.axhline(values[0], color=colour, linestyle=DASHES[1], linewidth=1.3)
         if reference is not None:
             axes.axhline(reference, color=MUTED, linestyle=DASHES[2], linewidth=1)
         axes.set(xlabel="epoch", ylabel=y_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if percent:
+        if y_label in ("accuracy", "mean weight"):
             axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        level = [len(values) == 1 for _, values in series.values()]
-        return Chart(to_svg(name, figure), describes, legend_of(series, level))
+        svg = to_svg(re.sub("[^a-z]+", "-", title.lower()), figure)
+    level = {name for name, (_, values) in series.items() if len(values) == 1}
+    describes = f"{title} by epoch: {', '.join(series)}"
+    return Chart(title, svg, describes, reading, legend_of(series, level))
 
 
-def distributions(name: str, samples: Mapping[str, Sequence[float]], describes: str) -> Chart:
+def distributions(name: str, title: str, samples: Mapping[str, Sequence[float]]) -> Chart:
     """Empirical distribution functions of latencies in ms, none of the samples left out.
 
     A label without samples keeps its colour for itself, so that the others have the same one in
@@ -116,84 +99,94 @@ def distributions(name: str, samples: Mapping[str, Sequence[float]], describes: 
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 1])
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        legend = legend_of(samples, itertools.repeat(False))
-        shown = [entry for entry, times in zip(legend, samples.values(), strict=True) if times]
-        return Chart(to_svg(name, figure), describes, shown)
+        svg = to_svg(name, figure)
+    legend = [entry for entry in legend_of(samples) if samples[entry[0]]]
+    describes = f"Distribution of latency with {title}: {', '.join(samples)}"
+    return Chart(title, svg, describes, legend=legend)
 
 
 def accuracy_against_latency(
-    name: str, points: Sequence[Point], student: float, describes: str, at: str
+    name: str, title: str, points: Sequence[Point], student: float, at: str, reading: str = ""
 ) -> Chart:
     """Each export at its p50 with a line to its p90; the student in torch as a level line."""
     with new_axes(height=290) as (figure, axes):
-        accuracies = [student, *(p.accuracy for p in points)]
-        # Differences below a tenth of a point are not blown up to the height of the chart.
-        low, high = min(accuracies), max(accuracies)
-        margin = max(0.005, 0.25 * (high - low))
-        axes.set_ylim(low - margin, min(high + margin, 1.0 + margin / 4))
-        right = max(p.p90_ms for p in points)
-        axes.set_xlim(0, right * 1.3)
+        scale_accuracies(axes, [student, *(p.accuracy for p in points)])
+        axes.set_xlim(0, max(p.p90_ms for p in points) * 1.3)
         axes.axhline(student, color=MUTED, linestyle=DASHES[2], linewidth=1)
         for point in points:
             colour = SERIES[point.number % len(SERIES)]
-            where = [point.p50_ms, point.p90_ms], [point.accuracy] * 2
-            axes.plot(*where, color=colour, linewidth=1.5, solid_capstyle="round")
-            face = PAPER if point.noisy else colour
-            axes.plot(*(w[0] for w in where), "o", color=colour, markerfacecolor=face, markersize=7)
-        axes.set(xlabel=f"latency at {at}, ms (point: p50, line: to p90)", ylabel="test accuracy")
-        axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            reach = [point.p50_ms, point.p90_ms], [point.accuracy] * 2
+            axes.plot(*reach, color=colour, linewidth=1.5, solid_capstyle="round")
+            draw_point(axes, point.p50_ms, point.accuracy, colour, point.noisy)
+        axes.set_xlabel(f"latency at {at}, ms (point: p50, line: to p90)")
         figure.draw_without_rendering()  # where points lie is known once all else has its room
         _label(axes, points, 72 / figure.dpi)
-        return Chart(to_svg(name, figure), describes)
+        svg = to_svg(name, figure)
+    listed = "; ".join(f"{p.name} {p.accuracy:.2%} at {p.p50_ms:.3g} ms" for p in points)
+    return Chart(title, svg, f"{title}: {listed}", reading)
 
 
-def reliability(name: str, networks: Mapping[str, Sequence[Bin]], describes: str) -> Chart:
+def reliability(
+    title: str, networks: Mapping[str, Sequence[Mapping[str, float]]], reading: str
+) -> Chart:
     """Accuracy against confidence, bin by bin; an area grows with its share of the images.
 
     No line joins the points, as it would make the most of the bins with the fewest images.
+
+    Args:
+        title: of the chart.
+        networks: for each the bins of :func:`stages.analysis.calibration.calibration`.
+        reading: what the points mean.
     """
     with new_axes(height=320) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=DASHES[2], linewidth=1)
         for bins, colour, marker in zip(networks.values(), SERIES, _MARKERS, strict=False):
             # What lies on top is hollow, so that the first shows through.
             face = colour if marker == "o" else "none"
+            images = sum(b["images"] for b in bins)
             for b in bins:
-                size = 4 + 14 * math.sqrt(b.share)
-                where = b.confidence, b.accuracy
+                size = 4 + 14 * math.sqrt(b["images"] / images)
+                where = b["confidence"], b["accuracy"]
                 axes.plot(*where, marker, color=colour, markerfacecolor=face, markersize=size)
         axes.set(xlabel="confidence in the answer", ylabel="share of right answers")
         axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.05))
         axes.xaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        shapes = [
-            f"{label} ({shape})" for label, shape in zip(networks, _MARKERS.values(), strict=False)
-        ]
-        return Chart(to_svg(name, figure), describes, legend_of(shapes, itertools.repeat(False)))
+        svg = to_svg("reliability", figure)
+    listed = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{b['accuracy']:.0%} right at confidence {b['confidence']:.0%}" for b in bins)
+        for name, bins in networks.items()
+    )
+    named = zip(networks, _MARKERS.values(), strict=False)
+    legend = legend_of(f"{label} ({shape})" for label, shape in named)
+    return Chart(title, svg, f"Accuracy by confidence. {listed}", reading, legend)
 
 
-def differences(name: str, rows: Sequence[tuple[str, Gain]], describes: str) -> Chart:
+def differences(
+    name: str, title: str, rows: Sequence[tuple[str, Gain]], describes: str, reading: str
+) -> Chart:
     """A point and its interval for each row, the first at the top, in percentage points."""
     with new_axes(height=60 + 19 * len(rows)) as (figure, axes):
         axes.axvline(0, color=MUTED, linestyle=DASHES[2], linewidth=1)
         for place, (_, found) in enumerate(rows):
-            points = [100 * value for value in found]
+            mean, *ends = (100 * value for value in found)
             colour = SERIES[0] if found.low > 0 else SERIES[1] if found.high < 0 else MUTED
-            axes.plot(points[1:], [place] * 2, color=colour, linewidth=1.5)
-            axes.plot(points[0], place, "o", color=colour, markersize=6)
+            axes.plot(ends, [place] * 2, color=colour, linewidth=1.5)
+            draw_point(axes, mean, place, colour)
         axes.set(xlabel="gain in accuracy, percentage points", ylim=(len(rows) - 0.4, -0.6))
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
-        return Chart(to_svg(name, figure), describes)
+        return Chart(title, to_svg(name, figure), describes, reading)
 
 
 def _label(axes: Axes, points: Sequence[Point], points_a_pixel: float) -> None:
     """Names above the points, pushed up where they would overlap or read as one."""
     taken: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda p: (p.accuracy, p.p50_ms)):
-        place = axes.transData.transform((point.p50_ms, point.accuracy))
-        x, y = (points_a_pixel * pixels for pixels in place)
+        where = point.p50_ms, point.accuracy
+        x, y = (points_a_pixel * pixels for pixels in axes.transData.transform(where))
         width, lift = 6.0 * (len(point.name) + 1), 8.0
         while any(
             x < right and left < x + width and abs(y + lift - other) < 12
@@ -201,6 +194,4 @@ def _label(axes: Axes, points: Sequence[Point], points_a_pixel: float) -> None:
         ):
             lift += 2
         taken.append((x, x + width, y + lift))
-        axes.annotate(
-            point.name, (point.p50_ms, point.accuracy), (-2, lift), textcoords="offset points"
-        )
+        axes.annotate(point.name, where, (-2, lift), textcoords="offset points")

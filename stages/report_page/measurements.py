@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.errors import InputError
-from stages.analysis.classes import CLASSES_FILE, read_classes
-from stages.files import read_json
+from stages.analysis.classes import CLASSES_FILE
+from stages.files import read_csv, read_json
 
 REPORTS = Path("reports")
 DEVICES = REPORTS / "devices"
@@ -71,7 +69,7 @@ class Measurements:
 
 
 def read_measurements() -> Measurements:
-    """Raises InputError where a file is missing or damaged."""
+    """Raises InputError where a report is missing or damaged."""
     records: dict[str, Any] = {name: read_json(path) for name, path in _JSON.items()}
     return Measurements(
         **records,
@@ -80,48 +78,24 @@ def read_measurements() -> Measurements:
         samples=read_json(SAMPLES),
         devices=[read_json(path) for path in sorted(DEVICES.glob("*.json"))],
         classes=_read_class_figures(),
-        grad_cam=_read_png(GRAD_CAM),
+        grad_cam=GRAD_CAM.read_bytes(),
     )
 
 
 def _read_history(path: Path) -> History:
     """The columns of a training's CSV file; an empty cell is NaN."""
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-        return {column: [float(row[column] or "nan") for row in rows] for column in rows[0]}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run `dvc repro` to make it") from None
-    except (ValueError, TypeError, IndexError) as error:
-        raise InputError(
-            f"{path}: expected a number in every cell ({error}); remove it and run `dvc repro`"
-        ) from None
+    rows = read_csv(path)
+    return {column: [float(row[column] or "nan") for row in rows] for column in rows[0]}
 
 
 def _read_class_figures() -> list[Record]:
-    others = ("class", "images", "images_digest", "student_right")
-    try:
-        return [
-            {"class": row["class"], "images": int(row["images"])}
-            | {
-                column: float(cell) if cell else None
-                for column, cell in row.items()
-                if column not in others
-            }
-            for row in read_classes()
-        ]
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{CLASSES_FILE}: expected a number in every cell ({error}); run"
-            " `dvc repro --force analyze`"
-        ) from None
-
-
-def _read_png(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run `dvc repro analyze`") from None
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise InputError(f"{path}: not a PNG file; run `dvc repro --force analyze`")
-    return content
+    others = ("images", "images_digest", "student_right")
+    return [
+        {
+            column: cell if column == "class" else float(cell) if cell else None
+            for column, cell in row.items()
+            if column not in others
+        }
+        | {"images": int(row["images"])}
+        for row in read_csv(CLASSES_FILE)
+    ]

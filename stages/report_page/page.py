@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from ruamel.yaml import YAML
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from stages import formatting
 from stages.files import without_folders
@@ -63,7 +62,7 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         trade_offs=page_charts.trade_offs(summary),
         devices=tables.measured_devices(measured, summary["exports"]),
         curves=page_charts.training_charts(measured),
-        learner_charts=page_charts.learner_charts(measured) if group else [],
+        learner_charts=page_charts.learner_charts(measured.student_history) if group else [],
         learners=tables.learners(analysis) if group else None,
         pairs_of_learners=tables.pairs_of_learners(analysis) if group else None,
         attention=tables.attention(measured.classes) if group else None,
@@ -106,27 +105,13 @@ def _tiles(summary: Record) -> list[tuple[str, str, str]]:
     return tiles
 
 
-class _Representer(RoundTripRepresenter):
-    """Writes ``null``, which ruamel leaves out by default."""
-
-
-_Representer.add_representer(
-    type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
-)
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(inner) for inner in value]
-    return without_folders(value) if isinstance(value, str) else value
-
-
 def _yaml(params: Params) -> str:
-    yaml = YAML()
-    yaml.Representer = _Representer
+    def hide_folders(section: Record) -> Record:
+        return {k: without_folders(v) if isinstance(v, str) else v for k, v in section.items()}
+
+    yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
     text = io.StringIO()
-    yaml.dump(_without_folders(params.model_dump(by_alias=True)), text)
+    yaml.dump(json.loads(params.model_dump_json(by_alias=True), object_hook=hide_folders), text)
     return text.getvalue()

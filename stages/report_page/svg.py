@@ -5,21 +5,21 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 # matplotlib draws in colours that occur nowhere else; the SVG names the style sheet's instead.
 _INK, MUTED, _RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#05050{n}" for n in range(1, 7))
-_VARIABLES = {
+#: What the page calls these colours.
+VARIABLES = {
     _INK: "var(--ink)",
     MUTED: "var(--muted)",
     _RULE: "var(--rule)",
@@ -56,13 +56,18 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 PERCENT_TICKS = FuncFormatter(lambda value, _: f"{100 * value:.6g} %")
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A drawing with its legend, ``(label, CSS colour, dashed)``, and what it shows in words."""
+class Chart(NamedTuple):
+    """A drawing with its title, its legend, ``(label, CSS colour, dashed)``, and what it shows.
 
+    Attributes:
+        reading: how to read it, unless its section explains that.
+    """
+
+    title: str
     svg: Markup
     describes: str
-    legend: list[tuple[str, str, bool]] = field(default_factory=list)
+    reading: str = ""
+    legend: Sequence[tuple[str, str, bool]] = ()
 
 
 @contextmanager
@@ -75,19 +80,34 @@ def new_axes(height: int = 250) -> Iterator[tuple[Figure, Axes]]:
         yield figure, figure.subplots()
 
 
-def looks() -> Iterator[tuple[str, object]]:
+def looks() -> Iterator[tuple[str, Any]]:
     """Colour and dash of each series in turn, no two alike."""
     for dash in itertools.cycle(DASHES):
         for colour in SERIES:
             yield colour, dash
 
 
-def legend_of(names: Iterable[str], level: Iterable[bool]) -> list[tuple[str, str, bool]]:
+def legend_of(names: Iterable[str], level: Collection[str] = ()) -> Sequence[tuple[str, str, bool]]:
     """The legend of series drawn with :func:`looks`; ``level`` ones are dashed in any case."""
     return [
-        (name, _VARIABLES[colour], flat or dash != "-")
-        for name, flat, (colour, dash) in zip(names, level, looks(), strict=False)
+        (name, VARIABLES[colour], name in level or dash != "-")
+        for name, (colour, dash) in zip(names, looks(), strict=False)
     ]
+
+
+def scale_accuracies(axes: Axes, accuracies: Sequence[float]) -> None:
+    """A y axis on which differences below a tenth of a point are not blown up to its height."""
+    low, high = min(accuracies), max(accuracies)
+    margin = max(0.005, 0.25 * (high - low))
+    axes.set(ylabel="test accuracy", ylim=(low - margin, min(high + margin, 1.0 + margin / 4)))
+    axes.yaxis.set_major_formatter(PERCENT_TICKS)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def draw_point(axes: Axes, x: float, y: float, colour: str, noisy: bool = False) -> None:
+    """Hollow where it was measured on a noisy machine."""
+    face = PAPER if noisy else colour
+    axes.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=7)
 
 
 def to_svg(name: str, figure: Figure) -> Markup:
@@ -104,6 +124,6 @@ def to_svg(name: str, figure: Figure) -> Markup:
     # Ids must be unique in the page that holds several charts.
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
     return Markup(text)

@@ -9,10 +9,10 @@ from stages.analysis.classes import (
     by_class,
     compare_runs,
     read_baseline,
-    read_classes,
     write_classes,
 )
 from stages.data.arrays import Images
+from stages.files import read_csv
 
 NAMES = ["cat", 'a, "b"', "none"]
 
@@ -37,7 +37,7 @@ def test_another_run_reads_what_was_written():
     for one, found in zip(ours, read_baseline(Path("reports/classes.csv"), NAMES), strict=True):
         assert (one.name, one.digest) == (found.name, found.digest)
         np.testing.assert_array_equal(one.right, found.right)
-    rows = read_classes()
+    rows = read_csv(Path("reports/classes.csv"))
     assert [row["accuracy/student"] for row in rows] == ["0.5", "0.333333", ""]
     assert [row["images"] for row in rows] == ["13", "24", "0"]
 
@@ -53,7 +53,7 @@ def test_runs_are_paired_where_they_saw_the_same_images():
     assert not other.paired
     # A file with gains can be compared with in turn.
     write_classes(ours, {}, paired)
-    rows = read_classes()
+    rows = read_csv(Path("reports/classes.csv"))
     assert float(rows[0]["gain"]) == pytest.approx(expected[0], abs=1e-6)
     assert rows[2]["gain_low"] == ""
     read_baseline(Path("reports/classes.csv"), NAMES)
