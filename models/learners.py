@@ -182,7 +182,7 @@ class LearnerGroup(nn.Module):
         self.learners = learners
         self.names = learners.names
 
-    def forward_all(self, images: Tensor) -> tuple[Features, list[Features]]:
+    def forward(self, images: Tensor) -> tuple[Features, list[Features]]:
         """Features of the target and of each learner for ``[B, 3, H, W]``."""
         target = self.target.features(images)
         return target, self.learners(target)

@@ -43,10 +43,34 @@ def grad_cam(features: Features, classes: Tensor) -> Tensor:
     return heat / torch.where(peak > 0, peak, torch.ones_like(peak))
 
 
-def resize(heat: Tensor, size: int) -> npt.NDArray[np.float32]:
-    """``[B, H, W]`` to ``[B, size, size]`` by bilinear interpolation."""
-    large = F.interpolate(heat[:, None], size=(size, size), mode="bilinear", align_corners=False)
-    return large[:, 0].cpu().numpy()
+def draw_looks(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    labels: Tensor,
+    looks: Mapping[str, Features],
+    classes: Sequence[str],
+) -> None:
+    """Write a PNG with one row an image: the image, then each network's heat for its label over it.
+
+    Below each is the network's answer. Equal arguments give equal bytes.
+
+    Args:
+        path: where to.
+        images: ``[B, H, W, 3]``.
+        labels: ``[B]``.
+        looks: the networks' features of these images, as :func:`grad_cam` needs them.
+        classes: the labels' names.
+    """
+    names = [name if len(name) <= 10 else f"{name[:9]}…" for name in classes]
+    columns = {}
+    for network, features in looks.items():
+        heat = grad_cam(features, labels)[:, None]
+        size = images.shape[1:3]
+        large = F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0].cpu()
+        answers = zip(*(found.tolist() for found in features.logits.softmax(1).max(1)), strict=True)
+        columns[network] = large.numpy(), [f"{names[n]} {sure:.0%}" for sure, n in answers]
+    titles = [names[label] for label in labels.tolist()]
+    draw_panel(path, images, titles, columns)
 
 
 def draw_panel(
@@ -55,16 +79,7 @@ def draw_panel(
     titles: Sequence[str],
     columns: Mapping[str, tuple[npt.NDArray[np.float32], Sequence[str]]],
 ) -> None:
-    """Write a PNG with one row an image: the image, then each network's heat over it.
-
-    Equal arguments give equal bytes.
-
-    Args:
-        path: where to.
-        images: ``[B, H, W, 3]``.
-        titles: what each image shows.
-        columns: by network, the heat ``[B, H, W]`` in 0..1 and a caption for each image.
-    """
+    """``columns`` has by network the heat ``[B, H, W]`` in 0..1, and a caption for each image."""
     rows = len(images)
     # A class may be called "$".
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):

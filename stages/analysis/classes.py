@@ -26,6 +26,7 @@ CLASSES_FILE = Path("reports/classes.csv")
 GAIN_COLUMNS = ("gain", "gain_low", "gain_high")
 
 _CHUNK = 1024
+_COLUMNS = ("class", "images", "images_digest", "student_right")
 _REMEDY = "expected the reports/classes.csv of a run, as it was written"
 
 
@@ -86,30 +87,18 @@ def compare_runs(ours: list[OneClass], theirs: list[OneClass]) -> Gains:
     Raises:
         InputError: no class has test images in both.
     """
-    found = [
-        (a.right, b.right, a.digest == b.digest) if len(a.right) and len(b.right) else None
-        for a, b in zip(ours, theirs, strict=True)
-    ]
-    present = [one for one in found if one]
+    both = [(a.right, b.right, a.digest == b.digest) for a, b in zip(ours, theirs, strict=True)]
+    present = [one for one in both if len(one[0]) and len(one[1])]
     if not present:
         raise InputError("analyze.baseline: no class has test images in both runs; set it to null")
-    return Gains(
-        all(paired for *_, paired in present),
-        mean_gain(present),
-        [gain(*one) if one else None for one in found],
-    )
+    gains = [gain(*one) if len(one[0]) and len(one[1]) else None for one in both]
+    return Gains(all(paired for *_, paired in present), mean_gain(present), gains)
 
 
 def write_classes(
     classes: list[OneClass], figures: Mapping[str, list[float | None]], gains: Gains | None
 ) -> None:
-    """Write ``reports/classes.csv``.
-
-    Args:
-        classes: of this run.
-        figures: further columns by name, a value for each class.
-        gains: over the baseline, if there is one.
-    """
+    """Write ``reports/classes.csv``; ``figures`` are further columns, a value for each class."""
     rows: list[dict[str, Any]] = []
     for index, one in enumerate(classes):
         row: dict[str, Any] = {"class": one.name, "images": len(one.right)}
@@ -119,6 +108,17 @@ def write_classes(
         bits = np.packbits(one.right).tobytes().hex()
         rows.append(row | {"images_digest": one.digest, "student_right": bits})
     write_csv(CLASSES_FILE, rows)
+
+
+def read_classes() -> list[dict[str, Any]]:
+    """The figures of ``reports/classes.csv`` as numbers; None where a class has no test images."""
+    rows = read_csv(CLASSES_FILE)
+    figures = [name for name in rows[0] if name not in _COLUMNS]
+    return [
+        {"class": row["class"], "images": int(row["images"])}
+        | {name: float(row[name]) if row[name] else None for name in figures}
+        for row in rows
+    ]
 
 
 def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
@@ -133,9 +133,8 @@ def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
             " another run, kept under a name of its own, or set it to null"
         )
     rows = read_csv(path)
-    needed = ("class", "images", "images_digest", "student_right")
-    if not rows or not set(needed) <= rows[0].keys():
-        raise InputError(f"{path}: lacks the columns {', '.join(needed)}; {_REMEDY}")
+    if not rows or not set(_COLUMNS) <= rows[0].keys():
+        raise InputError(f"{path}: lacks the columns {', '.join(_COLUMNS)}; {_REMEDY}")
     names = [row["class"] for row in rows]
     if names != classes:
         raise InputError(
@@ -149,7 +148,7 @@ def _parse(row: dict[str, str], path: Path) -> OneClass:
     try:
         count, packed = int(row["images"]), bytes.fromhex(row["student_right"])
     except (ValueError, TypeError):
-        count, packed = -1, b""
+        count, packed = 8, b""
     if not 0 <= 8 * len(packed) - count < 8:
         raise InputError(
             f"{path}: class {row['class']!r}: student_right does not hold one bit for each of its"

@@ -43,7 +43,7 @@ def test_a_learner_is_full_depth_and_has_the_targets_shapes() -> None:
     target = models.build("resnet8", 7)
     group = LearnerGroup(target, Learners(target, ["D3B1", "D2B2", "D1B3"])).eval()
     with torch.no_grad():
-        features, learners = group.forward_all(torch.randn(2, 3, 32, 32))
+        features, learners = group(torch.randn(2, 3, 32, 32))
     assert [learner.stages[-1].shape for learner in learners] == [features.stages[-1].shape] * 3
     assert [learner.logits.shape for learner in learners] == [(2, 7)] * 3
     assert group.names == ["D3B1", "D2B2", "D1B3"]
@@ -55,7 +55,7 @@ def test_the_trunk_is_computed_once() -> None:
     calls = []
     for name in ("conv1", "layer1", "layer2", "layer3"):
         target.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
-    group.forward_all(torch.randn(2, 3, 32, 32))
+    group(torch.randn(2, 3, 32, 32))
     assert calls == ["conv1", "layer1", "layer2", "layer3"]
 
 
@@ -134,7 +134,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     target = models.build("wrn_16_1", 7)
     learners = Learners(target, ["D3B1", "D3T"], settled("wrn_16_2"), 32)
     group = LearnerGroup(target, learners)
-    group.train().forward_all(torch.randn(4, 3, 32, 32))  # moves the running statistics
+    group.train()(torch.randn(4, 3, 32, 32))  # moves the running statistics
     group.eval()
     whole = nn.ModuleDict({"student": group.target, "learners": group.learners})
     header = {"network": "wrn_16_1", "num_classes": 7, "learners": learners.names}
@@ -145,7 +145,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     assert again.names == ["D3B1", "D3T"]
     assert not again.training
     assert torch.equal(again.target(images), group.target(images))
-    for a, b in zip(again.forward_all(images)[1], group.forward_all(images)[1], strict=True):
+    for a, b in zip(again(images)[1], group(images)[1], strict=True):
         assert torch.equal(a.logits, b.logits)
 
 

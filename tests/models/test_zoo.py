@@ -89,7 +89,7 @@ def test_learners_attach_and_leave_no_trace(name: str) -> None:
     group = LearnerGroup(target, Learners(target, ["D4B1", "D3B2", "D1B4"])).eval()
     images = torch.randn(2, 3, 64, 64)
     wanted = target(images)
-    features, learners = group.forward_all(images)
+    features, learners = group(images)
     assert torch.equal(features.logits, wanted)
     assert [len(learner.stages) for learner in learners] == [1, 2, 4]
     assert [learner.stages[-1].shape for learner in learners] == [features.stages[-1].shape] * 3

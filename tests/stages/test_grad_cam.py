@@ -6,7 +6,7 @@ from PIL import Image
 import models
 from models.networks.backbone import Features
 from stages.files import sha256
-from stages.grad_cam import draw_panel, grad_cam, resize
+from stages.grad_cam import draw_panel, grad_cam
 
 
 @pytest.fixture
@@ -39,14 +39,6 @@ def test_is_zero_where_nothing_speaks_for_the_class():
     logits = -last_map.mean((2, 3))
     heat = grad_cam(Features(last_map, (last_map,), logits, logits), torch.tensor([0]))
     assert torch.equal(heat, torch.zeros(1, 3, 3))
-
-
-def test_resize_keeps_the_place_of_the_peak():
-    heat = torch.zeros(1, 4, 4)
-    heat[0, 1, 2] = 1
-    large = resize(heat, 16)
-    row, column = np.unravel_index(large[0].argmax(), (16, 16))
-    assert (row // 4, column // 4) == (1, 2)
 
 
 def test_the_panel_has_a_cell_for_each_image_and_network_and_is_reproducible(tmp_path):

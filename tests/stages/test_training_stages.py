@@ -99,7 +99,7 @@ def test_all_that_was_trained_is_kept_and_the_student_leaves_it(trained: Path) -
     student = load_network(trained / "artifacts/student/model.safetensors")
     assert set(student.state_dict()) == set(models.build("resnet8", 3).state_dict())
     images = torch.randn(4, 3, 16, 16)
-    target, _ = load_learners(distilled).forward_all(images)
+    target, _ = load_learners(distilled)(images)
     assert torch.equal(student(images), target.logits)
 
     report = read(trained / "reports/prune.json")
@@ -233,11 +233,6 @@ def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root: Path)
             lambda path: path.write_bytes(path.read_bytes()[:-10]),
             {},
             "artifacts/proxy/model.safetensors: damaged",
-        ),
-        (
-            lambda path: save_network(path, models.build("resnet14", 7)),
-            {},
-            "tells 7 classes apart, but the data have 3",
         ),
     ],
 )
