@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,14 +13,10 @@ _TERMINAL_SECONDS, _LOG_SECONDS = 0.5, 60.0
 
 
 class Display:
-    """Progress of ``epochs`` of ``steps`` each; a context manager.
+    """Progress of ``epochs`` with so many ``steps`` and ``images`` each; a context manager.
 
-    Args:
-        what: the name that it is shown under; None shows nothing.
-        epochs: in all.
-        steps: an epoch.
-        images: an epoch.
-        done: steps that an earlier, interrupted run has made.
+    ``what`` is the name that it is shown under, and None shows nothing; ``done`` are the steps that
+    an earlier, interrupted run has made.
     """
 
     def __init__(
@@ -32,46 +27,38 @@ class Display:
         self.start = self.shown = self.epoch_start = time.monotonic()
         self.steps_of_epoch = 0
         console = Console(emoji=False)
-        self.bar: Progress | None = None
-        if what is not None and console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self.task = self.bar.add_task(what, total=epochs * steps, completed=done, figures="")
+        self.live = what is not None and console.is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(what or "", total=epochs * steps, completed=done, figures="")
 
     def __enter__(self) -> Display:
-        if self.bar is not None:
-            self.bar.start()
+        self.bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
         """One batch more is done; ``losses`` are its own."""
         self.done += 1
         self.steps_of_epoch += 1
-        if self.bar is not None:
-            self.bar.advance(self.task)
+        self.bar.advance(self.task)
         now = time.monotonic()
-        if self.what is None or now - self.shown < (
-            _LOG_SECONDS if self.bar is None else _TERMINAL_SECONDS
-        ):
+        pause = _TERMINAL_SECONDS if self.live else _LOG_SECONDS
+        if self.what is None or now - self.shown < pause:
             return
         images = self.steps_of_epoch * self.images / self.steps
         pace = f"{images / (now - self.epoch_start):.0f} img/s"
         terms = _terms({name: float(loss.detach()) for name, loss in losses.items()})
-        self._show(f"{terms}  {pace}", "" if self.bar else f", step {self._step} of {self.steps}")
+        step = (self.done - 1) % self.steps + 1
+        self._show(f"{terms}  {pace}", "" if self.live else f", step {step} of {self.steps}")
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """An epoch is done; ``row`` is its line of the history."""
@@ -83,15 +70,10 @@ class Display:
         self.epoch_start = time.monotonic()
         self.steps_of_epoch = 0
 
-    @property
-    def _step(self) -> int:
-        """Of the epoch, counted from 1."""
-        return (self.done - 1) % self.steps + 1
-
     def _show(self, figures: str, place: str = "") -> None:
         self.shown = time.monotonic()
         number = f"{(self.done - 1) // self.steps + 1}/{self.epochs}"
-        if self.bar is not None:
+        if self.live:
             self.bar.update(self.task, description=f"{self.what} {number}", figures=figures)
             return
         pace = (self.shown - self.start) / (self.done - self.done_before)

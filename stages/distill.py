@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from models.distillers.base import Distiller
-from models.errors import InputError
 from models.networks.checkpoint import load_network, save_state
 from stages.files import new_folder
 from stages.launch import run_training_stage
@@ -26,11 +25,6 @@ def main(params: Params) -> None:
     session = start_session("distill", params)
     data, engine = session.data, session.engine
     teacher = load_network(PROXY).to(engine.device)
-    if teacher.num_classes != len(data.classes):
-        raise InputError(
-            f"{PROXY}: tells {teacher.num_classes} classes apart, but the data have"
-            f" {len(data.classes)}; run `dvc repro` to train a teacher on these data"
-        )
     # The student is drawn first, so that with one seed every method starts from the same weights.
     student = session.draw(settings.network, settings.seed)
     method = settings.method

@@ -29,18 +29,13 @@ def main(params: Params) -> None:
             write_json(REPORT, {"enabled": False, "versions": None, "results": []})
         return
     # Not above: a stage that is off must not wait for torch.
-    from stages.litert.export import Exporter
+    from stages.litert.export import export
     from stages.runtimes.litert_runtime import check_installed, versions
 
     check_installed(params.litert)
     with new_folder(LITERT_FOLDER) as folder:
-        exporter = Exporter(
-            folder, params.export.calibration_images, params.validate_, params.profile
-        )
-        results = exporter.export()
-        (folder / "samples.json").write_text(
-            json.dumps(exporter.samples, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        results, samples = export(folder, params)
+        (folder / "samples.json").write_text(json.dumps(samples, allow_nan=False) + "\n")
         write_json(REPORT, {"enabled": True, "versions": versions(), "results": results})
     for row in results:
         if row["status"] == "failed" and row["precision"] == "fp32":

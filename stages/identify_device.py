@@ -12,6 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from stages.entry import run_stage
 from stages.files import write_json
 from stages.params import Params
@@ -47,7 +49,7 @@ def identify() -> dict[str, Any]:
         "cpu": cpu or platform.processor() or None,
         "cores": os.cpu_count(),
         "cpu_features": features,
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "governor": _governor(),
         "gpu": gpu(),
         "python": platform.python_version(),
@@ -79,21 +81,14 @@ def cpu_of_macos() -> tuple[str | None, list[str]]:
 
 def gpu() -> dict[str, Any] | None:
     """The first NVIDIA GPU by its driver's own tool; None where there is no tool or no GPU."""
-    query = [
-        "nvidia-smi",
-        "--query-gpu=name,driver_version,memory.total",
-        "--format=csv,noheader,nounits",
-    ]
-    for line in _output(query).splitlines():
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total"]
+    for line in _output([*query, "--format=csv,noheader,nounits"]).splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 3:
             name, driver, memory = fields
             # Boards that share the memory of the CPU give no number.
-            return {
-                "name": name,
-                "driver": driver,
-                "memory_mb": int(memory) if memory.isdigit() else None,
-            }
+            known = int(memory) if memory.isdigit() else None
+            return {"name": name, "driver": driver, "memory_mb": known}
     return None
 
 
@@ -109,12 +104,6 @@ def _system() -> str:
     with contextlib.suppress(OSError):
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     return f"{platform.system()} {platform.release()}"
-
-
-def _memory_gb() -> float | None:
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    return None
 
 
 def _governor() -> str | None:

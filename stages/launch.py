@@ -6,6 +6,7 @@ is for one host, and for a failure that is one sentence.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from models.errors import InputError
 from stages.entry import LAUNCHER, run_stage
@@ -29,9 +29,7 @@ _TAIL = 2000
 def run_training_stage(stage: Callable[[Params], None], name: str) -> None:
     """As :func:`stages.entry.run_stage`, in as many processes as ``ACKD_PROCESSES`` says.
 
-    Args:
-        stage: the function that each process runs.
-        name: the module that holds it, for example ``stages.distill``.
+    ``name`` is the module that holds the stage, for example ``stages.distill``.
     """
     if "RANK" in os.environ:
         run_stage(stage)
@@ -66,36 +64,31 @@ def _launch(name: str, count: int) -> None:
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     shared[LAUNCHER] = str(os.getpid())
-    with tempfile.TemporaryDirectory() as folder:
-        workers = []
+    with contextlib.ExitStack() as logs:
+        workers, files = [], []
         for rank in range(count):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
             # All say the same, so the first may speak for them, unless it is not the one to fail.
-            with Path(folder, str(rank)).open("wb") as log:
-                workers.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", name],
-                        env={**os.environ, **shared, **own},
-                        stdout=None if rank == 0 else log,
-                        stderr=None if rank == 0 else log,
-                    )
-                )
+            files.append(logs.enter_context(tempfile.TemporaryFile()) if rank else None)
+            command, env = [sys.executable, "-m", name], {**os.environ, **shared, **own}
+            workers.append(
+                subprocess.Popen(command, env=env, stdout=files[rank], stderr=files[rank])
+            )
         try:
             failed = _wait(workers)
         finally:
             _stop(workers)
-        if failed is not None:
-            if failed > 0:
-                log_text = Path(folder, str(failed)).read_text(encoding="utf-8", errors="replace")
-                sys.stderr.write(log_text[-_TAIL:])
-            code = workers[failed].returncode
-            how = (
-                f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-            )
-            raise InputError(
-                f"process {failed} of {count} {how}, and the others were stopped; what was trained"
-                " so far is kept, run again to go on from there"
-            )
+        if failed is None:
+            return
+        if log := files[failed]:
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace")[-_TAIL:])
+    code = workers[failed].returncode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    raise InputError(
+        f"process {failed} of {count} {how}, and the others were stopped; what was trained so far"
+        " is kept, run again to go on from there"
+    )
 
 
 def _wait(workers: list[subprocess.Popen[bytes]]) -> int | None:

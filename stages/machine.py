@@ -15,11 +15,7 @@ def cores() -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of RAM that this process can still take, within the limits of its control groups.
-
-    Args:
-        root: where ``proc`` and ``sys`` are, for the control groups.
-    """
+    """Bytes of RAM that this process can still take, within the limits of its control groups."""
     in_system: int = psutil.virtual_memory().available
     return min([in_system, *_free_in_groups(root)])
 

@@ -6,10 +6,9 @@ import gzip
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
 
 from models.errors import InputError
-from stages.analysis.classes import CLASSES_FILE
+from stages.analysis.classes import CLASSES_FILE, read_classes
 from stages.bundle.card import model_card
 from stages.bundle.keys import configured_key, key_id
 from stages.bundle.manifest import write_manifest
@@ -17,9 +16,9 @@ from stages.bundle.sbom import write_sbom
 from stages.devices.programs import RUNNER, single_file
 from stages.devices.proof import MANIFEST, SIGNATURE
 from stages.entry import run_stage
-from stages.files import new_file, new_folder, read_csv, read_json, write_json
+from stages.files import new_file, new_folder, read_json, write_json
 from stages.params import Params
-from stages.runtimes.exported import SHAPES, Exported, load_exported
+from stages.runtimes.exported import SHAPES, load_exported
 
 SUMMARY = Path("reports/summary.json")
 GATE = Path("reports/gate.json")
@@ -36,8 +35,8 @@ def main(params: Params) -> None:
     The bundle is signed where ``ACKD_SIGNING_KEY`` names a key.
 
     Raises:
-        InputError: a goal of the gate is missed, an exported file was altered, no export passed
-            its validation, or the key cannot be used.
+        InputError: a goal of the gate is missed, an exported file was altered, or the key cannot be
+            used.
     """
     bundle, key = params.package, configured_key()
     gate = read_json(GATE)
@@ -49,19 +48,17 @@ def main(params: Params) -> None:
         )
     summary = read_json(SUMMARY)
     exported = load_exported()
-    files = _passed(exported, summary)
-    quantization = exported.description["quantization"]
-    description = exported.description | {
-        "files": files,
-        "failed": {},
-        "quantization": {name: made for name, made in quantization.items() if name in files},
-    }
-    classes, report = read_csv(CLASSES_FILE), read_json(DATA)
+    passed = {n for n, export in summary["exports"].items() if export["status"] == "passed"}
+    description = exported.description | {"failed": {}}
+    for part in ("files", "quantization"):
+        description[part] = {n: made for n, made in description[part].items() if n in passed}
+    models = [entry[shape]["path"] for entry in description["files"].values() for shape in SHAPES]
+    classes, report = read_classes(), read_json(DATA)
     environment = read_json(ENVIRONMENT)
     card = model_card(summary, description, gate["goals"], classes, params, report, environment)
 
     with new_folder(BUNDLE) as folder, new_file(BUNDLE_FILE) as archive:
-        for name in _names(description):
+        for name in (*models, description["golden"]["path"], "labels.json"):
             shutil.copyfile(exported.folder / name, folder / name)
         (folder / "runner.py").write_bytes(single_file(RUNNER))
         write_json(folder / "model.json", description)
@@ -74,29 +71,6 @@ def main(params: Params) -> None:
     print(
         f"package: {BUNDLE_FILE} {bundle.version} with {', '.join(description['files'])}, {signed}"
     )
-
-
-def _passed(exported: Exported, summary: dict[str, Any]) -> dict[str, Any]:
-    """The files of ``model.json`` whose precision passed its validation."""
-    files: dict[str, Any] = exported.description["files"]
-    if list(summary["exports"]) != [*files, *exported.failed]:
-        raise InputError(f"{SUMMARY}: not of the models in {exported.folder}; run `dvc repro`")
-    passed = {
-        precision: entry
-        for precision, entry in files.items()
-        if summary["exports"][precision]["status"] == "passed"
-    }
-    if not passed:
-        raise InputError(
-            f"{SUMMARY}: no export passed its validation, so there is nothing to package; see"
-            " reports/validation.json for the reasons"
-        )
-    return passed
-
-
-def _names(description: dict[str, Any]) -> list[str]:
-    models = [entry[shape]["path"] for entry in description["files"].values() for shape in SHAPES]
-    return [*models, description["golden"]["path"], "labels.json"]
 
 
 def write_archive(path: Path, folder: Path, name: str) -> None:

@@ -68,71 +68,65 @@ def main(params: Params) -> None:
     for note in choice.notes:
         print(printable(note))
     size = data.image_size or _own_size(data.source, choice.splits["train"])
-    statistics = {}
-    damaged: list[str] = []
+    statistics: dict[Split, Statistics] = {}
     splits: dict[str, dict[str, Any]] = {}
+    damaged: list[str] = []
     with new_folder(DATA_FOLDER) as folder:
         for name in SPLITS:
             chosen = choice.splits[name]
             images_path, labels_path = folder / f"{name}_images.npy", folder / f"{name}_labels.npy"
             statistics[name], kept = _write_images(images_path, chosen, size, data, name, damaged)
-            labels = chosen.labels[kept]
+            labels = chosen.labels[kept].astype(np.int64)
             with labels_path.open("wb") as handle:
                 write_header(handle, np.int64, labels.shape)
-                handle.write(labels.astype(np.int64).tobytes())
-            per_class = np.bincount(labels, minlength=len(choice.classes))
+                handle.write(labels.tobytes())
             splits[name] = {
                 "count": len(labels),
-                "per_class": per_class.tolist(),
+                "per_class": np.bincount(labels, minlength=len(choice.classes)).tolist(),
                 "images_sha256": sha256(images_path),
                 "labels_sha256": sha256(labels_path),
             }
         damaged = list(dict.fromkeys(damaged))  # validation may use the test images
         if damaged:
-            trained = np.count_nonzero(splits["train"]["per_class"])
-            emptied = trained < len(np.unique(choice.splits["train"].labels)) or not all(
-                split["count"] for split in splits.values()
-            )
-            listed = ", ".join(damaged[:_NAMED])
-            more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-            problem = f"{data.source}: {len(damaged)} of the images cannot be read: {listed}{more};"
-            if emptied:
-                raise InputError(
-                    f"{problem} replace them, as a class or a split has no other images"
-                )
-            if data.damaged == "refuse":
-                raise InputError(f"{problem} replace or remove them, or set data.damaged: skip")
-            print(printable(f"{problem} they are left out"))
+            wanted = len(np.unique(choice.splits["train"].labels))
+            trained = int(np.count_nonzero(splits["train"]["per_class"]))
+            emptied = trained < wanted or not all(split["count"] for split in splits.values())
+            _judge_damage(damaged, data, emptied)
         mean, std = statistics["train"].mean_and_std()
         if min(std) == 0:
             raise InputError(
                 f"{data.source}: a colour channel is constant over all training images; use others"
             )
-        repeated = {
-            f"{name}_images_also_in_train": int(
-                np.isin(statistics[name].digests, statistics["train"].digests).sum()
-            )
-            for name in ("val", "test")
-        }
         summary = {
             "source": data.source,
             "image_size": size,
             "classes": list(choice.classes),
             "mean": mean,
             "std": std,
-            **repeated,
         }
+        for other in ("val", "test"):
+            repeated = np.isin(statistics[other].digests, statistics["train"].digests).sum()
+            summary[f"{other}_images_also_in_train"] = int(repeated)
+            print(f"{other}: {repeated} images also in train, with identical pixels")
         write_json(folder / "manifest.json", {**summary, "splits": splits})
     counts = {
         name: {key: split[key] for key in ("count", "per_class")} for name, split in splits.items()
     }
-    summary["source"] = without_folders(data.source)
-    report = {**summary, "splits": counts, "notes": choice.notes, "damaged": damaged}
-    write_json(REPORT, report)
+    summary |= {"source": without_folders(data.source), "splits": counts}
+    write_json(REPORT, {**summary, "notes": choice.notes, "damaged": damaged})
     sizes = ", ".join(f"{split['count']} {name}" for name, split in counts.items())
     print(f"{data.source}: {sizes} images of {len(choice.classes)} classes, {size}x{size}")
-    for key, number in repeated.items():
-        print(f"{key}: {number} (with identical pixels)")
+
+
+def _judge_damage(damaged: list[str], data: Data, emptied: bool) -> None:
+    listed = ", ".join(damaged[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    problem = f"{data.source}: {len(damaged)} of the images cannot be read: {listed}{more};"
+    if emptied:
+        raise InputError(f"{problem} replace them, as a class or a split has no other images")
+    if data.damaged == "refuse":
+        raise InputError(f"{problem} replace or remove them, or set data.damaged: skip")
+    print(printable(f"{problem} they are left out"))
 
 
 def _own_size(source: str, chosen: ChosenSplit) -> int:

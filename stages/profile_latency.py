@@ -34,11 +34,9 @@ def main(params: Params) -> None:
     samples = {key: times for found in measured for key, times in found.samples.items()}
     results = [row for found in measured for row in found.results]
     with new_folder(SAMPLES_FOLDER) as folder:
-        (folder / "samples.json").write_text(
-            json.dumps(samples, allow_nan=False) + "\n", encoding="utf-8"
-        )
-    devices_told = [{"device": found.device, **found.description} for found in measured]
-    write_json(REPORT, {"devices": devices_told, "results": results})
+        (folder / "samples.json").write_text(json.dumps(samples, allow_nan=False) + "\n")
+    described = [{"device": found.device, **found.description} for found in measured]
+    write_json(REPORT, {"devices": described, "results": results})
     if all(result["n"] is None for result in results):
         raise InputError(
             f"{REPORT}: nothing could be measured; the first reason: {results[0]['reason']}"

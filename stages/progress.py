@@ -23,13 +23,7 @@ _LOG_EVERY_SECONDS = 10.0
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield ``items`` while showing how far it is.
-
-    Args:
-        items: what is worked through.
-        description: what the work is, for example ``"validate fp32"``.
-        total: how many, where ``items`` has no length.
-    """
+    """Yield ``items`` while showing how far it is; ``total`` is for those without a length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     console = Console(stderr=True, emoji=False)

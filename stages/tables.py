@@ -111,12 +111,12 @@ def headings(*keys: str) -> list[str]:
 
 
 def cells(record: Record, *keys: str) -> list[Cell]:
-    """The values under ``keys`` with their units; a p90 also needs ``noisy``."""
+    """The values under ``keys`` with their units; a ``noisy`` p90 has a mark."""
     found: list[Cell] = []
     for key in keys:
         value = record[key]
         text = None if value is None else _COLUMNS[key][1](value)
-        found.append(f"{text}{NOISY}" if text and key == "p90_ms" and record["noisy"] else text)
+        found.append(f"{text}{NOISY}" if text and key == "p90_ms" and record.get("noisy") else text)
     return found
 
 
@@ -128,16 +128,7 @@ def of_records(
     reading: str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """A row for each record: what it is called, and its values.
-
-    Args:
-        caption: of the table.
-        names: headings of what the records are called.
-        records: each with as many texts as ``names``.
-        keys: which values are shown.
-        reading: as the table's.
-        notes: as the table's, before the one on noisy machines.
-    """
+    """A row for each record: what it is called, under ``names``, and its values under ``keys``."""
     found = list(records)
     rows = [[*called, *cells(record, *keys)] for called, record in found]
     noisy = "p90_ms" in keys and any(record["noisy"] for _, record in found)
@@ -191,18 +182,20 @@ def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
         else "No export is recommended: none has its accuracy, size and latency measured."
     ]
     notes += [f"{name}: {export['reason']}." for name, export in found.items() if export["reason"]]
-    rows = [
-        export
-        | {"drop": drop(export), "verdict": _verdict(name, summary)}
-        | {"made_by": export["made_by"] or ""}
-        for name, export in found.items()
-    ]
+    rows = []
+    for name, export in found.items():
+        others = export["dominated_by"]
+        verdict = f"dominated by {', '.join(others)}" if others else ""
+        if choice and choice["precision"] == name:
+            verdict = "recommended"
+        shown = {"drop": drop(export), "verdict": verdict, "made_by": export["made_by"] or ""}
+        rows.append(([name], export | shown))
     keys = ["status", "verdict", "accuracy", "drop", "size_mb", "p50_ms", "p90_ms", "speedup"]
     keys += ["max_relative_error", "agreement", "made_by"]
     return of_records(
         "The student’s exports, in onnxruntime",
         ["precision"],
-        zip([[name] for name in found], rows, strict=True),
+        rows,
         keys,
         reading,
         notes,
@@ -231,10 +224,3 @@ def litert(summary: Record) -> Table | None:
 def processor(device: Record) -> str:
     """What a device of ``reports/summary.json`` computes with."""
     return str(device["cpu"] or f"an unnamed {device['machine']} CPU")
-
-
-def _verdict(precision: str, summary: Record) -> str:
-    choice, others = summary["recommended"], summary["exports"][precision]["dominated_by"]
-    if choice and choice["precision"] == precision:
-        return "recommended"
-    return f"dominated by {', '.join(others)}" if others else ""

@@ -7,6 +7,7 @@ static one, which takes images one by one, on the first :data:`STATIC_IMAGES` of
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stages.entry import run_stage
 from stages.files import write_json
 from stages.params import Params
 from stages.progress import track
-from stages.runtimes.base import Job, Runtime, RuntimeFailureError, Times
+from stages.runtimes.base import Job, Runtime, RuntimeFailureError
 from stages.runtimes.exported import SHAPES, Exported, load_exported
 from stages.runtimes.onnx_runtime import OnnxRuntime
 from stages.runtimes.parity import (
@@ -56,24 +57,21 @@ def main(params: Params) -> None:
         if precision in runtime.precisions
         for shape in SHAPES
     ]
-    results = [
-        validate(runtime, reason, exported, precision, shape, reference, settings)
-        for runtime, reason, precision, shape in track(work, "validate")
-    ]
+    results = [validate(*one, exported, reference, settings) for one in track(work, "validate")]
     torch_accuracy = accuracy(reference.test_logits, reference.test.labels)
     write_json(
         REPORT,
         {"torch": {"accuracy": torch_accuracy, "images": len(reference.test)}, "results": results},
     )
-    failures: dict[str, list[str]] = {}
-    for result in results:
-        if result["status"] == "failed":
-            failure = f"{result['file']} in {result['runtime']} ({result['reason']})"
-            failures.setdefault(result["precision"], []).append(failure)
+    failures: dict[str, list[str]] = defaultdict(list)
+    for row in results:
+        if row["status"] == "failed":
+            failure = f"{row['file']} in {row['runtime']} ({row['reason']})"
+            failures[row["precision"]].append(failure)
     for name, found in failures.items():
         if name not in params.export.required:
             print(f"validate: {name} is left out: {'; '.join(found)}", flush=True)
-    missed = [found for name in params.export.required for found in failures.get(name, [])]
+    missed = [found for name in params.export.required for found in failures[name]]
     if missed:
         raise InputError(
             f"{REPORT}: {len(missed)} of {len(results)} failed: {'; '.join(missed)};"
@@ -85,17 +83,13 @@ def main(params: Params) -> None:
 def validate(
     runtime: Runtime,
     absent: str | None,
-    exported: Exported,
     precision: str,
     shape: str,
+    exported: Exported,
     reference: Reference,
     settings: Validate,
 ) -> dict[str, Any]:
-    """One row of ``reports/validation.json``.
-
-    Args:
-        absent: why the runtime cannot run here; the row is then ``skipped``.
-    """
+    """One row of ``reports/validation.json``; ``skipped`` where the runtime is ``absent``, why."""
     row: dict[str, Any] = {
         "runtime": runtime.name,
         "version": runtime.version(),
@@ -114,13 +108,11 @@ def validate(
     }
     if absent:
         return row
-    golden = len(reference.golden_images)
-    sizes = settings.batch_sizes if shape == "dynamic" else [1]
-    batch_sizes = list(dict.fromkeys(min(size, golden) for size in sizes))
-    images = len(reference.test) if shape == "dynamic" else min(STATIC_IMAGES, len(reference.test))
-    jobs = [Job(reference.golden_images, size) for size in batch_sizes]
-    test = reference.test.images.first(images)
-    jobs.append(Job(test, BATCH if shape == "dynamic" else 1))
+    golden, test = reference.golden_images, reference.test.images
+    sizes, batch = (settings.batch_sizes, BATCH) if shape == "dynamic" else ([1], 1)
+    sizes = list(dict.fromkeys(min(size, len(golden)) for size in sizes))
+    images = len(test) if shape == "dynamic" else min(STATIC_IMAGES, len(test))
+    jobs = [*(Job(golden, size) for size in sizes), Job(test.first(images), batch)]
     try:
         execution = runtime.run(exported.file(precision, shape), jobs)
     except RuntimeFailureError as error:
@@ -129,16 +121,12 @@ def validate(
         "provider": execution.provider,
         "dtypes": execution.dtypes,
         "layers": execution.layers,
-        "latency": _latency(execution.times),
     }
-    row |= figures(execution, batch_sizes, reference, images)
+    if times := execution.times:
+        gpu, wall = statistics(times.gpu_ms), statistics(times.wall_ms)
+        row["latency"] = {"batch_size": 1, "gpu": gpu, "wall": wall}
+    row |= figures(execution, sizes, reference, images)
     return row | outcome(", ".join(breaches(row, precision, settings)) or None)
-
-
-def _latency(times: Times | None) -> dict[str, Any] | None:
-    if times is None:
-        return None
-    return {"batch_size": 1, "gpu": statistics(times.gpu_ms), "wall": statistics(times.wall_ms)}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ Record = dict[str, Any]
 #: So many classes are shown whole; of more the weakest and the strongest.
 _MANY_CLASSES = 20
 _UNTAUGHT = ("scratch", "one")
+#: Settings of a training that do nothing at their defaults.
+_OPTIONAL = ("milestones", "warmup", "layer_decay", "clip_gradient", "label_smoothing", "ema")
 _SPLIT = ("train_split", "val_split", "test_split", "val_fraction", "train_per_class", "seed")
 
 
@@ -29,21 +31,15 @@ def model_card(
     summary: Record,
     description: Record,
     goals: Sequence[Record],
-    classes: Sequence[dict[str, str]],
+    classes: Sequence[Record],
     params: Params,
     report: Record,
     environment: Record,
 ) -> str:
     """The card in Markdown, with the head that model hubs read.
 
-    Args:
-        summary: ``reports/summary.json``.
-        description: ``model.json`` with the packaged precisions alone.
-        goals: those of ``reports/gate.json``; all are met.
-        classes: the rows of ``reports/classes.csv``.
-        params: how the student was made.
-        report: ``reports/data.json``.
-        environment: ``reports/distill/environment.json``.
+    ``description`` is ``model.json`` with the packaged precisions alone, ``report`` is
+    ``reports/data.json``, and ``environment`` that of the student.
     """
     packaged, choice = description["files"], summary["recommended"]
     jinja = Environment(
@@ -78,19 +74,16 @@ def model_card(
 
 
 def making(params: Params, proxy: str) -> Table:
-    """How teacher and student were trained.
-
-    Args:
-        params: of the chain.
-        proxy: the network that the student really learned from.
-    """
+    """How teacher and student were trained; ``proxy`` is the network that it learned from."""
     teacher, student = params.teacher, params.distill
     method = "supervised" if student.method == "scratch" else student.method.upper()
     rows = [["method", _teacher_method(teacher), method]]
     if student.method not in _UNTAUGHT:
         rows.append(["learned from", "", _taught_by(params, proxy)])
-    trained = _schedule(teacher) if teacher.checkpoint is None else {}
-    rows += [[key, trained.get(key, ""), value] for key, value in _schedule(student).items()]
+    trained = _training(teacher) if teacher.checkpoint is None else {}
+    both = trained, _training(student)
+    used = (key for key in Training.model_fields if any(key in settings for settings in both))
+    rows += [[key.replace("_", " "), *(one.get(key, "") for one in both)] for key in used]
     return Table(["", teacher.network, student.network], rows)
 
 
@@ -113,38 +106,23 @@ def _taught_by(params: Params, network: str) -> str:
     return f"{network}, the last of the assistants {', '.join(assistants.networks)}"
 
 
-def _schedule(training: Training) -> dict[str, str]:
-    schedule: str = training.schedule
-    if training.milestones:
-        after = ", ".join(map(str, training.milestones))
-        schedule = f"{schedule}, a tenth after epochs {after}"
-    if training.warmup:
-        schedule = f"{schedule}, after a warm-up of {percent(training.warmup)}"
-    optimizer = "AdamW" if training.optimizer == "adamw" else f"SGD, momentum {training.momentum:g}"
-    described = {
-        "epochs": str(training.epochs),
-        "batch size": str(training.batch_size),
-        "optimizer": optimizer,
-        "learning rate": f"{training.learning_rate:g}",
-        "schedule": schedule,
-        "weight decay": f"{training.weight_decay:g}",
-        "seed": str(training.seed),
+def _training(training: Training) -> dict[str, str]:
+    """The settings that had an effect."""
+    unused = {k for k in _OPTIONAL if getattr(training, k) == Training.model_fields[k].default}
+    unused |= {"momentum"} if training.optimizer == "adamw" else set()
+    values = {key: getattr(training, key) for key in Training.model_fields if key not in unused}
+    return {
+        key: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in values.items()
     }
-    optional = {
-        "layer decay": (training.layer_decay, 1.0),
-        "gradients clipped to": (training.clip_gradient, None),
-        "label smoothing": (training.label_smoothing, 0.0),
-        "averaged weights, decay": (training.ema, None),
-    }
-    return described | {k: f"{value:g}" for k, (value, off) in optional.items() if value != off}
 
 
-def _chosen(classes: Sequence[dict[str, str]]) -> list[tuple[str, Sequence[dict[str, str]]]]:
+def _chosen(classes: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
     """The classes to show, in one part, or the weakest and the strongest in two with titles."""
     if len(classes) <= _MANY_CLASSES:
         return [("", classes)]
-    present = [one for one in classes if one["images"] != "0"]
-    present.sort(key=lambda one: float(one["accuracy/student"]))
+    present = [one for one in classes if one["images"]]
+    present.sort(key=lambda one: one["accuracy/student"])
     half = _MANY_CLASSES // 2
     return [
         (f"The student's {half} weakest of {len(present)} classes:", present[:half]),
@@ -152,13 +130,15 @@ def _chosen(classes: Sequence[dict[str, str]]) -> list[tuple[str, Sequence[dict[
     ]
 
 
-def _classes(classes: Sequence[dict[str, str]]) -> Table:
-    rows = []
-    for one in classes:
-        accuracies = [one[f"accuracy/{name}"] for name in ("teacher", "student")]
-        # Empty where a class has no test images.
-        shown = [percent(float(accuracy)) if accuracy else None for accuracy in accuracies]
-        rows.append([one["class"], one["images"], *shown])
+def _classes(classes: Sequence[Record]) -> Table:
+    def accuracy(one: Record, network: str) -> str | None:
+        value = one[f"accuracy/{network}"]
+        return None if value is None else percent(value)
+
+    rows = [
+        [one["class"], count(one["images"]), accuracy(one, "teacher"), accuracy(one, "student")]
+        for one in classes
+    ]
     return Table(["class", "test images", "teacher", "student"], rows)
 
 
@@ -175,15 +155,11 @@ def _devices(summary: Record, description: Record) -> str:
 
 
 def _splits(report: Record) -> Table:
-    rows = [
-        [
-            split,
-            count(images["count"]),
-            between(min(images["per_class"]), max(images["per_class"])),
-            str(report.get(f"{split}_images_also_in_train", "")),
-        ]
-        for split, images in report["splits"].items()
-    ]
+    rows = []
+    for split, images in report["splits"].items():
+        each = between(min(images["per_class"]), max(images["per_class"]))
+        also = str(report.get(f"{split}_images_also_in_train", ""))
+        rows.append([split, count(images["count"]), each, also])
     return Table(["split", "images", "in each class", "also in train"], rows)
 
 

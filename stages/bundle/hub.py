@@ -43,13 +43,7 @@ def data_set(source: str) -> DataSet:
 
 
 def front_matter(summary: dict[str, Any], packaged: Iterable[str], license_: str | None) -> str:
-    """The head, with its two lines of dashes.
-
-    Args:
-        summary: ``reports/summary.json``.
-        packaged: the precisions that the bundle has.
-        license_: of the model, an SPDX expression; None where it is not stated.
-    """
+    """The head, with its two lines of dashes; ``license_`` is an SPDX expression of the model's."""
     exports = {precision: summary["exports"][precision] for precision in packaged}
     student, data = summary["student"], data_set(summary["data"]["source"])
     method = [] if student["method"] == "scratch" else ["knowledge-distillation", student["method"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -30,10 +31,14 @@ def new_key(private_file: Path) -> tuple[Path, str]:
         if path.exists() or path.is_symlink():
             raise InputError(f"{path}: exists; keep it, or name another file")
     key = Ed25519PrivateKey.generate()
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, *form).decode("ascii")
     try:
         private_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(private_file, _private_pem(key), 0o600)
-        _write_new(public_file, public_text(key.public_key()).encode("ascii"), 0o644)
+        # With its mode from the first moment on, and never over a file that exists.
+        with open(private_file, "x", opener=partial(os.open, mode=0o600)) as file:
+            file.write(private)
+        public_file.write_text(public_text(key.public_key()))
     except OSError as error:
         raise InputError(f"{private_file}: not written ({error.strerror})") from None
     return public_file, key_id(key.public_key())
@@ -99,21 +104,6 @@ def is_signed_by(key: Ed25519PublicKey, content: bytes, signature: bytes) -> boo
     except InvalidSignature:
         return False
     return True
-
-
-def _private_pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """With its mode from the first moment on, and never over a file that exists."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
 
 
 def _read(path: Path, what: str) -> bytes:

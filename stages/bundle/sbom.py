@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 from uuid import NAMESPACE_OID, uuid5
 
 from cyclonedx.contrib.license.factories import LicenseFactory
@@ -21,49 +20,21 @@ SBOM = "sbom.json"
 RUNNER_LICENSE = "Apache-2.0"
 
 
-class Requirement(NamedTuple):
-    """A program that the device must bring.
-
-    Attributes:
-        versions: from the oldest that bundles are tested with to below the first untested one.
-        registry: its type in a package URL.
-    """
-
-    name: str
-    versions: tuple[str, ...]
-    registry: str
-    kind: ComponentType
-
-    def component(self) -> Component:
-        """Without a version, as none is delivered; CycloneDX has ranges from 1.7 on only."""
-        ranges = f"vers:{self.registry}/{'|'.join(self.versions)}"
-        return Component(
-            name=self.name,
-            type=self.kind,
-            bom_ref=self.name,
-            purl=PackageURL(self.registry, name=self.name, qualifiers={"vers": ranges}),
-            properties=[Property(name="ackd:versions", value=",".join(self.versions))],
-        )
-
-
-REQUIREMENTS = (
-    Requirement("python", (">=3.8", "<3.14"), "generic", ComponentType.PLATFORM),
-    Requirement("numpy", (">=1.24.4", "<3"), "pypi", ComponentType.LIBRARY),
-    Requirement("onnxruntime", (">=1.19.2", "<2"), "pypi", ComponentType.LIBRARY),
-)
+#: What the device must bring: in versions from the oldest that bundles are tested with to below the
+#: first untested one, its type in a package URL, and its kind.
+REQUIREMENTS = {
+    "python": ((">=3.8", "<3.14"), "generic", ComponentType.PLATFORM),
+    "numpy": ((">=1.24.4", "<3"), "pypi", ComponentType.LIBRARY),
+    "onnxruntime": ((">=1.19.2", "<2"), "pypi", ComponentType.LIBRARY),
+}
 
 
 def write_sbom(folder: Path, network: str, version: str, license_: str | None) -> None:
     """Describe all files in ``folder``; equal contents give equal bytes.
 
-    Args:
-        folder: the bundle's models, ``runner.py`` and what both read.
-        network: its name.
-        version: of the bundle.
-        license_: of the model, an SPDX expression; None where it is not stated.
+    ``license_`` is an SPDX expression of the model's; None where it is not stated.
     """
-    paths = sorted(folder.iterdir())
-    digests = {path.name: sha256(path) for path in paths}
+    digests = {path: sha256(path) for path in sorted(folder.iterdir())}
     licenses = _licenses(license_)
     whole = Component(
         name=network,
@@ -72,9 +43,10 @@ def write_sbom(folder: Path, network: str, version: str, license_: str | None) -
         bom_ref="bundle",
         licenses=licenses,
     )
-    files = [_file(path, digests[path.name], licenses) for path in paths]
-    needed = {requirement.name: requirement.component() for requirement in REQUIREMENTS}
-    identity = [network, version, str(license_), *(f"{d}  {name}" for name, d in digests.items())]
+    files = [_file(path, digest, licenses) for path, digest in digests.items()]
+    needed = {name: _requirement(name) for name in REQUIREMENTS}
+    identity = [network, version, str(license_)]
+    identity += [f"{digest}  {path.name}" for path, digest in digests.items()]
     bom = Bom(
         # A random one would differ each time.
         serial_number=uuid5(NAMESPACE_OID, "\n".join(identity)),
@@ -90,6 +62,19 @@ def write_sbom(folder: Path, network: str, version: str, license_: str | None) -
     content = json.loads(JsonV1Dot6(bom).output_as_string())
     del content["metadata"]["timestamp"]
     write_json(folder / SBOM, content)
+
+
+def _requirement(name: str) -> Component:
+    """Without a version, as none is delivered; CycloneDX has ranges from 1.7 on only."""
+    versions, registry, kind = REQUIREMENTS[name]
+    ranges = f"vers:{registry}/{'|'.join(versions)}"
+    return Component(
+        name=name,
+        type=kind,
+        bom_ref=name,
+        purl=PackageURL(registry, name=name, qualifiers={"vers": ranges}),
+        properties=[Property(name="ackd:versions", value=",".join(versions))],
+    )
 
 
 def _file(path: Path, digest: str, licenses: list[License]) -> Component:

@@ -10,13 +10,14 @@ from typing import Any
 from stages.devices.runner import outcome
 from stages.files import sha256
 from stages.formatting import threads as number_of_threads
+from stages.params import Params
 from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported
 from stages.runtimes.litert_runtime import LiteRtRuntime
 from stages.runtimes.parity import OF_ANSWERS, breaches, figures, read_reference
 from stages.runtimes.process import run_process
-from stages.sections.export import Profile, Validate
+from stages.sections.export import Profile
 
 Row = dict[str, Any]
 
@@ -26,38 +27,21 @@ _UNTIMED = (
 )
 
 
-class Exporter:
-    """The files of one student.
+def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[float]]]:
+    """Write the files of the student into ``folder``.
 
-    Args:
-        folder: where to write them.
-        calibration_images: training images that int8 ranges are calibrated on.
-        validate: what a file must show.
-        profile: how it is timed; on this machine, whatever its devices are.
+    They are timed on this machine, whatever the devices of ``profile`` are.
 
-    Attributes:
-        samples: times in ms by ``local:|litert|<precision>|<threads>``.
+    Returns:
+        A row of ``reports/litert.json`` for each precision, where one that failed has the reason,
+        and samples: times in ms by ``local:|litert|<precision>|<threads>``.
     """
+    runtime, exported = LiteRtRuntime(), load_exported()
+    reference = read_reference(exported, "export_litert")
+    samples: dict[str, list[float]] = {}
 
-    def __init__(
-        self, folder: Path, calibration_images: int, validate: Validate, profile: Profile
-    ) -> None:
-        self.folder = folder
-        self.calibration_images = calibration_images
-        self.validate = validate
-        self.profile = profile
-        self.samples: dict[str, list[float]] = {}
-        self._runtime = LiteRtRuntime()
-        self._exported = load_exported()
-        self._reference = read_reference(self._exported, "export_litert")
-
-    def export(self) -> list[Row]:
-        """A row of ``reports/litert.json`` for each precision; one that failed has the reason."""
-        precisions = self._runtime.precisions
-        return [self._row(precision) for precision in track(precisions, "export_litert")]
-
-    def _row(self, precision: str) -> Row:
-        path = self._path(precision)
+    def row_of(precision: str) -> Row:
+        path = folder / f"{precision}.tflite"
         row: Row = {
             "precision": precision,
             "file": path.name,
@@ -72,17 +56,20 @@ class Exporter:
             "latency": [],
         }
         try:
-            self._convert(precision)
+            _convert(path, folder / "fp32.tflite", params.export.calibration_images)
             row |= {"sha256": sha256(path), "bytes": path.stat().st_size}
-            reference = self._reference
             test = reference.test.images
-            execution = self._runtime.run(path, [Job(reference.golden_images, 1), Job(test, 1)])
+            execution = runtime.run(path, [Job(reference.golden_images, 1), Job(test, 1)])
         except RuntimeFailureError as error:
             return row | {"reason": str(error)}
         row |= {"provider": execution.provider, "dtypes": execution.dtypes}
         row |= figures(execution, [1], reference, len(reference.test))
-        row["latency"] = [self._latency(precision, threads) for threads in self.profile.threads]
-        missed = list(breaches(row, precision, self.validate))
+        for threads in params.profile.threads:
+            timed = _latency(path, exported.golden, threads, params.profile)
+            if "samples_ms" in timed:
+                samples[f"local:|litert|{precision}|{threads}"] = timed.pop("samples_ms")
+            row["latency"].append(timed)
+        missed = list(breaches(row, precision, params.validate_))
         missed += [
             f"at {number_of_threads(timed['threads'])}: {timed['reason']}"
             for timed in row["latency"]
@@ -90,30 +77,27 @@ class Exporter:
         ]
         return row | outcome(", ".join(missed) or None)
 
-    def _path(self, precision: str) -> Path:
-        return self.folder / f"{precision}.tflite"
+    return [row_of(precision) for precision in track(runtime.precisions, "export_litert")], samples
 
-    def _convert(self, precision: str) -> None:
-        target, float32 = str(self._path(precision)), self._path("fp32")
-        arguments = ["fp32", target]
-        if precision == "int8":
-            if not float32.is_file():
-                raise RuntimeFailureError("there is no fp32 file to quantise")
-            arguments = ["int8", str(float32), target, str(self.calibration_images)]
-        try:
-            run_process([sys.executable, "-m", "stages.litert.converter", *arguments])
-        except RuntimeFailureError as error:
-            raise RuntimeFailureError(f"not converted: the converter {error}") from None
 
-    def _latency(self, precision: str, threads: int) -> Row:
-        """In a fresh process, as on every device."""
-        command = [sys.executable, "-m", "stages.litert.timing", str(self._path(precision))]
-        command += [str(self._exported.golden), precision, str(threads)]
-        try:
-            printed = run_process([*command, self.profile.model_dump_json()])
-        except RuntimeFailureError as error:
-            empty = dict.fromkeys(_UNTIMED)
-            return {"threads": threads, **empty, **outcome(str(error))}
-        timed: Row = json.loads(printed.splitlines()[-1])
-        self.samples[f"local:|litert|{precision}|{threads}"] = timed.pop("samples_ms")
-        return timed
+def _convert(target: Path, float32: Path, calibration_images: int) -> None:
+    arguments = ["fp32", str(target)]
+    if target != float32:
+        if not float32.is_file():
+            raise RuntimeFailureError("there is no fp32 file to quantise")
+        arguments = ["int8", str(float32), str(target), str(calibration_images)]
+    try:
+        run_process([sys.executable, "-m", "stages.litert.converter", *arguments])
+    except RuntimeFailureError as error:
+        raise RuntimeFailureError(f"not converted: the converter {error}") from None
+
+
+def _latency(path: Path, golden: Path, threads: int, profile: Profile) -> Row:
+    """In a fresh process, as on every device; with ``samples_ms`` where it was timed."""
+    command = [sys.executable, "-m", "stages.litert.timing", str(path), str(golden), path.stem]
+    try:
+        printed = run_process([*command, str(threads), profile.model_dump_json()])
+    except RuntimeFailureError as error:
+        return {"threads": threads, **dict.fromkeys(_UNTIMED), **outcome(str(error))}
+    timed: Row = json.loads(printed.splitlines()[-1])
+    return timed

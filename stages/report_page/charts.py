@@ -51,15 +51,9 @@ class Point(NamedTuple):
 def lines(
     title: str, y_label: str, series: Series, reading: str = "", reference: float | None = None
 ) -> Chart:
-    """Curves over epochs.
+    """Curves over epochs, with a dotted line at ``reference``; the title is unique in the page.
 
-    Args:
-        title: unique in the page.
-        y_label: the quantity and its unit; an accuracy or a mean weight is shown as %.
-        series: NaN leaves a gap, and a single value, of what was not trained here, becomes a level
-            line.
-        reading: what the curves mean.
-        reference: a value to compare with, as a fine dotted line.
+    NaN leaves a gap, and a single value, of what was not trained here, becomes a level line.
     """
     with new_axes() as (figure, axes):
         for (epochs, values), (colour, dash) in zip(series.values(), looks(), strict=False):
@@ -131,12 +125,8 @@ def reliability(
 ) -> Chart:
     """Accuracy against confidence, bin by bin; an area grows with its share of the images.
 
-    No line joins the points, as it would make the most of the bins with the fewest images.
-
-    Args:
-        title: of the chart.
-        networks: for each the bins of :func:`stages.analysis.calibration.calibration`.
-        reading: what the points mean.
+    No line joins the points, as it would make the most of the bins with the fewest images. The bins
+    are those of :func:`stages.analysis.calibration.calibration`.
     """
     with new_axes(height=320) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=DASHES[2], linewidth=1)

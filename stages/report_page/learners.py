@@ -22,16 +22,12 @@ def warnings(history: History) -> list[str]:
     late = history.get("discriminator_accuracy", [])
     late = late[-max(1, len(late) // 5) :]
     when = "in the last epoch" if len(late) == 1 else f"in each of the last {len(late)} epochs"
-    if late and all(abs(accuracy - 0.5) <= _PINNED for accuracy in late):
-        found.append(
-            f"The discriminators’ accuracy is pinned at 50 % {when}: they cannot distinguish the"
-            " learners, so the adversarial term has little effect."
-        )
-    if late and all(accuracy >= 1 - _PINNED for accuracy in late):
-        found.append(
-            f"The discriminators’ accuracy is pinned at 100 % {when}: they have won, so the"
-            " adversarial term has little effect."
-        )
+    for pinned, why in ((0.5, "they cannot distinguish the learners"), (1.0, "they have won")):
+        if late and all(abs(accuracy - pinned) <= _PINNED for accuracy in late):
+            found.append(
+                f"The discriminators’ accuracy is pinned at {100 * pinned:.0f} % {when}: {why}, so"
+                " the adversarial term has little effect."
+            )
     prefix = "attention/"
     attention = {
         name.removeprefix(prefix): values[-1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.analysis.classes import CLASSES_FILE
+from stages.analysis.classes import read_classes
 from stages.files import read_csv, read_json
 
 REPORTS = Path("reports")
@@ -77,7 +77,7 @@ def read_measurements() -> Measurements:
         student_history=_read_history(REPORTS / "distill/history.csv"),
         samples=read_json(SAMPLES),
         devices=[read_json(path) for path in sorted(DEVICES.glob("*.json"))],
-        classes=_read_class_figures(),
+        classes=read_classes(),
         grad_cam=GRAD_CAM.read_bytes(),
     )
 
@@ -86,16 +86,3 @@ def _read_history(path: Path) -> History:
     """The columns of a training's CSV file; an empty cell is NaN."""
     rows = read_csv(path)
     return {column: [float(row[column] or "nan") for row in rows] for column in rows[0]}
-
-
-def _read_class_figures() -> list[Record]:
-    others = ("images", "images_digest", "student_right")
-    return [
-        {
-            column: cell if column == "class" else float(cell) if cell else None
-            for column, cell in row.items()
-            if column not in others
-        }
-        | {"images": int(row["images"])}
-        for row in read_csv(CLASSES_FILE)
-    ]

@@ -17,13 +17,8 @@ Missing = tuple[str, str | None, str]
 
 def skipped(measured: Measurements, paper: Record | None) -> list[Record]:
     """``skipped`` of ``reports/summary.json``; what failed with its figures is not here."""
-    missing = [
-        *_latencies(measured),
-        *_profiled(measured),
-        *_validations(measured),
-        *_litert(measured),
-        *_others(measured, paper),
-    ]
+    parts = (_latencies, _profiled, _validations, _litert)
+    missing = [*(one for part in parts for one in part(measured)), *_others(measured, paper)]
     return [
         {"what": what, **({"device": device} if device else {}), "reason": reason}
         for what, device, reason in dict.fromkeys(missing)

@@ -38,13 +38,7 @@ def page_template(path: Path) -> Template:
 
 
 def render(measured: Measurements, summary: Record, params: Params) -> str:
-    """The page as HTML.
-
-    Args:
-        measured: what the stages wrote.
-        summary: of the same, by :func:`stages.report_page.summary.summarise`.
-        params: all of ``params.yaml``.
-    """
+    """The page as HTML."""
     analysis = measured.analysis
     group = analysis["learners"]
     compared = summary["paper"] is not None and summary["paper"]["accuracies"]
@@ -111,7 +105,7 @@ def _yaml(params: Params) -> str:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None
     text = io.StringIO()
     yaml.dump(json.loads(params.model_dump_json(by_alias=True), object_hook=hide_folders), text)
     return text.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from stages.formatting import count
 from stages.params import Params, read_yaml
@@ -113,17 +112,12 @@ def _differences(setting: Record, measured: Measurements, params: Params) -> lis
     if params.distill.method != "kd" and params.proxy.method != "teacher":
         found.append(f"proxy.method is {params.proxy.method}, where this method has the teacher")
     if params.distill.method == "ackd":
-        found += _other_options(params.distill.ackd)
+        # What the tables do not vary.
+        varied = {"learners", "attention", "adversarial"}
+        ours, theirs = (one.model_dump(exclude=varied) for one in (params.distill.ackd, Ackd()))
+        found += [
+            f"distill.ackd.{key} is {value} instead of {theirs[key]}"
+            for key, value in ours.items()
+            if value != theirs[key]
+        ]
     return found
-
-
-def _other_options(ackd: Ackd) -> list[str]:
-    """What the tables do not vary."""
-    varied = {"learners", "attention", "adversarial"}
-    ours: dict[str, Any] = ackd.model_dump(exclude=varied)
-    theirs = Ackd().model_dump(exclude=varied)
-    return [
-        f"distill.ackd.{key} is {value} instead of {theirs[key]}"
-        for key, value in ours.items()
-        if value != theirs[key]
-    ]

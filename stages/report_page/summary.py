@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stages.params import Params
 from stages.report_page.choice import dominated_by, recommended
-from stages.report_page.devices import devices, of_precisions
+from stages.report_page.devices import Measured, devices, of_precisions
 from stages.report_page.learners import warnings
 from stages.report_page.measurements import Measurements, Record
 from stages.report_page.missing import skipped
@@ -46,24 +46,20 @@ def summarise(measured: Measurements, params: Params) -> Record:
         "paper": paper,
         "exports": exports,
         "recommended": recommended(exports, params.gate.max_export_drop),
-        "devices": {
-            device.url: {
-                **{key: device.description[key] for key in ("system", "machine", "cpu", "runtime")},
-                "by_hand": device.by_hand,
-                "exports": {
-                    precision: {
-                        key: row[key]
-                        for key in ("threads", "p50_ms", "p90_ms", "noisy", "status", "reason")
-                    }
-                    for precision, row in of_precisions(device).items()
-                    if precision in exports
-                },
-            }
-            for device in devices(measured)
-        },
+        "devices": {device.url: _device(device, exports) for device in devices(measured)},
         "litert": _litert(measured),
         "warnings": warnings(measured.student_history),
         "skipped": skipped(measured, paper),
+    }
+
+
+def _device(device: Measured, exports: Record) -> Record:
+    keys = ("threads", "p50_ms", "p90_ms", "noisy", "status", "reason")
+    rows = {name: row for name, row in of_precisions(device).items() if name in exports}
+    return {
+        **{key: device.description[key] for key in ("system", "machine", "cpu", "runtime")},
+        "by_hand": device.by_hand,
+        "exports": {name: {key: row[key] for key in keys} for name, row in rows.items()},
     }
 
 

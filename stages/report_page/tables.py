@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from stages.formatting import count, millions, percent, points, significant
@@ -48,9 +50,8 @@ def engines(measured: Measurements) -> Table | None:
         name = " ".join((result["runtime"], result["precision"], result["shape"]))
         row = [name, result["provider"], layers]
         if latency := result["latency"]:
-            quiet = {"noisy": False}
-            row += cells(latency["gpu"] | quiet, "n", "p50_ms", "p90_ms")
-            row += cells(latency["wall"] | quiet, "p50_ms", "p90_ms")
+            row += cells(latency["gpu"], "n", "p50_ms", "p90_ms")
+            row += cells(latency["wall"], "p50_ms", "p90_ms")
         rows.append(row)
     if not rows:
         return None
@@ -64,13 +65,9 @@ def engines(measured: Measurements) -> Table | None:
 def similarity(measured: Measurements) -> Table:
     gap = measured.analysis["gap"]
     rows = [
-        [
-            f"{pair['a']}, {pair['b']}",
-            f"{pair['cka']:.4f}",
-            f"{pair['kl']:.4f}",
-            points(gap[f"{pair['a']}_{pair['b']}"]),
-        ]
+        [f"{a}, {b}", f"{pair['cka']:.4f}", f"{pair['kl']:.4f}", points(gap[f"{a}_{b}"])]
         for pair in measured.analysis["pairs"]
+        for a, b in [(pair["a"], pair["b"])]
     ]
     head = ["first, second", "CKA", "KL, nats", "accuracy gap, points"]
     return Table(head, rows, "First against second")
@@ -78,16 +75,10 @@ def similarity(measured: Measurements) -> Table:
 
 def latency(measured: Measurements) -> Table:
     several = len(measured.latency["devices"]) > 1
-    rows = [
-        (
-            [
-                f"{result['precision']}, {result['threads']}"
-                + (f", {result['device']}" if several else "")
-            ],
-            result,
-        )
-        for result in measured.latency["results"]
-    ]
+    rows = []
+    for result in measured.latency["results"]:
+        name = f"{result['precision']}, {result['threads']}"
+        rows.append(([f"{name}, {result['device']}" if several else name], result))
     return of_records("Latency at batch 1", ["precision, threads"], rows, (*_TIMES, "peak_rss_mb"))
 
 
@@ -143,11 +134,10 @@ def classes(measured: Measurements) -> Table:
             chosen, accuracies, shaded(accuracies, percent), strict=True
         )
     ]
-    which = f" ({_CLASSES} of {len(present)}, the student’s weakest)"
     return Table(
         ["class", "test images", "teacher", "student", "student − teacher, points"],
         rows,
-        f"Accuracy by class{which if len(present) > _CLASSES else ''}",
+        _of_classes("Accuracy by class", present, "the student’s weakest"),
         "Stronger colours are higher accuracies, from the lowest to the highest of the table. All"
         " classes are in reports/classes.csv.",
     )
@@ -156,12 +146,9 @@ def classes(measured: Measurements) -> Table:
 def learners(analysis: Record) -> Table:
     """Target, learners and ensemble on the test images."""
     found = analysis["learners"]
+    names = {"target": "target (the student)"}
     rows = [
-        [
-            "target (the student)" if name == "target" else name,
-            percent(accuracy),
-            percent(found["attention"][name]) if name in found["attention"] else "—",
-        ]
+        [names.get(name, name), percent(accuracy), _known(percent, found["attention"].get(name))]
         for name, accuracy in found["accuracy"].items()
     ]
     head = ["", "test accuracy", "mean attention"]
@@ -172,24 +159,21 @@ def pairs_of_learners(analysis: Record) -> Table:
     """How alike every two of them are."""
     found = analysis["learners"]
     rows = [
-        [
-            pair.replace("~", " and "),
-            percent(agreement),
-            significant(found["cka"][pair]) if pair in found["cka"] else "—",
-        ]
-        for pair, agreement in found["agreement"].items()
+        [pair.replace("~", " and "), percent(same), _known(significant, found["cka"].get(pair))]
+        for pair, same in found["agreement"].items()
     ]
+    head = ["pair", f"same answer, {analysis['test_images']} images"]
     return Table(
-        [
-            "pair",
-            f"same answer, {analysis['test_images']} images",
-            f"CKA, {analysis['images']} images",
-        ],
+        [*head, f"CKA, {analysis['images']} images"],
         rows,
         "Every two of them",
         "Of equally accurate pairs, those that give the same answer less often complement each"
         " other more.",
     )
+
+
+def _known(form: Callable[[float], str], value: float | None) -> str:
+    return "—" if value is None else form(value)
 
 
 def attention(classes: list[Record]) -> Table | None:
@@ -206,14 +190,18 @@ def attention(classes: list[Record]) -> Table | None:
     chosen = np.argsort(-distance, kind="stable")[:_CLASSES]
     chosen = chosen[np.argsort(-weights[chosen, 0], kind="stable")]
     shades = shaded(weights[chosen].tolist(), lambda weight: f"{100 * weight:.1f} %")
-    which = f" ({_CLASSES} of {len(present)}, those farthest from the mean)"
     return Table(
         ["class", *(key.removeprefix(prefix) for key in keys)],
         [[present[place]["class"], *shade] for place, shade in zip(chosen, shades, strict=True)],
-        f"Attention by class{which if len(present) > _CLASSES else ''}",
+        _of_classes("Attention by class", present, "those farthest from the mean"),
         "Mean weight on the test images of a class; stronger colours are greater weights, from the"
         " least to the greatest of the table.",
     )
+
+
+def _of_classes(caption: str, present: list[Record], which: str) -> str:
+    shown = f"{caption} ({_CLASSES} of {len(present)}, {which})"
+    return shown if len(present) > _CLASSES else caption
 
 
 def paper(summary: Record) -> Table:
@@ -223,15 +211,10 @@ def paper(summary: Record) -> Table:
     ours[method] = ours.pop("student")
     rows = []
     for name in dict.fromkeys([*theirs, *ours]):
-        known = name in theirs and name in ours
-        rows.append(
-            [
-                title(name) + (", this run" if name == method else ""),
-                percent(theirs[name]) if name in theirs else "—",
-                percent(ours[name]) if name in ours else "—",
-                points(ours[name] - theirs[name]) if known else "—",
-            ]
-        )
+        both = [theirs.get(name), ours.get(name)]
+        gap = None if None in both else ours[name] - theirs[name]
+        named = title(name) + (", this run" if name == method else "")
+        rows.append([named, *(_known(percent, one) for one in both), _known(points, gap)])
     return Table(["method", "paper", "this run", "difference, points"], rows, "Top\u20111 accuracy")
 
 

@@ -94,7 +94,7 @@ def test_what_fails_is_a_row_and_fp32_ends_the_chain(
     assert (int8["status"], int8["reason"]) == ("failed", "there is no fp32 file to quantise")
     assert (fp32["bytes"], fp32["accuracy"], fp32["latency"]) == (None, None, [])
     results = [fp32 | {"status": "passed"}, int8]
-    monkeypatch.setattr("stages.litert.export.Exporter.export", lambda _: results)
+    monkeypatch.setattr("stages.litert.export.export", lambda *_: (results, {}))
     export_litert.main(asked)
     assert read_json(export_litert.REPORT)["results"] == results
     assert "export_litert: int8 failed: there is no fp32 file" in capsys.readouterr().out

@@ -148,7 +148,7 @@ def test_identical_pixels_across_splits_are_counted(
     assert manifest["val_images_also_in_train"] == 1
     printed = capsys.readouterr().out
     assert "12 train, 5 val, 8 test images of 2 classes" in printed
-    assert "test_images_also_in_train: 2" in printed
+    assert "test: 2 images also in train" in printed
 
 
 # what it refuses

@@ -42,8 +42,11 @@ def test_whom_the_student_learned_from(proxy: dict[str, Any], expected: str) -> 
 def test_the_settings_of_both_trainings() -> None:
     assert row("learned from", distill={"method": "scratch"}) is None
     assert row("method", distill={"method": "scratch"}) == ["supervised", "supervised"]
-    schedule = ["one_cycle", "multi_step, a tenth after epochs 150, 180"]
-    assert row("schedule", distill=_SLOW) == schedule
+    assert row("schedule", distill=_SLOW) == ["one_cycle", "multi_step"]
+    assert row("milestones", distill=_SLOW) == ["", "150, 180"]
+    assert row("ema", teacher={"ema": 0.99}) == ["0.99", ""]
+    assert row("momentum", distill={"optimizer": "adamw"}) == ["0.9", ""]
+    assert row("warmup") is None
     loaded = {"checkpoint": "weights/resnet_110.pth"}
     assert row("method", teacher=loaded) == ["loaded from resnet_110.pth", "ACKD"]
     assert row("epochs", teacher=loaded, distill=_SLOW) == ["", "240"]

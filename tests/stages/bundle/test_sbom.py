@@ -70,9 +70,8 @@ def test_the_versions_are_those_that_bundles_are_tested_with(folder: Path) -> No
     lowest = {"python": python, "numpy": numpy, "onnxruntime": OLDEST}
     ours = {line.rstrip("<>=.,0123456789"): line for line in project["dependencies"]}
     ours["python"] = project["requires-python"]
-    for requirement in REQUIREMENTS:
-        _, below = ours[requirement.name].split(",")
-        assert requirement.versions == (f">={lowest[requirement.name]}", below)
+    for name, (versions, *_) in REQUIREMENTS.items():
+        assert versions == (f">={lowest[name]}", ours[name].split(",")[1])
     parts = {part["name"]: part for part in written(folder)["components"]}
     assert PackageURL.from_string(parts["onnxruntime"]["purl"]) == PackageURL(
         "pypi", name="onnxruntime", qualifiers={"vers": "vers:pypi/>=1.19.2|<2"}
