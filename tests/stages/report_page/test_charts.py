@@ -55,7 +55,7 @@ def test_a_curve_is_drawn_at_its_values():
     assert chart.legend == [("a", "var(--series-1)", False)]
     # More series than colours are told apart by dashes.
     many = {str(n): ([1, 2], [n, n]) for n in range(8)}
-    legend = charts.lines("name", many, y_label="y", describes="many").legend
+    legend = charts.lines("many", "y", many).legend
     assert len({(colour, dashed) for _, colour, dashed in legend}) == 8
 
 
