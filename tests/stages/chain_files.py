@@ -20,7 +20,6 @@ from models import distillers
 from models.distillers.base import Setting
 from models.networks.checkpoint import save_network, save_state
 from stages.files import read_json, sha256, write_csv, write_json
-from stages.params import Params
 from stages.sections.methods import Distill
 
 CLASSES = ["red", "green", "blue", "a <b> & $c$"]
@@ -29,11 +28,11 @@ LEARNERS = ["D3B1", "D2B2"]
 PRECISIONS = ["fp32", "fp16", "int8_u8s8", "int8_s8s8"]
 
 
-def write_data(count: int = 24, seed: int = 0) -> None:
+def write_data(count: int = 24) -> None:
     """Noise with one bright channel a class (grey for the last), in ``artifacts/data``."""
     folder = Path("artifacts/data")
     folder.mkdir(parents=True)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     splits = {}
     for split in ("train", "val", "test"):
         labels = random.integers(0, len(CLASSES), count)
@@ -52,12 +51,12 @@ def write_data(count: int = 24, seed: int = 0) -> None:
     write_json(Path("reports/data.json"), {**head, "splits": splits, **noted})
 
 
-def write_networks(settings: Distill, seed: int = 0) -> None:
+def write_networks(settings: Distill) -> None:
     """A teacher, its copy as proxy, and a student with all that its method trains beside it.
 
     None of them is trained, and every weight is drawn, so that no two answer alike.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     teacher, student = (models.build(name, len(CLASSES)) for name in ("resnet14", "resnet8"))
     setting = Setting(teacher, SIZE, torch.zeros(24, dtype=torch.int64), 8, 1)
     method = distillers.build(settings.method, student, setting, settings.options())
@@ -257,15 +256,10 @@ def _write_latency() -> None:
     write_json(Path("reports/latency.json"), report)
 
 
-def write_params(content: str = "gate: {min_accuracy: 0.97}\n") -> Params:
-    Path("params.yaml").write_text(content)
-    return Params()
-
-
 def write_chain(method: str = "ackd") -> None:
     """All that ``report`` reads but the Grad-CAM panel's content, which is one grey pixel."""
     shutil.copytree(Path(__file__).with_name("chain"), Path(), dirs_exist_ok=True)
-    write_params()
+    Path("params.yaml").write_text("gate: {min_accuracy: 0.97}\n")
     write_data()
     write_onnx()
     write_training(method=method)

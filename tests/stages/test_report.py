@@ -79,7 +79,12 @@ def test_the_summary_is_as_docs_files_says(summary, reported):
         "dominated_by": [],
     }
     assert summary["exports"]["fp32"]["speedup"] == 1
+    assert summary["litert"] is None
+    assert reasons(summary)["LiteRT"] == "litert.enabled is false"
     assert reasons(summary)["tensorrt fp32"] == "no NVIDIA GPU"
+    assert list(summary["devices"]) == ["local:"]
+    for name, row in summary["devices"]["local:"]["exports"].items():
+        assert row["p50_ms"] == summary["exports"][name]["p50_ms"]
     assert reasons(summary)["p99 of fp16 at 1 thread"] == "400 samples, under 500"
 
 
@@ -88,7 +93,8 @@ def test_the_page_has_its_sections_in_order(page):
         *("results", "trade-off", "curves", "learners", "similarity", "calibration", "classes"),
         *("grad-cam", "latency", "prune", "data", "environment", "parameters", "not-measured"),
     ]
-    networks, exports, validation = page.tables["results"]
+    networks, exports, validation = page.tables["results"]  # none of LiteRT
+    assert "trade-off" not in page.tables  # which has a table where there are several devices
     assert networks[1] == ["teacher", "resnet20", "98.89 %", "272,474", "40.8 M", "1.09"]
     assert networks[2] == ["student", "resnet8", "97.50 %", "78,042", "12.5 M", "0.312"]
     assert networks[3][2:] == ["+1.39 points", "3.49×", "3.26×", "3.49×"]

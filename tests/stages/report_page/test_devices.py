@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.files import write_json
 from tests.stages.chain_files import PRECISIONS
-from tests.stages.html_page import PAGE, SUMMARY, Page, change, change_rows, made, reasons
+from tests.stages.html_page import PAGE, change, change_rows, made, reasons
 
 BOARD = "ssh://pi@<board>/srv"
 LATENCY, FILE = "reports/latency.json", "reports/devices/board.json"
@@ -39,17 +39,6 @@ def write_device(url: str = BOARD, **changes: dict[str, Any]) -> None:
     del description["device"]
     Path("reports/devices").mkdir(exist_ok=True)
     write_json(Path(FILE), {"device": url, "description": description, "results": rows})
-
-
-def test_one_device_has_no_table_of_devices(reported: Path) -> None:
-    summary = json.loads((reported / SUMMARY).read_text())
-    assert list(summary["devices"]) == ["local:"]
-    exports = summary["devices"]["local:"]["exports"]
-    assert {name: row["p50_ms"] for name, row in exports.items()} == {
-        name: export["p50_ms"] for name, export in summary["exports"].items()
-    }
-    assert exports["int8_s8s8"]["noisy"]
-    assert "trade-off" not in Page((reported / PAGE).read_text()).tables
 
 
 def test_another_device_has_its_chart_and_its_rows(chain) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.stages.html_page import PAGE, SUMMARY, Page, change, change_rows, made, reasons
+from tests.stages.html_page import Page, change, change_rows, made, reasons
 
 LATENCY = "reports/latency.json"
 TIMES = {"init_ms": 3.0, "first_ms": 0.4, "n": 3000, "min_ms": 0.1, "mean_ms": 0.16, "cv": 0.05}
@@ -32,13 +32,6 @@ def measured(*rows: dict[str, Any]) -> tuple[dict[str, Any], Page]:
     content = {"enabled": True, "versions": {"ai-edge-litert": "2.3.0"}, "results": rows}
     Path("reports/litert.json").write_text(json.dumps(content))
     return made()
-
-
-def test_switched_off_it_is_not_measured_and_says_why(reported: Path) -> None:
-    summary = json.loads((reported / SUMMARY).read_text())
-    assert summary["litert"] is None
-    assert reasons(summary)["LiteRT"] == "litert.enabled is false"
-    assert "The student in LiteRT" not in (reported / PAGE).read_text()
 
 
 @pytest.mark.usefixtures("chain")
