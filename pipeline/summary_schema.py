@@ -61,8 +61,6 @@ class Row(_Part):
     p90_ms: Amount | None
     noisy: bool | None
     reason: str | None = None
-    runtime: str | None = None
-    """Where it is not that of the device's other rows."""
 
 
 class Device(_Part):

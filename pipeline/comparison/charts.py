@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.comparison.variants import Group, Place
+from pipeline.comparison.rows import Place
+from pipeline.comparison.variants import Group
 from stages.analysis.intervals import Gain
 from stages.formatting import percent, points, significant
 from stages.report_page.charts import differences
@@ -34,15 +35,15 @@ class _Point(NamedTuple):
     noisy: bool
 
 
-def over_baseline(group: Group, name: str) -> Chart | None:
-    """The differences from the baseline; None where there are none."""
+def over_baseline(group: Group, name: str) -> list[Chart]:
+    """The differences from the baseline, where there are any."""
     rows = [
         (v.name, Gain(over.mean, *(math.nan if end is None else end for end in over[1:3])))
         for v in group.variants[:_MANY]
         if (over := v.over_baseline) is not None
     ]
     if not rows:
-        return None
+        return []
     listed = "; ".join(f"{label} {points(gain.gain)}" for label, gain in rows)
     describes = f"Differences from {group.baseline} in points: {listed}"
     reading = (
@@ -50,21 +51,19 @@ def over_baseline(group: Group, name: str) -> Chart | None:
         " 95 % interval; a line that stays clear of the dotted zero is a difference that seeds"
         " alone do not explain, and a point without a line has a single seed."
     )
-    return differences(name, f"Accuracy over {group.baseline}", rows, describes, reading)
+    return [differences(name, f"Accuracy over {group.baseline}", rows, describes, reading)]
 
 
 def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Chart]:
     """Latency on a device, and size; each variant in its recommended precision."""
     timed, sized = [], []
-    for variant in group.variants:
-        precision = variant.taken
-        if precision is None or precision.accuracy is None or precision.size_mb is None:
+    for variant, cost in group.recommended_on(place).items():
+        if cost.accuracy is None or cost.size_mb is None:
             continue
-        accuracy = precision.accuracy.mean
-        sized.append(_Point(variant.name, precision.size_mb.mean, accuracy, False))
-        latency = precision.latencies.get(place)
-        if latency is not None:
-            timed.append(_Point(variant.name, latency.p50_ms.mean, accuracy, latency.noisy))
+        accuracy = cost.accuracy.mean
+        sized.append(_Point(variant, cost.size_mb.mean, accuracy, False))
+        if cost.p50_ms is not None:
+            timed.append(_Point(variant, cost.p50_ms.mean, accuracy, cost.noisy))
     reading = (
         "Up and to the left is better. A numbered, coloured point is beaten by no other in both;"
         " the others are grey"

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from models.errors import InputError
-from pipeline.comparison.experiments import LITERT, WORKSPACE, Experiment
-from pipeline.comparison.variants import Images, images_of, results_of
-from pipeline.summary_schema import Row
+from pipeline.comparison.experiments import WORKSPACE, Experiment, Images
+from pipeline.comparison.rows import LITERT, Device, Measured, devices_of, rows_of
 from stages.formatting import percent, significant, threads
 
 _MS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
@@ -35,58 +33,7 @@ class Budget(NamedTuple):
     min_accuracy: float | None
 
 
-class Device(NamedTuple):
-    """What latencies hold for, with any number of threads: the same URL may be another machine."""
-
-    url: str
-    machine: str | None
-    cpu: str | None
-
-    @property
-    def title(self) -> str:
-        return f"{self.url} ({self.cpu or self.machine or 'an unnamed processor'})"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An export of an experiment.
-
-    Attributes:
-        row: what was measured of it on the device; None where nothing was.
-    """
-
-    experiment: Experiment
-    precision: str
-    accuracy: float
-    size_mb: float
-    row: Row | None
-
-    @property
-    def p90_ms(self) -> float | None:
-        return None if self.row is None else self.row.p90_ms
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the machine was while it was timed."""
-        return self.row is not None and bool(self.row.noisy)
-
-    @property
-    def file(self) -> str:
-        """Its path in a project that has the experiment."""
-        if self.precision.startswith(LITERT):
-            return f"artifacts/litert/{self.precision.removeprefix(LITERT)}.tflite"
-        return f"artifacts/onnx/{self.precision}.static.onnx"
-
-    def __str__(self) -> str:
-        shown = f"{percent(self.accuracy)}, {significant(self.size_mb)} MB"
-        if self.row is None or self.row.p90_ms is None:
-            return f"{shown}, latency not measured"
-        at = f"{significant(self.row.p90_ms)} ms at {threads(self.row.threads)}"
-        return f"{shown}, p90 {at}{', noisy' * self.noisy}"
-
-
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The answer.
 
     Attributes:
@@ -100,9 +47,9 @@ class Choice:
 
     device: Device | None
     images: Images
-    best: dict[str, Candidate]
-    nearest: dict[str, Candidate]
-    noisy: list[Candidate]
+    best: dict[str, Measured]
+    nearest: dict[str, Measured]
+    noisy: list[Measured]
     left_out: Mapping[str, int]
 
 
@@ -140,39 +87,62 @@ def choose(experiments: Sequence[Experiment], budget: Budget, device: str | None
     for experiment in experiments:
         if experiment.reason is not None:
             left_out["an experiment without results, see `ackd compare`"] += 1
-        elif images_of(experiment) != images:
+        elif experiment.images != images:
             left_out["tested on other images"] += 1
-    judged = [e for e in complete if images_of(e) == images]
+    judged = [e for e in complete if e.images == images]
     chosen = _device(judged, device)
-    found: list[Candidate] = []
-    for experiment in judged:
-        for precision, export in results_of(experiment).exports.items():
-            if export.status != "passed" or export.accuracy is None:
-                left_out[f"an export that has {export.status}"] += 1
-            else:
-                found.append(_candidate(experiment, precision, chosen))
-    if budget.max_p90_ms is not None:
-        left_out["not measured there, or failed there"] += sum(c.p90_ms is None for c in found)
-        found = [c for c in found if c.p90_ms is not None]
-    return _judge(found, budget, chosen, images, +left_out)
+    rows = [row for experiment in judged for row in rows_of(experiment)]
+    there = {
+        (id(row.experiment), row.precision): row
+        for row in rows
+        if row.place is not None and row.place.device == chosen and row.p90_ms is not None
+    }
+    found: list[Measured] = []
+    for row in rows:
+        if row.place is None and row.accuracy is None:
+            left_out[f"an export that has {row.status}"] += 1
+        elif row.place is None:
+            found.append(there.get((id(row.experiment), row.precision), row))
+    timed = budget.max_p90_ms is not None
+    if timed:
+        left_out["not measured there, or failed there"] += sum(row.p90_ms is None for row in found)
+        found = [row for row in found if row.p90_ms is not None]
+    found.sort(key=_merit)
+    # Where latency is no matter, noise is none either.
+    sure = [row for row in found if not (timed and row.noisy)]
+    within = [row for row in sure if not misses(row, budget)]
+    best: dict[str, Measured] = {}
+    for row in within:
+        best.setdefault(row.precision, row)
+    nearest: dict[str, Measured] = {}
+    for row in sorted(sure, key=lambda row: sum(misses(row, budget).values())):
+        if row.precision not in best:
+            nearest.setdefault(row.precision, row)
+    top = _accuracy(within[0]) if within else -1.0
+    noisy = [
+        row
+        for row in found
+        if timed and row.noisy and not misses(row, budget) and _accuracy(row) > top
+    ]
+    return Choice(chosen, images, best, nearest, noisy, +left_out)
 
 
-def misses(candidate: Candidate, budget: Budget) -> dict[str, float]:
+def misses(row: Measured, budget: Budget) -> dict[str, float]:
     """What of the budget it misses, a phrase for each limit, and by what part of that limit."""
     found = {}
     for what, figure, limit, unit in (
-        ("p90", candidate.p90_ms, budget.max_p90_ms, "ms"),
-        ("size", candidate.size_mb, budget.max_size_mb, "MB"),
+        ("p90", row.p90_ms, budget.max_p90_ms, "ms"),
+        ("size", row.size_mb, budget.max_size_mb, "MB"),
     ):
         if figure is not None and limit is not None and figure > limit * (1 + _ROUNDING):
             over = figure / limit - 1
             more = f"{significant(figure - limit)} {unit}, {over:.1%}"
             found[f"{what} {significant(figure)} {unit} is {more} too much"] = over
     least = budget.min_accuracy
-    if least is not None and candidate.accuracy < least - _ROUNDING:
-        short = f"{100 * (least - candidate.accuracy):.2f} points"
-        phrase = f"accuracy {percent(candidate.accuracy)} is {short} too little"
-        found[phrase] = 1 - candidate.accuracy / least
+    accuracy = _accuracy(row)
+    if least is not None and accuracy < least - _ROUNDING:
+        short = f"{100 * (least - accuracy):.2f} points"
+        found[f"accuracy {percent(accuracy)} is {short} too little"] = 1 - accuracy / least
     return found
 
 
@@ -180,92 +150,67 @@ def lines(chosen: Choice, budget: Budget) -> Iterator[str]:
     """The answer for a terminal."""
     where = chosen.device.title if chosen.device else "no device: no latency was measured"
     yield f"on {where}; {chosen.images.title}"
-    for found in chosen.best.values():
-        yield f"  {found.precision}: {found.experiment.name}, {found}"
-    missed = {p: " and ".join(misses(found, budget)) for p, found in chosen.nearest.items()}
-    for precision, found in chosen.nearest.items():
-        yield f"  {precision}: none; the nearest is {found.experiment.name}: {missed[precision]}"
-    for found in chosen.noisy:
+    for row in chosen.best.values():
+        yield f"  {row.precision}: {row.experiment.name}, {_shown(row)}"
+    missed = {p: " and ".join(misses(row, budget)) for p, row in chosen.nearest.items()}
+    for precision, row in chosen.nearest.items():
+        yield f"  {precision}: none; the nearest is {row.experiment.name}: {missed[precision]}"
+    for row in chosen.noisy:
         yield (
-            f"  noisy: {found.experiment.name} in {found.precision} would be within the budget,"
-            f" {found}; measure it again on a quiet machine"
+            f"  noisy: {row.experiment.name} in {row.precision} would be within the budget,"
+            f" {_shown(row)}; measure it again on a quiet machine"
         )
     for reason, number in chosen.left_out.items():
         yield f"  left out: {number}, {reason}"
     if chosen.best:
         best = next(iter(chosen.best.values()))
         command = best.experiment.command
-        yield f"best     {best.experiment.name}, {best.precision}: {best}"
+        yield f"best     {best.experiment.name}, {best.precision}: {_shown(best)}"
         if command is None:
-            yield f"get it   it is the student of this workspace: {best.file}"
+            yield f"get it   it is the student of this workspace: {_file(best.precision)}"
         else:
             yield f"get it   {command}"
-            yield f"         its file is then {best.file}"
+            yield f"         its file is then {_file(best.precision)}"
     elif chosen.nearest:
-        precision, found = next(iter(chosen.nearest.items()))
-        nearest = f"{found.experiment.name}, {precision}: {missed[precision]}"
+        precision, row = next(iter(chosen.nearest.items()))
+        nearest = f"{row.experiment.name}, {precision}: {missed[precision]}"
         yield f"nothing is within the budget; nearest {nearest}"
     else:
         yield "nothing to choose: no export has all that the budget asks for"
 
 
-def _judge(
-    found: Sequence[Candidate],
-    budget: Budget,
-    device: Device | None,
-    images: Images,
-    left_out: Mapping[str, int],
-) -> Choice:
-    doubtful = [c for c in found if c.noisy and budget.max_p90_ms is not None]
-    sure = [c for c in found if c not in doubtful]
-    within = sorted((c for c in sure if not misses(c, budget)), key=_merit)
-    best: dict[str, Candidate] = {}
-    for candidate in within:
-        best.setdefault(candidate.precision, candidate)
-    nearest: dict[str, Candidate] = {}
-    for candidate in sorted(sure, key=lambda c: (sum(misses(c, budget).values()), _merit(c))):
-        if candidate.precision not in best:
-            nearest.setdefault(candidate.precision, candidate)
-    top = within[0] if within else None
-    noisy = [
-        c
-        for c in sorted(doubtful, key=_merit)
-        if not misses(c, budget) and (top is None or c.accuracy > top.accuracy)
-    ]
-    return Choice(device, images, best, nearest, noisy, left_out)
+def _file(precision: str) -> str:
+    """Its path in a project that has the experiment."""
+    if precision.startswith(LITERT):
+        return f"artifacts/litert/{precision.removeprefix(LITERT)}.tflite"
+    return f"artifacts/onnx/{precision}.static.onnx"
 
 
-def _merit(candidate: Candidate) -> tuple[float, float, float, bool]:
+def _shown(row: Measured) -> str:
+    shown = f"{percent(_accuracy(row))}, {significant(row.size_mb or 0.0)} MB"
+    if row.place is None or row.p90_ms is None:
+        return f"{shown}, latency not measured"
+    at = f"{significant(row.p90_ms)} ms at {threads(row.place.threads)}"
+    return f"{shown}, p90 {at}{', noisy' * row.noisy}"
+
+
+def _accuracy(row: Measured) -> float:
+    assert row.accuracy is not None  # others are not judged
+    return row.accuracy
+
+
+def _merit(row: Measured) -> tuple[float, float, float, bool]:
     """The most accurate first, then the quickest, then the smallest, then what is at hand."""
-    p90 = float("inf") if candidate.p90_ms is None else candidate.p90_ms
-    elsewhere = candidate.experiment.revision is not None
-    return -candidate.accuracy, p90, candidate.size_mb, elsewhere
-
-
-def _candidate(experiment: Experiment, precision: str, device: Device | None) -> Candidate:
-    results = results_of(experiment)
-    export = results.exports[precision]
-    assert export.accuracy is not None
-    assert export.size_mb is not None  # it has passed
-    row = None
-    if device is not None and device in _devices(experiment):
-        row = results.devices[device.url].exports.get(precision)
-    if row is not None and (row.status != "passed" or row.p90_ms is None):
-        row = None
-    return Candidate(experiment, precision, export.accuracy, export.size_mb, row)
-
-
-def _devices(experiment: Experiment) -> list[Device]:
-    devices = results_of(experiment).devices
-    return [Device(url, device.machine, device.cpu) for url, device in devices.items()]
+    p90 = float("inf") if row.p90_ms is None else row.p90_ms
+    return -_accuracy(row), p90, row.size_mb or 0.0, row.experiment.revision is not None
 
 
 def _images(complete: Sequence[Experiment]) -> Images:
     """Those of the workspace, or those that all have."""
     for experiment in complete:
         if experiment.name == WORKSPACE:
-            return images_of(experiment)
-    found = list(dict.fromkeys(map(images_of, complete)))
+            return experiment.images
+    found = list(dict.fromkeys(e.images for e in complete))
     if len(found) > 1:
         raise InputError(
             "the experiments were tested on different images"
@@ -276,13 +221,13 @@ def _images(complete: Sequence[Experiment]) -> Images:
 
 
 def _device(judged: Sequence[Experiment], wanted: str | None) -> Device | None:
-    known = list(dict.fromkeys(device for e in judged for device in _devices(e)))
+    known = list(dict.fromkeys(device for e in judged for device in devices_of(e)))
     listed = ", ".join(device.title for device in known)
     if wanted is None:
         if len(known) < 2:
             return known[0] if known else None
         for experiment in judged:
-            if experiment.name == WORKSPACE and (own := _devices(experiment)):
+            if experiment.name == WORKSPACE and (own := devices_of(experiment)):
                 return own[0]
         raise InputError(f"--device: expected one of {listed}, as experiments have several")
     found = [d for d in known if d.url == wanted]

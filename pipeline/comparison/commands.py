@@ -57,25 +57,20 @@ def compare(
     experiment of another name is a variant of its own. Figures come from what the chain measured,
     and what was not measured is said to be so.
     """
-    from rich.console import Console
-
     from pipeline.comparison import experiments, text
     from pipeline.comparison.variants import compare as compared
     from pipeline.project import require_project
+    from pipeline.rich_tables import wide_console
     from stages.files import new_file, write_csv
 
     require_project()
     listed = experiments.list_experiments(revisions or [])
     comparison = compared(experiments.of_sweep(listed, sweep), sweep, baseline)
-    # What is written to a pipe is not to be cut to the width of a terminal.
-    console = Console(emoji=False)
-    text.show(comparison, console if console.is_terminal else Console(width=200, emoji=False))
-    if html is not None:
-        with new_file(html) as partial:
-            partial.write_text(text.page(comparison), encoding="utf-8")
-    if markdown is not None:
-        with new_file(markdown) as partial:
-            partial.write_text(text.markdown(comparison), encoding="utf-8")
+    text.show(comparison, wide_console())
+    for path, write in ((html, text.page), (markdown, text.markdown)):
+        if path is not None:
+            with new_file(path) as partial:
+                partial.write_text(write(comparison), encoding="utf-8")
     if csv is not None:
         write_csv(csv, text.csv_rows(comparison))
     for path in (html, markdown, csv):

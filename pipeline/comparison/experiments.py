@@ -17,21 +17,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.errors import InputError
 from pipeline.experiments import list_refs
 from pipeline.git_command import git
-from pipeline.summary_schema import Compared, Row, checked
+from pipeline.summary_schema import Compared, checked
 from stages.params import parse_yaml
 
 WORKSPACE = "workspace"
 
-LITERT = "litert_"
-"""Before the name of a precision that LiteRT runs."""
-
-_HERE = "local:"
-_OF_ROW = ("status", "threads", "p50_ms", "p90_ms", "noisy", "reason")
 _PARAMS, _LOCK, _SUMMARY = "params.yaml", "dvc.lock", "reports/summary.json"
 _CLASSES = "reports/classes.csv"
 _NAME = re.compile(r"(?P<sweep>[a-z0-9_-]+)\.(?P<variant>[a-z0-9_-]+)\.seed(?P<seed>\d+)")
@@ -39,6 +34,24 @@ _NOT_REPORTED = "the chain was not run to its report"
 
 #: The bytes of a file by its path in the project; None where there is none.
 Read = Callable[[str], bytes | None]
+
+
+class Images(NamedTuple):
+    """The test images that an accuracy is of; ``digest`` is of their pixels and labels.
+
+    Where it is None, as nobody kept it, they count as the same only for one another.
+    """
+
+    source: str
+    number: int
+    classes: int
+    size: int | None
+    digest: str | None
+
+    @property
+    def title(self) -> str:
+        size = f" of {self.size}×{self.size}" if self.size is not None else ""
+        return f"{self.source}, {self.number:,} test images{size} in {self.classes:,} classes"
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,7 @@ class Experiment:
         seed: that of the student's training; None where it is not known.
         params: ``params.yaml``, not judged, as an older version may have had other keys.
         results: the parts of its ``reports/summary.json``; None where they are not to be had.
-        test_images: a digest of the test images' pixels and labels, of ``reports/classes.csv``;
-            None where it has none.
+        digest: of the test images' pixels and labels; None where it has none.
         reason: why it has no results, or why they are not taken; None where all is well.
         command: that brings it into the workspace; None for what is there.
     """
@@ -66,9 +78,20 @@ class Experiment:
     seed: int | None
     params: dict[str, Any]
     results: Compared | None
-    test_images: str | None
+    digest: str | None
     reason: str | None
     command: str | None
+
+    @property
+    def measured(self) -> Compared:
+        """The results of one that has them."""
+        assert self.results is not None
+        return self.results
+
+    @property
+    def images(self) -> Images:
+        data = self.measured.data
+        return Images(data.source, data.test, data.classes, data.image_size, self.digest)
 
 
 def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
@@ -87,9 +110,9 @@ def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
     refs = list_refs(Path())
     names = Counter(ref.name for ref in refs)
     newest: dict[str, str] = {}
-    with _reader() as read:
+    with _reader() as files_of:
         for ref in refs:
-            experiment = _read(ref.name, ref.revision, _at(ref.revision, read))
+            experiment = _read(ref.name, ref.revision, files_of(ref.revision))
             if newest.setdefault(ref.name, ref.revision) != ref.revision:
                 reason = f"a newer experiment has this name; this one is {ref.revision[:7]}"
                 experiment = replace(experiment, reason=reason)
@@ -101,7 +124,7 @@ def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
         found.append(_read(WORKSPACE, None, _read_workspace))
         for text in dict.fromkeys(revisions):
             of = _commit(text)
-            experiment = _read(text, of, _at(of, read))
+            experiment = _read(text, of, files_of(of))
             found.append(replace(experiment, command=f"git checkout {text} && dvc checkout"))
     return found
 
@@ -128,10 +151,9 @@ def _in_order(name: str) -> list[tuple[int, str]]:
 
 
 def _commit(text: str) -> str:
+    options = ("--verify", "--quiet", "--end-of-options")
     try:
-        return git(
-            Path(), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"
-        )
+        return git(Path(), "rev-parse", *options, f"{text}^{{commit}}")
     except InputError:
         raise InputError(
             f"--rev {text}: no commit, branch or tag of this repository; see `git log --oneline`"
@@ -139,15 +161,13 @@ def _commit(text: str) -> str:
 
 
 @contextmanager
-def _reader() -> Iterator[Read]:
-    """Reads ``REVISION:PATH`` of git, all by one process."""
-    command = ["git", "cat-file", "--batch"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+def _reader() -> Iterator[Callable[[str], Read]]:
+    """Reads the files of commits, all by one process of git."""
+    command, pipe = ["git", "cat-file", "--batch"], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
         asked, answers = process.stdin, process.stdout
+        assert asked
+        assert answers
 
         def read(place: str) -> bytes | None:
             asked.write(f"{place}\n".encode())
@@ -159,13 +179,9 @@ def _reader() -> Iterator[Read]:
             content = answers.read(int(size) + 1)[:-1]
             return content if kind == "blob" else None
 
-        yield read
+        # Paths are from the working directory, which may be below git's root.
+        yield lambda revision: lambda path: read(f"{revision}:./{path}")
         asked.close()
-
-
-def _at(revision: str, read: Read) -> Read:
-    """Of one commit; paths are from the working directory, which may be below git's root."""
-    return lambda path: read(f"{revision}:./{path}")
 
 
 def _read_workspace(path: str) -> bytes | None:
@@ -178,11 +194,11 @@ def _read_workspace(path: str) -> bytes | None:
 def _read(name: str, revision: str | None, read: Read) -> Experiment:
     match = _NAME.fullmatch(name)
     params: dict[str, Any] = {}
-    results, test_images, reason = None, None, None
+    results, digest, reason = None, None, None
     try:
         params = parse_yaml(_needed(_PARAMS, read), _PARAMS)
-        test_images = _test_images(read)
-        results = _figures(read)
+        digest = _digest(read)
+        results = _results(read)
     except InputError as error:
         reason = str(error)
     distill = params.get("distill")
@@ -195,7 +211,7 @@ def _read(name: str, revision: str | None, read: Read) -> Experiment:
         seed=int(match["seed"]) if match else seed if isinstance(seed, int) else None,
         params=params,
         results=results,
-        test_images=test_images,
+        digest=digest,
         reason=reason,
         command=None if revision is None else f"dvc exp apply {name}",
     )
@@ -207,7 +223,7 @@ def _needed(path: str, read: Read) -> bytes:
     return content
 
 
-def _figures(read: Read) -> Compared:
+def _results(read: Read) -> Compared:
     content = _needed(_SUMMARY, read)
     _check_current(content, read)
     try:
@@ -216,23 +232,7 @@ def _figures(read: Read) -> Compared:
         raise InputError(f"{_SUMMARY} is not readable as JSON ({error})") from None
     if not isinstance(summary, dict):
         raise InputError(f"{_SUMMARY} is not a JSON object")
-    return _with_litert(checked(summary, "run that experiment again"))
-
-
-def _with_litert(results: Compared) -> Compared:
-    """LiteRT's exports beside onnxruntime's; they are timed on the machine that ran the chain."""
-    if results.litert is None:
-        return results
-    runtime = f"LiteRT {results.litert.versions.runtime}"
-    exports = {LITERT + name: export for name, export in results.litert.exports.items()}
-    devices = dict(results.devices)
-    if (here := devices.get(_HERE)) is not None:
-        rows = {
-            name: Row(runtime=runtime, **{key: getattr(export, key) for key in _OF_ROW})
-            for name, export in exports.items()
-        }
-        devices[_HERE] = here.model_copy(update={"exports": here.exports | rows})
-    return results.model_copy(update={"exports": results.exports | exports, "devices": devices})
+    return checked(summary, "run that experiment again")
 
 
 def _check_current(summary: bytes, read: Read) -> None:
@@ -260,7 +260,7 @@ def _check_current(summary: bytes, read: Read) -> None:
                 raise InputError(f"{path} is newer than {_SUMMARY}: {_NOT_REPORTED}")
 
 
-def _test_images(read: Read) -> str | None:
+def _digest(read: Read) -> str | None:
     content = read(_CLASSES)
     if content is None:
         return None
@@ -268,9 +268,7 @@ def _test_images(read: Read) -> str | None:
     try:
         for row in csv.DictReader(io.StringIO(content.decode("utf-8")), strict=True):
             digest.update(json.dumps([row["class"], row["images_digest"]]).encode())
-    except KeyError:
-        return None  # as before classes were comparable
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (KeyError, csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{_CLASSES} is not readable as CSV ({error})") from None
     return digest.hexdigest()
 

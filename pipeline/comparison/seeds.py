@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 _CONFIDENCE = 0.95
@@ -39,30 +39,20 @@ def spread(figures: Collection[float]) -> Spread:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
-    """Ours minus theirs, seed by seed; None where no seed is in both.
+    """Ours minus theirs, both by seed; None where no seed is in both.
 
     A seed gives both the same initial weights and images, so much of what it does to one it does to
     the other, and the difference is surer than the two means are.
-
-    Args:
-        ours: a figure by seed.
-        theirs: likewise.
     """
     differences = [ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs]
-    if not differences:
-        return None
-    low, high = interval(differences) or (None, None)
-    return Paired(statistics.fmean(differences), low, high, len(differences))
-
-
-def interval(differences: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % confidence interval of the mean; None for fewer than two."""
     count = len(differences)
-    if count < 2:
+    if not count:
         return None
+    mean = statistics.fmean(differences)
+    if count == 1:
+        return Paired(mean, None, None, 1)
     from scipy import stats  # takes a second to import, and one seed needs none
 
     error = statistics.stdev(differences) / count**0.5
     reach = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error
-    mean = statistics.fmean(differences)
-    return mean - reach, mean + reach
+    return Paired(mean, mean - reach, mean + reach, count)

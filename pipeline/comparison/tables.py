@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from pipeline.comparison.rows import Place
 from pipeline.comparison.seeds import Paired, Spread
-from pipeline.comparison.variants import (
-    Comparison,
-    Group,
-    Place,
-    Precision,
-    Variant,
-    beaten_by,
-    differing,
-    results_of,
-)
+from pipeline.comparison.variants import Comparison, Cost, Group, Variant, beaten_by
+from pipeline.presets import leaves
 from stages.formatting import percent, points, significant
 from stages.report_page.paper import title as title_in_paper
 from stages.report_page.svg import Chart
@@ -43,6 +37,10 @@ _PARAMETERS = "Where the variants’ params.yaml differ, but for the seeds."
 _EXPERIMENTS = (
     "Every experiment that the tables are made of; dvc exp apply NAME gets it into the workspace."
 )
+
+
+#: Of ``params.yaml``: what the seeds of one variant differ in.
+_SEEDS = frozenset({"distill.seed", "teacher.seed"})
 
 
 class Part(NamedTuple):
@@ -86,61 +84,58 @@ def lede(comparison: Comparison) -> str:
 def parts(comparison: Comparison, *, draw: bool = False) -> Iterator[Part]:
     """All of a comparison, in order; with ``draw`` also its charts, which take seconds."""
     for number, group in enumerate(comparison.groups, 1):
-        yield Part(accuracies(group), _charts(group, number, None) if draw else ())
-        for place in group.places:
-            yield Part(trade_off(group, place), _charts(group, number, place) if draw else ())
+        over: list[Chart] = []
+        costs: list[list[Chart]] = [[] for _ in group.places]
+        if draw:
+            from pipeline.comparison import charts
+
+            over = charts.over_baseline(group, f"differences-{number}")
+            costs = [
+                charts.accuracy_against_costs(group, place, f"costs-{number}-{at}")
+                for at, place in enumerate(group.places)
+            ]
+        yield Part(accuracies(group), over)
+        for place, drawn in zip(group.places, costs, strict=True):
+            yield Part(trade_off(group, place), drawn)
             yield Part(precisions(group, place), folded=True)
         yield from map(Part, filter(None, (paper(group), parameters(group))))
     yield Part(experiments(comparison), folded=True)
 
 
-def _charts(group: Group, number: int, place: Place | None) -> Sequence[Chart]:
-    from pipeline.comparison import charts
-
-    if place is not None:
-        name = f"costs-{number}-{group.places.index(place)}"
-        return charts.accuracy_against_costs(group, place, name)
-    over = charts.over_baseline(group, f"differences-{number}")
-    return [over] if over else []
-
-
 def accuracies(group: Group) -> Table:
     """A row for each variant, the most accurate first."""
-    rows: list[list[Cell]] = []
     against = f"over {group.baseline}, points" if group.baseline else "over the baseline"
     head = ["variant", "rank", "accuracy", against, "95 % interval", "smallest to largest"]
-    head += ["seeds", "student"]
+    rows: list[list[Cell]] = []
     for rank, variant in enumerate(group.variants, 1):
-        student = variant.results.student
+        student, over = variant.results.student, variant.over_baseline
         mean, low, high, count = variant.accuracy
-        rows.append(
-            [
-                variant.name,
-                str(rank),
-                percent(mean),
-                *_difference(variant, group),
-                f"{percent(low)} to {percent(high)}" if count > 1 else "one seed",
-                str(count),
-                f"{student.network} ({student.method})",
-            ]
-        )
-    return Table(head, rows, f"Accuracy on {group.images.title}", _ACCURACY, _notes(group))
+        difference: list[Cell] = [over and points(over.mean), _interval(over) if over else ""]
+        if variant.name == group.baseline:
+            difference = ["the baseline", ""]
+        extremes = f"{percent(low)} to {percent(high)}" if count > 1 else "one seed"
+        of = f"{student.network} ({student.method})"
+        rows.append([variant.name, str(rank), percent(mean), *difference, extremes, str(count), of])
+    caption = f"Accuracy on {group.images.title}"
+    return Table([*head, "seeds", "student"], rows, caption, _ACCURACY, _notes(group))
 
 
 def trade_off(group: Group, place: Place) -> Table:
     """What each variant costs on a device, in the precision that it recommends."""
     head = ["variant", "precision", "accuracy", "MB", "p50, ms", "p90, ms", "beaten by"]
-    beaten = beaten_by(group, place)
+    costs, beaten = group.recommended_on(place), beaten_by(group, place)
     rows: list[list[Cell]] = []
     for variant in group.variants:
-        if (precision := variant.taken) is None:
-            rows.append([variant.name, "none is recommended"])
+        name, seeds = variant.name, len(variant.experiments)
+        if name not in costs:
+            rows.append([name, "none is recommended"])
             continue
-        seeds = len(variant.experiments)
         agreed = "" if variant.agreed == seeds else f" ({variant.agreed} of {seeds} seeds)"
-        cells = _costs(precision, place, lambda figure: significant(figure.mean))
-        name = f"{variant.recommended}{agreed}"
-        rows.append([variant.name, name, *cells, _verdict(variant, beaten)])
+        # By whom it is beaten: the quickest, and how many more.
+        first, *more = (beaten[name] or ["none"]) if name in beaten else ["not judged"]
+        verdict = f"{first} and {len(more)} more" if more else first
+        cells = _cells(costs[name], lambda figure: significant(figure.mean))
+        rows.append([name, f"{variant.recommended}{agreed}", *cells, verdict])
     caption = f"Recommended precision on {place.title}"
     return Table(head, rows, caption, _TRADE_OFF, _notes_on(group, place))
 
@@ -149,29 +144,26 @@ def precisions(group: Group, place: Place) -> Table:
     """Every precision of every variant on a device."""
     head = ["variant", "precision", "accuracy", "MB", "p50, ms", "p90, ms", "seeds that failed"]
     rows = [
-        [variant.name, name, *_costs(precision, place, _range), str(precision.failed)]
-        for variant in group.variants
-        for name, precision in variant.precisions.items()
+        [cost.variant, cost.precision, *_cells(cost, _range), str(cost.failed)]
+        for cost in group.on(place)
     ]
     return Table(head, rows, f"Every precision on {place.title}", _PRECISIONS)
 
 
 def paper(group: Group) -> Table | None:
     """The paper's accuracies beside these; None where it has none for any of these variants."""
-    reference = group.reference
-    base = None if reference is None else _in_paper(reference)
+    reference = next((v for v in group.variants if v.name == group.baseline), None)
+    base = None if reference is None else reference.in_paper
     over = f"over {group.baseline}" if group.baseline else "over the baseline"
     head = ["variant", "in the paper", "paper", "here", "difference, points"]
-    head += [f"paper: {over}", f"here: {over}"]
     rows = []
     differs: dict[str, list[str]] = {}
     for variant in group.variants:
-        theirs, found = _in_paper(variant), variant.results.paper
+        theirs, found = variant.in_paper, variant.results.paper
         if theirs is None or found is None:
             continue
-        ours = variant.accuracy.mean
+        ours, gain = variant.accuracy.mean, variant.over_baseline
         same = reference is not None and _pair(variant) == _pair(reference)
-        gain = variant.over_baseline
         if found.differs:
             differs.setdefault("; ".join(found.differs), []).append(variant.name)
         rows.append(
@@ -185,20 +177,26 @@ def paper(group: Group) -> Table | None:
                 points(gain.mean) if gain else "",
             ]
         )
+    head += [f"paper: {over}", f"here: {over}"]
     notes = [f"Not comparable: {', '.join(names)}: {why}." for why, names in differs.items()]
     return Table(head, rows, "The paper’s accuracies beside these", _PAPER, notes) if rows else None
 
 
 def parameters(group: Group) -> Table | None:
     """What the variants differ in; None where in nothing."""
-    found = differing(group)
-    if not found:
-        return None
+    trees = [leaves(next(iter(v.experiments.values())).params) for v in group.variants]
+    found: dict[str, list[Any]] = {
+        key: [tree.get(key) for tree in trees]
+        for key in dict.fromkeys(key for tree in trees for key in tree)
+        if key not in _SEEDS
+    }
+    differing = [key for key, values in found.items() if any(v != values[0] for v in values)]
     rows = [
-        [variant.name, *(_value(values[place]) for values in found.values())]
+        [variant.name, *(_value(found[key][place]) for key in differing)]
         for place, variant in enumerate(group.variants)
     ]
-    return Table(["variant", *found], rows, "Parameters that differ", _PARAMETERS)
+    head = ["variant", *differing]
+    return Table(head, rows, "Parameters that differ", _PARAMETERS) if differing else None
 
 
 def experiments(comparison: Comparison) -> Table:
@@ -208,7 +206,7 @@ def experiments(comparison: Comparison) -> Table:
             experiment.name,
             experiment.revision[:7] if experiment.revision else "",
             str(seed),
-            percent(results_of(experiment).student.accuracy),
+            percent(experiment.measured.student.accuracy),
         ]
         for group in comparison.groups
         for variant in group.variants
@@ -249,12 +247,11 @@ def _notes(group: Group) -> list[str]:
 
 
 def _notes_on(group: Group, place: Place) -> list[str]:
-    precisions = [(name, p) for v in group.variants for name, p in v.precisions.items()]
-    timed = [(name, p.latencies[place]) for name, p in precisions if place in p.latencies]
+    timed = group.on(place)
     # Precisions that are there for another runtime are called after it.
-    pairs = {(name, runtime) for name, latency in timed for runtime in latency.runtimes}
+    pairs = {(cost.precision, runtime) for cost in timed for runtime in cost.runtimes}
     runtimes = sorted({r for name, r in pairs if sum(n == name for n, _ in pairs) > 1})
-    found = [NOISY_NOTE] if any(latency.noisy for _, latency in timed) else []
+    found = [NOISY_NOTE] if any(cost.noisy for cost in timed) else []
     if runtimes:
         found.append(
             f"They ran in {' and '.join(runtimes)}: a difference in latency may be the runtime’s."
@@ -274,32 +271,23 @@ def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
 def _missing_of(variant: Variant, group: Group, baseline: str) -> Iterator[tuple[str, str, str]]:
     name = variant.name
     if group.baseline is None:
-        reason = f"{baseline} was not tested on {group.images.title}"
-        yield "difference of", name, reason
+        yield "difference of", name, f"{baseline} was not tested on {group.images.title}"
     elif name != group.baseline and variant.over_baseline is None:
         yield "difference of", name, f"no seed is also one of {group.baseline}"
-    for precision, found in variant.precisions.items():
-        if found.accuracy is None:
-            yield f"accuracy in {precision} of", name, found.reason
-        for place in group.places:
-            if place not in found.latencies:
-                reason = found.reasons.get(place, f"not measured on {place.title}")
-                yield f"latency in {precision} on {place.url} of", name, reason
+    for cost in (cost for cost in group.costs if cost.variant == name):
+        if cost.accuracy is None:
+            yield f"accuracy in {cost.precision} of", name, cost.untested
+        if cost.place is not None and cost.p50_ms is None:
+            on = cost.place.device.url
+            yield f"latency in {cost.precision} on {on} of", name, cost.untimed
     own = variant.results.paper
     if own is None:
         yield "the paper’s figure for", name, "report.paper is null"
-    elif _in_paper(variant) is None:
+    elif variant.in_paper is None:
         teacher, student = _pair(variant)
         method = title_in_paper(own.method)
         reason = f"the paper has none for {method}, {teacher} and {student}"
         yield "the paper’s figure for", name, reason
-
-
-def _difference(variant: Variant, group: Group) -> list[Cell]:
-    if variant.name == group.baseline:
-        return ["the baseline", ""]
-    over = variant.over_baseline
-    return [None, ""] if over is None else [points(over.mean), _interval(over)]
 
 
 def _interval(over: Paired) -> str:
@@ -309,22 +297,13 @@ def _interval(over: Paired) -> str:
     return f"{points(over.low)} to {points(over.high)}"
 
 
-def _verdict(variant: Variant, beaten: Mapping[str, Sequence[str]]) -> str:
-    """By whom it is beaten: the quickest, and how many more."""
-    if variant.name not in beaten:
-        return "not judged"
-    first, *more = beaten[variant.name] or ["none"]
-    return f"{first} and {len(more)} more" if more else first
-
-
-def _costs(precision: Precision, place: Place, form: Callable[[Spread], str]) -> list[Cell]:
-    accuracy, size = precision.accuracy, precision.size_mb
-    cells = [accuracy and percent(accuracy.mean), size and significant(size.mean)]
-    latency = precision.latencies.get(place)
-    if latency is None:
-        return [*cells, None, None]
-    mark = NOISY if latency.noisy else ""
-    return [*cells, *(f"{form(figure)}{mark}" for figure in (latency.p50_ms, latency.p90_ms))]
+def _cells(cost: Cost, form: Callable[[Spread], str]) -> list[Cell]:
+    mark = NOISY if cost.noisy else ""
+    return [
+        cost.accuracy and percent(cost.accuracy.mean),
+        cost.size_mb and significant(cost.size_mb.mean),
+        *(figure and f"{form(figure)}{mark}" for figure in (cost.p50_ms, cost.p90_ms)),
+    ]
 
 
 def _range(figure: Spread) -> str:
@@ -333,20 +312,9 @@ def _range(figure: Spread) -> str:
     return shown if low == high else f"{shown} ({low} to {high})"
 
 
-def _in_paper(variant: Variant) -> float | None:
-    own = variant.results.paper
-    return None if own is None else own.accuracies.get(own.method)
-
-
 def _pair(variant: Variant) -> tuple[str, str]:
     return variant.results.teacher.network, variant.results.student.network
 
 
 def _value(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    return str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.comparison.tables import lede, missing, parts, title
-from pipeline.comparison.variants import Comparison, Group, Place, Variant
+from pipeline.comparison.variants import Comparison, Group, Variant
 from pipeline.rich_tables import print_table
 from stages.markdown import bullets, plain, section
 
@@ -55,22 +55,35 @@ def _missing(comparison: Comparison) -> list[str]:
     return lines or ["nothing"]
 
 
-def csv_rows(comparison: Comparison) -> list[dict[str, Any]]:
+def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """A row for each variant, precision and device; fractions, ms and MB, empty where unknown."""
-    return [
-        row
-        for group in comparison.groups
-        for rank, variant in enumerate(group.variants, 1)
-        for row in _rows(comparison, group, variant, rank)
-    ]
+    for group in comparison.groups:
+        shared = {
+            variant.name: _shared(comparison, group, variant, rank)
+            for rank, variant in enumerate(group.variants, 1)
+        }
+        recommended = {variant.name: variant.recommended for variant in group.variants}
+        for cost in group.costs:
+            device = cost.place and cost.place.device
+            yield shared[cost.variant] | {
+                "precision": cost.precision,
+                "recommended": cost.precision == recommended[cost.variant],
+                "export_accuracy": cost.accuracy and cost.accuracy.mean,
+                "failed": cost.failed,
+                "size_mb": cost.size_mb and cost.size_mb.mean,
+                "device": device and device.url,
+                "processor": device and (device.cpu or device.machine),
+                "threads": cost.place and cost.place.threads,
+                "p50_ms": cost.p50_ms and cost.p50_ms.mean,
+                "p90_ms": cost.p90_ms and cost.p90_ms.mean,
+                "noisy": cost.p50_ms and cost.noisy,
+            }
 
 
-def _rows(
-    comparison: Comparison, group: Group, variant: Variant, rank: int
-) -> Iterator[dict[str, Any]]:
+def _shared(comparison: Comparison, group: Group, variant: Variant, rank: int) -> dict[str, Any]:
     over, paper = variant.over_baseline, variant.results.paper
     teacher, student = variant.results.teacher, variant.results.student
-    shared = {
+    return {
         "variant": variant.name,
         "rank": rank,
         "data": group.images.source,
@@ -88,23 +101,6 @@ def _rows(
         "interval_low": over and over.low,
         "interval_high": over and over.high,
         "pairs": over and over.pairs,
-        "paper": paper and paper.accuracies.get(paper.method),
+        "paper": variant.in_paper,
         "paper_comparable": paper and not paper.differs,
     }
-    places: list[Place | None] = [*group.places] or [None]
-    for name, precision in variant.precisions.items():
-        for place in places:
-            latency = precision.latencies.get(place) if place else None
-            yield shared | {
-                "precision": name,
-                "recommended": name == variant.recommended,
-                "export_accuracy": precision.accuracy and precision.accuracy.mean,
-                "failed": precision.failed,
-                "size_mb": precision.size_mb and precision.size_mb.mean,
-                "device": place and place.url,
-                "processor": place and (place.cpu or place.machine),
-                "threads": place and place.threads,
-                "p50_ms": latency and latency.p50_ms.mean,
-                "p90_ms": latency and latency.p90_ms.mean,
-                "noisy": latency and latency.noisy,
-            }

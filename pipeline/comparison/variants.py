@@ -3,94 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from models.errors import InputError
-from pipeline.comparison.experiments import Experiment
+from pipeline.comparison.experiments import Experiment, Images
+from pipeline.comparison.rows import HERE, Measured, Place, rows_of
 from pipeline.comparison.seeds import Paired, Spread, paired, spread
-from pipeline.presets import leaves
-from pipeline.summary_schema import Compared, Export, Row
+from pipeline.summary_schema import Compared
 from stages.report_page.choice import dominated_by
 
 USUAL_BASELINE = "kd"
 
-#: Of ``params.yaml``: what the seeds of one variant differ in.
-_SEEDS = frozenset({"distill.seed", "teacher.seed"})
 
-
-class Images(NamedTuple):
-    """The test images that an accuracy is of.
+class Cost(NamedTuple):
+    """A variant in one precision on one device, over its seeds.
 
     Attributes:
-        digest: of their pixels and labels; None where an older version did not keep it, so that
-            they count as the same only for one another.
-    """
-
-    source: str
-    number: int
-    classes: int
-    size: int | None
-    digest: str | None
-
-    @property
-    def title(self) -> str:
-        size = f" of {self.size}×{self.size}" if self.size is not None else ""
-        return f"{self.source}, {self.number:,} test images{size} in {self.classes:,} classes"
-
-
-class Place(NamedTuple):
-    """What a latency holds for: the same URL may be another machine elsewhere."""
-
-    url: str
-    machine: str | None
-    cpu: str | None
-    threads: int
-
-    @property
-    def title(self) -> str:
-        by = self.cpu or self.machine or "an unnamed processor"
-        return f"{self.url} ({by}), {self.threads} thread{'' if self.threads == 1 else 's'}"
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Of one precision on one device, over the seeds.
-
-    Attributes:
-        p50_ms: of the seeds that were measured while the machine was quiet, or of all where none
-            was.
-        p90_ms: likewise.
-        noisy: whether none was quiet.
-        runtimes: that measured.
-    """
-
-    p50_ms: Spread
-    p90_ms: Spread
-    noisy: bool
-    runtimes: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Precision:
-    """One precision of a variant.
-
-    Attributes:
+        place: None where no device measured any variant of the group.
         accuracy: of the exported model, over the seeds that passed; None where none did.
         size_mb: of the static file, in 10^6 bytes; None where none was made.
+        p50_ms: of the seeds that were measured while the machine was quiet, or of all where none
+            was; None where none was measured, as p90_ms.
+        noisy: whether none was quiet.
+        runtimes: that measured.
         failed: how many seeds' exports failed.
-        reason: why there is no accuracy.
-        latencies: by device.
-        reasons: why a latency is missing, by device.
+        untested: why there is no accuracy.
+        untimed: why there is no latency.
     """
 
+    variant: str
+    precision: str
+    place: Place | None
     accuracy: Spread | None
     size_mb: Spread | None
+    p50_ms: Spread | None
+    p90_ms: Spread | None
+    noisy: bool
+    runtimes: frozenset[str]
     failed: int
-    reason: str
-    latencies: Mapping[Place, Latency]
-    reasons: Mapping[Place, str]
+    untested: str
+    untimed: str
 
 
 @dataclass(frozen=True)
@@ -107,20 +61,20 @@ class Variant:
     name: str
     experiments: Mapping[int, Experiment]
     accuracy: Spread
-    precisions: Mapping[str, Precision]
     recommended: str | None
     agreed: int
     over_baseline: Paired | None
 
     @property
-    def taken(self) -> Precision | None:
-        """The recommended precision."""
-        return self.precisions.get(self.recommended or "")
+    def results(self) -> Compared:
+        """Of its first seed, for what all seeds have in common."""
+        return next(iter(self.experiments.values())).measured
 
     @property
-    def results(self) -> Compared:
-        """Of its first seed, for what all seeds share."""
-        return results_of(next(iter(self.experiments.values())))
+    def in_paper(self) -> float | None:
+        """The paper's accuracy of its method."""
+        paper = self.results.paper
+        return None if paper is None else paper.accuracies.get(paper.method)
 
 
 @dataclass(frozen=True)
@@ -130,16 +84,22 @@ class Group:
     Attributes:
         baseline: a name of ``variants``; None where it was not tested on these images.
         places: the devices that measured any of them.
+        costs: of each variant, precision and place in turn.
     """
 
     images: Images
     variants: list[Variant]
     baseline: str | None
     places: list[Place]
+    costs: list[Cost]
 
-    @property
-    def reference(self) -> Variant | None:
-        return next((v for v in self.variants if v.name == self.baseline), None)
+    def on(self, place: Place) -> list[Cost]:
+        return [cost for cost in self.costs if cost.place == place]
+
+    def recommended_on(self, place: Place) -> dict[str, Cost]:
+        """By variant, its recommended precision there."""
+        chosen = {(v.name, v.recommended) for v in self.variants}
+        return {c.variant: c for c in self.on(place) if (c.variant, c.precision) in chosen}
 
 
 @dataclass(frozen=True)
@@ -180,41 +140,18 @@ def compare(
             f"none of {len(left_out)} experiment{'s' * (len(left_out) != 1)} has results:"
             f" {first.name}: {first.reason}"
         )
-    names = _names(complete)
-    chosen = _baseline(sorted(set(names.values())), baseline)
+    if len({e.sweep for e in complete} - {None}) > 1:
+        complete = [
+            replace(e, variant=f"{e.sweep}.{e.variant}") if e.sweep else e for e in complete
+        ]
+    chosen = _baseline(sorted({e.variant for e in complete}), baseline)
     by_images: dict[Images, dict[str, dict[int, Experiment]]] = {}
     for experiment in complete:
-        variants = by_images.setdefault(images_of(experiment), {})
-        seeds = variants.setdefault(names[experiment.name], {})
-        seeds[0 if experiment.seed is None else experiment.seed] = experiment
+        seeds = by_images.setdefault(experiment.images, {}).setdefault(experiment.variant, {})
+        seeds[experiment.seed or 0] = experiment
     groups = [_group(images, variants, chosen) for images, variants in by_images.items()]
     groups.sort(key=lambda group: -sum(len(v.experiments) for v in group.variants))
     return Comparison(sweep, chosen, groups, left_out)
-
-
-def results_of(experiment: Experiment) -> Compared:
-    """Of an experiment that has results."""
-    assert experiment.results is not None
-    return experiment.results
-
-
-def images_of(experiment: Experiment) -> Images:
-    data = results_of(experiment).data
-    digest = experiment.test_images
-    return Images(data.source, data.test, data.classes, data.image_size, digest)
-
-
-def place_of(experiment: Experiment, url: str, row: Row) -> Place:
-    device = results_of(experiment).devices[url]
-    return Place(url, device.machine, device.cpu, row.threads)
-
-
-def differing(group: Group) -> dict[str, list[Any]]:
-    """The parameters that the variants differ in, with the value of each variant."""
-    trees = [leaves(next(iter(v.experiments.values())).params) for v in group.variants]
-    keys = dict.fromkeys(key for tree in trees for key in tree)
-    values = {key: [tree.get(key) for tree in trees] for key in keys if key not in _SEEDS}
-    return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
 
 
 def beaten_by(group: Group, place: Place) -> dict[str, list[str]]:
@@ -223,26 +160,14 @@ def beaten_by(group: Group, place: Place) -> dict[str, list[str]]:
     Each stands for its recommended precision. Only those that were measured there are judged, and
     a noisy latency is no measurement to beat others by, or to be beaten in.
     """
-    judged = {}
-    for variant in group.variants:
-        precision = variant.taken
-        latency = precision.latencies.get(place) if precision else None
-        if precision and precision.accuracy and precision.size_mb and latency and not latency.noisy:
-            judged[variant.name] = {
-                "status": "passed",
-                "accuracy": precision.accuracy.mean,
-                "size_mb": precision.size_mb.mean,
-                "p50_ms": latency.p50_ms.mean,
-            }
-    return dominated_by(judged)
-
-
-def _names(experiments: Sequence[Experiment]) -> dict[str, str]:
-    """Variants' names by those of experiments; with their sweep's where there are several."""
-    several = len({e.sweep for e in experiments} - {None}) > 1
-    return {
-        e.name: f"{e.sweep}.{e.variant}" if several and e.sweep else e.variant for e in experiments
+    axes = ("accuracy", "size_mb", "p50_ms")
+    found = {
+        name: {axis: figure.mean for axis in axes if (figure := getattr(cost, axis))}
+        for name, cost in group.recommended_on(place).items()
+        if not cost.noisy
     }
+    judged = {name: of | {"status": "passed"} for name, of in found.items() if len(of) == len(axes)}
+    return dominated_by(judged)
 
 
 def _baseline(names: Sequence[str], wanted: str | None) -> str:
@@ -259,85 +184,68 @@ def _baseline(names: Sequence[str], wanted: str | None) -> str:
 def _group(
     images: Images, variants: Mapping[str, Mapping[int, Experiment]], baseline: str
 ) -> Group:
-    reference = {seed: _accuracy(e) for seed, e in variants.get(baseline, {}).items()}
+    reference = _accuracies(variants.get(baseline, {}))
     found = [
-        _variant(name, dict(sorted(seeds.items())), None if name == baseline else reference)
+        _variant(name, dict(sorted(seeds.items())), {} if name == baseline else reference)
         for name, seeds in variants.items()
     ]
     found.sort(key=lambda v: (-v.accuracy.mean, v.name))
-    places = dict.fromkeys(
-        place for v in found for p in v.precisions.values() for place in p.latencies
-    )
-    return Group(images, found, baseline if reference else None, sorted(places, key=_by_url))
+    rows = {v.name: [row for e in v.experiments.values() for row in rows_of(e)] for v in found}
+    measured = {
+        row.place for own in rows.values() for row in own if row.place and row.p50_ms is not None
+    }
+    places = sorted(measured, key=_by_url)
+    costs = [
+        _cost(name, precision, place, [row for row in own if row.precision == precision])
+        for name, own in rows.items()
+        for precision in dict.fromkeys(row.precision for row in own)
+        for place in (places or (None,))
+    ]
+    return Group(images, found, baseline if reference else None, places, costs)
 
 
-def _by_url(place: Place) -> tuple[bool, str, str, int]:
+def _by_url(place: Place) -> tuple[bool, str, str, str, int]:
     """With this machine first."""
-    return place.url != "local:", place.url, place.cpu or "", place.threads
+    url, machine, cpu = place.device
+    return url != HERE, url, cpu or "", machine or "", place.threads
 
 
-def _accuracy(experiment: Experiment) -> float:
-    return results_of(experiment).student.accuracy
+def _accuracies(seeds: Mapping[int, Experiment]) -> dict[int, float]:
+    return {seed: experiment.measured.student.accuracy for seed, experiment in seeds.items()}
 
 
-def _variant(
-    name: str, seeds: Mapping[int, Experiment], reference: Mapping[int, float] | None
-) -> Variant:
-    accuracies = {seed: _accuracy(experiment) for seed, experiment in seeds.items()}
-    names = dict.fromkeys(p for e in seeds.values() for p in results_of(e).exports)
-    choices = (results_of(e).recommended for e in seeds.values())
+def _variant(name: str, seeds: Mapping[int, Experiment], reference: Mapping[int, float]) -> Variant:
+    accuracies = _accuracies(seeds)
+    choices = (experiment.measured.recommended for experiment in seeds.values())
     votes = Counter(choice.precision for choice in choices if choice is not None)
     recommended, agreed = votes.most_common(1)[0] if votes else (None, 0)
-    return Variant(
-        name=name,
-        experiments=seeds,
-        accuracy=spread(accuracies.values()),
-        precisions={p: _precision(p, list(seeds.values())) for p in names},
-        recommended=recommended,
-        agreed=agreed,
-        over_baseline=paired(accuracies, reference) if reference else None,
+    over = paired(accuracies, reference)
+    return Variant(name, seeds, spread(accuracies.values()), recommended, agreed, over)
+
+
+def _cost(variant: str, precision: str, place: Place | None, rows: Sequence[Measured]) -> Cost:
+    exports = [row for row in rows if row.place is None]
+    there = [row for row in rows if row.place is not None and row.place == place]
+    timed = [row for row in there if row.p50_ms is not None]
+    quiet = [row for row in timed if not row.noisy]
+    taken = quiet or timed
+    nowhere = f"not measured on {place.title}" if place else ""
+    return Cost(
+        variant,
+        precision,
+        place,
+        accuracy=_spread(row.accuracy for row in exports),
+        size_mb=_spread(row.size_mb for row in exports),
+        p50_ms=_spread(row.p50_ms for row in taken),
+        p90_ms=_spread(row.p90_ms for row in taken),
+        noisy=bool(timed) and not quiet,
+        runtimes=frozenset(row.runtime for row in taken if row.runtime is not None),
+        failed=sum(row.status == "failed" for row in exports),
+        untested="; ".join(dict.fromkeys(r.reason for r in exports if r.reason)) or "not validated",
+        untimed=next((row.reason for row in there if row.reason), nowhere),
     )
 
 
-def _precision(name: str, experiments: Sequence[Experiment]) -> Precision:
-    exports: list[Export] = []
-    rows: dict[Place, list[tuple[Row, str | None]]] = {}
-    reasons: dict[Place, str] = {}
-    for experiment in experiments:
-        results = results_of(experiment)
-        if name not in results.exports:
-            continue
-        exports.append(results.exports[name])
-        for url, device in results.devices.items():
-            row = device.exports.get(name)
-            if row is None:
-                continue
-            place = place_of(experiment, url, row)
-            if row.status != "passed" or row.p50_ms is None or row.p90_ms is None:
-                reasons[place] = row.reason or f"it has {row.status}"
-            elif results.exports[name].status == "failed":
-                reasons[place] = results.exports[name].reason or "its export failed"
-            else:
-                rows.setdefault(place, []).append((row, row.runtime or device.runtime))
-    accuracies = [e.accuracy for e in exports if e.status == "passed" and e.accuracy is not None]
-    sizes = [e.size_mb for e in exports if e.size_mb is not None]
-    why = dict.fromkeys(e.reason for e in exports if e.reason)
-    return Precision(
-        accuracy=spread(accuracies) if accuracies else None,
-        size_mb=spread(sizes) if sizes else None,
-        failed=sum(e.status == "failed" for e in exports),
-        reason="; ".join(why) or "not validated",
-        latencies={place: _latency(found) for place, found in rows.items()},
-        reasons=reasons,
-    )
-
-
-def _latency(rows: Sequence[tuple[Row, str | None]]) -> Latency:
-    quiet = [(row, runtime) for row, runtime in rows if not row.noisy]
-    taken = quiet or rows
-    return Latency(
-        p50_ms=spread([row.p50_ms for row, _ in taken if row.p50_ms is not None]),
-        p90_ms=spread([row.p90_ms for row, _ in taken if row.p90_ms is not None]),
-        noisy=not quiet,
-        runtimes=frozenset(runtime for _, runtime in taken if runtime is not None),
-    )
+def _spread(figures: Iterable[float | None]) -> Spread | None:
+    found = [figure for figure in figures if figure is not None]
+    return spread(found) if found else None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +160,3 @@ def start_project(folder: Path) -> None:
     (folder / "params.yaml").write_text("distill:\n  method: kd\n  seed: 0\n")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "-m", "first")
-
-
-def environment() -> dict[str, str]:
-    """Of a process that finds this code, its Python, ackd and dvc first."""
-    root = Path(__file__).parents[3]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "PYTHONPATH": str(root)}

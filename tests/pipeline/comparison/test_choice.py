@@ -128,7 +128,7 @@ def test_the_device_is_named_by_url_or_processor_and_never_guessed() -> None:
 
 def test_accuracies_on_other_images_are_not_set_against_each_other() -> None:
     a, b = (student(name, ms=1.0, mb=1.0, accuracy=0.6) for name in "ab")
-    b = replace(b, test_images="bb")
+    b = replace(b, digest="bb")
     budget = Budget(None, None, None)
     with pytest.raises(InputError, match="tested on different images .* name one sweep"):
         choose([a, b], budget, None)

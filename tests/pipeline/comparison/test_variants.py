@@ -11,7 +11,7 @@ from scipy import stats
 from models.errors import InputError
 from pipeline.comparison import tables
 from pipeline.comparison.experiments import Experiment
-from pipeline.comparison.variants import beaten_by, compare, differing
+from pipeline.comparison.variants import beaten_by, compare
 from pipeline.summary_schema import checked
 from tests.pipeline.comparison.exps import export, row, summary
 
@@ -28,7 +28,7 @@ def experiment(
         seed=int(seed.removeprefix("seed")),
         params={"distill": params | {"seed": int(seed.removeprefix("seed"))}},
         results=None if content is None else checked(content, ""),
-        test_images=images,
+        digest=images,
         reason="it stopped" if content is None else None,
         command=f"dvc exp apply {name}",
     )
@@ -127,10 +127,10 @@ def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked() -> N
     ]
     group = one_group(experiments)
     (place,) = group.places
-    precisions = group.variants[0].precisions
-    quiet = precisions["int8"].latencies[place]
-    assert (quiet.p50_ms, quiet.noisy) == ((1.5, 1.0, 2.0, 2), False)
-    assert (precisions["fp32"].latencies[place].noisy, quiet.p90_ms.mean) == (True, 2.25)
+    costs = {cost.precision: cost for cost in group.costs}
+    quiet = costs["int8"]
+    assert (quiet.p50_ms, quiet.p90_ms, quiet.noisy) == ((1.5, 1, 2, 2), (2.25, 1.5, 3, 2), False)
+    assert costs["fp32"].noisy
     rows = {cells[1]: cells[4:6] for cells in tables.precisions(group, place).rows}
     assert rows == {
         "int8": ["1.50 (1.00 to 2.00)", "2.25 (1.50 to 3.00)"],
@@ -146,8 +146,8 @@ def test_what_failed_is_not_measured_and_says_why() -> None:
     (group,) = comparison.groups
     assert group.places == []
     assert tables.missing(comparison)["parity is 0.5"] == ["accuracy in fp32 of kd"]
-    assert group.variants[0].precisions["fp32"].accuracy is None
-    assert group.variants[0].precisions["fp32"].failed == 1
+    (cost,) = (cost for cost in group.costs if cost.precision == "fp32")
+    assert (cost.accuracy, cost.failed) == (None, 1)
 
 
 def test_machines_of_one_url_are_not_one_device() -> None:
@@ -202,10 +202,9 @@ def test_parameters_that_differ_but_for_the_seeds() -> None:
         experiment("night.kd.seed0", summary(0.5), method="kd", epochs=2, weights=[1, 2]),
         experiment("night.warm.seed3", summary(0.6), method="kd", epochs=2, weights=[2], t=8.0),
     ]
-    group = one_group(experiments)
-    assert differing(group) == {"distill.weights": [[2], [1, 2]], "distill.t": [8.0, None]}
-    table = tables.parameters(group)
+    table = tables.parameters(one_group(experiments))
     assert table is not None
+    assert table.head == ["variant", "distill.weights", "distill.t"]
     assert table.rows == [["warm", "[2]", "8.0"], ["kd", "[1, 2]", "null"]]
 
 
