@@ -38,7 +38,6 @@ _EXPERIMENTS = (
     "Every experiment that the tables are made of; dvc exp apply NAME gets it into the workspace."
 )
 
-
 #: Of ``params.yaml``: what the seeds of one variant differ in.
 _SEEDS = frozenset({"distill.seed", "teacher.seed"})
 

@@ -156,12 +156,11 @@ def test_the_page_fits_its_window_and_asks_nobody(
     with opened_page(tmp_path / "profile") as page:
         page.open((project / "page.html").as_uri())
         for width, phone in ((1280, False), (390, True)):
-            for dark in (False, True):
-                picture = tmp_path / f"{width}-{'dark' if dark else 'light'}.png"
-                page.look(picture, width, dark=dark, phone=phone)
-                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-                background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-                assert background == ("rgb(21, 23, 26)" if dark else "rgb(253, 253, 252)")
+            dark = phone  # each look once: the report's page, of the same style, is seen in more
+            page.look(tmp_path / f"{width}.png", width, dark=dark, phone=phone)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert background == ("rgb(21, 23, 26)" if dark else "rgb(253, 253, 252)")
         # Nothing of a chart sticks out of the page.
         outside = """[...document.querySelectorAll('figure svg text')].filter(text => {
             const {left, right} = text.getBoundingClientRect();
