@@ -49,7 +49,7 @@ class Study:
         if not file.exists():
             chosen = self.params
             if checkpoint is not None:
-                given = {"checkpoint": str(checkpoint.resolve())}
+                given = {"weights": str(checkpoint.resolve()), "train": "none"}
                 chosen = chosen | {"teacher": chosen["teacher"] | given}
             for stage in ("prepare_data", "train_teacher", "train_proxy"):
                 self._run_stage(stage, chosen)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import models
 from models.errors import InputError
 from models.networks.backbone import Backbone, Features
-from models.networks.checkpoint import load_state, load_strictly
+from models.networks.checkpoint import build_described, load_state, load_strictly
 
 
 class Graft(nn.Module):
@@ -84,6 +84,7 @@ class Learners(nn.ModuleList):
         codes: ``["D3B1", "D2B2"]``; the same one may stand more than once.
         teacher: what a DNT takes its stages from.
         image_size: height and width in pixels, which a DNT has to fit.
+        copies: give each DNBM the target's stages instead, with a classifier of its own.
 
     Attributes:
         names: the codes, the second of its kind as ``D3B1#2``.
@@ -99,6 +100,8 @@ class Learners(nn.ModuleList):
         codes: Sequence[str],
         teacher: Backbone | None = None,
         image_size: int | None = None,
+        *,
+        copies: bool = False,
     ) -> None:
         self.branch_stages = check_codes(codes, target, teacher)
         learners: list[nn.Module] = []
@@ -110,6 +113,10 @@ class Learners(nn.ModuleList):
                 learners.append(Graft(teacher, stage, *maps))
             else:
                 tail = models.build(target.name, target.num_classes)
+                if copies:
+                    classifier = copy.deepcopy(tail.last_layer().state_dict())
+                    tail.load_state_dict(target.state_dict())
+                    tail.last_layer().load_state_dict(classifier)
                 tail.keep_tail(stage)
                 learners.append(tail)
         super().__init__(learners)
@@ -201,7 +208,7 @@ def load_learners(path: Path) -> LearnerGroup:
         raise InputError(
             f"{path}: expected a file that the stage distill wrote; run `dvc repro distill`"
         )
-    target = models.build(header["network"], header["num_classes"])
+    target = build_described(header)
     teacher = None
     if any(is_graft(code) for code in header["learners"]):
         teacher = models.build(header["teacher"], header["num_classes"])

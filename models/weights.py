@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import pathlib
 import re
 import zipfile
@@ -19,6 +20,7 @@ from models.errors import InputError
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_state, load_strictly
 
+_HUBS = ("hf-hub:", "local-dir:")
 _IMAGENET_RESNETS = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 # Names that public codes give to what is the same: ResNets written for CIFAR, the DenseNets of
 # torchvision's files, which are older than its code, and the two parts of MMPretrain's networks.
@@ -59,85 +61,141 @@ class Normalization(NamedTuple):
     std: tuple[float, ...]
 
 
-def load_pretrained(network: Backbone) -> Normalization:
-    """Load the library's own weights; they are downloaded once, to the library's cache.
+class Origin(NamedTuple):
+    """Where the weights of a network come from.
 
-    Of several that a network has, those are taken that the library takes by default; timm's names
-    can name others, as in ``timm:resnet18.tv_in1k``. Their parameters must be the network's, the
-    classifier's among them.
+    Attributes:
+        source: a file, or the library and its name for them.
+        sha256: of the file, or of the published tensors.
+        licence: that their publisher states, if any.
+        normalization: that they were trained with, where it is published.
+        notes: what was taken off, left out or made new, for a line of output.
+    """
+
+    source: str
+    sha256: str
+    licence: str | None
+    normalization: Normalization | None
+    notes: list[str]
+
+
+def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True) -> Origin:
+    """Load the weights that a training starts from.
 
     Args:
-        network: ``torchvision:NAME``, ``timm:NAME``, or ``resnet18`` to ``resnet152``, for which
-            torchvision has weights.
-
-    Returns:
-        The normalisation that they were trained with.
+        network: whose parameters they must be.
+        weights: ``pretrained`` for those that its library publishes, downloaded once; ``hf-hub:``
+            or ``local-dir:`` with a name of timm's; or a file, see :func:`load_checkpoint`.
+        new_classifier: keep the network's own classifier where theirs is of other classes, or
+            where they have none.
 
     Raises:
-        InputError: the network has no such weights, they tell another number of classes apart, or
-            they cannot be had from here.
+        InputError: there are no such weights, they cannot be had from here, or they are not this
+            network's.
     """
+    if weights != "pretrained" and not weights.startswith(_HUBS):
+        path = Path(weights).expanduser()
+        notes = load_checkpoint(path, network, new_classifier=new_classifier)
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        return Origin(path.name, digest, None, None, notes)
     library, _, name = network.name.rpartition(":")
-    source = _from_timm if library == "timm" else _from_torchvision
-    return source(name, network)
+    if weights.startswith(_HUBS):
+        source, state, licence, normalization = _from_timm(weights)
+    elif library == "timm":
+        source, state, licence, normalization = _from_timm(name)
+    elif library == "torchvision" or network.name in _IMAGENET_RESNETS:
+        source, state, licence, normalization = _from_torchvision(name)
+    else:
+        raise InputError(
+            f"weights: pretrained: none are published for {network.name}; there are some for"
+            " networks torchvision:<name> and timm:<name>, and for resnet18 to resnet152"
+        )
+    notes = _load(network, state, source, new_classifier)
+    return Origin(source, state_sha256(state), licence, normalization, notes)
 
 
-def _from_torchvision(name: str, network: Backbone) -> Normalization:
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Of every name, type, shape and number of a state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+_Published = tuple[str, dict[str, Tensor], str | None, Normalization]
+
+
+def _from_torchvision(name: str) -> _Published:
     import torchvision
 
-    if ":" not in network.name and network.name not in _IMAGENET_RESNETS:
-        raise _none_published(network)
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    _require_classes(network, len(weights.meta["categories"]))
     try:
-        library_network = torchvision.models.get_model(name, weights=weights, progress=False)
+        network = torchvision.models.get_model(name, weights=weights, progress=False)
     except (OSError, RuntimeError) as error:  # the second where what came is damaged
-        raise _unreachable(network, error) from None
-    network.load_state_dict(library_network.state_dict())
+        raise _unreachable(f"torchvision:{name}", error) from None
     transforms = weights.transforms()
-    return Normalization(tuple(transforms.mean), tuple(transforms.std))
+    normalization = Normalization(tuple(transforms.mean), tuple(transforms.std))
+    return f"torchvision:{name} {weights.name}", network.state_dict(), None, normalization
 
 
-def _from_timm(name: str, network: Backbone) -> Normalization:
+def _from_timm(name: str) -> _Published:
     import timm
 
-    published = timm.get_pretrained_cfg(name)
-    if published is None or not published.has_weights:
-        raise _none_published(network)
-    _require_classes(network, published.num_classes)
+    if not name.startswith(_HUBS):
+        published = timm.get_pretrained_cfg(name)
+        if published is None or not published.has_weights:
+            raise InputError(f"weights: pretrained: timm publishes none for {name}; name a file")
     try:
-        library_network: Any = timm.create_model(name, pretrained=True)
+        network: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # of whichever client the weights come by
-        raise _unreachable(network, error) from None
-    network.load_state_dict(library_network.state_dict())
-    return Normalization(tuple(published.mean), tuple(published.std))
+        raise _unreachable(name, error) from None
+    config = network.pretrained_cfg
+    normalization = Normalization(tuple(config["mean"]), tuple(config["std"]))
+    source = name if name.startswith(_HUBS) else f"timm:{config['architecture']}.{config['tag']}"
+    return source, network.state_dict(), config.get("license"), normalization
 
 
-def _require_classes(network: Backbone, published: int) -> None:
-    if published != network.num_classes:
-        raise InputError(
-            f"teacher.checkpoint is pretrained, but the weights of {network.name} tell"
-            f" {published} classes apart and the data have {network.num_classes}; name a checkpoint"
-            " that was trained on these classes, or null to train one"
-        )
-
-
-def _none_published(network: Backbone) -> InputError:
-    return InputError(
-        f"teacher.checkpoint is pretrained, but no weights are published for {network.name}; there"
-        " are some for networks torchvision:<name> and timm:<name>, and for resnet18 to resnet152"
-    )
-
-
-def _unreachable(network: Backbone, error: Exception) -> InputError:
+def _unreachable(name: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(
-        f"teacher.checkpoint is pretrained, but the weights of {network.name} cannot be downloaded"
-        f" ({reason:.200}); go online once, or get the file elsewhere and name it as the checkpoint"
+        f"the weights of {name} cannot be downloaded ({reason:.200}); go online once, or get the"
+        " file elsewhere and name it as weights"
     )
 
 
-def load_checkpoint(path: Path, network: nn.Module) -> str:
+def _load(
+    network: nn.Module, state: dict[str, Tensor], source: str | Path, new_classifier: bool
+) -> list[str]:
+    """Load a state dict, with the network's own classifier where that is new.
+
+    Returns:
+        Notes for :class:`Origin`.
+    """
+    own, notes, theirs = network.state_dict(), [], ""
+    if isinstance(network, Backbone):
+        classifier = {id(parameter) for parameter in network.last_layer().parameters()}
+        others = [
+            name
+            for name, parameter in network.named_parameters()
+            if id(parameter) in classifier
+            and (name not in state or state[name].shape != parameter.shape)
+        ]
+        theirs = next((f"{len(state[name])}" for name in others if name in state), "no")
+        if others:
+            notes.append(f"a new classifier of {network.num_classes} classes (was {theirs})")
+        state = state | {name: own[name] for name in others}
+    load_strictly(network, state, source)
+    if notes and not new_classifier:
+        raise InputError(
+            f"{source}: the classifier is of {theirs} classes, expected {network.num_classes};"
+            " train a new one (teacher.train: head, or all), or use other weights"
+        )
+    return notes
+
+
+def load_checkpoint(path: Path, network: nn.Module, *, new_classifier: bool = False) -> list[str]:
     """Load the weights from elsewhere: safetensors, or a torch file read without unpickling code.
 
     They may lie under any keys and prefixes (``state_dict``, ``model_ema``, ``module.``): those
@@ -147,13 +205,12 @@ def load_checkpoint(path: Path, network: nn.Module) -> str:
     ``shortcut`` and ``linear`` becomes ``downsample`` and ``fc`` where the network has these.
 
     Returns:
-        What was taken off and left out, for a line of output; empty where nothing was.
+        What was taken off, left out or made new; empty where nothing was.
 
     Raises:
         InputError: the file cannot be read so, its parameters are not the network's, or are not
             finite.
     """
-    path = path.expanduser()
     content = load_state(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
     tensors = dict(_tensors(content))
     if not tensors:
@@ -173,12 +230,11 @@ def load_checkpoint(path: Path, network: nn.Module) -> str:
                 " earlier checkpoint"
             )
     tracked = {name: t for name, t in own.items() if name.endswith("num_batches_tracked")}
-    load_strictly(network, tracked | state, path)
-    said = [f"weights are those under {prefix.rstrip('.')}"] if prefix else []
+    notes = [f"weights are those under {prefix.rstrip('.')}"] if prefix else []
     if left_out:
         more = f" and {len(left_out) - 2} more" if len(left_out) > 2 else ""
-        said.append(f"left out {', '.join(left_out[:2])}{more}")
-    return "; ".join(said)
+        notes.append(f"left out {', '.join(left_out[:2])}{more}")
+    return notes + _load(network, tracked | state, path, new_classifier)
 
 
 def _read_torch(path: Path) -> object:

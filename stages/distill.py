@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.distillers.base import Distiller
-from models.networks.checkpoint import load_network, save_state
+from models.networks.checkpoint import describe, load_network, save_state
 from stages.files import new_folder
 from stages.launch import run_training_stage
 from stages.params import Params
@@ -26,20 +26,19 @@ def main(params: Params) -> None:
     data, engine = session.data, session.engine
     teacher = load_network(PROXY).to(engine.device)
     # The student is drawn first, so that with one seed every method starts from the same weights.
-    student = session.draw(settings.network, settings.seed)
+    start = session.start("student", settings.network, settings)
+    student = start.network
     method = settings.method
     distiller, progress, checkpoints = session.train(
         method, student, settings, method, settings.options(), teacher
     )
     if engine.is_main:
         measured = measure_trained(student, progress, data, session.normalize)
-        metrics = {"method": method} | measured
+        metrics = {"method": method} | measured | start.describe()
         metrics |= _learner_accuracies(distiller, progress.history[-1])
         write_reports(REPORTS, metrics, progress, engine)
-        header = {
+        header = describe(student) | {
             "method": method,
-            "network": student.name,
-            "num_classes": student.num_classes,
             "learners": [name.partition("#")[0] for name in distiller.learner_names()],
             "teacher": teacher.name,
             "image_size": data.image_size,

@@ -1,4 +1,4 @@
-"""What the chain reads from outside: the images and the teacher's file, by their content.
+"""What the chain reads from outside: the images, and files of weights, by their content.
 
 DVC knows these by their names in ``params.yaml`` alone. The stage always runs, so that what reads
 them depends on what they are, and runs again where they were replaced.
@@ -16,16 +16,18 @@ from stages.params import Params
 
 IMAGES = Path("reports/inputs/images.json")
 TEACHER = Path("reports/inputs/teacher.json")
+STUDENT = Path("reports/inputs/student.json")
 
 
 def main(params: Params) -> None:
-    """Write both reports; what is not on this machine keeps the one that it has."""
+    """Write a report of each; what is not on this machine keeps the one that it has."""
     scheme, _, location = params.data.source.partition(":")
-    checkpoint = params.teacher.checkpoint
-    images = location if scheme in ("imagefolder", "hf") else None
-    teacher = checkpoint if checkpoint != "pretrained" else None
-    for report, name in ((IMAGES, images), (TEACHER, teacher)):
-        place = None if name is None else Path(name).expanduser()
+    places = {
+        IMAGES: Path(location).expanduser() if scheme in ("imagefolder", "hf") else None,
+        TEACHER: params.teacher.weights_file,
+        STUDENT: params.distill.weights_file,
+    }
+    for report, place in places.items():
         if place is None or place.exists() or not report.exists():
             write_json(report, {"sha256": None if place is None else _sum(place)})
 

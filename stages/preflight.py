@@ -7,6 +7,7 @@ from pathlib import Path
 import models
 from models.errors import InputError
 from models.learners import check_codes
+from models.weights import load_weights
 from stages.params import Params
 
 
@@ -28,6 +29,11 @@ def check(params: Params) -> None:
     if params.data.image_size is not None:
         for network in networks.values():
             network.probe(params.data.image_size)
+    for training in (params.teacher, params.distill):
+        file = training.weights_file
+        # As the images, it is not needed where the chain has been through.
+        if file is not None and file.exists():
+            load_weights(networks[training.network], str(file))
     if params.distill.method == "ackd":
         # With candidates, the proxy teacher is not known yet.
         chain = between.networks if params.proxy.method == "assistants" else []
@@ -56,7 +62,7 @@ def check_training(params: Params) -> None:
 
     data = load_data()
     sizes = {"distill": params.distill.batch_size}
-    if params.teacher.checkpoint is None:
+    if params.teacher.train != "none":
         sizes["teacher"] = params.teacher.batch_size
     if params.export.finetune.when != "never":
         sizes["export.finetune"] = params.export.finetune.batch_size

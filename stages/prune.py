@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-import models
 from models.learners import LearnerGroup, load_learners
 from models.measures import count_macs, count_parameters
-from models.networks.checkpoint import load_state, save_network
+from models.networks.checkpoint import build_described, describe, load_state, save_network
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed.normalize import Normalize
 from stages.entry import run_stage
@@ -31,7 +30,7 @@ def main(params: Params) -> None:
     state, header = load_state(DISTILLED)
     group = load_learners(DISTILLED)
     student = group.target
-    plain = models.build(header["network"], header["num_classes"])
+    plain = build_described(header)
     images = _require_bit_equal(group, data)
 
     trained = Counter[str]()
@@ -78,7 +77,7 @@ def _require_bit_equal(group: LearnerGroup, data: DataSet) -> int:
         The number of test images.
     """
     device = prepare_device()
-    alone = models.build(group.target.name, group.target.num_classes)
+    alone = build_described(describe(group.target))
     alone.load_state_dict(group.target.state_dict())
     alone.eval().to(device)
     group.to(device)

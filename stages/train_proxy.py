@@ -14,9 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import models
 from models.networks.backbone import Backbone
-from models.networks.checkpoint import load_network, save_network
+from models.networks.checkpoint import build_described, describe, load_network, save_network
 from stages.checkpoints.checkpoint import Checkpoints
 from stages.files import new_folder, read_json, write_json
 from stages.launch import run_training_stage
@@ -91,9 +90,12 @@ class _Proxies:
         return chosen
 
     def _train(self, what: str, name: str, settings: Teacher, teacher: Backbone | None) -> Backbone:
-        settings = settings.model_copy(update={"network": name})
+        # A file holds one network, or a teacher that is trained; what is published is for all.
+        fits = name == settings.network or settings.weights == "pretrained"
+        kept = {} if fits and settings.train != "none" else {"weights": None, "normalization": None}
+        settings = settings.model_copy(update={"network": name} | kept)
         session, data = self.session, self.session.data
-        network = session.draw(name, settings.seed)
+        network = session.start(what, name, settings).network
         if teacher is None:
             trained = session.train(what, network, settings)
         else:
@@ -106,7 +108,7 @@ class _Proxies:
             metrics = measure_trained(network, progress, data, session.normalize)
         self.chain.append(self.engine.broadcast(metrics))
         # A plain one: what was trained may be compiled, or have other BatchNorms.
-        plain = models.build(name, len(data.classes)).to(self.engine.device)
+        plain = build_described(describe(network)).to(self.engine.device)
         plain.load_state_dict(network.state_dict())
         return plain
 

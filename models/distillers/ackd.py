@@ -189,7 +189,9 @@ class Ackd(Distiller):
         discriminator_learning_rate: float,
     ) -> None:
         super().__init__(student, setting)
-        self.learners = Learners(student, learners, setting.teacher, setting.image_size)
+        self.learners = Learners(
+            student, learners, setting.teacher, setting.image_size, copies=setting.copies
+        )
         seen = self.learners.probe(student.probe(setting.image_size))
         map_shapes = [features.stages[-1].shape[1:] for features in seen]
         self.attention = None

@@ -30,6 +30,8 @@ class Setting(NamedTuple):
         gather: joins what each process holds, ``[B, ...]``, along the first axis, in the order of
             the processes; B may differ. A method that remembers single samples keeps its memory
             alike in all processes by it; the training loop averages BatchNorm's statistics alone.
+        copies: whether what branches off the student starts as a copy of its stages, which hold
+            weights from elsewhere, and not afresh.
     """
 
     teacher: Backbone | None
@@ -38,6 +40,7 @@ class Setting(NamedTuple):
     batch_size: int
     epochs: int
     gather: Callable[[Tensor], Tensor] = _alone
+    copies: bool = False
 
 
 class Batch(NamedTuple):

@@ -88,7 +88,7 @@ class One(Distiller):
         super().__init__(student, setting)
         student.require_stages("distill.method one")
         last = student.num_stages
-        self.learners = Learners(student, [f"D{last}B1"] * (branches - 1))
+        self.learners = Learners(student, [f"D{last}B1"] * (branches - 1), copies=setting.copies)
         shared_map = student.probe(setting.image_size).stage_input(last)
         self.gate = Gate(shared_map.shape[1], branches)
         self.temperature = temperature

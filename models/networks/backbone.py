@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ class Backbone(nn.Module):
         # Not persistent: a state dict is the network's alone.
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
+        self.trunk_is_frozen = False
 
     def set_input(self, scale: Sequence[float], shift: Sequence[float]) -> None:
         """Have each channel of the images multiplied and shifted before the stem.
@@ -92,10 +93,24 @@ class Backbone(nn.Module):
         """
         return last_map.mean((2, 3))
 
+    def last_layer(self) -> nn.Module:
+        """Whose parameters are of these classes."""
+        return self.get_submodule(self.classifier_part)
+
     def classify(self, embedding: Tensor) -> Tensor:
         """The pooled embedding ``[B, D]`` to logits ``[B, K]``."""
-        logits: Tensor = self.get_submodule(self.classifier_part)(embedding)
+        logits: Tensor = self.last_layer()(embedding)
         return logits
+
+    def freeze_trunk(self) -> None:
+        """Leave only the classifier to be trained; the rest stays as it is in eval mode."""
+        self.requires_grad_(False)
+        self.last_layer().requires_grad_(True)
+        self.trunk_is_frozen = True
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; a frozen trunk keeps its running statistics."""
+        return super().train(mode and not self.trunk_is_frozen)
 
     @property
     def num_stages(self) -> int:

@@ -48,13 +48,26 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, json.loads(header) if header else {}
 
 
-def save_network(path: Path, network: Backbone) -> None:
-    """A network with its name, number of classes and what :meth:`Backbone.set_input` was told."""
+def describe(network: Backbone) -> dict[str, Any]:
+    """A header with its name, number of classes and what :meth:`Backbone.set_input` was given."""
     header: dict[str, Any] = {"network": network.name, "num_classes": network.num_classes}
     if network.input_scale is not None and network.input_shift is not None:
         header["input_scale"] = network.input_scale.flatten().tolist()
         header["input_shift"] = network.input_shift.flatten().tolist()
-    save_state(path, network.state_dict(), header)
+    return header
+
+
+def build_described(header: Mapping[str, Any]) -> Backbone:
+    """A fresh network as :func:`describe` describes it."""
+    network = models.build(header["network"], header["num_classes"])
+    if "input_scale" in header:
+        network.set_input(header["input_scale"], header["input_shift"])
+    return network
+
+
+def save_network(path: Path, network: Backbone) -> None:
+    """A network with its description."""
+    save_state(path, network.state_dict(), describe(network))
 
 
 def load_network(path: Path) -> Backbone:
@@ -68,14 +81,12 @@ def load_network(path: Path) -> Backbone:
         raise InputError(
             f"{path}: does not say which network it holds; expected a file that a stage wrote"
         )
-    network = models.build(header["network"], header["num_classes"])
+    network = build_described(header)
     load_strictly(network, state, path)
-    if "input_scale" in header:
-        network.set_input(header["input_scale"], header["input_shift"])
     return network.eval()
 
 
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
     """Load ``state``, refusing any difference in names or shapes.
 
     Raises:

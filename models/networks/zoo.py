@@ -12,7 +12,7 @@ input as torchvision's own weights want it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +58,9 @@ class ZooNetwork(Backbone):
     def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
         self.network.set_submodule(target, module, strict)
 
-    def train(self, mode: bool = True) -> ZooNetwork:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self.network.training = mode
+        self.network.training = self.training
         return self
 
     def probe(self, image_size: int) -> Features:
@@ -89,18 +89,17 @@ class TorchvisionNetwork(ZooNetwork):
             last_map = F.relu(last_map)
         pool = getattr(self.network, "avgpool", None)
         embedding = F.adaptive_avg_pool2d(last_map, 1) if pool is None else pool(last_map)
-        *before, _ = self._classifier()
+        *before, _ = self._head_layers()
         if not any(isinstance(layer, nn.Flatten) for layer in before):
             embedding = embedding.flatten(1)
         for layer in before:
             embedding = layer(embedding)
         return embedding
 
-    def classify(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self._classifier()[-1](embedding)
-        return logits
+    def last_layer(self) -> nn.Module:
+        return self._head_layers()[-1]
 
-    def _classifier(self) -> list[nn.Module]:
+    def _head_layers(self) -> list[nn.Module]:
         _, last = list(self.network.named_children())[-1]
         return list(last) if isinstance(last, nn.Sequential) else [last]
 
@@ -113,9 +112,13 @@ class TimmNetwork(ZooNetwork):
         embedding: Tensor = network.forward_head(last_map, pre_logits=True)
         return embedding.flatten(1)
 
-    def classify(self, embedding: Tensor) -> Tensor:
+    def last_layer(self) -> nn.Module:
         network: Any = self.network
-        classifier = network.get_classifier()
+        found: nn.Module = network.get_classifier()
+        return found
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        classifier = self.last_layer()
         if isinstance(classifier, nn.Conv2d):
             embedding = embedding[:, :, None, None]
         logits: Tensor = classifier(embedding)
@@ -133,7 +136,7 @@ class WholeNetwork(ZooNetwork):
 
     def features_from(self, entry: Tensor, stage: int) -> Features:
         seen: list[Tensor] = []
-        handle = self._last_layer().register_forward_pre_hook(lambda _, given: seen.extend(given))
+        handle = self.last_layer().register_forward_pre_hook(lambda _, given: seen.extend(given))
         try:
             logits = self.network.forward(entry)
         finally:
@@ -149,7 +152,7 @@ class WholeNetwork(ZooNetwork):
         logits: Tensor = self.network.forward(self.renormalize(images))
         return logits
 
-    def _last_layer(self) -> nn.Module:
+    def last_layer(self) -> nn.Module:
         for layer in reversed(list(self.network.modules())):
             if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == self.num_classes:
                 return layer

@@ -180,8 +180,8 @@ def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
                 )
                 if seed == seeds[0]:
                     params = parse_yaml(found[name].encode(), str(path))
-                    check(parse_params(params))
                     check_in_git(params)
+                    check(parse_params(params))
             except InputError as error:
                 raise InputError(f"{path}: variant {variant}: {error}") from None
     return found

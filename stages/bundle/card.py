@@ -78,9 +78,11 @@ def making(params: Params, proxy: str) -> Table:
     teacher, student = params.teacher, params.distill
     method = "supervised" if student.method == "scratch" else student.method.upper()
     rows = [["method", _teacher_method(teacher), method]]
+    if teacher.weights or student.weights:
+        rows.append(["starts from", *(_start(training.weights) for training in (teacher, student))])
     if student.method not in _UNTAUGHT:
         rows.append(["learned from", "", _taught_by(params, proxy)])
-    trained = _training(teacher) if teacher.checkpoint is None else {}
+    trained = {} if teacher.train == "none" else _training(teacher)
     both = trained, _training(student)
     used = (key for key in Training.model_fields if any(key in settings for settings in both))
     rows += [[key.replace("_", " "), *(one.get(key, "") for one in both)] for key in used]
@@ -88,11 +90,17 @@ def making(params: Params, proxy: str) -> Table:
 
 
 def _teacher_method(teacher: Teacher) -> str:
-    if teacher.checkpoint is None:
-        return "supervised"
-    if teacher.checkpoint == "pretrained":
-        return "weights that its library publishes"
-    return f"loaded from {Path(teacher.checkpoint).name}"
+    return {
+        "all": "supervised",
+        "head": "supervised, the classifier alone",
+        "none": "not trained here",
+    }[teacher.train]
+
+
+def _start(weights: str | None) -> str:
+    if weights is None:
+        return "random weights"
+    return "its library's weights" if weights == "pretrained" else Path(weights).name
 
 
 def _taught_by(params: Params, network: str) -> str:
@@ -107,8 +115,9 @@ def _taught_by(params: Params, network: str) -> str:
 
 
 def _training(training: Training) -> dict[str, str]:
-    """The settings that had an effect."""
-    unused = {k for k in _OPTIONAL if getattr(training, k) == Training.model_fields[k].default}
+    """The settings that had an effect, but for where it started."""
+    unused = {"weights", "normalization"}
+    unused |= {k for k in _OPTIONAL if getattr(training, k) == Training.model_fields[k].default}
     unused |= {"momentum"} if training.optimizer == "adamw" else set()
     values = {key: getattr(training, key) for key in Training.model_fields if key not in unused}
     return {

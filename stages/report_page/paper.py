@@ -97,7 +97,7 @@ def _accuracy(row: Record) -> float:
 
 def _differences(setting: Record, measured: Measurements, params: Params) -> list[str]:
     trainings: dict[str, Training] = {"distill": params.distill}
-    if params.teacher.checkpoint is None:
+    if params.teacher.train != "none":
         trainings["teacher"] = params.teacher
     found = [
         f"{name}.{key} is {getattr(training, key)} instead of {setting[key]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,12 @@ from stages.sections.data import Normalization
 class Training(Section):
     """How teacher, proxies and student are optimized."""
 
+    weights: str | None = None
+    """What the training starts from: null for nothing, ``pretrained`` for what the network's
+    library publishes, a name of timm's (``hf-hub:...``, ``local-dir:...``), or a file."""
+    normalization: Normalization | None = None
+    """Of the images that the weights were trained with; null is what is published with
+    ``pretrained``, and the data's for a file."""
     epochs: PositiveInt = 15
     batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
     learning_rate: PositiveFloat = 0.1
@@ -44,8 +51,24 @@ class Training(Section):
     """Decay of a moving average of the weights, which is then what is measured and kept."""
     seed: Seed = 0
 
+    @property
+    def weights_file(self) -> Path | None:
+        """The weights, if they are a file."""
+        weights = self.weights
+        if (
+            weights is None
+            or weights == "pretrained"
+            or weights.startswith(("hf-hub:", "local-dir:"))
+        ):
+            return None
+        return Path(weights).expanduser()
+
     @model_validator(mode="after")
     def _milestones_fit(self) -> Training:
+        if self.normalization is not None and self.weights is None:
+            raise ValueError(
+                "normalization applies to weights only; set weights, or set it to null"
+            )
         if self.schedule == "multi_step":
             if self.milestones != sorted(set(self.milestones)):
                 raise ValueError("milestones must increase, without repetition")
@@ -79,23 +102,19 @@ class EngineSettings(Section):
 
 
 class Teacher(Training):
-    """The teacher, trained here or loaded from a checkpoint."""
+    """The teacher: trained from scratch, fine-tuned from weights, or loaded."""
 
     network: str = "resnet20"
-    checkpoint: str | None = None
-    """A ``.safetensors`` or torch state-dict file, or ``pretrained`` for the weights that the
-    network's library publishes; loaded instead of training."""
+    train: Literal["all", "head", "none"] = "all"
+    """What of a teacher that starts from weights is trained."""
     expect_accuracy: Fraction | None = None
-    """Published top-1 accuracy of the checkpoint; a teacher more than 0.01 away from it on the test
-    images is refused."""
-    normalization: Normalization | None = None
-    """Normalisation of the checkpoint's training; null is the data's, or that of ``pretrained``."""
+    """Published top-1 accuracy of a teacher that is not trained; one that is more than 0.01 away
+    from it on the test images is refused."""
 
     @model_validator(mode="after")
-    def _told_of_a_checkpoint(self) -> Teacher:
-        for key in ("expect_accuracy", "normalization"):
-            if self.checkpoint is None and getattr(self, key) is not None:
-                raise ValueError(
-                    f"{key} applies to a checkpoint only; set teacher.checkpoint, or set it to null"
-                )
+    def _starts_from_weights(self) -> Teacher:
+        if self.train != "all" and self.weights is None:
+            raise ValueError(f"train: {self.train} needs weights; set weights, or train: all")
+        if self.expect_accuracy is not None and self.train != "none":
+            raise ValueError("expect_accuracy applies to train: none only; set it to null")
         return self

@@ -13,12 +13,14 @@ import models
 from models import distillers
 from models.distillers.base import Distiller, Setting
 from models.networks.backbone import Backbone
+from models.weights import Origin, load_weights, state_sha256
 from stages.checkpoints.checkpoint import Checkpoints, fingerprint
 from stages.data.arrays import DATA_FOLDER, DataSet, load_data
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.choice import build_feed
 from stages.data.feed.normalize import Normalize
 from stages.params import Params
+from stages.sections.common import Section
 from stages.sections.training import Training
 from stages.training.engine import Engine, start_engine
 from stages.training.frozen_teacher import FrozenTeacher
@@ -29,13 +31,9 @@ from stages.training.loop import Trainer
 
 def weights_sha256(network: Backbone) -> str:
     """Of the network's name, every number of its state dict, and how it changes its input."""
-    digest = hashlib.sha256(network.name.encode())
     inputs = {"input_scale": network.input_scale, "input_shift": network.input_shift}
     state = network.state_dict() | {k: t for k, t in inputs.items() if t is not None}
-    for name, tensor in state.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{network.name} {state_sha256(state)}".encode()).hexdigest()
 
 
 def setting_of(
@@ -49,7 +47,23 @@ def setting_of(
         settings.batch_size // engine.accelerator.num_processes,
         settings.epochs,
         engine.gather,
+        settings.weights is not None,
     )
+
+
+class Start(NamedTuple):
+    """A network as its training begins, and where its weights come from; None is nowhere."""
+
+    network: Backbone
+    origin: Origin | None
+
+    def describe(self) -> dict[str, Any]:
+        """The origin for a metrics file."""
+        if self.origin is None:
+            return {}
+        described = self.origin._asdict()
+        described.pop("normalization")
+        return {"weights": described}
 
 
 class Trained(NamedTuple):
@@ -86,16 +100,41 @@ class Session:
     def normalize(self) -> Normalize:
         return Normalize(self.data.mean, self.data.std, self.engine.device)
 
-    def draw(self, name: str, seed: int) -> Backbone:
-        """A freshly initialised network for these images and classes.
+    def start(
+        self, what: str, name: str, settings: Training, *, new_classifier: bool = True
+    ) -> Start:
+        """A network for these images and classes, drawn from the seed or from weights.
+
+        It takes images that are normalised as the data are, whatever its weights were trained with.
+
+        Args:
+            what: the name that its weights are shown under.
+            name: of the network.
+            settings: its seed, its weights and their normalisation.
+            new_classifier: as of :func:`models.weights.load_weights`.
 
         Raises:
-            InputError: the network is not known, or cannot take images of this size.
+            InputError: the network is not known, or cannot take images of this size; the weights
+                cannot be had, or are not its own.
         """
-        torch.manual_seed(seed)
-        network = models.build(name, len(self.data.classes))
-        network.probe(self.data.image_size)
-        return network
+        data = self.data
+        torch.manual_seed(settings.seed)
+        network = models.build(name, len(data.classes))
+        network.probe(data.image_size)
+        if settings.weights is None:
+            return Start(network, None)
+        origin = load_weights(network, settings.weights, new_classifier=new_classifier)
+        own = settings.normalization or origin.normalization
+        if own is not None:
+            # x data_std + data_mean is the pixel; less own mean, by own std, the network's input.
+            channels = list(zip(data.mean, data.std, own.mean, own.std, strict=True))
+            scale = [data_std / own_std for _, data_std, _, own_std in channels]
+            shift = [(mean - own_mean) / own_std for mean, _, own_mean, own_std in channels]
+            network.set_input(scale, shift)
+        if self.engine.is_main:
+            notes = "; ".join(origin.notes) or "every parameter, unchanged"
+            print(f"{what}: weights of {origin.source}: {notes}", flush=True)
+        return Start(network, origin)
 
     def train(
         self,
@@ -110,7 +149,7 @@ class Session:
 
         Args:
             what: the name that progress is shown under.
-            network: freshly initialised; it is moved to the engine's device.
+            network: as it begins; it is moved to the engine's device.
             settings: those of this training.
             method: by which it learns.
             options: of the method.
@@ -151,8 +190,9 @@ class Session:
                 print(store.describe(settings.epochs), flush=True)
         chosen = {
             "augmentation": params.augmentation.model_dump(),
-            "settings": {key: getattr(settings, key) for key in Training.model_fields},
+            "settings": {key: _plain(getattr(settings, key)) for key in Training.model_fields},
             "network": network.name,
+            "starts_from": weights_sha256(network) if settings.weights else None,
             "method": method,
             "options": options,
             "teacher_sha256": taught_by,
@@ -175,6 +215,11 @@ class Session:
             checkpoints,
         )
         return Trained(distiller, trainer.train(), checkpoints)
+
+
+def _plain(value: Any) -> Any:
+    """Of a parameter, as JSON has it."""
+    return value.model_dump() if isinstance(value, Section) else value
 
 
 def start_session(stage: str, params: Params) -> Session:

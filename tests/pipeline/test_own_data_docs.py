@@ -137,7 +137,7 @@ def test_own_teacher(tmp_path: Path) -> None:
     write_teacher(checkpoint, images / "train")
     stages = ("identify_inputs", "prepare_data", "train_teacher")
     project = make_project(tmp_path / "project", *stages)
-    [start] = blocks(TEACHER, "")
+    start, pretrained = blocks(TEACHER, "")
     said = type_in(
         project,
         start,
@@ -153,6 +153,7 @@ def test_own_teacher(tmp_path: Path) -> None:
     torch.save({"model": models.build("resnet56", len(CLASSES)).state_dict()}, checkpoint)
     said = type_in(project, "ackd status")
     assert re.search(r"train_teacher +will run +reports/inputs/teacher.json modified", said)
+    assert "distill.weights: null -> pretrained" in type_in(project, pretrained)
 
 
 def test_no_command_of_the_pages_is_left_out() -> None:

@@ -19,7 +19,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         (tmp_path / "images" / name).parent.mkdir(parents=True)
         (tmp_path / "images" / name).write_text("pixels")
     (tmp_path / "teacher.pth").write_text("weights")
-    teacher = {"checkpoint": "../teacher.pth"}
+    teacher = {"weights": "../teacher.pth"}
     return Params.model_validate({"data": {"source": "imagefolder:../images"}, "teacher": teacher})
 
 
@@ -55,7 +55,7 @@ def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params
 
 def test_what_is_not_outside_has_no_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for teacher in ({}, {"checkpoint": "pretrained"}):
+    for teacher in ({}, {"weights": "pretrained"}):
         for source in ("digits", "hf:owner/name", "torchvision:MNIST:/data"):
             named = {"data": {"source": source}, "teacher": teacher}
             assert set(identify(Params.model_validate(named))) == {'{\n  "sha256": null\n}\n'}

@@ -38,17 +38,17 @@ CASES = [
     ("teacher: {milestones: [3]}", "teacher: milestones apply to schedule: multi_step"),
     ("data: {image_size: 224, resize: 160}", "is 160, expected image_size or more, which is 224"),
     ("augmentation: {crop: resized}", "crop_padding applies to crop: shift only; set it to 0"),
-    ("teacher: {expect_accuracy: 0.7}", "expect_accuracy applies to a checkpoint only"),
+    ("teacher: {expect_accuracy: 0.7}", "expect_accuracy applies to train: none only"),
     (
-        "teacher: {checkpoint: a.pth, expect_accuracy: 70.2}",
+        "teacher: {weights: a.pth, train: none, expect_accuracy: 70.2}",
         "accuracy is 70.2, expected less than or",
     ),
     (
-        "teacher: {checkpoint: a.pth, normalization: {mean: [0.5], sdt: []}}",
+        "teacher: {weights: a.pth, train: none, normalization: {mean: [0.5], sdt: []}}",
         "sdt is not a parameter; did you mean 'std'?",
     ),
     (
-        "teacher: {checkpoint: a.pth, normalization: {mean: [123.7], std: [1]}}",
+        "teacher: {weights: a.pth, train: none, normalization: {mean: [123.7], std: [1]}}",
         "normalization.mean.0 is 123.7, expec",
     ),
     *(

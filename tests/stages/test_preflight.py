@@ -63,7 +63,7 @@ def test_a_folder_that_is_none_of_classes_is_refused(tmp_path: Path) -> None:
         (
             {
                 "distill": {"batch_size": 48},
-                "teacher": {"checkpoint": "a.pth"},
+                "teacher": {"weights": "a.pth", "train": "none"},
                 "export": {"finetune": {"when": "auto", "batch_size": 49}},
             },
             "export.finetune.batch_size is 49",

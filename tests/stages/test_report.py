@@ -276,7 +276,7 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
 def test_what_comes_from_elsewhere_is_escaped_and_shows_no_folders(chain):
     change("reports/device.json", cpu="<script>alert(1)</script>", memory_gb=None)
     paths = {"data": {"source": "imagefolder:/home/somebody/flowers"}}
-    paths["teacher"] = {"checkpoint": "~somebody/teacher.pth"}
+    paths["teacher"] = {"weights": "~somebody/teacher.pth", "train": "none"}
     paths["analyze"] = {"baseline": "/home/somebody/classes.csv"}
     _, page = made(Params.model_validate(paths))
     assert not re.search("somebody|<script>", PAGE.read_text())

@@ -1,6 +1,7 @@
 """train_teacher, train_proxy, distill and prune, one after the other on a small real set."""
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from models.errors import InputError
 from models.learners import load_learners
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_network, load_state, save_network
-from models.weights import Normalization
+from models.weights import Normalization, Origin
 from stages import analyze, distill, prune, train_proxy, train_teacher
 from stages.data.arrays import load_data
 from stages.data.feed.normalize import Normalize
@@ -135,7 +136,7 @@ def other_normalisation(root: Path) -> tuple[Backbone, torch.Tensor]:
 
 
 def loaded(**teacher: Any) -> Params:
-    settings = {"network": "resnet14", "checkpoint": "teacher.pth"} | teacher
+    settings = {"network": "resnet14", "weights": "teacher.pth", "train": "none"} | teacher
     return Params.model_validate(CONTENT | {"teacher": settings})
 
 
@@ -163,12 +164,15 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(
     distill.main(params(method="kd", epochs=1))
     with_own = (root / "artifacts/distilled/model.safetensors").read_bytes()
 
-    def publish(fresh: Backbone) -> Normalization:
+    def publish(fresh: Backbone, _: str, **given: bool) -> Origin:
+        assert given == {"new_classifier": False}
         fresh.load_state_dict(network.state_dict())
-        return Normalization(tuple(OWN["mean"]), tuple(OWN["std"]))
+        published = Normalization(tuple(OWN["mean"]), tuple(OWN["std"]))
+        return Origin("published", "0", None, published, [])
 
-    monkeypatch.setattr(train_teacher, "load_pretrained", publish)
-    train_teacher.main(loaded(checkpoint="pretrained"))
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.training.run.load_weights", publish)
+        train_teacher.main(loaded(weights="pretrained"))
     published = load_network(root / "artifacts/teacher/model.safetensors")
     assert weights_sha256(published) == weights_sha256(again)
     # Another input is another teacher, in the store of its logits too.
@@ -178,6 +182,47 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(
     train_proxy.main(loaded())
     distill.main(params(method="kd", epochs=1))
     assert (root / "artifacts/distilled/model.safetensors").read_bytes() != with_own
+
+
+def test_only_a_head_is_trained(root: Path) -> None:
+    network, _ = other_normalisation(root)
+    train_teacher.main(loaded(train="head", normalization=OWN, epochs=1, batch_size=10))
+    trained = load_network(root / "artifacts/teacher/model.safetensors").state_dict()
+    changed = {n for n, t in network.state_dict().items() if not torch.equal(t, trained[n])}
+    assert changed == {"fc.weight", "fc.bias"}
+    weights = read(root / "reports/teacher/metrics.json")["weights"]
+    assert weights["source"] == "teacher.pth"
+    assert weights["sha256"] == hashlib.sha256((root / "teacher.pth").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("method", ["kd", "ackd"])
+def test_a_student_starts_from_weights_of_other_classes(
+    root: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(6)
+    network = models.build("resnet8", 7)
+    torch.save(network.state_dict(), root / "student.pth")
+    still = {"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    distill.main(params(method=method, weights="student.pth", normalization=OWN, **still))
+    assert "student.pth: a new classifier of 3 classes (was 7)" in capsys.readouterr().out
+    prune.main(params())
+    student = load_network(root / "artifacts/student/model.safetensors")
+    for name, parameter in network.named_parameters():
+        if not name.startswith("fc."):
+            torch.testing.assert_close(student.get_parameter(name), parameter)
+    # It takes images as the data are normalised, and sees them as its weights were trained.
+    data = load_data()
+    pixels = torch.from_numpy(data.split("test").images[:4])
+    own = (pixels / 255 - torch.tensor(OWN["mean"])) / torch.tensor(OWN["std"])
+    given = Normalize(data.mean, data.std, torch.device("cpu"))(pixels)
+    torch.testing.assert_close(
+        student.renormalize(given), own.permute(0, 3, 1, 2).float(), rtol=1e-4, atol=1e-5
+    )
+    if method == "ackd":  # which learn from copies of the student's stages, not from fresh ones
+        group = load_learners(root / "artifacts/distilled/model.safetensors")
+        own_stage = dict(group.target.layer3.named_parameters())
+        for name, parameter in group.learners[0].layer3.named_parameters():
+            torch.testing.assert_close(parameter, own_stage[name])
 
 
 def test_a_teacher_that_is_not_as_good_as_is_said_is_refused(root: Path) -> None:
@@ -216,7 +261,7 @@ def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root: Path)
     old = (root / "artifacts/teacher/model.safetensors").read_bytes()
     save_network(root / "student.safetensors", models.build("resnet8", 3))
     with pytest.raises(InputError, match="student.safetensors: not a checkpoint of resnet14"):
-        train_teacher.main(loaded(checkpoint="student.safetensors"))
+        train_teacher.main(loaded(weights="student.safetensors"))
     assert (root / "artifacts/teacher/model.safetensors").read_bytes() == old
 
 

@@ -120,8 +120,8 @@ def test_every_command_of_the_page_is_run_by_a_test() -> None:
         ("variants: {a: {grid: {distill.epochs: []}}}", "grid: distill.epochs has no values"),
         ("variants: {a: , b: }", "t.a.seed0 and t.b.seed0 have the same parameters"),
         (
-            "variants: {a: {set: {teacher.checkpoint: own.pt}}}",
-            "teacher.checkpoint is 'own.pt', which git does not know",
+            "variants: {a: {set: {teacher.weights: own.pt}}}",
+            "teacher.weights is 'own.pt', which git does not know",
         ),
     ],
 )

@@ -47,8 +47,11 @@ def test_the_settings_of_both_trainings() -> None:
     assert row("ema", teacher={"ema": 0.99}) == ["0.99", ""]
     assert row("momentum", distill={"optimizer": "adamw"}) == ["0.9", ""]
     assert row("warmup") is None
-    loaded = {"checkpoint": "weights/resnet_110.pth"}
-    assert row("method", teacher=loaded) == ["loaded from resnet_110.pth", "ACKD"]
+    assert row("starts from") is None
+    loaded = {"weights": "weights/resnet_110.pth", "train": "none"}
+    assert row("method", teacher=loaded) == ["not trained here", "ACKD"]
+    assert row("starts from", teacher=loaded) == ["resnet_110.pth", "random weights"]
     assert row("epochs", teacher=loaded, distill=_SLOW) == ["", "240"]
-    published = {"checkpoint": "pretrained"}
-    assert row("method", teacher=published) == ["weights that its library publishes", "ACKD"]
+    published = {"weights": "pretrained", "train": "head"}
+    assert row("method", teacher=published) == ["supervised, the classifier alone", "ACKD"]
+    assert row("starts from", teacher=published) == ["its library's weights", "random weights"]
