@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 
 class Holder(NamedTuple):
@@ -16,18 +17,7 @@ class Holder(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        return is_alive(self.pid)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process on this machine, whosever it is."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+        return bool(psutil.pid_exists(self.pid))
 
 
 def holders(root: Path) -> list[Holder]:
@@ -44,7 +34,5 @@ def holders(root: Path) -> list[Holder]:
 
 def working_folders() -> set[Path]:
     """The working directories of all processes of this machine that the system lets us see."""
-    import psutil
-
     found = (process.info["cwd"] for process in psutil.process_iter(["cwd"]))
     return {Path(folder) for folder in found if folder}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.upkeep import services
-from pipeline.upkeep.finding import Finding
+from pipeline.upkeep.services import Finding
 from stages.devices.browser import web_runtime
 from stages.identify_device import identify
 from stages.runtimes.litert_runtime import LiteRtRuntime

@@ -15,10 +15,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import cache_folder
-from pipeline.processes import holders, is_alive, working_folders
+from pipeline.processes import holders, working_folders
 from pipeline.sizes import bytes_and_time, show_age
 from stages.checkpoints.durable import IN_USE, unheld
 from stages.checkpoints.places import checkpoints_root, logits_root
@@ -179,7 +181,7 @@ def _partials(place: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(place):
         for name in (*folders, *files):
             match, path = _PARTIAL.fullmatch(name), Path(folder, name)
-            if match and not is_alive(int(match[1])) and not path.is_symlink():
+            if match and not psutil.pid_exists(int(match[1])) and not path.is_symlink():
                 yield path
         folders[:] = [name for name in folders if not _PARTIAL.fullmatch(name)]
 

@@ -11,18 +11,29 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import remotes
 from pipeline.processes import holders
-from pipeline.upkeep.finding import Finding
 
 _SERVER_S, _REMOTE_S = 2.0, 10.0
 _SKEW_S = 5.0
 # Their dates say what this clock should have passed by now.
 _DATED = ("dvc.yaml", "params.yaml", "dvc.lock", ".git/index")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis of ``ackd doctor``."""
+
+    what: str
+    usable: bool
+    found: str
+    missing: str
+    """What its absence means, and what to do where something can be done."""
 
 
 def findings(root: Path) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from pipeline import cli
 from pipeline.upkeep.doctor import examine
-from pipeline.upkeep.finding import Finding
+from pipeline.upkeep.services import Finding
 from tests.pipeline.conftest import ROOT, change_stage, invoke
 
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from pipeline.upkeep import services
-from pipeline.upkeep.finding import Finding
+from pipeline.upkeep.services import Finding
 from tests.once import repository
 
 
