@@ -171,20 +171,26 @@ NOT_LISTED = "is not in manifest.json or not of the size that is stated there"
     ("write", "sentence"),
     [
         (added("../outside"), f"outside {NOT_LISTED}"),
+        (added("/outside"), NO_FILE),
         (added("bundle/../../outside"), NO_FILE),
         (added("outside"), NO_FILE),
         (added("bundle", type=tarfile.DIRTYPE), NO_FILE),
         (added("bundle/l", type=tarfile.SYMTYPE, linkname="/etc/passwd"), NO_FILE),
+        (added("bundle/l", type=tarfile.LNKTYPE, linkname="bundle/labels.json"), NO_FILE),
+        (added("bundle/d", type=tarfile.CHRTYPE, devmajor=1, devminor=5), NO_FILE),
         (added("bundle/f", type=tarfile.FIFOTYPE), NO_FILE),
         (added("bundle/labels.json"), f"labels.json {NOT_LISTED}"),
+        (added("bundle/manifest.sig"), f"manifest.sig {NOT_LISTED}"),
         (added("bundle/more\x1b[2J"), rf"more\x1b[2J {NOT_LISTED}"),
         (added("bundle/..", size=0), f".. {NOT_LISTED}"),
         # What tarfile would make a file of 4 TB of, and names that it would hold in memory.
         (replaced("labels.json", member("bundle/labels.json", 4 << 40, type=b"S")), NO_FILE),
         (replaced("labels.json", member("bundle/x", 4 << 40, type=b"L")), NO_FILE),
+        (replaced("labels.json", member("bundle/x", 4 << 40, type=b"x")), NO_FILE),
         (replaced("labels.json", member("bundle/labels.json", 4 << 40)), NOT_LISTED),
         (replaced("labels.json", member("bundle/labels.json", -512)), NOT_LISTED),
         (replaced("manifest.json", member("bundle/manifest.json", 4 << 40)), FIRST),
+        (replaced("manifest.json", member("bundle/manifest.json", -512)), "of -512 bytes"),
         (replaced("manifest.json", member("bundle/m", 1), b"x"), FIRST),
         (
             replaced("manifest.sig", member("bundle/manifest.sig", 65)),
@@ -244,6 +250,7 @@ def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle: Path) -> None:
         {"files": {"manifest.json": {"sha256": "0" * 64, "bytes": 1}}},
         {"files": {"labels.json": {"sha256": "0" * 64}}},
         {"files": {"labels.json": {"sha256": "0" * 64, "bytes": -1}}},
+        {"files": {"labels.json": {"sha256": "0" * 64, "bytes": True}}},
         {"files": {f"f{n}": {"sha256": "0" * 64, "bytes": 1} for n in range(1001)}},
     ],
 )
@@ -256,7 +263,7 @@ def test_manifests_of_another_form(bundle: Path, change: dict[str, object]) -> N
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.json"])
-@pytest.mark.parametrize("content", [b'{"a":' * 200_000, b"\xff", b"[]"])
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b"\xff", b"[]"])
 def test_json_that_is_none_or_nested_without_end(bundle: Path, name: str, content: bytes) -> None:
     (bundle / name).write_bytes(content)
     if name == "model.json":
@@ -273,6 +280,7 @@ def escape(model: dict[str, object], path: str) -> None:
     ("change", "sentence"),
     [
         (lambda model: escape(model, "../../../../etc/passwd"), "files.fp32.static.path: string"),
+        (lambda model: escape(model, "/etc/passwd"), "files.fp32.static.path: string"),
         (lambda model: escape(model, "unlisted.onnx"), "unlisted.onnx is not the file of manifest"),
         (lambda model: escape(model, "labels.json"), "labels.json is not the file of manifest"),
         (lambda model: model.update(files={}), "files: dictionary should have at least 1 item"),
