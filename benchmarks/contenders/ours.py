@@ -47,7 +47,7 @@ def train(task: Task, clock: Clock) -> None:
     settings = Training(epochs=200, batch_size=task.batch_size, learning_rate=0.05)
     setting = setting_of(data, settings, engine, teacher)
     method = Distill(method=task.options["method"])
-    distiller = engine.place(build_distiller(method, student, setting))
+    distiller = engine.place(build_distiller(method, student, setting), data.image_size)
     # The last batch of an epoch, if it is smaller, would have to be compiled for.
     plan = FeedPlan(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
     feed = PacedFeed(plan)

@@ -22,6 +22,7 @@ from models.errors import InputError
 from models.networks.backbone import Backbone
 from stages.sections.training import EngineSettings
 from stages.training.device import prepare_device
+from stages.training.padding import mask_padding_gradients
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -52,9 +53,15 @@ class Engine:
         """Whether this process writes files and lines."""
         return bool(self.accelerator.is_main_process)
 
-    def place(self, distiller: Distiller) -> Distiller:
-        """Move a distiller to this process's device, in the layout that convolutions like best."""
+    def place(self, distiller: Distiller, image_size: int) -> Distiller:
+        """Move a distiller to this process's device, in the layout that convolutions like best.
+
+        Args:
+            distiller: before its first step.
+            image_size: height and width of its images in pixels.
+        """
         distiller.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        mask_padding_gradients(distiller, image_size, self.device)
         if self.settings.sync_batchnorm:
             if self.device.type != "cuda":
                 raise InputError(

@@ -158,7 +158,9 @@ class Session:
         data, params, engine = self.data, self.params, self.engine
         options = options or {}
         setting = setting_of(data, settings, engine, teacher)
-        distiller = engine.place(distillers.build(method, network, setting, options))
+        distiller = engine.place(
+            distillers.build(method, network, setting, options), data.image_size
+        )
         accelerator = engine.accelerator
         plan = FeedPlan(
             data,

@@ -60,7 +60,7 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch: pytest.Monkey
     if engine.device.type == "cpu":
         distiller = distillers.build("scratch", models.build("resnet8", 3), make_setting(), {})
         with pytest.raises(InputError, match="sync_batchnorm is true, but there is no GPU"):
-            engine.place(distiller)
+            engine.place(distiller, 16)
 
 
 def test_batchnorms_that_hold_an_activation_are_not_taken_apart() -> None:
@@ -77,7 +77,7 @@ def test_under_reduced_precision_losses_and_weights_stay_float32() -> None:
     engine = start_engine(EngineSettings(precision="bf16"))
     options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
     distiller = engine.place(
-        distillers.build("kd", models.build("resnet8", 3), make_setting(), options)
+        distillers.build("kd", models.build("resnet8", 3), make_setting(), options), 16
     )
     seen = {}
     distiller.student.fc.register_forward_hook(lambda _m, _i, out: seen.update(fc=out.dtype))
@@ -110,7 +110,7 @@ def test_compiled_networks_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         engine = start_engine(EngineSettings(precision="fp32", compile=compile_))
         torch.manual_seed(0)
         distiller = engine.place(
-            distillers.build("scratch", models.build("resnet8", 3), make_setting(), {})
+            distillers.build("scratch", models.build("resnet8", 3), make_setting(), {}), 16
         )
         torch.manual_seed(1)
         images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)

@@ -63,7 +63,7 @@ def train(
 ) -> Progress:
     feed = MemoryFeed(FeedPlan(data, Augmentation(crop_padding=1), settings.batch_size, CPU))
     started = engine(**engine_settings)
-    started.place(distiller)
+    started.place(distiller, data.image_size)
     frozen = FrozenTeacher(teacher, distiller, started, None, len(feed))
     return Trainer("test", distiller, frozen, feed, data.split("val"), settings, started).train()
 

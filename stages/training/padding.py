@@ -1,0 +1,41 @@
+"""Gradients of weights that only ever meet padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.distillers.base import Distiller
+
+
+@torch.no_grad()
+def mask_padding_gradients(distiller: Distiller, image_size: int, device: torch.device) -> None:
+    """Set the gradient of weights that meet nothing but padding to 0, which it is.
+
+    On maps of one pixel that is all but one weight of each kernel. In bf16 on a CPU, oneDNN leaves
+    these entries of a strided convolution's gradient uninitialised (torch 2.14), so that weights
+    become anything, nan among them.
+    """
+    strided = [m for m in distiller.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
+    on_one_pixel: list[nn.Conv2d] = []
+
+    def note(convolution: nn.Conv2d, given: tuple[Tensor]) -> None:
+        if given[0].shape[2:] == (1, 1) and convolution.kernel_size != (1, 1):
+            on_one_pixel.append(convolution)
+
+    handles = [convolution.register_forward_pre_hook(note) for convolution in strided]
+    training = distiller.training
+    distiller.eval().observe(torch.zeros(1, 3, image_size, image_size, device=device))
+    distiller.train(training)
+    for handle in handles:
+        handle.remove()
+    for convolution in on_one_pixel:
+        meets = torch.zeros(convolution.kernel_size, dtype=torch.bool, device=device)
+        # Where the padding is 0, it is one of timm's that pad their input themselves, evenly.
+        padding, kernel = np.array(convolution.padding), np.array(convolution.kernel_size)
+        top, left = np.where(padding, padding, (kernel - 1) // 2)
+        meets[top, left] = True
+        convolution.weight.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient, m=meets: torch.where(m, gradient, 0.0)
+        )

@@ -1,0 +1,39 @@
+"""Gradients of weights that only ever meet padding."""
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from models.distillers import build
+from models.distillers.base import Batch, Setting, TeacherOutputs
+from stages.training.padding import mask_padding_gradients
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_on_maps_of_one_pixel_they_are_nothing(precision: torch.dtype) -> None:
+    size, cpu = 16, torch.device("cpu")  # four halvings leave one pixel, and there is a fifth
+    setting = Setting(None, size, torch.zeros(8, dtype=torch.int64), 8, 1)
+    torch.manual_seed(0)
+    distiller = build("scratch", models.build("timm:resnet18", 3), setting, {})
+    for module in distiller.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # some are 0 at first, and let no gradient through
+    state = {name: tensor.clone() for name, tensor in distiller.state_dict().items()}
+    mask_padding_gradients(distiller, size, cpu)
+    assert all(torch.equal(state[name], t) for name, t in distiller.state_dict().items())
+    batch = Batch(torch.randn(8, 3, size, size), torch.arange(8) % 3, torch.arange(8))
+    for _ in range(3):  # whatever is in memory that is used again
+        distiller.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            losses = distiller.losses(distiller(batch.images), batch, TeacherOutputs())
+        losses["total"].backward()
+        layer = distiller.student.get_submodule("layer4.0.conv1")
+        assert isinstance(layer, nn.Conv2d)
+        gradient = layer.weight.grad
+        assert gradient[:, :, 1, 1].any()
+        gradient[:, :, 1, 1] = 0
+        assert not gradient.any()
+        other = distiller.student.get_submodule("layer3.0.conv1").weight.grad
+        assert other.isfinite().all()
+        assert (other != 0).float().mean() > 0.4
