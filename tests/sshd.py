@@ -110,6 +110,9 @@ def running(folder: Path, port: int | None = None, home: Path | None = None) -> 
             config.write(f"ForceCommand {session}\n")
     if os.getuid() == 0:  # sshd gives privileges up in it
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    end = time.monotonic() + 20
+    while _listens(port) and time.monotonic() < end:  # what was stopped may still hold the port
+        time.sleep(0.05)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdout=log, stderr=log
@@ -125,10 +128,16 @@ def running(folder: Path, port: int | None = None, home: Path | None = None) -> 
 def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + 20
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        if _listens(port):
             return
         time.sleep(0.05)
     raise RuntimeError(f"sshd does not run: {log.read_text()}")
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @pytest.fixture

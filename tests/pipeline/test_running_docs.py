@@ -130,6 +130,14 @@ def test_parameters_of_an_experiment(
         assert given == YAML(typ="safe").load(value), command
 
 
+def test_a_recipe(programs: Path, tmp_path: Path) -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    type_in(tmp_path, blocks(TRAIN, "Recipes")[0])
+    student = load_params(tmp_path / "params.yaml").distill
+    assert (student.optimizer, student.schedule, student.ema) == ("adamw", "cosine", 0.998)
+
+
 def test_what_was_lost(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     chain_files.write_chain()
@@ -192,7 +200,7 @@ def test_no_command_of_the_pages_is_left_out() -> None:
         for release in line.split():
             if "==" in release:
                 assert release in (ROOT / "requirements.lock").read_text().split()
-    assert sections(TRAIN) == ["Several processes"]
+    assert sections(TRAIN) == ["Recipes", "Several processes"]
     assert inline(TRAIN) == ["pip install -e '.[tensorboard]'"]
     [slow] = [line for line in inline(PAPER) if line.startswith("python ")]
     collected = subprocess.run(
