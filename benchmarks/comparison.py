@@ -14,13 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.results import FOLDER, Json, command, publish, table
-from benchmarks.study import Study, describe_students
+from benchmarks.results import Json, check_checkout, command, publish, table
+from benchmarks.study import Study
 from models.errors import InputError
 from pipeline.comparison.seeds import paired, spread
 from stages.params import read_yaml
 
-_PAGE = Path("docs/results.md")
+#: A variant that RepDistiller's own loop trains.
+_PEER = "RepDistiller's loop"
 
 
 def main(
@@ -36,10 +37,9 @@ def main(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="The first so many alone [default: the plan's]")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="JSON [default: in benchmarks/results, named as the plan]")
+    repdistiller: Annotated[
+        Path | None, typer.Option(help=f"A checkout, for the variant {_PEER!r}")
     ] = None,
-    page: Annotated[Path, typer.Option(help="Where the table goes")] = _PAGE,
 ) -> None:
     """Train what is still missing, and write the table."""
     content = read_yaml(plan)
@@ -47,16 +47,26 @@ def main(
     unknown = set(only or []) - variants.keys()
     if unknown:
         raise InputError(f"--only: {plan} has no variant {', '.join(sorted(unknown))}")
+    checkout = check_checkout(repdistiller) if repdistiller else None
     params = content["params"] | {"data": content["params"].get("data", {}) | {"source": data}}
-    study = Study(params, work, output or FOLDER / f"{plan.stem}.json")
+    study = Study(plan.stem, params, work)
     study.train_teacher(teacher_checkpoint)
     for seed in range(seeds or content["seeds"]):
-        for name, distill in variants.items():
-            if only is None or name in only:
-                settings = {"distill": distill | {"seed": seed}}
-                study.distil(f"{name}, seed {seed}", settings)
-    text = markdown(study.results, list(variants), content["baselines"])
-    publish(plan.stem, text, page)
+        for name, variant in variants.items():
+            if name not in (only or variants) or (name == _PEER and checkout is None):
+                continue
+            loop = checkout if name == _PEER else None
+            study.distil(f"{name}, seed {seed}", sections(variant, seed), loop)
+    publish(plan.stem, markdown(study.results, list(variants), content["baselines"]))
+
+
+def sections(variant: Json, seed: int) -> dict[str, Json]:
+    """What a variant changes: keys of ``distill``, or dotted ones of another section."""
+    changed: dict[str, Json] = {"distill": {"seed": seed}}
+    for key, value in variant.items():
+        section, _, name = key.rpartition(".")
+        changed.setdefault(section or "distill", {})[name] = value
+    return changed
 
 
 def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
@@ -88,7 +98,7 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Seq
                 *(_over(variant, name, found) for name in baselines),
             ]
         )
-    return f"{describe_students(results)}\n\n{table(heads, rows)}\n"
+    return f"{_describe(results)}\n\n{table(heads, rows)}\n"
 
 
 def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]]) -> str:
@@ -97,6 +107,17 @@ def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]])
         return ""
     between = "" if over.low is None else f" ({over.low:+.2f} to {over.high:+.2f})"
     return f"{over.mean:+.2f}{between}"
+
+
+def _describe(results: Mapping[str, Any]) -> str:
+    """Teacher, student and machines, as a sentence."""
+    teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
+    machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
+    return (
+        f"{teacher['network']} ({teacher['epochs']} epochs, {results['teacher']['accuracy']:.2%})"
+        f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
+        f" epoch; {machines}."
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import typer
 from benchmarks.latency import Student, Way, open_ways, read_student, time_in_turn
 from benchmarks.results import (
     FOLDER,
-    PAGE,
     Json,
     command,
     describe,
@@ -33,7 +32,7 @@ from benchmarks.results import (
     table,
 )
 from models.errors import InputError
-from stages.devices.runner import NOISY_CV, breach, compare, load_average, run_batches, statistics
+from stages.devices.runner import NOISY_CV, breach, compare, run_batches, statistics
 from stages.files import write_json
 from stages.formatting import drop, significant
 
@@ -41,8 +40,6 @@ from stages.formatting import drop, significant
 MIN_SPEEDUP, MAX_DROP = 1.8, 0.005
 # Drops are differences: 0.98 - 0.975 shall be within 0.005.
 _ROUNDING = 1e-9
-#: Processes that want to run beside this one, of which a quiet machine has fewer.
-_QUIET_LOAD = 0.5
 
 
 def main(
@@ -51,8 +48,6 @@ def main(
         typer.Argument(metavar="NAME=FOLDER...", help="Finished projects, with names for them"),
     ],
     rounds: Annotated[int, typer.Option(min=1, help="In each, every way has its turn")] = 15,
-    output: Annotated[Path, typer.Option(help="JSON of the results")] = FOLDER / "edge.json",
-    page: Annotated[Path, typer.Option(help="Where the tables go")] = PAGE,
 ) -> None:
     """Measure students by each way, and write the tables."""
     found = {}
@@ -61,10 +56,8 @@ def main(
         if not name or not folder:
             raise InputError(f"{argument}: expected NAME=FOLDER, such as resnet20=/data/resnet20")
         found[name] = read_student(Path(folder))
-    results = describe(rounds) | {"load": {"before": load_average(), "after": None}}
+    results = describe(rounds)
     results["machine"] |= {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-    if not is_quiet(results["load"]):
-        typer.echo("this machine is not quiet: the latencies will mean little", err=True)
     results["students"] = {}
     for name, student in found.items():
         typer.echo(f"{name}: exports plainly, then {rounds} rounds", err=True)
@@ -72,15 +65,8 @@ def main(
             ways = open_ways(student, Path(folder))
             samples = time_in_turn(ways, rounds)
             results["students"][name] = summarize_student(student, ways, samples)
-    results["load"]["after"] = load_average()
-    write_json(output, results)
-    publish("edge", markdown(results), page)
-
-
-def is_quiet(load: Mapping[str, float | None]) -> bool:
-    """By the load averages before and after, which has this program's own thread as well."""
-    own = {"before": 0, "after": 1}
-    return all((load[when] or 0) - own[when] <= _QUIET_LOAD for when in own)
+    write_json(FOLDER / "edge.json", results)
+    publish("edge", markdown(results))
 
 
 def summarize_student(
@@ -150,9 +136,6 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{describe_run(results)} One thread, one image; torch {machine['torch']}, onnxruntime"
         f" {machine['onnxruntime']}."
     )
-    if not is_quiet(results["load"]):
-        load = " and ".join(f"{value:.2g}" for value in results["load"].values())
-        head += f" **The machine was not quiet** (load averages {load} before and after)."
     parts = [head, _goals(results["students"])]
     for name, student in results["students"].items():
         text = f"{student['network']}; accuracy on {student['test_images']:,} test images."

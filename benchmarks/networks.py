@@ -22,8 +22,7 @@ from stages.training.engine import choose_precision
 
 _CPU = torch.device("cpu")
 _CALIBRATION_IMAGES = 64
-#: Images of a step that is counted; SemCKD compares as many.
-COUNTED = 4
+_COUNTED = 4  # images of a step whose multiply-adds are counted
 
 
 def write_pair(
@@ -51,7 +50,7 @@ def write_pair(
     setting = Setting(teacher, size, labels, len(labels), epochs=1)
     macs = {"teacher": float(count_macs(teacher, size))}
     for settings in (Distill(method="kd"), Distill(method="ackd")):
-        distiller = build_distiller(settings, student, setting)
+        distiller = distillers.build(settings.method, student, setting, settings.options())
         macs[settings.method] = count_step_macs(distiller, teacher, size)
     return {
         "macs": macs,
@@ -70,20 +69,15 @@ def load_pair(task: Task) -> tuple[Backbone, Backbone]:
     return pair[0], pair[1]
 
 
-def build_distiller(settings: Distill, student: Backbone, setting: Setting) -> Distiller:
-    """The method with its options."""
-    return distillers.build(settings.method, student, setting, settings.options())
-
-
 def count_step_macs(distiller: Distiller, teacher: Backbone, image_size: int) -> float:
     """Multiply-adds of an image in a training step, the adversary's included, without the teacher.
 
     Counted by torch as they are called for: three times those of the forward pass, but for the
     gradients that nobody needs, such as those of the images.
     """
-    images = torch.randn(COUNTED, 3, image_size, image_size)
-    labels = torch.arange(COUNTED) % distiller.student.num_classes
-    batch = Batch(images, labels, torch.arange(COUNTED))
+    images = torch.randn(_COUNTED, 3, image_size, image_size)
+    labels = torch.arange(_COUNTED) % distiller.student.num_classes
+    batch = Batch(images, labels, torch.arange(_COUNTED))
     with torch.no_grad():
         features = teacher.eval().features(images)
     with FlopCounterMode(display=False) as counter:
@@ -95,7 +89,7 @@ def count_step_macs(distiller: Distiller, teacher: Backbone, image_size: int) ->
         losses = distiller.losses(outputs, batch, TeacherOutputs(features.logits, features))
         losses["total"].backward()  # type: ignore[no-untyped-call]
     operations: int = counter.get_total_flops()
-    return operations / 2 / COUNTED
+    return operations / 2 / _COUNTED
 
 
 @torch.no_grad()

@@ -21,7 +21,6 @@ import typer
 
 from benchmarks.results import (
     FOLDER,
-    PAGE,
     ROOT,
     Json,
     command,
@@ -48,13 +47,11 @@ _STARTS_WITHIN_S = 300.0
 
 def main(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    output: Annotated[Path, typer.Option(help="JSON of the results")] = FOLDER / "overhead.json",
-    page: Annotated[Path, typer.Option(help="Where the table goes")] = PAGE,
 ) -> None:
     """Measure, and write the table."""
     results = describe(rounds) | {"lengths": LENGTHS, "runners": measure(rounds)}
-    write_json(output, results)
-    publish("overhead", markdown(results), page)
+    write_json(FOLDER / "overhead.json", results)
+    publish("overhead", markdown(results))
 
 
 def make_chain(folder: Path, length: int) -> None:

@@ -19,7 +19,7 @@ from stages.identify_device import identify
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 FOLDER = Path("benchmarks/results")
-PAGE = Path("docs/benchmarks.md")
+DOCS = Path("docs")
 
 
 def summarize(samples: Sequence[float]) -> dict[str, float]:
@@ -68,7 +68,7 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["without a message"])[-1]
 
 
-def check_checkout(folder: Path) -> Path:
+def check_checkout(folder: Path) -> str:
     """Its absolute path.
 
     Raises:
@@ -79,33 +79,34 @@ def check_checkout(folder: Path) -> Path:
             f"{folder}: expected a checkout of RepDistiller, but there is no helper/loops.py;"
             " clone https://github.com/HobbitLong/RepDistiller and give its folder"
         )
-    return folder.resolve()
+    return str(folder.resolve())
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The lines between which ``benchmarks.<name>`` writes."""
-    line = f"<!-- written by benchmarks.{name}: {{}} -->"
+    """The lines of a page between which the table ``name`` is written."""
+    line = f"<!-- written by benchmarks.{name}: {{}} -->\n"
     return line.format("begin"), line.format("end")
 
 
-def publish(name: str, text: str, page: Path) -> None:
-    """Print the text, and let it replace what a page has between the lines of :func:`markers`.
+def publish(name: str, text: str) -> None:
+    """Print the text, and let it replace what a page of docs has between its :func:`markers`.
 
     Raises:
-        InputError: the page is missing, or has no such lines.
+        InputError: no page has such lines.
     """
     print(text)
-    try:
-        content = page.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{page}: no such file; run from the project's root") from None
     first, last = markers(name)
-    before, begin, rest = content.partition(f"{first}\n")
-    _, end, after = rest.partition(f"{last}\n")
-    if not begin or not end:
-        raise InputError(f"{page}: expected the lines {first!r} and {last!r}; put them back")
-    with new_file(page) as partial:
-        partial.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        before, begin, rest = page.read_text(encoding="utf-8").partition(first)
+        _, end, after = rest.partition(last)
+        if begin and end:
+            with new_file(page) as partial:
+                partial.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
+            return
+    raise InputError(
+        f"{DOCS}: no page has the lines {first.strip()!r} and {last.strip()!r}; put them back, and"
+        " run from the project's root"
+    )
 
 
 def command(main: Callable[..., None]) -> None:

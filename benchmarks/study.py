@@ -9,9 +9,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from benchmarks.results import ROOT, Json
+from benchmarks.results import FOLDER, ROOT, Json
 from models.errors import InputError
 from stages.files import read_json, sha256, write_json
 from stages.identify_device import CPUINFO, cpu_of_linux
@@ -19,31 +18,31 @@ from stages.machine import cores
 
 
 class Study:
-    """Trainings in the folder ``work``, their results in the file ``output``.
+    """Trainings in the folder ``work``, their results in ``benchmarks/results/<name>.json``.
 
     Args:
+        name: of the results.
         params: the sections of ``params.yaml`` that all students share.
         work: of artifacts and reports; kept, so that an interrupted training goes on.
-        output: JSON with ``params``, ``teacher`` and ``runs``.
 
     Raises:
-        InputError: ``output`` holds results of other parameters.
+        InputError: there are results of other parameters.
     """
 
-    def __init__(self, params: Json, work: Path, output: Path) -> None:
-        self.params, self.work, self.output = params, work, output
+    def __init__(self, name: str, params: Json, work: Path) -> None:
+        self.params, self.work, self.output = params, work, FOLDER / f"{name}.json"
         work.mkdir(parents=True, exist_ok=True)
         self.results: Json = {"params": params, "runs": {}}
-        if output.exists():
-            self.results = read_json(output)
+        if self.output.exists():
+            self.results = read_json(self.output)
         if self.results["params"] != params:
-            raise InputError(f"{output}: holds results of other settings; name another file")
+            raise InputError(f"{self.output}: holds results of other settings; rename the plan")
 
     def train_teacher(self, checkpoint: Path | None) -> None:
         """Train it, or load ``checkpoint``, unless that is done.
 
         Raises:
-            InputError: ``output`` holds results with another teacher.
+            InputError: there are results with another teacher.
         """
         file = self.work / "artifacts/proxy/model.safetensors"
         if not file.exists():
@@ -52,47 +51,48 @@ class Study:
                 given = {"weights": str(checkpoint.resolve()), "train": "none"}
                 chosen = chosen | {"teacher": chosen["teacher"] | given}
             for stage in ("prepare_data", "train_teacher", "train_proxy"):
-                self._run_stage(stage, chosen)
+                self._run(f"stages.{stage}", chosen)
         metrics = read_json(self.work / "reports/teacher/metrics.json")
         trained = {"sha256": sha256(file), "accuracy": metrics["accuracy"]}
         if self.results.setdefault("teacher", trained)["sha256"] != trained["sha256"]:
             raise InputError(
                 f"{self.output}: holds results with another teacher; give its file as"
-                " --teacher-checkpoint and an empty --work, or name another output"
+                " --teacher-checkpoint and an empty --work, or rename the plan"
             )
         write_json(self.output, self.results)
 
-    def missing(self, name: str, settings: Mapping[str, Any]) -> bool:
-        """Whether the run is still to be made.
-
-        Raises:
-            InputError: it was made with other settings.
-        """
-        found = self.results["runs"].get(name)
-        if found is not None and found["settings"] != settings:
-            raise InputError(f"{self.output}: {name} had other settings; give it another name")
-        return found is None
-
-    def distil(self, name: str, settings: Mapping[str, Json]) -> None:
+    def distil(
+        self, name: str, settings: Mapping[str, Json], repdistiller: str | None = None
+    ) -> None:
         """Train a student unless that is done.
 
         Args:
             name: of the run.
             settings: what it changes, section by section.
-        """
-        if self.missing(name, settings):
-            chosen = self.params | {
-                section: self.params.get(section, {}) | values
-                for section, values in settings.items()
-            }
-            self._run_stage("distill", chosen)
-            metrics = read_json(self.work / "reports/distill/metrics.json")
-            with (self.work / "reports/distill/history.csv").open(encoding="utf-8") as handle:
-                *_, last = csv.DictReader(handle)
-            self.keep(name, settings, metrics | {"last_epoch": last})
+            repdistiller: the checkout whose loop trains it, where it is not ours.
 
-    def keep(self, name: str, settings: Mapping[str, Any], measured: Json) -> None:
-        """Add a run's results, ``accuracy`` among them."""
+        Raises:
+            InputError: there is a run of this name with other settings.
+        """
+        done = self.results["runs"].get(name)
+        if done is not None and done["settings"] != settings:
+            raise InputError(f"{self.output}: {name} had other settings; give it another name")
+        if done is not None:
+            return
+        chosen = self.params | {
+            section: self.params.get(section, {}) | values for section, values in settings.items()
+        }
+        if repdistiller is not None:
+            self._run("benchmarks.contenders.repdistiller", chosen, repdistiller)
+            measured = read_json(self.work / "repdistiller.json")
+        else:
+            self._run("stages.distill", chosen)
+            measured = read_json(self.work / "reports/distill/metrics.json")
+            with (self.work / "reports/distill/history.csv").open(encoding="utf-8") as handle:
+                *_, measured["last_epoch"] = csv.DictReader(handle)
+        self._keep(name, settings, measured)
+
+    def _keep(self, name: str, settings: Mapping[str, Json], measured: Json) -> None:
         cpu, _ = cpu_of_linux(CPUINFO)
         count = cores()
         machine = f"{cpu or platform.processor()}, {count} core{'' if count == 1 else 's'}"
@@ -103,23 +103,9 @@ class Study:
         print(f"{name}: {run['accuracy']:.2%}", flush=True)
         write_json(self.output, self.results)
 
-    def run_module(self, module: str, *arguments: str) -> None:
+    def _run(self, module: str, params: Json, *arguments: str) -> None:
         """Run a program of this project in the folder of the trainings."""
+        write_json(self.work / "params.yaml", params)  # JSON is YAML
         command = [sys.executable, "-m", module, *arguments]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=self.work, env=environment, check=True)
-
-    def _run_stage(self, stage: str, params: Json) -> None:
-        write_json(self.work / "params.yaml", params)  # JSON is YAML
-        self.run_module(f"stages.{stage}")
-
-
-def describe_students(results: Mapping[str, Any]) -> str:
-    """Teacher, student and machines of a study's results, as a sentence."""
-    teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
-    machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
-    return (
-        f"{teacher['network']} ({teacher['epochs']} epochs, {results['teacher']['accuracy']:.2%})"
-        f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
-        f" epoch; {machines}."
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,7 +28,6 @@ import typer
 
 from benchmarks.results import (
     FOLDER,
-    PAGE,
     ROOT,
     Json,
     check_checkout,
@@ -53,7 +53,7 @@ WORKERS = sorted({8, cores()})
 #: The limits' names, and torch's.
 LIMITS = {"fp32": "float32", "bf16": "bfloat16"}
 NO_TORCHDISTILL = "torchdistill is not installed here"
-_CONTENDERS = "benchmarks.contenders"
+_MODULES = "benchmarks.contenders"
 _PAIRS = ("resnet110-resnet20", "wrn_40_2-wrn_40_1")
 #: The ratios, what they are of, and what they are to reach.
 _RATIOS = {
@@ -79,25 +79,21 @@ def main(
     data: Annotated[Path, typer.Option(help="What prepare_data wrote")] = DATA_FOLDER,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     seconds: Annotated[float, typer.Option(help="Of each contender in a round")] = 2.5,
-    output: Annotated[Path, typer.Option(help="JSON of the results")] = FOLDER / "training.json",
-    page: Annotated[Path, typer.Option(help="Where the tables go")] = PAGE,
 ) -> None:
     """Measure all contenders, and write the tables."""
     images = load_data(data)
     images.split("train")
-    rows = our_rows() | peer_rows(check_checkout(repdistiller))
+    rows = contenders(check_checkout(repdistiller))
     facts: Json = {}
     results: Json = {}
     for name in pair:
         with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as folder:
-            facts, measured = measure(
-                name, images, Path(folder), limit_rows() | rows, rounds, seconds
-            )
+            facts, measured = measure(name, images, Path(folder), rows, rounds, seconds)
         results[name] = summarize_pair(facts, rows, measured)
     run = describe(rounds) | {"batch_size": BATCH_SIZE, "pairs": results}
     run["machine"] |= {"fast_bf16": facts["precision"] == "bf16", "torch": facts["torch"]}
-    write_json(output, run)
-    publish("training", markdown(run), page)
+    write_json(FOLDER / "training.json", run)
+    publish("training", markdown(run))
 
 
 @dataclass(frozen=True)
@@ -122,39 +118,29 @@ class Row:
         return str(self.options.get("method", "kd"))
 
 
-def our_rows() -> dict[str, Row]:
-    """Our own contenders: ``kd_live``, ``ackd_warm_compiled`` and so on."""
-    rows = {}
-    for compiled in (False, True):
-        for method in ("kd", "ackd"):
-            for store in (False, True):
-                key = f"{method}_{'warm' if store else 'live'}{'_compiled' if compiled else ''}"
-                how = "warm store" if store else "live teacher"
-                title = f"{method.upper()}, {how}{', compiled' if compiled else ''}"
-                options = {"method": method, "store": store, "compile": compiled}
-                rows[key] = Row(title, f"{_CONTENDERS}.ours", options)
-    return rows
+def contenders(checkout: str) -> dict[str, Row]:
+    """All rows: large matrix products, our own, and the peers'.
 
-
-def peer_rows(checkout: Path) -> dict[str, Row]:
-    """``repdistiller_<workers>`` and ``torchdistill``."""
-    rows = {}
+    Their keys are ``limit_fp32``, ``kd_live``, ``ackd_warm_compiled``, ``repdistiller_<workers>``,
+    ``torchdistill`` and so on.
+    """
+    rows = {
+        f"limit_{name}": Row(f"limit in {name}", f"{_MODULES}.processor", {"dtype": dtype})
+        for name, dtype in LIMITS.items()
+    }
+    for compiled, method, store in itertools.product((False, True), ("kd", "ackd"), (False, True)):
+        key = f"{method}_{'warm' if store else 'live'}{'_compiled' if compiled else ''}"
+        how = f"{'warm store' if store else 'live teacher'}{', compiled' if compiled else ''}"
+        options = {"method": method, "store": store, "compile": compiled}
+        rows[key] = Row(f"{method.upper()}, {how}", f"{_MODULES}.ours", options)
     for count in WORKERS:
-        options = {"checkout": str(checkout), "workers": count}
-        row = Row(f"RepDistiller, {count} workers", f"{_CONTENDERS}.repdistiller", options)
+        options = {"checkout": checkout, "workers": count}
+        row = Row(f"RepDistiller, {count} workers", f"{_MODULES}.repdistiller", options)
         rows[f"repdistiller_{count}"] = row
     # Its loader is torch's, as RepDistiller's: what is learned there need not be measured again.
     reason = NO_TORCHDISTILL if importlib.util.find_spec("torchdistill") is None else None
     title, options = f"torchdistill, {cores()} workers", {"workers": cores()}
-    return rows | {"torchdistill": Row(title, f"{_CONTENDERS}.torchdistill", options, reason)}
-
-
-def limit_rows() -> dict[str, Row]:
-    """Large matrix products: ``limit_fp32`` and ``limit_bf16``."""
-    return {
-        f"limit_{name}": Row(f"limit in {name}", f"{_CONTENDERS}.processor", {"dtype": dtype})
-        for name, dtype in LIMITS.items()
-    }
+    return rows | {"torchdistill": Row(title, f"{_MODULES}.torchdistill", options, reason)}
 
 
 def measure(
@@ -171,7 +157,7 @@ def measure(
         seconds: of each contender in a round.
 
     Returns:
-        What ``benchmarks.networks.write_pair`` returns, and what was measured, by the rows' keys.
+        What :func:`benchmarks.networks.write_pair` returns, and what was measured.
 
     Raises:
         InputError: ``pair`` is no pair of networks, or a contender failed.
@@ -292,18 +278,20 @@ def summarize_pair(facts: Mapping[str, Any], rows: Mapping[str, Row], measured: 
 
     Args:
         facts: what ``benchmarks.networks.write_pair`` returns.
-        rows: our own and the peers'; one that was not measured is given with the reason.
-        measured: round by round, the limits as well.
+        rows: all; one that was not measured is given with the reason.
+        measured: round by round.
     """
     macs = facts["macs"]
     limits = {name: rates(measured[f"limit_{name}"]) for name in LIMITS}
     reference = repdistiller_rates(measured)
     summaries: Json = {}
     for key, row in rows.items():
+        if key.startswith("limit_"):
+            continue
         if row.reason is not None:
             summaries[key] = {"title": row.title, "reason": row.reason}
             continue
-        precision = facts["precision"] if key in our_rows() else "fp32"
+        precision = facts["precision"] if "store" in row.options else "fp32"
         cost = macs[row.method] + (0 if row.options.get("store") else macs["teacher"])
         first, images = measured[key][0], rates(measured[key])
         operations = [2 * cost * rate for rate in images]

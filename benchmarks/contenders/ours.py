@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.networks import build_distiller, load_pair
+from benchmarks.networks import load_pair
 from benchmarks.worker import Clock, Task
+from models import distillers
 from models.networks.backbone import Backbone
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed.base import FeedPlan, Shard
@@ -47,7 +48,8 @@ def train(task: Task, clock: Clock) -> None:
     settings = Training(epochs=200, batch_size=task.batch_size, learning_rate=0.05)
     setting = setting_of(data, settings, engine, teacher)
     method = Distill(method=task.options["method"])
-    distiller = engine.place(build_distiller(method, student, setting), data.image_size)
+    distiller = distillers.build(method.method, student, setting, method.options())
+    distiller = engine.place(distiller, data.image_size)
     # The last batch of an epoch, if it is smaller, would have to be compiled for.
     plan = FeedPlan(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
     feed = PacedFeed(plan)

@@ -1,8 +1,8 @@
 """RepDistiller's own loop, loaders, networks and losses, from a checkout of it.
 
 Its packages ``models`` and ``dataset`` are imported from there: nothing here may import ours.
-``python -m benchmarks.contenders.repdistiller JSON`` is a whole training for
-``benchmarks.accuracy``.
+``python -m benchmarks.contenders.repdistiller CHECKOUT`` is a whole training for
+``benchmarks.comparison``.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def train(task: Task, clock: Clock) -> None:
     loops.train_distill(1, PacedLoader(loader, clock), *arguments(*networks, learning_rate=0.05))
 
 
-def main(checkout: str, params: dict[str, Any]) -> None:
-    """Train by the settings of ``params`` in a study's folder; write ``repdistiller.json``."""
-    distill, data = params["distill"], Path("artifacts/data")
+def main(checkout: str) -> None:
+    """Train by ``params.yaml`` in a study's folder; write ``repdistiller.json``."""
+    params, data = json.loads(Path("params.yaml").read_text()), Path("artifacts/data")
+    distill = params["distill"]
     classes = len(json.loads((data / "manifest.json").read_text())["classes"])
     build, loader, test = load(checkout, data, distill["batch_size"], os.cpu_count() or 1)
     torch.manual_seed(distill["seed"])
@@ -81,4 +82,4 @@ def main(checkout: str, params: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(**json.loads(sys.argv[1]))
+    main(sys.argv[1])

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import study
 from benchmarks.networks import write_pair
+from benchmarks.results import DOCS, markers
 from stages.files import write_json
 from tests.forked import forked, run_module
 
@@ -35,6 +36,16 @@ def weights(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """The folder of a pair's weights, and what is known of it."""
     folder = tmp_path_factory.mktemp("benchmark-weights")
     return folder, write_pair("resnet14", "resnet8", str(data_folder), str(folder))
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page of docs in the current folder, with room for every table."""
+    monkeypatch.chdir(tmp_path)
+    DOCS.mkdir()
+    names = ("plan", "edge", "overhead", "training")
+    (DOCS / "page.md").write_text("".join(line for name in names for line in markers(name)))
+    return DOCS / "page.md"
 
 
 @pytest.fixture

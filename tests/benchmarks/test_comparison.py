@@ -1,14 +1,14 @@
 """A small study by the real stages, and its arithmetic against figures worked out by hand."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import comparison
-from benchmarks.results import markers
+from benchmarks.results import FOLDER
 from benchmarks.study import Study
 from models.errors import InputError
+from stages.files import read_json, write_json
 
 PLAN = """\
 params:
@@ -20,34 +20,38 @@ seeds: 1
 baselines: [kd]
 variants:
   kd: {method: kd}
-  warm: {method: kd, temperature: 8.0}
+  warm: {method: kd, temperature: 8.0, augmentation.crop_padding: 0}
 """
+
+TEACHER = {"teacher": {"sha256": "0", "accuracy": 0.5}}
 
 
 @pytest.mark.usefixtures("forked_stages")
 def test_a_study_is_trained_once_and_becomes_a_table(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
-    plan, page, output = (tmp_path / name for name in ("plan.yaml", "page.md", "plan.json"))
+    monkeypatch.setenv("ACKD_LOGITS", str(Path("logits").absolute()))
+    plan = Path("plan.yaml")
     plan.write_text(PLAN)
-    page.write_text("\n".join([*markers("plan"), ""]))
 
     def compare() -> list[str]:
         """The trainings that ran."""
-        comparison.main(plan, "digits", tmp_path / "work", output=output, page=page)
+        comparison.main(plan, "digits", Path("work").absolute())
         shown = capfd.readouterr().out.splitlines()
         return [line.split(":")[0] for line in shown if ", seed " in line]
 
     assert compare() == ["kd, seed 0", "warm, seed 0"]
     assert compare() == []
 
-    runs = json.loads(output.read_text())["runs"]
+    runs = read_json(FOLDER / "plan.json")["runs"]
     kd, warm = (100 * runs[f"{name}, seed 0"]["accuracy"] for name in ("kd", "warm"))
     (row,) = (line for line in page.read_text().splitlines() if line.startswith("| warm"))
     assert row.endswith(f"| {warm - kd:+.2f} |")
     assert float(runs["kd, seed 0"]["last_epoch"]["epoch"]) == 1
+    assert runs["warm, seed 0"]["settings"]["augmentation"] == {"crop_padding": 0}
 
+    with pytest.raises(InputError, match="has no variant colder"):
+        comparison.main(plan, "digits", Path("work"), only=["colder"])
     plan.write_text(PLAN.replace("temperature: 8", "temperature: 9"))
     with pytest.raises(InputError, match=r"warm, seed 0 had other settings"):
         compare()
@@ -56,30 +60,44 @@ def test_a_study_is_trained_once_and_becomes_a_table(
         compare()
 
 
-def test_a_teacher_that_is_another_is_refused(tmp_path: Path) -> None:
-    study = Study({"teacher": {}}, tmp_path, tmp_path / "output.json")
-    (tmp_path / "artifacts/proxy").mkdir(parents=True)
-    (tmp_path / "artifacts/proxy/model.safetensors").write_bytes(b"one")
-    (tmp_path / "reports/teacher").mkdir(parents=True)
-    (tmp_path / "reports/teacher/metrics.json").write_text('{"accuracy": 0.5}')
-    study.train_teacher(None)
-    (tmp_path / "artifacts/proxy/model.safetensors").write_bytes(b"another")
+def test_the_loop_of_a_peer_trains_its_variant(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(study: Study, module: str, params: object, *arguments: str) -> None:
+        ran.append((module, *arguments))
+        for file in ("repdistiller.json", "reports/distill/metrics.json"):
+            write_json(study.work / file, {"accuracy": 0.5})
+        (study.work / "reports/distill/history.csv").write_text("epoch\n1\n")
+
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Study, "_run", run)
+    monkeypatch.setattr(Study, "train_teacher", lambda study, _: study.results.update(TEACHER))
+    plan, checkout = Path("plan.yaml"), Path("rep").absolute()
+    plan.write_text(PLAN.replace("warm", "RepDistiller's loop"))
+    (checkout / "helper").mkdir(parents=True)
+    (checkout / "helper/loops.py").touch()
+    comparison.main(plan, "digits", Path("work"))
+    comparison.main(plan, "digits", Path("work"), repdistiller=checkout)
+    peer = "benchmarks.contenders.repdistiller"
+    assert ran == [("stages.distill",), (peer, str(checkout))]
+    assert "| RepDistiller's loop | 50.00 |" in page.read_text()
+
+
+@pytest.mark.usefixtures("page")
+def test_a_teacher_that_is_another_is_refused() -> None:
+    teacher = Path("work/artifacts/proxy/model.safetensors")
+    teacher.parent.mkdir(parents=True)
+    teacher.write_bytes(b"one")
+    write_json(Path("work/reports/teacher/metrics.json"), {"accuracy": 0.5})
+    Study("one", {"teacher": {}}, Path("work")).train_teacher(None)
+    teacher.write_bytes(b"another")
     with pytest.raises(InputError, match="holds results with another teacher"):
-        Study({"teacher": {}}, tmp_path, tmp_path / "output.json").train_teacher(None)
+        Study("one", {"teacher": {}}, Path("work")).train_teacher(None)
 
 
-def test_studies_that_share_an_output_keep_each_others_runs(tmp_path: Path) -> None:
-    output = tmp_path / "output.json"
-    one, other = (Study({"teacher": {}}, tmp_path / name, output) for name in ("one", "other"))
-    one.keep("kd, seed 0", {}, {"accuracy": 0.5})
-    other.keep("kd, seed 1", {}, {"accuracy": 0.6})
-    one.keep("kd, seed 2", {}, {"accuracy": 0.7})
-    runs = json.loads(output.read_text())["runs"]
+@pytest.mark.usefixtures("page")
+def test_studies_that_share_their_results_keep_each_others_runs() -> None:
+    one, other = (Study("one", {"teacher": {}}, Path(name)) for name in ("a", "b"))
+    one._keep("kd, seed 0", {}, {"accuracy": 0.5})
+    other._keep("kd, seed 1", {}, {"accuracy": 0.6})
+    one._keep("kd, seed 2", {}, {"accuracy": 0.7})
+    runs = read_json(FOLDER / "one.json")["runs"]
     assert [run["accuracy"] for _, run in sorted(runs.items())] == [0.5, 0.6, 0.7]
-
-
-def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(PLAN)
-    with pytest.raises(InputError, match="has no variant colder"):
-        comparison.main(plan, "digits", tmp_path, only=["colder"])

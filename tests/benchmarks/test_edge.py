@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import edge, latency
 from benchmarks.latency import PRECISIONS, read_student
-from benchmarks.results import ROOT, markers
+from benchmarks.results import FOLDER
 from models.errors import InputError
 from models.networks.checkpoint import load_network, save_network
 from stages import validate
@@ -69,18 +69,16 @@ def measure_in_browser(project: Path, digest: str | None = None) -> None:
 
 
 def test_a_finished_project_becomes_tables_and_json(
-    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measure_in_browser(project)
-    page, output = tmp_path / "page.md", tmp_path / "edge.json"
-    page.write_text("\n".join([*markers("edge"), ""]))
     threads = torch.get_num_threads()
     with pytest.raises(InputError, match="tiny: expected NAME=FOLDER"):
         edge.main(["tiny"])
-    edge.main([f"tiny={project}"], rounds=3, output=output, page=page)
+    edge.main([f"tiny={project}"], rounds=3)
     assert torch.get_num_threads() == threads
 
-    student = read_json(output)["students"]["tiny"]
+    student = read_json(FOLDER / "edge.json")["students"]["tiny"]
     assert (student["network"], student["test_images"]) == ("resnet8", 30)
     rows = student["rows"]
     assert list(rows) == WAYS
@@ -178,17 +176,6 @@ def test_int8_is_to_be_quick_and_right(
     assert found["fp32"]["met"]
     rows["plain"] = right | {"samples_p50_ms": [1.9, 0.9]}
     assert not edge.goals(rows)["fp32"]["met"]
-
-
-def test_a_machine_that_is_not_quiet_is_named() -> None:
-    results = read_json(ROOT / "benchmarks/results/edge.json")
-    for before, after, quiet in ((0.1, 1.2, True), (2.3, 1.2, False), (0.1, 1.9, False)):
-        load = {"before": before, "after": after}
-        assert edge.is_quiet(load) is quiet
-        text = edge.markdown(results | {"load": load})
-        words = f"**The machine was not quiet** (load averages {before} and {after}"
-        assert (words in text) is not quiet
-    assert edge.is_quiet({"before": None, "after": None})
 
 
 def test_measurements_of_other_models_are_left_out(project: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import overhead
-from benchmarks.results import markers
+from benchmarks.results import FOLDER
 from stages.files import read_json
 
 
@@ -16,12 +16,10 @@ def _dvc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_round_of_real_runs_becomes_a_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page, output = tmp_path / "page.md", tmp_path / "overhead.json"
-    page.write_text("\n".join([*markers("overhead"), ""]))
-    overhead.main(rounds=1, output=output, page=page)
-    measured = read_json(output)["runners"]["dvc"]
+    overhead.main(rounds=1)
+    measured = read_json(FOLDER / "overhead.json")["runners"]["dvc"]
     whole = measured["3_changed"]["median"]
     assert measured["stage_changed"]["median"] == pytest.approx(
         (whole - measured["1_changed"]["median"]) / 2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import training
-from benchmarks.results import markers
+from benchmarks.results import FOLDER
 from benchmarks.worker import Task
 from models.errors import InputError
 from stages.files import read_json
@@ -67,9 +67,11 @@ def test_ratios_are_taken_round_by_round(measured: dict[str, Any]) -> None:
 def test_a_row_has_the_share_of_its_precisions_limit(
     measured: dict[str, Any], checkout: Path
 ) -> None:
-    peers = {key: row for key, row in training.peer_rows(checkout).items() if key in measured}
+    every = training.contenders(str(checkout)).items()
+    rows = {key: row for key, row in every if key in measured}
     facts = {"macs": MACS, "precision": "bf16"}
-    found = training.summarize_pair(facts, training.our_rows() | peers, measured)["rows"]
+    found = training.summarize_pair(facts, rows, measured)["rows"]
+    assert not [key for key in found if key.startswith("limit")]
     for key, precision, share in (
         ("kd_live", "bf16", 2 * 200 * (250 + 100) / 4e6),
         ("kd_warm", "bf16", 2 * 500 * 100 / 4e6),
@@ -85,33 +87,26 @@ def test_a_row_has_the_share_of_its_precisions_limit(
 def test_the_command_measures_all_and_writes_json_and_page(
     data_folder: Path,
     checkout: Path,
-    tmp_path: Path,
+    page: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("our_rows", "limit_rows", "peer_rows"):
-        given = getattr(training, name)
-
-        def faked(*arguments: Any, given: Any = given) -> dict[str, training.Row]:
-            rows = given(*arguments).items()
-            return {key: dataclasses.replace(row, module=FAKE) for key, row in rows}
-
-        monkeypatch.setattr(training, name, faked)
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda _name: None)
-    output, page = tmp_path / "training.json", tmp_path / "page.md"
-    page.write_text("\n".join([*markers("training"), ""]))
+    given = training.contenders(str(checkout)).items()
+    rows = {key: dataclasses.replace(row, module=FAKE) for key, row in given}
+    monkeypatch.setattr(training, "contenders", lambda _: rows)
     pair = ["resnet14-resnet8"]
-    training.main(checkout, pair, data_folder, rounds=1, seconds=0, output=output, page=page)
+    training.main(checkout, pair, data_folder, rounds=1, seconds=0)
 
-    content = read_json(output)
+    content = read_json(FOLDER / "training.json")
     assert content["n"] == 1
     assert content["machine"]["fast_bf16"] in {True, False}
-    rows = content["pairs"][pair[0]]["rows"]
-    assert len(rows["kd_warm"]["samples_images_per_second"]) == 1
-    assert rows["kd_warm"]["steps_per_round"] == 2
-    assert rows["kd_warm"]["ratio_to_repdistiller"]["min"] > 0
+    found = content["pairs"][pair[0]]["rows"]
+    assert len(found["kd_warm"]["samples_images_per_second"]) == 1
+    assert found["kd_warm"]["steps_per_round"] == 2
+    assert found["kd_warm"]["ratio_to_repdistiller"]["min"] > 0
     absent = {"title": f"torchdistill, {cores()} workers", "reason": training.NO_TORCHDISTILL}
-    assert rows["torchdistill"] == absent
+    assert found["torchdistill"] == absent
     text = page.read_text()
     assert "| KD, warm store, compiled |" in text
     assert f"not measured: {training.NO_TORCHDISTILL}" in text
