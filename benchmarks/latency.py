@@ -173,13 +173,11 @@ def open_ways(student: Student, folder: Path) -> dict[str, Way]:
     }
     for precision in PRECISIONS:
         path = student.exported.file(precision, "static")
-        made_by = student.exported.made_by(precision)
-        title = f"static {precision}{f' by {made_by}' if made_by else ''}"
         try:
             session = open_session(path, threads=1)
         except DeviceError as error:
             raise InputError(str(error)) from None
-        ways[precision] = Way(title, session, images, path.stat().st_size)
+        ways[precision] = Way(f"static {precision}", session, images, path.stat().st_size)
     return ways
 
 

@@ -8,8 +8,8 @@ of, ends the stage.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from onnxruntime.quantization import TensorsData
 from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.core import aten_mean_dim
 from torch import nn
@@ -31,28 +32,27 @@ from stages.files import new_folder, sha256, write_json
 from stages.params import Params
 from stages.progress import track
 from stages.quantization.images import calibration_images
-from stages.quantization.int8 import Int8Maker
+from stages.quantization.int8 import calibrate, quantize
 from stages.runtimes.base import Job
 from stages.runtimes.exported import ONNX_FOLDER, SHAPES
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
+from stages.sections.export import Export
 
 STUDENT = Path("artifacts/student/model.safetensors")
 
 #: The newest that onnxruntime 1.19 reads, the last for Python 3.8.
 MAX_IR_VERSION = 10
 _REASON = 300  # characters of a library's message that are kept
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def main(params: Params) -> None:
-    data = load_data()
+    data, export = load_data(), params.export
     network = load_network(STUDENT)
     if network.num_classes != len(data.classes):
         raise InputError(
             f"{STUDENT}: gives {network.num_classes} logits where {data.folder} has"
             f" {len(data.classes)} classes; run `dvc repro` to train the student on these data"
         )
-    calibration = calibration_images(data, params.export.calibration_images)
     facts = {
         "network": network.name,
         "classes": json.dumps(data.classes, ensure_ascii=False),
@@ -60,39 +60,21 @@ def main(params: Params) -> None:
         "std": json.dumps(data.std),
         "student_sha256": sha256(STUDENT),
     }
-    opset = params.export.opset
-    with new_folder(ONNX_FOLDER) as folder, tempfile.TemporaryDirectory() as scratch:
+    models = _Models(data, export)
+    with new_folder(ONNX_FOLDER) as folder:
         golden = folder / "golden.npz"
-        images, logits, labels = golden_batch(network, data, params.export.golden_images)
-        for what, wanted, taken in (
-            ("golden", params.export.golden_images, images),
-            ("calibration", params.export.calibration_images, calibration),
-        ):
-            if len(taken) < wanted:
-                print(f"export.{what}_images is {wanted}: uses all {len(taken)} images there are")
+        images, logits, labels = golden_batch(network, data, export.golden_images)
+        _note_fewer("golden", export.golden_images, images)
+        _note_fewer("calibration", export.calibration_images, models.calibration)
         np.savez(golden, images=images, logits=logits, labels=labels)
         (folder / "labels.json").write_text(
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         files: dict[str, dict[str, Any]] = {}
         failed: dict[str, str] = {}
-        quantization: dict[str, dict[str, Any]] = {}
-        float32 = _in_floats("fp32", data, opset)
-        int8 = Int8Maker(float32, STUDENT, calibration, data, params, Path(scratch))
-        for precision in track(params.export.precisions, "export"):
-            own = facts | {"precision": precision}
-            how: dict[str, Any] = {}
+        for precision in track(export.precisions, "export"):
             try:
-                if precision == "fp32":
-                    models = float32
-                elif precision in _DTYPES:
-                    models = _in_floats(precision, data, opset)
-                else:
-                    models, how = int8.make(precision)
-                    own |= {"made_by": how["made_by"]}
-                contents = {shape: finish(models[shape], opset, own) for shape in SHAPES}
-            except InputError:
-                raise
+                contents = models.serialized(precision, facts)
             except Exception as error:  # onnxruntime's and torch's share no other base class
                 if precision == "fp32":
                     raise
@@ -100,46 +82,83 @@ def main(params: Params) -> None:
                 failed[precision] = f"not exported ({type(error).__name__}: {message})"
                 print(f"export: {precision} is left out: {failed[precision]}", flush=True)
                 continue
-            if how:
-                quantization[precision] = how
             files[precision] = {}
-            for shape in SHAPES:
+            for shape, content in contents.items():
                 path = folder / f"{precision}.{shape}.onnx"
-                path.write_bytes(contents[shape])
-                entry = {"path": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
-                files[precision][shape] = entry
+                path.write_bytes(content)
+                files[precision][shape] = _entry(path) | {"bytes": len(content)}
         description = {
             "network": network.name,
             "num_classes": network.num_classes,
             "image_size": data.image_size,
             "mean": list(data.mean),
             "std": list(data.std),
-            "opset": params.export.opset,
-            "ir_version": float32["static"].ir_version,
+            "opset": export.opset,
+            "ir_version": models.float32["static"].ir_version,
             "input": "images",
             "output": "logits",
             "student_sha256": facts["student_sha256"],
             "files": files,
             "failed": failed,
-            "quantization": quantization,
-            "golden": {
-                "path": golden.name,
-                "sha256": sha256(golden),
-                "images": len(images),
+            "calibration": {
+                "method": export.calibration_method,
+                "images": len(models.calibration),
             },
+            "golden": _entry(golden) | {"images": len(images)},
         }
         write_json(folder / "model.json", description)
 
 
-def _in_floats(precision: str, data: DataSet, opset: int) -> dict[str, onnx.ModelProto]:
-    """The student in fp32 or fp16, by shape."""
-    models = {}
-    for shape in SHAPES:
-        # load_network again: the wrapper changes the network's dtype in place.
-        network = load_network(STUDENT)
-        deployed = DeployedNetwork(network, data.mean, data.std, _DTYPES[precision])
-        models[shape] = export_network(deployed, data.image_size, opset, shape)
-    return models
+def _note_fewer(kind: str, wanted: int, taken: npt.NDArray[np.uint8]) -> None:
+    if len(taken) < wanted:
+        print(f"export.{kind}_images is {wanted}: uses all {len(taken)} images there are")
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"path": path.name, "sha256": sha256(path)}
+
+
+class _Models:
+    """The student's models by precision, each with a dynamic and with a static batch."""
+
+    def __init__(self, data: DataSet, export: Export) -> None:
+        self.data, self.export = data, export
+        self.calibration = calibration_images(data, export.calibration_images)
+
+    def serialized(self, precision: str, facts: Mapping[str, str]) -> dict[str, bytes]:
+        """The files' contents by shape, with ``facts`` and how they were made as metadata."""
+        own = {**facts, "precision": precision}
+        if precision == "fp32":
+            models = self.float32
+        elif precision == "fp16":
+            models = self._in_floats(torch.float16)
+        else:
+            own["made_by"] = "calibration"
+            models = {
+                shape: quantize(model, precision, self._ranges[shape])
+                for shape, model in self.float32.items()
+            }
+        return {shape: finish(model, self.export.opset, own) for shape, model in models.items()}
+
+    @cached_property
+    def float32(self) -> dict[str, onnx.ModelProto]:
+        return self._in_floats(torch.float32)
+
+    def _in_floats(self, dtype: torch.dtype) -> dict[str, onnx.ModelProto]:
+        models = {}
+        for shape in SHAPES:
+            # load_network again: the wrapper changes the network's dtype in place.
+            deployed = DeployedNetwork(load_network(STUDENT), self.data.mean, self.data.std, dtype)
+            models[shape] = export_network(deployed, self.data.image_size, self.export.opset, shape)
+        return models
+
+    @cached_property
+    def _ranges(self) -> dict[str, TensorsData]:
+        method = self.export.calibration_method
+        return {
+            shape: calibrate(model, self.calibration, method)
+            for shape, model in self.float32.items()
+        }
 
 
 def golden_batch(network: Backbone, data: DataSet, count: int) -> tuple[npt.NDArray[Any], ...]:

@@ -50,8 +50,7 @@ def main(params: Params) -> None:
     exported = load_exported()
     passed = {n for n, export in summary["exports"].items() if export["status"] == "passed"}
     description = exported.description | {"failed": {}}
-    for part in ("files", "quantization"):
-        description[part] = {n: made for n, made in description[part].items() if n in passed}
+    description["files"] = {n: f for n, f in description["files"].items() if n in passed}
     models = [entry[shape]["path"] for entry in description["files"].values() for shape in SHAPES]
     classes, report = read_classes(), read_json(DATA)
     environment = read_json(ENVIRONMENT)

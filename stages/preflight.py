@@ -64,8 +64,6 @@ def check_training(params: Params) -> None:
     sizes = {"distill": params.distill.batch_size}
     if params.teacher.train != "none":
         sizes["teacher"] = params.teacher.batch_size
-    if params.export.finetune.when != "never":
-        sizes["export.finetune"] = params.export.finetune.batch_size
     for section, size in sizes.items():
         if size > data.count("train"):
             raise InputError(

@@ -79,7 +79,6 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "network": ("network", str),
     "status": ("status", str),
     "verdict": ("verdict", str),
-    "made_by": ("made by", str),
     "accuracy": ("accuracy", percent),
     "drop": ("drop, points", str),
     "parameters": ("parameters", count),
@@ -188,10 +187,10 @@ def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
         verdict = f"dominated by {', '.join(others)}" if others else ""
         if choice and choice["precision"] == name:
             verdict = "recommended"
-        shown = {"drop": drop(export), "verdict": verdict, "made_by": export["made_by"] or ""}
+        shown = {"drop": drop(export), "verdict": verdict}
         rows.append(([name], export | shown))
     keys = ["status", "verdict", "accuracy", "drop", "size_mb", "p50_ms", "p90_ms", "speedup"]
-    keys += ["max_relative_error", "agreement", "made_by"]
+    keys += ["max_relative_error", "agreement"]
     return of_records(
         "The student’s exports, in onnxruntime",
         ["precision"],

@@ -98,7 +98,6 @@ def validate(
         "layers": None,
         "precision": precision,
         "shape": shape,
-        "made_by": exported.made_by(precision),
         "file": exported.file(precision, shape).name,
         "status": "skipped",
         "reason": absent,

@@ -1,1 +1,1 @@
-"""Train an int8 model where calibration alone loses too much."""
+"""int8 models: the images that ranges are calibrated on, and the conversion."""

@@ -73,10 +73,8 @@ def _exports(measured: Measurements) -> dict[str, Record]:
     exports = {}
     for precision in (*model["files"], *model["failed"]):
         answers = _answers(precision, measured)
-        made = model["quantization"].get(precision)
         file = model["files"].get(precision)
         exports[precision] = {
-            "made_by": made and made["made_by"],
             "size_mb": file and file["static"]["bytes"] / _MB,
             **answers,
             **_speed(_timed(measured, first, precision), _timed(measured, first, "fp32")),
@@ -119,7 +117,6 @@ def _litert(measured: Measurements) -> Record | None:
         "versions": measured.litert["versions"],
         "exports": {
             row["precision"]: {
-                "made_by": "calibration" if row["precision"] == "int8" else None,
                 "size_mb": None if row["bytes"] is None else row["bytes"] / _MB,
                 **{key: row[key] for key in ("accuracy", "drop", "drop_low", "drop_high")},
                 "max_relative_error": row["golden"] and row["golden"]["max_relative_error"],

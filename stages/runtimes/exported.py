@@ -70,11 +70,6 @@ class Exported:
         """The model with a ``dynamic`` or a ``static`` batch."""
         return self.folder / str(self.entry(precision, shape)["path"])
 
-    def made_by(self, precision: str) -> str | None:
-        """``calibration`` or ``fine-tuning`` for int8; None where nothing was quantised."""
-        description = self.description["quantization"].get(precision)
-        return None if description is None else str(description["made_by"])
-
     @property
     def golden(self) -> Path:
         return self.folder / str(self.description["golden"]["path"])

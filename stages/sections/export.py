@@ -9,24 +9,6 @@ from pydantic import Field, model_validator
 from stages.devices.urls import parse_url
 from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
-
-class Finetune(Section):
-    """Quantization-aware fine-tuning of int8 models that lose accuracy in calibration.
-
-    The weights are trained with simulated rounding to reproduce the outputs of the fp32 student.
-    Only the int8 files change.
-    """
-
-    when: Literal["never", "auto"] = "never"
-    """``auto``: if an int8 model loses more than max_drop on the validation images, or on training
-    images if validation uses the test images."""
-    max_drop: Fraction = 0.005
-    """Drop in accuracy against fp32 on the same images."""
-    epochs: PositiveInt = 10
-    batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
-    learning_rate: PositiveFloat = 3e-3
-
-
 Precision = Literal["fp32", "fp16", "int8_u8s8", "int8_s8s8"]
 
 
@@ -48,7 +30,6 @@ class Export(Section):
     calibration_method: Literal["minmax", "percentile", "entropy"] = "minmax"
     """Range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
     information."""
-    finetune: Finetune = Finetune()
     golden_images: PositiveInt = 16
     """Test images whose logits are shipped with the model."""
 

@@ -94,7 +94,7 @@ def test_a_finished_project_becomes_tables_and_json(
         )
     assert rows["eager"]["accuracy"] == validated["fp32"]["accuracy"]
     assert rows["plain"]["accuracy"] is None
-    assert rows["int8_u8s8"]["title"] == "static int8_u8s8 by calibration"
+    assert rows["int8_u8s8"]["title"] == "static int8_u8s8"
     samples = {key: row["samples_p50_ms"] for key, row in rows.items()}
 
     def speed(key: str, of: str) -> float:

@@ -118,8 +118,7 @@ def test_parameters_of_an_experiment(
     (tmp_path / "dvc.yaml").write_text(ECHO)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     type_in(tmp_path, "git add . && git commit -qm Start")
-    commands = [blocks(QUANTIZE, "Change the calibration")[0], blocks(QUANTIZE, "Fine-tune")[0]]
-    commands += blocks(LITERT, "Run")
+    commands = [*blocks(QUANTIZE, "Change the calibration"), *blocks(LITERT, "Run")]
     for command in commands:
         type_in(tmp_path, command)
         key, _, value = command.partition(" -S ")[2].partition("=")
@@ -193,7 +192,7 @@ def test_several_processes(programs: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_no_command_of_the_pages_is_left_out() -> None:
     assert sections(RUNNING) == ["Disk", "Logs", "Diagnosis"]
     assert sections(PAPER) == ["", "In less time"]
-    assert sections(QUANTIZE) == ["Check the drop", "Change the calibration", "Fine-tune"]
+    assert sections(QUANTIZE) == ["Check the drop", "Change the calibration"]
     # An installation of 770 MB, and a program that needs it.
     assert sections(LITERT) == ["Install", "Run", "What comes out"]
     for line in blocks(LITERT, "Install")[0].splitlines():

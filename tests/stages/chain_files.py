@@ -118,24 +118,7 @@ def write_onnx() -> None:
             "student_sha256": "0" * 64,
             "files": files,
             "failed": {},
-            "quantization": {
-                "int8_u8s8": {
-                    "made_by": "fine-tuning",
-                    "calibration": {"method": "minmax", "images": 256},
-                    "decided_on": {
-                        "split": "val",
-                        "images": 180,
-                        "fp32": 0.9778,
-                        "calibrated": 0.9556,
-                        "finetuned": 0.9722,
-                    },
-                },
-                "int8_s8s8": {
-                    "made_by": "calibration",
-                    "calibration": {"method": "minmax", "images": 256},
-                    "decided_on": None,
-                },
-            },
+            "calibration": {"method": "minmax", "images": 256},
             "golden": {
                 "path": "golden.npz",
                 "sha256": sha256(folder / "golden.npz"),

@@ -20,7 +20,7 @@ from stages.data.arrays import load_data
 from stages.files import sha256
 from stages.params import Params
 from stages.quantization.images import calibration_images
-from stages.quantize import calibrate, quantize, tensorrt_violations
+from stages.quantization.int8 import calibrate, quantize, tensorrt_violations
 from stages.runtimes.base import Job
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
 
@@ -241,14 +241,14 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(
     def refuse(*_: object) -> None:
         raise ValueError(f"shared mode is not supported {'yet ' * 200}")
 
-    monkeypatch.setattr("stages.quantization.int8.quantize", refuse)
+    monkeypatch.setattr("stages.export_onnx.quantize", refuse)
     # Fewer images of both kinds than are asked for, too.
     wanted = {"golden_images": 31, "calibration_images": 49, "precisions": ["fp32", "int8_u8s8"]}
     export_onnx.main(Params.model_validate({"export": wanted}))
     description = json.loads((ONNX / "model.json").read_text())
     assert description["golden"]["images"] == 30
     assert list(description["files"]) == ["fp32"]
-    assert description["quantization"] == {}
+    assert description["calibration"] == {"method": "minmax", "images": 48}
     assert list(description["failed"]) == ["int8_u8s8"]
     reason = description["failed"]["int8_u8s8"]
     assert reason.startswith("not exported (ValueError: shared mode is not supported yet yet ")

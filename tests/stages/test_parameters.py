@@ -31,11 +31,10 @@ UNTRACKED = {
     "training.checkpoint_minutes",
     "training.tracker",
 }
-# Read where images are damaged, and where an int8 model has to be fine-tuned.
-SELDOM = {"data.damaged", "augmentation"}
+# Read where images are damaged.
+SELDOM = {"data.damaged"}
 
 SHORT = {"epochs": 2, "batch_size": 16, "network": "resnet8"}
-FINETUNE = {"when": "auto", "batch_size": 16, "epochs": 1}
 SMALL: dict[str, Any] = {
     "teacher": SHORT,
     "distill": SHORT,
@@ -43,7 +42,6 @@ SMALL: dict[str, Any] = {
         "precisions": ["fp32", "int8_u8s8"],
         "calibration_images": 8,
         "golden_images": 8,
-        "finetune": FINETUNE,
     },
     "validate": {"batch_sizes": [1]},
     "profile": {"threads": [1], "min_runs": 2, "max_runs": 2, "warmup_seconds": 0.0},

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from stages.export_onnx import export_network
+from stages.quantization.int8 import calibrate, quantize
+from stages.runtimes.torch_runtime import DeployedNetwork
+
+
+def exported(size: int) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = DeployedNetwork(nn.Sequential(*layers, nn.Linear(4, 3)), [0.0] * 3, [1.0] * 3)
+    return export_network(network, size, 18, "static")
+
+
+def test_percentiles_leave_out_what_is_far_from_all_else() -> None:
+    # One bright pixel in 153,600 values is less than 0.001 % of them.
+    random = np.random.default_rng(0)
+    images = random.exponential(12, (50, 32, 32, 3)).clip(0, 120).astype(np.uint8)
+    images[0, 0, 0, 0] = 255
+    model = exported(32)
+
+    def greatest(method: str) -> float:
+        """That the model's input can be, in pixels."""
+        graph = quantize(model, "int8_u8s8", calibrate(model, images, method)).graph
+        node = next(node for node in graph.node if node.op_type == "QuantizeLinear")
+        constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+        scale, zero = (constants[name] for name in node.input[1:])
+        return float((255 - int(zero)) * scale) * 255
+
+    assert greatest("minmax") == pytest.approx(255, rel=1e-3)
+    assert greatest("percentile") == pytest.approx(120, rel=0.02)
+    assert 20 < greatest("entropy") < 250
+
+
+def test_ranges_are_those_of_all_images_together() -> None:
+    model = exported(16)
+    images = np.random.default_rng(1).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    found = calibrate(model, images)
+    relu = next(node for node in model.graph.node if node.op_type == "Relu").output[0]
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    shown.graph.output.append(next(v for v in model.graph.value_info if v.name == relu))
+    session = onnxruntime.InferenceSession(shown.SerializeToString())
+    values = [session.run([relu], {"images": image[None]})[0].max() for image in images]
+    low, high = (np.asarray(value).item() for value in found[relu].range_value)
+    assert (low, high) == (0, pytest.approx(max(values), rel=1e-5))
