@@ -80,7 +80,10 @@ def check_training(params: Params) -> None:
     try:
         export_network(network, data.image_size, params.export.opset, "dynamic")
     except Exception as error:  # the exporter runs another library's code
-        reason = " ".join(str(error).split()) or type(error).__name__
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the exporter's own text is advice to its developers
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split()) or type(cause).__name__
         raise InputError(
             f"params.yaml: distill.network: {name} cannot be exported to ONNX with images of"
             f" {data.image_size} pixels ({reason:.200}); choose another student"
