@@ -11,15 +11,18 @@ from models.errors import InputError
 
 _NOISE = ("hint:", "warning:", "remote:", "To ", "Please make sure", "and the repository exists")
 
-_UNKNOWN_USER = ("auto-detect email", "empty ident", "was given and auto-detection is disabled")
+_REMEDIES = {
+    "Please tell me who you are": "does not know who you are; run `git config user.name NAME` and"
+    " `git config user.email ADDRESS`",
+    "'origin' does not appear": "this repository has no origin; run `git remote add origin URL`",
+    "not a git repository (or": "not a repository; run ackd in the project's root, and `git init`"
+    " where it is new",
+}
+"""What to do about an error of git, by a part of its message."""
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What a git command prints.
-
-    Args:
-        root: a folder of the repository.
-        arguments: of the command.
+    """What a git command in the folder ``root`` prints.
 
     Raises:
         InputError: with git's own reason.
@@ -41,35 +44,6 @@ def git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def head(root: Path) -> str:
-    """The commit that is checked out."""
-    try:
-        return git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    except InputError:
-        raise InputError(
-            "git: nothing is committed here; run `git init`, `git add` and `git commit`"
-        ) from None
-
-
-def git_remote(root: Path) -> str:
-    """The git remote to share through: ``origin``, or the only one there is.
-
-    Raises:
-        InputError: there is none, or several without an ``origin``.
-    """
-    names = git(root, "remote").split()
-    if "origin" in names:
-        return "origin"
-    if len(names) == 1:
-        return names[0]
-    if names:
-        raise InputError(
-            f"git: the remotes are {', '.join(names)} and none is origin; rename the one to share"
-            " through, by `git remote rename`"
-        )
-    raise InputError("git: this repository has no remote; run `git remote add origin URL`")
-
-
 def changed_files(root: Path) -> list[str]:
     """Tracked files that differ from the last commit."""
     lines = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
@@ -85,13 +59,8 @@ def without_password(text: str) -> str:
 
 def _reason(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if any(unknown in text for unknown in _UNKNOWN_USER):
-        return (
-            "does not know who you are; run `git config user.name NAME` and"
-            " `git config user.email ADDRESS`"
-        )
-    if "not a git repository (or" in text:
-        return "not a repository; run ackd in the project's root, and `git init` where it is new"
+    if known := next((_REMEDIES[part] for part in _REMEDIES if part in text), None):
+        return known
     if remedy := next((line for line in lines if "--add safe.directory" in line), None):
         return f"this repository is another user's; if you trust it, run `{remedy}`"
     own = [line for line in lines if not line.startswith(_NOISE)]

@@ -70,7 +70,7 @@ def releases(
         typer.echo("nothing is released; run `ackd release NAME VERSION`")
     for each in found:
         stages = f", {', '.join(each.stages)}" if each.stages else ""
-        typer.echo(f"{each.name} {each.version}, {each.released}, {each.commit[:7]}{stages}")
+        typer.echo(f"{each.name} {each.version}, {each.day}, {each.commit[:7]}{stages}")
 
 
 def fetch(

@@ -8,9 +8,8 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -26,23 +25,14 @@ if TYPE_CHECKING:
 CHAIN, LOCK = "dvc.yaml", "dvc.lock"
 
 
-@dataclass(frozen=True)
-class Release:
-    """A version of a model in the registry.
-
-    Attributes:
-        name: of the model, as in ``dvc.yaml: artifacts``.
-        version: as ``1.2.0``.
-        stages: those that this version has now, such as ``prod``.
-        commit: whose results it is.
-        released: the day, as ``2030-01-31``.
-    """
+class Release(NamedTuple):
+    """A version of a model, and the stages that it has now, such as ``prod``."""
 
     name: str
     version: str
-    stages: tuple[str, ...]
+    stages: list[str]
     commit: str
-    released: str
+    day: str
 
 
 @contextlib.contextmanager
@@ -73,17 +63,11 @@ def list_releases(registry: GitRegistry) -> list[Release]:
     for artifact in registry.get_artifacts().values():  # type: ignore[no-untyped-call]
         # Of several versions that were given a stage, the last one has it.
         staged = artifact.get_vstages(sort=VersionSort.Timestamp)
-        stages = {name: {s.version for s in given} for name, given in staged.items()}
         for version in artifact.get_versions():
-            found.append(
-                Release(
-                    name=artifact.artifact,
-                    version=str(version.version).removeprefix("v"),
-                    stages=tuple(n for n, of in stages.items() if version.version in of),
-                    commit=str(version.commit_hexsha),
-                    released=f"{version.created_at:%Y-%m-%d}",
-                )
-            )
+            number, day = version.version, f"{version.created_at:%Y-%m-%d}"
+            stages = [stage for stage, (last, *_) in staged.items() if last.version == number]
+            plain = number.removeprefix("v")
+            found.append(Release(artifact.artifact, plain, stages, version.commit_hexsha, day))
     return found
 
 
@@ -96,21 +80,21 @@ def fetch(
     stage: str | None,
     key: Ed25519PublicKey | None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Get a released bundle by its name, and prove it before it appears.
+    """Download a released bundle, and verify it before it appears.
 
     Args:
         repository: a folder, or the URL of a git repository.
         name: of the model.
         folder: where to put the file ``NAME-VERSION.tar.gz``.
         version: which; the greatest if this and ``stage`` are None.
-        stage: whose version.
-        key: whose signature it must bear.
+        stage: the version that has this stage.
+        key: that must have signed it.
 
     Returns:
-        The file, and what the manifest of the bundle says.
+        The file, and the manifest of the bundle.
 
     Raises:
-        InputError: there is no such release, its data are not reached, or it is not whole.
+        InputError: there is no such release, its remote does not respond, or it is damaged.
     """
     if version is not None and stage is not None:
         raise InputError("--version: the stage has a version already; leave one of the two out")
@@ -155,9 +139,8 @@ def is_of(bundle: Bundle, name: str, version: str) -> bool:
 def _find(
     found: list[Release], name: str, version: str | None, stage: str | None, place: str
 ) -> Release:
-    """The one of this version or stage; the greatest version if neither is given."""
     ours = [release for release in found if release.name == name]
-    for release in ours:
+    for release in ours:  # the greatest version first
         if version in (None, release.version, f"v{release.version}") and (
             stage is None or stage in release.stages
         ):

@@ -9,7 +9,7 @@ from models.errors import InputError
 from pipeline.bundles import open_bundle
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import CONFIG, shared_remote
-from pipeline.git_command import changed_files, git, git_remote, head
+from pipeline.git_command import changed_files, git
 from pipeline.sharing.registry import CHAIN, LOCK, Release, is_of, list_releases, open_registry
 from stages.files import read_json
 from stages.params import PARAMS_FILE, read_yaml
@@ -21,38 +21,37 @@ _NAMED = 3
 
 
 def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str, list[str]]:
-    """Give the committed bundle a version, and send it and the version's tag to the remotes.
+    """Give the committed bundle a version, and push it and the version's tag.
 
-    The bundle goes first, so that who finds the version finds its file. What a release that broke
-    off has sent already is not sent again.
+    The bundle goes first, so that whoever finds the version finds its file.
 
     Args:
         root: of the project.
         name: one of ``dvc.yaml: artifacts``.
         version: by semantic versioning; a ``v`` before it may be left out.
-        stage: for the version to have, such as ``prod``; None for none.
+        stage: for the version to have, such as ``prod``.
 
     Returns:
-        The DVC remote that has the bundle, and the tags that are new.
+        The DVC remote that has the bundle, and the new tags.
 
     Raises:
         InputError: the results are not committed and pushed or not those of the code, the gate is
-            not passed, the version is another commit's or not the bundle's own, the bundle is not
-            whole or nowhere, or a remote does not answer.
+            not passed, the version is another commit's or not the bundle's own, the bundle is
+            damaged or missing, or a remote does not respond.
     """
     version = version.removeprefix("v")
     path = _artifact_path(root, name)
-    upstream, commit = git_remote(root), head(root)
-    known = _released(root, upstream, name)
+    _require_committed(root)
+    commit = git(root, "rev-parse", "HEAD")
+    known = _released(root, name)
     if version in known and known[version].commit != commit:
         raise InputError(
             f"{name} {version}: exists already, of the commit {known[version].commit[:7]}; set"
             f" package.version in {PARAMS_FILE} to a new one, or give this one a stage by"
             " `ackd promote`"
         )
-    _require_committed(root)
-    if not git(root, "branch", "--remotes", "--contains", commit, "--list", f"{upstream}/*"):
-        raise InputError(f"{commit[:7]}: not pushed; run `git push {upstream} HEAD`")
+    if not git(root, "branch", "--remotes", "--contains", commit, "--list", "origin/*"):
+        raise InputError(f"{commit[:7]}: not pushed; run `git push origin HEAD`")
     _require_passed(root)
     _require_up_to_date(root)
     _require_bundle(root / path, name, version)
@@ -62,65 +61,55 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
             f"{path}: neither in DVC's cache nor on the remote {remote}; run `ackd run` to make"
             " it, or `dvc fetch` from where it is"
         )
-    return remote, _give(root, upstream, commit, known.get(version), name, version, stage)
+    return remote, _tag(root, commit, known.get(version), name, version, stage)
 
 
 def promote(root: Path, name: str, version: str, stage: str) -> list[str]:
-    """Give a released version a stage; whichever had it before has it no more.
+    """Move a stage to a released version.
 
     Returns:
-        The tags that are new; none where the version had the stage.
+        The new tags; none if the version had the stage already.
 
     Raises:
-        InputError: there is no such version, or the git remote does not answer.
+        InputError: there is no such version, or the git remote does not respond.
     """
-    version, upstream = version.removeprefix("v"), git_remote(root)
-    known = _released(root, upstream, name)
+    version = version.removeprefix("v")
+    known = _released(root, name)
     if version not in known:
         raise InputError(
             f"{name} {version}: not released; released are {', '.join(sorted(known)) or 'none'}"
         )
-    release = known[version]
-    return _give(root, upstream, release.commit, release, name, version, stage)
+    return _tag(root, known[version].commit, known[version], name, version, stage)
 
 
-def _released(root: Path, upstream: str, name: str) -> dict[str, Release]:
-    """The versions of a model, those that the git remote has included."""
-    git(root, "fetch", "--quiet", "--tags", upstream)
+def _released(root: Path, name: str) -> dict[str, Release]:
+    """The versions of a model, including those that only the git remote had."""
+    git(root, "fetch", "--quiet", "--tags", "origin")
     with open_registry(str(root)) as registry:
         return {each.version: each for each in list_releases(registry) if each.name == name}
 
 
-def _give(
-    root: Path,
-    upstream: str,
-    commit: str,
-    known: Release | None,
-    name: str,
-    version: str,
-    stage: str | None,
+def _tag(
+    root: Path, commit: str, known: Release | None, name: str, version: str, stage: str | None
 ) -> list[str]:
     """Tag a version and its stage here and on the git remote, or neither; returns the new tags."""
-    patterns = [f"{name}@*", f"{name}#*"]
-    before = git(root, "tag", "--list", *patterns).split()
+    made: list[str] = []
     try:
         with open_registry(str(root)) as registry:
             if known is None:
-                registry.register(name, commit, version=f"v{version}", simple=True)
+                event = registry.register(name, commit, version=f"v{version}", simple=True)
+                made.append(event.ref)
             if stage is not None and (known is None or stage not in known.stages):
                 # Forced, as a version may get a stage back that another one had meanwhile.
-                registry.assign(name, stage, version=f"v{version}", force=True)
-        refs = [f"refs/tags/{pattern}:refs/tags/{pattern}" for pattern in patterns]
-        git(root, "push", "--quiet", "--atomic", upstream, *refs)
+                event = registry.assign(name, stage, version=f"v{version}", force=True)
+                made.append(event.ref)
+        refs = [f"refs/tags/{name}{mark}*:refs/tags/{name}{mark}*" for mark in "@#"]
+        git(root, "push", "--quiet", "--atomic", "origin", *refs)
     except InputError:
-        for tag in _new_tags(root, patterns, before):
+        for tag in made:
             git(root, "tag", "--delete", tag)
         raise
-    return _new_tags(root, patterns, before)
-
-
-def _new_tags(root: Path, patterns: list[str], before: list[str]) -> list[str]:
-    return [tag for tag in git(root, "tag", "--list", *patterns).split() if tag not in before]
+    return sorted(made)
 
 
 def _artifact_path(root: Path, name: str) -> str:

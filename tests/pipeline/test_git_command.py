@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from pipeline.git_command import changed_files, git, git_remote, head, without_password
+from pipeline.git_command import changed_files, git, without_password
 
 
 @pytest.fixture
@@ -29,25 +29,9 @@ def test_changed_files_are_those_that_git_tracks(repository: Path) -> None:
     assert changed_files(repository) == ["gone.txt", "kept.txt"]
 
 
-def test_the_remote_is_origin_or_the_only_one(repository: Path) -> None:
-    with pytest.raises(InputError, match=r"this repository has no remote; run `git remote add"):
-        git_remote(repository)
-    git(repository, "remote", "add", "team", "../x")
-    assert git_remote(repository) == "team"
-    git(repository, "remote", "add", "mine", "../y")
-    with pytest.raises(InputError, match=r"the remotes are mine, team and none is origin"):
-        git_remote(repository)
-    git(repository, "remote", "add", "origin", "../z")
-    assert git_remote(repository) == "origin"
-
-
-def test_what_git_lacks_is_said_in_one_sentence(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "new").mkdir()
-    git(tmp_path / "new", "init", "--quiet")
-    with pytest.raises(InputError, match=r"^git: nothing is committed here; run `git init`"):
-        head(tmp_path / "new")
+def test_what_git_lacks_is_one_sentence(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^git fetch: this repository has no origin; run `git re"):
+        git(repository, "fetch", "origin")
     git(repository, "config", "user.useConfigOnly", "true")
     git(repository, "config", "--unset", "user.email")
     with pytest.raises(InputError, match=r"^git commit: does not know who you are; run `git conf"):
@@ -57,10 +41,10 @@ def test_what_git_lacks_is_said_in_one_sentence(
     with pytest.raises(
         InputError, match=f"^git remote: this repository is another user's; .*{remedy}"
     ):
-        git_remote(repository)
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+        git(repository, "remote")
+    monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match=r"^git: not installed here; install it$"):
-        git_remote(repository)
+        git(repository, "remote")
 
 
 @pytest.mark.parametrize(
