@@ -33,6 +33,7 @@ from benchmarks.results import (
     table,
 )
 from models.errors import InputError
+from pipeline.prefect_server import require_server
 from stages.files import write_json
 
 LENGTHS = (2, 12)
@@ -86,12 +87,16 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
             stderr=subprocess.STDOUT,
         )
     try:
-        end = time.monotonic() + _STARTS_WITHIN_S
-        while "pages are at" not in (text := log.read_text(encoding="utf-8")):
+        url, end = f"http://127.0.0.1:{port}/api", time.monotonic() + _STARTS_WITHIN_S
+        while True:
+            with contextlib.suppress(InputError):
+                require_server(url)
+                break
             if process.poll() is not None or time.monotonic() > end:
-                raise InputError(f"`ackd server` did not start: {last_line(text)}")
+                reason = last_line(log.read_text(encoding="utf-8"))
+                raise InputError(f"`ackd server` did not start: {reason}")
             time.sleep(0.1)
-        yield {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+        yield {"PREFECT_API_URL": url}
     finally:
         process.terminate()
         process.wait()

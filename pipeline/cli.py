@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -136,7 +135,7 @@ def run() -> None:
 def _run_flow(params: Params) -> None:
     from pipeline.environment import choose_prefect_home
     from pipeline.guard import run_guarded
-    from pipeline.service.local import require_server
+    from pipeline.prefect_server import require_server
 
     require_server(os.environ.get("PREFECT_API_URL"))
     choose_prefect_home(typer.echo)
@@ -146,7 +145,7 @@ def _run_flow(params: Params) -> None:
 
     check(params)
     typer.echo(require_space(Path(), params))
-    if code := run_guarded([sys.executable, "-m", "pipeline.flow"], os.environ):
+    if code := run_guarded("pipeline.flow", env=os.environ):
         raise typer.Exit(code)
 
 

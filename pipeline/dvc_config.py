@@ -43,7 +43,7 @@ class Remote(NamedTuple):
 
 
 def default_remote(root: Path) -> str | None:
-    """The name of the remote that ``dvc push`` takes; None where it would know none."""
+    """The name of the remote that ``dvc push`` uses, if there is one."""
     name: str | None = _read(root)["core"].get("remote")
     return name
 

@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +17,9 @@ from models.errors import InputError
 from pipeline.dvc_output import HOUSEKEEPING, Outcome, StageError, failure, outcome
 from pipeline.environment import prepare
 from pipeline.git_command import without_password
-from pipeline.guard import GRACE_S, Guard, stop
+from pipeline.guard import GRACE_S, start, stop
 from pipeline.resources import Needs, parse_needs
 from stages.params import read_yaml
-
-# SIGTERM is for what dvc has started: dvc itself would die of it with its locks still written down,
-# and gives them back once its command has ended. It ends by SIGINT, or by SIGKILL in the end.
-_DVC = """
-import signal, sys
-from dvc.cli import main
-signal.signal(signal.SIGTERM, lambda *_: None)
-sys.argv[0] = "dvc"  # as it stands in rwlock
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 @dataclass(frozen=True)
@@ -162,16 +151,12 @@ class Runner:
         self._lock = threading.Lock()
         self._live: set[int] = set()
         self._stopping = False
-        self._guard = Guard()
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        try:
-            self.stop_all()
-        finally:
-            self._guard.close()
+        self.stop_all()
 
     def stop_all(self, grace_s: float = GRACE_S) -> None:
         """Interrupt, terminate, kill every running stage; none starts afterwards."""
@@ -183,7 +168,7 @@ class Runner:
     def is_settled(self, stage: Stage) -> bool:
         """Whether it was up to date at the beginning and nothing above it has run since.
 
-        To know that costs nothing, where a process of dvc takes a second for the same answer.
+        A process of dvc would take a second for the same answer.
         """
         with self._lock:
             settled = stage.name in self._up_to_date and self._unchanged.issuperset(stage.upstream)
@@ -225,21 +210,19 @@ class Runner:
             RemoteError: a remote, of git or of DVC, cannot be reached.
             StageError: it failed or was stopped.
         """
-        process = self._start(arguments, env or {})
         lines: list[str] = []
-        with process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                lines.append(without_password(line.rstrip()))
-                if lines[-1] and not line.startswith(HOUSEKEEPING):
-                    log(lines[-1])
-        with self._lock:
+        process = self._start(arguments, env or {})
+        for line in process.stdout or ():
+            lines.append(without_password(line.rstrip()))
+            if lines[-1] and not line.startswith(HOUSEKEEPING):
+                log(lines[-1])
+        code = process.wait()
+        with process, self._lock:  # which closes its pipes
             self._live.discard(-process.pid)
-        self._guard.release(-process.pid)
-        if process.returncode and self._stopping:
+        if code and self._stopping:
             raise StageError("stopped")
-        if process.returncode:
-            raise failure(lines, process.returncode)
+        if code:
+            raise failure(lines, code)
         return lines
 
     def _start(self, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -248,19 +231,18 @@ class Runner:
                 raise StageError("stopped before it began")
             # --wait-for-lock must stand before the command: without it a finished training is
             # thrown away when another process holds the lock at its end.
-            process = subprocess.Popen(
-                [sys.executable, "-c", _DVC, "--wait-for-lock", *arguments],
+            process = start(
+                "dvc",
+                "--wait-for-lock",
+                *arguments,
                 cwd=self._root,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **env},
-                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 encoding="utf-8",
                 errors="replace",
-                start_new_session=True,
             )
             self._live.add(-process.pid)
-            self._guard.watch(-process.pid)
         return process
 
 

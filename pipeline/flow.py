@@ -28,10 +28,10 @@ from pipeline.dvc_config import default_remote
 from pipeline.dvc_output import RemoteError, StageBusyError, StageError
 from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
 from pipeline.logs import start_log
+from pipeline.prefect_server import require_server
 from pipeline.resources import Resources, listed_gpus
 from pipeline.service.artifacts import Progress, show_report
 from pipeline.service.cancellation import watched
-from pipeline.service.local import require_server
 from pipeline.summary import SUMMARY
 from stages.params import PARAMS_FILE, load_params
 
@@ -81,11 +81,10 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass, **_RETRIES)
 def publish(root: Path, runner: Runner, name: str, done: Sequence[str]) -> State[Any]:
-    """Keep the results of a clone as a DVC experiment, and push it to where the clone comes from.
+    """Keep the results of a clone as a DVC experiment, and push it to the clone's origin.
 
-    Metrics go to the git remote ``origin``, as ``refs/exps``, which no branch notices. What is in
-    DVC's cache goes to its default remote, where there is one; else who uses the same cache has
-    it.
+    Metrics go to the git remote ``origin``, as ``refs/exps``, on no branch. Data go to DVC's
+    default remote, if there is one; otherwise the project has them in the cache that they share.
     """
     log = get_run_logger().info
     cached = [] if default_remote(root) else ["--no-cache"]
@@ -109,14 +108,13 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
 
     Args:
         root: folder of ``dvc.yaml``.
-        keep: whether ``root`` is a clone that is given up afterwards, so that its results are
-            pushed to where it comes from, as a DVC experiment.
+        keep: whether ``root`` is a clone that is deleted afterwards, so that its results are
+            pushed to its origin, as a DVC experiment.
 
     Returns:
-        A completed state whose data lists ``stage``, ``state`` and ``message`` of every stage, or a
-        failed one whose message names what failed, why, and what did not run. Where
-        ``params.yaml`` or ``dvc.yaml`` is not right, it fails before anything has run. A cancelled
-        state where it was cancelled.
+        A completed state whose data lists ``stage``, ``state`` and ``message`` of every stage; a
+        failed one whose message names what failed, why, and what did not run (nothing, if
+        ``params.yaml`` or ``dvc.yaml`` is not right); or a cancelled one.
     """
     root = Path(root)
     try:
@@ -143,7 +141,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
             future.wait()
         states = {stage: future.state for stage, future in futures.items()}
         done = [stage for stage, state in states.items() if state.is_completed()]
-        # Also where a goal was missed: such a student is worth a look.
+        # A student that misses a goal is worth a look, too.
         if name is not None and done and not cancelled.is_set():
             states["publish"] = publish(root, runner, name, done, return_state=True)
     rows = [_row(stage, state) for stage, state in states.items()]

@@ -1,32 +1,42 @@
-"""Stops processes: on request, or when the process that started them is gone, however it ended.
+"""Starts processes that end when the process that started them does, however that ends.
 
-A run starts this file once as a process of its own and writes to its stdin what to watch. The pipe
-closes when the run ends, even by ``kill -9``; whatever is still being watched is stopped then. It
-covers whole process groups on any POSIX system, where Linux's parent-death signal would reach
-dvc alone and leave the training that dvc started.
+This file is the main program of each: it runs a module as ``python -m`` does, in a process group of
+its own, and stops the whole group when the pipe to its starter breaks, even by ``kill -9``. Linux's
+parent-death signal would reach dvc alone and leave the training that dvc started.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 GRACE_S = 5.0
 PATIENCE_S = 30.0
-"""How long a guarded command may take to end its own children before it is stopped itself."""
+"""How long a command may take to end its own children before it is stopped itself."""
 
 
-def _send(target: int, signal_number: int) -> bool:
-    try:
-        os.kill(target, signal_number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
+    """Start ``python -m module`` as a process group that ends with this process.
+
+    Args:
+        module: its name.
+        arguments: for it.
+        options: of ``Popen``. Close the pipe ``stdin`` only after the process has ended.
+    """
+    return subprocess.Popen(
+        [sys.executable, __file__, module, *arguments],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )
 
 
 def stop(targets: Iterable[int], grace_s: float = GRACE_S) -> None:
@@ -47,55 +57,23 @@ def stop(targets: Iterable[int], grace_s: float = GRACE_S) -> None:
             return
 
 
-class Guard:
-    """The guarding process, seen from the run."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__],
-            stdin=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        self._pipe = self._process.stdin
-
-    def watch(self, target: int) -> None:
-        self._write(f"+ {target}\n")
-
-    def release(self, target: int) -> None:
-        self._write(f"- {target}\n")
-
-    def close(self) -> None:
-        """End the guard; it stops what has not been released."""
-        with self._lock:
-            self._pipe.close()
-        self._process.wait()
-
-    def _write(self, line: str) -> None:
-        with self._lock:
-            if not self._pipe.closed:
-                self._pipe.write(line)
-                self._pipe.flush()
-
-
 def run_guarded(
-    command: Sequence[str], env: Mapping[str, str], *, with_children: bool = False
+    module: str, *arguments: str, env: Mapping[str, str], with_children: bool = False
 ) -> int:
-    """Run a command as a process group of its own, and end with nothing of the group left.
+    """Run ``python -m module``, and end with nothing of its process group left.
 
-    A signal to stop is passed on as an interrupt to the command alone, so that it, and not the
+    A signal to stop is passed on as an interrupt to the module alone, so that it, and not the
     terminal, decides in which order its own children end.
 
     Args:
-        command: program and arguments.
+        module: its name.
+        arguments: for it.
         env: its whole environment.
-        with_children: whether a signal to stop terminates the command's children as well, because
-            it would wait for them.
+        with_children: whether a signal to stop terminates its children as well, because it would
+            wait for them.
 
     Returns:
-        The command's exit status; 128 plus the signal's number if one ended it or was passed on.
+        Its exit status; 128 plus the signal's number if one ended it or was passed on.
     """
     received: list[int] = []
     running: list[int] = []
@@ -114,14 +92,13 @@ def run_guarded(
     # Handlers come first: a child would inherit that a shell in the background ignores SIGINT.
     forwarded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, pass_on) for number in forwarded}
-    guard = Guard()
     try:
-        child = subprocess.Popen(command, env=env, start_new_session=True)
+        child = start(module, *arguments, env=env)
         running.append(child.pid)
-        guard.watch(-child.pid)
         code = child.wait()
+        with child:  # which closes the pipe
+            stop([-child.pid])
     finally:
-        guard.close()
         for number, handler in before.items():
             signal.signal(number, handler)
     if received:
@@ -129,8 +106,15 @@ def run_guarded(
     return 128 - code if code < 0 else code
 
 
+def _send(target: int, signal_number: int) -> bool:
+    try:
+        os.kill(target, signal_number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
 def _children(process: int) -> list[int]:
-    # The guarding process runs this file too, without any package.
     import psutil
 
     try:
@@ -139,15 +123,22 @@ def _children(process: int) -> list[int]:
         return []
 
 
+def _stop_without(starter: int) -> None:
+    """Stop this process group once the pipe of its starter is closed."""
+    os.read(starter, 1)
+    stop([-os.getpgrp()])
+
+
 def _main() -> None:
-    # The run's own end is what counts, not the signals that lead to it.
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signal_number, signal.SIG_IGN)
-    watched: set[int] = set()
-    for line in sys.stdin:
-        sign, target = line.split()
-        (watched.add if sign == "+" else watched.discard)(int(target))
-    stop(sorted(watched))
+    starter, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    threading.Thread(target=_stop_without, args=[starter], daemon=True).start()
+    # SIGTERM is for what dvc has started: dvc itself would die of it with its locks still written
+    # down, and gives them back once its command has ended.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    sys.path[0] = str(Path.cwd())
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

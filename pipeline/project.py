@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
 
 from models.errors import InputError
+
+
+class InProject(TyperCommand):
+    """A command that runs only in the root of a project."""
+
+    def invoke(self, ctx: Any) -> Any:
+        require_project()
+        return super().invoke(ctx)
 
 
 def require_project() -> None:

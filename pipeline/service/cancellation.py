@@ -1,7 +1,7 @@
 """Stops a run that is cancelled in Prefect, or whose worker is gone, within a second or two.
 
-A worker stops the process of a cancelled run too, but it may be slow to hear of it, and a run that
-`ackd run` has started has no worker. So the run looks itself.
+A worker stops the process of a cancelled run too, but it may be slow to notice, and a run of
+`ackd run` has no worker. So the run looks itself.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from models.errors import InputError
-from pipeline.service.local import PORT
+from pipeline.prefect_server import PORT
+from pipeline.project import InProject
 
 
 def server(
@@ -18,16 +19,13 @@ def server(
 ) -> None:
     """Run a Prefect server on this machine, until Ctrl-C: it plans the runs and shows them.
 
-    Only this machine reaches it, and it sends nothing anywhere. What it knows is kept in
-    PREFECT_HOME, by default ~/.prefect.
+    Only this machine reaches it. Its database is in PREFECT_HOME, by default ~/.prefect.
     """
     from pipeline.environment import choose_prefect_home
     from pipeline.service.local import run_server
 
     choose_prefect_home(typer.echo)
-    code = run_server(port, typer.echo)
-    if code:
-        raise typer.Exit(code)
+    raise typer.Exit(run_server(port))
 
 
 def worker() -> None:
@@ -37,18 +35,15 @@ def worker() -> None:
     stopped goes on from its last checkpoint with the next run.
     """
     from pipeline.environment import choose_prefect_home
-    from pipeline.project import require_project
-    from pipeline.service.local import api_url, run_worker
+    from pipeline.prefect_server import api_url
+    from pipeline.service.local import run_worker
     from pipeline.service.schedule import read_pool, require_own
 
-    require_project()
     pool = read_pool()
     choose_prefect_home(typer.echo)
     require_own()
     typer.echo(f"a worker of the pool {pool} at {api_url()}; Ctrl-C ends it and what it runs")
-    code = run_worker(pool, Path())
-    if code:
-        raise typer.Exit(code)
+    raise typer.Exit(run_worker(pool, Path()))
 
 
 def schedule(
@@ -83,10 +78,8 @@ def schedule(
     A run that is due while the last one goes on is cancelled. `ackd server` plans the runs and
     `ackd worker` starts them: both must be running then.
     """
-    from pipeline.project import require_project
     from pipeline.service import schedule as schedules
 
-    require_project()
     chosen = {"pause": pause, "resume": resume, "remove": remove}
     actions = [action for action, wanted in chosen.items() if wanted]
     if len(actions) + (cron is not None) > 1 or (timezone is not None and cron is None):
@@ -106,5 +99,6 @@ def schedule(
 
 def add_to(app: typer.Typer) -> None:
     """Make them commands of ``ackd``."""
-    for command in (server, worker, schedule):
-        app.command()(command)
+    app.command()(server)
+    for command in (worker, schedule):
+        app.command(cls=InProject)(command)

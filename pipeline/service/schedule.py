@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from models.errors import InputError
-from pipeline.service.local import connect
+from pipeline.prefect_server import connect
 from stages.params import read_yaml
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NAMES = ("nightly", "nightly-clone")
 """The deployments of :data:`DEPLOYMENTS`: in the worker's project, and in a clone of it."""
 
 _PROJECT = "project:"
-_PATIENCE_S = 60.0
+_SHOWN, _PATIENCE_S = 3, 60.0
 
 
 def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
@@ -72,15 +72,12 @@ def set_schedule(schedule: CronSchedule, name: str) -> str:
         As :func:`list_schedules`, as soon as the server has planned a run.
 
     Raises:
-        InputError: no server answers, it plans nothing, it has the schedule of another project, or
+        InputError: no server responds, it plans nothing, it has the schedule of another project, or
             ``prefect.yaml`` is not right.
     """
     from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyOptions
     from prefect.exceptions import ObjectAlreadyExists
-    from prefect.utilities.callables import parameter_schema
-
-    from pipeline.flow import compress
 
     require_own()
     entry = _entry(name)
@@ -96,7 +93,6 @@ def set_schedule(schedule: CronSchedule, name: str) -> str:
             concurrency_limit=limit.limit,
             concurrency_options=ConcurrencyOptions(collision_strategy=limit.collision_strategy),
             parameters=entry["parameters"],
-            parameter_openapi_schema=parameter_schema(compress).model_dump(exclude_unset=True),
             description=entry["description"],
             tags=[_tag()],
             work_pool_name=pool,
@@ -104,9 +100,9 @@ def set_schedule(schedule: CronSchedule, name: str) -> str:
             pull_steps=entry["pull"],
             paused=False,
         )
-        end = time.monotonic() + _PATIENCE_S
         deployment = client.read_deployment(made)
-        while not _runs(client, deployment, planned=True):
+        end = time.monotonic() + _PATIENCE_S
+        while not _runs(client, deployment)[0]:
             if time.monotonic() > end:
                 raise InputError(
                     f"{FLOW}/{name} is on the server, which has planned no run of it within"
@@ -120,56 +116,55 @@ def require_own() -> None:
     """Make sure that a worker of this project would not run another one's nights in it.
 
     Raises:
-        InputError: no server answers, or it has the schedule of another project.
+        InputError: no server responds, or it has the schedule of another project.
     """
     with connect() as client:
-        for name in NAMES:
-            deployment = _read(client, name)
+        for deployment in _deployments(client):
             # One that Prefect's own commands have set has no such tag.
-            owners = [t for t in deployment.tags if t.startswith(_PROJECT)] if deployment else []
+            owners = [tag for tag in deployment.tags if tag.startswith(_PROJECT)]
             if owners and _tag() not in owners:
+                clone = " --clone" * (deployment.name == NAMES[1])
                 raise InputError(
-                    f"{FLOW}/{name} on this server is of the project"
+                    f"{FLOW}/{deployment.name} on this server is of the project"
                     f" {owners[0].removeprefix(_PROJECT)}, and a server serves one; give this one a"
                     " server of its own (another PREFECT_HOME, and `ackd server --port`), or run"
-                    f" `ackd schedule --remove{' --clone' * (name == NAMES[1])}` first"
+                    f" `ackd schedule --remove{clone}` first"
                 )
 
 
 def change(name: str, action: str) -> None:
-    """Pause a schedule (a run that goes on is left alone), resume it, or remove it.
+    """Pause a schedule (a run in progress is left alone), resume it, or remove it.
 
     Args:
         name: one of :data:`NAMES`.
         action: ``pause``, ``resume`` or ``remove``; its past runs stay in Prefect's pages.
 
     Raises:
-        InputError: no server answers, or it has no such schedule.
+        InputError: no server responds, or it has no such schedule.
     """
     with connect() as client:
-        deployment = _read(client, name)
-        if deployment is None:
-            raise InputError(
-                f"{FLOW}/{name} is not on the server; `ackd schedule` lists what is, and"
-                ' `ackd schedule "0 2 * * *"` sets it'
-            )
         actions = {
             "pause": client.pause_deployment,
             "resume": client.resume_deployment,
             "remove": client.delete_deployment,
         }
-        actions[action](deployment.id)
+        for deployment in _deployments(client):
+            if deployment.name == name:
+                return actions[action](deployment.id)
+    raise InputError(
+        f"{FLOW}/{name} is not on the server; `ackd schedule` lists what is, and"
+        ' `ackd schedule "0 2 * * *"` sets it'
+    )
 
 
 def list_schedules() -> list[str]:
     """Each schedule on the server, the next runs, and how the last one ended, in lines.
 
     Raises:
-        InputError: no server answers.
+        InputError: no server responds.
     """
     with connect() as client:
-        found = [_read(client, name) for name in NAMES]
-        return [_description(client, deployment) for deployment in found if deployment]
+        return [_description(client, deployment) for deployment in _deployments(client)]
 
 
 def _tag() -> str:
@@ -178,8 +173,7 @@ def _tag() -> str:
 
 def _entry(name: str) -> Mapping[str, Any]:
     needed = {"description", "entrypoint", "parameters", "work_pool", "concurrency_limit", "pull"}
-    entries = read_yaml(DEPLOYMENTS).get("deployments") or [] if DEPLOYMENTS.is_file() else []
-    for entry in entries:
+    for entry in read_yaml(DEPLOYMENTS).get("deployments") or []:
         if entry.get("name") == name and needed <= set(entry):
             return dict(entry)
     raise InputError(
@@ -188,30 +182,27 @@ def _entry(name: str) -> Mapping[str, Any]:
     )
 
 
-def _read(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+def _deployments(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
     from prefect.exceptions import ObjectNotFound
 
-    try:
-        return client.read_deployment_by_name(f"{FLOW}/{name}")
-    except ObjectNotFound:
-        return None
+    for name in NAMES:
+        with contextlib.suppress(ObjectNotFound):
+            yield client.read_deployment_by_name(f"{FLOW}/{name}")
 
 
 def _runs(
-    client: SyncPrefectClient, deployment: DeploymentResponse, *, planned: bool
-) -> list[FlowRun]:
-    """The next three that are planned, or the last one that is not."""
-    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+    client: SyncPrefectClient, deployment: DeploymentResponse
+) -> tuple[list[FlowRun], list[FlowRun]]:
+    """The planned runs, the next one first, and the others, the last one first."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
     from prefect.client.schemas.sorting import FlowRunSort
 
-    kind = {"any_" if planned else "not_any_": ["SCHEDULED"]}
-    first, last = FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC, FlowRunSort.EXPECTED_START_TIME_DESC
-    return client.read_flow_runs(
-        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}}),
-        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": kind}}),
-        sort=first if planned else last,
-        limit=3 if planned else 1,
+    runs = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
     )
+    planned = [run for run in runs if run.state and run.state.is_scheduled()]
+    return planned[::-1], [run for run in runs if run not in planned]
 
 
 def _description(client: SyncPrefectClient, deployment: DeploymentResponse) -> str:
@@ -221,19 +212,17 @@ def _description(client: SyncPrefectClient, deployment: DeploymentResponse) -> s
     zone = ZoneInfo((crons[0].timezone if crons else None) or "UTC")
     when = ", ".join(one.cron for one in crons) or "no cron schedule"
     paused = deployment.paused or not any(s.active for s in deployment.schedules)
-    times = [
-        f"{run.expected_start_time.astimezone(zone):%Y-%m-%d %H:%M}"
-        for run in _runs(client, deployment, planned=True)
-        if run.expected_start_time is not None
-    ]
+    planned, others = _runs(client, deployment)
+
+    def clock(run: FlowRun) -> str:
+        start = run.start_time or run.expected_start_time
+        return f"{start.astimezone(zone):%Y-%m-%d %H:%M}" if start else "at an unknown time"
+
     lines = [
         f"{FLOW}/{deployment.name}: {when} {zone.key}{', paused' * paused}",
-        f"  next  {', '.join(times) or 'none'}",
+        f"  next  {', '.join(map(clock, planned[:_SHOWN])) or 'none'}",
     ]
-    for run in _runs(client, deployment, planned=False):
-        start, state = run.start_time or run.expected_start_time, run.state
-        if start is not None and state is not None:
-            message = f" ({state.message})" if state.message else ""
-            clock = f"{start.astimezone(zone):%Y-%m-%d %H:%M}"
-            lines.append(f"  last  {clock}: {str(state.name).lower()}{message}")
+    for run in others[:1]:
+        message = f" ({run.state.message})" if run.state and run.state.message else ""
+        lines.append(f"  last  {clock(run)}: {str(run.state_name).lower()}{message}")
     return "\n".join(lines)

@@ -96,8 +96,11 @@ def test_an_interrupt_stops_the_run_and_all_below_it(
 def test_any_signal_to_stop_is_an_interrupt_to_the_command(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = ["sh", "-c", "trap 'echo interrupted; exit' INT; touch started; sleep 60 & wait"]
-    code = f"import os; from pipeline.guard import run_guarded as r; exit(r({command}, os.environ))"
+    shell = "trap 'echo interrupted; exit' INT; touch started; sleep 60 & wait"
+    (tmp_path / "waits.py").write_text(f"import os\nos.execlp('sh', 'sh', '-c', {shell!r})\n")
+    code = (
+        "import os; from pipeline.guard import run_guarded as r; exit(r('waits', env=os.environ))"
+    )
     process, mark = start(["-c", code], tmp_path)
     process.send_signal(number)
     assert process.wait(timeout=20) == 128 + number
@@ -129,13 +132,15 @@ def test_what_ignores_the_first_signals_is_killed(tmp_path: Path) -> None:
     stop([-stubborn.pid])  # gone
 
 
-def test_the_exit_status_of_a_guarded_command_is_its_own() -> None:
-    assert run_guarded(["sh", "-c", "exit 3"], os.environ) == 3
-    assert run_guarded(["sh", "-c", "kill -9 $$"], os.environ) == 128 + signal.SIGKILL
-
-
-def test_what_a_guarded_command_leaves_behind_is_stopped(tmp_path: Path) -> None:
+def test_its_exit_status_is_its_own_and_what_it_leaves_behind_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fails.py").write_text(
+        "import subprocess, sys\nsubprocess.Popen(['sleep', '120'])\nsys.exit(int(sys.argv[1]))\n"
+    )
+    (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     mark = uuid.uuid4().hex
-    leave = "import subprocess; subprocess.Popen(['sleep', '120'])"
-    assert run_guarded([sys.executable, "-c", leave], {**os.environ, MARK: mark}) == 0
+    assert run_guarded("fails", "3", env={**os.environ, MARK: mark}) == 3
     assert none_left(mark, within_s=5), left(mark)
+    assert run_guarded("dies", env=os.environ) == 128 + signal.SIGKILL
