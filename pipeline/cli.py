@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from models.errors import InputError
 from pipeline.comparison import commands as comparison
 from pipeline.devices import commands as devices
 from pipeline.environment import prepare
-from pipeline.project import require_project
+from pipeline.project import InProject
 from pipeline.service import commands as service
 from pipeline.sharing import commands as sharing
 from pipeline.sweep import commands as sweep
@@ -55,7 +55,7 @@ app = typer.Typer(
 _REASONS = 4
 
 
-@app.command()
+@app.command(cls=InProject)
 def use(
     names: Annotated[
         list[str] | None,
@@ -79,27 +79,22 @@ def use(
         str | None,
         typer.Option(metavar="SOURCE", help="Where the images are, such as hf:/data/cifar100."),
     ] = None,
-    schedule: Annotated[
-        Literal["paper", "short"],
-        typer.Option(help="short compresses what the presets have, milestones and proxies too."),
-    ] = "paper",
     epochs: Annotated[
-        int | None, typer.Option(help="Of the student in a short schedule; 20 if not given.")
+        int | None,
+        typer.Option(help="Of the student; teacher, proxy and milestones shrink in proportion."),
     ] = None,
 ) -> None:
     """Lay presets over params.yaml, whose comments stay."""
     from pipeline import presets
     from stages.params import PARAMS_FILE
 
-    require_project()
-    short = presets.short_epochs(schedule, epochs)
-    if not names and not settings and data is None and short is None:
+    if not names and not settings and data is None and epochs is None:
         table = Table("preset", "what it does", box=None, header_style="bold")
         for name, description in presets.list_presets().items():
             table.add_row(name, escape(description))
         console.print(table)
         return
-    changes = presets.use(names or [], settings or [], source=data, short=short)
+    changes = presets.use(names or [], settings or [], source=data, epochs=epochs)
     for change in changes:
         console.print(change, highlight=False, markup=False, soft_wrap=True)
     console.print(
@@ -109,7 +104,7 @@ def use(
     )
 
 
-@app.command()
+@app.command(cls=InProject)
 def run() -> None:
     """Run the chain as a Prefect flow: independent stages side by side, unchanged ones skipped.
 
@@ -121,7 +116,6 @@ def run() -> None:
     from pipeline.summary import SUMMARY, show
     from stages.params import load_params
 
-    require_project()
     params = load_params()
     if nothing_to_do(Path()):
         typer.echo("nothing to do: every stage is up to date")
@@ -149,7 +143,7 @@ def _run_flow(params: Params) -> None:
         raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=InProject)
 def status() -> None:
     """List all stages: up to date, or will run and why; and whether new images fit on the disk."""
     from pipeline.dvc_runner import load_status
@@ -158,7 +152,6 @@ def status() -> None:
     from stages.params import load_params
     from stages.preflight import check
 
-    require_project()
     params = load_params()
     identify_inputs(params)  # where they were replaced, DVC then sees it
     stages = load_status(Path())
@@ -179,12 +172,11 @@ def status() -> None:
             typer.echo(f"disk: too small: {error}")
 
 
-@app.command()
+@app.command(cls=InProject)
 def show() -> None:
     """Show the result: accuracy, size and latency of teacher, student and every export."""
     from pipeline import summary
 
-    require_project()
     summary.show(console)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -19,8 +19,6 @@ from stages.params import PARAMS_FILE, Params, parse_params, read_yaml
 from stages.schedule import compressed
 
 PRESETS_FOLDER = Path("presets")
-SHORT_EPOCHS = 20
-"""Default epochs of the student in a short schedule."""
 
 # Keys of the data section that name parts of one source.
 _OF_A_SOURCE = (
@@ -53,17 +51,13 @@ def use(
     settings: Sequence[str] = (),
     *,
     source: str | None = None,
-    short: int | None = None,
+    epochs: int | None = None,
 ) -> list[str]:
     """Apply presets in order, and then single settings, to ``params.yaml``.
 
     Args:
-        names: of :func:`list_presets`; may be empty.
-        settings: ``section.key=value``, with the value in YAML; applied last.
-        source: replaces ``data.source``, and resets the names of splits and columns, which belong
-            to a source.
-        short: the student's epochs in a compressed schedule. Epochs of teacher and proxy, and
-            milestones, shrink in proportion. Goals of accuracy become null.
+        names: as for :func:`laid`; so are ``source`` and ``epochs``.
+        settings: ``section.key=value``, with the value in YAML.
 
     Returns:
         The changes, as ``section.key: old -> new``.
@@ -72,39 +66,50 @@ def use(
         InputError: a preset, a setting or the result is invalid; nothing is written.
     """
     before = leaves(read_yaml(PARAMS_FILE))
-    # Read with \n alone: comments would keep a \r that new lines lack.
     text = PARAMS_FILE.read_text(encoding="utf-8-sig")
-    newline = "\r\n" if b"\r\n" in PARAMS_FILE.read_bytes() else "\n"
-    params = _laid(text, names, map(_setting, settings), source, short)
+    text = laid(text, names, dict(map(_setting, settings)), source=source, epochs=epochs)
     with new_file(PARAMS_FILE) as partial:
-        partial.write_text(_dumped(params), encoding="utf-8", newline=newline)
+        partial.write_text(text, encoding="utf-8")
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(value)}"
-        for key, value in leaves(_plain(params)).items()
+        for key, value in leaves(read_yaml(PARAMS_FILE)).items()
         if key not in before or before[key] != value
     ]
 
 
 def laid(
-    content: str,
+    text: str,
     names: Sequence[str],
     settings: Mapping[str, Any],
     *,
     source: str | None = None,
-    short: int | None = None,
+    epochs: int | None = None,
 ) -> str:
-    """The ``params.yaml`` that :func:`use` would write; nothing is written.
+    """A ``params.yaml`` with presets and settings laid over it.
 
     Args:
-        content: the text of ``params.yaml``.
-        names: as for :func:`use`; so are ``source`` and ``short``.
+        text: of ``params.yaml``.
+        names: of :func:`list_presets`; may be empty.
         settings: ``section.key`` to value; applied last.
+        source: replaces ``data.source``, and resets the names of splits and columns, which belong
+            to a source.
+        epochs: of the student, in a compressed schedule. Epochs of teacher and proxy, and
+            milestones, shrink in proportion. Goals of accuracy become null.
 
     Raises:
-        InputError: as :func:`use`.
+        InputError: a preset, a setting or the result is invalid.
     """
-    nested = [_nested(key, value) for key, value in settings.items()]
-    return _dumped(_laid(content, names, nested, source, short))
+    params: CommentedMap = _yaml().load(text)
+    for name in names:
+        _lay(_overlay(name), params)
+    if source is not None:
+        _lay({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}}, params)
+    if epochs is not None:
+        _lay(_shortened(_checked(params), epochs), params)
+    for key, value in settings.items():
+        _lay(_nested(key, value), params)
+    _checked(params)
+    return _dumped(params)
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -114,40 +119,6 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping)
         found |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
-
-
-def _laid(
-    text: str,
-    names: Sequence[str],
-    settings: Iterable[Mapping[str, Any]],
-    source: str | None,
-    short: int | None,
-) -> CommentedMap:
-    params: CommentedMap = _yaml().load(text)
-    overlays = [_overlay(name) for name in names]
-    if source is not None:
-        overlays.append({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}})
-    for overlay in overlays:
-        _lay(overlay, params)
-    if short is not None:
-        _lay(_shortened(parse_params(_plain(params)), short), params)
-    for setting in settings:
-        _lay(setting, params)
-    parse_params(_plain(params))
-    return params
-
-
-def short_epochs(schedule: Literal["paper", "short"], epochs: int | None) -> int | None:
-    """The argument ``short`` of :func:`use` for ``--schedule`` and ``--epochs``.
-
-    Raises:
-        InputError: the two contradict each other.
-    """
-    if schedule == "short":
-        return SHORT_EPOCHS if epochs is None else epochs
-    if epochs is not None:
-        raise InputError(f"--epochs {epochs} needs a short schedule; add --schedule short")
-    return None
 
 
 def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
@@ -163,20 +134,17 @@ def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
     proxy = scaled(params.proxy.early_stopped.epochs)
     if params.proxy.method == "early_stopped":
         compressed(teacher, proxy)  # fails here rather than after the teacher is trained
-    content: dict[str, dict[str, Any]] = {
+    return {
         "teacher": {"epochs": teacher.epochs, "milestones": teacher.milestones},
         "proxy": {"early_stopped": {"epochs": proxy}},
         "distill": {"epochs": student.epochs, "milestones": student.milestones},
         # These are goals for the full schedule.
         "gate": {"min_accuracy": None, "max_drop_from_teacher": None},
     }
-    overlay: Mapping[str, Any] = YAML().load(_dumped(content, flow=True))  # lists in one line
-    return overlay
 
 
-def _plain(params: Any) -> dict[str, Any]:
-    content: dict[str, Any] = YAML(typ="safe").load(_dumped(params))
-    return content
+def _checked(params: CommentedMap) -> Params:
+    return parse_params(YAML(typ="safe").load(_dumped(params)))
 
 
 def _yaml() -> YAML:
@@ -204,18 +172,16 @@ def _overlay(preset: str) -> Mapping[str, Any]:
     return overlay
 
 
-def _setting(text: str) -> Mapping[str, Any]:
+def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
-    parts = key.split(".")
-    if not equals or not all(parts):
+    if not equals or not all(key.split(".")):
         raise InputError(
             f"-S {text}: expected section.key=value, for example -S distill.temperature=2"
         )
     try:
-        content: Any = YAML().load(value)
+        return key, YAML().load(value)
     except YAMLError:
         raise InputError(f"-S {text}: {value!r} is not a YAML value; quote or correct it") from None
-    return _nested(key, content)
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class SweepFile(_Part):
     data: str | None = None
     """Takes the place of the presets' ``data.source``, as ``ackd use --data``."""
     epochs: int | None = Field(default=None, ge=1)
-    """Of the student in a short schedule, as ``ackd use --schedule short --epochs``."""
+    """Of the student in a short schedule, as ``ackd use --epochs``."""
     settings: dict[str, Any] = Field(default={}, alias="set")
     grid: dict[str, list[Any]] = {}
     seeds: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = 1
@@ -176,7 +176,7 @@ def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
                     presets,
                     {**settings, SEED: seed},
                     source=content.data,
-                    short=content.epochs,
+                    epochs=content.epochs,
                 )
                 if seed == seeds[0]:
                     params = parse_yaml(found[name].encode(), str(path))
