@@ -1,4 +1,4 @@
-"""Opens bundles from anywhere: nothing in one is read or trusted before its manifest."""
+"""Opens bundles from anywhere: of an archive, nothing is read before its manifest."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ class Bundle:
 
 @contextlib.contextmanager
 def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bundle]:
-    """A bundle as ``package`` wrote it, the file or the folder, proven whole.
+    """A bundle as ``package`` wrote it, the file or the folder, verified.
 
     The manifest is read first and its signature next; then no other files than it lists, each of
     the size that it states.
 
     Args:
         path: of the file or the folder.
-        key: whose signature it must bear.
+        key: that must have signed it.
 
     Raises:
-        InputError: it is missing or no bundle, a file is altered, missing or too many, it has no
-            model or needs a file that is not in it, or it is not signed with ``key``.
+        InputError: it is no bundle, a file is altered, missing or additional, it has no model or
+            needs a file that is not in it, or it is not signed with ``key``.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = path if path.is_dir() else Path(temporary)
@@ -209,7 +209,7 @@ def _copy(stream: gzip.GzipFile, size: int, path: Path) -> None:
 
 
 def _require_self_contained(file: Path) -> None:
-    """Raises InputError where a model keeps weights in a file beside it, which could be any."""
+    """Raises InputError if a model has weights in another file, which could be any."""
     try:
         model = onnx.load_model(file, load_external_data=False)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""What the processes that a command starts find in their environment."""
+"""The environment of a command and of the processes that it starts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _OWN_HOME = Path(".dvc/tmp/prefect")
 
 
 def prepare() -> None:
-    """Set what this process and those below it need, unless the environment has it.
+    """Set what this process and its children need, unless the environment has it already.
 
-    What is printed is fit for the terminal, tools are quiet, no proxy is asked for this machine's
-    loopback interface, and this Python is the first in ``PATH``, where programs look for theirs.
+    Output fits the terminal, tools are quiet, proxies are not used for the loopback interface, and
+    this Python comes first in ``PATH``.
     """
     show_what_it_can()
     for name, value in _QUIET.items():
@@ -38,7 +38,7 @@ def prepare() -> None:
     exempt = [host.strip() for host in listed if host.strip()]
     exempt += [host for host in _LOOPBACK if host not in exempt]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(exempt)
-    # Of a user whom the system does not know, as containers have them; dvc asks for both.
+    # Containers may run as a user without an entry in the system; dvc needs home and name.
     if os.path.expanduser("~") == "~":  # noqa: PTH111
         os.environ["HOME"] = "/"
     try:
@@ -51,12 +51,12 @@ def prepare() -> None:
 
 
 def choose_prefect_home(echo: Callable[[str], None]) -> None:
-    """See that Prefect can keep its database: in ``PREFECT_HOME``, or else in ``~/.prefect``.
+    """Choose where Prefect keeps its database: in ``PREFECT_HOME``, or else in ``~/.prefect``.
 
-    Where the latter cannot be written, the project's own folder takes its place.
+    If the latter cannot be written, a folder of the project takes its place.
 
     Args:
-        echo: takes a line where it does.
+        echo: takes a line if it does.
 
     Raises:
         InputError: ``PREFECT_HOME`` names a folder that cannot be written.

@@ -1,4 +1,4 @@
-"""Commands of git, and what the top floor asks of a repository."""
+"""Commands of git."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def changed_files(root: Path) -> list[str]:
 
 
 def without_password(text: str) -> str:
-    """A URL, or a text with URLs in it, with the passwords and tokens in them left out."""
-    # A token stands where the user would, in a URL of http.
+    """A text without the passwords and tokens of its URLs."""
+    # In a URL of http, a token stands in place of the user.
     text = re.sub(r"(https?://)[^/@\s]*@", r"\1", text)
     return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", text)
 

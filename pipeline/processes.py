@@ -1,4 +1,4 @@
-"""Which processes of this machine are at work in a project."""
+"""Which processes of this machine work in a project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 
 class Holder(NamedTuple):
-    """A process that has said in DVC's ``rwlock`` that it reads or writes something."""
+    """A process that DVC's ``rwlock`` lists as reading or writing something."""
 
     pid: int
     command: str
@@ -21,7 +21,7 @@ class Holder(NamedTuple):
 
 
 def holders(root: Path) -> list[Holder]:
-    """Of the files of the project in ``root``, each once; none where nothing is being worked on."""
+    """The processes that hold files of the project in ``root``, each once."""
     try:
         content: Any = json.loads((root / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
         written = list(content.get("write", {}).values())
@@ -33,6 +33,6 @@ def holders(root: Path) -> list[Holder]:
 
 
 def working_folders() -> set[Path]:
-    """The working directories of all processes of this machine that the system lets us see."""
+    """The working directories of the processes that the system shows us."""
     found = (process.info["cwd"] for process in psutil.process_iter(["cwd"]))
     return {Path(folder) for folder in found if folder}

@@ -1,4 +1,4 @@
-"""What stages need while they run, and who may run beside whom."""
+"""What stages need while they run, and which may run at once."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ _BORDER = 3
 
 
 def wide_console() -> Console:
-    """As wide as the terminal; of 200 columns where the output goes elsewhere."""
+    """As wide as the terminal; of 200 columns if the output goes elsewhere."""
     console = Console(emoji=False)
     return console if console.is_terminal else Console(width=200, emoji=False)
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print it with its notes, in parts where the terminal is too narrow for all columns."""
+    """Print it with its notes, in parts if the terminal is too narrow for all columns."""
     rows, numeric = table.texts("-"), table.numeric()
     narrow = _widths([title.split() for title in table.head], rows)
     wide = _widths([[title] for title in table.head], rows)

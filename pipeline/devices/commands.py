@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.project import InProject, require_project
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from pipeline.devices.deploy import Served
+    from pipeline.devices.deploy import State
     from stages.devices.base import Opening
 
 _AcceptHostKey = Annotated[
@@ -20,20 +22,19 @@ _AcceptHostKey = Annotated[
     typer.Option(
         "--accept-host-key",
         metavar="SHA256:...",
-        help="Trust a host that is new to this machine if its key has this fingerprint.",
+        help="Trust a new host if its key has this fingerprint.",
     ),
 ]
 _SendWheels = Annotated[
     bool,
     typer.Option(
         "--send-wheels",
-        help="Download numpy and onnxruntime here for the device's processor and Python, and use"
-        " them there from a folder of the bundle's.",
+        help="Download numpy and onnxruntime here, and use them there from a folder.",
     ),
 ]
 _BundleKey = Annotated[
     Path | None,
-    typer.Option("--key", metavar="PUBLIC", help="The public key whose signature it must bear."),
+    typer.Option("--key", metavar="PUBLIC", help="The public key that must have signed it."),
 ]
 _Device = Annotated[str, typer.Argument(metavar="DEVICE", help="local:/folder or ssh://host.")]
 
@@ -55,18 +56,14 @@ def profile(
 ) -> None:
     """Measure latency and parity on devices, and keep the results for the report.
 
-    A device is local:, or ssh://user@host:port/folder, of which only the host is needed, or adb:,
-    the Android device on the cable; adb://SERIAL is one of several. Behind it may stand
-    ?threads=1,4 to measure with these numbers of threads; behind the first two also ?cpus=0,1 to
-    keep to these processors, and ?python=python3.11 to name the interpreter there. An Android
-    device measures in its browser, or by a program for it that is named by ?runner=FILE.
+    A device is local:, ssh://user@host:port/folder, of which only the host is needed, or adb:, the
+    Android device on the cable. Options follow, as in ssh://host?threads=1,4:
+    docs/how-to-own-device.md and docs/how-to-phone.md list them.
     """
     from pipeline.devices import measure
-    from pipeline.project import require_project
     from pipeline.rich_tables import print_table, wide_console
     from stages.params import load_params
 
-    require_project()
     settings = load_params().profile
     opening = _opening(accept_host_key, send_wheels)
     for measured, path in measure.measure(devices, bundle, settings, opening, _public(key)):
@@ -76,11 +73,8 @@ def profile(
 
 def probe(
     bundle: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A bundle, packed or as a folder; artifacts/bundle if not given."
-        ),
-    ] = None,
+        Path, typer.Option(metavar="FILE", help="A bundle, packed or as a folder.")
+    ] = Path("artifacts/bundle"),
     key: _BundleKey = None,
     lan: Annotated[
         bool, typer.Option("--lan", help="Let other devices of this network open the page.")
@@ -98,7 +92,7 @@ def probe(
     ] = 0,
     name: Annotated[
         str | None,
-        typer.Option(help="Of the device; made of its browser's own description if not given."),
+        typer.Option(help="Of the device; without it, made of its browser's description."),
     ] = None,
     install: Annotated[
         bool, typer.Option("--install", help="Fetch onnxruntime-web with npm, and do no more.")
@@ -115,8 +109,7 @@ def probe(
     Results are kept in reports/devices.
     """
     from pipeline.devices import probe as page
-    from pipeline.project import require_project
-    from stages.devices.browser.probe import BUNDLE, Reach
+    from stages.devices.browser.probe import Reach
     from stages.params import load_params
 
     if install or install_from is not None:
@@ -124,7 +117,7 @@ def probe(
         return
     require_project()
     reach = Reach(lan=lan, https=https, port=port)
-    page.run(bundle or BUNDLE, load_params().profile, reach, name, _public(key))
+    page.run(bundle, load_params().profile, reach, name, _public(key))
 
 
 def deploy(
@@ -139,15 +132,12 @@ def deploy(
     accept_host_key: _AcceptHostKey = None,
     send_wheels: _SendWheels = False,
 ) -> None:
-    """Serve a bundle on a device: its files and its answers are proven there before the switch."""
+    """Serve a bundle on a device, once its files and its models' outputs there are verified."""
     from pipeline.devices import deploy as deployment
 
+    opening = _opening(accept_host_key, send_wheels)
     done = deployment.deploy(
-        bundle,
-        device,
-        key=key,
-        allow_downgrade=allow_downgrade,
-        opening=_opening(accept_host_key, send_wheels),
+        bundle, device, _public(key), allow_downgrade=allow_downgrade, opening=opening
     )
     if done.results is None:
         typer.echo("this bundle is served already; nothing was changed")
@@ -170,12 +160,12 @@ def rollback(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
 
 
 def deployed(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
-    """Show what a device serves, and check its files there; status 1 where they are not whole."""
+    """Show what a device serves, and verify its files there; status 1 if they are damaged."""
     from pipeline.devices import deploy as deployment
 
     state = deployment.deployed(device, _opening(accept_host_key))
     _report(state)
-    if state.problem is not None:
+    if state["problem"] is not None:
         raise typer.Exit(1)
 
 
@@ -186,7 +176,7 @@ def new(
         typer.Argument(help="Of the private key; without it, ackd/signing.key in ~/.config."),
     ] = None,
 ) -> None:
-    """Make a key to sign bundles with: a private file for you alone, and a public one to give."""
+    """Make a key to sign bundles with: a private file, and a public one for whoever deploys."""
     from stages.bundle.keys import new_key
 
     if path is None:
@@ -195,7 +185,7 @@ def new(
     public, key_id = new_key(path)
     typer.echo(f"key id       {key_id}")
     typer.echo(f"private key  {path}: keep it secret; ACKD_SIGNING_KEY={path} signs with it")
-    typer.echo(f"public key   {public}: give it to who deploys, as `ackd deploy --key`")
+    typer.echo(f"public key   {public}: give it to whoever deploys, as `ackd deploy --key`")
 
 
 @keys.callback()
@@ -206,7 +196,8 @@ def _keys() -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Make them commands of ``ackd``."""
-    for command in (profile, probe, deploy, rollback, deployed):
+    app.command(cls=InProject)(profile)
+    for command in (probe, deploy, rollback, deployed):
         app.command()(command)
     app.add_typer(keys, name="keys")
 
@@ -230,11 +221,11 @@ def _opening(accept_host_key: str | None, send_wheels: bool = False) -> Opening:
     )
 
 
-def _report(state: Served) -> None:
+def _report(state: State) -> None:
     from stages.devices.agent import key_id
 
-    for what, record in (("served", state.served), ("previous", state.previous)):
-        if record is None:
+    for what in ("served", "previous"):
+        if (record := state[what]) is None:
             typer.echo(f"{what:<9} nothing")
             continue
         signed = f"signed with {record['key_id']}" if record["key_id"] else "no signature checked"
@@ -242,7 +233,8 @@ def _report(state: Served) -> None:
             f"{what:<9} {record['version']}, {record['network']}, deployed {record['deployed']},"
             f" {signed}, {record['runtime']}"
         )
-    if state.key is not None:
-        typer.echo(f"required  a signature with {key_id(state.key)}")
-    if state.served is not None:
-        typer.echo(f"files     {state.folder}/served: {state.problem or 'as they were packaged'}")
+    if state["key"] is not None:
+        typer.echo(f"required  a signature with {key_id(state['key'])}")
+    if state["served"] is not None:
+        whole = state["problem"] or "as they were packaged"
+        typer.echo(f"files     {state['folder']}/served: {whole}")

@@ -39,7 +39,7 @@ def measure(
         bundle: a bundle, the file or the folder; None takes ``artifacts/onnx``.
         profile: how long to measure.
         opening: what is allowed.
-        key: whose signature the bundle must bear.
+        key: that must have signed the bundle.
 
     Yields:
         The measurement of a device, and the file that it is kept in.

@@ -1,4 +1,4 @@
-"""``ackd probe``: the page at work, for a person at a terminal."""
+"""``ackd probe``: serves the page that measures in a browser, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(
         profile: how long to measure.
         reach: from where the page can be opened.
         name: of the device; None makes one of its browser and model.
-        key: whose signature the bundle must bear.
+        key: that must have signed the bundle.
 
     Raises:
         InputError: the bundle, onnxruntime-web or the network is missing, or ``name`` is no name.

@@ -1,4 +1,4 @@
-"""The commands around a release: make it, list it, move its stage, fetch it."""
+"""The commands about releases: make one, list them, move a stage, fetch a bundle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.project import InProject
 
 _Model = Annotated[str, typer.Argument(metavar="NAME", help="Of dvc.yaml: artifacts.")]
 
@@ -26,10 +28,8 @@ def release(
     The bundle goes to the default DVC remote, and the version as a tag to the git remote. The
     version must be the bundle's own, package.version in params.yaml.
     """
-    from pipeline.project import require_project
     from pipeline.sharing.release import release as make_release
 
-    require_project()
     remote, tags = make_release(Path(), name, version, stage)
     typer.echo(f"{name} {version.removeprefix('v')}: released")
     typer.echo(f"  bundle  on the remote {remote}")
@@ -41,11 +41,9 @@ def promote(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="One that is released.")],
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="Such as prod.")],
 ) -> None:
-    """Give a released version a stage, an older one too; whichever had it has it no more."""
-    from pipeline.project import require_project
+    """Move a stage to a released version, an older one too."""
     from pipeline.sharing.release import promote as give_stage
 
-    require_project()
     tags = give_stage(Path(), name, version, stage)
     now = f"{stage} now ({', '.join(tags)})" if tags else f"{stage} already; nothing was changed"
     typer.echo(f"{name} {version.removeprefix('v')}: {now}")
@@ -56,8 +54,8 @@ def releases(
         str,
         typer.Argument(
             metavar="[REPO]",
-            help="A git repository, as URL or folder; this one if"
-            " not given, as far as its tags were fetched.",
+            help="A git repository, as URL or folder; this one, as far as its tags were fetched,"
+            " if not given.",
         ),
     ] = ".",
 ) -> None:
@@ -92,10 +90,10 @@ def fetch(
     ] = Path(),
     key: Annotated[
         Path | None,
-        typer.Option(metavar="PUBLIC", help="The public key whose signature it must bear."),
+        typer.Option(metavar="PUBLIC", help="The public key that must have signed it."),
     ] = None,
 ) -> None:
-    """Get a released bundle by its name, without a clone, and prove that it is whole."""
+    """Download a released bundle by its name, without a clone, and verify it."""
     from pipeline.sharing import registry
     from stages.bundle.keys import read_public_key
 
@@ -111,5 +109,7 @@ def fetch(
 
 def add_to(app: typer.Typer) -> None:
     """Make them commands of ``ackd``."""
-    for command in (release, promote, releases, fetch):
-        app.command()(command)
+    app.command(cls=InProject)(release)
+    app.command(cls=InProject)(promote)
+    app.command()(releases)
+    app.command()(fetch)

@@ -37,7 +37,7 @@ class Release(NamedTuple):
 
 @contextlib.contextmanager
 def open_registry(repository: str) -> Iterator[GitRegistry]:
-    """The registry of a folder, or of the URL of a git repository, which is cloned for the time.
+    """The registry of a folder, or of the URL of a git repository, which is cloned temporarily.
 
     Raises:
         InputError: there is no such repository, or the registry refuses what is done with it.

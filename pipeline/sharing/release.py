@@ -97,12 +97,10 @@ def _tag(
     try:
         with open_registry(str(root)) as registry:
             if known is None:
-                event = registry.register(name, commit, version=f"v{version}", simple=True)
-                made.append(event.ref)
+                made.append(registry.register(name, commit, f"v{version}", simple=True).ref)
             if stage is not None and (known is None or stage not in known.stages):
                 # Forced, as a version may get a stage back that another one had meanwhile.
-                event = registry.assign(name, stage, version=f"v{version}", force=True)
-                made.append(event.ref)
+                made.append(registry.assign(name, stage, f"v{version}", force=True).ref)
         refs = [f"refs/tags/{name}{mark}*:refs/tags/{name}{mark}*" for mark in "@#"]
         git(root, "push", "--quiet", "--atomic", "origin", *refs)
     except InputError:

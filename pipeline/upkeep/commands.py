@@ -9,14 +9,16 @@ from typing import Annotated
 
 import typer
 
+from pipeline.project import InProject
+
 
 class Kind(StrEnum):
     """What `ackd gc` looks at."""
 
     checkpoints = "checkpoints"
     logits = "logits"
-    cache = "cache"
     temporary = "temporary"
+    cache = "cache"
 
 
 def gc(
@@ -25,29 +27,26 @@ def gc(
         typer.Option(help="Look at this alone. May be repeated.", show_default="all of them"),
     ] = None,
     older_than: Annotated[
-        str,
+        int,
         typer.Option(
-            metavar="AGE",
-            help="How long checkpoints, logits and temporary folders must lie unused, in days,"
-            " hours or minutes: 7d, 12h, 30m. 0d takes all that no training uses.",
+            min=0,
+            metavar="DAYS",
+            help="How long checkpoints, logits and temporary folders must lie unused; 0 takes all"
+            " that no training uses.",
         ),
-    ] = "7d",
+    ] = 7,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without a question.")] = False,
 ) -> None:
-    """Say what of the disk is no longer needed and why, then free it.
+    """List what is no longer needed on the disk and why, then free it.
 
-    Checkpoints are those of interrupted trainings, which would begin anew without them. Logits are
-    a teacher's, which are computed again where they are missing. Of DVC's cache goes what neither
-    the workspace nor any branch, tag or experiment refers to. Temporary are the folders of
-    processes that were killed. What a training uses at this moment stays, whatever its age.
+    What a training uses at this moment stays, whatever its age. docs/how-to-keep-it-running.md
+    describes each kind.
     """
-    from pipeline.project import require_project
-    from pipeline.sizes import parse_age, show_bytes
+    from pipeline.sizes import show_bytes
     from pipeline.upkeep.gc import find, remove
 
-    require_project()
     root = Path()
-    found = find(root, only or list(Kind), parse_age(older_than))
+    found = find(root, only or list(Kind), older_than)
     unneeded = [item for item in found if not item.stays]
     for item in found:
         what = "stays" if item.stays else item.kind
@@ -67,4 +66,4 @@ def gc(
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command()(gc)
+    app.command(cls=InProject)(gc)

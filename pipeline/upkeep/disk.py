@@ -1,18 +1,18 @@
 """Whether the images of a run fit on the disk, as far as that is known before it begins.
 
-They are what fills a disk; networks, checkpoints and exports are small beside them, and a stage
-that meets a full disk says so, and goes on where it was.
+Networks, checkpoints and exports are small beside them.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 from models.errors import InputError
 from pipeline.dvc_config import cache_folder, links_outputs
-from pipeline.sizes import bytes_and_time, files_below, show_bytes
+from pipeline.sizes import bytes_and_time, show_bytes
 from stages.files import read_json, without_folders
 from stages.params import Params
 
@@ -29,7 +29,7 @@ _COUNTS = {
 
 
 def image_bytes(params: Params) -> int | None:
-    """What the prepared images take, about; None where nobody has counted them."""
+    """The approximate size of the prepared images; None if their number is unknown."""
     data = params.data
     side, count = data.resize or data.image_size, _COUNTS.get(params.report.paper or data.source)
     known = read_json(_REPORT) if _REPORT.is_file() else {}
@@ -39,12 +39,13 @@ def image_bytes(params: Params) -> int | None:
     elif data.train_per_class is not None:
         count = None
     elif data.source.startswith("imagefolder:"):
-        count = sum(1 for _ in files_below(Path(data.source.removeprefix("imagefolder:"))))
+        folder = data.source.removeprefix("imagefolder:")
+        count = sum(len(names) for _, _, names in os.walk(folder))
     return None if count is None or side is None else 3 * count * side**2
 
 
 def require_space(root: Path, params: Params) -> str:
-    """A sentence on what is free, and on what the images need of it.
+    """A sentence with the free space, and with what the images need of it.
 
     Raises:
         InputError: they do not fit.

@@ -78,29 +78,18 @@ def _accelerators(device: dict[str, Any]) -> Iterator[Finding]:
         found += ", which this torch cannot use"
         without += "; install a build of torch for this driver"
     yield Finding("GPU", cuda, found, without)
-    tensorrt = TensorRtRuntime()
-    reason = tensorrt.unavailable()
-    yield Finding(
-        "TensorRT",
-        reason is None,
-        tensorrt.version() or "none",
-        f"its validation is skipped: {reason}",
-    )
-    litert = LiteRtRuntime()
-    reason = litert.unavailable()
-    yield Finding(
-        "LiteRT",
-        reason is None,
-        litert.version() or "none",
-        f"nothing is exported for it: {reason}",
-    )
-    providers = [name.removesuffix("ExecutionProvider") for name in _providers(onnxruntime)]
+    for name, runtime, lost in (
+        ("TensorRT", TensorRtRuntime(), "its validation is skipped"),
+        ("LiteRT", LiteRtRuntime(), "nothing is exported for it"),
+    ):
+        reason = runtime.unavailable()
+        yield Finding(name, reason is None, runtime.version() or "none", f"{lost}: {reason}")
+    providers = [
+        name.removesuffix("ExecutionProvider")
+        for name in onnxruntime.get_available_providers()
+        if not name.startswith("Azure")  # the cloud, which is offered everywhere
+    ]
     yield Finding("onnxruntime on", bool(providers), ", ".join(providers), "nothing is validated")
-
-
-def _providers(onnxruntime: Any) -> list[str]:
-    # The cloud is offered everywhere and computes nothing here.
-    return [name for name in onnxruntime.get_available_providers() if not name.startswith("Azure")]
 
 
 def _packages() -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""What a project no longer needs: found first, and removed only when that is asked for.
+"""What a project no longer needs: found first, and removed only on request.
 
-Each kind has its place, and nothing outside of it is touched: folders and files are known by the
-names that this program gives them, and symbolic links are never followed.
+Each kind has its place, and nothing outside of it is touched: folders and files are recognised by
+the names that this program gives them, and symbolic links are never followed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -21,10 +21,11 @@ from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import cache_folder
 from pipeline.processes import holders, working_folders
-from pipeline.sizes import bytes_and_time, show_age
+from pipeline.sizes import bytes_and_time
 from stages.checkpoints.durable import IN_USE, unheld
 from stages.checkpoints.places import checkpoints_root, logits_root
 
+_DAY_S = 86400
 _EXPERIMENTS = Path(".dvc/tmp/exps/standalone")
 # All that is kept: present files, releases and whatever else is tagged, branches, experiments.
 _USED = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
@@ -37,16 +38,13 @@ _PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 _REMOVING = re.compile(r"^Removing (.+)$", re.M)
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """Something that takes disk: a folder, a file, or all of a cache that nothing refers to.
 
     Attributes:
-        kind: ``checkpoints``, ``logits``, ``cache`` or ``temporary``.
-        path: where it is.
-        bytes: that it takes.
-        why: it is not needed, or it stays.
-        stays: whether it does, although it looks as if it could go.
+        kind: ``checkpoints``, ``logits``, ``temporary`` or ``cache``.
+        why: the reason that it is not needed, or that it stays.
+        stays: whether it is in use, although it looks as if it could go.
     """
 
     kind: str
@@ -56,14 +54,14 @@ class Item:
     stays: bool = False
 
 
-def find(root: Path, kinds: Collection[str], older_than_s: float) -> list[Item]:
+def find(root: Path, kinds: Collection[str], days: float) -> list[Item]:
     """Look, and change nothing.
 
     Args:
         root: of the project, the working directory.
         kinds: of :class:`Item`.
-        older_than_s: seconds since its last use that something must lie idle; the cache goes by
-            what refers to it instead.
+        days: since its last use that something must lie idle; the cache goes by what refers to it
+            instead.
 
     Raises:
         InputError: DVC refuses to look at its cache.
@@ -71,20 +69,20 @@ def find(root: Path, kinds: Collection[str], older_than_s: float) -> list[Item]:
     found: list[Item] = []
     if "checkpoints" in kinds:
         for stage in _folders(checkpoints_root()):
-            why = f"{stage.name} was interrupted {{age}} ago; without them it would begin anew"
-            found += _of_trainings("checkpoints", stage, why, older_than_s)
+            why = f"{stage.name} was interrupted {{}} ago; without them it would begin anew"
+            found += _of_trainings("checkpoints", stage, why, days)
     if "logits" in kinds:
-        why = "a teacher's logits, last used {age} ago; computed again where they are needed"
-        found += _of_trainings("logits", logits_root(), why, older_than_s)
+        why = "a teacher's logits, last used {} ago; computed again where they are needed"
+        found += _of_trainings("logits", logits_root(), why, days)
     if "temporary" in kinds:
-        found += _temporary(root, older_than_s)
+        found += _temporary(root, days)
     if "cache" in kinds:
         found += _cache(root)
     return found
 
 
 def remove(root: Path, item: Item) -> int:
-    """Remove what :func:`find` found; the bytes that are free now, 0 where it is in use meanwhile.
+    """Remove what :func:`find` found, unless it is in use by now; returns the freed bytes.
 
     Raises:
         InputError: it cannot be removed.
@@ -93,39 +91,26 @@ def remove(root: Path, item: Item) -> int:
         before, _ = bytes_and_time(item.path)
         dvc(root, "gc", *_USED, "--force")
         return max(0, before - bytes_and_time(item.path)[0])
+    if item.path.is_symlink():
+        return 0
+    free = False
     try:
-        removed = _remove_idle(item)
+        if item.kind != "temporary":
+            with unheld(item.path) as free:
+                for path in item.path.iterdir() if free else ():
+                    path.unlink()
+            with contextlib.suppress(OSError):  # a training has begun in it, or beside it
+                item.path.rmdir()
+                item.path.parent.rmdir()
+        elif free := not _is_busy(item.path):
+            shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink()
     except FileNotFoundError:
-        removed = False
+        return 0
     except OSError as error:
         raise InputError(
             f"{item.path}: not removed ({error.strerror}); remove it by hand"
         ) from None
-    if removed and item.kind == "checkpoints":
-        with contextlib.suppress(OSError):  # others are in it
-            item.path.parent.rmdir()
-    return item.bytes if removed else 0
-
-
-def _remove_idle(item: Item) -> bool:
-    """Whether it is gone: it is not where somebody uses it now."""
-    if item.path.is_symlink():
-        return False
-    if item.kind != "temporary":
-        with unheld(item.path) as free:
-            for entry in os.scandir(item.path) if free else ():
-                Path(entry.path).unlink()
-        if free:
-            with contextlib.suppress(OSError):  # a training has begun in it
-                item.path.rmdir()
-        return free
-    if _is_busy(item.path):
-        return False
-    if item.path.is_dir():
-        shutil.rmtree(item.path)
-    else:
-        item.path.unlink()
-    return True
+    return item.bytes if free else 0
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -137,7 +122,7 @@ def _folders(place: Path) -> Iterator[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether it has the name and the content of one that a training made, and nothing else."""
+    """Whether a training made it, by its name and by every file in it."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -147,31 +132,30 @@ def _is_ours(folder: Path) -> bool:
     )
 
 
-def _of_trainings(kind: str, place: Path, why: str, older_than_s: float) -> Iterator[Item]:
+def _of_trainings(kind: str, place: Path, why: str, days: float) -> Iterator[Item]:
     for folder in filter(_is_ours, _folders(place)):
         size, used = bytes_and_time(folder)
-        age = time.time() - used if used else older_than_s
+        age = (time.time() - used) / _DAY_S if used else days
         with unheld(folder) as free:
             if not free:
                 reason = "a training uses them, or the file system cannot tell"
                 yield Item(kind, folder, size, reason, stays=True)
-            elif age >= older_than_s:
-                yield Item(kind, folder, size, why.format(age=show_age(age)))
+            elif age >= days:
+                yield Item(kind, folder, size, why.format(f"{age:.0f} days"))
 
 
-def _temporary(root: Path, older_than_s: float) -> Iterator[Item]:
-    """What experiments and stages that were killed have left."""
+def _temporary(root: Path, days: float) -> Iterator[Item]:
+    """What killed experiments and stages have left."""
     left = [(path, "left by an experiment") for path in _folders(root / _EXPERIMENTS)]
     for place in (root / "artifacts", root / "reports"):
         left += [(path, "half-written by a stage") for path in _partials(place)]
     for path, who in left:
         size, written = bytes_and_time(path) if path.is_dir() else (path.stat().st_size, 0.0)
-        age = time.time() - (written or path.stat().st_mtime)
+        age = (time.time() - (written or path.stat().st_mtime)) / _DAY_S
         if _is_busy(path):
             yield Item("temporary", path, size, "a process works in it", stays=True)
-        elif age >= older_than_s:
-            why = f"{who} that was killed, {show_age(age)} ago"
-            yield Item("temporary", path, size, why)
+        elif age >= days:
+            yield Item("temporary", path, size, f"{who} that was killed, {age:.0f} days ago")
 
 
 def _partials(place: Path) -> Iterator[Path]:
@@ -187,7 +171,7 @@ def _partials(place: Path) -> Iterator[Path]:
 
 
 def _is_busy(folder: Path) -> bool:
-    """Whether a process of this machine works in a folder, or says so in DVC's locks there."""
+    """Whether a process of this machine works in a folder, or holds DVC's locks there."""
     inside = folder.resolve()
     return any(holder.alive for holder in holders(folder)) or any(
         place.is_relative_to(inside) for place in working_folders()
@@ -203,7 +187,7 @@ def _cache(root: Path) -> Iterator[Item]:
         why = "other projects may share it: `dvc gc --workspace --projects ...` names all of them"
         yield Item("cache", cache, size, why, stays=True)
         return
-    # What these make is in the cache before anything refers to it.
+    # Their outputs are in the cache before anything refers to them.
     busy = [f"process {holder.pid}" for holder in holders(root) if holder.alive]
     busy += _clones_at_work(root, cache)
     if busy:
@@ -218,7 +202,7 @@ def _cache(root: Path) -> Iterator[Item]:
 
 
 def _clones_at_work(root: Path, cache: Path) -> list[str]:
-    """Projects in which a process works and whose cache is this one's: clones, experiments."""
+    """Other projects with this cache in which a process works: clones, experiments."""
     here, found = root.resolve(), set()
     for place in working_folders():
         project = next((up for up in (place, *place.parents) if (up / ".dvc").is_dir()), here)

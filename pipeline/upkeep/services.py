@@ -1,6 +1,6 @@
 """What scheduled and shared runs need: server and worker, remotes, clock, locks.
 
-Nothing is changed anywhere, and no look takes longer than some seconds.
+Nothing is changed anywhere, and no check takes longer than some seconds.
 """
 
 from __future__ import annotations
@@ -11,33 +11,31 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import remotes
+from pipeline.prefect_server import connect
 from pipeline.processes import holders
 
-_SERVER_S, _REMOTE_S = 2.0, 10.0
-_SKEW_S = 5.0
-# Their dates say what this clock should have passed by now.
+_REMOTE_S, _SKEW_S = 10.0, 5.0
+# Files whose dates this clock should have passed by now.
 _DATED = ("dvc.yaml", "params.yaml", "dvc.lock", ".git/index")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the diagnosis of ``ackd doctor``."""
+class Finding(NamedTuple):
+    """A line of ``ackd doctor``; ``missing``: what an absence means, and what to do."""
 
     what: str
     usable: bool
     found: str
     missing: str
-    """What its absence means, and what to do where something can be done."""
 
 
 def findings(root: Path) -> Iterator[Finding]:
-    """Of the server and its workers, and in a project of its remotes, clock and locks."""
+    """The server and its workers, and in a project its remotes, clock and locks."""
     yield from _server()
     if (root / ".dvc").is_dir():
         yield from _remotes(root)
@@ -47,39 +45,29 @@ def findings(root: Path) -> Iterator[Finding]:
 
 def _server() -> Iterator[Finding]:
     import httpx
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import WorkerStatus
-    from prefect.settings import (
-        PREFECT_CLIENT_MAX_RETRIES,
-        get_current_settings,
-        temporary_settings,
-    )
+    from prefect.settings import get_current_settings
 
-    url = get_current_settings().api.url
+    what, url = "Prefect server", get_current_settings().api.url
     if not url:
         why = "nothing is scheduled, and each `ackd run` starts a server for itself: `ackd server`"
-        yield Finding("Prefect server", False, "PREFECT_API_URL is not set", why)
+        yield Finding(what, False, "PREFECT_API_URL is not set", why)
         return
     try:
-        with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(sync_client=True, httpx_settings={"timeout": _SERVER_S}) as client,
-        ):
-            yield Finding("Prefect server", True, f"{client.api_version()} at {url}", "")
+        with connect() as client:
+            yield Finding(what, True, f"{client.api_version()} at {url}", "")
             pools = [pool.name for pool in client.read_work_pools()]
             workers = {pool: client.read_workers_for_work_pool(pool) for pool in pools}
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
-        why = "`ackd run` fails, and so do scheduled runs: start it, or correct PREFECT_API_URL"
-        reason = str(error) or type(error).__name__
-        yield Finding("Prefect server", False, f"{url} does not answer as one ({reason})", why)
+    except (httpx.HTTPError, ValueError) as error:  # an InputError, or what is no API of Prefect
+        yield Finding(what, False, str(error), "`ackd run` fails, and so do scheduled runs")
         return
     if not workers:
         why = "nothing that is scheduled would run: `ackd worker`"
         yield Finding("worker", False, "the server has no work pool", why)
     for pool, known in workers.items():
         online = [worker.name for worker in known if worker.status == WorkerStatus.ONLINE]
-        why = "runs that are scheduled there wait: `ackd worker`"
         found = ", ".join(online) or "none is online"
+        why = "runs that are scheduled there wait: `ackd worker`"
         yield Finding(f"worker of {pool}", bool(online), found, why)
 
 
@@ -134,5 +122,5 @@ def _locks(root: Path) -> Finding:
             return Finding(what, False, f"{path} is damaged", why)
     found = [f"process {holder.pid} ({holder.command})" for holder in holders(root)]
     gone = [f"process {holder.pid}" for holder in holders(root) if not holder.alive]
-    why = f"{', '.join(gone)} left them: if a stage says that it is blocked, `rm {path}`"
+    why = f"{', '.join(gone)} left them: if a stage is blocked, `rm {path}`"
     return Finding(what, not gone, f"held by {', '.join(found)}" if found else "free", why)

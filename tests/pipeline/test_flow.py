@@ -120,20 +120,6 @@ def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished: Path, asked: 
     assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"first": "Completed"}
 
 
-def test_independent_stages_at_once_all_succeed(project: Path) -> None:
-    names = [f"quick_{number}" for number in range(6)]
-    stages = [
-        f"  {name}:\n    cmd: echo {name} > {name}.txt\n    outs: [{name}.txt]\n" for name in names
-    ]
-    (project / "dvc.yaml").write_text("stages:\n" + "".join(stages))
-    state, rows = run(project)
-    assert state.is_completed(), rows
-    assert words(rows) == dict.fromkeys(names, "Completed")
-    assert all((project / f"{name}.txt").read_text() == f"{name}\n" for name in names)
-    lock = (project / "dvc.lock").read_text()
-    assert all(f"  {name}:\n" in lock for name in names)
-
-
 def test_trainings_have_a_gpu_each_at_one_time_and_measurements_the_machine(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,13 +8,12 @@ import pytest
 
 from models.errors import InputError
 from pipeline.git_command import changed_files, git, without_password
+from tests import once
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    git(tmp_path, "init", "--quiet")
-    for key, value in (("user.name", "Tester"), ("user.email", "tester@example.org")):
-        git(tmp_path, "config", key, value)
+    once.repository(tmp_path)
     (tmp_path / "kept.txt").write_text("1")
     (tmp_path / "gone.txt").write_text("1")
     git(tmp_path, "add", ".")

@@ -12,7 +12,7 @@ import pytest
 from prefect.logging.handlers import PrefectConsoleHandler
 
 from pipeline.flow import compress
-from pipeline.logs import Line, stop_log
+from pipeline.logs import stop_log
 from tests.pipeline.conftest import change_stage
 
 
@@ -45,8 +45,10 @@ def test_a_run_writes_lines_that_tell_run_stage_and_experiment(
     times = [datetime.fromisoformat(line["time"]) for line in lines]
     assert start - timedelta(seconds=1) < min(times) <= max(times) < datetime.now(UTC)
     (console,) = (h for h in logging.getLogger().handlers if isinstance(h, PrefectConsoleHandler))
-    shown = console.format(record(task_name="first"))
-    assert f" | WARNING | {lines[0]['run']} | sweep.kd.seed1 | first | 1 of" in shown
+    record = logging.makeLogRecord({"levelname": "INFO", "msg": "hello", "task_name": "first"})
+    assert f" | INFO    | {lines[0]['run']} | sweep.kd.seed1 | first | hello" in console.format(
+        record
+    )
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -59,29 +61,3 @@ def test_a_log_that_cannot_be_written_is_one_sentence(
     assert state.is_failed()
     assert str(state.message).startswith("ACKD_LOG is 'taken/run.jsonl', which cannot be written")
     assert not (project / "first.txt").exists()
-
-
-def record(**names: str) -> logging.LogRecord:
-    made = logging.makeLogRecord(
-        {"levelname": "WARNING", "msg": "%d of\n%s", "args": (1, "two"), "created": 0.5, **names}
-    )
-    made.msecs = 500.0
-    return made
-
-
-def test_a_line_without_names_takes_the_runs() -> None:
-    line = json.loads(
-        Line("brave-otter", None, as_json=True).format(record(flow_run_name="<unknown>"))
-    )
-    assert line == {
-        "time": "1970-01-01T00:00:00.500+00:00",
-        "level": "WARNING",
-        "run": "brave-otter",
-        "stage": None,
-        "experiment": None,
-        "message": "1 of\ntwo",
-    }
-    text = Line("other", None, as_json=False).format(
-        record(flow_run_name="own", task_name="distill")
-    )
-    assert text.endswith(".500 | WARNING | own | distill | 1 of\ntwo")

@@ -7,7 +7,6 @@ import queue
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from stages.devices.browser import network, web_runtime
 from stages.devices.browser.app import HEADERS, create_app
@@ -16,7 +15,6 @@ from stages.devices.browser.server import serving
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
-BUNDLE = Path("artifacts/bundle")
 #: With this behind its address, a page measures without being asked.
 START = "#measure"
 

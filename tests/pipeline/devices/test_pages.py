@@ -174,7 +174,7 @@ def test_own_device(board: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [serve] = blocks(BOARD, "4.")
     older = pack(make_bundle(tmp_path / "older", "0.0.1"))
     url = replace("ssh://pi@board/srv/model", there, folder)
-    deploy(older, url, key=None, allow_downgrade=False, opening=Opening())
+    deploy(older, url, None, opening=Opening())
     told = type_in(project, serve, there, folder)
     *_, after_deploy, deployed, back = re.findall(r"served +(\S+), ", told)
     assert [after_deploy, deployed, back] == ["0.1.0", "0.1.0", "0.0.1"]

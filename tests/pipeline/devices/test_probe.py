@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from stages.devices.browser.measurement import Browser, Failed, Measured
 from stages.devices.browser.runs import Report, Runs
 from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
-from tests.bundles import changed, make_bundle, pack, seal
+from tests.bundles import make_bundle
 from tests.pipeline.conftest import ROOT, invoke
 
 BROWSER = Browser.model_validate(
@@ -103,45 +102,14 @@ def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Rep
     assert keep(named) == Path("reports/devices/browser-my-phone.json")
 
 
-def test_a_qr_code_holds_the_address() -> None:
-    address = "http://192.168.178.20:40123/RjcdIu0c1kzyWBP2j0SgLg/"
-    drawn = probe.qr_code(address)
-    import segno
-
-    rows = [re.sub(r"\033\[[0-9;]*m", "", line) for line in drawn.splitlines()]
-    pixels = []
-    for row in rows:
-        pixels.append([character in " ▄" for character in row])  # the upper half is dark
-        pixels.append([character in " ▀" for character in row])
-    matrix = segno.make(address, micro=False, error="l").matrix
-    size = len(matrix)
-    inner = [row[2 : 2 + size] for row in pixels[2 : 2 + size]]
-    assert inner == [[bool(dark) for dark in row] for row in matrix]
-    assert not any(any(row) for row in pixels[:2])  # the quiet zone is light
-
-
 @pytest.mark.usefixtures("stand_in_runtime")
 def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
     assert "nowhere.tar.gz: no such file; `ackd run`" in refused("--bundle", "nowhere.tar.gz")
-    Path("text.tar.gz").write_text("no archive")
-    assert "text.tar.gz: damaged or no bundle" in refused("--bundle", "text.tar.gz")
-    bundle = Path("artifacts/bundle")
-    Path("cut.tar.gz").write_bytes(pack(bundle).read_bytes()[:200])
-    assert "cut.tar.gz: damaged" in refused("--bundle", "cut.tar.gz")
-    Path("empty").mkdir()
-    assert "manifest.json: missing in empty" in refused("--bundle", "empty")
     assert "--name is '../x', expected letters" in refused("--name", "../x")
     public, key_id = new_key(Path("signing.key"))
     assert f"not signed, and the key {key_id} is required" in refused("--key", str(public))
-    (bundle / "labels.json").write_text('["one"]')
-    seal(bundle)
-    assert "labels.json: expected the names of 4 classes" in refused()
-    with changed(bundle / "model.json") as model:
-        model["files"]["fp32"]["static"]["path"] = "../../../../etc/hosts"
-    seal(bundle)
-    assert "model.json: files.fp32.static.path: string should match" in refused()
-    (bundle / "fp32.static.onnx").write_text("altered")
-    assert "fp32.static.onnx: altered since it was packaged" in refused()
+    (project / "artifacts/bundle/labels.json").write_text('["one"]')
+    assert "labels.json: altered since it was packaged" in refused()
     Path("dvc.yaml").unlink()
     assert "run ackd in the project's root" in refused()
 

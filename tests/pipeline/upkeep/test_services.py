@@ -57,9 +57,7 @@ def test_a_server_that_is_not_there_and_one_that_is_silent() -> None:
         start = time.monotonic()
         assert not finding(url).usable
         assert time.monotonic() - start < 10
-    gone = finding(url)
-    assert "does not answer as one" in gone.found
-    assert "start it, or correct PREFECT_API_URL" in gone.missing
+    assert finding(url).found.startswith(f"no Prefect server answers at {url}")
     assert "each `ackd run` starts a server for itself" in finding(None).missing
 
 

@@ -32,7 +32,7 @@ EXAMPLES = Path(__file__).parents[3] / "docs/examples"
 
 def serve(bundle: Path, folder: Path) -> Path:
     """The link that leads to the bundle, once it is deployed."""
-    deploy(bundle, f"local:{folder}", key=None, allow_downgrade=False, opening=Opening())
+    deploy(bundle, f"local:{folder}", None, opening=Opening())
     return folder / "served"
 
 
