@@ -21,6 +21,7 @@ from pipeline.service import commands as service
 from pipeline.sharing import commands as sharing
 from pipeline.sweep import commands as sweep
 from pipeline.upkeep import commands as upkeep
+from stages.files import read_json
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -151,6 +152,7 @@ def status() -> None:
     from stages.identify_inputs import main as identify_inputs
     from stages.params import load_params
     from stages.preflight import check
+    from stages.prepare_data import REPORT, describe
 
     params = load_params()
     identify_inputs(params)  # where they were replaced, DVC then sees it
@@ -165,6 +167,8 @@ def status() -> None:
         why, more = stage.reasons[:_REASONS], len(stage.reasons) - _REASONS
         table.add_row(stage.name, state, escape("; ".join(why) + f"; and {more} more" * (more > 0)))
     console.print(table)
+    if REPORT.exists():
+        typer.echo(f"images: {describe(read_json(REPORT))}")
     if moving:
         try:
             typer.echo(require_space(Path(), params))

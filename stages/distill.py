@@ -29,8 +29,9 @@ def main(params: Params) -> None:
     start = session.start("student", settings.network, settings)
     student = start.network
     method = settings.method
+    options, unlabeled = settings.options(), params.unlabeled_per_batch
     distiller, progress, checkpoints = session.train(
-        method, student, settings, method, settings.options(), teacher
+        method, student, settings, method, options, teacher, unlabeled
     )
     if engine.is_main:
         measured = measure_trained(student, progress, data, session.normalize)

@@ -17,19 +17,25 @@ from stages.params import Params
 IMAGES = Path("reports/inputs/images.json")
 TEACHER = Path("reports/inputs/teacher.json")
 STUDENT = Path("reports/inputs/student.json")
+UNLABELED = Path("reports/inputs/unlabeled.json")
 
 
 def main(params: Params) -> None:
     """Write a report of each; what is not on this machine keeps the one that it has."""
-    scheme, _, location = params.data.source.partition(":")
     places = {
-        IMAGES: Path(location).expanduser() if scheme in ("imagefolder", "hf") else None,
+        IMAGES: _folder(params.data.source),
+        UNLABELED: _folder(params.data.unlabeled or ""),
         TEACHER: params.teacher.weights_file,
         STUDENT: params.distill.weights_file,
     }
     for report, place in places.items():
         if place is None or place.exists() or not report.exists():
             write_json(report, {"sha256": None if place is None else _sum(place)})
+
+
+def _folder(source: str) -> Path | None:
+    scheme, _, location = source.partition(":")
+    return Path(location).expanduser() if scheme in ("imagefolder", "hf") else None
 
 
 def _sum(place: Path) -> str | None:

@@ -38,6 +38,13 @@ class Params(Section):
     gate: Gate = Gate()
     package: Package = Package()
 
+    @property
+    def unlabeled_per_batch(self) -> int:
+        """How many images of the student's batches have no label; one at least has one."""
+        size = self.distill.batch_size
+        count = min(round(size * self.distill.unlabeled_share), size - 1)
+        return 0 if self.data.unlabeled is None else count
+
     @model_validator(mode="after")
     def _candidates_begin_with_the_student(self) -> Params:
         candidates, student = self.proxy.assistants.candidates, self.distill.network

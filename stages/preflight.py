@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import models
+from models import distillers
 from models.errors import InputError
 from models.learners import check_codes
 from models.weights import load_weights
@@ -45,9 +46,20 @@ def check(params: Params) -> None:
         from stages.data.sources.schemes import open_source
 
         open_source(params.data)
+    unlabeled = (params.data.unlabeled or "").partition(":")[2]
+    if unlabeled and Path(unlabeled).expanduser().is_dir():
+        from stages.data.sources.schemes import open_unlabeled
+
+        open_unlabeled(params.data)
+    _check_method(params)
     check_installed(params.litert)
     if params.validate_.tensorrt == "required":
         TensorRtRuntime().left_out(params.validate_)
+
+
+def _check_method(params: Params) -> None:
+    if params.unlabeled_per_batch:
+        distillers.check_unlabeled(params.distill.method)
 
 
 def check_training(params: Params) -> None:
@@ -56,19 +68,21 @@ def check_training(params: Params) -> None:
     Tests show that the networks of this project can be; trying another one takes some seconds.
 
     Raises:
-        InputError: a batch is larger than the training set, or the student cannot be exported.
+        InputError: a batch is larger than the training set, the method needs labels, or the
+            student cannot be exported.
     """
     from stages.data.arrays import load_data
 
+    _check_method(params)
     data = load_data()
-    sizes = {"distill": params.distill.batch_size}
+    sizes = {"distill": params.distill.batch_size - params.unlabeled_per_batch}
     if params.teacher.train != "none":
         sizes["teacher"] = params.teacher.batch_size
     for section, size in sizes.items():
         if size > data.count("train"):
             raise InputError(
-                f"params.yaml: {section}.batch_size is {size}, more than the"
-                f" {data.count('train')} training images; lower it"
+                f"params.yaml: {section}.batch_size takes {size} labeled images a step, more than"
+                f" the {data.count('train')} training images; lower it"
             )
     name = params.distill.network
     if ":" not in name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from models.errors import InputError, printable
 from stages.data.arrays import DATA_FOLDER, SPLITS, Split, middle, write_header
 from stages.data.sources.decode import DamagedImageError, decode
-from stages.data.sources.schemes import open_source
+from stages.data.sources.schemes import open_source, open_unlabeled
 from stages.data.splits import ChosenSplit, choose_splits
 from stages.entry import run_stage
 from stages.files import new_folder, sha256, without_folders, write_json
@@ -41,12 +41,11 @@ class Statistics:
     digests: array[int] = field(default_factory=lambda: array("Q"))
     """One digest per image, equal for equal pixels."""
 
-    def add(self, image: npt.NDArray[np.uint8], size: int) -> None:
-        """Add an image as stored; its digest is of the centre crop of ``size`` pixels."""
+    def add(self, image: npt.NDArray[np.uint8], digest: int) -> None:
+        """Add an image as stored."""
         for channel in range(3):
             self.histogram[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
-        digest = hashlib.blake2b(middle(image, size).tobytes(), digest_size=8).digest()
-        self.digests.append(int.from_bytes(digest, "little"))
+        self.digests.append(digest)
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel, for levels scaled to 0..1."""
@@ -75,7 +74,9 @@ def main(params: Params) -> None:
         for name in SPLITS:
             chosen = choice.splits[name]
             images_path, labels_path = folder / f"{name}_images.npy", folder / f"{name}_labels.npy"
-            statistics[name], kept = _write_images(images_path, chosen, size, data, name, damaged)
+            margin = name == "train"
+            found = _write_images(images_path, chosen, size, data, damaged, margin=margin)
+            statistics[name], kept = found
             labels = chosen.labels[kept].astype(np.int64)
             with labels_path.open("wb") as handle:
                 write_header(handle, np.int64, labels.shape)
@@ -86,6 +87,10 @@ def main(params: Params) -> None:
                 "images_sha256": sha256(images_path),
                 "labels_sha256": sha256(labels_path),
             }
+        unlabeled: dict[str, Any] = {}
+        if data.unlabeled is not None:
+            known = {digest for part in statistics.values() for digest in part.digests}
+            unlabeled = _write_unlabeled(folder, data, size, known, damaged, choice.notes)
         damaged = list(dict.fromkeys(damaged))  # validation may use the test images
         if damaged:
             wanted = len(np.unique(choice.splits["train"].labels))
@@ -97,7 +102,7 @@ def main(params: Params) -> None:
             raise InputError(
                 f"{data.source}: a colour channel is constant over all training images; use others"
             )
-        summary = {
+        summary: dict[str, Any] = {
             "source": data.source,
             "image_size": size,
             "classes": list(choice.classes),
@@ -108,14 +113,56 @@ def main(params: Params) -> None:
             repeated = np.isin(statistics[other].digests, statistics["train"].digests).sum()
             summary[f"{other}_images_also_in_train"] = int(repeated)
             print(f"{other}: {repeated} images also in train, with identical pixels")
+        if unlabeled:
+            summary["unlabeled"] = unlabeled
         write_json(folder / "manifest.json", {**summary, "splits": splits})
     counts = {
         name: {key: split[key] for key in ("count", "per_class")} for name, split in splits.items()
     }
     summary |= {"source": without_folders(data.source), "splits": counts}
-    write_json(REPORT, {**summary, "notes": choice.notes, "damaged": damaged})
-    sizes = ", ".join(f"{split['count']} {name}" for name, split in counts.items())
-    print(f"{data.source}: {sizes} images of {len(choice.classes)} classes, {size}x{size}")
+    if unlabeled:
+        own = {"source": without_folders(unlabeled["source"])}
+        summary["unlabeled"] = own | {key: unlabeled[key] for key in ("count", "left_out")}
+    summary |= {"notes": choice.notes, "damaged": damaged}
+    write_json(REPORT, summary)
+    print(describe(summary | {"source": data.source}))
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The counts of ``reports/data.json``, in a line."""
+    sizes = ", ".join(f"{split['count']} {name}" for name, split in report["splits"].items())
+    size, more = report["image_size"], ""
+    if unlabeled := report.get("unlabeled"):
+        more = f"; {unlabeled['count']} unlabeled"
+        more += f", {unlabeled['left_out']} left out as in the others" * bool(unlabeled["left_out"])
+    line = f"{report['source']}: {sizes} images of {len(report['classes'])} classes, {size}x{size}"
+    return line + more
+
+
+def _write_unlabeled(
+    folder: Path, data: Data, size: int, known: set[int], damaged: list[str], notes: list[str]
+) -> dict[str, Any]:
+    """Write the unlabeled images whose pixels are not known; what the manifest says of them."""
+    path, split = folder / "unlabeled_images.npy", open_unlabeled(data)
+    notes += split.notes
+    zeros = np.zeros(len(split.labels), np.int64)
+    chosen = ChosenSplit(split, np.arange(len(zeros)), zeros)
+    broken = len(damaged)
+    _, kept = _write_images(path, chosen, size, data, damaged, known, margin=True)
+    left_out = len(zeros) - len(kept) - (len(damaged) - broken)
+    if not kept:
+        raise InputError(
+            f"data.unlabeled: {data.unlabeled} has no image that is not in train, val or test too;"
+            " name other images, or null"
+        )
+    counts = {"source": data.unlabeled, "count": len(kept), "left_out": left_out}
+    return counts | {"images_sha256": sha256(path)}
+
+
+def _digest(image: npt.NDArray[np.uint8], size: int) -> int:
+    """Of the centre crop of ``size`` pixels."""
+    digest = hashlib.blake2b(middle(image, size).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _judge_damage(damaged: list[str], data: Data, emptied: bool) -> None:
@@ -150,22 +197,37 @@ def _decode(chosen: ChosenSplit, position: int, size: int | None) -> npt.NDArray
 
 
 def _write_images(
-    path: Path, chosen: ChosenSplit, size: int, data: Data, name: Split, damaged: list[str]
+    path: Path,
+    chosen: ChosenSplit,
+    size: int,
+    data: Data,
+    damaged: list[str],
+    known: Collection[int] = (),
+    *,
+    margin: bool,
 ) -> tuple[Statistics, list[int]]:
-    """Write an array ``[N, size, size, 3]`` while decoding; training images keep a margin.
+    """Write an array ``[N, size, size, 3]`` while decoding, but for known images.
 
     Uses plain writes: on a full disk, a memory map kills the process, and ``np.save`` fails
     without the reason.
 
+    Args:
+        path: of the array.
+        chosen: the images.
+        size: height and width in pixels.
+        data: the section.
+        damaged: gets a line for each image that cannot be read.
+        known: digests of images that are left out.
+        margin: whether images keep what was resized and is not in the centre crop.
+
     Returns:
-        Statistics of the written images, and their indices among the chosen ones. Errors of the
-        others are added to ``damaged``.
+        Statistics of the written images, and their indices among the chosen ones.
     """
     statistics = Statistics()
     positions = chosen.positions
     resize = data.resize or data.image_size
     decoded_size = resize or size
-    stored_size = decoded_size if name == "train" else size
+    stored_size = decoded_size if margin else size
 
     def pixels(position: int) -> npt.NDArray[np.uint8] | str:
         try:
@@ -192,14 +254,16 @@ def _write_images(
     kept = []
     with path.open("wb") as handle, ThreadPoolExecutor(cores()) as pool:
         write_header(handle, np.uint8, (len(positions), stored_size, stored_size, 3))
-        images = track(decoded(), f"{name} images", total=len(positions))
+        images = track(decoded(), path.stem.replace("_", " "), total=len(positions))
         for row, image in enumerate(images):
             if isinstance(image, str):
                 damaged.append(image)
                 continue
+            if (digest := _digest(image, size)) in known:
+                continue
             kept.append(row)
             handle.write(image.tobytes())
-            statistics.add(image, size)
+            statistics.add(image, digest)
         handle.seek(0)  # numpy leaves room for another count of the same header
         write_header(handle, np.uint8, (len(kept), stored_size, stored_size, 3))
     return statistics, kept

@@ -52,6 +52,20 @@ def needs(name: str) -> Needs:
     return needed
 
 
+def check_unlabeled(name: str) -> None:
+    """Refuse a method that learns nothing from images without labels.
+
+    Raises:
+        InputError: names those that do.
+    """
+    if _load(name).needs_labels:
+        fitting = [other for other in _CLASSES if not _load(other).needs_labels]
+        raise InputError(
+            f"distill.method {name} learns from labels only, but data.unlabeled is set; choose one"
+            f" of {', '.join(fitting)}, or set distill.unlabeled_share to 0"
+        )
+
+
 def _load(name: str) -> Any:
     if name not in _CLASSES:
         raise InputError(f"method {name!r} is not known: use one of {', '.join(_CLASSES)}")

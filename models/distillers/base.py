@@ -48,16 +48,21 @@ class Batch(NamedTuple):
 
     Attributes:
         images: normalised, ``[B, 3, H, W]``.
-        labels: ``[B]``, of the samples themselves, also where others are mixed into them.
+        labels: ``[B]``, of the samples themselves, also where others are mixed into them; -1 where
+            there is none.
         indices: ``[B]``, of the samples.
         targets: ``[B, K]``, what the classes' probabilities should be, where that is not all on
-            the label: smoothed, mixed or weighted.
+            the label: smoothed, mixed or weighted. Without a label they are 0, and larger by as
+            much in the other rows, so that the mean over all rows is the mean over those.
+        slots: ``[B]``, on the CPU: the place of each sample in its epoch, which the teacher's
+            logits are kept by.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     targets: Tensor | None = None
+    slots: Tensor | None = None
 
 
 class TeacherOutputs(NamedTuple):
@@ -98,11 +103,13 @@ class Distiller(nn.Module):
     Attributes:
         student: the target learner.
         adversary: what works against the rest, or None. It is frozen except in its own step.
+        needs_labels: whether it learns nothing from an image without a label.
         needs_full_batches: whether every batch must hold ``setting.batch_size`` samples; the
             training loop then leaves out the rest of an epoch that does not fill one.
     """
 
     needs: ClassVar[Needs]
+    needs_labels: ClassVar[bool] = False
     needs_full_batches: ClassVar[bool] = False
 
     def __init__(self, student: Backbone, setting: Setting) -> None:

@@ -85,6 +85,7 @@ class Crd(FeatureDistiller):
     """
 
     compares_maps: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
 
     labels: Tensor
     noise: Tensor

@@ -73,6 +73,7 @@ class One(Distiller):
     """
 
     needs: ClassVar[Needs] = "nothing"
+    needs_labels: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ class Scratch(Distiller):
     """Cross entropy with the labels."""
 
     needs: ClassVar[Needs] = "nothing"
+    needs_labels: ClassVar[bool] = True
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         return {"total": cross_entropy(outputs, batch)}

@@ -35,13 +35,18 @@ def image_bytes(params: Params) -> int | None:
     known = read_json(_REPORT) if _REPORT.is_file() else {}
     if known.get("source") == without_folders(data.source):
         side = side or int(known["image_size"])
-        count = sum(int(split["count"]) for split in known["splits"].values())
+        parts = [*known["splits"].values(), known.get("unlabeled", {"count": 0})]
+        count = sum(int(part["count"]) for part in parts)
     elif data.train_per_class is not None:
         count = None
     elif data.source.startswith("imagefolder:"):
-        folder = data.source.removeprefix("imagefolder:")
-        count = sum(len(names) for _, _, names in os.walk(folder))
+        folders = [data.source, *([data.unlabeled] if data.unlabeled else [])]
+        count = sum(_files(folder.partition(":")[2]) for folder in folders)
     return None if count is None or side is None else 3 * count * side**2
+
+
+def _files(folder: str) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def require_space(root: Path, params: Params) -> str:

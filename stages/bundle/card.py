@@ -82,6 +82,9 @@ def making(params: Params, proxy: str) -> Table:
         rows.append(["starts from", *(_start(training.weights) for training in (teacher, student))])
     if student.method not in _UNTAUGHT:
         rows.append(["learned from", "", _taught_by(params, proxy)])
+    if params.unlabeled_per_batch:
+        share = f"{params.unlabeled_per_batch} of {student.batch_size} images a step"
+        rows.append(["unlabeled", "", share])
     trained = {} if teacher.train == "none" else _training(teacher)
     both = trained, _training(student)
     used = (key for key in Training.model_fields if any(key in settings for settings in both))

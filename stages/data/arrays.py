@@ -176,11 +176,11 @@ class DataSet:
             ) from None
         return labels
 
-    def images(self, name: Split) -> ImageFile:
+    def images(self, name: Split | Literal["unlabeled"]) -> ImageFile:
         """``[N, H, W, 3]`` of the images' size, to be read piece by piece.
 
-        Training images may have a margin for random crops: :meth:`ImageFile.with_margin`. Raises
-        as :class:`ImageFile`.
+        Training and unlabeled images may have a margin for random crops:
+        :meth:`ImageFile.with_margin`. Raises as :class:`ImageFile`.
         """
         return ImageFile(self.folder / f"{name}_images.npy", self.image_size)
 

@@ -32,6 +32,10 @@ class Data(Section):
     all of them, as benchmarks do, and validates on the test images."""
     train_per_class: PositiveInt | None = None
     """Limit for trial runs; validation and test stay whole."""
+    unlabeled: str | None = None
+    """More images for the student to learn from, without labels: a source as above. Of a folder it
+    takes every image, of another source those of its training split. Images that are in train, val
+    or test are left out."""
     damaged: Literal["refuse", "skip"] = "refuse"
     """What to do with unreadable images; skipped ones are listed in the report."""
     seed: Seed = 0

@@ -128,6 +128,9 @@ class Distill(Training):
     )
     temperature: PositiveFloat = 4.0
     """For every method but scratch; ONE was published with 3."""
+    unlabeled_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """The share of each batch that is drawn from ``data.unlabeled``. An epoch shows each labeled
+    image once, and goes on through the unlabeled ones where the last one stopped."""
     scratch: Nothing = Nothing()
     kd: Kd = Kd()
     at: At = At()

@@ -27,7 +27,7 @@ class FrozenTeacher:
         distiller: says what it needs.
         engine: how the teacher computes.
         store: where its logits are kept, or None.
-        samples: training images, all processes together.
+        slots: of an epoch, all processes together.
 
     Raises:
         InputError: the method needs a teacher and there is none.
@@ -39,12 +39,12 @@ class FrozenTeacher:
         distiller: Distiller,
         engine: Engine,
         store: LogitsStore | None,
-        samples: int,
+        slots: int,
     ) -> None:
         self.needs = distiller.needs
         self.engine = engine
         self.store = store if distiller.needs == "logits" else None
-        self.samples = samples
+        self.slots = slots
         self.stored: Tensor | None = None
         self.kept: Tensor | None = None
         if self.needs != "nothing":
@@ -66,7 +66,7 @@ class FrozenTeacher:
         self.stored = None if self.store is None else self.store.read(epoch)
         if self.store is not None and self.stored is None and start_step == 0:
             classes = self.teacher.num_classes
-            self.kept = torch.zeros(self.samples, classes, dtype=torch.float16)
+            self.kept = torch.zeros(self.slots, classes, dtype=torch.float16)
 
     def end_epoch(self, epoch: int) -> None:
         """Keep what was computed, if that is all of the epoch."""
@@ -93,10 +93,10 @@ class FrozenTeacher:
                 features = self.teacher.features(batch.images)
             return TeacherOutputs(features.logits.float(), features)
         if self.stored is not None:
-            logits = self.stored[batch.indices.cpu()].to(self.engine.device)
+            logits = self.stored[batch.slots].to(self.engine.device)
         else:
             with self.engine.accelerator.autocast():
                 logits = round_logits(self.answers(batch.images))
             if self.kept is not None:
-                self.kept[batch.indices.cpu()] = logits.cpu()
+                self.kept[batch.slots] = logits.cpu()
         return TeacherOutputs(logits.float())

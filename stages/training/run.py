@@ -144,6 +144,7 @@ class Session:
         method: str = "scratch",
         options: Mapping[str, Any] | None = None,
         teacher: Backbone | None = None,
+        unlabeled: int = 0,
     ) -> Trained:
         """Train a network, going on from where an interrupted run of the same training ended.
 
@@ -154,6 +155,7 @@ class Session:
             method: by which it learns.
             options: of the method.
             teacher: on the engine's device.
+            unlabeled: images of a batch that have no label.
         """
         data, params, engine = self.data, self.params, self.engine
         options = options or {}
@@ -171,6 +173,7 @@ class Session:
             accelerator.num_processes,
             distiller.needs_full_batches,
             settings.label_smoothing,
+            unlabeled,
         )
         feed = build_feed(plan, params.data.feed)
         taught_by = None if teacher is None else weights_sha256(teacher)
@@ -180,14 +183,17 @@ class Session:
                 "teacher_sha256": taught_by,
                 "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
                 "augmentation": params.augmentation.model_dump(),
-                # Which images are mixed goes by the batch.
-                "batch_size": settings.batch_size if params.augmentation.mixes else None,
+                # Which images are mixed, and how many unlabeled ones there are, goes by the batch.
+                "batch_size": settings.batch_size if params.augmentation.mixes or unlabeled else 0,
+                "unlabeled": [unlabeled, data.manifest["unlabeled"]["images_sha256"]]
+                if unlabeled
+                else None,
                 "precision": engine.precision,
                 # What else rounds: other kernels give other last bits.
                 "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
                 "compile": params.training.compile,
             }
-            store = LogitsStore(key, len(feed), teacher.num_classes)
+            store = LogitsStore(key, feed.slots, teacher.num_classes)
             if engine.is_main:
                 print(store.describe(settings.epochs), flush=True)
         chosen = {
@@ -197,6 +203,7 @@ class Session:
             "starts_from": weights_sha256(network) if settings.weights else None,
             "method": method,
             "options": options,
+            "unlabeled": unlabeled,
             "teacher_sha256": taught_by,
             "precision": engine.precision,
             "processes": accelerator.num_processes,
@@ -209,7 +216,7 @@ class Session:
         trainer = Trainer(
             what,
             distiller,
-            FrozenTeacher(teacher, distiller, engine, store, len(feed)),
+            FrozenTeacher(teacher, distiller, engine, store, feed.slots),
             feed,
             data.split("val"),
             settings,

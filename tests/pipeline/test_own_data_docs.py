@@ -25,6 +25,7 @@ from tests.pages import blocks, inline, make_project, programs, sections, type_i
 __all__ = ["programs"]
 
 IMAGES, TEACHER = "how-to-own-images.md", "how-to-own-teacher.md"
+UNLABELED = "how-to-unlabelled-images.md"
 CLASSES = ["daisy", "iris", "poppy", "tulip"]
 
 
@@ -74,6 +75,27 @@ def test_own_images(tmp_path: Path) -> None:
         "test": 5,
     }
     assert shape(project, "train") == (72, 64, 64, 3)
+
+
+@pytest.mark.usefixtures("programs", "prefect_server")
+def test_unlabelled_images(tmp_path: Path) -> None:
+    flowers = write_photographs(tmp_path / "flowers")
+    more = tmp_path / "more"
+    more.mkdir()
+    for number in range(5):
+        photograph(0, (64, 64), 1000 + number).save(more / f"{number}.png")
+    (more / "twin.png").write_bytes((flowers / "iris/3.png").read_bytes())
+    project = make_project(tmp_path / "project", "identify_inputs", "prepare_data")
+    [start] = blocks(UNLABELED, "")
+    type_in(project, start, ("/data/flowers", str(flowers)), ("/data/more", str(more)))
+    assert shape(project, "unlabeled") == (5, 32, 32, 3)
+    said = type_in(project, "ackd status")
+    assert "images of 4 classes, 32x32; 5 unlabeled, 1 left out as in the others" in said
+    photograph(0, (64, 64), 2000).save(more / "new.png")
+    assert "reports/inputs/unlabeled.json modified" in type_in(project, "ackd status")
+    type_in(project, blocks(UNLABELED, "What the student sees")[0])
+    params = load_params(project / "params.yaml")
+    assert (params.distill.unlabeled_share, params.unlabeled_per_batch) == (0.75, 48)
 
 
 def test_photographs_of_many_sizes(
@@ -159,7 +181,8 @@ def test_own_teacher(tmp_path: Path) -> None:
 def test_no_command_of_the_pages_is_left_out() -> None:
     assert sections(IMAGES) == ["", "Photographs of many sizes"]
     assert sections(TEACHER) == [""]
+    assert sections(UNLABELED) == ["", "What the student sees"]
     # What notices a replaced file, and what -S is.
     noticing = {"ackd run", "ackd status", "dvc repro", "dvc status"}
     assert set(inline(IMAGES)) - noticing == {"dvc exp run -S", "dvc repro --force prepare_data"}
-    assert set(inline(TEACHER)) <= noticing
+    assert set(inline(TEACHER)) | set(inline(UNLABELED)) <= noticing

@@ -86,6 +86,17 @@ def write_data(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
+def write_unlabeled(folder: Path, count: int = 20) -> None:
+    """As many more images beside the data of :func:`write_data`."""
+    images = np.random.default_rng(1).integers(0, 240, (count, 16, 16, 3), dtype=np.uint8)
+    np.save(folder / "unlabeled_images.npy", images)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    digest = sha256(folder / "unlabeled_images.npy")
+    manifest["unlabeled"] = {"source": "made", "count": count, "left_out": 0}
+    manifest["unlabeled"]["images_sha256"] = digest
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
 def train_student(folder: Path) -> Backbone:
     """A resnet8 after a few steps: its BatchNorm is no identity, its logits tell the classes."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -43,6 +43,9 @@ def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params
         assert identify(params)[0] != images
         assert identify(params)[1] == other
         images = identify(params)[0]
+    more = Params.model_validate({"data": {"unlabeled": "imagefolder:../images"}})
+    identify_inputs.main(more)
+    assert identify_inputs.UNLABELED.read_text() == images
     before = identify(params)
     Path("../teacher.pth").unlink()
     Path("../images").rename("../elsewhere")

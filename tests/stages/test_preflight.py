@@ -34,6 +34,10 @@ from stages.preflight import check, check_training
             "8 pixels",
         ),
         (
+            {"data": {"unlabeled": "digits"}, "distill": {"method": "crd"}},
+            "method crd learns from labels only.* one of kd, at, sp, cc, vid, semckd, ackd, or set",
+        ),
+        (
             {"validate": {"tensorrt": "required"}},
             "validate.tensorrt is required, but no NVIDIA GPU",
         ),
@@ -50,6 +54,8 @@ def test_a_folder_that_is_none_of_classes_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     with pytest.raises(InputError, match="test may be splits or classes"):
         check(Params.model_validate({"data": source}))
+    with pytest.raises(InputError, match=f"data.unlabeled: {tmp_path}: no images found; add"):
+        check(Params.model_validate({"data": {"unlabeled": f"imagefolder:{tmp_path}"}}))
     # What was prepared elsewhere needs no folder here; networks of other libraries have stages.
     zoo = {"network": "torchvision:resnet18", "ackd": {"learners": ["D4B1", "D3B2"]}}
     check(Params.model_validate({"distill": zoo}))
@@ -61,13 +67,20 @@ def test_a_folder_that_is_none_of_classes_is_refused(tmp_path: Path) -> None:
     [
         ({"distill": {"batch_size": 49}}, "distill"),
         ({"distill": {"batch_size": 48}, "teacher": {"batch_size": 49}}, "teacher"),
+        (
+            {
+                "data": {"unlabeled": "digits"},
+                "distill": {"batch_size": 98, "unlabeled_share": 0.5, "method": "kd"},
+            },
+            "distill",
+        ),
     ],
 )
 def test_batches_larger_than_the_training_images(
     tiny_origin: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any], section: str
 ) -> None:
     monkeypatch.chdir(tiny_origin)
-    message = f"{section}.batch_size is 49, more than the 48 training images; lower it"
+    message = f"{section}.batch_size takes 49 labeled images a step, more than the 48 training"
     with pytest.raises(InputError, match=message):
         check_training(Params.model_validate(content))
 

@@ -151,6 +151,39 @@ def test_identical_pixels_across_splits_are_counted(
     assert "test: 2 images also in train" in printed
 
 
+def test_unlabeled_images_are_those_that_are_in_no_split(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, more = write_folder(project / "images"), project / "more"
+    for number, name in enumerate(("0.jpg", "deep/er/1.jpg", "2.jpg")):
+        (more / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = (DIGITS.images[100 + number] * 15).astype(np.uint8)
+        Image.fromarray(pixels).save(more / name, quality=100)
+    for path in root.rglob("*.jpg"):
+        shutil.copy(path, more / f"{path.parent.name}{path.name}")
+    (more / "broken.jpg").write_text("no image")
+    data: dict[str, Any] = {"source": "imagefolder:images", "image_size": 8, "resize": 10}
+    plain = prepare(**data)
+    with pytest.raises(InputError, match=r"cannot be read: broken.jpg"):
+        prepare(**data, unlabeled="imagefolder:more")
+    manifest = prepare(**data, unlabeled="imagefolder:more", damaged="skip")
+    found = manifest.pop("unlabeled")
+    assert manifest == plain
+    assert (found["count"], found["left_out"]) == (3, 12)
+    assert load_data().images("unlabeled").with_margin().shape == (3, 10, 10, 3)
+    report = json.loads(Path("reports/data.json").read_text())
+    assert report["unlabeled"] == {"source": "imagefolder:more", "count": 3, "left_out": 12}
+    assert "; 3 unlabeled, 12 left out as in the others" in capsys.readouterr().out
+    # The rest of a set of which a part is labeled; its own labels count for nothing.
+    rest = prepare(train_per_class=20, unlabeled="digits")
+    known = rest["splits"]["train"]["count"] + rest["splits"]["val"]["count"]
+    assert rest["unlabeled"]["count"] == pytest.approx(1437 - known, abs=3)  # and a few twins
+    with pytest.raises(InputError, match=r"data.unlabeled: digits has no image that is not in"):
+        prepare(unlabeled="digits")
+    with pytest.raises(InputError, match=r"^data.unlabeled: 'no' is not a folder; correct"):
+        prepare(unlabeled="imagefolder:no")
+
+
 # what it refuses
 
 

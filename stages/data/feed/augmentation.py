@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.data.feed.random_bits import FLIP, LEFT, ORDER, TOP, random_bits, uniform
+from stages.data.feed.random_bits import FLIP, LEFT, ORDER, ROUND, TOP, random_bits, uniform
 from stages.data.feed.resized_crop import resized_crops
 from stages.sections.data import Augmentation
 
@@ -14,6 +14,19 @@ from stages.sections.data import Augmentation
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
     """The order in which ``count`` samples are seen in an epoch, ``[count]`` int64 on the CPU."""
     return torch.argsort(random_bits(seed, epoch, torch.arange(count), ORDER), stable=True)
+
+
+def in_rounds(seed: int, members: Tensor, start: int, count: int) -> Tensor:
+    """``count`` members from a place on in an endless row of rounds.
+
+    Each round has all ``[M]`` members, in an order of its own.
+    """
+    first, last = start // len(members), (start + count - 1) // len(members)
+    rounds = [
+        members[torch.argsort(random_bits(seed, number, members, ROUND), stable=True)]
+        for number in range(first, last + 1)
+    ]
+    return torch.cat(rounds)[start - first * len(members) :][:count]
 
 
 def pad(images: Tensor, padding: int, mode: str) -> Tensor:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from models.distillers.base import Batch
 from models.errors import InputError
-from stages.data.arrays import DataSet
-from stages.data.feed.augmentation import epoch_order
+from stages.data.arrays import DataSet, ImageFile
+from stages.data.feed.augmentation import epoch_order, in_rounds
 from stages.data.feed.mixing import draw_mix
 from stages.data.feed.normalize import Normalize
 from stages.sections.data import Augmentation
@@ -33,6 +33,18 @@ class Shard(NamedTuple):
     weight: float
 
 
+class Shown(NamedTuple):
+    """Images that an epoch shows.
+
+    Attributes:
+        indices: ``[B]``, of the images; unlabeled ones are counted on from the labeled ones.
+        slots: ``[B]``, their places in the epoch, which their augmentation goes by.
+    """
+
+    indices: Tensor
+    slots: Tensor
+
+
 @dataclass(frozen=True)
 class FeedPlan:
     """Which images a process trains on, and how they are augmented and cut into batches.
@@ -46,6 +58,7 @@ class FeedPlan:
         processes: how many there are.
         label_smoothing: the share of each target that is spread over all classes.
         full_batches: leave out the rest of an epoch's images that does not fill a batch.
+        unlabeled: how many of a batch's images have no label.
 
     Raises:
         InputError: an epoch would not fill one batch, or a batch not all processes.
@@ -59,10 +72,22 @@ class FeedPlan:
     processes: int = 1
     full_batches: bool = False
     label_smoothing: float = 0.0
+    unlabeled: int = 0
+
+    @property
+    def labeled(self) -> int:
+        """How many of a batch's images have a label."""
+        return self.batch_size - self.unlabeled
+
+    def files(self) -> list[ImageFile]:
+        """Of labeled and unlabeled images, with their margins."""
+        files = [self.data.split("train").images]
+        files += [self.data.images("unlabeled")] if self.unlabeled else []
+        return [file.with_margin() for file in files]
 
     def __post_init__(self) -> None:
         size, count, processes = self.batch_size, self.data.count("train"), self.processes
-        if size > count:
+        if self.labeled > count:
             raise InputError(
                 f"batch_size is {size}, but there are {count} training images;"
                 " use a smaller batch_size or more images"
@@ -72,7 +97,7 @@ class FeedPlan:
                 f"batch_size is {size}, too small for {processes} processes, which need two"
                 " images each; use a larger batch_size or fewer processes"
             )
-        if self.full_batches and size % processes:
+        if self.full_batches and (self.labeled % processes or self.unlabeled % processes):
             raise InputError(
                 f"batch_size is {size}, which {processes} processes cannot share evenly, as"
                 " this method needs; use a multiple of their number"
@@ -85,34 +110,51 @@ class FeedPlan:
             )
 
 
+class _Part(NamedTuple):
+    """A process's rows of a batch, and those that they are mixed with."""
+
+    rows: Tensor
+    partners: Tensor
+
+
 class Feed:
     """The training images of a process, epoch by epoch.
 
-    An image is a function of the data seed, the epoch and the sample index alone; where images are
-    mixed, of the step too, whose batch is mixed with itself in reversed order. Each global
-    batch is cut into as many parts as there are processes. The last batch of an epoch may be
-    smaller; a rest that would not give two images to every process joins the batch before it,
-    because BatchNorm cannot learn from a single 1x1 map.
+    An epoch has a slot for each labeled image and, after these, for the unlabeled ones that it
+    shows. What is in a slot is a function of the data seed, the epoch and the slot alone; where
+    images are mixed, of the step too, whose batch is mixed with itself in reversed order, labeled
+    images with labeled ones. Each global batch is cut into as many parts as there are processes.
+    The last batch of an epoch may be smaller; a rest that would not give two images to every
+    process joins the batch before it, because BatchNorm cannot learn from a single 1x1 map.
     """
 
     def __init__(self, plan: FeedPlan) -> None:
         self.plan = plan
         self.labels = torch.from_numpy(np.array(plan.data.labels("train")))
         self.normalize = Normalize(plan.data.mean, plan.data.std, plan.device)
+        self.files = plan.files()
+        unlabeled = sum(map(len, self.files)) - len(self.labels)
+        self._labels = F.pad(self.labels, (0, unlabeled), value=-1)
 
     def __len__(self) -> int:
+        """Labeled images."""
         return len(self.labels)
 
     @property
     def steps(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self), self.plan.batch_size)
+        full, rest = divmod(len(self), self.plan.labeled)
         return full if self.plan.full_batches or rest < 2 * self.plan.processes else full + 1
+
+    @property
+    def slots(self) -> int:
+        """Of an epoch."""
+        return len(self) + self.steps * self.plan.unlabeled
 
     @property
     def seen(self) -> int:
         """Images an epoch."""
-        return self.steps * self.plan.batch_size if self.plan.full_batches else len(self)
+        return self.steps * self.plan.batch_size if self.plan.full_batches else self.slots
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Shard]:
         """The process's shards of an epoch's batches.
@@ -121,60 +163,85 @@ class Feed:
             epoch: counted from 0.
             start_step: the batches before it are left out.
         """
-        order = epoch_order(self.plan.augmentation.seed, epoch, len(self))[: self.seen]
-        cuts = [step * self.plan.batch_size for step in range(1, self.steps)]
-        batches = order.tensor_split(cuts)[start_step:]
-        parts = [self._own_part(batch) for batch in batches]
-        shown = parts
-        if self._partners_are_elsewhere:
-            partners = [self._own_part(batch.flip(0)) for batch in batches]
-            shown = [torch.cat(pair) for pair in zip(parts, partners, strict=True)]
-        numbered = enumerate(zip(parts, batches, self._images(shown, epoch), strict=True))
-        for number, (indices, batch, images) in numbered:
-            weight = len(indices) * self.plan.processes / len(batch)
-            yield Shard(self._batch(images, indices, batch, epoch, start_step + number), weight)
+        indices = self._indices(epoch)
+        batches = self._batches(epoch)[start_step:]
+        parts = [self._own_part(slots) for slots in batches]
+        shown = [
+            slots[torch.cat(part) if self._partners_are_elsewhere else part.rows]
+            for slots, part in zip(batches, parts, strict=True)
+        ]
+        images = self._images([Shown(indices[slots], slots) for slots in shown], epoch)
+        steps = enumerate(zip(batches, parts, images, strict=True), start_step)
+        for step, (slots, part, pixels) in steps:
+            weight = len(part.rows) * self.plan.processes / len(slots)
+            whole = Shown(indices[slots], slots)
+            yield Shard(self._batch(pixels, whole, part, epoch, step), weight)
 
-    def _own_part(self, batch: Tensor) -> Tensor:
-        return batch[self.plan.process :: self.plan.processes]
+    def _indices(self, epoch: int) -> Tensor:
+        """Which image each slot of the epoch shows."""
+        indices = torch.arange(len(self))
+        if count := self.slots - len(self):
+            unlabeled = torch.arange(len(self), len(self._labels))
+            seed = self.plan.augmentation.seed
+            indices = torch.cat([indices, in_rounds(seed, unlabeled, epoch * count, count)])
+        return indices
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """The slots of each batch, labeled ones first."""
+        plan, count = self.plan, len(self)
+        order = epoch_order(plan.augmentation.seed, epoch, count)
+        order = order[: self.seen - self.steps * plan.unlabeled]
+        labeled = order.tensor_split([step * plan.labeled for step in range(1, self.steps)])
+        unlabeled = torch.arange(count, self.slots).view(self.steps, plan.unlabeled)
+        return [torch.cat(pair) for pair in zip(labeled, unlabeled, strict=True)]
+
+    def _own_part(self, slots: Tensor) -> _Part:
+        """Every so many rows of a batch, of those with a label and of those without."""
+        kinds = torch.arange(len(slots)).tensor_split([int((slots < len(self)).sum())])
+        process, processes = self.plan.process, self.plan.processes
+        return _Part(
+            torch.cat([rows[process::processes] for rows in kinds]),
+            torch.cat([rows.flip(0)[process::processes] for rows in kinds]),
+        )
 
     @property
     def _partners_are_elsewhere(self) -> bool:
         return self.plan.augmentation.mixes and self.plan.processes > 1
 
-    def _batch(
-        self, images: Tensor, indices: Tensor, whole: Tensor, epoch: int, step: int
-    ) -> Batch:
+    def _batch(self, pixels: Tensor, whole: Shown, part: _Part, epoch: int, step: int) -> Batch:
         """A shard's batch: its images, normalised and mixed, and what is to be learnt of them.
 
         Args:
-            images: of the shard's samples, and where they are elsewhere of their partners.
-            indices: the shard's samples.
-            whole: the samples of the global batch.
+            pixels: of the part's rows, and where they are elsewhere of their partners.
+            whole: the global batch.
+            part: of it.
             epoch: counted from 0.
             step: counted from 0.
         """
         device, settings = self.normalize.device, self.plan.augmentation
-        normalized = self.normalize(images)
-        labels = self.labels[indices].to(device)
-        if not settings.mixes and not self.plan.label_smoothing:
-            return Batch(normalized, labels, indices.to(device))
-        targets = self._targets(indices)
-        if settings.mixes:
-            mix = draw_mix(settings, epoch, step, normalized.shape[2])
-            own, partners = normalized, normalized.flip(0)
-            if self._partners_are_elsewhere:
-                own, partners = normalized.chunk(2)
-            normalized = mix.images(own, partners)
-            targets = mix.targets(targets, self._targets(self._own_part(whole.flip(0))))
-        return Batch(normalized, labels, indices.to(device), targets)
+        images = self.normalize(pixels)
+        indices, slots = whole.indices[part.rows], whole.slots[part.rows]
+        labels, targets = self._labels[indices], None
+        if settings.mixes or self.plan.label_smoothing or self.plan.unlabeled:
+            every = self._targets(self._labels[whole.indices])
+            targets = every[part.rows]
+            if settings.mixes:
+                mix = draw_mix(settings, epoch, step, images.shape[2])
+                elsewhere = self._partners_are_elsewhere
+                own, partners = images.chunk(2) if elsewhere else (images, images[part.partners])
+                images = mix.images(own, partners)
+                targets = mix.targets(targets, every[part.partners])
+            targets = targets.to(device)
+        return Batch(images, labels.to(device), indices.to(device), targets, slots)
 
-    def _targets(self, indices: Tensor) -> Tensor:
-        """``[B, K]``, the classes' probabilities."""
-        classes = len(self.plan.data.classes)
-        smoothing = self.plan.label_smoothing
-        targets = F.one_hot(self.labels[indices], classes).float()
-        return (targets * (1 - smoothing) + smoothing / classes).to(self.normalize.device)
+    def _targets(self, labels: Tensor) -> Tensor:
+        """``[B, K]``, the classes' probabilities, which weigh as much as in :class:`Batch`."""
+        classes, smoothing = len(self.plan.data.classes), self.plan.label_smoothing
+        labeled = (labels >= 0).float()
+        targets = F.one_hot(labels.clamp(min=0), classes).float()
+        targets = targets * (1 - smoothing) + smoothing / classes
+        return targets * (labeled / labeled.mean())[:, None]
 
-    def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    def _images(self, parts: Sequence[Shown], epoch: int) -> Iterator[Tensor]:
         """The augmented uint8 images ``[B, H, W, 3]`` of each part, in turn."""
         raise NotImplementedError

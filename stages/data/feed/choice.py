@@ -30,8 +30,9 @@ def build_feed(plan: FeedPlan, mode: Literal["auto", "memory", "stream"] = "auto
     # Other launchers than ours set it too.
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", plan.processes))
     workers = _wanted_workers(neighbours)
-    side = plan.data.images("train").with_margin().shape[1] + 2 * plan.augmentation.crop_padding
-    needed = plan.data.count("train") * 3 * side**2
+    files = plan.files()
+    side = files[0].shape[1] + 2 * plan.augmentation.crop_padding
+    needed = sum(map(len, files)) * 3 * side**2
     limit = _SHARE * free_memory() / neighbours
     if plan.device.type == "cuda":
         limit = min(limit, _SHARE * torch.cuda.mem_get_info(plan.device)[0])

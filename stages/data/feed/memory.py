@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.data.feed.augmentation import augment, pad
-from stages.data.feed.base import Feed, FeedPlan
+from stages.data.feed.base import Feed, FeedPlan, Shown
 
 
 class MemoryFeed(Feed):
@@ -16,11 +16,12 @@ class MemoryFeed(Feed):
 
     def __init__(self, plan: FeedPlan) -> None:
         super().__init__(plan)
-        images = torch.from_numpy(plan.data.split("train").images.with_margin()[:])
         padding, mode = plan.augmentation.crop_padding, plan.augmentation.pad_mode
-        self.padded = pad(images, padding, mode).to(plan.device)
+        images = [torch.from_numpy(file[:]) for file in self.files]
+        padded = [pad(part, padding, mode).to(plan.device) for part in images]
+        self.padded = torch.cat(padded) if len(padded) > 1 else padded[0]
 
-    def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    def _images(self, parts: Sequence[Shown], epoch: int) -> Iterator[Tensor]:
         settings, size = self.plan.augmentation, self.plan.data.image_size
-        for indices in parts:
-            yield augment(self.padded, indices, indices, settings, size, epoch)
+        for indices, slots in parts:
+            yield augment(self.padded, indices, slots, settings, size, epoch)

@@ -13,6 +13,7 @@ from torch import Tensor
 ORDER, TOP, LEFT, FLIP = range(4)
 ATTEMPTS = range(4, 24)  # area and sides of a resized crop, in turn
 RECOLOR = 24
+ROUND = 25
 
 
 def _signed(number: int) -> int:

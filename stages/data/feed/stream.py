@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.errors import InputError
 from stages.data.arrays import ImageFile
 from stages.data.feed.augmentation import augment, pad
-from stages.data.feed.base import Feed, FeedPlan
+from stages.data.feed.base import Feed, FeedPlan, Shown
 from stages.sections.data import Augmentation
 
 _Indices: TypeAlias = npt.NDArray[np.int64]
@@ -35,14 +35,13 @@ class StreamFeed(Feed):
 
     def __init__(self, plan: FeedPlan, workers: int = 0) -> None:
         super().__init__(plan)
-        self.images = plan.data.split("train").images.with_margin()
         self.workers = workers
 
-    def _images(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+    def _images(self, parts: Sequence[Shown], epoch: int) -> Iterator[Tensor]:
         loader = DataLoader(
             _Parts(
-                self.images,
-                [part.numpy() for part in parts],
+                self.files,
+                [(indices.numpy(), slots.numpy()) for indices, slots in parts],
                 self.plan.augmentation,
                 self.plan.data.image_size,
                 epoch,
@@ -69,26 +68,37 @@ class _Parts(Dataset[Tensor | InputError]):
 
     def __init__(
         self,
-        images: ImageFile,
-        parts: Sequence[_Indices],
+        files: Sequence[ImageFile],
+        parts: Sequence[tuple[_Indices, _Indices]],
         settings: Augmentation,
         size: int,
         epoch: int,
     ) -> None:
-        self.images, self.parts = images, parts
+        self.files, self.parts = files, parts
         self.settings, self.size, self.epoch = settings, size, epoch
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, number: int) -> Tensor | InputError:
-        indices = self.parts[number]
+        indices, slots = self.parts[number]
         try:
-            images = torch.from_numpy(self.images[indices])
+            images = torch.from_numpy(self._read(indices))
         except InputError as error:
             return error  # torch would raise it with the worker's traceback in its message
         padded = pad(images, self.settings.crop_padding, self.settings.pad_mode)
         rows = torch.arange(len(indices))
-        return augment(
-            padded, rows, torch.from_numpy(indices), self.settings, self.size, self.epoch
-        )
+        return augment(padded, rows, torch.from_numpy(slots), self.settings, self.size, self.epoch)
+
+    def _read(self, indices: _Indices) -> npt.NDArray[np.uint8]:
+        """Of files that are counted through, the first one's images first."""
+        first, *others = self.files
+        if not others:
+            return first[indices]
+        images = np.empty((len(indices), *first.shape[1:]), np.uint8)
+        start = 0
+        for file in self.files:
+            here = (indices >= start) & (indices < start + len(file))
+            images[here] = file[indices[here] - start]
+            start += len(file)
+        return images

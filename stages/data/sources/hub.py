@@ -22,7 +22,12 @@ _LABEL_NAMES = ("label", "fine_label")
 
 
 def open_hub(
-    location: str, config: str | None, image_column: str | None, label_column: str | None
+    location: str,
+    config: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    *,
+    labeled: bool = True,
 ) -> Source:
     """A local folder, read without any network; else an id of the hub, with optional ``@revision``.
 
@@ -39,20 +44,22 @@ def open_hub(
     splits = _load(location, config)
     features: Mapping[str, Any] = next(iter(splits.values())).features
     image = image_column or _find_column(features, datasets.Image, _IMAGE_NAMES, "image")
-    label = label_column or _find_column(features, datasets.ClassLabel, _LABEL_NAMES, "label")
+    label = None
+    if labeled:
+        label = label_column or _find_column(features, datasets.ClassLabel, _LABEL_NAMES, "label")
     for key, column in (("image_column", image), ("label_column", label)):
-        if column not in features:
+        if column is not None and column not in features:
             raise unknown(f"data.{key}", column, features)
     if not _holds_images(features[image]):
         raise InputError(
             f"data.image_column: {image!r} holds {_type(features[image])}, expected images;"
             " name another column"
         )
-    class_names = _class_names(label, features[label])
+    class_names = None if label is None else _class_names(label, features[label])
 
     def open_split(name: str) -> SourceSplit:
         rows = splits[name].cast_column(image, datasets.Image(decode=False))
-        labels = rows[label][:]
+        labels = [0] * len(rows) if label is None else rows[label][:]
         for position, value in enumerate(labels):
             if value is None or (class_names and value < 0):
                 raise InputError(

@@ -51,6 +51,23 @@ def open_image_folder(location: str, named_splits: list[str]) -> Source:
     )
 
 
+def open_flat_folder(location: str) -> SourceSplit:
+    """Every image below a folder, at any depth, as one class.
+
+    Raises:
+        InputError: the folder is missing, or has no image.
+    """
+    root = Path(location).expanduser()
+    if not root.is_dir():
+        raise InputError(f"{location!r} is not a folder; correct the path")
+    files, found, passed = _Names(), *_image_names(root)
+    for name in found:
+        files.append(name)
+    if not found:
+        raise InputError(f"{root}: no images found{_listed(passed)}; add images or correct it")
+    return _split(root, files, [""] * len(found), "the unlabeled images", passed)
+
+
 def _find_splits(root: Path, folders: list[str], named: list[str]) -> list[str]:
     """Those of the folders that are splits; none where they are the classes."""
     called = [name for name in folders if name in named or split_called(name)]
@@ -109,11 +126,17 @@ def _open_split(root: Path, prefix: str) -> SourceSplit:
         raise InputError(
             f"{folder}: no images found; expected a folder of image files for each class"
         )
+    return _split(root, files, labels, prefix or "the folder", passed)
+
+
+def _split(
+    root: Path, files: _Names, labels: list[str], where: str, passed: Counter[str]
+) -> SourceSplit:
     return SourceSplit(
         labels=labels,
         image=lambda position: Image.open(f"{root}/{files[position]}"),
         describe=lambda position: printable(files[position]),
-        notes=[f"passed over in {prefix or 'the folder'}{_listed(passed)}"] if passed else [],
+        notes=[f"passed over in {where}{_listed(passed)}"] if passed else [],
     )
 
 

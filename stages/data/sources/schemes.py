@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from models.errors import InputError
-from stages.data.sources.base import Source, unknown
+from stages.data.sources.base import SPLIT_NAMES, Source, SourceSplit, unknown
 from stages.sections.data import Data
 
 _SCHEMES = ("digits", "hf", "imagefolder", "torchvision")
 
 
-def open_source(data: Data) -> Source:
+def open_unlabeled(data: Data) -> SourceSplit:
+    """The images of ``data.unlabeled``; their labels are not looked at.
+
+    Raises:
+        InputError: as :func:`open_source`, or no split can be told to be meant.
+    """
+    assert data.unlabeled is not None
+    # The parts of a source are named once, so they are of this one where it is the same.
+    given = data if data.unlabeled == data.source else Data(source=data.unlabeled)
+    try:
+        scheme, _, location = given.source.partition(":")
+        if scheme == "imagefolder" and location:
+            from stages.data.sources.image_folder import open_flat_folder
+
+            return open_flat_folder(location)
+        source = open_source(given, labeled=False)
+        return source.open_split(given.train_split or _unlabeled_split(source.split_names))
+    except InputError as error:
+        raise InputError(f"data.unlabeled: {str(error).removeprefix('data.source: ')}") from None
+
+
+def _unlabeled_split(names: Sequence[str]) -> str:
+    known = ("unlabeled", "unsupervised", *SPLIT_NAMES["train"])
+    found = [name for called in known for name in names if name.lower() == called]
+    if not found and len(names) > 1:
+        raise InputError(f"no split of {', '.join(names)} is called unlabeled or train")
+    return [*found, *names][0]
+
+
+def open_source(data: Data, *, labeled: bool = True) -> Source:
     """The source that ``data.source`` names.
 
     Each library is imported when it is used, not before.
+
+    Args:
+        data: the section.
+        labeled: whether labels are needed; without, those of a hub's data set are all 0.
 
     Raises:
         InputError: the scheme is unknown, or what it names cannot be opened.
@@ -26,7 +61,8 @@ def open_source(data: Data) -> Source:
     if scheme == "hf":
         from stages.data.sources.hub import open_hub
 
-        return open_hub(location, data.config, data.image_column, data.label_column)
+        label = data.label_column if labeled else None
+        return open_hub(location, data.config, data.image_column, label, labeled=labeled)
     for key in ("config", "image_column", "label_column"):
         if getattr(data, key) is not None:
             raise InputError(f"data.{key} is for hf: sources, not for {scheme}; set it to null")

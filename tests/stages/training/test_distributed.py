@@ -28,7 +28,7 @@ from stages.sections.data import Augmentation
 from stages.training.logits_store import round_logits
 from stages.training.optimizer import build_optimizer
 from tests.setting import make_setting
-from tests.stages.conftest import made_once, write_distillable
+from tests.stages.conftest import made_once, write_distillable, write_unlabeled
 from tests.stages.test_methods import METHODS
 from tests.stages.training import two_processes
 from tests.stages.training.test_loop import OPTIONS
@@ -62,6 +62,7 @@ def trained(tiny_origin: Path) -> Path:
 
     def make() -> None:
         write_distillable(tiny_origin)
+        write_unlabeled(Path("artifacts/data"))
         shutil.copytree("artifacts/proxy", "artifacts/teacher")
         Path("reports/teacher").mkdir(parents=True)
         Path("reports/teacher/metrics.json").write_text('{"val_accuracy": 0.5}')
@@ -83,7 +84,7 @@ class Accumulated:
         losses: the mean of each epoch.
     """
 
-    def __init__(self, method: str, root: Path) -> None:
+    def __init__(self, method: str, root: Path, unlabeled: int) -> None:
         data = load_data(root / "artifacts/data")
         self.settings = Params.model_validate(CONTENT).distill
         self.teacher = load_network(root / "artifacts/teacher/model.safetensors")
@@ -92,7 +93,10 @@ class Accumulated:
         first = distillers.build(method, student, make_setting(batch_size=7), OPTIONS[method])
         self.copies: list[Distiller] = [first, copy.deepcopy(first)]
         augmentation, cpu = Augmentation(**CONTENT["augmentation"]), torch.device("cpu")
-        plans = [FeedPlan(data, augmentation, 14, cpu, rank, PROCESSES) for rank in (0, 1)]
+        plans = [
+            FeedPlan(data, augmentation, 14, cpu, rank, PROCESSES, unlabeled=unlabeled)
+            for rank in (0, 1)
+        ]
         self.feeds = [MemoryFeed(plan) for plan in plans]
         steps = self.feeds[0].steps
         self.optimizers = [build_optimizer(c, self.settings, steps) for c in self.copies]
@@ -104,7 +108,7 @@ class Accumulated:
             for distiller in self.copies:
                 distiller.train()
             parts = zip(*(feed.epoch(epoch) for feed in self.feeds), strict=True)
-            self.losses.append(sum(map(self._step, parts)) / len(self.feeds[0]))
+            self.losses.append(sum(map(self._step, parts)) / self.feeds[0].seen)
             with torch.no_grad():
                 self._average(lambda c: [b for b in c.buffers() if b.is_floating_point()])
         return self.copies[0]
@@ -155,15 +159,19 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_thread")
-@pytest.mark.parametrize("method", ["kd", "ackd"])
-def test_two_processes_are_one_that_accumulates(trained: Path, method: str) -> None:
-    state, _ = load_state(trained / method / "artifacts/model.safetensors")
-    reference = Accumulated(method, trained)
+@pytest.mark.parametrize(
+    ("name", "method", "unlabeled"), [("kd", "kd", 0), ("ackd", "ackd", 0), ("unlabeled", "kd", 5)]
+)
+def test_two_processes_are_one_that_accumulates(
+    trained: Path, name: str, method: str, unlabeled: int
+) -> None:
+    state, _ = load_state(trained / name / "artifacts/model.safetensors")
+    reference = Accumulated(method, trained, unlabeled)
     wanted = reference.run().state_dict()
     assert set(state) == set(wanted)
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(state[name], tensor, rtol=2e-3, atol=2e-4, msg=name)
-    rows = (trained / method / "reports/history.csv").read_text().splitlines()
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(state[key], tensor, rtol=2e-3, atol=2e-4, msg=key)
+    rows = (trained / name / "reports/history.csv").read_text().splitlines()
     column = rows[0].split(",").index("loss/total")
     measured = [float(row.split(",")[column]) for row in rows[1:]]
     assert measured == pytest.approx(reference.losses, rel=1e-3)

@@ -18,6 +18,7 @@ from stages import distill
 from stages.params import load_params
 from tests.disk import small_disk
 from tests.forked import Child, forked
+from tests.stages.conftest import write_unlabeled
 
 STUDENT = Path("artifacts/distilled/model.safetensors")
 HISTORY = Path("reports/distill/history.csv")
@@ -52,8 +53,11 @@ def train(function: str = "", call: int = 0) -> None:
     distill.main(load_params())
 
 
-def write_params(augmentation: dict[str, Any] | None = None, **settings: Any) -> None:
+def write_params(
+    augmentation: dict[str, Any] | None = None, unlabeled: str | None = None, **settings: Any
+) -> None:
     content = {
+        "data": {"unlabeled": unlabeled},
         "augmentation": {"crop_padding": 1} | (augmentation or {}),
         "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
         "distill": {"method": "kd", "epochs": 20, "batch_size": 10, "learning_rate": 0.01}
@@ -124,14 +128,15 @@ RECIPE |= {"clip_gradient": 1.0, "label_smoothing": 0.1, "epochs": 2}
 @pytest.mark.usefixtures("distillable")
 def test_every_part_of_a_recipe_is_resumed() -> None:
     mixing = {"mixup": 0.2, "cutmix": 1.0, "policy": "trivial", "erasing": 0.25}
-    write_params(mixing, **RECIPE)
+    write_unlabeled(Path("artifacts/data"))
+    write_params(mixing, "digits", **RECIPE)
     finish()
     wanted, history = STUDENT.read_bytes(), untimed()
     for store in ("cold", "warm"):
         shutil.rmtree(STUDENT.parent)
         if store == "cold":
             shutil.rmtree("logits")
-        with forked(train, "stages.display.Display.step", 3) as child:
+        with forked(train, "stages.display.Display.step", 8) as child:
             killed(child)
         assert RESUMED in finish()
         assert STUDENT.read_bytes() == wanted
