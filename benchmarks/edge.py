@@ -32,7 +32,8 @@ from benchmarks.results import (
     table,
 )
 from models.errors import InputError
-from stages.devices.runner import NOISY_CV, breach, compare, run_batches, statistics
+from stages.devices.rules import NOISY_CV, breach, compare, statistics
+from stages.devices.runner import run_batches
 from stages.files import write_json
 from stages.formatting import drop, significant
 

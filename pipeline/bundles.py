@@ -25,11 +25,12 @@ from stages.devices.proof import (
     MAX_MANIFEST,
     SIGNATURE,
     DeviceError,
+    read_description,
     read_manifest,
     read_small,
     verify,
 )
-from stages.runtimes.exported import SHAPES, Exported, read_exported
+from stages.runtimes.exported import SHAPES, Exported
 
 _SIGNATURE_BYTES = 64
 _TAR_BLOCK = 512
@@ -93,11 +94,11 @@ def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bun
                 _unpack(path, folder, key)
             content = _read_head(folder, key)
             manifest = verify(folder)
+            exported = Exported(folder, read_description(folder, "package the bundle anew"))
         except DeviceError as error:
             raise InputError(str(error)) from None
         except OSError as error:
             raise InputError(f"{error.filename}: not readable ({error.strerror})") from None
-        exported = read_exported(folder, "package the bundle anew")
         for file, digest in exported.sums(*SHAPES).items():
             if manifest["files"].get(file.name, {}).get("sha256") != digest:
                 raise InputError(

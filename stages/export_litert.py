@@ -1,6 +1,6 @@
-"""The student for a second mobile runtime, LiteRT: converted, proven, timed. Off by default.
+"""Convert, verify and time the student for a second mobile runtime, LiteRT. Off by default.
 
-Where ``litert.enabled`` is false, the stage notes that in its report, and imports nothing for it.
+If ``litert.enabled`` is false, the stage only notes that in its report.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def main(params: Params) -> None:
 
     Raises:
         InputError: LiteRT is not installed; or, after the report is written, the fp32 file could
-            not be made, did not run, or answers otherwise than torch. One of int8 is but marked.
+            not be converted or run, or differs from torch. A failing int8 file is only marked.
     """
     if not params.litert.enabled:
         with new_folder(LITERT_FOLDER):
             write_json(REPORT, {"enabled": False, "versions": None, "results": []})
         return
-    # Not above: a stage that is off must not wait for torch.
+    # Not at the top: without LiteRT the stage must not wait for torch.
     from stages.litert.export import export
     from stages.runtimes.litert_runtime import check_installed, versions
 

@@ -1,21 +1,19 @@
-"""The student as ONNX: dynamic and static models per precision, and the golden batch beside them.
+"""Export the student to ONNX: dynamic and static models per precision, and the golden batch.
 
-Two exports of one student are byte-identical, and no file has a trace of where it was made. A
-precision that a student cannot be brought to is left out with its reason; fp32, which all are made
-of, ends the stage.
+Two exports of one student are byte-identical, and no file has a trace of the machine. A precision
+that fails is left out with its reason; only fp32, the source of the others, fails the stage.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnxruntime.quantization import TensorsData
@@ -40,9 +38,9 @@ from stages.sections.export import Export
 
 STUDENT = Path("artifacts/student/model.safetensors")
 
-#: The newest that onnxruntime 1.19 reads, the last for Python 3.8.
+#: The newest for onnxruntime 1.19, the last for Python 3.8.
 MAX_IR_VERSION = 10
-_REASON = 300  # characters of a library's message that are kept
+_REASON = 300  # characters kept of a library's message
 
 
 def main(params: Params) -> None:
@@ -60,33 +58,19 @@ def main(params: Params) -> None:
         "std": json.dumps(data.std),
         "student_sha256": sha256(STUDENT),
     }
-    models = _Models(data, export)
+    models = _Models(data, export, facts)
     with new_folder(ONNX_FOLDER) as folder:
-        golden = folder / "golden.npz"
-        images, logits, labels = golden_batch(network, data, export.golden_images)
-        _note_fewer("golden", export.golden_images, images)
-        _note_fewer("calibration", export.calibration_images, models.calibration)
-        np.savez(golden, images=images, logits=logits, labels=labels)
+        golden = _write_golden(folder / "golden.npz", network, data, export.golden_images)
+        for kind, wanted, images in (
+            ("golden", export.golden_images, golden["images"]),
+            ("calibration", export.calibration_images, len(models.calibration)),
+        ):
+            if images < wanted:
+                print(f"export.{kind}_images is {wanted}: uses all {images} images there are")
         (folder / "labels.json").write_text(
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        files: dict[str, dict[str, Any]] = {}
-        failed: dict[str, str] = {}
-        for precision in track(export.precisions, "export"):
-            try:
-                contents = models.serialized(precision, facts)
-            except Exception as error:  # onnxruntime's and torch's share no other base class
-                if precision == "fp32":
-                    raise
-                message = shorten(str(error), _REASON, placeholder=" ...")
-                failed[precision] = f"not exported ({type(error).__name__}: {message})"
-                print(f"export: {precision} is left out: {failed[precision]}", flush=True)
-                continue
-            files[precision] = {}
-            for shape, content in contents.items():
-                path = folder / f"{precision}.{shape}.onnx"
-                path.write_bytes(content)
-                files[precision][shape] = _entry(path) | {"bytes": len(content)}
+        files, failed = _write_models(folder, models, export.precisions)
         description = {
             "network": network.name,
             "num_classes": network.num_classes,
@@ -104,14 +88,42 @@ def main(params: Params) -> None:
                 "method": export.calibration_method,
                 "images": len(models.calibration),
             },
-            "golden": _entry(golden) | {"images": len(images)},
+            "golden": golden,
         }
         write_json(folder / "model.json", description)
 
 
-def _note_fewer(kind: str, wanted: int, taken: npt.NDArray[np.uint8]) -> None:
-    if len(taken) < wanted:
-        print(f"export.{kind}_images is {wanted}: uses all {len(taken)} images there are")
+def _write_golden(path: Path, network: Backbone, data: DataSet, count: int) -> dict[str, Any]:
+    """The first ``count`` test images or all, torch's float32 logits, and the labels."""
+    test = data.split("test")
+    images = np.ascontiguousarray(test.images[:count])
+    logits = run_torch(DeployedNetwork(network, data.mean, data.std).eval(), Job(images, count))
+    np.savez(path, images=images, logits=logits, labels=np.asarray(test.labels[:count]))
+    return _entry(path) | {"images": len(images)}
+
+
+def _write_models(
+    folder: Path, models: _Models, precisions: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The files by precision and shape, and the reasons of failed precisions."""
+    files: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for precision in track(precisions, "export"):
+        try:
+            contents = models.serialized(precision)
+        except Exception as error:  # onnxruntime's and torch's share no other base class
+            if precision == "fp32":
+                raise
+            message = shorten(str(error), _REASON, placeholder=" ...")
+            failed[precision] = f"not exported ({type(error).__name__}: {message})"
+            print(f"export: {precision} is left out: {failed[precision]}", flush=True)
+            continue
+        files[precision] = {}
+        for shape, content in contents.items():
+            path = folder / f"{precision}.{shape}.onnx"
+            path.write_bytes(content)
+            files[precision][shape] = _entry(path) | {"bytes": len(content)}
+    return files, failed
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -119,26 +131,26 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 class _Models:
-    """The student's models by precision, each with a dynamic and with a static batch."""
+    """The student's models by precision, each with a dynamic and a static batch."""
 
-    def __init__(self, data: DataSet, export: Export) -> None:
-        self.data, self.export = data, export
+    def __init__(self, data: DataSet, export: Export, facts: Mapping[str, str]) -> None:
+        self.data, self.export, self.facts = data, export, facts
         self.calibration = calibration_images(data, export.calibration_images)
 
-    def serialized(self, precision: str, facts: Mapping[str, str]) -> dict[str, bytes]:
-        """The files' contents by shape, with ``facts`` and how they were made as metadata."""
-        own = {**facts, "precision": precision}
+    def serialized(self, precision: str) -> dict[str, bytes]:
+        """The contents of the files by shape, with ``facts`` as metadata."""
+        facts = {**self.facts, "precision": precision}
         if precision == "fp32":
             models = self.float32
         elif precision == "fp16":
             models = self._in_floats(torch.float16)
         else:
-            own["made_by"] = "calibration"
+            facts["made_by"] = "calibration"
             models = {
                 shape: quantize(model, precision, self._ranges[shape])
                 for shape, model in self.float32.items()
             }
-        return {shape: finish(model, self.export.opset, own) for shape, model in models.items()}
+        return {shape: finish(model, self.export.opset, facts) for shape, model in models.items()}
 
     @cached_property
     def float32(self) -> dict[str, onnx.ModelProto]:
@@ -161,21 +173,10 @@ class _Models:
         }
 
 
-def golden_batch(network: Backbone, data: DataSet, count: int) -> tuple[npt.NDArray[Any], ...]:
-    """The first ``count`` test images or all, torch's float32 logits, and the labels."""
-    test = data.split("test")
-    images = np.ascontiguousarray(test.images[:count])
-    logits = run_torch(DeployedNetwork(network, data.mean, data.std).eval(), Job(images, count))
-    return images, logits, np.ascontiguousarray(test.labels[:count])
-
-
 def export_network(network: nn.Module, image_size: int, opset: int, shape: str) -> onnx.ModelProto:
-    """A module that takes uint8 ``[B, H, W, 3]`` as ONNX, with a ``dynamic`` or ``static`` batch.
-
-    The static batch is 1.
-    """
+    """Export a module for uint8 ``[B, H, W, 3]``: ``dynamic``, or ``static`` with B = 1."""
     dynamic = shape == "dynamic"
-    # A batch of 1 would be taken for a constant.
+    # A batch of 1 would become a constant.
     example = torch.zeros(2 if dynamic else 1, image_size, image_size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         network.eval(),
@@ -195,10 +196,10 @@ def export_network(network: nn.Module, image_size: int, opset: int, shape: str) 
 
 
 def _mean(value: Any, dim: Any, keepdim: bool = False, dtype: int = -1) -> Any:
-    """``aten.mean.dim``, with feature maps ``[B, C, H, W]`` pooled by the operator for that.
+    """``aten.mean.dim``, as GlobalAveragePool for feature maps ``[B, C, H, W]``.
 
-    onnxruntime has kernels of it for int8 and for the layout of its convolutions; for ReduceMean,
-    which torch's exporter writes, it has neither.
+    onnxruntime has kernels of that for int8 and for the layout of its convolutions, but not of
+    ReduceMean, which torch's exporter writes.
     """
     if dtype == -1 and len(value.shape) == 4 and sorted(d % 4 for d in dim or ()) == [2, 3]:
         pooled = opset18.GlobalAveragePool(value)
@@ -207,7 +208,7 @@ def _mean(value: Any, dim: Any, keepdim: bool = False, dtype: int = -1) -> Any:
 
 
 def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> bytes:
-    """The bytes to write: without build paths, with ``facts`` as metadata, and checked."""
+    """The checked contents of a file, with ``facts`` as metadata and without build paths."""
     strip_metadata(model)
     onnx.helper.set_model_props(model, dict(facts))
     used = {node.domain for node in model.graph.node}
@@ -215,20 +216,20 @@ def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> byte
     del model.opset_import[:]
     model.opset_import.extend(opsets)
     honoured = {entry.domain: entry.version for entry in opsets}
-    # The exporter writes another opset than was asked for without saying so.
+    # The exporter may silently write another opset.
     if honoured != {"": opset}:
         raise AssertionError(f"opset {opset} was asked for, {honoured} was written")
     if model.ir_version > MAX_IR_VERSION:
         raise AssertionError(f"IR version {model.ir_version} is too new for older runtimes")
     onnx.checker.check_model(model, full_check=True)
-    # The checker alone does not see float16 meet float32.
+    # The checker alone misses a mix of float16 and float32.
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
 def strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes on every part: the stack traces hold this machine's paths."""
+    """Remove the exporter's notes, as their stack traces have this machine's paths."""
     graph = model.graph
     values = [*graph.input, *graph.output, *graph.value_info]
     for part in [model, graph, *graph.node, *values, *graph.initializer]:

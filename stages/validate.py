@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
-from stages.devices.runner import outcome, statistics
+from stages.devices.rules import outcome, statistics
 from stages.entry import run_stage
 from stages.files import write_json
 from stages.params import Params
@@ -26,7 +26,7 @@ from stages.runtimes.parity import (
     Reference,
     accuracy,
     breaches,
-    figures,
+    measurements,
     read_reference,
 )
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
@@ -124,7 +124,7 @@ def validate(
     if times := execution.times:
         gpu, wall = statistics(times.gpu_ms), statistics(times.wall_ms)
         row["latency"] = {"batch_size": 1, "gpu": gpu, "wall": wall}
-    row |= figures(execution, sizes, reference, images)
+    row |= measurements(execution, sizes, reference, images)
     return row | outcome(", ".join(breaches(row, precision, settings)) or None)
 
 

@@ -1,1 +1,1 @@
-"""What goes to a device: the model card, the SBOM, the manifest, its signature and its check."""
+"""What a bundle has besides the models: card, SBOM, manifest and signature."""

@@ -1,4 +1,4 @@
-"""The model card of a bundle: what the model is, how good, how fast, and how to run it."""
+"""The model card of a bundle: what the model is, its accuracy and speed, and how to run it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from stages.tables import Table, exports, networks, of_records, processor
 
 Record = dict[str, Any]
 
-#: So many classes are shown whole; of more the weakest and the strongest.
+#: With more classes only the weakest and the strongest are shown.
 _MANY_CLASSES = 20
 _UNTAUGHT = ("scratch", "one")
-#: Settings of a training that do nothing at their defaults.
+#: Training settings without an effect at their defaults.
 _OPTIONAL = ("milestones", "warmup", "layer_decay", "clip_gradient", "label_smoothing", "ema")
 _SPLIT = ("train_split", "val_split", "test_split", "val_fraction", "train_per_class", "seed")
 
@@ -36,10 +36,10 @@ def model_card(
     report: Record,
     environment: Record,
 ) -> str:
-    """The card in Markdown, with the head that model hubs read.
+    """The card in Markdown, with the head for model hubs.
 
-    ``description`` is ``model.json`` with the packaged precisions alone, ``report`` is
-    ``reports/data.json``, and ``environment`` that of the student.
+    ``description`` is ``model.json`` with the packaged precisions only, ``report`` is
+    ``reports/data.json``, and ``environment`` is the student's.
     """
     packaged, choice = description["files"], summary["recommended"]
     jinja = Environment(
@@ -74,7 +74,7 @@ def model_card(
 
 
 def making(params: Params, proxy: str) -> Table:
-    """How teacher and student were trained; ``proxy`` is the network that it learned from."""
+    """How teacher and student were trained; the student learned from the network ``proxy``."""
     teacher, student = params.teacher, params.distill
     method = "supervised" if student.method == "scratch" else student.method.upper()
     rows = [["method", _teacher_method(teacher), method]]
@@ -118,7 +118,7 @@ def _taught_by(params: Params, network: str) -> str:
 
 
 def _training(training: Training) -> dict[str, str]:
-    """The settings that had an effect, but for where it started."""
+    """The settings that had an effect, apart from the initial weights."""
     unused = {"weights", "normalization"}
     unused |= {k for k in _OPTIONAL if getattr(training, k) == Training.model_fields[k].default}
     unused |= {"momentum"} if training.optimizer == "adamw" else set()
@@ -130,7 +130,7 @@ def _training(training: Training) -> dict[str, str]:
 
 
 def _chosen(classes: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
-    """The classes to show, in one part, or the weakest and the strongest in two with titles."""
+    """The classes to show, in one part, or the weakest and the strongest in two titled parts."""
     if len(classes) <= _MANY_CLASSES:
         return [("", classes)]
     present = [one for one in classes if one["images"]]
@@ -155,7 +155,7 @@ def _classes(classes: Sequence[Record]) -> Table:
 
 
 def _devices(summary: Record, description: Record) -> str:
-    """Those of ``profile.devices``; later measurements must not change the bundle."""
+    """The devices of ``profile.devices``; later measurements must not change the bundle."""
     rows = [
         ([processor(device), f"{device['system']}, {device['runtime']}", precision], row)
         for device in summary["devices"].values()
@@ -176,9 +176,9 @@ def _splits(report: Record) -> Table:
 
 
 def _skipped(summary: Record) -> list[Record]:
-    """Those of the summary, with the processors of devices in place of their URLs.
+    """What the summary has as skipped, with processors in place of device URLs.
 
-    What `ackd profile` measures later changes nothing here: a version's bundle stays the same.
+    Later measurements by `ackd profile` must not change the bundle.
     """
     devices: dict[str, Record] = summary["devices"]
     names = {url: processor(one) for url, one in devices.items() if not one["by_hand"]}

@@ -1,4 +1,4 @@
-"""Keys that prove where a bundle comes from: Ed25519, in the PEM files that openssl reads too."""
+"""Keys that sign bundles: Ed25519, in PEM files that openssl reads too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIGNING_KEY = "ACKD_SIGNING_KEY"
 
 
 def new_key(private_file: Path) -> tuple[Path, str]:
-    """Write a new private key, for its owner alone, and beside it the public one (``.pub``).
+    """Write a new private key, readable by its owner only, and the public one (``.pub``) beside it.
 
     Returns:
         The public key's file, and the key id.
@@ -35,7 +35,7 @@ def new_key(private_file: Path) -> tuple[Path, str]:
     private = key.private_bytes(serialization.Encoding.PEM, *form).decode("ascii")
     try:
         private_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # With its mode from the first moment on, and never over a file that exists.
+        # Created with its mode, and never over an existing file.
         with open(private_file, "x", opener=partial(os.open, mode=0o600)) as file:
             file.write(private)
         public_file.write_text(public_text(key.public_key()))
@@ -50,10 +50,10 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def configured_key() -> Ed25519PrivateKey | None:
-    """The private key that ``ACKD_SIGNING_KEY`` names; None where it names none.
+    """The private key that ``ACKD_SIGNING_KEY`` names; None if it is unset.
 
     Raises:
-        InputError: the file is missing, is no such key, or others may read it.
+        InputError: the file is missing or no such key, or others may read it.
     """
     name = os.environ.get(SIGNING_KEY)
     if not name:
@@ -77,7 +77,7 @@ def configured_key() -> Ed25519PrivateKey | None:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """Raises InputError where the file is missing or is no public key."""
+    """Raises InputError if the file is missing or no public key."""
     content = _read(path, "the public key")
     try:
         key = serialization.load_pem_public_key(content)

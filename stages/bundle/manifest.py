@@ -1,4 +1,4 @@
-"""``manifest.json`` of a bundle: name, version, sums of all files, and whose signature it bears."""
+"""``manifest.json`` of a bundle: name, version, checksums of all files, and the signer's key id."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from stages.files import sha256, write_json
 
 
 def write_manifest(folder: Path, name: str, version: str, key: Ed25519PrivateKey | None) -> None:
-    """Describe all files in ``folder``, and sign that where there is a key.
+    """Write the manifest of all files in ``folder``, and sign it if there is a key.
 
-    Equal contents give equal bytes, the signature's too: Ed25519 draws nothing.
+    Equal contents give equal bytes, as Ed25519 signatures are deterministic.
     """
     signer = None if key is None else key_id(key.public_key())
     sums = {path: sha256(path) for path in sorted(folder.iterdir())}

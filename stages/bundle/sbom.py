@@ -1,4 +1,4 @@
-"""``sbom.json``: the parts of a bundle and what a device needs to run them, in CycloneDX 1.6."""
+"""``sbom.json``: the files of a bundle and what they need on a device, in CycloneDX 1.6."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SBOM = "sbom.json"
 RUNNER_LICENSE = "Apache-2.0"
 
 
-#: What the device must bring: in versions from the oldest that bundles are tested with to below the
-#: first untested one, its type in a package URL, and its kind.
+#: What the device must have: versions from the oldest to below the first that bundles are not
+#: tested with, the type in a package URL, and the kind.
 REQUIREMENTS = {
     "python": ((">=3.8", "<3.14"), "generic", ComponentType.PLATFORM),
     "numpy": ((">=1.24.4", "<3"), "pypi", ComponentType.LIBRARY),
@@ -32,7 +32,7 @@ REQUIREMENTS = {
 def write_sbom(folder: Path, network: str, version: str, license_: str | None) -> None:
     """Describe all files in ``folder``; equal contents give equal bytes.
 
-    ``license_`` is an SPDX expression of the model's; None where it is not stated.
+    ``license_`` is the model's SPDX expression; None if it is not stated.
     """
     digests = {path: sha256(path) for path in sorted(folder.iterdir())}
     licenses = _licenses(license_)
@@ -65,7 +65,7 @@ def write_sbom(folder: Path, network: str, version: str, license_: str | None) -
 
 
 def _requirement(name: str) -> Component:
-    """Without a version, as none is delivered; CycloneDX has ranges from 1.7 on only."""
+    """Without a version, as none is delivered; CycloneDX 1.6 has no ranges."""
     versions, registry, kind = REQUIREMENTS[name]
     ranges = f"vers:{registry}/{'|'.join(versions)}"
     return Component(

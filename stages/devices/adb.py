@@ -25,14 +25,14 @@ from stages.sections.export import Profile
 
 #: Where programs may be put and run without being installed.
 FOLDER = "/data/local/tmp"
-#: How long a browser may take to be started, chosen by a person and load the page.
+#: A browser must load the page within this time; a person may have to choose one first.
 BEGIN_SECONDS = 90.0
-#: So often the device is looked for meanwhile.
+#: How often to check that the device is still attached.
 _LOOK_SECONDS = 5.0
 
 
 class AdbDevice(Device):
-    """Runs the probe's page in its browser, or a program that the user names."""
+    """Measures in the device's browser, or with a program that the user names."""
 
     def __init__(self, url: DeviceUrl, adb: Adb) -> None:
         super().__init__(url)
@@ -49,7 +49,7 @@ class AdbDevice(Device):
             if runner is None:
                 report = self._report(exported, profile)
                 after = thermal(self.adb)
-                # It begins and ends when the page wants: there is no looking in between.
+                # The page decides when models start, so the state of each is not known.
                 rows = [mark(row, before, after) for row in report.rows]
                 description = report.description | description
             else:
@@ -71,10 +71,10 @@ class AdbDevice(Device):
         return measurement
 
     def _report(self, exported: Exported, profile: Profile) -> Report:
-        """What the device's browser measures on the probe's page.
+        """Measure on the probe's page in the device's browser.
 
         Raises:
-            InputError: no browser opened the page, or none finished, in time.
+            InputError: no browser opened the page or finished in time.
         """
         if self.url.threads:
             profile = profile.model_copy(update={"threads": self.url.threads})
@@ -110,7 +110,7 @@ class AdbDevice(Device):
         if wrong is None and started.code:
             wrong = started.reason
         if wrong is not None:
-            # The address is a secret, as long as the page is served.
+            # The address is secret while the page is served.
             wrong = wrong.replace(address, "the page").rstrip(".")
             raise InputError(f"{self.name}: no browser could be opened ({wrong}); install one")
 
@@ -120,8 +120,8 @@ class AdbDevice(Device):
         """A fresh process for each precision and number of threads.
 
         Raises:
-            InputError: a file arrived altered, or the program does not run or prints something
-                else than its answer.
+            InputError: a file arrived altered, or the program does not run or prints no valid
+                answer.
         """
         program, folder = files[0].name, f"{FOLDER}/ackd-{new_token()}"
         sums = exported.sums("static")
@@ -149,7 +149,7 @@ class AdbDevice(Device):
                 row = judge(row, answer, answer.golden.model_dump(), "runner")
                 yield mark(row, before, thermal(self.adb))
         finally:
-            # What ended the work is what the user should read, not that this failed too.
+            # Must not hide the error that ended the measurement.
             with contextlib.suppress(InputError):
                 self.adb.shell("rm", "-rf", folder)
 
@@ -174,7 +174,7 @@ class AdbDevice(Device):
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> AdbDevice:
-    """Raises InputError where the device is not attached, or not usable, or to get wheels."""
+    """Raises InputError if the device is not attached or not usable, or is to get wheels."""
     if opening.send_wheels:
         raise InputError(
             f"--send-wheels is for devices that are reached by ssh, not for {url.text}; leave it"

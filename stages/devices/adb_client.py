@@ -1,4 +1,4 @@
-"""The system's adb client: finds an Android device, and runs one command after the other there."""
+"""An Android device by the system's adb client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from models.errors import InputError
 from stages.devices.commands import Finished, last_line, run_program
 
-# The client's own words where the device is gone, and not those of a program there.
+# What the client itself prints when the device is gone, as opposed to a program there.
 _LOST = re.compile(
     r"^(?:adb|error): (?:error: )?(?:failed to get feature set: )?"
     r"(device .*(?:not found|offline|unauthorized)|no devices|closed|protocol fault"
@@ -39,29 +39,29 @@ class Adb:
             InputError: the device is gone, or does not answer in time.
         """
         finished = run_program(["adb", "-s", self.serial, *arguments], self.url)
-        # What `adb push` finds at its start it prints on stdout.
+        # `adb push` reports a lost device on stdout.
         output = finished.err if arguments[0] == "shell" else finished.err + finished.out
         lost = _LOST.search(output) if finished.code else None
         if lost:
             raise InputError(
-                f"{self.url}: the connection was lost (adb: {lost[1]}); see that the cable"
-                " holds, and run again"
+                f"{self.url}: the connection was lost (adb: {lost[1]}); check the cable, and run"
+                " again"
             )
         return finished
 
     def shell(self, *command: str) -> Finished:
-        """A program of the device and its arguments, as they are."""
+        """Run a program of the device; the arguments reach it unchanged."""
         return self.run("shell", shlex.join(command))
 
     def require_attached(self) -> None:
-        """Raises InputError if the device is gone; only adb's server is asked."""
+        """Raises InputError if the device is gone; asks only adb's server."""
         self.run("get-state")
 
     def push(self, files: Sequence[Path], folder: str) -> None:
         """Copy files into a folder there.
 
         Raises:
-            InputError: they could not be copied, as where its memory is full.
+            InputError: they could not be copied, for example because its storage is full.
         """
         finished = self.run("push", *map(str, files), f"{folder}/")
         if finished.code:
@@ -70,10 +70,10 @@ class Adb:
 
     @contextlib.contextmanager
     def reversed(self, port: int) -> Iterator[None]:
-        """Make a port of this machine one of the device's own, until the block ends.
+        """Forward a port of the device to the same port here, until the block ends.
 
         Raises:
-            InputError: the port is taken there.
+            InputError: the port is in use there.
         """
         place = f"tcp:{port}"
         finished = self.run("reverse", "--no-rebind", place, place)
@@ -83,7 +83,7 @@ class Adb:
         try:
             yield
         finally:
-            # What ended the work is what the user should read, not that this failed too.
+            # Must not hide the error that ended the block.
             with contextlib.suppress(InputError):
                 self.run("reverse", "--remove", place)
 

@@ -1,17 +1,17 @@
 """Runs on the device: receives bundles, verifies them, serves them and rolls back.
 
-It needs Python 3.8 or newer and nothing else; it is sent with each request and never stored
-there. One request is ``<command> FOLDER [ARGUMENTS]``, and its answer one line of JSON.
+Needs only Python 3.8 or newer; it is sent with each request and never stored there. A request is
+``<command> FOLDER [ARGUMENTS]``, its answer one line of JSON.
 
 A folder that serves a model looks like this::
 
-    served -> releases/<name>/bundle       the one thing that a switch changes
+    served -> releases/<name>/bundle       the only thing that a switch changes
     releases/<name>/bundle/...             the files of the bundle, flat
     releases/<name>/record.json            what was deployed and when, and what was served before
-    required-key                           whose signature bundles must bear, if any: 64 digits
-    .new-<token>/                          on its way in; never served
+    required-key                           the key that must have signed bundles, if any: 64 digits
+    .new-<token>/                          being received; never served
 
-``served`` is replaced by one rename, after everything that it leads to is on the disk and proven.
+``served`` is replaced by one rename, after everything that it leads to is on disk and verified.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ RECORD = "record.json"
 KEY = "required-key"
 NEW = ".new-"
 OLD = ".old-"
-#: How often a line goes to the sender, so that a broken connection is noticed.
+#: How often to send a line, so that a broken connection is noticed.
 _SIGN_OF_LIFE_SECONDS = 15.0
 
 
 def describe(base: Path) -> Dict[str, Any]:
-    """What determines which wheels fit."""
+    """What determines which wheels fit this device."""
     libc, version = platform.libc_ver()
     return {
         "python": list(sys.version_info[:2]),
@@ -59,8 +59,7 @@ def describe(base: Path) -> Dict[str, Any]:
 def receive(base: Path, token: str) -> None:
     """Unpack a tar stream from stdin into ``.new-<token>``, and keep that until stdin ends.
 
-    The folder lasts as long as the process that sends it. What earlier ones left behind is removed
-    first.
+    The folder lasts as long as the sending process. Leftovers of earlier ones are removed first.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -83,19 +82,17 @@ def receive(base: Path, token: str) -> None:
 
 def _unpack(base: Path, folder: Path) -> None:
     try:
-        # Blocks as they come, for stdin has no end yet.
+        # As a stream, because stdin stays open.
         with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
             for member in archive:
                 content = archive.extractfile(member) if member.isreg() else None
                 _write_member(folder, member.name, content)
-        os.sync()  # once: a file at a time takes minutes on a memory card
+        os.sync()  # once: syncing each file takes minutes on a memory card
     except (tarfile.TarError, EOFError):
         raise DeviceError(f"{folder}: the transfer was incomplete; try again") from None
     except OSError as error:
-        others = [path.name for path in base.glob(NEW + "*") if path != folder]
-        beside = f", where others are at work in {', '.join(others)}" if others else ""
         raise DeviceError(
-            f"{folder}: not written ({error.strerror}); free some space in {base}{beside}"
+            f"{folder}: not written ({error.strerror}); free some space in {base}"
         ) from None
 
 
@@ -117,13 +114,13 @@ def _wait_for_end() -> None:
 
 
 def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
-    """Serve what :func:`receive` wrote, if it is whole and no older than what is served.
+    """Serve what :func:`receive` wrote, if it is complete and not older than what is served.
 
     Args:
-        base: the folder that serves.
+        base: the serving folder.
         token: of the received folder, whose bundle is in ``bundle/``.
         order: JSON with ``manifest_sha256``, ``allow_downgrade``, ``record``, which is kept, and
-            ``key``, in 64 digits, that bundles must be signed with from now on, or null.
+            ``key``, which must sign bundles from now on: 64 digits or null.
     """
     wanted = json.loads(order)
     with _locked(base):
@@ -141,7 +138,7 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
                 "key_id": key and key_id(key),
                 "manifest_sha256": wanted["manifest_sha256"],
                 "deployed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                # What is served anew, because it was damaged, is nothing to go back to.
+                # A damaged release that is served again is nothing to go back to.
                 "previous": None if before is None else before["previous" if same else "name"],
             }
         )
@@ -161,7 +158,7 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
 
 
 def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> None:
-    """Raises DeviceError unless ``version`` comes after that of ``served``."""
+    """Raises DeviceError unless ``version`` is newer than that of ``served``."""
     new, old = _order(version), _order(served["version"])
     if new < old:
         raise DeviceError(
@@ -176,7 +173,7 @@ def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> 
 
 
 def rollback(base: Path, token: str) -> Dict[str, Any]:
-    """Serve what was served before the present release, by the key that it was deployed with."""
+    """Serve the previous release, verified with the key that it was deployed with."""
     with _locked(base):
         served = _served(base)
         if served is None:
@@ -190,7 +187,7 @@ def rollback(base: Path, token: str) -> Dict[str, Any]:
 
 
 def status(base: Path) -> Dict[str, Any]:
-    """``served``, ``previous``: their records, or None; ``problem`` of what is served; ``key``."""
+    """The records ``served`` and ``previous`` or None, a ``problem`` of ``served``, and ``key``."""
     served = _served(base)
     problem = None
     if served is not None:
@@ -209,7 +206,7 @@ def status(base: Path) -> Dict[str, Any]:
 
 
 def _prove(bundle: Path, manifest_sha256: str, key: Optional[str]) -> Dict[str, Any]:
-    """The manifest of a bundle that is whole, the intended one, and signed with the key.
+    """The manifest of a bundle that is complete, the intended one, and signed with the key.
 
     Raises:
         DeviceError: it is not; the message names the file.
@@ -230,14 +227,14 @@ def _prove(bundle: Path, manifest_sha256: str, key: Optional[str]) -> Dict[str, 
 
 
 def _prove_release(base: Path, record: Dict[str, Any]) -> None:
-    """Verify a release; one from before the present key was required needs no signature by it."""
+    """Verify a release; one that is older than the required key needs no signature by it."""
     key = _pinned(base)
     key = key if key and key_id(key) == record["key_id"] else None
     _prove(base / RELEASES / record["name"] / "bundle", record["manifest_sha256"], key)
 
 
 def _pinned(base: Path) -> Optional[str]:
-    """The key that is required here."""
+    """The required key, if any."""
     try:
         key = (base / KEY).read_text(encoding="ascii").strip()
         if len(bytes.fromhex(key)) == 32:
@@ -250,7 +247,7 @@ def _pinned(base: Path) -> Optional[str]:
 
 
 def key_id(key: str) -> str:
-    """As a manifest calls a key of 64 hexadecimal digits."""
+    """The id in a manifest of a key of 64 hexadecimal digits."""
     return hashlib.sha256(bytes.fromhex(key)).hexdigest()[:16]
 
 
@@ -297,7 +294,7 @@ def _switch(base: Path, name: str, token: str) -> None:
 
 
 def _prune(base: Path, *kept: Optional[str]) -> None:
-    """Remove all releases but these, each by a rename first, so that none is ever there in part."""
+    """Remove all other releases; each is renamed first, so that none is ever there in part."""
     for path in (base / RELEASES).iterdir():
         if path.name not in kept and not path.name.startswith(OLD):
             path.rename(path.with_name(OLD + path.name))
@@ -306,7 +303,7 @@ def _prune(base: Path, *kept: Optional[str]) -> None:
 
 
 def _remove_leftovers(base: Path) -> None:
-    """Remove what is left of deployments and measurements that ended early."""
+    """Remove what interrupted deployments and measurements left behind."""
     for path in base.glob(NEW + "*"):
         with contextlib.suppress(OSError):
             if path.is_symlink() or not path.is_dir():
@@ -321,15 +318,15 @@ def _remove_leftovers(base: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Keep a folder to this process; the lock ends with the process, however that ends.
+    """Lock a folder; the lock ends with the process, however that ends.
 
-    On the folder that serves, it makes one switch at a time; on one that is on its way in, it shows
-    that somebody needs it.
+    On the serving folder it permits one switch at a time; on a received one it shows that the
+    folder is in use.
 
     Raises:
-        BlockingIOError: another process holds it, and it is not to be waited for.
+        BlockingIOError: another process holds the lock, and ``wait`` is false.
     """
-    import fcntl  # Windows has none, where a bundle may come from
+    import fcntl  # Windows, where a bundle may come from, has none
 
     if not folder.is_dir():
         raise DeviceError(f"{folder}: no such folder; deploy a bundle first")
@@ -370,11 +367,11 @@ def main(command: str, base: str, *arguments: str) -> int:
     except DeviceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    if answer is not None:  # else it was given already
+    if answer is not None:  # else it was printed already
         print(json.dumps(answer))
     return 0
 
 
-# It runs from stdin, where a module has this name too.
+# True on stdin too.
 if __name__ == "__main__":
     sys.exit(main(*sys.argv[2:]))

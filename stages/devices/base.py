@@ -1,4 +1,4 @@
-"""The contract of a device: take a folder of models, prove it whole there, and measure."""
+"""The contract of a device: take a folder of models, verify it there, and measure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.sections.export import Profile
 
 Row = dict[str, Any]
 
-#: What only a measurement that came to its end has.
+#: Keys that only a finished measurement has.
 UNMEASURED = (
     *("version", "provider", "init_ms", "first_ms", "n", "min_ms", "p50_ms", "p90_ms", "p99_ms"),
     *("mean_ms", "cv", "peak_rss_mb", "load_before", "load_after", "temperature_before"),
@@ -29,8 +29,8 @@ class Opening:
 
     Attributes:
         accept_host_key: the fingerprint (``SHA256:...``) of a host that is new to this machine.
-        ask: shows a question and returns the answer; None where nobody can be asked.
-        send_wheels: whether numpy and onnxruntime are sent along.
+        ask: shows a question and returns the answer; None if nobody can be asked.
+        send_wheels: whether to send numpy and onnxruntime along.
     """
 
     accept_host_key: str | None = None
@@ -40,11 +40,11 @@ class Opening:
 
 @dataclass
 class Measurement:
-    """What one device gave.
+    """The results of one device.
 
     Attributes:
         device: its URL, without secrets.
-        description: who measured: ``system``, ``machine``, ``cpu``, ``cores``, ``governor``,
+        description: of the device: ``system``, ``machine``, ``cpu``, ``cores``, ``governor``,
             ``python``, ``runtime``; None for what it does not report.
         results: rows of ``reports/latency.json``, as ``docs/files.md`` describes them.
         samples: times in ms by ``<device>|<runtime>|<precision>|<threads>``.
@@ -56,7 +56,7 @@ class Measurement:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row; its ``samples_ms`` are kept apart."""
+        """Add a row; its ``samples_ms`` go to ``samples``."""
         row = {"device": self.device, **row}
         key = f"{self.device}|{row['runtime']}|{row['precision']}|{row['threads']}"
         self.samples[key] = row.pop("samples_ms", [])
@@ -70,7 +70,7 @@ class Device(ABC):
         self.url = url
 
     def settings(self, exported: Exported, profile: Profile) -> Iterator[tuple[str, int]]:
-        """Each precision with each number of threads; shows the progress."""
+        """Each precision with each number of threads; shows progress."""
         threads = self.url.threads or profile.threads
         every = [*itertools.product(exported.precisions, threads)]
         return track(every, f"profile {self.url.text}")
@@ -84,10 +84,10 @@ class Device(ABC):
             profile: how long to measure.
 
         Returns:
-            A row for each precision and number of threads; one that did not run has ``failed``.
+            A row for each precision and number of threads; ``failed`` if it did not run.
 
         Raises:
-            InputError: the device is not reached, lacks a program, or a file arrived altered.
+            InputError: the device is unreachable or lacks a program, or a file arrived altered.
         """
 
 
@@ -99,7 +99,7 @@ def unmeasured(
     reason: str | None,
     status: str = "failed",
 ) -> Row:
-    """A row without figures, of a model with the ``path`` and ``sha256`` of ``entry``."""
+    """A row without times, of a model with the ``path`` and ``sha256`` of ``entry``."""
     return {
         "runtime": runtime,
         "precision": precision,

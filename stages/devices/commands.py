@@ -1,4 +1,4 @@
-"""Programs of this machine that reach a device, run to their end, and what they printed."""
+"""Run programs of this machine that reach a device, and read their output."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Finished(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why it failed, by the last line of stderr."""
+        """The last line of stderr, or else the status."""
         line = last_line(self.err).removeprefix("error: ")
         return line or f"the process ended with status {self.code}"
 
 
 def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Finished:
-    """A program of this machine, run to its end.
+    """Run a program of this machine to its end.
 
     Args:
         command: program and arguments.
-        device: the URL of the device that it is for.
+        device: the device's URL, for messages.
         given: its stdin.
 
     Raises:
@@ -70,7 +70,7 @@ def no_answer(device: str, limit: float) -> InputError:
 
 
 def last_json(text: str) -> dict[str, Any] | None:
-    """The object in the last line, its texts printable; a shell's greeting may come before it."""
+    """The object in the last line, with printable strings; a shell's greeting may precede it."""
     lines = text.strip().splitlines()
     with contextlib.suppress(ValueError, RecursionError, IndexError):
         found = _printable(json.loads(lines[-1]))
@@ -87,6 +87,6 @@ def _printable(value: Any) -> Any:
 
 
 def last_line(text: str) -> str:
-    """The last line of what a program printed, printable, without a full stop."""
+    """The last line of a program's output, printable, without a full stop."""
     lines = text.strip().splitlines()
     return printable(lines[-1].strip().rstrip(".")) if lines else ""

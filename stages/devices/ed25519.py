@@ -1,6 +1,6 @@
-"""Signatures by Ed25519, verified on devices that have no library for it.
+"""Verification of Ed25519 signatures on devices that have no library for it.
 
-It needs Python 3.8 or newer and nothing else: it becomes a part of ``agent.py``.
+Needs only Python 3.8 or newer; inlined into ``agent.py``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _Point = Tuple[int, int, int, int]
 
 
 def is_signed_by(key: bytes, content: bytes, signature: bytes) -> bool:
-    """Whether an Ed25519 signature of 64 bytes is the key's, of 32 bytes, over ``content``.
+    """Whether ``signature`` (64 bytes) over ``content`` is by ``key`` (32 bytes).
 
-    Takes some milliseconds. Nothing here is secret, so that its time may depend on what it is at.
+    Takes some milliseconds. The time may depend on the values, as none of them is secret.
 
     Source: RFC 8032, sections 5.1.3, 5.1.4 and 5.1.7, without the cofactor, as OpenSSL does it.
     """
@@ -37,7 +37,7 @@ def is_signed_by(key: bytes, content: bytes, signature: bytes) -> bool:
 
 
 def _point(encoded: bytes) -> Optional[_Point]:
-    """The point of 32 bytes; None where there is none."""
+    """Decode a point of 32 bytes; None if there is none."""
     number = int.from_bytes(encoded, "little")
     y, sign = number & (1 << 255) - 1, number >> 255
     square = (y * y - 1) * pow(_D * y * y + 1, _P - 2, _P) % _P

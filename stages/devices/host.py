@@ -1,4 +1,4 @@
-"""Devices that run Python: files are copied there, verified, and run by runner.py."""
+"""Devices with Python: models are copied there, verified, and run by runner.py."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 _AGENT = single_file(AGENT)
-# Its source comes first on stdin, and then what it is to receive.
+# Its stdin has its own source first, then the data.
 _BOOT = "import sys;exec(compile(sys.stdin.buffer.read(int(sys.argv[1])),'agent','exec'))"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where models and runner lie on the device.
+    """Where models and runner are on the device.
 
     Attributes:
         environment: for the command line, such as ``PYTHONPATH=...``.
-        token: what the agent knows the folder by that was sent, the models' manifest with it; None
-            where the models were there.
+        token: the agent's name for the folder that was sent, with a manifest of the models; None if
+            the models were already there.
     """
 
     models: str
@@ -50,7 +50,7 @@ class Host(Device):
     """A device with Python 3.8 or newer and a file system.
 
     Attributes:
-        folder: where bundles are deployed to; None where the URL has none and none is usual.
+        folder: where bundles are deployed to; None if the URL names none and there is no default.
     """
 
     folder: str | None
@@ -62,11 +62,11 @@ class Host(Device):
     @property
     @abstractmethod
     def python(self) -> str:
-        """The interpreter there, a name or a path."""
+        """Name or path of the interpreter there."""
 
     @abstractmethod
     def line(self, command: Sequence[str]) -> list[str]:
-        """The command of this machine, with English messages, that runs a command there."""
+        """The local command that runs a command there, with English messages."""
 
     def require_connection(self, finished: Finished) -> None:
         """Raises InputError if the connection failed."""
@@ -80,11 +80,11 @@ class Host(Device):
         """Run a command there to its end.
 
         Args:
-            command: program and arguments, as they are: no shell changes them.
+            command: program and arguments, which no shell changes.
             given: its stdin.
 
         Raises:
-            InputError: the device is not reached, or does not end within :func:`timeout_s`.
+            InputError: the device is unreachable, or does not finish within :func:`timeout_s`.
         """
         try:
             finished = run_program(self.line(command), self.url.text, given)
@@ -95,9 +95,9 @@ class Host(Device):
 
     @contextlib.contextmanager
     def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Place]:
-        """Send files, the runner and, with ``--send-wheels``, what the runner needs.
+        """Send files, the runner and, with ``--send-wheels``, its libraries.
 
-        The folder there is removed afterwards, unless the agent has activated it.
+        The folder there is removed afterwards unless it was activated.
         """
         base, token = str(self.folder), new_token()
         sent: dict[str, Path | bytes] = {**files, "runner.py": single_file(RUNNER)}
@@ -112,9 +112,9 @@ class Host(Device):
 
     @contextlib.contextmanager
     def _held(self, files: Mapping[str, Path | bytes], base: str, token: str) -> Iterator[str]:
-        """Have the agent receive files into a folder that lasts until the block ends.
+        """Send files to a folder there, which the agent removes when the block ends.
 
-        If this process dies, the agent's stdin ends, and it removes the folder too.
+        If this process dies, the agent's stdin ends, which also makes it remove the folder.
         """
         limit = timeout_s()
         with subprocess.Popen(
@@ -128,11 +128,11 @@ class Host(Device):
             ending = threading.Timer(limit, agent.kill)
             ending.start()
             try:
-                with contextlib.suppress(BrokenPipeError):  # its answer is the reason
+                with contextlib.suppress(BrokenPipeError):  # its output has the reason
                     agent.stdin.write(_AGENT)
                     _write_tar(agent.stdin, files)
                     agent.stdin.flush()
-                # A shell's greeting may come before it.
+                # A shell's greeting may precede the answer.
                 answers = (last_json(line.decode(errors="replace")) for line in agent.stdout)
                 answer = next(filter(None, answers), None)
                 ending.cancel()
@@ -157,10 +157,10 @@ class Host(Device):
         return measurement
 
     def ask_runner(self, place: Place, *arguments: str) -> dict[str, Any]:
-        """The line of JSON that the runner prints.
+        """The runner's line of JSON.
 
         Raises:
-            InputError: it printed none; the message is its reason.
+            InputError: it printed none; the message has its reason.
         """
         finished = self._run_runner(place, *arguments)
         answer = last_json(finished.out)
@@ -169,7 +169,7 @@ class Host(Device):
         return answer
 
     def ask_agent(self, command: str, *arguments: str) -> dict[str, Any]:
-        """The answer of ``agent.py``, run on the device."""
+        """The answer of ``agent.py``, which runs on the device."""
         finished = self.run(self._agent(command, *arguments), _AGENT)
         answer = last_json(finished.out)
         if finished.code or answer is None:
@@ -177,7 +177,7 @@ class Host(Device):
         return answer
 
     def _agent(self, *arguments: str) -> list[str]:
-        """The command of an agent, which reads its own source before anything else."""
+        """The command of an agent, which first reads its own source."""
         return [self.python, "-I", "-c", _BOOT, str(len(_AGENT)), *arguments]
 
     def _row(
@@ -188,7 +188,7 @@ class Host(Device):
         threads: int,
         profile: Profile,
     ) -> Row:
-        """A runner in a fresh process; one that fails or crashes gives a row with its reason."""
+        """Measure in a fresh process; if it fails or crashes, the row has the reason."""
         entry = exported.entry(precision, "static")
         model, golden = f"{place.models}/{entry['path']}", f"{place.models}/{exported.golden.name}"
         finished = self._run_runner(place, *profile_arguments(model, golden, threads, profile))
@@ -201,11 +201,11 @@ class Host(Device):
         if "cpus" in self.url.options:
             command += ["--cpus", self.url.options["cpus"]]
         code, out, err = self.run(command)
-        # A folder of the device is of no interest to who reads the report.
+        # The report has no use for the device's temporary folder.
         return Finished(code, out, err.replace(f"{place.models}/", ""))
 
     def _broken_off(self, agent: subprocess.Popen[bytes], limit: float) -> InputError:
-        """Why an agent has ended without an answer."""
+        """Why an agent ended without an answer."""
         out, err = (text.decode(errors="replace") for text in agent.communicate())
         if agent.returncode == -signal.SIGKILL:
             return no_answer(self.url.text, limit)
@@ -221,7 +221,7 @@ class Host(Device):
 
 
 def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -> list[str]:
-    """The arguments of a runner that times one model; the paths are the device's."""
+    """The runner's arguments to time one model; the paths are the device's."""
     arguments = ["--profile", "--model", model, "--golden", golden, "--threads", str(threads)]
     for option in ("warmup_runs", "warmup_seconds", "min_runs", "min_seconds", "max_runs"):
         arguments += [f"--{option.replace('_', '-')}", str(getattr(profile, option))]
@@ -238,14 +238,14 @@ def files_below(folder: Path, under: str) -> dict[str, Path]:
 
 
 def new_token() -> str:
-    """A name that no other request has."""
+    """A unique name for a request."""
     return secrets.token_hex(4)
 
 
 def _write_tar(target: IO[bytes], files: Mapping[str, Path | bytes]) -> None:
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for name, file in files.items():
-            # Not gettarinfo: whose the file is here, and when it was made, is no matter there.
+            # Not gettarinfo: owner and date here do not matter there.
             content = file if isinstance(file, bytes) else file.read_bytes()
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

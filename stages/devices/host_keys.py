@@ -1,4 +1,4 @@
-"""Host keys of ssh devices: a new one is shown, confirmed, and kept in known_hosts."""
+"""Host keys of ssh devices: a new one is shown, confirmed, and added to known_hosts."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from models.errors import InputError
 from stages.devices.base import Opening
 from stages.devices.commands import Finished, last_line, run_program
 
-#: ssh keeps the key before it logs in, so no login is needed.
+#: ssh stores the key before login, so no login is needed.
 _NOBODY = ("PubkeyAuthentication=no", "GSSAPIAuthentication=no", "HostbasedAuthentication=no")
 
 
 def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -> None:
     """Add the key that the host presents to known_hosts, if the user accepts its fingerprint.
 
-    ssh itself fetches the key, so that it comes by the same way as later connections: through
-    jump hosts, under the alias of the configuration, and of the kind that ssh prefers.
+    ssh itself fetches the key, in the same way as for later connections: through jump hosts, under
+    the alias of the configuration, and of the type that ssh prefers.
 
     Args:
         url: of the device, for messages.
         opening: what is allowed.
-        ssh: visits the host with these arguments before the usual ones.
+        ssh: connects to the host, with these arguments before the usual ones.
 
     Raises:
-        InputError: the host shows no key, another one than expected, or nobody accepts it.
+        InputError: the host presents no key or an unexpected one, or nobody accepts it.
     """
     line = _presented_key(url, ssh)
     name = line.split(maxsplit=1)[0].split(",")[0]
@@ -39,7 +39,7 @@ def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -
     find = ["ssh-keygen", "-F", name, "-f", str(known_hosts)]
     if known_hosts.exists() and run_program(find, url).out:
         raise InputError(
-            f"{url}: the host presents a key of another kind than the one in {known_hosts}"
+            f"{url}: the host presents a key of another type than the one in {known_hosts}"
             f" ({found}), so this may be another machine; if you know why, remove the old key with"
             f" `ssh-keygen -R '{name}'`"
         )
@@ -92,11 +92,11 @@ def _presented_key(url: str, ssh: Callable[..., Finished]) -> str:
 
 
 def _known_hosts(ssh: Callable[..., Finished]) -> Path:
-    """The first of the files that ssh looks into."""
+    """The first file that ssh reads."""
     found = re.search(r"^userknownhostsfile (?!none\b)([^\s%]+)(\s|$)", ssh("-G").out, re.MULTILINE)
     if found is None:
         raise InputError(
-            "ssh's configuration names no plain UserKnownHostsFile to keep a host key in; accept"
-            " the key by a visit with ssh"
+            "ssh's configuration names no plain UserKnownHostsFile for the host key; connect once"
+            " with ssh to accept it"
         )
     return Path(found[1]).expanduser()

@@ -1,4 +1,4 @@
-"""What a page or a program sends of one model that it timed, and the row that follows from it."""
+"""The measurement of one model as a page or a program sends it, and its row in the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from models.errors import printable
 from stages.devices.base import Row
-from stages.devices.runner import NOISY_CV, breach, outcome, statistics
+from stages.devices.rules import NOISY_CV, breach, outcome, statistics
 
 Text = Annotated[
     str, Field(max_length=512), AfterValidator(lambda text: printable(" ".join(text.split())))
@@ -18,7 +18,7 @@ Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 
 
 class Timed(BaseModel):
-    """One model, timed; figures that follow from others are not taken, but computed here."""
+    """One model, timed; what follows from these values is computed here, not taken."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -33,22 +33,22 @@ class Timed(BaseModel):
 def judge(
     row: Row, timed: Timed, parity: dict[str, float | None], clock: str, trouble: str | None = None
 ) -> Row:
-    """The row of one measurement, by the rules that ``runner.py`` keeps.
+    """The row of one measurement, by the rules of ``runner.py``.
 
     Args:
-        row: of :func:`stages.devices.base.unmeasured`, for the threads that were asked for.
-        parity: as ``runner.compare`` gives it.
-        clock: whose it is that took the times.
-        trouble: why the times mean nothing; None where they do.
+        row: of :func:`stages.devices.base.unmeasured`, with the requested number of threads.
+        parity: as returned by ``rules.compare``.
+        clock: the name of who took the times, for messages.
+        trouble: why the times are invalid; None if they are valid.
     """
     if timed.threads != row["threads"]:
         trouble = f"ran with {timed.threads} threads, where {row['threads']} were asked for"
     elif trouble is None and not any(timed.samples_ms):
         trouble = f"every run was shorter than a step of the {clock}'s clock"
-    figures: Row = {}
+    times: Row = {}
     if trouble is None:
-        figures = statistics(timed.samples_ms)
-        figures |= {"noisy": figures["cv"] > NOISY_CV, "samples_ms": timed.samples_ms}
+        times = statistics(timed.samples_ms)
+        times |= {"noisy": times["cv"] > NOISY_CV, "samples_ms": timed.samples_ms}
     return {
         **row,
         "version": timed.version,
@@ -57,6 +57,6 @@ def judge(
         "init_ms": round(timed.init_ms, 4),
         "first_ms": round(timed.first_ms, 4),
         "golden": parity,
-        **figures,
+        **times,
         **outcome(trouble or breach(row["precision"], parity)),
     }

@@ -17,11 +17,11 @@ from stages.runtimes.exported import Exported
 
 
 class LocalDevice(Host):
-    """Measures where the models lie; ``local:/folder`` is where bundles are deployed to."""
+    """Measures the models where they are; ``local:/folder`` is a place to deploy bundles to."""
 
     def __init__(self, url: DeviceUrl, opening: Opening) -> None:
         super().__init__(url, opening)
-        # Relative to the home of who is logged in, as on other machines.
+        # Relative to the user's home, as on other machines.
         self.folder = None if url.folder is None else str(Path.home() / url.folder)
 
     @property
@@ -44,7 +44,7 @@ class LocalDevice(Host):
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> LocalDevice:
-    """Raises InputError where something is allowed that has no meaning here."""
+    """Raises InputError if wheels are to be sent, which makes no sense here."""
     if opening.send_wheels:
         raise InputError(
             f"--send-wheels is for devices that are reached by ssh, not for {url.text}; install"

@@ -1,7 +1,7 @@
-"""A program that a user brings to measure with on an Android device, in place of runner.py.
+"""A user's own program that measures on an Android device, in place of runner.py.
 
-It takes the arguments of ``runner.py --profile`` and prints one line of JSON, of which these keys
-count; ``docs/how-to-phone.md`` has the whole contract.
+It takes the arguments of ``runner.py --profile`` and prints one line of JSON;
+``docs/how-to-phone.md`` has the whole contract.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from models.errors import InputError
 from stages.devices.commands import last_json
 from stages.devices.judging import Milliseconds, Text, Timed
 
-#: Of the program, where the URL names a folder with what else it needs.
+#: Name of the program if the URL names a folder.
 PROGRAM = "runner"
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Golden(BaseModel):
-    """As :func:`stages.devices.runner.compare` gives it."""
+    """As :func:`stages.devices.rules.compare` gives it."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -33,7 +33,7 @@ class Golden(BaseModel):
 
 
 class Answer(Timed):
-    """What counts of what the program prints."""
+    """What the program prints; other keys are ignored."""
 
     runtime: Text
     samples_ms: Annotated[list[Milliseconds], Field(min_length=1)]
@@ -42,7 +42,7 @@ class Answer(Timed):
 
 
 def files_of(given: str, url: str) -> list[Path]:
-    """The program, first, and what lies beside it where ``given`` is a folder.
+    """The program, followed by the other files if ``given`` is a folder.
 
     Raises:
         InputError: it is missing or not executable.
@@ -62,10 +62,10 @@ def files_of(given: str, url: str) -> list[Path]:
 
 
 def parse(text: str, url: str) -> Answer:
-    """What the program printed.
+    """Parse what the program printed.
 
     Raises:
-        InputError: it is no line of JSON with these keys.
+        InputError: it is not a line of JSON with these keys.
     """
     found = last_json(text)
     if found is None:

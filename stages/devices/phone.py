@@ -1,4 +1,4 @@
-"""What an Android device is, how warm it is, and clock speeds that it can hold."""
+"""An Android device's description, thermal state and fixed-performance mode."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _COOL = 0
 
 
 class Thermal(NamedTuple):
-    """How warm a device is; None is what it does not report.
+    """The thermal state of a device; None for what it does not report.
 
     Attributes:
-        status: of android.os.PowerManager, from 0, none, to 6, shutdown; from 1 on it is slowed.
-        sensor: ``skin`` or ``battery``, whose temperature it is.
+        status: of android.os.PowerManager, from 0 (none) to 6 (shutdown); throttled from 1 on.
+        sensor: the one that gives the temperature, ``skin`` or ``battery``.
         temperature: in degrees Celsius.
     """
 
@@ -31,7 +31,7 @@ class Thermal(NamedTuple):
 
 
 def describe(adb: Adb) -> dict[str, Any]:
-    """Who measures, as ``docs/files.md`` describes it, without the runtime."""
+    """The device as in ``docs/files.md``, without the runtime."""
     listed = re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE)
     known = {name: printable(value) for name, value in listed}
 
@@ -62,9 +62,9 @@ def thermal(adb: Adb) -> Thermal:
 
 
 def parse_thermal(text: str) -> Thermal:
-    """What ``dumpsys thermalservice`` of Android 10 and newer prints."""
+    """Parse the output of ``dumpsys thermalservice`` of Android 10 and newer."""
     status = re.search(r"^\s*Thermal Status: (\d+)", text, re.MULTILINE)
-    # Before these it lists what apps got last, which may be old.
+    # The section before lists cached readings, which may be old.
     readings = _readings(text.partition("Current temperatures from HAL:")[2]) or _readings(text)
     sensor = next((sensor for sensor, kind in _SENSORS.items() if kind in readings), None)
     warmest = None if sensor is None else round(max(readings[_SENSORS[sensor]]), 1)
@@ -75,13 +75,13 @@ def _readings(text: str) -> dict[int, list[float]]:
     """Temperatures by kind of sensor."""
     found: dict[int, list[float]] = {}
     for value, kind in re.findall(r"\bTemperature\{mValue=(-?\d+(?:\.\d+)?), mType=(\d+),", text):
-        if float(value) != 0:  # as sensors report that a device does not have
+        if float(value) != 0:  # sensors that the device lacks report 0
             found.setdefault(int(kind), []).append(float(value))
     return found
 
 
 def mark(row: Row, before: Thermal, after: Thermal) -> Row:
-    """A row with its temperatures, and noisy where the device was too warm to run at full speed."""
+    """Add the temperatures to a row; it is noisy if the device was throttled."""
     if row["n"] is None:
         return row
     slowed = any(state.status not in (None, _COOL) for state in (before, after))
@@ -94,13 +94,13 @@ def mark(row: Row, before: Thermal, after: Thermal) -> Row:
 
 @contextlib.contextmanager
 def fixed_performance(adb: Adb) -> Iterator[str | None]:
-    """Keep the device to clock speeds that it can sustain, until the block ends.
+    """Limit the device to clock speeds that it can sustain, until the block ends.
 
     Yields:
-        Why it does not offer that; None where it does.
+        Why the device does not offer this; None if it does.
 
     Raises:
-        InputError: the device was lost before this could be ended.
+        InputError: the device was lost before the mode could be switched off.
     """
     refusal, trouble = None, None
     try:
@@ -110,7 +110,7 @@ def fixed_performance(adb: Adb) -> Iterator[str | None]:
         trouble = str(error)
         raise
     finally:
-        # Also where it is not known whether it has begun, as after Ctrl-C.
+        # Also if it is unknown whether the mode is on, as after Ctrl-C.
         if refusal is None and not _ended(adb):
             raise InputError(
                 f"{trouble or f'{adb.url}: the connection was lost'}; the device may still be in"
@@ -123,7 +123,7 @@ _FIXED = "cmd power set-fixed-performance-mode-enabled"
 
 
 def _set_fixed(adb: Adb, *, on: bool) -> str | None:
-    """What the device has against it; None where it has done so, which it confirms by silence."""
+    """Why the device refuses; None if it obeys, which it does without output."""
     finished = adb.shell(*_FIXED.split(), "true" if on else "false")
     output = printable(" ".join((finished.err + finished.out).split()))
     if finished.code or output:

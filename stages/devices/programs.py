@@ -13,7 +13,7 @@ _FUTURE = "from __future__ import annotations\n"
 
 
 def single_file(program: Path) -> bytes:
-    """A program as it runs on a device: what it imports from here, as proof.py, stands in it."""
+    """A program with what it imports from this folder, such as proof.py, inlined."""
 
     def inlined(found: re.Match[str]) -> str:
         text = program.with_name(f"{found[1]}.py").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""The manifest of a bundle, and whether its files are as it states: here and on a device.
+"""The manifest of a bundle and the verification of its files, here and on a device.
 
-It needs Python 3.8 or newer and nothing else: it becomes a part of ``runner.py`` and ``agent.py``.
+Needs only Python 3.8 or newer; inlined into ``runner.py`` and ``agent.py``.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Dict
 
 
 class DeviceError(Exception):
-    """What the user can put right; the message is one sentence."""
+    """An error that the user can fix; the message is one sentence."""
 
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
-#: Also keeps a signature from being one over anything else than a manifest of this form.
+#: Also ensures that a signature is valid for a manifest of this format only.
 FORMAT = "ackd-bundle-1"
-#: What a manifest may hold: its bytes, and the files that it lists.
+#: Limits of a manifest: its bytes and its files.
 MAX_MANIFEST = 1 << 20
 MAX_FILES = 1000
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -32,10 +32,10 @@ _KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 
 def read_manifest(content: bytes) -> Dict[str, Any]:
-    """What the bytes of ``manifest.json`` hold; every key that is used is there and well formed.
+    """Parse ``manifest.json``; every key that is used is there and well formed.
 
     Raises:
-        DeviceError: it is damaged or of another form.
+        DeviceError: it is damaged or has another format.
     """
     try:
         manifest = json.loads(content.decode("utf-8"))
@@ -67,15 +67,15 @@ def read_manifest(content: bytes) -> Dict[str, Any]:
 
 
 def manifest_sum(manifest: Dict[str, Any]) -> str:
-    """``sha256`` of a manifest, of all that is in it besides."""
+    """``sha256`` of a manifest, over its other keys."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def verify(folder: Path) -> Dict[str, Any]:
-    """The manifest of a bundle whose files, and no others, are all as stated there.
+    """The manifest of a bundle that has exactly the files stated there.
 
     Raises:
-        DeviceError: names the first file that is missing, altered or too many.
+        DeviceError: names the first file that is missing, altered or not listed.
     """
     manifest = read_manifest(read_small(folder / MANIFEST, MAX_MANIFEST))
     signature = [] if manifest["key_id"] is None else [SIGNATURE]
@@ -92,14 +92,43 @@ def verify(folder: Path) -> Dict[str, Any]:
 
 
 def _is(path: Path, entry: Dict[str, Any]) -> bool:
-    """Whether a file is the one of the manifest; one of another size, or a pipe, is not read."""
+    """Whether a file matches the manifest; a pipe or a file of another size is not read."""
     found = path.stat()
     regular = stat.S_ISREG(found.st_mode) and found.st_size == entry["bytes"]
     return regular and sha256(path) == entry["sha256"]
 
 
+def read_description(folder: Path, remedy: str) -> Dict[str, Any]:
+    """``model.json`` of exported models; it names no files outside ``folder``.
+
+    Raises:
+        DeviceError: it is missing or damaged, or names no model; the message ends with ``remedy``.
+    """
+    try:
+        description = dict(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+        models = description["files"]
+        entries = [files[shape] for files in models.values() for shape in ("dynamic", "static")]
+        well_formed = (
+            len(entries) > 0
+            and all(FILE_NAME.fullmatch(precision) for precision in models)
+            and all(
+                FILE_NAME.fullmatch(entry["path"]) and _SHA256.fullmatch(entry["sha256"])
+                for entry in (*entries, description["golden"])
+            )
+            and all(description[key].isprintable() for key in ("network", "input", "output"))
+            and all(type(description[k]) is int for k in ("num_classes", "image_size"))
+        )
+    except FileNotFoundError:
+        raise DeviceError(f"model.json: no such file; {remedy}") from None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        well_formed = False
+    if not well_formed:
+        raise DeviceError(f"model.json: damaged, or names no exported model; {remedy}")
+    return description
+
+
 def read_small(path: Path, limit: int) -> bytes:
-    """A file of the bundle that has at most ``limit`` bytes.
+    """Read a file of the bundle, of at most ``limit`` bytes.
 
     Raises:
         DeviceError: it is missing, or larger.

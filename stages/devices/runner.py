@@ -1,11 +1,10 @@
-"""Check and time the exported models on the machine that this file lies on.
+"""Check and time the exported models on this machine.
 
-It needs Python 3.8 or newer, numpy and onnxruntime, and nothing else of the project: it travels in
-the bundle. ``python runner.py --check [FOLDER]`` proves that the files arrived unaltered and that
-every model gives torch's answers on the golden batch; ``python runner.py --profile --model FILE
---golden FILE`` times one model and prints one line of JSON; ``python runner.py --describe
-[FOLDER]`` reports what machine this is, and proves the files of FOLDER before. ``--cpus 0,1`` keeps
-any of them on those processors.
+Needs only Python 3.8 or newer, numpy and onnxruntime, as it travels in the bundle.
+``python runner.py --check [FOLDER]`` verifies that the files are unaltered and that every model
+gives torch's answers on the golden batch; ``python runner.py --profile --model FILE --golden FILE``
+times one model and prints one line of JSON; ``python runner.py --describe [FOLDER]`` describes the
+machine, after it has verified the files of FOLDER. ``--cpus 0,1`` pins to those processors.
 """
 
 from __future__ import annotations
@@ -31,75 +30,39 @@ except ImportError as error:
         )
     )
 
-from stages.devices.proof import FILE_NAME, DeviceError, sha256, verify
+from stages.devices.proof import DeviceError, read_description, sha256, verify
+from stages.devices.rules import NOISY_CV, breach, compare, outcome, statistics
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
 
-# Wide for int8: a golden batch of some 16 images says little about agreement, and the export was
-# judged on the whole test split; what these catch is arithmetic that goes wrong on this device.
-MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 1e-2}
-MIN_COSINE_INT8 = 0.95
-MIN_AGREEMENT_INT8 = 0.75
-
-#: Below so many samples the 99th percentile rests on fewer than five of them.
-MIN_SAMPLES_P99 = 500
-#: Coefficient of variation above which a measurement is called noisy.
-NOISY_CV = 0.2
-
-
-def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
-    """How far ``logits`` ``[N, K]`` are from ``reference`` ``[N, K]``.
-
-    Returns:
-        ``max_relative_error`` (``max|a-b| / max|b|``), ``cosine`` (of the two arrays as vectors)
-        and ``top1_agreement`` (a fraction of N); all None where a logit is no finite number.
-    """
-    if logits.shape != reference.shape or logits.dtype.kind != "f" or not np.isfinite(logits).all():
-        return {"max_relative_error": None, "cosine": None, "top1_agreement": None}
-    ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
-    largest, norm = np.abs(theirs).max(), np.linalg.norm(ours) * np.linalg.norm(theirs)
-    return {
-        "max_relative_error": float(np.abs(ours - theirs).max() / (largest or 1.0)),
-        "cosine": float((ours * theirs).sum() / (norm or 1.0)),
-        "top1_agreement": float((ours.argmax(1) == theirs.argmax(1)).mean()),
-    }
-
-
-def breach(precision: str, parity: Dict[str, Optional[float]]) -> Optional[str]:
-    """Why ``parity`` on the golden batch is not good enough for ``precision``; None where it is."""
-    relative_error, cosine = parity["max_relative_error"], parity["cosine"]
-    agreement = parity["top1_agreement"]
-    if relative_error is None or cosine is None or agreement is None:
-        return "logits of another shape than torch's, or not finite"
-    if precision in MAX_RELATIVE_ERROR:
-        limit = MAX_RELATIVE_ERROR[precision]
-        if relative_error > limit:
-            return f"relative error {relative_error:.1e} is above {limit:.0e}"
-    elif cosine < MIN_COSINE_INT8:
-        return f"cosine {cosine:.4f} is below {MIN_COSINE_INT8}"
-    elif agreement < MIN_AGREEMENT_INT8:
-        return f"top-1 agreement {agreement:.3f} is below {MIN_AGREEMENT_INT8}"
-    return None
+#: How long to measure, by the names of the options that change it.
+PROFILE = {
+    "warmup-runs": 10,
+    "warmup-seconds": 0.5,
+    "min-runs": 100,
+    "min-seconds": 3.0,
+    "max-runs": 20000,
+}
 
 
 def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
     """A session on the CPU.
 
     Raises:
-        DeviceError: onnxruntime does not take the file.
+        DeviceError: onnxruntime does not load the file.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # On shared cores a spinning thread takes the time of the one that works.
+    # On shared cores, spinning threads take time from the working one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions share no base class but this one.
+    # onnxruntime's exceptions share no other base class.
     except Exception as error:
         raise DeviceError(
             f"{model}: onnxruntime {onnxruntime.__version__} does not load it ({_one_line(error)})"
@@ -114,7 +77,7 @@ def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size
     """Logits float32 ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``.
 
     Raises:
-        DeviceError: the model takes no such images, or does not run.
+        DeviceError: the model does not accept the images, or does not run.
     """
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     try:
@@ -132,7 +95,7 @@ def load_golden(path: Path) -> Tuple[Array, Array]:
     """
     try:
         with zipfile.ZipFile(str(path)) as packed:
-            # What is compressed may unpack to any size.
+            # Compressed members may unpack to any size.
             stored = not any(member.compress_type for member in packed.infolist())
         with np.load(str(path), allow_pickle=False) as golden:
             arrays = [golden[name] for name in ("images", "logits")] if stored else []
@@ -153,10 +116,10 @@ def profile(model: Path, golden: Path, threads: int, settings: Any) -> Dict[str,
     """Time one model at batch 1, in ms, with parity on the golden batch in the same run.
 
     Args:
-        settings: has what :func:`time_model` reads.
+        settings: as for :func:`time_model`.
 
     Raises:
-        DeviceError: a file is missing, damaged, or not loadable.
+        DeviceError: a file is missing or damaged, or cannot be loaded.
     """
     if not model.is_file():
         raise DeviceError(f"{model}: no such file; give an exported .onnx file")
@@ -177,13 +140,13 @@ def profile(model: Path, golden: Path, threads: int, settings: Any) -> Dict[str,
 
 
 def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> Tuple[Any, Dict[str, Any]]:
-    """A session, and its times and parity.
+    """A session with its times and parity.
 
-    Nothing is clipped. Warm-up and measurement each last until both their runs and their seconds
-    are reached; ``max_runs`` ends the measurement in any case.
+    No outliers are removed. Warm-up and measurement each last until both their runs and their
+    seconds are reached; ``max_runs`` ends the measurement in any case.
 
     Args:
-        load: opens the session, one of onnxruntime or like one.
+        load: opens the session, of onnxruntime or with the same methods.
         golden: the file of the golden batch.
         settings: has ``warmup_runs``, ``warmup_seconds``, ``min_runs``, ``min_seconds`` and
             ``max_runs``.
@@ -200,24 +163,19 @@ def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> Tuple[An
     parity = compare(run_batches(session, images, 1), reference)
     time_runs(session, feed, settings.warmup_runs, settings.warmup_seconds, sys.maxsize)
     samples = time_runs(session, feed, settings.min_runs, settings.min_seconds, settings.max_runs)
-    figures = statistics(samples)
+    times = statistics(samples)
     return session, {
         "init_ms": round(init_ms, 4),
         "first_ms": round(first_ms, 4),
-        **figures,
+        **times,
         "load_before": load_before,
         "load_after": load_average(),
         "temperature_before": temperature_before,
         "temperature_after": temperature(),
-        "noisy": figures["cv"] > NOISY_CV,
+        "noisy": times["cv"] > NOISY_CV,
         "golden": parity,
         "samples_ms": [round(sample, 4) for sample in samples],
     }
-
-
-def outcome(reason: Optional[str]) -> Dict[str, Optional[str]]:
-    """``status`` and ``reason`` of a row."""
-    return {"status": "failed" if reason else "passed", "reason": reason}
 
 
 def time_run(session: onnxruntime.InferenceSession, feed: Dict[str, Array]) -> float:
@@ -242,24 +200,9 @@ def time_runs(
     return samples
 
 
-def statistics(samples: List[float]) -> Dict[str, Any]:
-    """Percentiles (linear between ranks), mean and coefficient of variation of times in ms."""
-    times = np.asarray(samples)
-    p50, p90, p99 = (round(float(q), 4) for q in np.percentile(times, [50, 90, 99]))
-    return {
-        "n": len(samples),
-        "min_ms": round(float(times.min()), 4),
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p99_ms": p99 if len(samples) >= MIN_SAMPLES_P99 else None,
-        "mean_ms": round(float(times.mean()), 4),
-        "cv": round(float(times.std() / times.mean()), 4),
-    }
-
-
 def peak_rss_mb() -> Optional[float]:
-    """The most memory that this process has held, in MB; None where it is not known."""
-    # Before getrusage, whose figure on Linux begins with that of the process that started this one.
+    """The peak memory of this process in MB; None if unknown."""
+    # Preferred to getrusage, whose value on Linux includes the peak of the parent process.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -273,12 +216,12 @@ def peak_rss_mb() -> Optional[float]:
 
 
 def load_average() -> Optional[float]:
-    """Runnable processes over the last minute; None where the system does not report it."""
+    """Runnable processes over the last minute; None if the system does not report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def temperature() -> Optional[float]:
-    """The warmest thermal zone in degrees Celsius; None where none can be read."""
+    """The warmest thermal zone in degrees Celsius; None if none can be read."""
     readings = []
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         with contextlib.suppress(OSError, ValueError):
@@ -286,49 +229,19 @@ def temperature() -> Optional[float]:
     return max(readings) if readings else None
 
 
-def read_description(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Any]:
-    """``model.json`` of a bundle that was verified; all that it names are files of the manifest.
-
-    Raises:
-        DeviceError: the file is missing or damaged, or names no model.
-    """
-    try:
-        description = dict(json.loads((folder / "model.json").read_text(encoding="utf-8")))
-        shapes = [
-            (p, files["static"], files["dynamic"]) for p, files in description["files"].items()
-        ]
-        named = [entry["path"] for _, *entries in shapes for entry in entries]
-        well_formed = (
-            len(shapes) > 0
-            and all(FILE_NAME.fullmatch(precision) for precision, *_ in shapes)
-            and {*named, description["golden"]["path"]} <= set(manifest["files"])
-            and description["network"].isprintable()
-            and isinstance(description["num_classes"], int)
-        )
-    except FileNotFoundError:
-        raise DeviceError(f"{folder} holds no model.json; give an unpacked bundle") from None
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        well_formed = False
-    if not well_formed:
-        raise DeviceError(
-            "model.json: expected one model or more, each a file of the bundle; package it anew"
-        )
-    return description
-
-
 def check(folder: Path) -> Dict[str, Any]:
-    """Prove that the files are those of the manifest, and run every model on the golden batch.
+    """Verify the files against the manifest, and run every model on the golden batch.
 
     Returns:
-        ``network``, ``num_classes``, ``files`` (how many were proven), ``images``, ``runtime``,
+        ``network``, ``num_classes``, ``files`` (how many were verified), ``images``, ``runtime``,
         ``passed``, and ``results``: ``precision``, ``shape``, ``golden``, ``status`` and
         ``reason`` of each model.
 
     Raises:
-        DeviceError: the folder is no bundle, or a file is missing, altered or not loadable.
+        DeviceError: the folder is no bundle, or a file is missing, altered or cannot be loaded.
     """
     manifest = verify(folder)
-    description = read_description(folder, manifest)
+    description = read_description(folder, "package the bundle anew")
     images, reference = load_golden(folder / description["golden"]["path"])
     results = []
     for precision, files in description["files"].items():
@@ -350,30 +263,20 @@ def check(folder: Path) -> Dict[str, Any]:
 
 
 def print_table(checked: Dict[str, Any]) -> None:
-    """What :func:`check` found, for a reader."""
-    print(
-        "{} ({} classes), {} files unaltered, {} golden images, {}".format(
-            *(checked[key] for key in ("network", "num_classes", "files", "images", "runtime"))
-        )
-    )
+    """Print the results of :func:`check` for a person."""
+    head = "{network} ({num_classes} classes), {files} files unaltered, {images} golden images,"
+    print((head + " {runtime}").format(**checked))
     row = "{:<11} {:<8} {:>14} {:>9} {:>10}  {}"
     print(row.format("precision", "batch", "relative error", "cosine", "agreement", "result"))
     for result in checked["results"]:
-        figures = [
-            "-" if result["golden"][key] is None else form.format(result["golden"][key])
-            for key, form in (
-                ("max_relative_error", "{:.1e}"),
-                ("cosine", "{:.5f}"),
-                ("top1_agreement", "{:.3f}"),
-            )
-        ]
+        parity = ["-" if one is None else f"{one:.5g}" for one in result["golden"].values()]
         verdict = "failed: " + result["reason"] if result["reason"] else "passed"
-        print(row.format(result["precision"], result["shape"], *figures, verdict))
+        print(row.format(result["precision"], result["shape"], *parity, verdict))
     print("passed" if checked["passed"] else "failed")
 
 
 def describe() -> Dict[str, Any]:
-    """What machine this is; null is what it does not report."""
+    """Describe this machine; None for what it does not report."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
@@ -386,7 +289,7 @@ def describe() -> Dict[str, Any]:
 
 
 def cpu_name() -> Optional[str]:
-    """As the kernel calls it; boards are named by their firmware, where the processor has none."""
+    """The kernel's name for the processor, or else the board's name."""
     fields = {}  # type: Dict[str, str]
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -403,10 +306,10 @@ def _first_line(path: Path) -> Optional[str]:
 
 
 def pin(cpus: str) -> None:
-    """Keep this process, and the threads that it will start, on processors such as ``0,2-3``.
+    """Pin this process and its future threads to processors such as ``0,2-3``.
 
     Raises:
-        DeviceError: the system has no such processors, or cannot do it.
+        DeviceError: the system lacks these processors, or cannot pin.
     """
     wanted: Set[int] = set()
     try:
@@ -454,11 +357,8 @@ def main() -> int:
         "--golden", type=Path, metavar="FILE", help="default: golden.npz beside the model"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--warmup-runs", type=int, default=10)
-    parser.add_argument("--warmup-seconds", type=float, default=0.5)
-    parser.add_argument("--min-runs", type=int, default=100)
-    parser.add_argument("--min-seconds", type=float, default=3.0)
-    parser.add_argument("--max-runs", type=int, default=20000)
+    for option, default in PROFILE.items():
+        parser.add_argument(f"--{option}", type=type(default), default=default)
     given = parser.parse_args()
     if given.profile and given.model is None:
         parser.error("--profile needs --model FILE")

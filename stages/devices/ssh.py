@@ -1,7 +1,7 @@
-"""``ssh://``: a machine that is reached by the system's OpenSSH client.
+"""``ssh://``: a machine that the system's OpenSSH client reaches.
 
-Host keys are strict: those of the user's known_hosts count, a new one is shown and asked for, a
-changed one is refused. A key or an agent proves who the user is; passwords are never asked for.
+Host keys are checked strictly: against the user's known_hosts; a new one must be confirmed, a
+changed one is refused. Users log in by key or agent; passwords are never asked for.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from stages.runtimes.exported import Exported
 
 _CONFIG = "ACKD_SSH_CONFIG"
 _DEFAULT_FOLDER = "ackd"
-# 15 s without an answer, before or after the connection stands, is no connection.
+# 15 s without an answer count as no connection, during and after its setup.
 _OPTIONS = (
     *("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no"),
     *("ConnectTimeout=15", "ConnectionAttempts=1"),
     *("ServerAliveInterval=5", "ServerAliveCountMax=3"),
-    # A shared connection would not be checked, and would outlive the command.
+    # A shared connection would skip these checks and outlive the command.
     *("ControlMaster=no", "ControlPath=none"),
     *("ClearAllForwardings=yes", "PermitLocalCommand=no", "RemoteCommand=none"),
 )
@@ -50,10 +50,10 @@ class SshDevice(Host):
         return self.url.options.get("python", "python3")
 
     def connect(self) -> None:
-        """Connect once; a new host key is asked for here.
+        """Connect once; asks to confirm a new host key.
 
         Raises:
-            InputError: the device is not reached, not trusted, or refuses the user.
+            InputError: the device is unreachable or not trusted, or refuses the user.
         """
         finished = self._visit()
         if finished.code == _CONNECTION_FAILED and _is_unknown(finished.err):
@@ -75,7 +75,7 @@ class SshDevice(Host):
             yield place
 
     def line(self, command: Sequence[str], *first: str) -> list[str]:
-        """As in :class:`Host`; of an option that is given twice, ssh takes the ``first``."""
+        """As in :class:`Host`; ``first`` overrides the options, as ssh takes the first value."""
         options = [*first, *(f"-o{option}" for option in _OPTIONS)]
         if path := os.environ.get(_CONFIG):
             if not Path(path).is_file():
@@ -112,12 +112,12 @@ def _is_unknown(output: str) -> bool:
 
 
 def known_name(url: DeviceUrl) -> str:
-    """As known_hosts calls the host of a URL, in quotes where a shell needs them."""
+    """The host's name in known_hosts, quoted for a shell if necessary."""
     return str(url.host) if url.port in (None, 22) else f"'[{url.host}]:{url.port}'"
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> SshDevice:
-    """Raises InputError where the host is not reached, not trusted, or refuses the user."""
+    """Raises InputError if the host is unreachable or not trusted, or refuses the user."""
     for program in ("ssh", "ssh-keygen"):
         if shutil.which(program) is None:
             raise InputError(

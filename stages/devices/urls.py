@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl, unquote
 
 from models.errors import InputError
 
@@ -15,56 +15,47 @@ if TYPE_CHECKING:
     from stages.devices.base import Device, Opening
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """One kind of device; the module of the same name opens it.
-
-    Attributes:
-        form: how a URL looks, for messages.
-        address: whether ``//[user@]host[:port]`` or ``//SERIAL`` stands in it; a serial number may
-            be left out.
-        folder: whether a folder on the device may stand in it.
-        options: what may follow ``?``.
-    """
+class _Scheme(NamedTuple):
+    """One kind of device; the module of the same name opens it."""
 
     form: str
-    address: Literal["none", "host", "serial"]
-    folder: bool
-    options: tuple[str, ...]
+    """How a URL looks, for messages."""
+    place: re.Pattern[str]
+    """What lies between the scheme and ``?``."""
+    options: frozenset[str]
 
 
-SCHEMES = {
-    "local": Scheme(
+# None may begin with a dash: they are passed on command lines.
+_USER = r"[A-Za-z0-9_.][A-Za-z0-9_.+@\\$-]*"
+_HOST = r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9]+)?\]"
+# As `adb devices` lists them; some are an address and port.
+_SERIAL = r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]*"
+_OPTIONS = {
+    "cpus": re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*"),
+    "threads": re.compile(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*"),
+    "python": re.compile(r"[^-\s\0][^\0\n]*"),
+    "runner": re.compile(r"[^-\s\0][^\0\n]*"),
+}
+_SCHEMES = {
+    "local": _Scheme(
         "local:[/folder][?cpus=0,1&threads=1,2&python=python3]",
-        address="none",
-        folder=True,
-        options=("cpus", "threads", "python"),
+        re.compile(r"(?P<folder>/(?!/).*)?"),
+        frozenset({"cpus", "threads", "python"}),
     ),
-    "ssh": Scheme(
+    "ssh": _Scheme(
         "ssh://[user@]host[:port][/folder][?cpus=0,1&threads=1,2&python=python3]",
-        address="host",
-        folder=True,
-        options=("cpus", "threads", "python"),
+        re.compile(
+            rf"//((?P<user>{_USER})@)?(?P<host>{_HOST})(:(?P<port>\d{{1,5}}))?(?P<folder>/.*)?"
+        ),
+        frozenset({"cpus", "threads", "python"}),
     ),
-    "adb": Scheme(
+    "adb": _Scheme(
         "adb:[//SERIAL][?threads=1,2&runner=FILE]",
-        address="serial",
-        folder=False,
-        options=("threads", "runner"),
+        re.compile(rf"(//(?P<host>{_SERIAL})?)?/?"),
+        frozenset({"threads", "runner"}),
     ),
 }
-
-# None of them may begin with a dash: they stand on command lines.
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-f]*:[0-9a-f:.]*(%[A-Za-z0-9]+)?")
-# As `adb devices` lists them, an address and port among them.
-_SERIAL = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]*")
-_USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+@\\$-]*")
-_VALUES = {
-    "cpus": (re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*"), "numbers, such as 0,1"),
-    "threads": (re.compile(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*"), "numbers from 1 on, such as 1,4"),
-    "python": (re.compile(r"[^-\s\0][^\0\n]*"), "a program, such as python3.11"),
-    "runner": (re.compile(r"[^-\s\0][^\0\n]*"), "a program's file on this machine"),
-}
+_PASSWORD = re.compile(r"\w+://[^/?#]*:[^/?#]*@(?P<host>[^/?#:]*)")
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class DeviceUrl:
     """A valid URL.
 
     Attributes:
-        text: as it was given; it holds no secret, as a password is refused.
+        text: as given; it has no secret, as passwords are refused.
         host: a name, an address or, for adb, a serial number.
         folder: on the device; absolute, or relative to the user's home (``/~/``).
         options: what followed ``?``, each once.
@@ -88,96 +79,62 @@ class DeviceUrl:
 
     @property
     def threads(self) -> list[int] | None:
-        """Numbers of threads to measure with instead of ``profile.threads``."""
+        """Numbers of threads that replace ``profile.threads``."""
         given = self.options.get("threads")
         return None if given is None else list(dict.fromkeys(map(int, given.split(","))))
 
     @property
     def in_browser(self) -> bool:
-        """Whether a phone's browser measures, which a person keeps in front."""
+        """Whether a phone's browser measures, which somebody must keep in the foreground."""
         return self.scheme == "adb" and "runner" not in self.options
 
 
 def parse_url(text: str) -> DeviceUrl:
-    """Raises InputError where ``text`` is no URL of a device; the message never has a password."""
-    try:
-        split = urlsplit(text)
-        port = split.port
-    except ValueError as error:
-        raise InputError(f"a device's URL is not readable ({error}); correct it") from None
-    if split.password is not None:
+    """Raises InputError if ``text`` is no valid URL; the message never has a password."""
+    if found := _PASSWORD.match(text):
         raise InputError(
-            f"the URL of {split.hostname} has a password; leave it out, and use a key or an agent"
+            f"the URL of {found['host']} has a password; leave it out, and use a key or an agent"
         )
-    scheme = SCHEMES.get(split.scheme)
-    if scheme is None or ":" not in text:
-        *forms, last = (known.form for known in SCHEMES.values())
+    name, colon, rest = text.partition(":")
+    scheme = _SCHEMES.get(name)
+    if not colon or scheme is None:
+        *forms, last = (known.form for known in _SCHEMES.values())
         raise InputError(
             f"the device {text!r} has no known scheme; give {', '.join(forms)} or {last}"
         )
-    if problem := next(_problems(split, scheme), None):
-        raise InputError(f"the device {text!r}: {problem}; expected {scheme.form}")
-    options = dict(parse_qsl(split.query, keep_blank_values=True))
-    path = unquote(split.path)
-    serial = scheme.address == "serial"
+    place, _, query = rest.partition("?")
+    found = scheme.place.fullmatch(place)
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if (
+        found is None
+        or "#" in text
+        or not set(options) <= scheme.options
+        or not all(_OPTIONS[key].fullmatch(value) for key, value in pairs)
+        or len(options) < len(pairs)
+    ):
+        raise InputError(f"the device {text!r} is not valid; expected {scheme.form}")
+    parts = {"user": None, "port": None, "folder": None, **found.groupdict()}
+    host = parts["host"] if name == "adb" else (parts.get("host") or "").strip("[]") or None
     return DeviceUrl(
         text=text,
-        scheme=split.scheme,
-        user=split.username,
-        # Upper and lower case differ in serial numbers, of which a port is part, and in names that
-        # ssh's configuration gives to hosts.
-        host=(split.netloc or None) if serial else _host_as_written(split),
-        port=None if serial else port,
-        folder=(path[3:] if path.startswith("/~/") else path) or None if scheme.folder else None,
+        scheme=name,
+        user=parts["user"],
+        host=host,
+        port=None if parts["port"] is None else int(parts["port"]),
+        folder=None if parts["folder"] is None else _folder(unquote(parts["folder"]), text),
         options=options,
     )
 
 
-def _host_as_written(split: SplitResult) -> str | None:
-    place = split.netloc.rpartition("@")[2]
-    in_brackets = place.startswith("[")
-    return (place[1:].partition("]") if in_brackets else place.partition(":"))[0] or None
-
-
-def _problems(split: SplitResult, scheme: Scheme) -> Iterator[str]:
-    user, host, path = split.username, split.hostname, unquote(split.path)
-    if split.fragment:
-        yield "nothing may follow a #"
-    if scheme.address == "none" and split.netloc:
-        yield "it takes no host"
-    if scheme.address == "host" and not host:
-        yield "the host is missing"
-    if scheme.address == "host" and host and not _HOST.fullmatch(host):
-        yield "the host name is not valid"
-    if scheme.address == "serial" and split.netloc and not _SERIAL.fullmatch(split.netloc):
-        yield "the serial number is not valid"
-    if user is not None and not _USER.fullmatch(user):
-        yield "the user name is not valid"
-    if not scheme.folder and path not in ("", "/"):
-        yield "it takes no folder"
-    if scheme.folder and path and not path.startswith("/"):
-        yield "a folder begins with /"
-    usable = path.strip("/~") and ".." not in path.split("/") and path.isprintable()
-    if scheme.folder and path and not usable:
-        yield "a folder below / is needed, without .."
-    yield from _problems_of_options(split.query, scheme)
-
-
-def _problems_of_options(query: str, scheme: Scheme) -> Iterator[str]:
-    pairs = parse_qsl(query, keep_blank_values=True)
-    if query and not pairs:
-        yield "what follows ? is not readable"
-    for name, value in pairs:
-        if name not in scheme.options:
-            yield f"{name} is not an option ({', '.join(scheme.options)})"
-        elif not _VALUES[name][0].fullmatch(value):
-            yield f"{name} must be {_VALUES[name][1]}"
-    if len(dict(pairs)) < len(pairs):
-        yield "an option is given twice"
+def _folder(path: str, text: str) -> str:
+    if not path.strip("/~") or ".." in path.split("/") or not path.isprintable():
+        raise InputError(f"the device {text!r} needs a folder below /, without ..")
+    return path.removeprefix("/~/")
 
 
 def open_device(url: str, opening: Opening) -> Device:
-    """The device that ``url`` names, reached and ready.
+    """The device of a URL, connected and ready.
 
     Raises:
         InputError: the URL is wrong, or the device cannot be reached or trusted.

@@ -1,4 +1,4 @@
-"""numpy and onnxruntime for another machine: chosen and unpacked here, sent along."""
+"""numpy and onnxruntime for another machine, chosen and unpacked here."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ _OLDEST_GLIBC = 5  # that there is a tag for
 
 
 def install_for(device: dict[str, Any], site: Path, url: str) -> None:
-    """Install into ``site`` what fits a device.
+    """Install the wheels that fit a device into ``site``; nothing is built or run.
 
-    pip of this installation does it, from where pip is configured to download, for the machine and
-    the Python that ``device`` names; nothing is built, and nothing is run.
+    pip downloads them from where it is configured to.
 
     Args:
-        device: as ``agent.py describe`` gives it.
+        device: the answer of ``agent.py describe``.
         site: an empty folder, for ``PYTHONPATH`` there.
         url: of the device, for messages.
 
     Raises:
-        InputError: there are no wheels for such a device, or they do not come in time.
+        InputError: there are no wheels for such a device, or the download takes too long.
     """
     major, minor = device["python"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -45,10 +44,10 @@ def install_for(device: dict[str, Any], site: Path, url: str) -> None:
 
 
 def platforms(device: dict[str, Any], url: str) -> list[str]:
-    """The tags of wheels that run on a device, those of its own glibc first.
+    """The platform tags of wheels for a device, newest glibc first.
 
     Raises:
-        InputError: it is no Linux with glibc and CPython, for which there are wheels.
+        InputError: it is not Linux with glibc and CPython, which wheels exist for.
     """
     known = (device["system"], device["libc"], device["implementation"])
     if known != ("Linux", "glibc", "CPython"):
@@ -59,5 +58,5 @@ def platforms(device: dict[str, Any], url: str) -> list[str]:
         )
     machine, newest = device["machine"], int(str(device["libc_version"]).split(".")[1])
     tags = [f"manylinux_2_{version}_{machine}" for version in range(newest, _OLDEST_GLIBC - 1, -1)]
-    # Tags of before PEP 600 named years; pip knows which older ones this one stands for.
+    # Tags older than PEP 600 name years; pip expands this one to the older ones.
     return [*tags, f"manylinux2014_{machine}"] if newest >= 17 else tags

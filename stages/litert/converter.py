@@ -1,8 +1,8 @@
-"""Write the LiteRT files: ``python -m stages.litert.converter`` and what to make.
+"""Write the LiteRT files: ``python -m stages.litert.converter``.
 
 ``fp32 TARGET`` converts the student with its preprocessing; ``int8 SOURCE TARGET COUNT`` quantises
-what that wrote, on ``COUNT`` training images. Nothing else imports the converter, which takes
-seconds to load.
+that file on ``COUNT`` training images. Nothing else imports the converter, which takes seconds to
+load.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stages.runtimes.torch_runtime import DeployedNetwork
 
 
 class _Named(nn.Module):
-    """Gives the output a name; the input has that of the parameter."""
+    """Names the output; the input has the parameter's name."""
 
     def __init__(self, network: DeployedNetwork) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def quantize(source: Path, target: Path, count: int) -> None:
     )
     manager = RecipeManager()
     manager.load_quantization_recipe(maker.get_quantization_recipe())
-    # Not maker.calibrate: it averages the images' ranges, which cuts off what only few reach.
+    # Not maker.calibrate, which averages the images' ranges and so cuts off rare values.
     ranges = calibrator.Calibrator(str(source), qsv_update_func=qsv_utils.min_max_update)
     images = calibration_images(load_data(), count)
     ranges.calibrate({SIGNATURE: [{INPUT: image[None]} for image in images]}, manager)

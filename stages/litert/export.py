@@ -1,4 +1,4 @@
-"""What ``export_litert`` does for each precision: make the file, judge it, time it."""
+"""What ``export_litert`` does for each precision: convert, judge and time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.devices.runner import outcome
+from stages.devices.rules import outcome
 from stages.files import sha256
 from stages.formatting import threads as number_of_threads
 from stages.params import Params
@@ -15,7 +15,7 @@ from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported
 from stages.runtimes.litert_runtime import LiteRtRuntime
-from stages.runtimes.parity import OF_ANSWERS, breaches, figures, read_reference
+from stages.runtimes.parity import OF_ANSWERS, breaches, measurements, read_reference
 from stages.runtimes.process import run_process
 from stages.sections.export import Profile
 
@@ -28,13 +28,11 @@ _UNTIMED = (
 
 
 def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[float]]]:
-    """Write the files of the student into ``folder``.
-
-    They are timed on this machine, whatever the devices of ``profile`` are.
+    """Write the files of the student into ``folder``, and time them on this machine.
 
     Returns:
-        A row of ``reports/litert.json`` for each precision, where one that failed has the reason,
-        and samples: times in ms by ``local:|litert|<precision>|<threads>``.
+        A row of ``reports/litert.json`` for each precision, with the reason if it failed, and
+        samples: times in ms by ``local:|litert|<precision>|<threads>``.
     """
     runtime, exported = LiteRtRuntime(), load_exported()
     reference = read_reference(exported, "export_litert")
@@ -63,7 +61,7 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
         except RuntimeFailureError as error:
             return row | {"reason": str(error)}
         row |= {"provider": execution.provider, "dtypes": execution.dtypes}
-        row |= figures(execution, [1], reference, len(reference.test))
+        row |= measurements(execution, [1], reference, len(reference.test))
         for threads in params.profile.threads:
             timed = _latency(path, exported.golden, threads, params.profile)
             if "samples_ms" in timed:
@@ -93,7 +91,7 @@ def _convert(target: Path, float32: Path, calibration_images: int) -> None:
 
 
 def _latency(path: Path, golden: Path, threads: int, profile: Profile) -> Row:
-    """In a fresh process, as on every device; with ``samples_ms`` where it was timed."""
+    """Time in a fresh process, as on every device; ``samples_ms`` only if it succeeded."""
     command = [sys.executable, "-m", "stages.litert.timing", str(path), str(golden), path.stem]
     try:
         printed = run_process([*command, str(threads), profile.model_dump_json()])

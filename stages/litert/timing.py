@@ -1,7 +1,7 @@
-"""Time one LiteRT file at batch 1 and print one line of JSON, with parity in the same run.
+"""Time one LiteRT file at batch 1 and print one line of JSON, as ``stages.devices.runner`` does.
 
 ``python -m stages.litert.timing MODEL GOLDEN PRECISION THREADS PROFILE``, where ``PROFILE`` is the
-section of ``params.yaml`` as JSON. Times and parity are measured as by ``stages.devices.runner``.
+section of ``params.yaml`` as JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from stages.devices.runner import breach, outcome, time_model
+from stages.devices.rules import breach, outcome
+from stages.devices.runner import time_model
 from stages.runtimes.litert_runtime import Session
 from stages.sections.export import Profile
 

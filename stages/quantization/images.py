@@ -1,4 +1,4 @@
-"""Which images int8 ranges are calibrated on, the same for every runtime."""
+"""The images that int8 ranges are calibrated on, the same for every runtime."""
 
 from __future__ import annotations
 

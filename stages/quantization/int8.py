@@ -2,7 +2,7 @@
 
 ``int8_u8s8`` has asymmetric uint8 activations, which x86 and WebAssembly multiply fastest;
 ``int8_s8s8`` is symmetric throughout, as TensorRT demands. Weights are int8 per output channel in
-both. The preprocessing stays in float32, and so do the logits.
+both. Preprocessing and logits stay float32.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import (
-    CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
@@ -32,18 +32,18 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "int8_u8s8": {"ActivationSymmetric": False},
-    # The defaults break TensorRT's rules: an int32 bias, zero points other than zero, shared pairs.
+    # The defaults violate TensorRT's rules: int32 bias, zero points other than 0, shared pairs.
     "int8_s8s8": {"ActivationSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": True},
 }
 _ACTIVATIONS = {"int8_u8s8": QuantType.QUInt8, "int8_s8s8": QuantType.QInt8}
 _PART = 16
 
-#: How ranges are taken from what calibration sees: all of it, all but the outermost 0.001 %, or
-#: what loses the least information (KL divergence of the histograms).
+#: The range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
+#: information (KL divergence of the histograms).
 _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
     "minmax": (CalibrationMethod.MinMax, {}),
     "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.999}),
-    # By default onnxruntime has as many bins as steps, which leaves it no range to choose from.
+    # By default onnxruntime has as many bins as steps, which leaves no choice of range.
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 1024, "num_quantized_bins": 128}),
 }
 
@@ -51,14 +51,14 @@ _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
 def calibrate(
     model: onnx.ModelProto, images: npt.NDArray[np.uint8], method: str = "minmax"
 ) -> TensorsData:
-    """The range of every activation, for :func:`quantize`; every precision has the same.
+    """The range of every activation, for :func:`quantize` to any precision.
 
     Args:
-        model: as :func:`stages.export_onnx.export_network` makes it.
+        model: as exported by :func:`stages.export_onnx.export_network`.
         images: training images ``[N, H, W, 3]``.
         method: ``minmax``, ``percentile`` or ``entropy``.
     """
-    kind, options = _METHODS[method]
+    (kind, options), name = _METHODS[method], model.graph.input[0].name
     # onnxruntime prints a line for each part of the images.
     quiet = contextlib.redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, quiet:
@@ -71,36 +71,25 @@ def calibrate(
             calibrate_method=kind,
             extra_options=options,
         )
-        # In parts, as histograms want every activation of all images of a part in memory.
+        # In parts, as histograms keep every activation of all images of a part in memory.
         for start in range(0, len(images), _PART):
-            part = images[start : start + _PART]
-            calibrator.collect_data(_Reader(model.graph.input[0].name, part))
+            # One by one, so that a dynamic and a static model see the same numbers.
+            feeds = iter([{name: image[None]} for image in images[start : start + _PART]])
+            calibrator.collect_data(SimpleNamespace(get_next=partial(next, feeds, None)))
         return calibrator.compute_data()
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds the images one by one, so that a dynamic and a static model see the same numbers."""
-
-    def __init__(self, input_name: str, images: npt.NDArray[np.uint8]) -> None:
-        self._feeds: Iterator[dict[str, Any]] = iter(
-            [{input_name: image[None]} for image in images]
-        )
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._feeds, None)
 
 
 def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onnx.ModelProto:
     """The int8 version of an fp32 model whose graph begins with the preprocessing.
 
     Args:
-        model: as :func:`stages.export_onnx.export_network` makes it; stays as it is.
+        model: as exported by :func:`stages.export_onnx.export_network`; not changed.
         precision: ``int8_u8s8`` or ``int8_s8s8``.
         ranges: by :func:`calibrate`, of this graph.
     """
     source = onnx.ModelProto()
     source.CopyFrom(model)
-    # The exporter has folded BatchNorm and inferred the shapes, which is what onnxruntime asks for.
+    # onnxruntime asks for folded BatchNorm and inferred shapes, which the exporter provides.
     add_pre_process_metadata(source)
     with tempfile.TemporaryDirectory() as folder:
         target, kept = Path(folder, "quantized.onnx"), Path(folder, "ranges.json")
@@ -129,7 +118,7 @@ def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onn
 
 
 def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
-    """The nodes from the images to the transposition that ends the preprocessing."""
+    """The nodes from the images to the transposition that completes the preprocessing."""
     names = []
     for node in graph.node:
         names.append(node.name)
@@ -139,14 +128,14 @@ def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def _norms(graph: onnx.GraphProto) -> list[str]:
-    """BatchNorm that follows no convolution to be folded into, and GroupNorm in its parts: no
-    runtime computes them in int8."""
+    """BatchNorm without a convolution to fold it into, and the parts of GroupNorm: no runtime
+    computes them in int8."""
     kinds = {"BatchNormalization", "InstanceNormalization"}
     return [node.name for node in graph.node if node.op_type in kinds]
 
 
 def tensorrt_violations(graph: onnx.GraphProto) -> list[str]:
-    """Where a graph breaks TensorRT's rules for int8; empty where it keeps them.
+    """Where a graph violates TensorRT's rules for int8.
 
     Every quantise and dequantise node must be int8 with zero points of 0 and positive constant
     scales, and every quantised activation must have a dequantise node of its own.

@@ -1,4 +1,4 @@
-"""The contract of every runtime: load an exported file, run it, report what really ran."""
+"""The contract of every runtime: run an exported file and report what really ran."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stages.data.arrays import ImageFile
 
 
 class RuntimeFailureError(Exception):
-    """A runtime could not load or run a file; the message is the reason, for the report."""
+    """A runtime could not load or run a file; the message is the reason in the report."""
 
 
 class Job(NamedTuple):
-    """Images uint8 ``[N, H, W, 3]``, to be run in batches of at most ``batch_size``."""
+    """Images uint8 ``[N, H, W, 3]`` to run in batches of at most ``batch_size``."""
 
     images: ImageFile | npt.NDArray[np.uint8]
     batch_size: int
@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Of each run of one batch of one image, in ms: on the GPU alone, and as the host sees it."""
+    """Times of each run of one image, in ms: of the GPU alone, and as the host sees them."""
 
     gpu_ms: list[float]
     wall_ms: list[float]
@@ -42,11 +42,11 @@ class Execution:
 
     Attributes:
         logits: float32 ``[N, K]`` for each job.
-        provider: the device or execution provider that the work was given to.
-        dtypes: the number formats in which weights met activations, sorted.
-        layers: the names of the layers that were built, by number format; None where the runtime
-            does not report it.
-        times: of a static model; None where the runtime is timed elsewhere.
+        provider: the device or execution provider.
+        dtypes: the number formats in which weights were multiplied, sorted.
+        layers: the names of the built layers by number format; None if the runtime does not report
+            them.
+        times: of a static model; None if the runtime is timed elsewhere.
     """
 
     logits: list[npt.NDArray[np.float32]]
@@ -61,21 +61,21 @@ class Runtime(Protocol):
 
     Attributes:
         name: as in the reports.
-        precisions: those that it takes.
+        precisions: those that it supports.
     """
 
     name: str
     precisions: tuple[str, ...]
 
     def version(self) -> str | None:
-        """Of the installed library; None where it is not installed."""
+        """Of the installed library; None if it is not installed."""
 
     def unavailable(self) -> str | None:
-        """Why it cannot run here; None where it can."""
+        """Why it cannot run here; None if it can."""
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         """Run every job on one loaded model.
 
         Raises:
-            RuntimeFailureError: the model was not loaded, or did not run to its end.
+            RuntimeFailureError: the model could not be loaded or run.
         """

@@ -1,4 +1,4 @@
-"""LiteRT on the CPU: an optional runtime, imported only where a file is loaded."""
+"""LiteRT on the CPU: an optional runtime, imported only when a file is loaded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 from stages.sections.export import Litert
 
-#: What each file is called by, and its one input and output.
+#: Names of each file's signature, input and output.
 SIGNATURE, INPUT, OUTPUT = "serving_default", "images", "logits"
 
-# The modules that run, convert and quantise, by the packages that bring them.
+# The modules that run, convert and quantise, by package.
 _PACKAGES = {
     "ai-edge-litert": "ai_edge_litert",
     "litert-torch": "litert_torch",
@@ -32,13 +32,13 @@ _WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMU
 
 
 class Session:
-    """A loaded model of one image; it is run as an onnxruntime session is, so both are timed alike.
+    """A loaded model for one image, with the methods of an onnxruntime session to be timed alike.
 
     Args:
         threads: that its operators may use.
 
     Raises:
-        RuntimeFailureError: LiteRT does not take the file.
+        RuntimeFailureError: LiteRT does not load the file.
     """
 
     def __init__(self, model: Path, threads: int) -> None:
@@ -70,23 +70,23 @@ class Session:
         return np.concatenate([self.run(None, {INPUT: image[None]})[0] for image in images])
 
     def provider(self) -> str:
-        """Who computes: LiteRT hands what it can to XNNPACK and keeps the rest."""
+        """Who computes: LiteRT delegates what it can to XNNPACK."""
         delegated = any(node["op_name"] == "DELEGATE" for node in self._nodes())
         return "XNNPACK" if delegated else "CPU"
 
     def dtypes(self) -> list[str]:
-        """The formats of the weights that meet activations, sorted."""
+        """The formats in which weights are multiplied, sorted."""
         tensors = {t["index"]: t["dtype"] for t in self._interpreter.get_tensor_details()}
         weights = [n["inputs"][1] for n in self._nodes() if n["op_name"] in _WITH_WEIGHTS]
         return sorted({np.dtype(tensors[index]).name for index in weights})
 
     def _nodes(self) -> list[dict[str, Any]]:
-        # There is no public way to ask.
+        # There is no public method for this.
         return list(self._interpreter._get_ops_details())
 
 
 class LiteRtRuntime:
-    """As :class:`stages.runtimes.base.Runtime`, for files that take one image."""
+    """As :class:`stages.runtimes.base.Runtime`, for files with batch size 1."""
 
     name = "litert"
     precisions: tuple[str, ...] = ("fp32", "int8")
@@ -95,7 +95,7 @@ class LiteRtRuntime:
         return version_of(self.name)
 
     def unavailable(self) -> str | None:
-        """Why nothing can be converted or run here; None where it can."""
+        """Why nothing can be converted or run here; None if it can."""
         missing = [p for p, module in _PACKAGES.items() if importlib.util.find_spec(module) is None]
         if not missing:
             return None
@@ -111,12 +111,12 @@ class LiteRtRuntime:
 
 
 def versions() -> dict[str, str]:
-    """Of every package that makes or runs a file."""
+    """Of every package that writes or runs files."""
     return {package: importlib.metadata.version(package) for package in _PACKAGES}
 
 
 def check_installed(settings: Litert) -> None:
-    """Raises InputError where LiteRT is asked for and something of it is missing."""
+    """Raises InputError if LiteRT is enabled and one of its packages is missing."""
     reason = LiteRtRuntime().unavailable()
     if settings.enabled and reason:
         raise InputError(

@@ -13,13 +13,13 @@ import onnxruntime
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 
-# Where each operator takes its weights; whatever else is in a graph computes next to nothing.
+# The operators with weights and the position of these; the others hardly compute anything.
 _WEIGHTS_INPUT = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1, "MatMul": 1}
 _QUANTIZED_WEIGHTS_INPUT = {"QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3}
 
 
 class OnnxRuntime:
-    """As :class:`stages.runtimes.base.Runtime`; a required runtime, so that it is always there."""
+    """As :class:`stages.runtimes.base.Runtime`; always installed."""
 
     name = "onnxruntime"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
@@ -52,7 +52,7 @@ class OnnxRuntime:
             session = onnxruntime.InferenceSession(model, options, providers=[self.provider])
             dtypes = compute_dtypes(onnx.load(options.optimized_model_filepath))
         ran = session.get_providers()[0]
-        if ran != self.provider:  # one that fails is replaced without an error
+        if ran != self.provider:  # a failing provider is replaced without an error
             raise RuntimeFailureError(f"{self.provider} was asked for, {ran} ran")
         return session, dtypes
 
@@ -60,7 +60,7 @@ class OnnxRuntime:
 def compute_dtypes(optimized: onnx.ModelProto) -> list[str]:
     """The formats in which an optimised graph multiplies by its weights.
 
-    A format that the provider has no kernel for appears as the one that it was cast to.
+    A format without a kernel in the provider appears as the one that it is cast to.
     """
     constants = {
         tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
@@ -74,7 +74,7 @@ def compute_dtypes(optimized: onnx.ModelProto) -> list[str]:
             continue
         name = node.input[position]
         producer = producers.get(name)
-        # Weights that are dequantised first are used in the format of their scale.
+        # Dequantised weights are used in the format of their scale.
         if producer is not None and producer.op_type == "DequantizeLinear":
             name = producer.input[1]
         if name in constants:

@@ -1,4 +1,4 @@
-"""How far a runtime's answers are from torch's: on the golden batch and on test images."""
+"""How far a runtime's outputs are from torch's, on the golden batch and on test images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.networks.checkpoint import load_network
 from stages.analysis.calibration import calibration, confidence
 from stages.analysis.intervals import gain
 from stages.data.arrays import Images, load_data
-from stages.devices.runner import breach, compare
+from stages.devices.rules import breach, compare
 from stages.files import sha256
 from stages.progress import track
 from stages.runtimes.base import Execution, Job
@@ -25,15 +25,15 @@ from stages.sections.export import Validate
 
 STUDENT = Path("artifacts/student/model.safetensors")
 
-#: The figures that need answers that are numbers.
+#: None if a logit is not finite.
 OF_ANSWERS = ("accuracy", "drop", "drop_low", "drop_high", "calibration_error")
-#: Images that are run at once where any batch may be.
+#: Batch size where any is allowed.
 BATCH = 128
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What every runtime is compared with: torch's logits on the test split and the golden batch.
+    """What runtimes are compared with: torch's logits on the test split and the golden batch.
 
     Attributes:
         test_logits: float32 ``[N, K]``.
@@ -48,10 +48,10 @@ class Reference:
 
 
 def read_reference(exported: Exported, stage: str) -> Reference:
-    """Torch's answers; ``stage`` is named by the progress bar.
+    """Compute torch's outputs; the progress bar names ``stage``.
 
     Raises:
-        InputError: the exports are of another student.
+        InputError: another student was exported.
     """
     if sha256(STUDENT) != exported.description["student_sha256"]:
         raise InputError(
@@ -68,14 +68,14 @@ def read_reference(exported: Exported, stage: str) -> Reference:
     return Reference(test, np.concatenate(parts), golden_images, golden_logits)
 
 
-def figures(
+def measurements(
     execution: Execution, batch_sizes: list[int], reference: Reference, images: int
 ) -> dict[str, Any]:
     """``golden``, ``images``, ``agreement`` and :data:`OF_ANSWERS` of a row of a report.
 
     Args:
-        execution: the golden batch once for each of ``batch_sizes``, then the first ``images`` of
-            the test split; the golden batch's figures are the worst of them.
+        execution: of the golden batch once for each of ``batch_sizes``, of which the worst counts,
+            then of the first ``images`` of the test split.
     """
     *golden, logits = execution.logits
     parities = [compare(found, reference.golden_logits) for found in golden]
@@ -101,7 +101,7 @@ def figures(
 
 
 def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterator[str]:
-    """What of ``row`` is not good enough for its precision."""
+    """The limits that ``row`` misses for its precision."""
     error, agreement = row["golden"]["max_relative_error"], row["agreement"]
     if error is None or agreement is None:
         yield "logits of another shape than torch's, or not finite"
@@ -117,5 +117,5 @@ def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterato
 
 
 def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """The fraction of ``logits`` ``[N, K]`` whose greatest is that of the label."""
+    """The fraction of ``logits`` ``[N, K]`` whose maximum is that of the label."""
     return float((logits.argmax(1) == labels).mean())

@@ -1,4 +1,4 @@
-"""Run a library in a process of its own, so that a crash inside it is a result like any other."""
+"""Run a library in a process of its own, so that its crash is a result like any other."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 
 from stages.runtimes.base import RuntimeFailureError
 
-#: A conversion or an engine takes minutes at most; what lasts longer hangs.
+#: Conversions and engines take minutes at most; what takes longer hangs.
 _TIMEOUT_SECONDS = 1800
-# An error of TensorRT's own log; the time before it is of no use in a report.
+# An error in TensorRT's log, without its time.
 _LOGGED = re.compile(r"(\[TRT\] \[[EF]\] .*)")
 
 
 def run_process(command: Sequence[str]) -> str:
-    """What a command printed.
+    """Run a command and return its output.
 
     Raises:
-        RuntimeFailureError: it did not end well; the message is how, its last line, and the first
-            error that TensorRT logged.
+        RuntimeFailureError: it failed; the message has how, its last line, and the first error that
+            TensorRT logged.
     """
     try:
         process = subprocess.run(

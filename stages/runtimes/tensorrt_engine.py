@@ -1,10 +1,10 @@
 """Build a TensorRT engine from an ONNX file, run and time it; one path for TensorRT 10.3 to 11.
 
-``python -m stages.runtimes.tensorrt_engine`` proves that TensorRT starts here. Given a FOLDER, it
-reads from it ``request.json`` (``{"model", "batch_sizes", "timing"}``) and ``images<i>.npy``, and
+``python -m stages.runtimes.tensorrt_engine`` verifies that TensorRT starts here. With a FOLDER, it
+reads ``request.json`` (``{"model", "batch_sizes", "timing"}``) and ``images<i>.npy`` from it, and
 writes ``logits<i>.npy`` for the i-th batch size, and ``execution.json``.
 
-Precision lives in the ONNX file: the network is strongly typed, which is all that version 11 knows.
+The precision is that of the ONNX file: the network is strongly typed, as version 11 requires.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ _TORCH_DTYPES = {"FLOAT": torch.float32, "UINT8": torch.uint8}
 
 
 class EngineError(Exception):
-    """TensorRT did not start, or did not take or run the model."""
+    """TensorRT did not start, or did not accept or run the model."""
 
 
 def start(logger: trt.ILogger) -> trt.Builder:
-    """A builder, which TensorRT gives only where it works with the GPU and its driver.
+    """A builder, which TensorRT creates only if it works with the GPU and its driver.
 
     Raises:
-        EngineError: it gives none, or this version is not supported.
+        EngineError: there is none, or this version is not supported.
     """
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if not _OLDEST <= version < _TOO_NEW:
         raise EngineError(f"TensorRT {trt.__version__} is installed; 10.3 to 11 are supported")
     try:
         return trt.Builder(logger)
-    except TypeError:  # what the bindings make of a null pointer
+    except TypeError:  # the bindings' reaction to a null pointer
         raise EngineError(
             f"TensorRT {trt.__version__} does not work with this GPU or its driver"
         ) from None
 
 
 def build_plan(builder: trt.Builder, model: Path, max_batch: int, logger: trt.ILogger) -> Any:
-    """The serialized engine of an ONNX file: a buffer, whose type does not show that it is one.
+    """The serialized engine of an ONNX file: a buffer, although its type does not show that.
 
     Raises:
         EngineError: the parser or the builder refuses it.
     """
-    # Version 11 ignores the flag; in 10 it gives the same behaviour. Its value differs.
+    # Version 10 needs the flag, 11 ignores it. Its value differs.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):

@@ -1,6 +1,6 @@
-"""TensorRT, always in a process of its own, so that a crash inside it is a result like any other.
+"""TensorRT, always in a process of its own, so that its crash is a result like any other.
 
-This side never imports ``tensorrt``; :mod:`stages.runtimes.tensorrt_engine` does.
+Only :mod:`stages.runtimes.tensorrt_engine` imports ``tensorrt``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stages.runtimes.process import run_process
 from stages.runtimes.versions import version_of
 from stages.sections.export import Profile, Validate
 
-# As the engine inspector names them, in its several spellings.
+# The several spellings of the engine inspector.
 _INSPECTOR_DTYPES = {
     "float": "float32",
     "fp32": "float32",
@@ -44,12 +44,12 @@ class TensorRtRuntime:
     """As :class:`stages.runtimes.base.Runtime`, on the first NVIDIA GPU.
 
     Args:
-        command: starts the process that builds and runs the engine.
-        timing: how long a static model is timed.
+        command: of the process that builds and runs the engine.
+        timing: how long to time a static model.
     """
 
     name = "tensorrt"
-    # It takes symmetric int8 alone.
+    # It supports symmetric int8 only.
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8_s8s8")
 
     def __init__(
@@ -64,7 +64,7 @@ class TensorRtRuntime:
         return version_of(self.name)
 
     def unavailable(self) -> str | None:
-        # The GPU first: without one, TensorRT may import and then crash.
+        # The GPU first: without one, TensorRT may crash after its import.
         if not torch.cuda.is_available():
             return "no NVIDIA GPU that torch can use"
         if importlib.util.find_spec("tensorrt") is None:
@@ -76,10 +76,10 @@ class TensorRtRuntime:
         return None
 
     def left_out(self, settings: Validate) -> str | None:
-        """Why it does not take part; None where it does.
+        """Why it is skipped; None if it is not.
 
         Raises:
-            InputError: it cannot run here, and is required.
+            InputError: it cannot run here, but is required.
         """
         if settings.tensorrt == "off":
             return "validate.tensorrt is off"
@@ -116,7 +116,7 @@ class TensorRtRuntime:
 
 
 def _write_images(path: Path, job: Job) -> None:
-    """As ``np.save``, without holding all images at once."""
+    """As ``np.save``, without all images in memory."""
     with path.open("wb") as handle:
         write_header(handle, np.uint8, job.images.shape)
         for batch in job.batches():
@@ -126,10 +126,10 @@ def _write_images(path: Path, job: Job) -> None:
 def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
     """The names of all layers by the format of their weights, or else of their outputs.
 
-    Several formats are joined by ``", "``; a layer that names none is ``unknown``.
+    Several formats are joined by ``", "``; a layer without any is ``unknown``.
 
     Args:
-        layers: ``Layers`` of the inspector's JSON; without details each is but a name.
+        layers: ``Layers`` of the inspector's JSON; without details each is only a name.
     """
     found: dict[str, list[str]] = {}
     for layer in layers:
@@ -140,7 +140,7 @@ def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
 
 
 def weight_dtypes(layers: list[Any]) -> list[str]:
-    """The formats of the layers' weights, or of their outputs where no layer names its weights'."""
+    """The formats of the layers' weights, or of their outputs if no layer states its weights'."""
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     return _dtypes([_of_weights(layer) for layer in detailed]) or _dtypes(
         [text for layer in detailed for text in _of_outputs(layer)]

@@ -1,4 +1,4 @@
-"""The reference: the student in torch, with the preprocessing that its exports hold."""
+"""The reference: the student in torch, with the preprocessing of its exports."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stages.runtimes.base import Job
 
 
 class DeployedNetwork(nn.Module):
-    """A network that takes the camera's bytes: ``[B, H, W, 3]`` uint8 to logits ``[B, K]`` float32.
+    """A network that takes raw images: ``[B, H, W, 3]`` uint8 to logits ``[B, K]`` float32.
 
     Args:
         network: takes normalised ``[B, 3, H, W]``.
         mean: per channel, of images scaled to 0..1.
         std: likewise.
-        dtype: of the network's arithmetic; normalisation stays float32.
+        dtype: of the network; normalisation stays float32.
     """
 
     scale: Tensor
@@ -45,9 +45,9 @@ class DeployedNetwork(nn.Module):
         self.register_buffer("shift", (-means / stds).float())
 
     def forward(self, images: Tensor) -> Tensor:
-        # The cast before all else: TensorRT refuses uint8 that feeds anything but a cast. Scale and
-        # shift for a whole line, as onnxruntime is slow along a last axis of three; and the
-        # permutation at the end, as an int8 convolution wants its channels last.
+        # The cast comes first, as TensorRT accepts uint8 only as the input of a cast. Scale and
+        # shift span a whole line, as onnxruntime is slow along a last axis of three. The
+        # permutation comes last, as int8 convolutions want their channels last.
         line = (images.shape[2], 3)
         scaled = images.to(torch.float32) * self.scale.expand(line) + self.shift.expand(line)
         normalised = scaled.permute(0, 3, 1, 2)
@@ -57,10 +57,10 @@ class DeployedNetwork(nn.Module):
 
 @torch.no_grad()
 def normalise_statistics(network: nn.Module) -> None:
-    """Give every BatchNorm mean 0 and variance 1, and let its weight and bias make up for it.
+    """Give every BatchNorm mean 0 and variance 1, and adapt its weight and bias.
 
-    What it computes in eval mode is the same. But a training may leave variances that are infinite
-    in half precision, which ends at 65,504, while the quotient of weight and deviation is not.
+    Outputs in eval mode stay the same. Training may leave variances above 65,504, which are
+    infinite in half precision, while the quotient of weight and deviation is not.
     """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

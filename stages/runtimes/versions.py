@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 
-#: A runtime may come under several names; the first that is installed counts.
+#: A runtime may have several distributions; the first installed one counts.
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "torch": ("torch",),
@@ -15,7 +15,7 @@ DISTRIBUTIONS = {
 
 
 def version_of(runtime: str) -> str | None:
-    """The installed version of one of :data:`DISTRIBUTIONS`; None where there is none."""
+    """The installed version of one of :data:`DISTRIBUTIONS`; None if there is none."""
     for name in DISTRIBUTIONS[runtime]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)

@@ -272,6 +272,9 @@ def test_json_that_is_none_or_nested_without_end(bundle: Path, name: str, conten
         assert refusal(path).startswith(f"{name}: ")
 
 
+DAMAGED = "damaged, or names no exported model; package the bundle anew"
+
+
 def escape(model: dict[str, object], path: str) -> None:
     model["files"]["fp32"]["static"]["path"] = path  # type: ignore[index]
 
@@ -279,15 +282,15 @@ def escape(model: dict[str, object], path: str) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda model: escape(model, "../../../../etc/passwd"), "files.fp32.static.path: string"),
-        (lambda model: escape(model, "/etc/passwd"), "files.fp32.static.path: string"),
+        (lambda model: escape(model, "../../../../etc/passwd"), DAMAGED),
+        (lambda model: escape(model, "/etc/passwd"), DAMAGED),
         (lambda model: escape(model, "unlisted.onnx"), "unlisted.onnx is not the file of manifest"),
         (lambda model: escape(model, "labels.json"), "labels.json is not the file of manifest"),
-        (lambda model: model.update(files={}), "files: dictionary should have at least 1 item"),
-        (lambda model: model["golden"].update(path="../x"), "golden.path: string should match"),
-        (lambda model: model.update(network="\x1b[2J"), "network: string should match pattern"),
-        (lambda model: model.update(num_classes="3"), "num_classes: input should be a valid integ"),
-        (lambda model: model["files"].update({"a\x1b": 1}), r"files.a\x1b"),
+        (lambda model: model.update(files={}), DAMAGED),
+        (lambda model: model["golden"].update(path="../x"), DAMAGED),
+        (lambda model: model.update(network="\x1b[2J"), DAMAGED),
+        (lambda model: model.update(num_classes="3"), DAMAGED),
+        (lambda model: model["files"].update({"a\x1b": 1}), DAMAGED),
     ],
 )
 def test_descriptions_of_models_elsewhere_and_of_none(

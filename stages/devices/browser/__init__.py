@@ -1,1 +1,1 @@
-"""Any browser as a device: a page runs the student with onnxruntime-web and sends what it saw."""
+"""Any browser as a device: a page runs the student with onnxruntime-web and sends the results."""

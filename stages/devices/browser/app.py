@@ -1,4 +1,4 @@
-"""The web application of a probe: its page, its models, and where results go."""
+"""The web application of a probe: serves the page and the models, and takes results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stages.devices.browser.runs import Runs
 
 PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = ("index.html", "style.css", "page.js", "measuring.js", "picture.js", "worker.js")
-# Not left to the system's own table, which may have others.
+# Not from the system's table, which varies.
 _MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -32,15 +32,15 @@ _MEDIA_TYPES = {
     ".onnx": "application/octet-stream",
 }
 
-#: A body must be complete after so many seconds, and an answer be taken after so many.
+#: Time limits for a whole request body and for a whole answer.
 BODY_SECONDS = 30.0
 ANSWER_SECONDS = 900.0
 _MAX_INTRODUCTION = 16 * 1024
 
-#: Of every answer, the refusals of the server among them.
+#: Of every answer, including the server's refusals.
 HEADERS = {
-    # Shared memory and the fine clock are given to a page that neither shares a window nor loads
-    # anything from elsewhere.
+    # Browsers give shared memory and the fine clock to a page that shares no window and loads
+    # nothing from elsewhere.
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-embedder-policy": "require-corp",
     "cross-origin-resource-policy": "same-origin",
@@ -56,11 +56,11 @@ M = TypeVar("M", bound=measurement.Message)
 
 
 def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
-    """Everything below ``/<token>/``; any other request is answered with 404.
+    """Serves everything below ``/<token>/`` and answers any other request with 404.
 
     Args:
         token: the first part of every path.
-        runs: what is measured.
+        runs: the measurements.
         runtime: the folder of onnxruntime-web's files.
     """
     routes = [Route("/", _file(PAGE / "index.html"))]
@@ -85,7 +85,7 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
         sent = await _read(request, Sent, runs.max_message)
         run, number = request.path_params["run"], request.path_params["number"]
         try:
-            # Not by Starlette: Python makes no number of more than 4,300 digits.
+            # Not by Starlette: Python refuses numbers of more than 4,300 digits.
             return JSONResponse(runs.take(run, int(number), sent.result))
         except (KeyError, ValueError):
             raise HTTPException(404) from None
@@ -104,7 +104,7 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
 
 
 def _file(path: Path, *, compressed: bool = False) -> Callable[[Request], FileResponse]:
-    """Gives a file; with ``compressed``, the one beside it that ends in ``.gz``."""
+    """Serves a file; with ``compressed``, the one beside it with the suffix ``.gz``."""
     media_type = _MEDIA_TYPES[path.suffix]
     sent = path.with_name(f"{path.name}.gz") if compressed else path
     headers = {"content-encoding": "gzip"} if compressed else {}
@@ -116,10 +116,10 @@ def _file(path: Path, *, compressed: bool = False) -> Callable[[Request], FileRe
 
 
 async def _read(request: Request, kind: type[M], limit: int) -> M:
-    """The body of a request, as far as it is what is expected.
+    """Parse the body of a request.
 
     Raises:
-        HTTPException: it is too long, comes too slowly, or is something else.
+        HTTPException: it is too long, too slow or not valid.
     """
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared[:20]) > limit:
@@ -143,14 +143,14 @@ async def _read(request: Request, kind: type[M], limit: int) -> M:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    # Whoever sent it may go on sending; nothing more is read.
+    # The client may go on sending; nothing more is read.
     return PlainTextResponse(
         error.detail.lower(), error.status_code, headers={"connection": "close"}
     )
 
 
 def _guarded(app: ASGIApp, token: str) -> ASGIApp:
-    """Pass on requests that begin with the token."""
+    """Pass on requests whose path begins with the token."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         _, _, rest = scope["path"].partition("/")
@@ -162,6 +162,6 @@ def _guarded(app: ASGIApp, token: str) -> ASGIApp:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await answer({**scope, "path": f"/{rest}", "root_path": ""}, receive, send)
         except (TimeoutError, ClientDisconnect):
-            return  # whoever asked has gone, or takes the answer too slowly
+            return  # the client has gone or reads too slowly
 
     return guarded

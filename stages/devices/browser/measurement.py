@@ -1,4 +1,4 @@
-"""What a browser is asked to measure, what it sends, and the row that follows from it."""
+"""What a browser is to measure, what it sends, and the resulting row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from stages.devices import judging
 from stages.devices.base import Row, unmeasured
 from stages.devices.judging import Count, Milliseconds, Text, Timed
-from stages.devices.runner import compare
+from stages.devices.rules import compare
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
@@ -24,13 +24,13 @@ RUNTIME = "onnxruntime-web"
 
 
 class Message(BaseModel):
-    """What a page sends; anything else in it is refused."""
+    """What a page sends; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Gpu(Message):
-    """The adapter that the browser offers for WebGPU."""
+    """The browser's WebGPU adapter."""
 
     vendor: Text
     architecture: Text
@@ -40,18 +40,18 @@ class Gpu(Message):
 
 
 class Browser(Message):
-    """What a browser reports of itself."""
+    """What a browser reports about itself."""
 
     user_agent: Text
     platform: Text | None
-    """The operating system; None where only the user agent names it."""
+    """The operating system; None if only the user agent names it."""
     model: Text | None
-    """The phone; only Chromium's browsers name it, and only to a secure page."""
+    """The phone, which only browsers based on Chromium name, and only to secure pages."""
     cores: Count
     isolated: bool
-    """Whether the page has shared memory, which threads need, and the finer clock."""
+    """Whether the page has shared memory, which threads need, and the precise clock."""
     secure: bool
-    """Whether the page came by HTTPS or from this device itself, which WebGPU needs."""
+    """Whether the page came by HTTPS or from the device itself, which WebGPU needs."""
     timer_ms: Milliseconds
     """The smallest step of its clock."""
     gpu: Gpu | None
@@ -61,10 +61,10 @@ class Measured(Message, Timed):
     """One model, timed: ``[G, K]`` logits as base64 of little-endian float32, times in ms."""
 
     provider: Literal["wasm", "webgpu", "webgpu+wasm"]
-    """The last where the GPU took some of the nodes only."""
+    """The last if the GPU ran only some of the nodes."""
     logits: str
     hidden: bool
-    """Whether the page was out of sight meanwhile, where browsers slow it down."""
+    """Whether the page was hidden meanwhile, which slows it down."""
 
 
 class Failed(Message):
@@ -81,7 +81,7 @@ class Sent(Message):
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement, of a model with this ``path`` and ``sha256``; with a reason, none."""
+    """One measurement of the model with this ``path`` and ``sha256``, or the reason for none."""
 
     precision: str
     entry: Mapping[str, Any]
@@ -90,22 +90,22 @@ class Task:
     reason: str | None = None
 
     def row(self, status: str, reason: str | None) -> Row:
-        """Without figures."""
+        """Without times."""
         row = unmeasured(self.entry, self.precision, self.threads, RUNTIME, reason, status)
         return row | {"provider": self.provider}
 
 
 class WrongMessageError(Exception):
-    """A page sent what does not fit its task; the message is one sentence."""
+    """A page sent something that does not fit its task; the message is one sentence."""
 
 
 def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
-    """Every static model on the CPU by number of threads, those in floats on the GPU too.
+    """Every static model on the CPU with each number of threads, and float models on the GPU.
 
     Args:
         exported: the models.
-        profile: whose ``threads`` count.
-        browser: who will measure.
+        profile: has the numbers of threads.
+        browser: measures.
     """
     tasks = []
     for precision in exported.precisions:
@@ -114,7 +114,7 @@ def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
             Task(precision, entry, "wasm", threads, _lacks_threads(threads, browser))
             for threads in profile.threads
         ]
-        # The GPU has no kernels for quantized layers: wasm would run them, between copies.
+        # There are no GPU kernels for quantized layers: wasm would run them, between copies.
         if precision.startswith("fp"):
             tasks.append(Task(precision, entry, "webgpu", 1, _lacks_gpu(precision, browser)))
     return tasks
@@ -141,10 +141,10 @@ def _lacks_gpu(precision: str, browser: Browser) -> str | None:
 
 
 def slug(browser: Browser) -> str:
-    """A name for a file, such as ``pixel-8-chrome-156``."""
+    """A file name, such as ``pixel-8-chrome-156``."""
     agent = browser.user_agent
     device = browser.model or system(browser)
-    # The order matters: every one of them claims to be some of those after it.
+    # The order matters: each also claims to be some of the later ones.
     for name, mark in (
         *(("Edge", r"Edg(?:A|iOS)?"), ("Opera", "OPR"), ("Samsung", "SamsungBrowser")),
         *(("Firefox", r"(?:Firefox|FxiOS)"), ("Chrome", r"(?:HeadlessChrome|Chrome|CriOS)")),
@@ -168,14 +168,14 @@ def judge(
     reference: npt.NDArray[np.float32],
     max_runs: int,
 ) -> Row:
-    """The row of one measurement, by the rules that the other devices keep.
+    """The row of one measurement, by the rules of the other devices.
 
     Args:
         reference: torch's logits ``[G, K]``.
-        max_runs: the most samples that were asked for.
+        max_runs: the most samples that may be sent.
 
     Raises:
-        WrongMessageError: it is no answer to ``task``.
+        WrongMessageError: it does not answer ``task``.
     """
     if isinstance(sent, Failed):
         return task.row("failed", sent.error or "no reason was given")

@@ -1,4 +1,4 @@
-"""Where the page is to be reached: on this machine alone, or in its network; by HTTPS on demand."""
+"""Addresses, ports and the certificate for the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Certificate(NamedTuple):
-    """A self-signed one for a single run; its key is nowhere on disk."""
+    """A self-signed certificate for a single run; its key does not stay on disk."""
 
     context: ssl.SSLContext
     fingerprint: str
@@ -25,15 +25,15 @@ class Certificate(NamedTuple):
 
 
 def lan_address() -> str:
-    """The address of this machine in the network that it reaches others through.
+    """The address of this machine in its network.
 
     Raises:
         InputError: it is in no network.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # No packet is sent: the system gives the address that it would send from. The other one
-            # is kept for documentation.
+            # Sends no packet: the system reports the address that it would send from. 192.0.2.1 is
+            # reserved for documentation.
             probe.connect(("192.0.2.1", 9))
             address = str(probe.getsockname()[0])
         except OSError:
@@ -50,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one.
 
     Raises:
-        InputError: the port is taken, or not allowed to this user.
+        InputError: the port is in use or not allowed.
     """
     try:
         return socket.create_server((host, port), backlog=512)
@@ -62,9 +62,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def self_signed(host: str) -> Certificate:
-    """A certificate for the address ``host``, valid from now for a day.
+    """A certificate for the address ``host``, valid for a day.
 
-    Source: RFC 5280; a subject alternative name with the address is what browsers look at.
+    Source: RFC 5280. Browsers look at the subject alternative name.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -96,7 +96,7 @@ def self_signed(host: str) -> Certificate:
         serialization.NoEncryption(),
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # It can only be loaded from a file.
+    # ssl loads it from files only.
     with tempfile.TemporaryDirectory(prefix="ackd-") as folder:
         path = Path(folder) / "certificate.pem"
         path.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""The probe: a page that measures a bundle in whatever browser opens it."""
+"""The probe: a page that measures a bundle in the browser that opens it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stages.devices.browser.server import serving
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
-#: With this behind its address, a page measures without being asked.
+#: Appended to its address, it makes the page measure at once.
 START = "#measure"
 
 
 @dataclass(frozen=True)
 class Reach:
-    """From where the page can be opened, and how.
+    """Where the page can be opened, and how.
 
     Attributes:
-        lan: from other devices of this network; else from this machine alone.
-        https: encrypted, with a certificate that a person accepts once.
+        lan: on other devices of this network, not only on this machine.
+        https: encrypted, with a certificate that a person must accept.
         port: 0 takes a free one.
     """
 
@@ -39,7 +39,7 @@ class Probe:
     """A page that is being served.
 
     Attributes:
-        address: where it is; the path is a secret of this run.
+        address: of the page; its path is a secret of this run.
         fingerprint: SHA-256 of the certificate; None without HTTPS.
     """
 
@@ -48,7 +48,7 @@ class Probe:
     runs: Runs
 
     def wait(self, seconds: float | None = None) -> Report | None:
-        """The next report; None where none comes in time."""
+        """The next report; None if there is none in time."""
         try:
             return self.runs.reports.get(timeout=seconds)
         except queue.Empty:

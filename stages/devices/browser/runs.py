@@ -1,4 +1,4 @@
-"""Measurements in progress, and the reports of those that have finished."""
+"""Measurements in progress, and reports of finished ones."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from stages.devices.runner import load_golden
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
-#: Pages that measure at once; one more drops the oldest.
+#: How many pages may measure at once; one more replaces the oldest.
 _MAX_RUNS = 8
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one browser measured.
+    """The results of one browser.
 
     Attributes:
-        browser: what it reports of itself.
-        rows: as in ``reports/latency.json``, with ``samples_ms`` and without ``device``; what it
-            could not run has ``skipped`` and the reason.
+        rows: as in ``reports/latency.json``, with ``samples_ms`` and without ``device``;
+            ``skipped`` with the reason for what the browser could not run.
     """
 
     browser: Browser
@@ -36,12 +35,12 @@ class Report:
 
     @property
     def name(self) -> str:
-        """Made of what the browser reports, such as ``pixel-8-chrome-156``."""
+        """Derived from what the browser reports, such as ``pixel-8-chrome-156``."""
         return measurement.slug(self.browser)
 
     @property
     def description(self) -> dict[str, Any]:
-        """Who measured; None for what no browser reports."""
+        """Of the device; None for what browsers do not report."""
         browser = self.browser
         return {
             "system": browser.platform or measurement.system(browser),
@@ -51,11 +50,7 @@ class Report:
             "governor": None,
             "python": None,
             "runtime": f"{measurement.RUNTIME} {web_runtime.VERSION}",
-            "browser": {
-                key: value
-                for key, value in browser.model_dump().items()
-                if key not in {"platform", "model", "cores"}
-            },
+            "browser": browser.model_dump(exclude={"platform", "model", "cores"}),
         }
 
 
@@ -67,7 +62,7 @@ class _Run:
 
 
 class Runs:
-    """All that pages ask of a bundle and send about it.
+    """The measurements of a bundle by pages.
 
     Args:
         exported: the models, with ``labels.json`` beside them.
@@ -91,7 +86,7 @@ class Runs:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a page needs to know before it measures."""
+        """What a page needs before it measures."""
         return {
             "network": self.description["network"],
             "labels": self.labels,
@@ -111,11 +106,11 @@ class Runs:
 
     @property
     def max_message(self) -> int:
-        """What an honest page sends at most, in bytes: logits in base64, and samples in decimal."""
+        """The most bytes that a message needs: logits in base64, samples in decimal."""
         return self.reference.nbytes * 4 // 3 + self.profile.max_runs * 24 + 16 * 1024
 
     def begin(self, browser: Browser) -> dict[str, Any]:
-        """Start a run: its id, and what to measure; rows of what cannot be are there already."""
+        """Start a run: its id and tasks; those that cannot run already have a row."""
         tasks = measurement.plan(self.exported, self.profile, browser)
         run = _Run(browser, tasks)
         for number, task in enumerate(tasks):
@@ -142,13 +137,13 @@ class Runs:
         }
 
     def take(self, name: str, number: int, sent: Measured | Failed) -> dict[str, Any]:
-        """Judge one measurement; the last one that is missing makes the report.
+        """Judge one measurement; the last one of a run completes its report.
 
-        A page that did not get the answer sends again, and gets it then.
+        A page that missed the answer may send again, and gets the same one.
 
         Raises:
-            KeyError: there is no such run, or no such task in it.
-            WrongMessageError: it is no answer to this task.
+            KeyError: there is no such run or task.
+            WrongMessageError: it does not answer this task.
         """
         run = self._runs[name]
         if not 0 <= number < len(run.tasks):

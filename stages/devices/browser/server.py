@@ -1,4 +1,4 @@
-"""A small web server in a thread that withstands stalling clients and crowds of them."""
+"""A small web server in a thread that withstands crowds of stalling clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import logging
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -15,32 +14,24 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: A TLS handshake, and then the head of a request, must have come within so many seconds; what
-#: follows it is the app's to limit.
+#: Time limit for a TLS handshake, and then for the head of a request; the app limits the rest.
 HEAD_SECONDS = 10.0
-#: So many connections are kept that have got nothing but refusals; one more ends the oldest.
+#: How many connections without a successful request are kept; one more ends the oldest.
 MAX_STRANGERS = 64
-#: What a request's head may take, in bytes.
-_MAX_HEAD = 16 * 1024
+_MAX_HEAD = 16 * 1024  # bytes of a request's head
 _SHUTDOWN_SECONDS = 2
-#: Before the next try to accept, where this process may open no more files.
-_BREATH_SECONDS = 0.2
+#: Pause before the next attempt to accept when this process has too many open files.
+_PAUSE_SECONDS = 0.2
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which is given its connections here.
+    """uvicorn with an accept loop of its own.
 
-    asyncio's own server waits a minute for each TLS handshake, without a limit on their number, and
-    logs every connection that it cannot open.
-
-    Args:
-        config: of uvicorn.
-        listener: already listening.
-        encryption: for HTTPS.
+    asyncio's server waits a minute for each TLS handshake, without a limit on their number, and
+    logs every failed connection.
 
     Attributes:
-        strangers: connections that have got nothing but refusals, in the order of their arrival.
-        failures: how many connections could not be accepted or failed their handshake.
+        strangers: connections without a successful request, oldest first.
     """
 
     def __init__(
@@ -49,7 +40,6 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.listener, self.encryption = listener, encryption
         self.strangers: dict[_Protocol, None] = {}
-        self.failures = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         del sockets
@@ -69,11 +59,10 @@ class _Server(uvicorn.Server):
                 try:
                     connection, _ = await loop.sock_accept(self.listener)
                 except OSError:
-                    self.failures += 1
-                    await asyncio.sleep(_BREATH_SECONDS)
+                    await asyncio.sleep(_PAUSE_SECONDS)
                 else:
                     opening.create_task(self._open(connection))
-                    await asyncio.sleep(0)  # it may end another one, before the next is accepted
+                    await asyncio.sleep(0)  # lets it end the oldest before the next is accepted
 
     async def _open(self, connection: socket.socket) -> None:
         protocol = _Protocol(self)
@@ -87,19 +76,18 @@ class _Server(uvicorn.Server):
                 ssl=self.encryption,
                 ssl_handshake_timeout=HEAD_SECONDS if self.encryption else None,
             )
-        except Exception:  # whatever a stranger sends
-            self.failures += 1
+        except Exception:  # clients may send anything
+            return
         finally:
             if protocol.transport is None:
                 self.strangers.pop(protocol, None)
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 as in uvicorn, but less patient.
+    """uvicorn's HTTP/1.1 with a time limit for the head of a request.
 
-    uvicorn ends a connection that falls silent only after an answer. Here one that sends nothing,
-    or the head of its request byte by byte, ends after HEAD_SECONDS, and a crowd of them cannot
-    keep others out.
+    uvicorn ends silent connections only after an answer. Here one that sends nothing, or sends its
+    head byte by byte, ends after HEAD_SECONDS, so that a crowd of them keeps nobody out.
     """
 
     def __init__(self, server: _Server) -> None:
@@ -148,11 +136,11 @@ def serving(
     listener: socket.socket,
     encryption: ssl.SSLContext | None,
 ) -> Iterator[None]:
-    """Have ``app`` served in a thread of its own until the block ends.
+    """Serve ``app`` in a thread until the block ends.
 
     Args:
         headers: of every answer.
-        listener: already listening; it is closed at the end.
+        listener: a listening socket; closed at the end.
         encryption: for HTTPS.
     """
     config = uvicorn.Config(
@@ -160,7 +148,7 @@ def serving(
         ws="none",
         lifespan="off",
         log_config=None,
-        access_log=False,  # addresses hold the token
+        access_log=False,  # paths contain the token
         proxy_headers=False,
         headers=[*headers.items()],
         server_header=False,
@@ -168,7 +156,7 @@ def serving(
         h11_max_incomplete_event_size=_MAX_HEAD,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    # What others send is no news; what fails here is.
+    # Invalid requests are only warnings.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = _Server(config, listener, encryption)
     thread = threading.Thread(target=server.run, name="probe", daemon=True)
@@ -179,9 +167,3 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
-            if server.failures:
-                print(
-                    f"probe: {server.failures} connections failed before any request: without a TLS"
-                    " handshake, or with too many files open",
-                    file=sys.stderr,
-                )

@@ -1,7 +1,6 @@
-"""The files of onnxruntime-web: one exact release, proven by its sum, in a cache folder.
+"""The files of onnxruntime-web: one exact release, verified by its checksum, in a cache folder.
 
-They are 60 MB, so neither the repository nor the Python package holds them. The npm client fetches
-the release that is named here; a page loads them from this machine and nothing from elsewhere.
+They have 60 MB, so the npm client fetches them on demand. The page loads them from this machine.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from stages.files import new_folder
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
-#: Of the packed release, as the registry and every lock file of npm state it.
+#: Of the packed release, as stated by the registry and by npm's lock files.
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-#: The library for the CPU, that for the GPU, and what each of them loads.
+#: The libraries for the CPU and the GPU, and the files that they load.
 FILES = (
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs"),
@@ -34,20 +33,10 @@ _PLACE = "ACKD_ONNXRUNTIME_WEB"
 
 
 def folder() -> Path:
-    """Where the files of this release lie, or will.
-
-    Raises:
-        InputError: no place is known.
-    """
-    if place := os.environ.get(_PLACE):
-        return Path(place) / VERSION
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        raise InputError(
-            f"no home folder is known to keep {PACKAGE} in; set {_PLACE} to a folder"
-        ) from None
-    return cache / "ackd" / PACKAGE / VERSION
+    """The folder for the files of this release."""
+    # Not by Path, which fails where no home is known.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(os.environ.get(_PLACE) or Path(cache, "ackd", PACKAGE)) / VERSION
 
 
 def installed() -> bool:
@@ -55,7 +44,7 @@ def installed() -> bool:
 
 
 def require() -> Path:
-    """The folder with each of FILES, compressed, as ``<name>.gz``.
+    """The folder, with each of FILES as ``<name>.gz``.
 
     Raises:
         InputError: they are not installed.
@@ -69,14 +58,13 @@ def require() -> Path:
 
 
 def install(packed: Path | None = None) -> Path:
-    """Put the files where :func:`require` looks for them.
+    """Install the files for :func:`require`.
 
     Args:
-        packed: the release as ``npm pack onnxruntime-web@<version>`` writes it; None fetches it.
+        packed: the output of ``npm pack onnxruntime-web@<version>``; None fetches it.
 
     Raises:
-        InputError: npm is missing or fails, the release is not the one that is named here, or the
-            folder cannot be written.
+        InputError: npm is missing or fails, the checksum is wrong, or the folder is not writable.
     """
     with tempfile.TemporaryDirectory(prefix="ackd-") as temporary:
         source = _fetch(Path(temporary)) if packed is None else packed
@@ -94,11 +82,11 @@ def install(packed: Path | None = None) -> Path:
             with new_folder(folder()) as place, tarfile.open(source) as archive:
                 for name in FILES:
                     member = archive.extractfile(f"package/dist/{name}")
-                    assert member is not None  # by the sum
-                    # As they are sent: a phone on Wi-Fi waits for a quarter of the bytes.
+                    assert member is not None  # by the checksum
+                    # Served compressed: a quarter of the bytes for a phone on Wi-Fi.
                     with member, gzip.open(place / f"{name}.gz", "wb", compresslevel=6) as file:
                         shutil.copyfileobj(member, file)
-        except OSError as error:  # such as that of a user without a home folder
+        except OSError as error:  # for example without a home folder
             raise InputError(
                 f"{folder()}: not written ({error.strerror}); set {_PLACE} to a folder of yours"
             ) from None

@@ -123,7 +123,7 @@ def test_signatures(bundles: Path, tmp_path: Path) -> None:
     ("url", "sentence"),
     [
         ("local:", "names no folder to deploy to; give local:/folder"),
-        ("local:x", "begins with /"),
+        ("local:x", "is not valid; expected local:"),
         ("adb:", "nothing can be deployed there; give local:/folder or ssh://host"),
     ],
 )

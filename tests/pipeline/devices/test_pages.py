@@ -52,6 +52,7 @@ from tests.phone import Phone, adb_server, needs_adb, phone, whoever_opens
 from tests.pipeline.devices.test_probe import BROWSER
 from tests.sshd import Sshd, make_key, needs_sshd, running
 from tests.stages import chain_files
+from tests.stages.test_profile_latency import FIELDS
 
 __all__ = ["adb_server", "phone", "programs"]
 
@@ -277,8 +278,19 @@ def test_by_cable(bundle: Path, phone: Phone, tmp_path: Path) -> None:
         said = type_in(bundle, by_browser)
     assert "Fixed performance, thermal status 0 before and 0 after" in said
     [kept] = (bundle / "reports/devices").iterdir()
-    rows = [row for row in read(kept)["results"] if row["provider"] == "wasm"]
+    found = read(kept)
+    rows = [row for row in found["results"] if row["provider"] == "wasm"]
     assert [row["status"] for row in rows] == ["passed"] * 4
+    assert {set(row) == FIELDS for row in rows} == {True}
+    assert {(r["temperature_before"], r["temperature_after"]) for r in rows} == {(31.0, 31.0)}
+    description = found["description"]
+    assert (description["system"], description["machine"]) == ("Android 16", "Google Pixel 8")
+    assert description["cpu"] == "Google Tensor G3"
+    assert description["runtime"] == f"onnxruntime-web {web_runtime.VERSION}"
+    assert description["browser"]["isolated"]
+    assert description["thermal"] == {"sensor": "skin", "status_before": 0, "status_after": 0}
+    modes = [told.split()[-1] for told in phone.told]
+    assert (phone.carried > 0, modes, phone.forwards) == (True, ["true", "false"], {})
 
 
 def write_bench(project: Path) -> Path:

@@ -16,16 +16,14 @@ from models.errors import InputError
 from stages.devices import adb, adb_client
 from stages.devices import phone as condition
 from stages.devices.base import Measurement, Opening
-from stages.devices.browser import web_runtime
 from stages.devices.phone import Thermal, parse_thermal
 from stages.devices.programs import RUNNER, single_file
 from stages.devices.urls import open_device
 from stages.runtimes.exported import Exported
 from tests.adb_device import LOOPBACK
 from tests.bundles import flip_byte
-from tests.chromium import opened_page
 from tests.phone import THERMAL, Phone, adb_server, needs_adb, phone, whoever_opens
-from tests.stages.devices.browser.conftest import QUICK, make_browser, needs_browser, no_runtime
+from tests.stages.devices.browser.conftest import make_browser, no_runtime
 from tests.stages.devices.conftest import PROFILE
 from tests.stages.test_profile_latency import FIELDS
 
@@ -64,35 +62,6 @@ def script(folder: Path, text: str, name: str = "bench") -> Path:
 
 def measure(url: str, exported: Exported) -> Measurement:
     return open_device(url, Opening()).measure(exported, PROFILE)
-
-
-@needs_browser
-def test_its_browser_measures_through_the_cable(
-    phone: Phone, tmp_path: Path, exported: Exported
-) -> None:
-    device = open_device("adb:?threads=1", Opening())
-    # As the phone's own loopback, which the computer's browser would not reach.
-    rules = f"host-resolver-rules=MAP 127.0.0.1 {LOOPBACK}"
-    with opened_page(tmp_path / "chromium", rules) as page, whoever_opens(phone, page.open):
-        measured = device.measure(exported, QUICK)
-    assert measured.device == f"{phone.url}?threads=1"
-    rows = {row["precision"]: row for row in measured.results if row["provider"] == "wasm"}
-    assert list(rows) == exported.precisions
-    for row in rows.values():
-        assert set(row) == FIELDS
-        assert (row["device"], row["status"], row["threads"]) == (measured.device, "passed", 1)
-        assert (row["temperature_before"], row["temperature_after"]) == (31.0, 31.0)
-        assert row["golden"]["top1_agreement"] == 1.0
-    found = measured.description
-    assert (found["system"], found["machine"]) == ("Android 16", "Google Pixel 8")
-    assert found["cpu"] == "Google Tensor G3"
-    assert found["runtime"] == f"onnxruntime-web {web_runtime.VERSION}"
-    assert found["browser"]["isolated"]
-    assert phone.carried > 0
-    assert found["fixed_performance"] == {"on": True, "reason": None}
-    assert found["thermal"] == {"sensor": "skin", "status_before": 0, "status_after": 0}
-    assert phone.told == ON_AND_OFF
-    assert phone.forwards == {}
 
 
 def test_a_native_runner_measures(phone: Phone, tmp_path: Path, exported: Exported) -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from stages.devices import runner
+from stages.devices import rules, runner
 from stages.devices.programs import AGENT, RUNNER, single_file
 from stages.devices.proof import DeviceError
 from stages.files import sha256
@@ -104,7 +104,7 @@ def test_a_bundle_without_a_model_or_with_one_elsewhere(
     with changed(bundle / "model.json") as model:
         change(model)
     seal(bundle)
-    assert refusal(bundle).startswith("model.json: expected one model or more, each a file of")
+    assert refusal(bundle).startswith("model.json: damaged, or names no exported model; package")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_profile_of_what_cannot_be_read(bundle: Path) -> None:
 def test_compare() -> None:
     ours = np.array([[1.0, 2.0], [4.0, 3.0], [0.0, 1.0]], dtype=np.float32)
     theirs = np.array([[1.0, 2.5], [3.0, 4.0], [0.0, 1.0]], dtype=np.float32)
-    parity = runner.compare(ours, theirs)
+    parity = rules.compare(ours, theirs)
     assert parity["max_relative_error"] == pytest.approx(1 / 4)
     assert parity["top1_agreement"] == pytest.approx(2 / 3)
     cosine = (1 + 5 + 12 + 12 + 1) / np.sqrt((1 + 4 + 16 + 9 + 1) * (1 + 6.25 + 9 + 16 + 1))
@@ -222,9 +222,9 @@ def test_compare() -> None:
     [np.array([[np.nan, 1.0]]), np.array([[np.inf, 1.0]]), np.ones((1, 3)), np.ones((2, 2))],
 )
 def test_what_cannot_be_compared_is_a_breach(logits: Any) -> None:
-    parity = runner.compare(logits, np.ones((1, 2)))
+    parity = rules.compare(logits, np.ones((1, 2)))
     assert set(parity.values()) == {None}
-    assert runner.breach("fp32", parity) == "logits of another shape than torch's, or not finite"
+    assert rules.breach("fp32", parity) == "logits of another shape than torch's, or not finite"
 
 
 @pytest.mark.parametrize(
@@ -241,18 +241,18 @@ def test_what_cannot_be_compared_is_a_breach(logits: Any) -> None:
 )
 def test_breach(precision: str, figures: tuple[float, float, float], expected: str | None) -> None:
     names = ("max_relative_error", "cosine", "top1_agreement")
-    assert runner.breach(precision, dict(zip(names, figures, strict=True))) == expected
+    assert rules.breach(precision, dict(zip(names, figures, strict=True))) == expected
 
 
 def test_statistics() -> None:
-    figures = runner.statistics([4.0, 1.0, 2.0, 3.0])
+    figures = rules.statistics([4.0, 1.0, 2.0, 3.0])
     assert (figures["n"], figures["min_ms"], figures["p50_ms"]) == (4, 1.0, 2.5)
     assert figures["p90_ms"] == pytest.approx(3.7)
     assert figures["mean_ms"] == 2.5
     assert figures["cv"] == pytest.approx(np.sqrt(1.25) / 2.5, abs=1e-4)
     assert figures["p99_ms"] is None
     # Nothing is clipped: one outlier stays in the mean.
-    figures = runner.statistics([1.0] * 499 + [501.0])
+    figures = rules.statistics([1.0] * 499 + [501.0])
     assert (figures["mean_ms"], figures["p99_ms"]) == (2.0, 1.0)
 
 

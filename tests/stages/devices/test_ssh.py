@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from models.errors import InputError
@@ -165,39 +162,6 @@ def test_a_command_that_hangs_is_ended(
         monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", wrong)
         with pytest.raises(InputError, match=f"ACKD_DEVICE_TIMEOUT is '{wrong}', expected seconds"):
             commands.timeout_s()
-
-
-def test_a_connection_that_dies_is_ended(
-    known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The processes of the connection stand still, as those of a device without power."""
-    shorten(monkeypatch, "ServerAliveInterval")
-    shorten(monkeypatch, "ServerAliveCountMax")
-    device = open_device(known.url(tmp_path), Opening())
-    assert isinstance(device, ssh.SshDevice)
-    stopped: list[int] = []
-
-    def stop() -> None:
-        while not stopped:
-            time.sleep(0.1)
-            if (tmp_path / "begun").exists():
-                stopped.extend(children(known.process.pid))
-        for process in stopped:
-            os.kill(process, signal.SIGSTOP)
-
-    stopper = threading.Thread(target=stop)
-    stopper.start()
-    try:
-        with pytest.raises(InputError, match=r"not reached \(.*not responding"):
-            device.run(["sh", "-c", f"touch {tmp_path}/begun; exec sleep 30"])
-    finally:
-        stopper.join()
-        for process in stopped:
-            os.kill(process, signal.SIGKILL)
-
-
-def children(process: int) -> list[int]:
-    return [child.pid for child in psutil.Process(process).children(recursive=True)]
 
 
 def test_no_python_there(known: Sshd, tmp_path: Path) -> None:

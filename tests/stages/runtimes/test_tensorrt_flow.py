@@ -115,25 +115,6 @@ def test_a_required_tensorrt_is_judged_like_the_others(
     assert latency["gpu"]["n"] == latency["wall"]["n"] == 20
 
 
-def test_tf32_would_be_found(
-    tensorrt: TensorRtRuntime, tiny_exported: Path, tmp_path: Path
-) -> None:
-    # Proof that the stand-in has TF32 on unless the flag is cleared, as TensorRT has.
-    program = tmp_path / "engine.py"
-    source = Path(engine_on_cpu.__file__).read_text()
-    keep = "tensorrt_engine.trt.IBuilderConfig.clear_flag = lambda self, flag: None"
-    program.write_text(
-        source.replace("    tensorrt_engine.main()", f"    {keep}\n    tensorrt_engine.main()")
-    )
-    shutil.copy(Path(engine_on_cpu.__file__).with_name("tensorrt.py"), tmp_path)
-    model = tiny_exported / "artifacts/onnx/fp32.dynamic.onnx"
-    with np.load(model.with_name("golden.npz")) as golden:
-        images, logits = golden["images"], golden["logits"]
-    coarse = TensorRtRuntime([sys.executable, str(program)]).run(model, [Job(images, 8)])
-    error = np.abs(coarse.logits[0] - logits).max() / np.abs(logits).max()
-    assert error > Params().validate_.max_relative_error_fp32
-
-
 def test_a_model_that_the_parser_refuses_is_a_reason(
     tensorrt: TensorRtRuntime, tiny_exported: Path, tmp_path: Path
 ) -> None:

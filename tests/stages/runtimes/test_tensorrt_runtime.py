@@ -19,36 +19,9 @@ from stages.runtimes.tensorrt_runtime import (
 
 JOBS = [Job(np.full((5, 2, 2, 3), value, dtype=np.uint8), 2) for value in (3, 7)]
 
-# Keeps to the protocol of stages.runtimes.tensorrt_engine: the logits are the sums of the images.
-STAND_IN = """
-import json, sys
-import numpy as np
-folder, = sys.argv[1:]
-with open(f"{folder}/request.json") as handle:
-    request = json.load(handle)
-assert request["model"] == "some.onnx" and request["batch_sizes"] == [2, 2]
-assert request["timing"]["warmup_runs"] == 10
-for index in range(2):
-    images = np.load(f"{folder}/images{index}.npy").astype(np.float32)
-    np.save(f"{folder}/logits{index}.npy", images.sum((1, 2)))
-layers = [{"Name": "conv", "Weights": {"Type": "Half", "Count": 432}}]
-times = {"gpu_ms": [0.5, 0.4], "wall_ms": [0.9, 0.8]}
-with open(f"{folder}/execution.json", "w") as handle:
-    json.dump({"provider": "a GPU", "layers": layers, "times": times}, handle)
-"""
-
 
 def runtime(program: str) -> TensorRtRuntime:
     return TensorRtRuntime([sys.executable, "-c", program])
-
-
-def test_the_engine_process_gives_logits_and_what_ran() -> None:
-    execution = runtime(STAND_IN).run(Path("some.onnx"), JOBS)
-    assert (execution.provider, execution.dtypes) == ("a GPU", ["float16"])
-    assert execution.layers == {"float16": ["conv"]}
-    assert execution.times == ([0.5, 0.4], [0.9, 0.8])
-    for job, logits in zip(JOBS, execution.logits, strict=True):
-        np.testing.assert_array_equal(logits, np.full((5, 3), 4 * job.images[0, 0, 0, 0]))
 
 
 def test_a_crash_is_a_reason() -> None:

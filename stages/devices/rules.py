@@ -1,0 +1,81 @@
+"""How a measurement is judged: parity with torch, and statistics of times.
+
+Needs only Python 3.8 or newer and numpy; inlined into ``runner.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+# Wide for int8: some 16 golden images show little of the agreement, and the export was judged on
+# the whole test split. These limits catch arithmetic that goes wrong on this device.
+MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 1e-2}
+MIN_COSINE_INT8 = 0.95
+MIN_AGREEMENT_INT8 = 0.75
+
+#: With fewer samples the 99th percentile would rest on fewer than five of them.
+MIN_SAMPLES_P99 = 500
+#: Coefficient of variation above which a measurement is called noisy.
+NOISY_CV = 0.2
+
+
+def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
+    """How far ``logits`` ``[N, K]`` are from ``reference`` ``[N, K]``.
+
+    Returns:
+        ``max_relative_error`` (``max|a-b| / max|b|``), ``cosine`` (of the two arrays as vectors)
+        and ``top1_agreement`` (a fraction of N); all None if a logit is not finite.
+    """
+    if logits.shape != reference.shape or logits.dtype.kind != "f" or not np.isfinite(logits).all():
+        return {"max_relative_error": None, "cosine": None, "top1_agreement": None}
+    ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
+    largest, norm = np.abs(theirs).max(), np.linalg.norm(ours) * np.linalg.norm(theirs)
+    return {
+        "max_relative_error": float(np.abs(ours - theirs).max() / (largest or 1.0)),
+        "cosine": float((ours * theirs).sum() / (norm or 1.0)),
+        "top1_agreement": float((ours.argmax(1) == theirs.argmax(1)).mean()),
+    }
+
+
+def breach(precision: str, parity: Dict[str, Optional[float]]) -> Optional[str]:
+    """Why ``parity`` on the golden batch is not good enough for ``precision``; None if it is."""
+    relative_error, cosine = parity["max_relative_error"], parity["cosine"]
+    agreement = parity["top1_agreement"]
+    if relative_error is None or cosine is None or agreement is None:
+        return "logits of another shape than torch's, or not finite"
+    if precision in MAX_RELATIVE_ERROR:
+        limit = MAX_RELATIVE_ERROR[precision]
+        if relative_error > limit:
+            return f"relative error {relative_error:.1e} is above {limit:.0e}"
+    elif cosine < MIN_COSINE_INT8:
+        return f"cosine {cosine:.4f} is below {MIN_COSINE_INT8}"
+    elif agreement < MIN_AGREEMENT_INT8:
+        return f"top-1 agreement {agreement:.3f} is below {MIN_AGREEMENT_INT8}"
+    return None
+
+
+def outcome(reason: Optional[str]) -> Dict[str, Optional[str]]:
+    """``status`` and ``reason`` of a row."""
+    return {"status": "failed" if reason else "passed", "reason": reason}
+
+
+def statistics(samples: List[float]) -> Dict[str, Any]:
+    """Percentiles (linear between ranks), mean and coefficient of variation of times in ms."""
+    times = np.asarray(samples)
+    p50, p90, p99 = (round(float(q), 4) for q in np.percentile(times, [50, 90, 99]))
+    return {
+        "n": len(samples),
+        "min_ms": round(float(times.min()), 4),
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99 if len(samples) >= MIN_SAMPLES_P99 else None,
+        "mean_ms": round(float(times.mean()), 4),
+        "cv": round(float(times.std() / times.mean()), 4),
+    }
