@@ -12,22 +12,22 @@ from pipeline.git_command import git
 _REF = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 
 
-class Found(NamedTuple):
+class Ref(NamedTuple):
     """An experiment; several may have one name, on different commits.
 
     Attributes:
         baseline: the commit that it started from.
         revision: its own commit.
-        ref: its full name in git.
+        path: its full name in git.
     """
 
     name: str
     baseline: str
     revision: str
-    ref: str
+    path: str
 
 
-def list_refs(root: Path, remote: str | None = None) -> list[Found]:
+def list_refs(root: Path, remote: str | None = None) -> list[Ref]:
     """Every experiment of a repository, the newest first, or of a git remote."""
     if remote is None:
         form = "--format=%(objectname)\t%(refname)"
@@ -36,7 +36,7 @@ def list_refs(root: Path, remote: str | None = None) -> list[Found]:
         text = git(root, "ls-remote", remote, "refs/exps/*")
     found = []
     for line in text.splitlines():
-        revision, ref = line.split("\t")
-        if match := _REF.fullmatch(ref):
-            found.append(Found(match[3], match[1] + match[2], revision, ref))
+        revision, path = line.split("\t")
+        if match := _REF.fullmatch(path):
+            found.append(Ref(match[3], match[1] + match[2], revision, path))
     return found

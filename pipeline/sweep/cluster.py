@@ -17,15 +17,14 @@ from ruamel.yaml import YAML
 
 from models.errors import InputError
 from pipeline.dvc_command import dvc
-from pipeline.dvc_config import cache_folder, shared_remote
+from pipeline.dvc_config import shared_remote
 from pipeline.experiments import list_refs
 from pipeline.git_command import git
 from pipeline.resources import listed_gpus
 from pipeline.sweep.commits import message
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.worker import Here, Workshop
+from pipeline.sweep.worker import FOLDER, Workshop
 
-FOLDER = Path(".dvc/tmp/sweeps")
 _CONNECT_S = 20
 _WORKERS_S = 60
 
@@ -70,7 +69,7 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
     Args:
         plan: what they will run.
         jobs: how many; None is one for each GPU, or one.
-        report: takes a line where fewer than ``jobs`` run.
+        report: takes a line where fewer than ``jobs`` run, or where times are measured.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -80,20 +79,12 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
     if 0 < len(gpus) < jobs:
         report(f"{len(gpus)} at once: ACKD_GPUS lists no more GPUs")
         jobs = len(gpus)
-    measuring = [stage.name for stage in plan.stages if stage.needs.alone]
-    if measuring and jobs > 1:
+    if plan.measuring and jobs > 1:
         report(
-            f"{', '.join(measuring)}: measured beside {jobs - 1} other"
+            f"{', '.join(plan.measuring)}: measured beside {jobs - 1} other"
             f" experiment{'s' * (jobs > 2)}, so that times are those of a busy machine"
         )
-    folder, config = FOLDER / plan.name, Path(".dvc/config.local")
-    here = Here(
-        folder=folder,
-        cache=cache_folder(Path()),
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
-        gpus=tuple(gpus),
-    )
-    workshop = _workshop(plan, str(Path.cwd()), here)
+    folder = FOLDER / plan.name
     try:
         # Left to itself, Dask gives every process below a worker one thread to compute with.
         with (
@@ -109,7 +100,7 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
-            _open(client, workshop) as name,
+            _open(client, plan, None) as name,
         ):
             yield Cluster(client, name, lambda: jobs)
     finally:
@@ -132,7 +123,9 @@ def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
     """
     from distributed import Client
 
-    _check_reachable(url, plan.commit)
+    if not _has_commit(url, plan.commit):
+        raise InputError(f"{url} does not have the commit {plan.commit[:8]}; `git push` it first")
+    shared_remote(Path())
     try:
         client = Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -147,12 +140,26 @@ def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
                 f"--dask {address}: the scheduler has no workers; start some by"
                 f" `dask worker {address} --nthreads 1`"
             ) from None
-        with _open(client, _workshop(plan, url, None)) as name:
+        with _open(client, plan, url) as name:
             yield Cluster(client, name, lambda: max(1, sum(client.nthreads().values())))
 
 
 @contextlib.contextmanager
-def _open(client: Any, workshop: Workshop) -> Iterator[str]:
+def _open(client: Any, plan: Plan, url: str | None) -> Iterator[str]:
+    """Give every worker its workshop; yields its name. Without a URL, they are this machine's."""
+    try:
+        author = git(Path(), "config", "user.name"), git(Path(), "config", "user.email")
+    except InputError:
+        author = None
+    workshop = Workshop(
+        url=url or str(Path.cwd()),
+        here=plan.name if url is None else None,
+        commit=plan.commit,
+        until=plan.until,
+        message=message(plan),
+        author=author,
+        lock=_lock(plan.commit, here=url is None),
+    )
     name = f"sweep-{uuid.uuid4().hex}"
     client.register_plugin(workshop, name=name)
     try:
@@ -162,29 +169,21 @@ def _open(client: Any, workshop: Workshop) -> Iterator[str]:
             client.unregister_worker_plugin(name)
 
 
-def _workshop(plan: Plan, url: str, here: Here | None) -> Workshop:
-    try:
-        author = git(Path(), "config", "user.name"), git(Path(), "config", "user.email")
-    except InputError:
-        author = None
-    lock = _lock(plan.commit, [] if here else ["--not-in-remote"])
-    return Workshop(url, plan.commit, plan.until, message(plan), author, lock, here)
+def _lock(commit: str, *, here: bool) -> str | None:
+    """``dvc.lock`` without the stages whose results are lost, here or in the remote.
 
-
-def _lock(commit: str, places: Sequence[str]) -> str | None:
-    """``dvc.lock`` without the stages whose results nobody has.
-
-    Of a stage that stands there DVC takes these results and no others. That another experiment has
-    just run it, on a processor that gives other last bits, it would not see, and run it again.
+    DVC restores a stage of the lock with the results that stand there and no others. It would not
+    see that another experiment has just run it, on a processor that gives other last bits, and run
+    it again.
     """
     try:
         text = git(Path(), "show", f"{commit}:dvc.lock")
     except InputError:
         return None
-    lines = dvc(Path(), "data", "status", "--json", *places).splitlines()
-    status = json.loads(next(line for line in lines if line.startswith("{")))
-    key = "not_in_remote" if places else "not_in_cache"
-    lost = {place.rstrip("/") for place in status.get(key, [])}  # folders end in a slash
+    lines = dvc(Path(), "data", "status", "--json", *([] if here else ["--not-in-remote"]))
+    status = json.loads(next(line for line in lines.splitlines() if line.startswith("{")))
+    places = status.get("not_in_cache" if here else "not_in_remote", [])
+    lost = {place.rstrip("/") for place in places}  # folders end in a slash
     content = YAML().load(text)
     for name, stage in list(content["stages"].items()):
         if not lost.isdisjoint(out["path"] for out in stage.get("outs", [])):
@@ -194,25 +193,18 @@ def _lock(commit: str, places: Sequence[str]) -> str | None:
     return changed.getvalue()
 
 
-def _check_reachable(url: str, commit: str) -> None:
-    """See that workers can have the commit from git, and the data from a DVC remote."""
-    tips = {line.split("\t")[0] for line in git(Path(), "ls-remote", url).splitlines()}
-    if not any(_contains(tip, commit) for tip in tips):
-        raise InputError(f"{url} does not have the commit {commit[:8]}; `git push` it first")
-    shared_remote(Path())
-
-
-def _contains(tip: str, commit: str) -> bool:
-    try:
-        git(Path(), "merge-base", "--is-ancestor", commit, tip)
-    except InputError:  # or a tip that is not known here
-        return False
-    return True
+def _has_commit(url: str, commit: str) -> bool:
+    """Whether a branch or tag of the repository contains it."""
+    for line in git(Path(), "ls-remote", url).splitlines():
+        with contextlib.suppress(InputError):  # it does not, or is not known here
+            git(Path(), "merge-base", "--is-ancestor", commit, line.split("\t")[0])
+            return True
+    return False
 
 
 def fetch(url: str, names: Sequence[str]) -> None:
     """Bring experiments here from the git remote, without their data."""
-    refs = [f"{item.ref}:{item.ref}" for item in list_refs(Path(), url) if item.name in names]
+    refs = [f"{item.path}:{item.path}" for item in list_refs(Path(), url) if item.name in names]
     if refs:
         git(Path(), "fetch", "--quiet", "--no-tags", url, *refs)
 

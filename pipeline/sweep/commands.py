@@ -62,12 +62,10 @@ def sweep(
     if plan:
         _show(planned)
         return
-    before = {
-        number: signal.signal(number, _interrupt)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    interrupts = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in interrupts}
     try:
-        failed = _run_on(dask, git, planned) if dask else _run_here(planned, jobs)
+        failed = _run(planned, jobs, dask, git)
     except KeyboardInterrupt:
         typer.echo(
             "interrupted: every experiment is stopped; the same command goes on from here",
@@ -104,42 +102,42 @@ def _show(plan: Plan) -> None:
     typer.echo(f"{len(plan.experiments)} experiments, {len(ready)} done, {left} to run")
 
 
-def _run_here(plan: Plan, jobs: int | None) -> list[Outcome]:
-    from pipeline.sweep.cluster import only_one, start_here
+def _run(plan: Plan, jobs: int | None, dask: str | None, git: str | None) -> list[Outcome]:
+    """Run what is not done, here or on a cluster; those that failed."""
+    from pipeline.sweep import cluster
     from pipeline.sweep.commits import done
     from pipeline.sweep.run import run
 
-    with only_one(plan.name):
+    url = git or _origin() if dask else None
+    names = [experiment.name for experiment in plan.experiments]
+    failed: list[Outcome] = []
+    with cluster.only_one(plan.name):
+        if url:
+            cluster.fetch(url, names)
         ready = done(plan)
-        if len(ready) == len(plan.experiments):
-            return []
-        with start_here(plan, jobs, typer.echo) as cluster:
-            return run(plan, ready, cluster, typer.echo)
+        if len(ready) < len(names):
+            if dask and url:
+                workers = cluster.connect(plan, dask, url)
+            else:
+                workers = cluster.start_here(plan, jobs, typer.echo)
+            with workers as started:
+                failed = run(plan, ready, started, typer.echo)
+        lost = {outcome.name for outcome in failed}
+        if url and (taken := [name for name in names if name not in lost]):
+            cluster.pull(url, taken)
+    return failed
 
 
-def _run_on(address: str, url: str | None, plan: Plan) -> list[Outcome]:
+def _origin() -> str:
     from models.errors import InputError
     from pipeline.git_command import git
-    from pipeline.sweep.cluster import connect, fetch, only_one, pull
-    from pipeline.sweep.commits import done
-    from pipeline.sweep.run import run
 
-    if url is None:
-        try:
-            url = git(Path(), "remote", "get-url", "origin")
-        except InputError:
-            raise InputError(
-                "git has no remote origin, from which workers could clone; name one by --git"
-            ) from None
-    names = [experiment.name for experiment in plan.experiments]
-    with only_one(plan.name):
-        with connect(plan, address, url) as cluster:
-            fetch(url, names)
-            failed = run(plan, done(plan), cluster, typer.echo)
-        lost = {outcome.name for outcome in failed}
-        if taken := [name for name in names if name not in lost]:
-            pull(url, taken)
-    return failed
+    try:
+        return git(Path(), "remote", "get-url", "origin")
+    except InputError:
+        raise InputError(
+            "git has no remote origin, from which workers could clone; name one by --git"
+        ) from None
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import InputError
-from pipeline.experiments import Found, list_refs
+from pipeline.experiments import Ref, list_refs
 from pipeline.git_command import changed_files, git
 from pipeline.presets import leaves
 from stages.params import PARAMS_FILE, parse_yaml
@@ -64,27 +64,27 @@ def done(plan: Plan) -> set[str]:
     Raises:
         InputError: one of these names stands for something else.
     """
-    found: dict[str, list[Found]] = {}
-    for item in list_refs(Path()):
-        found.setdefault(item.name, []).append(item)
-    return {item.name for item in plan.experiments if _is_done(plan, item, found.get(item.name))}
+    planned = {item.name: item for item in plan.experiments}
+    others: dict[str, str] = {}
+    ready: set[str] = set()
+    for ref in list_refs(Path()):
+        if ref.name in planned:
+            if difference := _difference(plan, planned[ref.name], ref):
+                others.setdefault(ref.name, difference)
+            else:
+                ready.add(ref.name)
+    for name, difference in others.items():
+        if name not in ready:
+            raise InputError(
+                f"{name} exists {difference}; give the sweep another name, or remove it by"
+                f" `dvc exp remove {name}`"
+            )
+    return ready
 
 
-def _is_done(plan: Plan, experiment: Experiment, found: Iterable[Found] | None) -> bool:
-    reasons = [_difference(plan, experiment, item) for item in found or ()]
-    if not reasons:
-        return False
-    if None in reasons:
-        return True
-    raise InputError(
-        f"{experiment.name} exists {reasons[0]}; give the sweep another name, or remove it by"
-        f" `dvc exp remove {experiment.name}`"
-    )
-
-
-def _difference(plan: Plan, experiment: Experiment, found: Found) -> str | None:
-    text = git(Path(), "show", f"{found.revision}:{PARAMS_FILE.as_posix()}")
-    params = leaves(parse_yaml(text.encode(), f"{PARAMS_FILE} of {found.name}"))
+def _difference(plan: Plan, experiment: Experiment, ref: Ref) -> str | None:
+    text = git(Path(), "show", f"{ref.revision}:{PARAMS_FILE.as_posix()}")
+    params = leaves(parse_yaml(text.encode(), f"{PARAMS_FILE} of {ref.name}"))
     wanted = leaves(experiment.params)
     other = [
         f"{key}: {json.dumps(params.get(key))}, not {json.dumps(wanted.get(key))}"
@@ -93,11 +93,11 @@ def _difference(plan: Plan, experiment: Experiment, found: Found) -> str | None:
     ]
     if other:
         return f"with other settings ({'; '.join(other[:3])})"
-    lines = git(Path(), "show", "--no-patch", "--format=%B", found.revision).splitlines()
-    until = [line.removeprefix(_UNTIL) for line in lines if line.startswith(_UNTIL)]
-    if until != [plan.until]:
-        return f"and ends in {' '.join(until) or 'another stage'}, not {plan.until}"
-    changed = git(Path(), "diff", "--name-only", found.baseline, plan.commit, "--", *plan.files)
+    body = git(Path(), "show", "--no-patch", "--format=%B", ref.revision)
+    until = body.rpartition(_UNTIL)[2]
+    if until != plan.until:
+        return f"and ends in {until or 'another stage'}, not {plan.until}"
+    changed = git(Path(), "diff", "--name-only", ref.baseline, plan.commit, "--", *plan.files)
     if changed:
         return f"and was made by other code ({', '.join(changed.splitlines()[:3])} changed since)"
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.sweep.cluster import Cluster
 from pipeline.sweep.plan import Experiment, Plan
-from pipeline.sweep.worker import Order, Outcome, run_experiment
+from pipeline.sweep.worker import Outcome, run_experiment
 
 
 def run(
@@ -38,7 +38,6 @@ def run(
     )
     total, began = len(pending), time.monotonic()
     running: dict[Any, Experiment] = {}
-    making: dict[str, str] = {}
     ended: queue.Queue[Any] = queue.Queue()
     outcomes: list[Outcome] = []
     while pending or running:
@@ -46,22 +45,25 @@ def run(
         for item in list(pending):
             if len(running) >= slots:
                 break
-            if not making.keys().isdisjoint(item.shared):
+            making = {key for other in running.values() for key in other.shared} - made
+            if making & item.shared:
                 continue
             pending.remove(item)
-            claimed = item.shared - made
-            making.update(dict.fromkeys(claimed, item.name))
             report(f"{item.name}: started, {total - len(pending)} of {total}")
-            order = Order(item.name, item.text, leads=bool(claimed))
-            key = f"{item.name}-{cluster.workshop}"
-            future = cluster.client.submit(run_experiment, cluster.workshop, order, key=key)
+            future = cluster.client.submit(
+                run_experiment,
+                cluster.workshop,
+                item.name,
+                item.text,
+                bool(item.shared - made),
+                key=f"{item.name}-{cluster.workshop}",
+            )
             running[future] = item
             future.add_done_callback(ended.put)
         future = ended.get()
         item = running.pop(future)
         outcome = _outcome(item.name, future)
         outcomes.append(outcome)
-        making = {key: name for key, name in making.items() if name != item.name}
         if outcome.reason is None:
             made |= item.shared
         how = "done in" if outcome.reason is None else "failed after"

@@ -1,0 +1,93 @@
+"""What the stages of a sweep read and make, as ``dvc.yaml`` declares it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+from pipeline.dvc_runner import load_graph
+from stages.params import PARAMS_FILE, read_yaml
+
+_TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
+_DVC_YAML = "dvc.yaml"
+
+
+class Chain:
+    """The stages that end in one of them, in order.
+
+    Args:
+        until: the last stage.
+        path: of the sweep's file, named in messages.
+
+    Raises:
+        InputError: there is no such stage.
+    """
+
+    def __init__(self, until: str, path: Path) -> None:
+        graph = load_graph(Path())
+        names = [stage.name for stage in graph]
+        if until not in names:
+            raise InputError(
+                f"{path}: until: {until} is no stage of {_DVC_YAML}; use one of {', '.join(names)}"
+            )
+        wanted = {until}
+        for stage in reversed(graph):
+            if stage.name in wanted:
+                wanted.update(stage.upstream)
+        self.stages = [stage for stage in graph if stage.name in wanted]
+        self._declared: dict[str, dict[str, Any]] = read_yaml(Path(_DVC_YAML)).get("stages", {})
+
+    def results(self, params: Mapping[str, Any]) -> set[str]:
+        """A key for each stage's result: its name and every parameter that it depends on.
+
+        This decides who waits for whom; what exists already, DVC's run cache knows.
+        """
+        read: dict[str, dict[str, Any]] = {}
+        for stage in self.stages:
+            names = [_fill(name, params) for name in self._entries(stage.name, "params")]
+            read[stage.name] = {name: _value(params, name) for name in names}
+            for above in stage.upstream:
+                read[stage.name] |= read[above]
+        made = {stage.name: read[stage.name] for stage in self.stages if not stage.always_runs}
+        if "train_proxy" in made and _reads_logits(params):
+            # They are no stage: the first student that needs them leaves them for the others.
+            made["logits"] = made["train_proxy"] | {"augmentation": params["augmentation"]}
+        return {json.dumps([name, made[name]], sort_keys=True, default=str) for name in made}
+
+    def files(self, params: Iterable[Mapping[str, Any]]) -> list[str]:
+        """What the stages read that no stage makes."""
+        found = list(params)
+        made, read = {PARAMS_FILE.as_posix()}, {_DVC_YAML}
+        for stage in self.stages:
+            for kind in ("outs", "metrics", "plots"):
+                made.update(self._entries(stage.name, kind))
+            for path in self._entries(stage.name, "deps"):
+                read.update(_fill(path, own) for own in found)
+        return sorted(read - made)
+
+    def _entries(self, stage: str, kind: str) -> list[str]:
+        """Paths or parameters; those with options of their own are mappings of one key."""
+        entries = self._declared.get(stage, {}).get(kind, [])
+        return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def _reads_logits(params: Mapping[str, Any]) -> bool:
+    from models import distillers
+
+    stored = bool(params["training"]["logits_store"])
+    return stored and distillers.needs(params["distill"]["method"]) == "logits"
+
+
+def _value(params: Mapping[str, Any], name: str) -> Any:
+    value: Any = params
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _fill(text: str, params: Mapping[str, Any]) -> str:
+    return _TEMPLATE.sub(lambda match: str(_value(params, match[1])), text)
