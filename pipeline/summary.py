@@ -1,8 +1,9 @@
-"""``reports/summary.json`` on a terminal."""
+"""``reports/summary.json``: its tables on a terminal, and whether it is up to date."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,43 @@ def show(console: Console) -> None:
         InputError: there is no summary yet, it is damaged, or another version wrote it.
     """
     summary = read_json(SUMMARY)
+    # Whole, or not at all.
+    with refuse_other_versions("run `dvc repro` to make it anew"), console.capture() as shown:
+        _print(console, summary)
+    console.file.write(shown.get())
+
+
+@contextmanager
+def refuse_other_versions(remedy: str) -> Iterator[None]:
+    """Raises InputError, which ends with the remedy, where a summary lacks what is read of it."""
     try:
-        with console.capture() as shown:  # whole, or not at all
-            _print(console, summary)
+        yield
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{SUMMARY}: not as this version of ackd writes it ({error!r}); run `dvc repro` to"
-            " make it anew"
+            f"{SUMMARY}: not as this version of ackd writes it ({error!r}); {remedy}"
         ) from None
-    console.file.write(shown.get())
+
+
+def outdated(lock: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+    """How the results that ``dvc.lock`` records differ from what a run would give, in phrases.
+
+    A parameter may have changed, or a stage may have run and not those below it.
+    """
+    stages: Mapping[str, Any] = lock.get("stages") or {}
+    now, used = leaves(params), dict[str, Any]()
+    for stage in stages.values():
+        used |= leaves(stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}))
+    phrases = []
+    if other := [f"{k} {was} (now {now.get(k)})" for k, was in used.items() if now.get(k) != was]:
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        phrases.append(f"made with {', '.join(other[:3])}{more}")
+    made = {out["path"]: out.get("md5") for one in stages.values() for out in one.get("outs", ())}
+    read = {(dep["path"], dep.get("md5")) for one in stages.values() for dep in one.get("deps", ())}
+    if newer := sorted(path for path, md5 in read if made.get(path, md5) != md5):
+        phrases.append(f"older than {', '.join(newer)}")
+    return phrases
 
 
 def _print(console: Console, summary: dict[str, Any]) -> None:
@@ -54,7 +81,8 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
         f" {data['classes']} classes{size}",
         highlight=False,
     )
-    for warning in _outdated():
+    if LOCK.exists() and (old := outdated(read_yaml(LOCK), read_yaml(PARAMS_FILE))):
+        warning = f"these results are {' and '.join(old)}; `ackd run` makes them anew"
         console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
     tables = [networks(summary), exports(summary), litert(summary)]
     if len(summary["devices"]) > 1:
@@ -77,28 +105,6 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
     ):
         place = str(path) if path.exists() else f"none; {remedy}"
         console.print(f"[bold]{result}[/]  {place}", highlight=False)
-
-
-def _outdated() -> Iterator[str]:
-    """How the last run, recorded in ``dvc.lock``, differs from what a run would do now."""
-    if not LOCK.exists():
-        return
-    stages: dict[str, Any] = read_yaml(LOCK).get("stages") or {}
-    now = leaves(read_yaml(PARAMS_FILE))
-    used: dict[str, Any] = {}
-    for stage in stages.values():
-        used |= leaves(stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}))
-    other = [f"{k} {was} (now {now.get(k)})" for k, was in used.items() if now.get(k) != was]
-    if other:
-        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        yield (
-            f"these results were made with {', '.join(other[:3])}{more}; `ackd run` makes those of"
-            f" {PARAMS_FILE}"
-        )
-    made = {out["path"]: out.get("md5") for one in stages.values() for out in one.get("outs", ())}
-    read = {(dep["path"], dep.get("md5")) for one in stages.values() for dep in one.get("deps", ())}
-    if newer := sorted(path for path, md5 in read if made.get(path, md5) != md5):
-        yield f"{', '.join(newer)}: made anew since; `ackd run` goes on from there"
 
 
 def _devices(summary: dict[str, Any]) -> Table:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal
 
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.comparison.rows import Place
-from pipeline.comparison.variants import Group
+from pipeline.comparison.experiments import Place
+from pipeline.comparison.variants import Group, beaten_by
 from stages.analysis.intervals import Gain
 from stages.formatting import percent, points, significant
 from stages.report_page.charts import differences
 from stages.report_page.svg import (
-    DASHES,
     MUTED,
     SERIES,
     VARIABLES,
@@ -26,13 +24,6 @@ from stages.report_page.svg import (
 )
 
 _MANY = 40
-
-
-class _Point(NamedTuple):
-    name: str
-    cost: float
-    accuracy: float
-    noisy: bool
 
 
 def over_baseline(group: Group, name: str) -> list[Chart]:
@@ -54,64 +45,52 @@ def over_baseline(group: Group, name: str) -> list[Chart]:
     return [differences(name, f"Accuracy over {group.baseline}", rows, describes, reading)]
 
 
-def accuracy_against_costs(group: Group, place: Place, name: str) -> list[Chart]:
-    """Latency on a device, and size; each variant in its recommended precision."""
-    timed, sized = [], []
-    for variant, cost in group.recommended_on(place).items():
-        if cost.accuracy is None or cost.size_mb is None:
-            continue
-        accuracy = cost.accuracy.mean
-        sized.append(_Point(variant, cost.size_mb.mean, accuracy, False))
-        if cost.p50_ms is not None:
-            timed.append(_Point(variant, cost.p50_ms.mean, accuracy, cost.noisy))
-    reading = (
-        "Up and to the left is better. A numbered, coloured point is beaten by no other in both;"
-        " the others are grey"
-    )
-    hollow = "; a hollow point was measured while the machine was noisy, and beats none"
+def against_costs(group: Group, place: Place, name: str) -> list[Chart]:
+    """Accuracy against latency on a device and against size, in the recommended precisions."""
     return [
-        _trade_off(
-            f"{name}-{cost}",
-            f"Accuracy against {cost}",
-            found,
-            f"{cost}, {unit}",
-            f"{reading}{hollow if any(point.noisy for point in found) else ''}.",
-        )
-        for cost, unit, found in (("latency", "p50, ms", timed), ("size", "MB", sized))
-        if found
+        *_against(group, place, "p50_ms", f"{name}-latency", "latency, p50, ms"),
+        *_against(group, place, "size_mb", f"{name}-size", "size, MB"),
     ]
 
 
-def _trade_off(name: str, title: str, found: Sequence[_Point], x_label: str, reading: str) -> Chart:
+def _against(
+    group: Group, place: Place, axis: Literal["p50_ms", "size_mb"], name: str, label: str
+) -> list[Chart]:
     """Numbers stand at the points that no other beats; dozens of names would hide the points."""
-    front = [
-        point
-        for point in sorted(found, key=lambda p: p.cost)
-        if point.noisy or not any(_beats(other, point) for other in found if not other.noisy)
-    ]
+    found: list[tuple[str, float, float, bool]] = []
+    for variant in group.variants:
+        cost = variant.on(place)
+        x = cost and getattr(cost, axis)
+        if cost and x is not None and cost.accuracy is not None:
+            found.append((variant.name, x, cost.accuracy, cost.noisy))
+    if not found:
+        return []
+    found.sort(key=lambda point: point[1])
+    beaten = beaten_by(group, place)
+    legend: list[tuple[str, str, bool]] = []
     with new_axes(height=300) as (figure, axes):
-        scale_accuracies(axes, [point.accuracy for point in found])
-        axes.set_xlim(0, max(point.cost for point in found) * 1.08)
-        for point in found:
-            if point not in front:
-                axes.plot(point.cost, point.accuracy, "o", color=MUTED, markersize=5)
-        steps = [point for point in front if not point.noisy]
-        where = [point.cost for point in steps], [point.accuracy for point in steps]
-        axes.step(*where, where="post", color=MUTED, linestyle=DASHES[2], linewidth=1)
-        legend = []
-        for number, point in enumerate(front, 1):
-            colour = SERIES[(number - 1) % len(SERIES)]
-            draw_point(axes, point.cost, point.accuracy, colour, point.noisy)
-            spot = point.cost, point.accuracy
-            axes.annotate(str(number), spot, (-5, 8), textcoords="offset points")
-            legend.append((f"{number} {point.name}", VARIABLES[colour], False))
-        axes.set_xlabel(x_label)
+        scale_accuracies(axes, [accuracy for _, _, accuracy, _ in found])
+        axes.set_xlim(0, found[-1][1] * 1.08)
+        for called, x, accuracy, noisy in found:
+            if beaten.get(called):
+                axes.plot(x, accuracy, "o", color=MUTED, markersize=5)
+                continue
+            colour = SERIES[len(legend) % len(SERIES)]
+            number = f"{len(legend) + 1}"
+            draw_point(axes, x, accuracy, colour, noisy)
+            axes.annotate(number, (x, accuracy), (-5, 8), textcoords="offset points")
+            legend.append((f"{number} {called}", VARIABLES[colour], False))
+        axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         svg = to_svg(name, figure)
-    listed = "; ".join(f"{p.name} {percent(p.accuracy)} at {significant(p.cost)}" for p in found)
-    return Chart(title, svg, f"Accuracy against {x_label}: {listed}", reading, legend)
-
-
-def _beats(other: _Point, point: _Point) -> bool:
-    better = other.accuracy >= point.accuracy and other.cost <= point.cost
-    return better and (other.accuracy, other.cost) != (point.accuracy, point.cost)
+    against, _, unit = label.partition(", ")
+    hollow = "; a hollow one was measured while the machine was noisy, and beats none"
+    reading = (
+        "Up and to the left is better. A grey point is beaten by another in accuracy, size and"
+        f" latency together{hollow if any(noisy for *_, noisy in found) else ''}."
+    )
+    listed = "; ".join(
+        f"{v} {percent(accuracy)} at {significant(x)}" for v, x, accuracy, _ in found
+    )
+    describes = f"Accuracy against {against} in {unit}: {listed}"
+    return [Chart(f"Accuracy against {against}", svg, describes, reading, legend)]

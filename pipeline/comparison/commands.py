@@ -54,23 +54,24 @@ def compare(
     """Compare experiments: mean and spread over seeds, differences with intervals, costs.
 
     A variant is what experiments share that differ in the seed alone: SWEEP.VARIANT.seedN. An
-    experiment of another name is a variant of its own. Figures come from what the chain measured,
-    and what was not measured is said to be so.
+    experiment of another name is a variant of its own. What was not measured is listed, with the
+    reason.
     """
-    from pipeline.comparison import experiments, text
-    from pipeline.comparison.variants import compare as compared
+    from pipeline.comparison import text
+    from pipeline.comparison.experiments import find
+    from pipeline.comparison.variants import compare as compare_variants
     from pipeline.project import require_project
     from pipeline.rich_tables import wide_console
     from stages.files import new_file, write_csv
 
     require_project()
-    listed = experiments.list_experiments(revisions or [])
-    comparison = compared(experiments.of_sweep(listed, sweep), sweep, baseline)
-    text.show(comparison, wide_console())
+    comparison = compare_variants(find(sweep, revisions or []), baseline)
+    title = f"Sweep {sweep}" if sweep else "Experiments compared"
+    text.show(title, comparison, wide_console())
     for path, write in ((html, text.page), (markdown, text.markdown)):
         if path is not None:
             with new_file(path) as partial:
-                partial.write_text(write(comparison), encoding="utf-8")
+                partial.write_text(write(title, comparison), encoding="utf-8")
     if csv is not None:
         write_csv(csv, text.csv_rows(comparison))
     for path in (html, markdown, csv):
@@ -97,7 +98,7 @@ def choose(
     ] = None,
     min_accuracy: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="On the test images, such as 60% or 0.6."),
+        typer.Option(metavar="FRACTION", help="On the test images, such as 60% or 0.6."),
     ] = None,
     device: Annotated[
         str | None,
@@ -114,13 +115,13 @@ def choose(
     All experiments and the workspace are judged, each precision by itself. Where none is within the
     budget, the nearest is named with what it misses, and the exit status is 1.
     """
-    from pipeline.comparison import choice, experiments
+    from pipeline.comparison import choice
+    from pipeline.comparison.experiments import find
     from pipeline.project import require_project
 
     require_project()
     budget = choice.parse_budget(max_p90, max_size, min_accuracy)
-    listed = experiments.of_sweep(experiments.list_experiments(revisions or []), sweep)
-    chosen = choice.choose(listed, budget, device)
+    chosen = choice.choose(find(sweep, revisions or []), budget, device)
     for line in choice.lines(chosen, budget):
         typer.echo(line)
     if not chosen.best:

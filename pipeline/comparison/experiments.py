@@ -1,45 +1,46 @@
-"""The experiments of this project, read from git; the workspace's files are never touched.
+"""The experiments of this project and what they measured, read from git and from the workspace.
 
-An experiment is a commit that DVC keeps under ``refs/exps``, with ``params.yaml``, ``dvc.lock`` and
-the small files of ``reports``. What ``ackd sweep`` runs is called ``SWEEP.VARIANT.seedN``.
+An experiment is a commit that DVC keeps under ``refs/exps``. What ``ackd sweep`` runs is called
+``SWEEP.VARIANT.seedN``.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import re
-import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.errors import InputError
-from pipeline.experiments import list_refs
+from pipeline.experiments import Ref, list_refs
 from pipeline.git_command import git
-from pipeline.summary_schema import Compared, checked
-from stages.params import parse_yaml
+from pipeline.presets import leaves
+from pipeline.summary import LOCK, SUMMARY, outdated, refuse_other_versions
+from stages.analysis.classes import CLASSES_FILE
+from stages.formatting import threads
+from stages.params import PARAMS_FILE, parse_yaml
+from stages.tables import processor
 
 WORKSPACE = "workspace"
+HERE = "local:"
+LITERT = "litert_"
+"""Before the name of a precision that LiteRT runs."""
 
-_PARAMS, _LOCK, _SUMMARY = "params.yaml", "dvc.lock", "reports/summary.json"
-_CLASSES = "reports/classes.csv"
 _NAME = re.compile(r"(?P<sweep>[a-z0-9_-]+)\.(?P<variant>[a-z0-9_-]+)\.seed(?P<seed>\d+)")
+_AFTER_REPORT = ("gate", "package")
 _NOT_REPORTED = "the chain was not run to its report"
-
-#: The bytes of a file by its path in the project; None where there is none.
-Read = Callable[[str], bytes | None]
 
 
 class Images(NamedTuple):
-    """The test images that an accuracy is of; ``digest`` is of their pixels and labels.
+    """The test images that an accuracy is of.
 
-    Where it is None, as nobody kept it, they count as the same only for one another.
+    Attributes:
+        digest: of pixels and labels; None where it was not kept.
     """
 
     source: str
@@ -54,100 +55,198 @@ class Images(NamedTuple):
         return f"{self.source}, {self.number:,} test images{size} in {self.classes:,} classes"
 
 
+class Place(NamedTuple):
+    """What a latency holds for. The same URL may be another machine elsewhere."""
+
+    url: str
+    processor: str
+    threads: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.url} ({self.processor}), {threads(self.threads)}"
+
+
+class Export(NamedTuple):
+    """A precision of a student.
+
+    Attributes:
+        accuracy: None where the export did not pass its validation.
+        size_mb: of the static file, in 10^6 bytes; None where none was made.
+        reason: why it did not pass.
+    """
+
+    status: str
+    accuracy: float | None
+    size_mb: float | None
+    reason: str | None
+
+
+class Latency(NamedTuple):
+    """A precision on a device.
+
+    Attributes:
+        p50_ms: None where it was not measured, as p90_ms.
+        noisy: whether the machine was.
+        reason: why it was not measured.
+    """
+
+    p50_ms: float | None
+    p90_ms: float | None
+    noisy: bool
+    reason: str | None
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """A student with what is known of it.
+    """A student with what was measured of it.
 
     Attributes:
         name: of DVC's experiment, the branch, tag or commit that was asked for, or ``workspace``.
-        revision: of its commit; None for the workspace.
         sweep: None for what no sweep made.
         variant: what its seeds share; its own name for what no sweep made.
-        seed: that of the student's training; None where it is not known.
-        params: ``params.yaml``, not judged, as an older version may have had other keys.
-        results: the parts of its ``reports/summary.json``; None where they are not to be had.
-        digest: of the test images' pixels and labels; None where it has none.
-        reason: why it has no results, or why they are not taken; None where all is well.
+        seed: of the student's training.
         command: that brings it into the workspace; None for what is there.
+        params: ``params.yaml``, not validated: an older version may have had other keys.
+        accuracy: of the student in torch.
+        recommended: a precision.
+        paper: what ``reports/summary.json`` says of the paper.
     """
 
     name: str
-    revision: str | None
     sweep: str | None
     variant: str
-    seed: int | None
-    params: dict[str, Any]
-    results: Compared | None
-    digest: str | None
-    reason: str | None
+    seed: int
     command: str | None
+    params: dict[str, Any]
+    images: Images
+    teacher: str
+    student: str
+    method: str
+    accuracy: float
+    recommended: str | None
+    paper: dict[str, Any] | None
+    exports: dict[str, Export]
+    latencies: dict[tuple[str, Place], Latency]
 
     @property
-    def measured(self) -> Compared:
-        """The results of one that has them."""
-        assert self.results is not None
-        return self.results
-
-    @property
-    def images(self) -> Images:
-        data = self.measured.data
-        return Images(data.source, data.test, data.classes, data.image_size, self.digest)
+    def in_paper(self) -> float | None:
+        """The paper's accuracy of its method."""
+        return None if self.paper is None else self.paper["accuracies"].get(self.paper["method"])
 
 
-def list_experiments(revisions: Sequence[str] = ()) -> list[Experiment]:
-    """All experiments by name, then the workspace, then what else was asked for.
+class Found(NamedTuple):
+    """Experiments with results, and the names of those without, each with the reason."""
 
-    Where a name stands on several commits, the newest experiment counts, and the others are listed
-    with that as their reason. One that cannot be read is listed with its reason too.
+    experiments: list[Experiment]
+    missing: list[tuple[str, str]]
+
+
+def find(sweep: str | None, revisions: Sequence[str] = ()) -> Found:
+    """The experiments of a sweep; without one, all of them and the workspace.
 
     Args:
+        sweep: its name.
         revisions: commits, branches or tags besides.
 
     Raises:
-        InputError: this is no git repository, or a revision is not in it.
+        InputError: this is no git repository, or it has no such sweep or revision.
     """
-    found = []
-    refs = list_refs(Path())
+    refs = _refs(sweep)
     names = Counter(ref.name for ref in refs)
-    newest: dict[str, str] = {}
-    with _reader() as files_of:
-        for ref in refs:
-            experiment = _read(ref.name, ref.revision, files_of(ref.revision))
-            if newest.setdefault(ref.name, ref.revision) != ref.revision:
-                reason = f"a newer experiment has this name; this one is {ref.revision[:7]}"
-                experiment = replace(experiment, reason=reason)
-            if names[ref.name] > 1:
-                # DVC would not know which of them is meant.
-                experiment = replace(experiment, command=f"dvc exp apply {ref.revision[:10]}")
-            found.append(experiment)
-        found.sort(key=lambda e: _in_order(e.name))
-        found.append(_read(WORKSPACE, None, _read_workspace))
-        for text in dict.fromkeys(revisions):
-            of = _commit(text)
-            experiment = _read(text, of, files_of(of))
-            found.append(replace(experiment, command=f"git checkout {text} && dvc checkout"))
+    sources: dict[str, tuple[str | None, str | None]] = {}
+    found = Found([], [])
+    for ref in refs:
+        if ref.name not in sources:
+            # DVC would not know which of several is meant by the name.
+            unique = ref.name if names[ref.name] == 1 else ref.revision[:10]
+            sources[ref.name] = ref.revision, f"dvc exp apply {unique}"
+        else:
+            reason = f"a newer experiment has this name; this one is {ref.revision[:7]}"
+            found.missing.append((ref.name, reason))
+    if sweep is None:
+        sources[WORKSPACE] = None, None
+    for text in revisions:
+        sources[text] = _commit(text), f"git checkout {text} && dvc checkout"
+    for name, (revision, command) in sources.items():
+        try:
+            found.experiments.append(_load(name, revision, command))
+        except InputError as error:
+            found.missing.append((name, str(error)))
+    found.experiments.sort(key=lambda e: (e.sweep is None, e.sweep or "", e.variant, e.seed))
     return found
 
 
-def of_sweep(experiments: Sequence[Experiment], sweep: str | None) -> list[Experiment]:
-    """Those of a sweep; all where it is None.
+def parse(
+    name: str, command: str | None, params: dict[str, Any], summary: Any, digest: str | None
+) -> Experiment:
+    """An experiment from its ``params.yaml`` and its ``reports/summary.json``.
 
     Raises:
-        InputError: there is no such sweep, or nothing at all.
+        InputError: another version of ackd wrote the summary.
     """
+    match = _NAME.fullmatch(name)
+    with refuse_other_versions("run that experiment again"):
+        data, student, recommended = summary["data"], summary["student"], summary["recommended"]
+        return Experiment(
+            name=name,
+            sweep=match["sweep"] if match else None,
+            variant=match["variant"] if match else name,
+            seed=int(match["seed"] if match else leaves(params).get("distill.seed", 0)),
+            command=command,
+            params=params,
+            images=Images(
+                data["source"], data["test"], data["classes"], data["image_size"], digest
+            ),
+            teacher=summary["teacher"]["network"],
+            student=student["network"],
+            method=student["method"],
+            accuracy=float(student["accuracy"]),
+            recommended=recommended and recommended["precision"],
+            paper=summary["paper"],
+            exports={precision: _export(row) for precision, row in _exports(summary)},
+            latencies=dict(_latencies(summary)),
+        )
+
+
+def _refs(sweep: str | None) -> list[Ref]:
+    """The newest first."""
+    refs = list_refs(Path())
     if sweep is None:
-        return list(experiments)
-    chosen = [experiment for experiment in experiments if experiment.sweep == sweep]
-    if not chosen:
-        known = sorted({e.sweep for e in experiments if e.sweep is not None})
-        hint = f"expected one of {', '.join(known)}" if known else "there is none yet"
+        return refs
+    sweeps = {ref: match["sweep"] for ref in refs if (match := _NAME.fullmatch(ref.name))}
+    if sweep not in sweeps.values():
+        known = ", ".join(sorted(set(sweeps.values())))
+        hint = f"expected one of {known}" if known else "there is none yet"
         raise InputError(f"{sweep}: no such sweep here; {hint}")
-    return chosen
+    return [ref for ref, own in sweeps.items() if own == sweep]
 
 
-def _in_order(name: str) -> list[tuple[int, str]]:
-    """``seed10`` after ``seed9``."""
-    return [(int(p), "") if p.isdigit() else (0, p) for p in re.split(r"(\d+)", name)]
+def _load(name: str, revision: str | None, command: str | None) -> Experiment:
+    params = parse_yaml(_read(PARAMS_FILE, revision).encode(), str(PARAMS_FILE))
+    lock = parse_yaml(_read(LOCK, revision).encode(), str(LOCK))
+    stages = {k: v for k, v in lock.get("stages", {}).items() if k not in _AFTER_REPORT}
+    if "report" not in stages:
+        raise InputError(f"{LOCK} has no stage report: {_NOT_REPORTED}")
+    if old := outdated({"stages": stages}, params):
+        raise InputError(f"{SUMMARY} is {' and '.join(old)}: {_NOT_REPORTED}")
+    text = _read(SUMMARY, revision)
+    try:
+        summary = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{SUMMARY} is not readable as JSON ({error})") from None
+    return parse(name, command, params, summary, _digest(revision))
+
+
+def _read(path: Path, revision: str | None) -> str:
+    """A file of a commit, or of the workspace."""
+    try:
+        if revision is None:
+            return path.read_text(encoding="utf-8", errors="replace")
+        # From the working directory, which may lie below git's root.
+        return git(Path(), "show", f"{revision}:./{path}")
+    except (OSError, InputError):
+        raise InputError(f"{path} is missing: {_NOT_REPORTED}") from None
 
 
 def _commit(text: str) -> str:
@@ -160,119 +259,41 @@ def _commit(text: str) -> str:
         ) from None
 
 
-@contextmanager
-def _reader() -> Iterator[Callable[[str], Read]]:
-    """Reads the files of commits, all by one process of git."""
-    command, pipe = ["git", "cat-file", "--batch"], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
-        asked, answers = process.stdin, process.stdout
-        assert asked
-        assert answers
-
-        def read(place: str) -> bytes | None:
-            asked.write(f"{place}\n".encode())
-            asked.flush()
-            # "<object> <type> <size>", or "<place> missing".
-            *_, kind, size = answers.readline().decode().rsplit(" ", 2)
-            if not size.strip().isdigit():
-                return None
-            content = answers.read(int(size) + 1)[:-1]
-            return content if kind == "blob" else None
-
-        # Paths are from the working directory, which may be below git's root.
-        yield lambda revision: lambda path: read(f"{revision}:./{path}")
-        asked.close()
-
-
-def _read_workspace(path: str) -> bytes | None:
+def _digest(revision: str | None) -> str | None:
     try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        rows = list(csv.DictReader(_read(CLASSES_FILE, revision).splitlines()))
+    except InputError:
         return None
+    images = [(row.get("class"), row.get("images_digest")) for row in rows]
+    return hashlib.sha256(repr(images).encode()).hexdigest()
 
 
-def _read(name: str, revision: str | None, read: Read) -> Experiment:
-    match = _NAME.fullmatch(name)
-    params: dict[str, Any] = {}
-    results, digest, reason = None, None, None
-    try:
-        params = parse_yaml(_needed(_PARAMS, read), _PARAMS)
-        digest = _digest(read)
-        results = _results(read)
-    except InputError as error:
-        reason = str(error)
-    distill = params.get("distill")
-    seed = distill.get("seed") if isinstance(distill, dict) else None
-    return Experiment(
-        name=name,
-        revision=revision,
-        sweep=match["sweep"] if match else None,
-        variant=match["variant"] if match else name,
-        seed=int(match["seed"]) if match else seed if isinstance(seed, int) else None,
-        params=params,
-        results=results,
-        digest=digest,
-        reason=reason,
-        command=None if revision is None else f"dvc exp apply {name}",
-    )
+def _exports(summary: Any) -> Iterator[tuple[str, Any]]:
+    """LiteRT's exports stand beside those of onnxruntime."""
+    yield from summary["exports"].items()
+    for precision, row in (summary["litert"] or {"exports": {}})["exports"].items():
+        yield f"{LITERT}{precision}", row
 
 
-def _needed(path: str, read: Read) -> bytes:
-    if (content := read(path)) is None:
-        raise InputError(f"{path} is missing: {_NOT_REPORTED}")
-    return content
+def _export(row: Any) -> Export:
+    accuracy = row["accuracy"] if row["status"] == "passed" else None
+    return Export(row["status"], accuracy, row["size_mb"], row["reason"])
 
 
-def _results(read: Read) -> Compared:
-    content = _needed(_SUMMARY, read)
-    _check_current(content, read)
-    try:
-        summary = json.loads(content)
-    except ValueError as error:
-        raise InputError(f"{_SUMMARY} is not readable as JSON ({error})") from None
-    if not isinstance(summary, dict):
-        raise InputError(f"{_SUMMARY} is not a JSON object")
-    return checked(summary, "run that experiment again")
+def _latencies(summary: Any) -> Iterator[tuple[tuple[str, Place], Latency]]:
+    """By precision and device; the machine that ran the chain has timed LiteRT's."""
+    exports = dict(_exports(summary))
+    for url, device in summary["devices"].items():
+        rows = dict(device["exports"])
+        if url == HERE:
+            rows |= {name: row for name, row in exports.items() if name.startswith(LITERT)}
+        for precision, row in rows.items():
+            place = Place(url, processor(device), row["threads"])
+            yield (precision, place), _latency(row, exports[precision])
 
 
-def _check_current(summary: bytes, read: Read) -> None:
-    """A chain that was stopped, or run in part, leaves the summary of the run before it.
-
-    What the report read stands in ``dvc.lock`` with its MD5.
-    """
-    lock = _needed(_LOCK, read)
-    # The rest of it is long, and is not parsed.
-    block = re.search(rb"^  report:\n(?:    .*\n|  -.*\n)+", lock, flags=re.MULTILINE)
-    if block is None:
-        raise InputError(f"{_LOCK} has no stage report: {_NOT_REPORTED}")
-    stage = parse_yaml(block[0], _LOCK)["report"]
-    try:
-        outs, deps = ({e["path"]: e.get("md5") for e in stage[kind]} for kind in ("outs", "deps"))
-    except (AttributeError, KeyError, TypeError):
-        raise InputError(f"{_LOCK} is damaged at the stage report") from None
-    if outs.get(_SUMMARY) != _md5(summary):
-        raise InputError(f"{_SUMMARY} is not the one that the report wrote, by {_LOCK}")
-    for path, md5 in deps.items():
-        if path == _PARAMS or path.startswith("reports/"):
-            content = read(path)
-            # A folder has another sum, and reports/devices is none of what the chain makes.
-            if content is not None and _md5(content) != md5:
-                raise InputError(f"{path} is newer than {_SUMMARY}: {_NOT_REPORTED}")
-
-
-def _digest(read: Read) -> str | None:
-    content = read(_CLASSES)
-    if content is None:
-        return None
-    digest = hashlib.sha256()
-    try:
-        for row in csv.DictReader(io.StringIO(content.decode("utf-8")), strict=True):
-            digest.update(json.dumps([row["class"], row["images_digest"]]).encode())
-    except (KeyError, csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{_CLASSES} is not readable as CSV ({error})") from None
-    return digest.hexdigest()
-
-
-def _md5(content: bytes) -> str:
-    # DVC's sum of a file; it proves nothing against who would forge one.
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _latency(row: Any, export: Any) -> Latency:
+    blamed = export if export["status"] == "failed" else row
+    if blamed["status"] != "passed" or row["p50_ms"] is None:
+        return Latency(None, None, False, blamed["reason"] or f"it has {blamed['status']}")
+    return Latency(row["p50_ms"], row["p90_ms"], bool(row["noisy"]), None)

@@ -9,41 +9,40 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.comparison.tables import lede, missing, parts, title
+from pipeline.comparison.tables import lede, missing, parts
 from pipeline.comparison.variants import Comparison, Group, Variant
 from pipeline.rich_tables import print_table
 from stages.markdown import bullets, plain, section
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def show(title: str, comparison: Comparison, console: Console) -> None:
     """Print the tables, each with how to read it."""
-    console.print(f"[bold]{escape(title(comparison))}[/]")
+    console.print(f"[bold]{escape(title)}[/]")
     console.print(lede(comparison), highlight=False, markup=False)
-    for part in parts(comparison):
+    for table, _ in parts(comparison):
         console.print()
-        print_table(console, part.table)
-        if part.table.reading:
-            console.print(f"[dim]{escape(part.table.reading)}[/]", highlight=False)
+        print_table(console, table)
+        console.print(f"[dim]{escape(table.reading)}[/]", highlight=False)
     console.print("\n[bold]Not measured[/]")
     for line in _missing(comparison):
         console.print(f"  {line}", highlight=False, markup=False)
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(title: str, comparison: Comparison) -> str:
     """The same for a README, an issue or a wiki."""
-    found = [f"# {plain(title(comparison))}", plain(lede(comparison))]
-    for table, *_ in parts(comparison):
+    found = [f"# {plain(title)}", plain(lede(comparison))]
+    for table, _ in parts(comparison):
         found += [f"## {plain(table.caption)}", section(table)]
     found += ["## Not measured", bullets(map(plain, _missing(comparison)))]
     return "\n\n".join(found) + "\n"
 
 
-def page(comparison: Comparison) -> str:
+def page(title: str, comparison: Comparison) -> str:
     """The same as HTML, with charts."""
     from stages.report_page.page import page_template
 
     return page_template(Path(__file__).with_name("comparison.html")).render(
-        title=title(comparison),
+        title=title,
         lede=lede(comparison),
         parts=list(parts(comparison, draw=True)),
         missing=missing(comparison),
@@ -58,49 +57,44 @@ def _missing(comparison: Comparison) -> list[str]:
 def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """A row for each variant, precision and device; fractions, ms and MB, empty where unknown."""
     for group in comparison.groups:
-        shared = {
-            variant.name: _shared(comparison, group, variant, rank)
-            for rank, variant in enumerate(group.variants, 1)
-        }
-        recommended = {variant.name: variant.recommended for variant in group.variants}
-        for cost in group.costs:
-            device = cost.place and cost.place.device
-            yield shared[cost.variant] | {
-                "precision": cost.precision,
-                "recommended": cost.precision == recommended[cost.variant],
-                "export_accuracy": cost.accuracy and cost.accuracy.mean,
-                "failed": cost.failed,
-                "size_mb": cost.size_mb and cost.size_mb.mean,
-                "device": device and device.url,
-                "processor": device and (device.cpu or device.machine),
-                "threads": cost.place and cost.place.threads,
-                "p50_ms": cost.p50_ms and cost.p50_ms.mean,
-                "p90_ms": cost.p90_ms and cost.p90_ms.mean,
-                "noisy": cost.p50_ms and cost.noisy,
-            }
+        for rank, variant in enumerate(group.variants, 1):
+            shared = _shared(comparison.baseline, group, variant, rank)
+            for (precision, place), cost in variant.costs.items():
+                yield shared | {
+                    "precision": precision,
+                    "recommended": precision == variant.recommended,
+                    "export_accuracy": cost.accuracy,
+                    "failed": cost.failed,
+                    "size_mb": cost.size_mb,
+                    "device": place and place.url,
+                    "processor": place and place.processor,
+                    "threads": place and place.threads,
+                    "p50_ms": cost.p50_ms,
+                    "p90_ms": cost.p90_ms,
+                    "noisy": None if cost.p50_ms is None else cost.noisy,
+                }
 
 
-def _shared(comparison: Comparison, group: Group, variant: Variant, rank: int) -> dict[str, Any]:
-    over, paper = variant.over_baseline, variant.results.paper
-    teacher, student = variant.results.teacher, variant.results.student
+def _shared(baseline: str, group: Group, variant: Variant, rank: int) -> dict[str, Any]:
+    over, first = variant.over_baseline, variant.first
     return {
         "variant": variant.name,
         "rank": rank,
         "data": group.images.source,
         "test_images": group.images.number,
         "test_images_digest": (group.images.digest or "")[:16],
-        "teacher": teacher.network,
-        "student": student.network,
-        "method": student.method,
-        "seeds": " ".join(map(str, variant.experiments)),
+        "teacher": first.teacher,
+        "student": first.student,
+        "method": first.method,
+        "seeds": " ".join(map(str, variant.seeds)),
         "accuracy": variant.accuracy.mean,
         "accuracy_low": variant.accuracy.low,
         "accuracy_high": variant.accuracy.high,
-        "baseline": comparison.baseline,
+        "baseline": baseline,
         "over_baseline": over and over.mean,
         "interval_low": over and over.low,
         "interval_high": over and over.high,
         "pairs": over and over.pairs,
-        "paper": variant.in_paper,
-        "paper_comparable": paper and not paper.differs,
+        "paper": first.in_paper,
+        "paper_comparable": first.paper and not first.paper["differs"],
     }

@@ -138,11 +138,13 @@ def test_show_says_whose_result_it_is(finished: Path) -> None:
     assert "these results" not in invoke("show")[1]
     set_temperature(finished, 2.5)
     output = " ".join(invoke("show")[1].split())
-    assert "made with distill.temperature 4.0 (now 2.5); `ackd run` makes those of" in output
+    assert "made with distill.temperature 4.0 (now 2.5); `ackd run` makes them anew" in output
     (finished / "source.txt").write_text("2\n")
     command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", "first"]
     subprocess.run(command, check=True)
-    assert "warning first.txt: made anew since" in " ".join(invoke("show")[1].split())
+    assert "2.5) and older than first.txt; `ackd run` makes them" in " ".join(
+        invoke("show")[1].split()
+    )
 
 
 def test_a_terminal_that_lacks_a_character_shows_its_code(project: Path) -> None:

@@ -9,15 +9,22 @@ import numpy as np
 import pytest
 
 from models.errors import InputError
-from pipeline.comparison.choice import Budget, choose, misses, parse_budget
-from pipeline.comparison.experiments import WORKSPACE, Experiment
+from pipeline.comparison.choice import Budget, Choice, choose, misses, parse_budget
+from pipeline.comparison.experiments import WORKSPACE, Experiment, Found
 from tests.pipeline.comparison.exps import export, row
 from tests.pipeline.comparison.test_variants import experiment, with_rows
 
 
+def chosen_of(
+    experiments: list[Experiment], *budget: float | None, on: str | None = None
+) -> Choice:
+    """By ``max_p90_ms``, ``max_size_mb`` and ``min_accuracy``."""
+    return choose(Found(experiments, []), Budget(*(*budget, None, None, None)[:3]), on)
+
+
 def test_units() -> None:
     assert parse_budget("5 ms", "500kB", "60%") == pytest.approx((5.0, 0.5, 0.6))
-    assert parse_budget("800us", "1MiB", "0") == pytest.approx((0.8, 1.048576, 0.0))
+    assert parse_budget("800us", "1MiB", "0.5") == pytest.approx((0.8, 1.048576, 0.5))
     assert parse_budget(None, None, None) == (None, None, None)
     for place, option, wrong in (
         (0, "--max-p90", ("5", "5MB", "5 Ms", "-5ms", "0ms", "5,0ms", "nan ms", "")),
@@ -27,7 +34,7 @@ def test_units() -> None:
         for text in wrong:
             given: list[str | None] = [None] * 3
             given[place] = text
-            with pytest.raises(InputError, match=f"^{option} {text}: expected a .*such as"):
+            with pytest.raises(InputError, match=f"^{option} {text}: expected .*such as"):
                 parse_budget(*given)
 
 
@@ -46,31 +53,22 @@ def test_the_most_accurate_within_the_budget_of_many() -> None:
         for n, (ms, mb, accuracy) in enumerate(results)
     ]
     for limit_ms, limit_mb, least in random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (40, 3)):
-        fits = [
-            n
-            for n, (ms, mb, a) in enumerate(results)
-            if ms <= limit_ms and mb <= limit_mb and a >= least
-        ]
-        budget = Budget(limit_ms, limit_mb, least)
-        chosen = choose(many, budget, None)
-        if fits:
-            best = max(fits, key=lambda n: results[n][2])
-            assert chosen.best["int8"].experiment.name == f"night.v{best}.seed0"
-            assert (chosen.nearest, misses(chosen.best["int8"], budget)) == ({}, {})
-            continue
         over = [
             max(0, ms / limit_ms - 1) + max(0, mb / limit_mb - 1) + max(0, 1 - a / least)
             for ms, mb, a in results
         ]
-        assert chosen.nearest["int8"].experiment.name == f"night.v{int(np.argmin(over))}.seed0"
-        assert chosen.best == {}
-        assert misses(chosen.nearest["int8"], budget)
+        chosen = chosen_of(many, limit_ms, limit_mb, least)
+        if fits := [n for n, missed in enumerate(over) if not missed]:
+            best = max(fits, key=lambda n: results[n][2])
+            assert chosen.best["int8"].experiment is many[best]
+        else:
+            assert chosen.best == {}
+            assert chosen.nearest is not None
+            assert chosen.nearest.experiment is many[int(np.argmin(over))]
 
 
-def test_limits_are_within_and_what_is_missed_is_told() -> None:
-    (found,) = choose(
-        [student("a", ms=6.0, mb=2.5, accuracy=0.55)], Budget(None, None, None), None
-    ).best.values()
+def test_limits_are_within_and_what_is_missed_is_named() -> None:
+    found = chosen_of([student("a", ms=6.0, mb=2.5, accuracy=0.55)]).best["int8"]
     assert misses(found, Budget(6.0, 2.5, 0.55)) == {}
     assert list(misses(found, Budget(5.0, 2.0, 0.6))) == [
         "p90 6.00 ms is 1.00 ms, 20.0% too much",
@@ -79,18 +77,17 @@ def test_limits_are_within_and_what_is_missed_is_told() -> None:
     ]
 
 
-def test_noisy_and_failed_ones_are_told_and_not_taken() -> None:
+def test_noisy_and_failed_ones_are_named_and_not_taken() -> None:
     students = [
         student("quiet", ms=2.0, mb=1.0, accuracy=0.6),
         student("loud", ms=1.0, mb=1.0, accuracy=0.8, noisy=True),
         student("loud_and_worse", ms=1.0, mb=1.0, accuracy=0.5, noisy=True),
         student("failed_there", ms=1.0, mb=1.0, accuracy=0.9, status="failed"),
-        experiment("broken", None),
     ]
     content = with_rows(0.5, int8=row(1.0, 1.0))
     content["exports"] = {"int8": export(0.95, 1.0, status="failed", reason="parity")}
     students.append(experiment("failed_export", content))
-    chosen = choose(students, Budget(5.0, None, None), None)
+    chosen = choose(Found(students, [("broken", "it stopped")]), Budget(5.0, None, None), None)
     assert chosen.best["int8"].experiment.name == "quiet"
     assert [c.experiment.name for c in chosen.noisy] == ["loud"]
     assert chosen.left_out == {
@@ -98,43 +95,42 @@ def test_noisy_and_failed_ones_are_told_and_not_taken() -> None:
         "an export that has failed": 1,
         "not measured there, or failed there": 1,
     }
-    # Where latency is no matter, noise is none either.
-    assert choose(students, Budget(None, 1.0, None), None).best["int8"].accuracy == 0.9
+    # Where latency does not matter, neither does noise.
+    assert chosen_of(students, None, 1.0).best["int8"].accuracy == 0.9
 
 
 def test_the_device_is_named_by_url_or_processor_and_never_guessed() -> None:
     def on(name: str, cpu: str, accuracy: float) -> Experiment:
         content = with_rows(accuracy, int8=row(1.0, 1.5), cpu=cpu)
-        board = content["devices"]["local:"] | {"cpu": "Board 4"}
-        content["devices"]["ssh://pi@board"] = board
+        content["devices"]["ssh://pi@board"] = content["devices"]["local:"] | {"cpu": "Board 4"}
         return experiment(name, content)
 
     students = [on("a", "Slow CPU", 0.9), on("b", "Quick CPU", 0.6)]
-    budget = Budget(5.0, None, None)
-    assert choose(students, budget, "quick").best["int8"].experiment.name == "b"
-    assert choose(students, budget, "ssh://pi@board").best["int8"].experiment.name == "a"
-    for device, message in (
-        (None, r"--device: expected one of local: \(Slow CPU\), ssh://pi@board \(Board 4\), local"),
-        ("local:", r"--device local:: expected one device, but it may be local: \(Slow CPU\) or"),
-        ("phone", "--device phone: no experiment was measured there; expected one of local:"),
+    for wanted, name in (("quick", "b"), ("ssh://pi@board", "a")):
+        assert chosen_of(students, 5.0, on=wanted).best["int8"].experiment.name == name
+    for wanted, message in (
+        (
+            None,
+            r"--device: several devices fit; expected one of local: \(Slow CPU\), 1 thread, ssh",
+        ),
+        ("local:", r"--device local:: several devices fit; expected one of local: \(Slow CPU\), 1"),
+        ("phone", "--device phone: nothing was measured there; expected one of local:"),
     ):
         with pytest.raises(InputError, match=message):
-            choose(students, budget, device)
-    own = on(WORKSPACE, "Slow CPU", 0.5)
-    device = choose([*students, own], budget, None).device
-    assert device is not None
-    assert device.title == "local: (Slow CPU)"
+            chosen_of(students, 5.0, on=wanted)
+    place = chosen_of([*students, on(WORKSPACE, "Slow CPU", 0.5)], 5.0).place
+    assert place is not None
+    assert place.title == "local: (Slow CPU), 1 thread"
 
 
-def test_accuracies_on_other_images_are_not_set_against_each_other() -> None:
+def test_accuracies_on_other_images_are_not_compared() -> None:
     a, b = (student(name, ms=1.0, mb=1.0, accuracy=0.6) for name in "ab")
-    b = replace(b, digest="bb")
-    budget = Budget(None, None, None)
+    b = replace(b, images=b.images._replace(digest="bb"))
     with pytest.raises(InputError, match="tested on different images .* name one sweep"):
-        choose([a, b], budget, None)
-    here = replace(b, name=WORKSPACE, revision=None)
-    chosen = choose([a, b, here], budget, None)
+        chosen_of([a, b])
+    here = replace(b, name=WORKSPACE, command=None)
+    chosen = chosen_of([a, b, here])
     assert chosen.left_out == {"tested on other images": 1}
     assert chosen.best["int8"].experiment is here, "of equals what is at hand"
     with pytest.raises(InputError, match="no experiment has results to choose by: a: it stopped"):
-        choose([experiment("a", None)], budget, None)
+        choose(Found([], [("a", "it stopped")]), Budget(None, None, None), None)

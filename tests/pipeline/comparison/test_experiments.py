@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from pipeline.comparison.experiments import list_experiments, of_sweep
+from pipeline.comparison.experiments import find
 from tests.pipeline.comparison import exps
 
 
@@ -19,7 +19,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_names_seeds_and_figures(repository: Path) -> None:
+def test_names_seeds_and_accuracies(repository: Path) -> None:
     names = ["night.kd.seed10", "night.kd.seed9", "night.ackd.seed0", "puce-loft"]
     for number, name in enumerate(names):
         exps.commit(repository, name, exps.files(exps.summary(0.5 + number / 10), seed=number))
@@ -28,26 +28,21 @@ def test_names_seeds_and_figures(repository: Path) -> None:
     for reference in ("refs/exps/stash", "refs/exps/exec/EXEC_HEAD"):
         exps.git(repository, "update-ref", reference, some)
     exps.write(repository, exps.files(exps.summary(0.75), seed=5))
-    found = list_experiments()
 
-    ordered = [names[2], names[1], names[0], names[3], "workspace"]
-    assert [e.name for e in found] == ordered
-    assert [(e.sweep, e.variant, e.seed) for e in found] == [
-        ("night", "ackd", 0),
-        ("night", "kd", 9),
-        ("night", "kd", 10),
-        (None, "puce-loft", 3),
-        (None, "workspace", 5),
+    found = find(None)
+    assert found.missing == []
+    assert [(e.name, e.sweep, e.variant, e.seed, e.accuracy) for e in found.experiments] == [
+        ("night.ackd.seed0", "night", "ackd", 0, 0.7),
+        ("night.kd.seed9", "night", "kd", 9, 0.6),
+        ("night.kd.seed10", "night", "kd", 10, 0.5),
+        ("puce-loft", None, "puce-loft", 3, 0.8),
+        ("workspace", None, "workspace", 5, 0.75),
     ]
-    assert [e.results and e.results.student.accuracy for e in found] == pytest.approx(
-        [0.7, 0.6, 0.5, 0.8, 0.75]
-    )
-    assert all(e.reason is None for e in found)
-    assert found[0].command == "dvc exp apply night.ackd.seed0"
-    assert found[-1].command is None
-    assert [e.name for e in of_sweep(found, "night")] == [names[2], names[1], names[0]]
+    assert found.experiments[0].command == "dvc exp apply night.ackd.seed0"
+    assert found.experiments[-1].command is None
+    assert [e.name for e in find("night").experiments] == [names[2], names[1], names[0]]
     with pytest.raises(InputError, match=r"^day: no such sweep here; expected one of night$"):
-        of_sweep(found, "day")
+        find("day")
 
 
 @pytest.mark.parametrize(
@@ -56,18 +51,21 @@ def test_names_seeds_and_figures(repository: Path) -> None:
         ({"params.yaml": None}, "params.yaml is missing: the chain was not run to its report"),
         ({"params.yaml": "a: [1"}, "params.yaml: not readable as YAML"),
         ({"dvc.lock": "schema: '2.0'\n"}, "dvc.lock has no stage report: the chain was not run"),
-        ({"dvc.lock": "stages:\n  report:\n    outs: 1\n"}, "dvc.lock is damaged at the stage"),
-        ({"reports/summary.json": "{}"}, "reports/summary.json is not the one that the report"),
-        ({"params.yaml": "distill: {seed: 7}\n"}, "params.yaml is newer than reports/summary.json"),
         (
-            {"reports/distill/metrics.json": "{}"},
-            "reports/distill/metrics.json is newer than reports/summary.json: the chain was not",
+            {"params.yaml": "distill: {seed: 7, method: kd}\n"},
+            "reports/summary.json is made with distill.seed 0 (now 7): the chain was not run",
         ),
-        ({"reports/classes.csv": 'class,images_digest\n"a'}, "reports/classes.csv is not readable"),
-        (exps.files("{"), "reports/summary.json is not readable as JSON"),
-        (exps.files([]), "reports/summary.json is not a JSON object"),
-        (exps.files({"data": {}}), "reports/summary.json: has no data.source, so another version"),
-        (exps.files(exps.summary(1.5)), "reports/summary.json: student.accuracy is 1.5, expected"),
+        (
+            {"dvc.lock": str(exps.files("")["dvc.lock"]).replace("kd0", "kd1", 1)},
+            "reports/summary.json is older than artifacts/distilled: the chain was not run to its",
+        ),
+        ({"reports/summary.json": None}, "reports/summary.json is missing: the chain was not run"),
+        ({"reports/summary.json": "{"}, "reports/summary.json is not readable as JSON"),
+        (
+            {"reports/summary.json": '{"data": {}}'},
+            "reports/summary.json: not as this version of ackd writes it (KeyError('student')); run"
+            " that experiment again",
+        ),
     ],
 )
 def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(
@@ -75,32 +73,29 @@ def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(
 ) -> None:
     exps.commit(repository, "night.kd.seed0", exps.files(exps.summary(0.5)) | damage)
     exps.commit(repository, "night.kd.seed1", exps.files(exps.summary(0.6), seed=1))
-    broken, whole, workspace = list_experiments()
-    assert (broken.name, broken.results) == ("night.kd.seed0", None)
-    assert broken.reason is not None
-    assert broken.reason.startswith(reason)
-    assert "\n" not in broken.reason
-    assert whole.reason is None
-    assert workspace.reason == "params.yaml is missing: the chain was not run to its report"
+    found = find(None)
+    assert [e.name for e in found.experiments] == ["night.kd.seed1"]
+    (broken, why), workspace = found.missing
+    assert broken == "night.kd.seed0"
+    assert why.startswith(reason)
+    assert "\n" not in why
+    assert workspace == (
+        "workspace",
+        "params.yaml is missing: the chain was not run to its report",
+    )
 
 
-def test_the_newest_of_a_name_counts_and_dvc_is_told_which(repository: Path) -> None:
+def test_the_newest_of_a_name_counts_and_is_named_so_that_dvc_knows_it(repository: Path) -> None:
     old, new = (
         exps.commit(
-            repository,
-            "night.kd.seed0",
-            exps.files(exps.summary(0.5)),
-            base=base * 40,
-            time=time,
+            repository, "night.kd.seed0", exps.files(exps.summary(0.5)), base=base * 40, time=time
         )
         for base, time in (("2", 10**9), ("1", 10**9 + 1))
     )
-    found = list_experiments()[:2]
-    assert {(e.revision, e.reason) for e in found} == {
-        (new, None),
-        (old, f"a newer experiment has this name; this one is {old[:7]}"),
-    }
-    assert {e.command for e in found if e.reason is None} == {f"dvc exp apply {new[:10]}"}
+    (experiment,), missing = find("night")
+    assert experiment.command == f"dvc exp apply {new[:10]}"
+    reason = f"a newer experiment has this name; this one is {old[:7]}"
+    assert missing == [("night.kd.seed0", reason)]
 
 
 def test_branches_and_commits_where_they_are_asked_for(
@@ -108,13 +103,12 @@ def test_branches_and_commits_where_they_are_asked_for(
 ) -> None:
     # The project may lie below the root of the repository.
     of = {f"below/{path}": text for path, text in exps.files(exps.summary(0.5)).items()}
-    revision = exps.commit(repository, "some", of)
+    revision = exps.commit(repository, "night.kd.seed0", of)
     exps.git(repository, "branch", "release", revision)
     (repository / "below").mkdir()
     monkeypatch.chdir(repository / "below")
-    same, _, found = list_experiments(["release"])
-    assert (same.name, same.reason) == ("some", None)
-    assert (found.name, found.revision, found.reason) == ("release", revision, None)
-    assert found.command == "git checkout release && dvc checkout"
+    same, found = find("night", ["release"]).experiments
+    assert same.name == "night.kd.seed0"
+    assert (found.name, found.command) == ("release", "git checkout release && dvc checkout")
     with pytest.raises(InputError, match=r"^--rev releas: no commit, branch or tag"):
-        list_experiments(["releas"])
+        find("night", ["releas"])

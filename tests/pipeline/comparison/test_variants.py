@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,28 +11,15 @@ from scipy import stats
 
 from models.errors import InputError
 from pipeline.comparison import tables
-from pipeline.comparison.experiments import Experiment
-from pipeline.comparison.variants import beaten_by, compare
-from pipeline.summary_schema import checked
+from pipeline.comparison.experiments import Experiment, Found, parse
+from pipeline.comparison.variants import Comparison, Group, beaten_by, compare
 from tests.pipeline.comparison.exps import export, row, summary
 
 
 def experiment(
-    name: str, content: dict[str, Any] | None, images: str | None = "aa", **params: Any
+    name: str, content: dict[str, Any], images: str | None = "aa", **params: Any
 ) -> Experiment:
-    sweep, variant, seed = (*name.split("."), "", "")[:3] if "." in name else (None, name, "seed0")
-    return Experiment(
-        name=name,
-        revision="ab" * 20,
-        sweep=sweep,
-        variant=variant,
-        seed=int(seed.removeprefix("seed")),
-        params={"distill": params | {"seed": int(seed.removeprefix("seed"))}},
-        results=None if content is None else checked(content, ""),
-        digest=images,
-        reason="it stopped" if content is None else None,
-        command=f"dvc exp apply {name}",
-    )
+    return parse(name, f"dvc exp apply {name}", {"distill": params}, content, images)
 
 
 def sweep_of(**variants: list[float]) -> list[Experiment]:
@@ -42,8 +30,12 @@ def sweep_of(**variants: list[float]) -> list[Experiment]:
     ]
 
 
-def one_group(experiments: list[Experiment], baseline: str | None = None) -> Any:
-    (group,) = compare(experiments, "night", baseline).groups
+def compared(experiments: list[Experiment], baseline: str | None = None) -> Comparison:
+    return compare(Found(experiments, []), baseline)
+
+
+def one_group(experiments: list[Experiment], baseline: str | None = None) -> Group:
+    (group,) = compared(experiments, baseline).groups
     return group
 
 
@@ -71,11 +63,11 @@ def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for() -> None:
     assert one_group(sweep_of(zeta=[0.5], kd=[0.6]), "zeta").baseline == "zeta"
     message = r"^--baseline ackd: no such variant with results; expected one of kd, zeta$"
     with pytest.raises(InputError, match=message):
-        compare(sweep_of(zeta=[0.5], kd=[0.6]), "night", "ackd")
+        compared(sweep_of(zeta=[0.5], kd=[0.6]), "ackd")
     # Of several sweeps, variants are called after theirs.
     names = ("workspace", "night.kd.seed0", "day.kd.seed0")
     several = [experiment(name, summary(0.7 - n / 10)) for n, name in enumerate(names)]
-    comparison = compare(several, None, None)
+    comparison = compared(several)
     assert [v.name for v in comparison.groups[0].variants] == ["workspace", "night.kd", "day.kd"]
     assert comparison.baseline == "day.kd"
 
@@ -83,7 +75,7 @@ def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for() -> None:
 def test_one_seed_has_no_interval_and_no_common_seed_no_difference() -> None:
     experiments = sweep_of(kd=[0.5, 0.6], ackd=[0.7])
     experiments.append(experiment("night.at.seed7", summary(0.55)))
-    comparison = compare(experiments, "night", None)
+    comparison = compared(experiments)
     table = tables.accuracies(comparison.groups[0])
     assert {row[0]: row[3:7] for row in table.rows} == {
         "ackd": ["+20.00", "none: one seed", "one seed", "1"],
@@ -102,7 +94,7 @@ def test_other_test_images_are_not_ranked_together() -> None:
         experiment("night.big.seed0", other, "bb"),
         experiment("night.old.seed0", summary(0.8), None),  # not known to be the same
     ]
-    comparison = compare(experiments, "night", None)
+    comparison = compared(experiments)
     assert [[v.name for v in g.variants] for g in comparison.groups] == [
         ["ackd", "kd"],
         ["big"],
@@ -126,27 +118,23 @@ def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked() -> N
         experiment("night.kd.seed2", with_rows(0.5, int8=loud, fp32=loud)),
     ]
     group = one_group(experiments)
-    (place,) = group.places
-    costs = {cost.precision: cost for cost in group.costs}
-    quiet = costs["int8"]
-    assert (quiet.p50_ms, quiet.p90_ms, quiet.noisy) == ((1.5, 1, 2, 2), (2.25, 1.5, 3, 2), False)
-    assert costs["fp32"].noisy
-    rows = {cells[1]: cells[4:6] for cells in tables.precisions(group, place).rows}
-    assert rows == {
-        "int8": ["1.50 (1.00 to 2.00)", "2.25 (1.50 to 3.00)"],
-        "fp32": ["9.00 *", "9.50 *"],
-    }
+    ((place,), (variant,)) = group.places, group.variants
+    quiet = variant.costs["int8", place]
+    assert (quiet.p50_ms, quiet.p90_ms, quiet.noisy) == (1.5, 2.25, False)
+    assert tables.costs(group, place).rows[0][4:6] == ["1.50", "2.25"]
+    noisy = one_group([replace(e, recommended="fp32") for e in experiments])
+    assert tables.costs(noisy, place).rows[0][4:] == ["9.00", "9.50 *", "not judged"]
 
 
 def test_what_failed_is_not_measured_and_says_why() -> None:
     failed = row(None, None, status="failed", reason="it ran out of memory")
     content = with_rows(0.5, int8=failed, fp32=row(1.0, 1.5))
     content["exports"]["fp32"] = export(None, None, status="failed", reason="parity is 0.5")
-    comparison = compare([experiment("night.kd.seed0", content)], "night", None)
+    comparison = compared([experiment("night.kd.seed0", content)])
     (group,) = comparison.groups
     assert group.places == []
     assert tables.missing(comparison)["parity is 0.5"] == ["accuracy in fp32 of kd"]
-    (cost,) = (cost for cost in group.costs if cost.precision == "fp32")
+    cost = group.variants[0].costs["fp32", None]
     assert (cost.accuracy, cost.failed) == (None, 1)
 
 
@@ -155,7 +143,7 @@ def test_machines_of_one_url_are_not_one_device() -> None:
         experiment("night.kd.seed0", with_rows(0.5, int8=row(5.0, 5.5), cpu="Slow CPU")),
         experiment("night.ackd.seed0", with_rows(0.6, int8=row(1.0, 1.5), cpu="Quick CPU")),
     ]
-    comparison = compare(experiments, "night", None)
+    comparison = compared(experiments)
     (group,) = comparison.groups
     assert [place.title for place in group.places] == [
         "local: (Quick CPU), 1 thread",
@@ -163,7 +151,7 @@ def test_machines_of_one_url_are_not_one_device() -> None:
     ]
     for place in group.places:
         assert all(not others for others in beaten_by(group, place).values())
-    quick = {cells[0]: cells[4:] for cells in tables.trade_off(group, group.places[0]).rows}
+    quick = {cells[0]: cells[4:] for cells in tables.costs(group, group.places[0]).rows}
     assert quick == {
         "ackd": ["1.00", "1.50", "none"],
         "kd": [None, None, "not judged"],
@@ -182,7 +170,7 @@ def test_the_papers_figures_stand_beside_and_say_what_differs() -> None:
         experiment("night.warm.seed0", summary(0.61, paper=paper_of("one"))),
         experiment("night.plain.seed0", summary(0.59)),
     ]
-    comparison = compare(experiments, "night", None)
+    comparison = compared(experiments)
     (group,) = comparison.groups
     table = tables.paper(group)
     assert table is not None
@@ -208,9 +196,9 @@ def test_parameters_that_differ_but_for_the_seeds() -> None:
     assert table.rows == [["warm", "[2]", "8.0"], ["kd", "[1, 2]", "null"]]
 
 
-def test_without_any_figures_there_is_nothing_to_compare() -> None:
-    broken = [experiment("night.kd.seed0", None), experiment("night.kd.seed1", None)]
+def test_without_any_results_there_is_nothing_to_compare() -> None:
+    broken = [("night.kd.seed0", "it stopped"), ("night.kd.seed1", "it stopped")]
     with pytest.raises(InputError, match=r"^none of 2 experiments has results: night.kd.seed0: it"):
-        compare(broken, "night", None)
-    whole = compare([*broken, *sweep_of(ackd=[0.5])], "night", None)
+        compare(Found([], broken), None)
+    whole = compare(Found(sweep_of(ackd=[0.5]), broken), None)
     assert tables.missing(whole)["it stopped"] == ["night.kd.seed0, night.kd.seed1"]
