@@ -105,6 +105,7 @@ def main(params: Params) -> None:
         summary: dict[str, Any] = {
             "source": data.source,
             "image_size": size,
+            "fit": data.fit,
             "classes": list(choice.classes),
             "mean": mean,
             "std": std,
@@ -179,7 +180,7 @@ def _judge_damage(damaged: list[str], data: Data, emptied: bool) -> None:
 def _own_size(source: str, chosen: ChosenSplit) -> int:
     for position in chosen.positions:
         try:
-            height, width, _ = _decode(chosen, int(position), None).shape
+            height, width, _ = _decode(chosen, int(position), None, "crop").shape
         except DamagedImageError:
             continue
         if height != width:
@@ -191,9 +192,11 @@ def _own_size(source: str, chosen: ChosenSplit) -> int:
     raise InputError(f"{source}: no training image can be read; correct the path or the files")
 
 
-def _decode(chosen: ChosenSplit, position: int, size: int | None) -> npt.NDArray[np.uint8]:
+def _decode(
+    chosen: ChosenSplit, position: int, size: int | None, fit: str
+) -> npt.NDArray[np.uint8]:
     source = chosen.source
-    return decode(lambda: source.image(position), size, source.describe(position))
+    return decode(lambda: source.image(position), size, source.describe(position), fit)
 
 
 def _write_images(
@@ -231,7 +234,7 @@ def _write_images(
 
     def pixels(position: int) -> npt.NDArray[np.uint8] | str:
         try:
-            image = _decode(chosen, position, resize)
+            image = _decode(chosen, position, resize, data.fit)
         except DamagedImageError as error:
             return str(error)
         if image.shape[:2] != (decoded_size, decoded_size):

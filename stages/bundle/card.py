@@ -14,6 +14,7 @@ from stages.bundle.sbom import RUNNER_LICENSE
 from stages.formatting import between, by_reason, count, origin, percent
 from stages.markdown import plain, section, table
 from stages.params import Params
+from stages.sections.data import Data
 from stages.sections.training import Teacher, Training
 from stages.tables import Table, exports, networks, of_records, processor
 
@@ -85,6 +86,9 @@ def making(params: Params, proxy: str) -> Table:
     if params.unlabeled_per_batch:
         share = f"{params.unlabeled_per_batch} of {student.batch_size} images a step"
         rows.append(["unlabeled", "", share])
+    for key in ("sampling", "class_weights"):
+        if (value := getattr(params.data, key)) != Data.model_fields[key].default:
+            rows.append([key.replace("_", " "), value, value])
     trained = {} if teacher.train == "none" else _training(teacher)
     both = trained, _training(student)
     used = (key for key in Training.model_fields if any(key in settings for settings in both))

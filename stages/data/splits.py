@@ -197,7 +197,7 @@ def _draw(
         if len(group) < 2:
             raise InputError(
                 f"class {classes[number]!r} has too few training images to carve a split from;"
-                " add images, or name splits to validate and test on"
+                " add some until it has three, or name splits to validate and test on"
             )
         drawn.append(group[: min(max(1, round(fraction * len(group))), len(group) - 1)])
     return np.sort(np.concatenate(drawn))

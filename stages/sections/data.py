@@ -20,6 +20,9 @@ class Data(Section):
     resize: Pixels | None = None
     """Length of the shorter side before the centre crop; null means image_size. A larger value
     leaves training images a margin for random crops."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How images become squares: the longer side is cropped about the centre, the shorter one gets
+    black bars, or both sides are resized."""
     config: str | None = None
     """Configuration of a hub data set that has several."""
     image_column: str | None = None
@@ -36,6 +39,11 @@ class Data(Section):
     """More images for the student to learn from, without labels: a source as above. Of a folder it
     takes every image, of another source those of its training split. Images that are in train, val
     or test are left out."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """``balanced``: each class makes up the same share of an epoch, whose length stays; images of
+    rare classes are repeated."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """``balanced``: cross-entropy weighs each image by the reciprocal of its class's size."""
     damaged: Literal["refuse", "skip"] = "refuse"
     """What to do with unreadable images; skipped ones are listed in the report."""
     seed: Seed = 0

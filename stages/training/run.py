@@ -174,6 +174,8 @@ class Session:
             distiller.needs_full_batches,
             settings.label_smoothing,
             unlabeled,
+            params.data.sampling,
+            params.data.class_weights,
         )
         feed = build_feed(plan, params.data.feed)
         taught_by = None if teacher is None else weights_sha256(teacher)
@@ -183,6 +185,9 @@ class Session:
                 "teacher_sha256": taught_by,
                 "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
                 "augmentation": params.augmentation.model_dump(),
+                "labels_sha256": data.manifest["splits"]["train"]["labels_sha256"]
+                if params.data.sampling == "balanced"
+                else None,
                 # Which images are mixed, and how many unlabeled ones there are, goes by the batch.
                 "batch_size": settings.batch_size if params.augmentation.mixes or unlabeled else 0,
                 "unlabeled": [unlabeled, data.manifest["unlabeled"]["images_sha256"]]
@@ -204,6 +209,8 @@ class Session:
             "method": method,
             "options": options,
             "unlabeled": unlabeled,
+            "sampling": params.data.sampling,
+            "class_weights": params.data.class_weights,
             "teacher_sha256": taught_by,
             "precision": engine.precision,
             "processes": accelerator.num_processes,

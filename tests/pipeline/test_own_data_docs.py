@@ -120,6 +120,9 @@ def test_photographs_of_many_sizes(
         assert len(models.build(name, len(CLASSES)).stage_parts) == 4
     prepare_data.main(params)
     assert shape(project, "train")[1:] == (128, 128, 3)
+    type_in(project, blocks(IMAGES, "Classes of uneven size")[0])
+    data = load_params().data
+    assert (data.sampling, data.class_weights) == ("balanced", "balanced")
 
 
 def write_teacher(path: Path, images: Path) -> None:
@@ -179,7 +182,8 @@ def test_own_teacher(tmp_path: Path) -> None:
 
 
 def test_no_command_of_the_pages_is_left_out() -> None:
-    assert sections(IMAGES) == ["", "Photographs of many sizes"]
+    uneven = "Classes of uneven size"
+    assert sections(IMAGES) == ["", "Photographs of many sizes", uneven]
     assert sections(TEACHER) == [""]
     assert sections(UNLABELED) == ["", "What the student sees"]
     # What notices a replaced file, and what -S is.

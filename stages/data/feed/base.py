@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ class FeedPlan:
         label_smoothing: the share of each target that is spread over all classes.
         full_batches: leave out the rest of an epoch's images that does not fill a batch.
         unlabeled: how many of a batch's images have no label.
+        sampling: of labeled images, as ``data.sampling`` says.
+        class_weights: of the targets, as ``data.class_weights`` says.
 
     Raises:
         InputError: an epoch would not fill one batch, or a batch not all processes.
@@ -73,6 +75,8 @@ class FeedPlan:
     full_batches: bool = False
     label_smoothing: float = 0.0
     unlabeled: int = 0
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    class_weights: Literal["none", "balanced"] = "none"
 
     @property
     def labeled(self) -> int:
@@ -134,6 +138,11 @@ class Feed:
         self.normalize = Normalize(plan.data.mean, plan.data.std, plan.device)
         self.files = plan.files()
         unlabeled = sum(map(len, self.files)) - len(self.labels)
+        # The mean over all images is 1.
+        self._class_weights = torch.ones(len(plan.data.classes))
+        if plan.class_weights == "balanced":
+            counts = self.labels.bincount(minlength=len(plan.data.classes))
+            self._class_weights = len(self) / ((counts > 0).sum() * counts.clamp(min=1))
         self._labels = F.pad(self.labels, (0, unlabeled), value=-1)
 
     def __len__(self) -> int:
@@ -179,12 +188,21 @@ class Feed:
 
     def _indices(self, epoch: int) -> Tensor:
         """Which image each slot of the epoch shows."""
-        indices = torch.arange(len(self))
-        if count := self.slots - len(self):
-            unlabeled = torch.arange(len(self), len(self._labels))
-            seed = self.plan.augmentation.seed
-            indices = torch.cat([indices, in_rounds(seed, unlabeled, epoch * count, count)])
-        return indices
+        seed, count = self.plan.augmentation.seed, len(self)
+        shown = [torch.arange(count)]
+        if self.plan.sampling == "balanced":
+            classes = [
+                torch.nonzero(self.labels == k)[:, 0] for k in sorted(set(self.labels.tolist()))
+            ]
+            sizes = [len(part) for part in shown[0].tensor_split(len(classes))]
+            shown = [
+                in_rounds(seed, members, epoch * size, size)
+                for members, size in zip(classes, sizes, strict=True)
+            ]
+        if more := self.slots - count:
+            unlabeled = torch.arange(count, len(self._labels))
+            shown.append(in_rounds(seed, unlabeled, epoch * more, more))
+        return torch.cat(shown)
 
     def _batches(self, epoch: int) -> list[Tensor]:
         """The slots of each batch, labeled ones first."""
@@ -222,7 +240,9 @@ class Feed:
         images = self.normalize(pixels)
         indices, slots = whole.indices[part.rows], whole.slots[part.rows]
         labels, targets = self._labels[indices], None
-        if settings.mixes or self.plan.label_smoothing or self.plan.unlabeled:
+        plan = self.plan
+        weighted = plan.unlabeled or plan.class_weights == "balanced"
+        if settings.mixes or plan.label_smoothing or weighted:
             every = self._targets(self._labels[whole.indices])
             targets = every[part.rows]
             if settings.mixes:
@@ -240,7 +260,8 @@ class Feed:
         labeled = (labels >= 0).float()
         targets = F.one_hot(labels.clamp(min=0), classes).float()
         targets = targets * (1 - smoothing) + smoothing / classes
-        return targets * (labeled / labeled.mean())[:, None]
+        weights = self._class_weights[labels] * labeled / labeled.mean()
+        return targets * weights[:, None]
 
     def _images(self, parts: Sequence[Shown], epoch: int) -> Iterator[Tensor]:
         """The augmented uint8 images ``[B, H, W, 3]`` of each part, in turn."""

@@ -22,12 +22,19 @@ _UPRIGHT = {
 """By EXIF orientation."""
 
 
+_FITS: dict[str, Callable[..., Image.Image]] = {
+    "crop": ImageOps.fit,
+    "pad": ImageOps.pad,
+    "stretch": Image.Image.resize,
+}
+
+
 class DamagedImageError(Exception):
     """No image, or a damaged or truncated one; the message names it and says what is wrong."""
 
 
 def decode(
-    open_image: Callable[[], Image.Image], size: int | None, description: str
+    open_image: Callable[[], Image.Image], size: int | None, description: str, fit: str = "crop"
 ) -> npt.NDArray[np.uint8]:
     """The pixels ``[H, W, 3]`` of an image.
 
@@ -37,10 +44,10 @@ def decode(
 
     Args:
         open_image: opens the file; it may still be undecoded.
-        size: height and width to bring it to: the shorter side is resized (bicubic, antialiased),
-            the longer one cropped about its centre. An image that has the size stays as it is;
-            None leaves every one as it is.
+        size: height and width to bring it to by bicubic, antialiased resizing. An image that has
+            the size stays as it is; None leaves every one as it is.
         description: names the image in an error.
+        fit: what becomes of other sides than square ones, as ``data.fit`` says.
 
     Raises:
         DamagedImageError: whatever a decoder raised.
@@ -53,7 +60,7 @@ def decode(
         reason = "not an image" if unknown else first_line(error)
         raise DamagedImageError(f"{description} ({reason})") from None
     if size is not None and upright.size != (size, size):
-        upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+        upright = _FITS[fit](upright, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(upright)
 
 

@@ -27,6 +27,25 @@ def test_rgb_stays_as_it_is() -> None:
     np.testing.assert_array_equal(pixels(encoded(Image.fromarray(original))), original)
 
 
+@pytest.mark.parametrize(
+    ("fit", "columns"),
+    [
+        ("crop", [80, 80, 160, 160]),
+        ("pad", [0, 80, 160, 240]),
+        ("stretch", [0, 80, 160, 240]),
+    ],
+)
+def test_a_wide_image_becomes_square(fit: str, columns: list[int]) -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:] = np.array([0, 0, 80, 80, 160, 160, 240, 240], np.uint8)[None, :, None]
+    got = decode(lambda: Image.fromarray(wide), 4, "the image", fit)
+    assert got.shape == (4, 4, 3)
+    if fit == "pad":
+        assert got[[0, 3]].max() == 0
+    middle = got[1, :, 0].astype(int)
+    assert abs(middle - columns).max() <= 15  # bicubic
+
+
 def test_grey_levels_are_spread_over_the_channels() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     got = pixels(encoded(Image.fromarray(grey)))

@@ -1,5 +1,7 @@
 """The training images as batches."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
 from stages.data.feed.normalize import Normalize
 from stages.sections.data import Augmentation
+from tests.splits import write_splits
 
 CPU = torch.device("cpu")
+TESTED = {name: np.zeros((4, 8, 8, 3), np.uint8) for name in ("val", "test")}
 
 
 def test_normalisation(data: DataSet) -> None:
@@ -166,6 +170,46 @@ def test_smoothed_and_mixed_targets(data: DataSet) -> None:
     images = plain.batch.images
     torch.testing.assert_close(shard.batch.images, kept * images + (1 - kept) * images.flip(0))
     assert torch.equal(shard.batch.labels, plain.batch.labels)
+
+
+@pytest.fixture
+def uneven(tmp_path: Path) -> DataSet:
+    """30, 8 and 2 images of three classes, and none of a fourth."""
+    made = write_splits(tmp_path, {"train": np.zeros((40, 8, 8, 3), np.uint8)} | TESTED, "abcd")
+    np.save(tmp_path / "train_labels.npy", np.repeat([0, 1, 2], [30, 8, 2]))
+    return made
+
+
+def test_balanced_sampling_shows_each_class_as_often_and_each_image_in_turn(
+    uneven: DataSet,
+) -> None:
+    plan = FeedPlan(uneven, Augmentation(crop_padding=3), 8, CPU, sampling="balanced")
+    feed = MemoryFeed(plan)
+    epochs = [[shard.batch for shard in feed.epoch(epoch)] for epoch in range(3)]
+    shown = torch.cat([batch.indices for epoch in epochs for batch in epoch])
+    assert (feed.steps, feed.slots) == (5, 40)
+    assert uneven.labels("train")[shown].tolist().count(2) == 3 * 13
+    often = shown.bincount(minlength=40)
+    for of_class in (often[:30], often[30:38], often[38:]):
+        assert of_class.max() - of_class.min() <= 1
+    for epoch in epochs:
+        slots = torch.cat([batch.slots for batch in epoch])
+        assert sorted(slots.tolist()) == list(range(40))
+        labels = torch.cat([batch.labels for batch in epoch])
+        assert labels.bincount().tolist() == [14, 13, 13]
+    # Two processes see what one sees.
+    halves = [MemoryFeed(replace(plan, process=k, processes=2)) for k in (0, 1)]
+    for batch, *parts in zip(epochs[2], *(half.epoch(2) for half in halves), strict=True):
+        assert torch.equal(batch.indices[0::2], parts[0].batch.indices)
+        assert torch.equal(batch.indices[1::2], parts[1].batch.indices)
+
+
+def test_balanced_weights_make_each_class_count_the_same(uneven: DataSet) -> None:
+    plan = FeedPlan(uneven, Augmentation(), 40, CPU, class_weights="balanced")
+    ((batch, _),) = MemoryFeed(plan).epoch(0)
+    assert batch.targets is not None
+    for label in range(3):
+        assert float(batch.targets[batch.labels == label].sum()) == pytest.approx(40 / 3)
 
 
 def test_arrays_that_do_not_fit_the_manifest_are_refused(data: DataSet) -> None:

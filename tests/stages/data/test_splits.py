@@ -80,6 +80,14 @@ def test_one_split_is_carved_twice_whatever_its_name() -> None:
         assert [choice.classes[k] for k in split.labels] == [labels[p] for p in split.positions]
 
 
+def test_five_images_a_class_are_enough() -> None:
+    choice = choose_splits(source(all=[0, 1, 2] * 5), Data())
+    counts = {name: np.bincount(s.labels).tolist() for name, s in choice.splits.items()}
+    assert counts == {"train": [3] * 3, "val": [1] * 3, "test": [1] * 3}
+    with pytest.raises(InputError, match="class '0' has too few .*until it has three, or name"):
+        choose_splits(source(all=[0, 1] * 2), Data())
+
+
 def test_named_splits_win() -> None:
     data = Data(train_split="b", val_split="test", test_split="a")
     choice = choose_splits(source(a=[0, 1], b=TEN, test=[1, 0, 1], train=[0]), data)

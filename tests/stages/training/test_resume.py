@@ -54,10 +54,12 @@ def train(function: str = "", call: int = 0) -> None:
 
 
 def write_params(
-    augmentation: dict[str, Any] | None = None, unlabeled: str | None = None, **settings: Any
+    augmentation: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> None:
     content = {
-        "data": {"unlabeled": unlabeled},
+        "data": data or {},
         "augmentation": {"crop_padding": 1} | (augmentation or {}),
         "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
         "distill": {"method": "kd", "epochs": 20, "batch_size": 10, "learning_rate": 0.01}
@@ -129,7 +131,8 @@ RECIPE |= {"clip_gradient": 1.0, "label_smoothing": 0.1, "epochs": 2}
 def test_every_part_of_a_recipe_is_resumed() -> None:
     mixing = {"mixup": 0.2, "cutmix": 1.0, "policy": "trivial", "erasing": 0.25}
     write_unlabeled(Path("artifacts/data"))
-    write_params(mixing, "digits", **RECIPE)
+    images = {"unlabeled": "digits", "sampling": "balanced", "class_weights": "balanced"}
+    write_params(mixing, images, **RECIPE)
     finish()
     wanted, history = STUDENT.read_bytes(), untimed()
     for store in ("cold", "warm"):
