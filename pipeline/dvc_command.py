@@ -1,18 +1,60 @@
-"""A command of DVC that is run to its end, in a process of its own."""
+"""Commands of DVC, and what their output means: whether a stage ran, and whether to try again."""
 
 from __future__ import annotations
 
-import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from models.errors import InputError
 from pipeline.git_command import without_password
 
-_ERROR = re.compile(r"^ERROR: (?:failed to transfer '[^']*' - |unexpected error - )?(.*)$", re.M)
-_ERRNO = re.compile(r"\[Errno -?\d+\] ")
+Outcome = Literal["ran", "unchanged", "restored"]
+
+HOUSEKEEPING = (
+    "Running stage '",
+    "> ",
+    "Updating lock file 'dvc.lock'",
+    "Generating lock file 'dvc.lock'",
+    "To track the changes with git, run:",
+    "\tgit add ",
+    "To enable auto staging, run:",
+    "\tdvc config core.autostage true",
+    "Use `dvc push` to send your updates",
+    "Stage '",
+    "Data and pipelines are up to date.",
+    "ERROR: failed to reproduce",
+    "Having any troubles?",
+    "Reproducing experiment '",
+    "WARNING: No file hash info found for '",
+)
+"""How the lines begin that dvc itself writes around a stage's own output."""
+
+_TRANSFER = re.compile(r"ERROR: failed to transfer '[^']*' - ")
+_UNREACHABLE = re.compile(
+    r"connection (was )?(refused|reset|aborted|closed|timed out)|connect(ion)? time(d )?out"
+    r"|connectionerror|(failed|unable) to connect|could ?n[o']t (connect|reach|resolve)"
+    r"|name resolution|(network is|host) unreachable|no route to host"
+    r"|service unavailable|bad gateway|too many requests",
+    re.IGNORECASE,
+)
+"""What the network's errors are called by git, DVC's remotes, the hub and the system."""
+
+
+class StageError(RuntimeError):
+    """A stage failed; the message is its own last line."""
+
+
+class StageBusyError(StageError):
+    """Another DVC process holds the files of this stage; worth another try."""
+
+
+class RemoteError(StageError):
+    """Something on another machine did not respond; worth another try."""
 
 
 def dvc(root: Path, *arguments: str, timeout_s: float | None = None) -> str:
@@ -25,7 +67,6 @@ def dvc(root: Path, *arguments: str, timeout_s: float | None = None) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
             cwd=root,
-            env={**os.environ, "DVC_NO_ANALYTICS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -37,8 +78,38 @@ def dvc(root: Path, *arguments: str, timeout_s: float | None = None) -> str:
     except subprocess.TimeoutExpired:
         raise InputError(f"dvc {arguments[0]}: no answer within {timeout_s:g} s") from None
     if done.returncode:
-        error = _ERROR.search(done.stdout)
-        reason = error[1] if error else f"exit status {done.returncode}"
-        reason = without_password(_ERRNO.sub("", reason)).rstrip(".")
-        raise InputError(f"dvc {arguments[0]}: {reason}")
+        lines = without_password(done.stdout).splitlines()
+        raise InputError(f"dvc {arguments[0]}: {failure(lines, done.returncode)}")
     return done.stdout
+
+
+def outcome(stage: str, lines: Sequence[str]) -> Outcome:
+    """What a successful ``dvc repro`` of one stage did."""
+    # dvc's exit code is about failure and success, and nothing more.
+    if any(line.startswith(f"Stage '{stage}' didn't change, skipping") for line in lines):
+        return "unchanged"
+    if any(line.startswith(f"Stage '{stage}' is cached - skipping run") for line in lines):
+        return "restored"
+    return "ran"
+
+
+def failure(lines: Sequence[str], code: int) -> StageError:
+    """The error of a command of dvc that ended with an exit status other than 0.
+
+    The reason is what the stage gives as such, or why dvc could not transfer a file, or the last
+    line of the stage, or else dvc's own.
+    """
+    text = "\n".join(lines)
+    if "is busy, it is being blocked by" in text or "Unable to acquire lock" in text:
+        return StageBusyError("another DVC process is at work on its files")
+    sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    transfers = [_TRANSFER.sub("", line) for line in lines if _TRANSFER.match(line)]
+    own = [line for line in lines if line and not line.startswith(HOUSEKEEPING)]
+    last = [line for line in lines if line.startswith("ERROR: ")]
+    if code < 0:
+        last.append(f"ended by {signal.Signals(-code).name}")
+    found = (sentences or transfers or own or last or [f"exit status {code}"])[-1]
+    message = re.sub(r"^ERROR: (unexpected error - )?|\[Errno -?\d+\] ", "", found).rstrip(".")
+    # That line alone: there may have been such trouble before, and a failure for another reason.
+    kind = RemoteError if _UNREACHABLE.search(message) else StageError
+    return kind(message)

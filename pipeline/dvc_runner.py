@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import InputError
-from pipeline.dvc_output import HOUSEKEEPING, Outcome, StageError, failure, outcome
+from pipeline.dvc_command import HOUSEKEEPING, Outcome, StageError, failure, outcome
 from pipeline.environment import prepare
 from pipeline.git_command import without_password
 from pipeline.guard import GRACE_S, start, stop

@@ -24,8 +24,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.errors import InputError
+from pipeline.dvc_command import RemoteError, StageBusyError, StageError
 from pipeline.dvc_config import default_remote
-from pipeline.dvc_output import RemoteError, StageBusyError, StageError
 from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
 from pipeline.logs import start_log
 from pipeline.prefect_server import require_server

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.dvc_output import StageError
+from pipeline.dvc_command import StageError
 from stages.params import read_yaml
 
 

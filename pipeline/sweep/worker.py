@@ -19,8 +19,8 @@ from typing import Any
 from distributed import WorkerPlugin, get_worker
 
 from models.errors import InputError
+from pipeline.dvc_command import StageError
 from pipeline.dvc_config import cache_folder
-from pipeline.dvc_output import StageError
 from pipeline.dvc_runner import Runner
 from pipeline.experiments import list_refs
 from pipeline.git_command import git

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from pipeline.dvc_output import StageBusyError, StageError
+from pipeline.dvc_command import StageBusyError, StageError
 from pipeline.dvc_runner import Runner, load_graph, load_status, nothing_to_do
 from tests.pipeline.conftest import ROOT, change_stage, set_temperature, wait_for
 

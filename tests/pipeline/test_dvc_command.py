@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.dvc_output import RemoteError, StageBusyError, StageError, failure
+from pipeline.dvc_command import RemoteError, StageBusyError, StageError, failure
 
 
 @pytest.mark.parametrize(
