@@ -47,30 +47,26 @@ class Progress:
 
     Args:
         stage: its name in ``dvc.yaml``.
-        warn: takes a sentence where Prefect does not take the bar; the stage goes on without.
+        warn: takes a sentence if Prefect refuses the bar; the stage goes on without.
     """
 
     def __init__(self, stage: str, warn: Callable[[str], None]) -> None:
         # Prefect's keys have neither capitals nor underscores.
         self._key = f"progress-{re.sub('[^a-z0-9]+', '-', stage.lower())}"
-        self._stage = stage
-        self._warn = warn
+        self._stage, self._warn = stage, warn
         self._artifact: UUID | None = None
-        self._shown = float("-inf")
-        self._broken = False
+        self._next = float("-inf")
 
     def see(self, line: str) -> None:
         """A line that the stage has written."""
         percent = percent_done(line)
-        now = time.monotonic()
-        if percent is None or self._broken or now - self._shown < _EVERY_SECONDS:
-            return
-        self._shown = now
-        self._show(percent, line)
+        if percent is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _EVERY_SECONDS
+            self._show(percent, line)
 
     def finish(self) -> None:
         """The stage has come to its end."""
-        if self._artifact is not None and not self._broken:
+        if self._artifact is not None and self._next < float("inf"):
             self._show(100.0, f"{self._stage}: done")
 
     def _show(self, percent: float, line: str) -> None:
@@ -83,7 +79,7 @@ class Progress:
                 update_progress_artifact(self._artifact, percent, line)
         # Whatever is wrong with the bar, hours of training are not thrown away for it.
         except Exception as error:
-            self._broken = True
+            self._next = float("inf")
             self._warn(f"{self._stage}: Prefect shows its progress no longer ({error})")
 
 

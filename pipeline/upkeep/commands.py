@@ -42,8 +42,8 @@ def gc(
     What a training uses at this moment stays, whatever its age. docs/how-to-keep-it-running.md
     describes each kind.
     """
-    from pipeline.sizes import show_bytes
     from pipeline.upkeep.gc import find, remove
+    from pipeline.upkeep.sizes import show_bytes
 
     root = Path()
     found = find(root, only or list(Kind), older_than)

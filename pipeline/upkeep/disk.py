@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models.errors import InputError
 from pipeline.dvc_config import cache_folder, links_outputs
-from pipeline.sizes import bytes_and_time, show_bytes
+from pipeline.upkeep.sizes import bytes_and_time, show_bytes
 from stages.files import read_json, without_folders
 from stages.params import Params
 

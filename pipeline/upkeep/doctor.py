@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
 PACKAGES = ("torch", "torchvision", "datasets", "onnx", "onnxruntime", "dvc", "prefect")
 _FEATURES = {
-    "vector": ("avx2", "avx512f", "asimd", "neon", "sve"),
-    "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "DotProd", "I8MM"),
-    "half precision": ("avx512_bf16", "avx512_fp16", "amx_bf16", "bf16", "asimdhp", "BF16", "FP16"),
-}
-_WITHOUT = {
-    "vector": "every network is slow",
-    "int8": "int8 models run, but may be no quicker than fp32",
-    "half precision": "fp16 models run, computed in fp32",
+    "vector": ("avx2 avx512f asimd neon sve", "every network is slow"),
+    "int8": (
+        "avx512_vnni avx_vnni amx_int8 asimddp i8mm DotProd I8MM",
+        "int8 models run, but may be no quicker than fp32",
+    ),
+    "half precision": (
+        "avx512_bf16 avx512_fp16 amx_bf16 bf16 asimdhp BF16 FP16",
+        "fp16 models run, computed in fp32",
+    ),
 }
 _MIN_MEMORY_GB = 4.0
 _MIN_DISK_GB = 5.0
@@ -40,17 +40,12 @@ def examine() -> list[Finding]:
 
 
 def _machine(device: dict[str, Any]) -> Iterator[Finding]:
-    yield Finding(
-        "Python",
-        (3, 11) <= sys.version_info < (3, 14),
-        platform.python_version(),
-        "the pinned packages need 3.11, 3.12 or 3.13",
-    )
+    yield Finding("Python", True, platform.python_version(), "")
     yield Finding("system", True, f"{device['system']}, {device['machine']}", "")
     yield Finding("CPU", True, f"{device['cpu'] or 'unnamed'}, cores: {device['cores']}", "")
-    for kind, names in _FEATURES.items():
-        present = [name for name in names if name in device["cpu_features"]]
-        yield Finding(f"CPU, {kind}", bool(present), " ".join(present) or "none", _WITHOUT[kind])
+    for kind, (names, without) in _FEATURES.items():
+        present = [name for name in names.split() if name in device["cpu_features"]]
+        yield Finding(f"CPU, {kind}", bool(present), " ".join(present) or "none", without)
     memory = device["memory_gb"]
     yield Finding(
         "memory",
@@ -94,35 +89,29 @@ def _accelerators(device: dict[str, Any]) -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     for name in PACKAGES:
-        try:
-            yield Finding(name, True, importlib.metadata.version(name), "")
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, False, "not installed", "install this project again")
-    installed = web_runtime.installed()
-    yield Finding(
-        web_runtime.PACKAGE,
-        installed,
-        web_runtime.VERSION if installed else "not installed",
-        "nothing is measured in browsers: `ackd probe --install`",
-    )
+        yield Finding(name, True, importlib.metadata.version(name), "")
+    installed = web_runtime.VERSION if web_runtime.installed() else None
+    missing = "nothing is measured in browsers: `ackd probe --install`"
+    yield _there(web_runtime.PACKAGE, installed, missing)
 
 
 def _programs() -> Iterator[Finding]:
     for name, missing in (
         ("ssh", "no devices at ssh://: install OpenSSH's client"),
         ("adb", "no Android devices at adb:: install Android's platform tools"),
+        ("git", "no history, no experiments: install git"),
     ):
-        program = shutil.which(name)
-        yield Finding(name, program is not None, program or "none", missing)
+        yield _there(name, shutil.which(name), missing)
 
 
 def _project() -> Iterator[Finding]:
-    git = shutil.which("git")
-    yield Finding("git", git is not None, git or "none", "no history, no experiments: install git")
     for name, missing in (
         ("dvc.yaml", "this is not the root of a project: nothing runs here"),
         (".git", "results have no history here: `git init`"),
         (".dvc", "the chain does not run here: `dvc init`"),
     ):
-        exists = Path(name).exists()
-        yield Finding(name, exists, "here" if exists else "not here", missing)
+        yield _there(name, "here" if Path(name).exists() else None, missing)
+
+
+def _there(what: str, found: str | None, missing: str) -> Finding:
+    return Finding(what, found is not None, found or "not here", missing)

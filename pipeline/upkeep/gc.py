@@ -20,8 +20,8 @@ import psutil
 from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import cache_folder
-from pipeline.processes import holders, working_folders
-from pipeline.sizes import bytes_and_time
+from pipeline.upkeep.processes import holders, working_folders
+from pipeline.upkeep.sizes import bytes_and_time
 from stages.checkpoints.durable import IN_USE, unheld
 from stages.checkpoints.places import checkpoints_root, logits_root
 

@@ -18,7 +18,7 @@ from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import remotes
 from pipeline.prefect_server import connect
-from pipeline.processes import holders
+from pipeline.upkeep.processes import holders
 
 _REMOTE_S, _SKEW_S = 10.0, 5.0
 # Files whose dates this clock should have passed by now.

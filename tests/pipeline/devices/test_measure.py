@@ -52,14 +52,14 @@ def test_one_device_that_fails_costs_the_others_nothing(
 def test_what_is_wrong_is_found_before_anything_runs(bundle: Path) -> None:
     with pytest.raises(InputError, match="'telnet://x' has no known scheme"):
         list(measure(["local:", "telnet://x"], bundle, PROFILE, Opening()))
+    with pytest.raises(InputError, match="a folder is where bundles are deployed to; measure on l"):
+        list(measure(["local:/srv/model"], bundle, PROFILE, Opening()))
+    key = Ed25519PrivateKey.generate().public_key()
+    with pytest.raises(InputError, match="not signed, and the key .* is required"):
+        list(measure(["local:"], bundle, PROFILE, Opening(), key))
     flip_byte(bundle / "runner.py")
     with pytest.raises(InputError, match=r"^runner\.py: altered since it was packaged"):
         list(measure(["local:"], bundle, PROFILE, Opening()))
-    with pytest.raises(InputError, match="a folder is where bundles are deployed to; measure on l"):
-        list(measure(["local:/srv/model"], make_bundle(bundle.parent / "b"), PROFILE, Opening()))
-    key = Ed25519PrivateKey.generate().public_key()
-    with pytest.raises(InputError, match="not signed, and the key .* is required"):
-        list(measure(["local:"], make_bundle(bundle.parent / "c"), PROFILE, Opening(), key))
     with pytest.raises(InputError, match="--key: only a bundle is signed; name one by --bundle"):
         list(measure(["local:"], None, PROFILE, Opening(), key))
     assert not Path("reports").exists()
