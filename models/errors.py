@@ -1,7 +1,9 @@
 """The one exception for what a user can put right, and text that may be shown."""
 
 import difflib
+import sys
 from collections.abc import Iterable
+from io import TextIOWrapper
 from unicodedata import bidirectional, category
 
 _OBEYED = {"Cc", "Cs", "Zl", "Zp"}
@@ -24,6 +26,13 @@ def _spelt(character: str) -> str:
     if category(character) in _OBEYED or bidirectional(character) in _TURNING:
         return character.encode("unicode_escape").decode()
     return character
+
+
+def show_what_it_can() -> None:
+    """Write ``\\xe9`` for what this terminal's encoding lacks, where Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class InputError(ValueError):

@@ -27,7 +27,7 @@ from models.networks.backbone import Backbone, Features
 from models.networks.checkpoint import build_described, load_state, load_strictly
 
 
-class Graft(nn.Module):
+class TeacherTail(nn.Module):
     """A teacher's stages N..S and its classifier, frozen, behind the trunk of a student.
 
     What it answers depends on the trunk alone, so that its losses tell the trunk what the teacher's
@@ -65,7 +65,7 @@ class Graft(nn.Module):
             else nn.Sequential(nn.Conv2d(given, wanted, 1, bias=False), nn.BatchNorm2d(wanted))
         )
 
-    def train(self, mode: bool = True) -> Graft:
+    def train(self, mode: bool = True) -> TeacherTail:
         """The teacher's stages stay in eval mode: a frozen network's statistics must not move."""
         super().train(mode)
         self.tail.eval()
@@ -106,11 +106,11 @@ class Learners(nn.ModuleList):
         self.branch_stages = check_codes(codes, target, teacher)
         learners: list[nn.Module] = []
         for code, stage in zip(codes, self.branch_stages, strict=True):
-            if is_graft(code):
+            if is_teacher_tail(code):
                 assert teacher is not None
                 assert image_size is not None
                 maps = (net.probe(image_size).stage_input(stage) for net in (target, teacher))
-                learners.append(Graft(teacher, stage, *maps))
+                learners.append(TeacherTail(teacher, stage, *maps))
             else:
                 tail = models.build(target.name, target.num_classes)
                 if copies:
@@ -131,7 +131,7 @@ class Learners(nn.ModuleList):
         return [
             tail.features_from(target.stage_input(stage), stage)
             for tail, stage in zip(self, self.branch_stages, strict=True)
-            if isinstance(tail, Backbone | Graft)
+            if isinstance(tail, Backbone | TeacherTail)
         ]
 
     @torch.no_grad()
@@ -144,7 +144,7 @@ class Learners(nn.ModuleList):
             self.train(training)
 
 
-def is_graft(code: str) -> bool:
+def is_teacher_tail(code: str) -> bool:
     """Whether a learner is made of the teacher's stages."""
     return code.endswith("T")
 
@@ -163,7 +163,7 @@ def _branch_stage(code: str, target: Backbone, teacher: Backbone | None) -> int:
     target.require_stages(user)
     stages = target.num_stages
     codes = {f"D{n}B{stages - n + 1}": n for n in range(stages, 0, -1)}
-    if is_graft(code) and teacher is not None:
+    if is_teacher_tail(code) and teacher is not None:
         teacher.require_stages(user)
         if teacher.num_stages != stages:
             raise InputError(
@@ -210,7 +210,7 @@ def load_learners(path: Path) -> LearnerGroup:
         )
     target = build_described(header)
     teacher = None
-    if any(is_graft(code) for code in header["learners"]):
+    if any(is_teacher_tail(code) for code in header["learners"]):
         teacher = models.build(header["teacher"], header["num_classes"])
     learners = Learners(target, header["learners"], teacher, header.get("image_size"))
     group = LearnerGroup(target, learners)

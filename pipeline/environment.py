@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from models.errors import InputError
-from stages.terminal import show_what_it_can
+from models.errors import InputError, show_what_it_can
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _QUIET = {

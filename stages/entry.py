@@ -10,9 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from models.errors import InputError
+from models.errors import InputError, show_what_it_can
 from stages.params import Params, load_params
-from stages.terminal import show_what_it_can
 
 #: Process number of the launcher, in the environment of its workers.
 LAUNCHER = "ACKD_LAUNCHER"

@@ -27,7 +27,6 @@ PLUMBING = {
     "stages/params.py",
     "stages/progress.py",
     "stages/sections",
-    "stages/terminal.py",
 }
 METHOD = "models/distillers/${distill.method}.py"
 _NAMES = get_args(Distill.model_fields["method"].annotation)

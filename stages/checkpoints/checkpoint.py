@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.errors import InputError
 from stages.checkpoints.durable import (
@@ -24,7 +23,6 @@ from stages.checkpoints.durable import (
     durable_file,
     hold,
     open_sealed,
-    remove_abandoned,
     seal,
 )
 from stages.checkpoints.places import checkpoints_root
@@ -133,12 +131,7 @@ class Checkpoints:
         return None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write a state of dicts, lists, tensors, numbers and strings; older ones then go.
-
-        Raises:
-            TypeError: the state holds something else, which :meth:`load` would refuse.
-        """
-        _require_plain(state, "state")
+        """Write a state of dicts, lists, tensors, numbers and strings; older ones then go."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
@@ -148,7 +141,6 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._hold()
-            remove_abandoned(self.folder)
             with durable_file(path) as handle:
                 handle.write(seal(self._identity, content))
                 handle.write(content)
@@ -183,16 +175,3 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         """Oldest first."""
         return sorted(self.folder.glob(f"[0-9]*{_SUFFIX}"))
-
-
-def _require_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _require_plain(key, f"a key of {where}")
-            _require_plain(inner, f"{where}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            _require_plain(inner, f"{where}[{place}]")
-    # Exactly these: a float of numpy's is a float too, and is not loaded again.
-    elif not isinstance(value, Tensor) and type(value) not in (int, float, bool, str, type(None)):
-        raise TypeError(f"{where} is a {type(value).__name__}; only plain values are loaded again")

@@ -11,16 +11,20 @@ import fcntl
 import hashlib
 import mmap
 import os
-import uuid
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from stages.files import new_file
 
 #: In a folder that trainings use: locked while one does, and as old as its last use.
 IN_USE = ".in-use"
 
 #: Bytes of the seal, which stands before the content.
 SEAL_BYTES = hashlib.sha256().digest_size
+
+_ABANDONED_SECONDS = 3600.0  # no writer takes as long
 
 
 class DamagedFileError(Exception):
@@ -31,49 +35,25 @@ class DamagedFileError(Exception):
 def durable_file(path: Path) -> Iterator[BinaryIO]:
     """A new file to write to, which takes the place of ``path`` once it is on the disk.
 
+    What writers that were killed left beside it goes.
+
     Raises:
         OSError: the disk is full, or the place cannot be written to; ``path`` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, handle = _open_partial(path)
-    with handle:
-        try:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-            # Before the handle is closed: its lock is what keeps others from removing the partial.
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    for partial in path.parent.glob(".*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+                partial.unlink()
+    with new_file(path) as partial, partial.open("wb") as handle:
+        yield handle
+        handle.flush()
+        os.fsync(handle.fileno())
     # A rename is on the disk when its folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _open_partial(path: Path) -> tuple[Path, BinaryIO]:
-    while True:
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        handle = partial.open("xb")
-        # Some network file systems have no locks; then abandoned partials stay.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        # Somebody may have taken it for an abandoned one before it was locked.
-        if partial.exists():
-            return partial, handle
-        handle.close()
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove the partials of writers that were killed; those of living writers are locked."""
-    for partial in folder.glob(".*.partial"):
-        # Also raised where the lock is held.
-        with contextlib.suppress(OSError), partial.open("r+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            partial.unlink()
 
 
 class Hold:
@@ -116,23 +96,17 @@ def hold(folder: Path) -> Hold | None:
 def unheld(folder: Path) -> Iterator[bool]:
     """Whether nobody holds a folder; nobody can begin to while the context lasts.
 
-    Where there are no locks it cannot be told, and counts as held.
+    Where there are no locks it cannot be known, and counts as held.
     """
-    try:
-        handle = (folder / IN_USE).open("r+b")
-    except FileNotFoundError:
-        yield True
-        return
-    except OSError:
-        yield False
-        return
-    with handle:
+    with contextlib.ExitStack() as stack:
+        free = True
         try:
+            handle = stack.enter_context((folder / IN_USE).open("r+b"))
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            pass
         except OSError:
             free = False
-        else:
-            free = True
         yield free
 
 

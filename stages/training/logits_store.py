@@ -25,7 +25,6 @@ from stages.checkpoints.durable import (
     durable_file,
     hold,
     open_sealed,
-    remove_abandoned,
     seal,
 )
 from stages.checkpoints.places import LOGITS, LOGITS_BOUND, logits_bound, logits_root
@@ -126,7 +125,6 @@ class LogitsStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._hold()
-            remove_abandoned(self.folder)
             if not (self.folder / "key.json").exists():
                 self._write_file(self.folder / "key.json", self._key_content)
             content = logits.cpu().contiguous().numpy().data.cast("B")

@@ -84,7 +84,7 @@ def test_a_code_that_does_not_fit_is_refused(code: str) -> None:
         Learners(models.build("resnet8", 7), [code])
 
 
-def test_a_graft_behind_the_teachers_own_trunk_is_the_teacher() -> None:
+def test_a_teacher_tail_behind_the_teachers_own_trunk_is_the_teacher() -> None:
     teacher = settled("resnet20")
     learners = Learners(teacher, ["D3T", "D1T"], teacher, 32).eval()
     features = teacher.features(torch.randn(4, 3, 32, 32))
@@ -93,7 +93,7 @@ def test_a_graft_behind_the_teachers_own_trunk_is_the_teacher() -> None:
         assert torch.equal(learner.stages[-1], features.stages[-1])
 
 
-def test_a_graft_teaches_the_trunk_and_is_frozen() -> None:
+def test_a_teacher_tail_teaches_the_trunk_and_is_frozen() -> None:
     target, teacher = models.build("resnet8", 7), settled("resnet20")
     learners = Learners(target, ["D3T"], teacher, 32).train()
     before = {name: tensor.clone() for name, tensor in learners.state_dict().items()}

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -54,22 +53,6 @@ def test_the_last_two_are_kept_and_the_last_is_loaded(tmp_path: Path) -> None:
         assert number_of(checkpoints(tmp_path).load()) == number
     assert names(keeper.folder) == ["00000010.checkpoint", "00000011.checkpoint"]
     assert checkpoints(tmp_path, "1" * 64).load() is None
-
-
-@pytest.mark.parametrize(
-    ("state", "where"),
-    [
-        ({"history": [{"loss": np.float64(1)}]}, r"state\['history'\]\[0\]\['loss'\] is a float64"),
-        ({"random": np.random.default_rng(0)}, r"state\['random'\] is a Generator"),
-        ({Path("a"): 1}, "a key of state is a"),
-    ],
-)
-def test_what_would_not_be_loaded_again_is_refused(
-    tmp_path: Path, state: dict[Any, Any], where: str
-) -> None:
-    with pytest.raises(TypeError, match=where):
-        checkpoints(tmp_path).save(state)
-    assert names(tmp_path) == []
 
 
 def test_success_removes_them_and_nothing_else(tmp_path: Path) -> None:
@@ -148,7 +131,7 @@ def save_until_killed(root: Path, done: Any) -> None:
 def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done, choose, halves = FORKS.Value("q", 0, lock=False), random.Random(0), 0
+    done, choose = FORKS.Value("q", 0, lock=False), random.Random(0)
     for _ in range(MOST_KILLS):
         before = done.value
         writer = FORKS.Process(target=save_until_killed, args=(tmp_path, done))
@@ -162,17 +145,12 @@ def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
         assert writer.exitcode == -9
         keeper = checkpoints(tmp_path)
         assert number_of(keeper.load()) in (done.value, done.value + 1)
-        partials = list(keeper.folder.glob(".*.partial"))
-        assert len(partials) <= 1, "the partials of those who were killed before are left"
-        halves += len(partials)
         assert len(list(keeper.folder.glob("*.checkpoint"))) <= 3
+        halves = len(list(keeper.folder.glob(".*.partial")))
         if halves == 2:  # kills that fell into a write
             break
     assert halves > 0, "no kill fell into a write: the test has shown nothing"
     assert capfd.readouterr().out == ""  # nothing was damaged
-
-    keeper.save(made_state(1))
-    assert len(names(keeper.folder)) == 2
 
 
 def test_a_full_disk_keeps_the_old_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

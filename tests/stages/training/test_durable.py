@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from stages.checkpoints.durable import (
-    DamagedFileError,
-    durable_file,
-    open_sealed,
-    remove_abandoned,
-    seal,
-)
+from stages.checkpoints.durable import DamagedFileError, durable_file, open_sealed, seal
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -41,37 +36,13 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_partials_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    dead = tmp_path / ".b.0123.partial"
-    dead.write_bytes(b"half")
-    with durable_file(tmp_path / "b") as handle:
-        remove_abandoned(tmp_path)
-        assert not dead.exists()
-        assert len(list(tmp_path.glob(".b.*.partial"))) == 1
-        handle.write(b"whole")
-    assert (tmp_path / "b").read_bytes() == b"whole"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_partial_that_is_taken_for_an_abandoned_one_is_opened_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As if another's clean-up came between the opening and the lock, once.
-    import fcntl
-
-    real = fcntl.flock
-    removed: list[Path] = []
-
-    def flock(handle: object, how: int) -> None:
-        if not removed:
-            removed.extend(tmp_path.glob(".b.*.partial"))
-            removed[0].unlink()
-        real(handle, how)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(fcntl, "flock", flock)
+    dead, living = tmp_path / ".b.1.partial", tmp_path / ".c.2.partial"
+    for partial in (dead, living):
+        partial.write_bytes(b"half")
+    os.utime(dead, (0, 0))
     with durable_file(tmp_path / "b") as handle:
         handle.write(b"whole")
-    assert len(removed) == 1
-    assert (tmp_path / "b").read_bytes() == b"whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "b"]
 
 
 def test_a_seal_is_for_one_content_of_one_file(tmp_path: Path) -> None:

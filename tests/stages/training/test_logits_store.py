@@ -149,7 +149,6 @@ def test_what_is_damaged_or_of_something_else_is_computed_again(
         assert reader.read(epoch) is None
         said = capsys.readouterr().out
         assert said == f"{path_of(reader, epoch)}: damaged, or of another teacher; computed again\n"
-    (store.folder / ".epoch-00003.logits.0123.partial").touch()  # of a writer that was killed
     store.write(0, live)
     assert bits(store.read(0)) == bits(live)
     assert files(store.folder) == ["epoch-00000.logits", "epoch-00001.logits", "key.json"]
