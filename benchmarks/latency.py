@@ -22,6 +22,7 @@ from stages.devices.browser.measurement import RUNTIME
 from stages.devices.proof import DeviceError
 from stages.devices.runner import open_session, time_runs
 from stages.files import read_json, sha256
+from stages.report_page.devices import current_rows
 from stages.runtimes.exported import Exported, load_exported
 
 PRECISIONS = ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
@@ -75,17 +76,13 @@ def read_student(folder: Path) -> Student:
             f"{folder}: has no validated {', '.join(missing)}; add to export.precisions in its"
             " params.yaml, and run `dvc repro validate` there"
         )
-    files, browsers = exported.description["files"], {}
+    browsers = {}
     for path in sorted((folder / "reports/devices").glob("*.json")):
         content = read_json(path)
         rows = [
             row
-            for row in content["results"]
-            if row["runtime"] == RUNTIME
-            and row["precision"] in files
-            and row["model_sha256"] == files[row["precision"]]["static"]["sha256"]
-            and row["threads"] == 1
-            and row["status"] != "skipped"
+            for row in current_rows(content, exported.description["files"])
+            if (row["runtime"], row["threads"]) == (RUNTIME, 1) and row["status"] != "skipped"
         ]
         if rows:
             browsers[content["device"]] = rows

@@ -55,25 +55,6 @@ class Table(NamedTuple):
         return [[not_measured if cell is None else cell for cell in row] for row in filled]
 
 
-class Shaded(str):
-    """A cell with a colour, from 0 for none to 1 for the strongest; only the page shows it."""
-
-    __slots__ = ("strength",)
-    strength: float
-
-    def __new__(cls, text: str, strength: float) -> Shaded:
-        cell = super().__new__(cls, text)
-        cell.strength = strength
-        return cell
-
-
-def shaded(numbers: Sequence[Sequence[float]], form: Callable[[float], str]) -> list[list[Cell]]:
-    """Cells whose colours go from the least of all these numbers to the greatest."""
-    least, greatest = min(map(min, numbers)), max(map(max, numbers))
-    reach = greatest - least or 1.0
-    return [[Shaded(form(one), (one - least) / reach) for one in row] for row in numbers]
-
-
 #: What stands in a record of a report under a key: its heading, and its form.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "network": ("network", str),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,15 @@ from stages.files import write_json
 def write_splits(
     folder: Path,
     splits: Mapping[str, npt.NDArray[np.uint8]],
-    classes: str,
-    mean: tuple[float, ...] = (0.5, 0.4, 0.3),
-    std: tuple[float, ...] = (0.25, 0.2, 0.1),
+    classes: Sequence[str],
+    mean: Sequence[float] = (0.5, 0.4, 0.3),
+    std: Sequence[float] = (0.25, 0.2, 0.1),
 ) -> DataSet:
     """Images ``[N, H, H, 3]`` by split, of which each class has every so many.
 
     The size is that of the test images; training images that are larger have a margin.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     for name, images in splits.items():
         np.save(folder / f"{name}_images.npy", images)
         np.save(folder / f"{name}_labels.npy", np.arange(len(images)) % len(classes))

@@ -26,7 +26,7 @@ from stages.report_page.svg import (
 _MANY = 40
 
 
-def over_baseline(group: Group, name: str) -> list[Chart]:
+def over_baseline(group: Group) -> list[Chart]:
     """The differences from the baseline, where there are any."""
     rows = [
         (v.name, Gain(over.mean, *(math.nan if end is None else end for end in over[1:3])))
@@ -42,19 +42,19 @@ def over_baseline(group: Group, name: str) -> list[Chart]:
         " 95 % interval; a line that stays clear of the dotted zero is a difference that seeds"
         " alone do not explain, and a point without a line has a single seed."
     )
-    return [differences(name, f"Accuracy over {group.baseline}", rows, describes, reading)]
+    return [differences(f"Accuracy over {group.baseline}", rows, describes, reading)]
 
 
-def against_costs(group: Group, place: Place, name: str) -> list[Chart]:
+def against_costs(group: Group, place: Place) -> list[Chart]:
     """Accuracy against latency on a device and against size, in the recommended precisions."""
     return [
-        *_against(group, place, "p50_ms", f"{name}-latency", "latency, p50, ms"),
-        *_against(group, place, "size_mb", f"{name}-size", "size, MB"),
+        *_against(group, place, "p50_ms", "latency, p50, ms"),
+        *_against(group, place, "size_mb", "size, MB"),
     ]
 
 
 def _against(
-    group: Group, place: Place, axis: Literal["p50_ms", "size_mb"], name: str, label: str
+    group: Group, place: Place, axis: Literal["p50_ms", "size_mb"], label: str
 ) -> list[Chart]:
     """Numbers stand at the points that no other beats; dozens of names would hide the points."""
     found: list[tuple[str, float, float, bool]] = []
@@ -82,7 +82,7 @@ def _against(
             legend.append((f"{number} {called}", VARIABLES[colour], False))
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        svg = to_svg(name, figure)
+        svg = to_svg(figure)
     against, _, unit = label.partition(", ")
     hollow = "; a hollow one was measured while the machine was noisy, and beats none"
     reading = (

@@ -64,17 +64,17 @@ def lede(comparison: Comparison) -> str:
 
 def parts(comparison: Comparison, *, draw: bool = False) -> Iterator[Part]:
     """All of a comparison, in order; with ``draw`` also its charts, which take seconds."""
-    for number, group in enumerate(comparison.groups, 1):
+    for group in comparison.groups:
         part = Part(accuracies(group), [])
         if draw:
             from pipeline.comparison import charts
 
-            part.charts.extend(charts.over_baseline(group, f"differences-{number}"))
+            part.charts.extend(charts.over_baseline(group))
         yield part
-        for at, place in enumerate(group.places):
+        for place in group.places:
             part = Part(costs(group, place), [])
             if draw:
-                part.charts.extend(charts.against_costs(group, place, f"costs-{number}-{at}"))
+                part.charts.extend(charts.against_costs(group, place))
             yield part
         for table in (paper(group), parameters(group)):
             if table is not None:

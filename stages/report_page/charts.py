@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ class Point(NamedTuple):
 def lines(
     title: str, y_label: str, series: Series, reading: str = "", reference: float | None = None
 ) -> Chart:
-    """Curves over epochs, with a dotted line at ``reference``; the title is unique in the page.
+    """Curves over epochs, with a dotted line at ``reference``.
 
     NaN leaves a gap, and a single value, of what was not trained here, becomes a level line.
     """
@@ -67,13 +66,13 @@ def lines(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if y_label in ("accuracy", "mean weight"):
             axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        svg = to_svg(re.sub("[^a-z]+", "-", title.lower()), figure)
+        svg = to_svg(figure)
     level = {name for name, (_, values) in series.items() if len(values) == 1}
     describes = f"{title} by epoch: {', '.join(series)}"
     return Chart(title, svg, describes, reading, legend_of(series, level))
 
 
-def distributions(name: str, title: str, samples: Mapping[str, Sequence[float]]) -> Chart:
+def distributions(title: str, samples: Mapping[str, Sequence[float]]) -> Chart:
     """Empirical distribution functions of latencies in ms, none of the samples left out.
 
     A label without samples keeps its colour for itself, so that the others have the same one in
@@ -93,14 +92,14 @@ def distributions(name: str, title: str, samples: Mapping[str, Sequence[float]])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 1])
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        svg = to_svg(name, figure)
+        svg = to_svg(figure)
     legend = [entry for entry in legend_of(samples) if samples[entry[0]]]
     describes = f"Distribution of latency with {title}: {', '.join(samples)}"
     return Chart(title, svg, describes, legend=legend)
 
 
 def accuracy_against_latency(
-    name: str, title: str, points: Sequence[Point], student: float, at: str, reading: str = ""
+    title: str, points: Sequence[Point], student: float, at: str, reading: str = ""
 ) -> Chart:
     """Each export at its p50 with a line to its p90; the student in torch as a level line."""
     with new_axes(height=290) as (figure, axes):
@@ -115,7 +114,7 @@ def accuracy_against_latency(
         axes.set_xlabel(f"latency at {at}, ms (point: p50, line: to p90)")
         figure.draw_without_rendering()  # where points lie is known once all else has its room
         _label(axes, points, 72 / figure.dpi)
-        svg = to_svg(name, figure)
+        svg = to_svg(figure)
     listed = "; ".join(f"{p.name} {p.accuracy:.2%} at {p.p50_ms:.3g} ms" for p in points)
     return Chart(title, svg, f"{title}: {listed}", reading)
 
@@ -142,7 +141,7 @@ def reliability(
         axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.05))
         axes.xaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        svg = to_svg("reliability", figure)
+        svg = to_svg(figure)
     listed = "; ".join(
         f"{name}: "
         + ", ".join(f"{b['accuracy']:.0%} right at confidence {b['confidence']:.0%}" for b in bins)
@@ -154,7 +153,7 @@ def reliability(
 
 
 def differences(
-    name: str, title: str, rows: Sequence[tuple[str, Gain]], describes: str, reading: str
+    title: str, rows: Sequence[tuple[str, Gain]], describes: str, reading: str
 ) -> Chart:
     """A point and its interval for each row, the first at the top, in percentage points."""
     with new_axes(height=60 + 19 * len(rows)) as (figure, axes):
@@ -168,7 +167,7 @@ def differences(
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
-        return Chart(title, to_svg(name, figure), describes, reading)
+        return Chart(title, to_svg(figure), describes, reading)
 
 
 def _label(axes: Axes, points: Sequence[Point], points_a_pixel: float) -> None:

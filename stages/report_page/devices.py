@@ -32,15 +32,14 @@ def devices(measured: Measurements) -> list[Measured]:
     for row in measured.latency["results"]:
         found[row["device"]].results.append(row)
     for file in measured.devices:
-        rows, url = current_rows(file, measured), file["device"]
+        rows, url = current_rows(file, measured.model["files"]), file["device"]
         if rows and url not in found:
             found[url] = Measured(url, file["description"], rows, by_hand=True)
     return list(found.values())
 
 
-def current_rows(file: Record, measured: Measurements) -> list[Record]:
-    """What `ackd profile` measured of these very models."""
-    models = measured.model["files"]
+def current_rows(file: Record, models: Record) -> list[Record]:
+    """What `ackd profile` measured of the very ``models``, the ``files`` of ``model.json``."""
     return [
         row
         for row in file["results"]

@@ -46,7 +46,7 @@ def _profiled(measured: Measurements) -> Iterator[Missing]:
         if url in of_chain:
             yield what, url, "profile.devices has that device, whose newer measurement is shown"
             continue
-        current = current_rows(file, measured)
+        current = current_rows(file, measured.model["files"])
         if len(current) < len(file["results"]):
             yield what, url, "some or all of it is of other models than these; measure again"
         for row in current:

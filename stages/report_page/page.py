@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -12,12 +14,12 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from stages import formatting
+from stages import tables as results
 from stages.files import without_folders
 from stages.formatting import count, millions, percent, significant, times
 from stages.params import Params
 from stages.report_page import page_charts, paper, tables
 from stages.report_page.measurements import Measurements, Record
-from stages.tables import exports, litert, networks
 
 _FOLDER = Path(__file__).parent
 _FORMS = ("between", "by_reason", "count", "millions", "origin", "percent", "points", "significant")
@@ -33,43 +35,28 @@ def page_template(path: Path) -> Template:
         lstrip_blocks=True,
     )
     environment.globals |= {name: getattr(formatting, name) for name in (*_FORMS, "times")}
+    numbers = itertools.count()
+
+    def with_own_ids(svg: Markup) -> Markup:
+        """Ids must be unique in a page that holds several charts."""
+        return Markup(re.sub(r'(id="|href="#|url\(#)', rf"\g<1>chart{next(numbers)}-", str(svg)))
+
+    environment.filters["with_own_ids"] = with_own_ids
     environment.globals["style"] = Markup((_FOLDER / "style.css").read_text(encoding="utf-8"))
     return environment.get_template(path.name)
 
 
 def render(measured: Measurements, summary: Record, params: Params) -> str:
     """The page as HTML."""
-    analysis = measured.analysis
-    group = analysis["learners"]
-    compared = summary["paper"] is not None and summary["paper"]["accuracies"]
     return page_template(_FOLDER / "page.html").render(
         summary=summary,
         measured=measured,
         tiles=_tiles(summary),
-        networks=networks(summary),
-        exports=exports(summary),
-        litert=litert(summary),
-        paper=tables.paper(summary) if compared else None,
-        paper_reading=paper.reading(summary["paper"]) if compared else None,
-        validation=tables.validation(measured),
-        engines=tables.engines(measured),
-        trade_offs=page_charts.trade_offs(summary),
-        devices=tables.measured_devices(measured, summary["exports"]),
-        curves=page_charts.training_charts(measured),
-        learner_charts=page_charts.learner_charts(measured.student_history) if group else [],
-        learners=tables.learners(analysis) if group else None,
-        pairs_of_learners=tables.pairs_of_learners(analysis) if group else None,
-        attention=tables.attention(measured.classes) if group else None,
-        similarity=tables.similarity(measured),
-        reliability=page_charts.calibration_chart(analysis),
-        calibration=tables.calibration(summary),
-        classes=tables.classes(measured),
-        gains=page_charts.gains_chart(measured),
-        grad_cam="data:image/png;base64," + base64.b64encode(measured.grad_cam).decode("ascii"),
-        distributions=page_charts.latency_charts(measured),
-        latency=tables.latency(measured),
-        litert_latency=tables.litert_latency(measured),
-        prune=tables.prune(measured),
+        results=results,
+        tables=tables,
+        charts=page_charts,
+        paper=paper,
+        grad_cam=base64.b64encode(measured.grad_cam).decode("ascii"),
         parameters=_yaml(params),
     )
 

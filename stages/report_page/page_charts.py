@@ -26,7 +26,7 @@ _LONGEST_NAME = 22
 def trade_offs(summary: Record) -> list[Chart]:
     """Accuracy against latency on each device where an export that passed has both."""
     charts = []
-    for number, (url, device) in enumerate(summary["devices"].items()):
+    for url, device in summary["devices"].items():
         timed = device["exports"]
         found = [
             # Its place among all exports gives an export the same colour in every chart.
@@ -43,8 +43,7 @@ def trade_offs(summary: Record) -> list[Chart]:
             # Browsers name the model of a phone at most.
             by = device["cpu"] or device["machine"] or "An unnamed processor"
             student, reading = summary["student"]["accuracy"], f"{by}, {device['runtime']}."
-            name = f"trade-off-{number}"
-            charts.append(accuracy_against_latency(name, title, found, student, at, reading))
+            charts.append(accuracy_against_latency(title, found, student, at, reading))
     return charts
 
 
@@ -121,11 +120,9 @@ def calibration_chart(analysis: Record) -> Chart:
     )
 
 
-def gains_chart(measured: Measurements) -> Chart | None:
-    """The largest gains and losses over the baseline; None without one."""
+def gains_chart(measured: Measurements) -> Chart:
+    """The largest gains and losses over the baseline."""
     baseline = measured.analysis["baseline"]
-    if baseline is None:
-        return None
     found = [
         (_short(one["class"]), Gain(*(one[key] for key in GAIN_COLUMNS)))
         for one in measured.classes
@@ -141,7 +138,6 @@ def gains_chart(measured: Measurements) -> Chart | None:
     )
     mean = Gain(*(baseline[key] for key in Gain._fields))
     return differences(
-        "gains",
         title,
         [("mean of classes", mean), *shown],
         f"{title}, in points with 95 % intervals: {listed}",
@@ -159,9 +155,7 @@ def latency_charts(measured: Measurements) -> list[Chart]:
         label = precision if runtime == "onnxruntime" else f"{precision}, {runtime}"
         groups.setdefault(title, {})[label] = times
     return [
-        distributions(f"latency-{index}", title, samples)
-        for index, (title, samples) in enumerate(groups.items())
-        if any(samples.values())
+        distributions(title, samples) for title, samples in groups.items() if any(samples.values())
     ]
 
 

@@ -110,7 +110,7 @@ def draw_point(axes: Axes, x: float, y: float, colour: str, noisy: bool = False)
     axes.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=7)
 
 
-def to_svg(name: str, figure: Figure) -> Markup:
+def to_svg(figure: Figure) -> Markup:
     """The figure as an SVG element without namespaces, sizes, fonts and colours of its own."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -121,8 +121,6 @@ def to_svg(name: str, figure: Figure) -> Markup:
     assert view_box
     text = re.sub(r"<svg[^>]*>", f'<svg {view_box[0]} aria-hidden="true">', text, count=1)
     text = text.replace("xlink:href=", "href=")
-    # Ids must be unique in the page that holds several charts.
-    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)

@@ -10,7 +10,7 @@ from stages.formatting import count, millions, percent, points, significant
 from stages.report_page.devices import devices
 from stages.report_page.measurements import Measurements, Record
 from stages.report_page.paper import title
-from stages.tables import Table, cells, headings, of_records, shaded
+from stages.tables import Table, cells, headings, of_records
 
 #: So many classes are shown.
 _CLASSES = 20
@@ -36,30 +36,6 @@ def validation(measured: Measurements) -> Table:
         rows.append(row)
     head += headings(*of_golden, *_ANSWERS, "images")
     return Table(head, rows, "Every validation")
-
-
-def engines(measured: Measurements) -> Table | None:
-    """What was built where a runtime builds for its device; None where none did."""
-    head = ["engine", "provider", "layers by format", "runs", "GPU p50, ms", "GPU p90, ms"]
-    head += ["host p50, ms", "host p90, ms"]
-    rows = []
-    for result in measured.validation["results"]:
-        if result["layers"] is None:
-            continue
-        layers = ", ".join(f"{len(names)} {dtype}" for dtype, names in result["layers"].items())
-        name = " ".join((result["runtime"], result["precision"], result["shape"]))
-        row = [name, result["provider"], layers]
-        if latency := result["latency"]:
-            row += cells(latency["gpu"], "n", "p50_ms", "p90_ms")
-            row += cells(latency["wall"], "p50_ms", "p90_ms")
-        rows.append(row)
-    if not rows:
-        return None
-    reading = (
-        "GPU times are from the launch of an engine to its end; host times are from the images to"
-        " the logits in host memory. Launching a small network takes longer than running it."
-    )
-    return Table(head, rows, "What was built, and its latency at batch 1", reading)
 
 
 def similarity(measured: Measurements) -> Table:
@@ -126,20 +102,16 @@ def classes(measured: Measurements) -> Table:
     """The classes on which the student is weakest, the weakest first."""
     present = [one for one in measured.classes if one["images"]]
     present.sort(key=lambda one: (one["accuracy/student"], -one["accuracy/teacher"]))
-    chosen = present[:_CLASSES]
-    accuracies = [[one["accuracy/teacher"], one["accuracy/student"]] for one in chosen]
-    rows = [
-        [one["class"], count(one["images"]), *shades, points(student - teacher)]
-        for one, (teacher, student), shades in zip(
-            chosen, accuracies, shaded(accuracies, percent), strict=True
-        )
-    ]
+    rows = []
+    for one in present[:_CLASSES]:
+        teacher, student = one["accuracy/teacher"], one["accuracy/student"]
+        shown = percent(teacher), percent(student), points(student - teacher)
+        rows.append([one["class"], count(one["images"]), *shown])
     return Table(
         ["class", "test images", "teacher", "student", "student − teacher, points"],
         rows,
         _of_classes("Accuracy by class", present, "the student’s weakest"),
-        "Stronger colours are higher accuracies, from the lowest to the highest of the table. All"
-        " classes are in reports/classes.csv.",
+        "All classes are in reports/classes.csv.",
     )
 
 
@@ -189,13 +161,11 @@ def attention(classes: list[Record]) -> Table | None:
         return None
     chosen = np.argsort(-distance, kind="stable")[:_CLASSES]
     chosen = chosen[np.argsort(-weights[chosen, 0], kind="stable")]
-    shades = shaded(weights[chosen].tolist(), lambda weight: f"{100 * weight:.1f} %")
     return Table(
         ["class", *(key.removeprefix(prefix) for key in keys)],
-        [[present[place]["class"], *shade] for place, shade in zip(chosen, shades, strict=True)],
+        [[present[n]["class"], *(f"{100 * one:.1f} %" for one in weights[n])] for n in chosen],
         _of_classes("Attention by class", present, "those farthest from the mean"),
-        "Mean weight on the test images of a class; stronger colours are greater weights, from the"
-        " least to the greatest of the table.",
+        "Mean weight on the test images of a class.",
     )
 
 

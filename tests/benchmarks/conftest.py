@@ -10,8 +10,8 @@ import pytest
 from benchmarks import study
 from benchmarks.networks import write_pair
 from benchmarks.results import DOCS, markers
-from stages.files import write_json
 from tests.forked import forked, run_module
+from tests.splits import write_splits
 
 COUNT, CLASSES, SIZE = 102, 6, 32
 
@@ -21,13 +21,9 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise, as prepare_data would leave it."""
     folder = tmp_path_factory.mktemp("benchmark-data")
     random = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
-        images = random.integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
-        np.save(folder / f"{split}_images.npy", images)
-        np.save(folder / f"{split}_labels.npy", np.arange(COUNT) % CLASSES)
-    manifest = {"image_size": SIZE, "classes": list("abcdef"), "mean": [0.5] * 3, "std": [0.3] * 3}
-    splits = {split: {"count": COUNT} for split in ("train", "val", "test")}
-    write_json(folder / "manifest.json", manifest | {"splits": splits})
+    shape = (COUNT, SIZE, SIZE, 3)
+    splits = {s: random.integers(0, 256, shape, np.uint8) for s in ("train", "val", "test")}
+    write_splits(folder, splits, "abcdef", [0.5] * 3, [0.3] * 3)
     return folder
 
 

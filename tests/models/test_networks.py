@@ -9,6 +9,8 @@ from models.errors import InputError
 from models.measures import count_macs, count_parameters
 from models.networks.imagenet_resnet import ImageNetResNet
 
+RESNET18 = [(64, 32), (128, 16), (256, 8), (512, 4)]
+RESNET50 = [(256, 32), (512, 16), (1024, 8), (2048, 4)]
 # name: parameters, MACs at 32x32 with 100 classes, state-dict keys, stage shapes, embedding
 TABLE = {
     "resnet8": (83_892, 12_507_392, 56, [(16, 32), (32, 16), (64, 8)], 64),
@@ -31,18 +33,31 @@ TABLE = {
     "mobilenet_v2_1.0": (2_353_060, 22_381_056, 320, [(24, 16), (32, 8), (96, 4), (320, 2)], 1280),
     "mobilenet_v2_1.4": (4_470_904, 42_233_072, 320, [(33, 16), (44, 8), (134, 4), (448, 2)], 1792),
     "shufflenet_v1": (949_258, 38_691_456, 296, [(240, 16), (480, 8), (960, 4)], 960),
+    "resnet18_cifar": (11_220_132, 555_468_800, 122, RESNET18, 512),
+    "resnet34_cifar": (21_328_292, 1_159_448_576, 218, RESNET18, 512),
+    "resnet50_cifar": (23_705_252, 1_298_014_208, 320, RESNET50, 2048),
+}
+# The same at 224x224 with 1000 classes.
+IMAGENET = {
+    "resnet18": (11_689_512, 1_814_073_344, 122, [(64, 56), (128, 28), (256, 14), (512, 7)], 512),
+    "resnet34": (21_797_672, 3_663_761_408, 218, [(64, 56), (128, 28), (256, 14), (512, 7)], 512),
+    "resnet50": (
+        *(25_557_032, 4_089_184_256, 320, [(256, 56), (512, 28), (1024, 14), (2048, 7)]),
+        2048,
+    ),
 }
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", TABLE | IMAGENET)
 def test_size_cost_and_shapes(name: str) -> None:
-    parameters, macs, keys, stages, width = TABLE[name]
-    network = models.build(name, 100).eval()
+    parameters, macs, keys, stages, width = (TABLE | IMAGENET)[name]
+    size, classes = (224, 1000) if name in IMAGENET else (32, 100)
+    network = models.build(name, classes).eval()
     assert count_parameters(network) == parameters
-    assert count_macs(network, 32) == macs
+    assert count_macs(network, size) == macs
     assert len(network.state_dict()) == keys
     with torch.no_grad():
-        images = torch.randn(2, 3, 32, 32)
+        images = torch.randn(2, 3, size, size)
         features = network.features(images)
         assert [(f.shape[1], f.shape[2]) for f in features.stages] == stages
         assert all(f.shape[2] == f.shape[3] for f in features.stages)
@@ -121,33 +136,6 @@ def test_a_state_dict_of_the_zoos_loads(name: str, shapes: dict[str, tuple[int, 
     network = models.build(name, 100)
     network.load_state_dict({key: torch.full(shape, 2) for key, shape in shapes.items()})
     assert all((tensor == 2).all() for tensor in network.state_dict().values())
-
-
-# name: parameters, MACs, input size, classes, state-dict keys, stage shapes, embedding
-IMAGENET = {
-    "resnet18": (11_689_512, 1_814_073_344, 224, 1000, 122, [64, 128, 256, 512], 56),
-    "resnet34": (21_797_672, 3_663_761_408, 224, 1000, 218, [64, 128, 256, 512], 56),
-    "resnet50": (25_557_032, 4_089_184_256, 224, 1000, 320, [256, 512, 1024, 2048], 56),
-    "resnet18_cifar": (11_220_132, 555_468_800, 32, 100, 122, [64, 128, 256, 512], 32),
-    "resnet34_cifar": (21_328_292, 1_159_448_576, 32, 100, 218, [64, 128, 256, 512], 32),
-    "resnet50_cifar": (23_705_252, 1_298_014_208, 32, 100, 320, [256, 512, 1024, 2048], 32),
-}
-
-
-@pytest.mark.parametrize("name", IMAGENET)
-def test_imagenet_networks(name: str) -> None:
-    parameters, macs, size, classes, keys, widths, first_map = IMAGENET[name]
-    network = models.build(name, classes).eval()
-    assert count_parameters(network) == parameters
-    assert count_macs(network, size) == macs
-    assert len(network.state_dict()) == keys
-    with torch.no_grad():
-        images = torch.randn(1, 3, size, size)
-        features = network.features(images)
-        shapes = [(width, first_map >> i) for i, width in enumerate(widths)]
-        assert [(f.shape[1], f.shape[2]) for f in features.stages] == shapes
-        assert features.embedding.shape == (1, widths[-1])
-        assert torch.equal(features.logits, network(images))
 
 
 @pytest.mark.parametrize("depth", [18, 50, 152])

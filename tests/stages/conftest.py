@@ -19,9 +19,9 @@ import models
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import save_network
 from stages import export_onnx
-from stages.files import sha256
 from stages.params import Params
 from tests.once import once
+from tests.splits import write_splits
 from tests.stages import chain_files, html_page
 
 CLASSES = ["blue", "green", "red"]
@@ -59,31 +59,15 @@ def tiny_params() -> Params:
 
 def write_data(folder: Path) -> None:
     """Images 16x16 of three classes, each brightest in a channel of its own."""
-    folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     splits = {}
     for name, count in (("train", 48), ("val", 12), ("test", 30)):
-        labels = np.arange(count, dtype=np.int64) % 3
         images = generator.integers(0, 160, (count, 16, 16, 3), dtype=np.uint8)
-        images[np.arange(count), :, :, 2 - labels] += 80
-        np.save(folder / f"{name}_images.npy", images)
-        np.save(folder / f"{name}_labels.npy", labels)
-        splits[name] = {
-            "count": count,
-            "per_class": [count // 3] * 3,
-            "images_sha256": sha256(folder / f"{name}_images.npy"),
-            "labels_sha256": sha256(folder / f"{name}_labels.npy"),
-        }
-    scaled = np.load(folder / "train_images.npy") / 255
-    manifest = {
-        "source": "made",
-        "image_size": 16,
-        "classes": CLASSES,
-        "mean": scaled.mean((0, 1, 2)).tolist(),
-        "std": scaled.std((0, 1, 2)).tolist(),
-        "splits": splits,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        images[np.arange(count), :, :, 2 - np.arange(count) % 3] += 80
+        splits[name] = images
+    scaled = splits["train"] / 255
+    mean, std = scaled.mean((0, 1, 2)).tolist(), scaled.std((0, 1, 2)).tolist()
+    write_splits(folder, splits, CLASSES, mean, std)
 
 
 def write_unlabeled(folder: Path, count: int = 20) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from stages import markdown
 from stages.formatting import between, millions, points, significant, times
-from stages.tables import NOISY_NOTE, Shaded, Table, of_records, shaded
+from stages.tables import NOISY_NOTE, Table, of_records
 
 
 def test_numbers_as_text() -> None:
@@ -37,14 +37,6 @@ def test_only_columns_of_figures_are_aligned_to_the_right() -> None:
     assert table.numeric() == [False, True, False, True]
     assert Table(["a", "b"], []).numeric() == [False, False]
     assert table.texts("?")[1:] == [["2", "?", "int8", "3"], ["4", "no row", "", ""]]
-
-
-def test_shades_go_from_the_least_number_to_the_greatest() -> None:
-    ((low, high),) = shaded([[1.0, 3.0]], str)
-    assert isinstance(low, Shaded)
-    assert isinstance(high, Shaded)
-    assert (low, low.strength, high, high.strength) == ("1.0", 0.0, "3.0", 1.0)
-    assert [cell.strength for cell in shaded([[2.0, 2.0]], str)[0]] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -165,16 +165,3 @@ def test_branches_are_copies_of_the_last_stage(network: str, names: list[str]) -
         "learners",
         "gate",
     }
-
-
-def test_what_can_be_observed() -> None:
-    method = make().eval()
-    with torch.no_grad():
-        seen = method.observe(BATCH.images)
-        group = method(BATCH.images)
-    assert list(seen.logits) == ["target", "D3B1", "D3B1#2", "ensemble"]
-    assert torch.equal(seen.logits["target"], method.student(BATCH.images))
-    assert torch.equal(seen.logits["ensemble"], group.ensemble)
-    assert list(seen.embeddings) == ["D3B1", "D3B1#2"]
-    shares = [seen.measures[f"attention/{name}"] for name in ("target", "D3B1", "D3B1#2")]
-    assert torch.allclose(torch.stack(shares).sum(0), torch.ones(6))

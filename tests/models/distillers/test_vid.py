@@ -71,28 +71,3 @@ def test_the_variance_is_five_at_first_and_is_trained_and_saved() -> None:
         np.testing.assert_allclose(variance, 5, rtol=1e-6)
         assert f"predictors.{i}.rho" in parameters
         assert f"predictors.{i}.rho" in state
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "stages"), [((2, 3, 2), (3, 2, 4, 2), 3), ((2, 3, 2, 4), (3, 2, 4), 3)]
-)
-def test_stages_that_one_network_lacks_are_left_out(
-    student: tuple[int, ...], teacher: tuple[int, ...], stages: int
-) -> None:
-    setting = make_setting(teacher=Tiny(*teacher), image_size=8)
-    method = Vid(Tiny(*student), setting, **OPTIONS)
-    sizes = [
-        (predictor.mean[0].in_channels, predictor.mean[-1].out_channels)
-        for predictor in method.predictors
-    ]
-    assert sizes == list(zip(student, teacher, strict=False))[:stages]
-
-
-def test_the_best_variance_is_the_mean_squared_error() -> None:
-    predictor = make().predictors[0]
-    ours, theirs = torch.randn(4, 2, 3, 3).double(), torch.randn(4, 3, 3, 3).double()
-    error = (predictor.mean(ours) - theirs).square().mean((0, 2, 3)).detach()
-    with torch.no_grad():
-        predictor.rho.copy_(torch.log(torch.expm1(error - 1e-5)))
-    predictor(ours, theirs).backward()
-    assert predictor.rho.grad.abs().max() < 1e-12

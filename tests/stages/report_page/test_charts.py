@@ -20,7 +20,7 @@ def test_a_reliability_diagram_is_drawn_at_its_values():
     ]
     svg = charts.reliability("one", {"a": bins}, "").svg
     marks = re.findall(
-        r'<use href="#reliability-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series-1', svg
+        r'<use href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series-1', svg
     )
     x, y = np.array(marks, dtype=float).T
     assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(1 / 3, abs=1e-3)
@@ -33,7 +33,7 @@ def test_a_gain_is_drawn_with_its_interval_the_first_at_the_top():
         ("none", Gain(0, -0.1, 0.1)),
         ("worst", Gain(-0.1, -0.2, -0.05)),
     ]
-    svg = charts.differences("name", "three", rows, "", "").svg
+    svg = charts.differences("three", rows, "", "").svg
     (best, worst) = (points_of(svg, n) for n in (1, 2))
     assert best[0, 1] == best[1, 1] < worst[0, 1]
     scale = (best[1, 0] - best[0, 0]) / 15
@@ -61,7 +61,7 @@ def test_a_curve_is_drawn_at_its_values():
 
 def test_a_distribution_shows_every_quantile_and_the_extremes():
     times = np.random.default_rng(0).lognormal(size=5000)
-    chart = charts.distributions("name", "1 thread", {"a": list(times)})
+    chart = charts.distributions("1 thread", {"a": list(times)})
     x, y = points_of(chart.svg, 1).T
     share = (y[0] - y) / (y[0] - y[-1])
     # x is logarithmic: scaled to the known minimum and maximum it must give the median.
@@ -81,7 +81,7 @@ def test_labels_do_not_overlap(latencies):
         charts.Point(name, n, p50, p50, 0.9, False)
         for n, (name, p50) in enumerate(zip(names, latencies, strict=True))
     ]
-    svg = charts.accuracy_against_latency("name", "four", exports, 0.9, "1 thread").svg
+    svg = charts.accuracy_against_latency("four", exports, 0.9, "1 thread").svg
     labels = rf"""<text[^>]*? x="([\d.]+)" y="([\d.]+)"[^>]*>({"|".join(names)})</text>"""
     places = sorted((float(y), float(x), name) for x, y, name in re.findall(labels, svg))
     assert len(places) == 4

@@ -90,7 +90,6 @@ def test_attention_by_class_shows_the_extremes(chain):
     assert sorted(shown) == [*range(10), *range(90, 100)]
     assert ["class 99", "64.9 %", "35.1 %"] in table
     assert "Attention by class (20 of 100, those farthest" in page.text["learners"]
-    assert 'style="--heat: 100%">64.9 %</td>' in PAGE.read_text()
 
 
 def test_the_student_is_compared_with_the_teacher_class_by_class(reported):
