@@ -10,7 +10,7 @@ from typing import NamedTuple
 from models.errors import InputError
 from pipeline.comparison.experiments import HERE, Experiment, Found, Images, Place
 from pipeline.comparison.seeds import Paired, Spread, paired, spread
-from stages.report_page.choice import dominated_by
+from stages.report_page.recommendation import dominated_by
 
 USUAL_BASELINE = "kd"
 

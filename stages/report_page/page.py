@@ -13,12 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from stages import formatting
-from stages import tables as results
+from stages import formatting, tables
 from stages.files import without_folders
 from stages.formatting import count, millions, percent, significant, times
 from stages.params import Params
-from stages.report_page import page_charts, paper, tables
+from stages.report_page import page_charts, page_tables, paper
 from stages.report_page.measurements import Measurements, Record
 
 _FOLDER = Path(__file__).parent
@@ -52,8 +51,8 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         summary=summary,
         measured=measured,
         tiles=_tiles(summary),
-        results=results,
-        tables=tables,
+        results=tables,
+        tables=page_tables,
         charts=page_charts,
         paper=paper,
         grad_cam=base64.b64encode(measured.grad_cam).decode("ascii"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from stages.params import Params
-from stages.report_page.choice import dominated_by, recommended
 from stages.report_page.devices import Measured, devices, of_precisions
-from stages.report_page.learners import warnings
+from stages.report_page.learner_warnings import warnings
 from stages.report_page.measurements import Measurements, Record
 from stages.report_page.missing import skipped
 from stages.report_page.paper import paper_figures
+from stages.report_page.recommendation import dominated_by, recommended
 
 # Of one parameter in fp32; so networks that were never exported can be compared too.
 _BYTES = 4

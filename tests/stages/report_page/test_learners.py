@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.report_page.learners import warnings
+from stages.report_page.learner_warnings import warnings
 from tests.stages import chain_files
 from tests.stages.html_page import PAGE, SUMMARY, Page, change, made, reasons
 

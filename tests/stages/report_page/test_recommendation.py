@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.report_page.choice import dominated_by, recommended
+from stages.report_page.recommendation import dominated_by, recommended
 
 
 def export(accuracy: float, size: float, ms: float, **more: Any) -> dict[str, Any]:
