@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.data.arrays import DataSet, load_data
-from stages.files import write_json
+from stages.files import sha256, write_json
 
 
 def write_splits(
@@ -24,10 +24,12 @@ def write_splits(
     The size is that of the test images; training images that are larger have a margin.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    described = {}
     for name, images in splits.items():
-        np.save(folder / f"{name}_images.npy", images)
+        path = folder / f"{name}_images.npy"
+        np.save(path, images)
         np.save(folder / f"{name}_labels.npy", np.arange(len(images)) % len(classes))
+        described[name] = {"count": len(images), "images_sha256": sha256(path)}
     manifest = {"classes": list(classes), "image_size": splits["test"].shape[1]}
-    manifest |= {"splits": {name: {"count": len(images)} for name, images in splits.items()}}
-    write_json(folder / "manifest.json", manifest | {"mean": mean, "std": std})
+    write_json(folder / "manifest.json", manifest | {"splits": described, "mean": mean, "std": std})
     return load_data(folder)

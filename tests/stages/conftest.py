@@ -19,6 +19,7 @@ import models
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import save_network
 from stages import export_onnx
+from stages.files import sha256
 from stages.params import Params
 from tests.once import once
 from tests.splits import write_splits
