@@ -184,6 +184,19 @@ def show() -> None:
     summary.show(console)
 
 
+@app.command(cls=InProject)
+def predict(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", show_default=False)],
+    precision: Annotated[str, typer.Option(help="Of the export that answers.")] = "fp32",
+) -> None:
+    """Show the exported student's answers for pictures of your own."""
+    from pipeline.predict import predict as answer
+    from pipeline.rich_tables import print_table
+    from stages.params import load_params
+
+    print_table(console, answer(pictures, precision, load_params()))
+
+
 @app.command()
 def doctor() -> None:
     """Show what of this machine is usable, and what is missing for what."""

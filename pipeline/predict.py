@@ -1,0 +1,56 @@
+"""``ackd predict``: the exported student's answers for pictures of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.special import softmax
+
+from models.errors import InputError, printable
+from stages.data.arrays import load_data, middle
+from stages.data.sources.decode import DamagedImageError, decode
+from stages.formatting import percent
+from stages.params import Params
+from stages.runtimes.base import Job
+from stages.runtimes.exported import load_exported
+from stages.runtimes.onnx_runtime import OnnxRuntime
+from stages.tables import Cell, Table
+
+_RANKS = ("most probable", "second", "third")
+
+
+def predict(pictures: Sequence[Path], precision: str, params: Params) -> Table:
+    """The most probable classes of each picture, prepared as the test images were.
+
+    Raises:
+        InputError: nothing of this precision was exported, or a picture cannot be read; all that
+            cannot are named.
+    """
+    exported, classes = load_exported(), load_data().classes
+    if precision not in exported.precisions:
+        raise InputError(
+            f"--precision {precision}: not exported; use one of {', '.join(exported.precisions)}"
+        )
+    size = int(exported.description["image_size"])
+    images, damaged = [], []
+    for picture in pictures:
+        try:
+            pixels = decode(partial(Image.open, picture), params.data.resize or size, str(picture))
+            images.append(middle(pixels, size))
+        except DamagedImageError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise InputError(f"cannot read {', '.join(damaged)}; name pictures that can be read")
+    job = Job(np.stack(images), batch_size=1)
+    (logits,) = OnnxRuntime().run(exported.file(precision, "static"), [job]).logits
+    ranks = _RANKS[: len(classes)]
+    rows: list[list[Cell]] = []
+    for picture, odds in zip(pictures, softmax(logits, axis=1), strict=True):
+        best = np.argsort(-odds, kind="stable")[: len(ranks)]
+        answers = [f"{printable(classes[k])} {percent(float(odds[k]))}" for k in best]
+        rows.append([printable(str(picture)), *answers])
+    return Table(["picture", *ranks], rows)

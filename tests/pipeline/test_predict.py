@@ -1,0 +1,67 @@
+"""``ackd predict`` against torch, on pictures in files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.networks.checkpoint import load_network
+from pipeline import cli
+from pipeline.rich_tables import wide_console
+from stages.data.arrays import load_data
+from stages.runtimes.torch_runtime import DeployedNetwork
+from tests.pipeline.conftest import ROOT, invoke
+from tests.stages.conftest import CLASSES, exported
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was exported, and two of the test images as files, one turned by EXIF."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "console", wide_console())
+    (tmp_path / "artifacts").symlink_to(exported() / "artifacts")
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    images = np.load("artifacts/data/test_images.npy")
+    Image.fromarray(images[0]).save("straight.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(images[1])).save("turned.png", exif=exif)
+    return tmp_path
+
+
+def test_it_answers_as_torch_does(project: Path) -> None:
+    code, output, error = invoke("predict", "straight.png", "turned.png")
+    assert (code, error) == (0, "")
+    data = load_data()
+    network = load_network(Path("artifacts/student/model.safetensors"))
+    deployed = DeployedNetwork(network, data.mean, data.std).eval()
+    with torch.no_grad():
+        odds = deployed(torch.from_numpy(np.array(data.split("test").images[:2]))).softmax(1)
+    for name, row in zip(("straight.png", "turned.png"), odds.tolist(), strict=True):
+        (line,) = [line for line in output.splitlines() if name in line]
+        answers = re.findall(r"(\S+) (\d+\.\d+) ?%", line)
+        expected = sorted(zip(row, CLASSES, strict=True), reverse=True)
+        assert [answer[0] for answer in answers] == [name for _, name in expected]
+        for (_, shown), (probability, _) in zip(answers, expected, strict=True):
+            assert float(shown) == pytest.approx(100 * probability, abs=0.01)
+
+
+def test_what_cannot_be_read_is_named(project: Path) -> None:
+    Path("text.jpg").write_text("no picture")
+    code, output, error = invoke("predict", "straight.png", "text.jpg", "absent.jpg")
+    assert (code, output) == (1, "")
+    assert error.startswith("error: cannot read text.jpg (not an image), absent.jpg (")
+    assert error.endswith("; name pictures that can be read\n")
+    assert error.count("\n") == 1
+
+
+def test_a_precision_that_was_not_exported(project: Path) -> None:
+    code, output, error = invoke("predict", "straight.png", "--precision", "int4")
+    assert (code, output) == (1, "")
+    assert error.startswith("error: --precision int4: not exported; use one of fp32, ")
