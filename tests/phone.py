@@ -1,26 +1,18 @@
-"""A phone for tests: the stand-in of adb_device.py, with what Android's shell would answer.
+"""A phone for tests: an ``adb`` that runs the device's commands on this machine.
 
-The real client reaches it through a server of its own.
+It takes the calls of :mod:`stages.devices.adb_client`, and fails as the client 1.0.41 does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.adb_device import AndroidDevice
-from tests.sshd import free_port
-
-needs_adb = pytest.mark.skipif(
-    shutil.which("adb") is None, reason="adb is not installed; install the package adb"
-)
 
 PROPERTIES = """\
 [ro.build.version.release]: [16]
@@ -30,7 +22,7 @@ PROPERTIES = """\
 [ro.soc.manufacturer]: [Google]
 [ro.soc.model]: [Tensor G3]
 """
-# As Android 16 lists them: what apps were told last, then what the sensors say, then limits.
+# As Android 16 lists them: cached readings, then those of the sensors, then limits.
 THERMAL = """\
 IsStatusOverride: false
 Thermal Status: {status}
@@ -47,6 +39,43 @@ Current cooling devices from HAL:
 Temperature static thresholds from HAL:
 \tTemperatureThreshold{{mType=3, mName=VIRTUAL-SKIN, mHotThrottlingThresholds=[NaN, 39.0, 43.0]}}
 """
+#: The folders of all phones are in {phones}, named by their serial numbers.
+_ADB = """\
+#!{python} -IS
+import os, shutil, subprocess, sys
+from pathlib import Path
+
+serial, (command, *given) = None, sys.argv[1:]
+if command == "-s":
+    serial, command, *given = given
+attached = [path for path in Path({phones!r}).iterdir() if (path / "attached").exists()]
+chosen = [path for path in attached if serial in (None, path.name)]
+prefix = "adb" if command == "shell" else "error"
+if len(chosen) != 1:
+    what = f"device '{{serial}}' not found" if serial else "no devices/emulators found"
+    sys.exit(f"{{prefix}}: " + ("more than one device/emulator" if chosen else what))
+phone = chosen[0]
+state = (phone / "attached").read_text()
+if state != "device":
+    sys.exit(f"error: device {{state}}. \\nTry 'adb kill-server' if that seems wrong.")
+if command == "get-state":
+    print(state)
+elif command == "get-serialno":
+    print(phone.name)
+elif command == "push":
+    *files, folder = (arg.replace("/data/local/tmp", str(phone / "tmp")) for arg in given)
+    for file in files:
+        shutil.copyfile(file, Path(folder, Path(file).name))
+elif command == "reverse":
+    with (phone / "state/reverse").open("a") as log:
+        print(*given, file=log)
+else:
+    path = f"{{phone}}/programs:{{os.environ['PATH']}}"
+    line = given[0].replace("/data/local/tmp", str(phone / "tmp"))
+    environment = {{**os.environ, "PATH": path}}
+    done = subprocess.run(["sh", "-c", line], env=environment, stdin=subprocess.DEVNULL)
+    sys.exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+"""
 _PROGRAMS = {
     "getprop": 'if [ $# = 0 ]; then cat "$state/properties"; else\n'
     '  sed -n "s/^\\[$1\\]: \\[\\(.*\\)\\]$/\\1/p" "$state/properties"\nfi',
@@ -57,24 +86,25 @@ _PROGRAMS = {
 }
 
 
-class Phone(AndroidDevice):
-    """A stand-in in a folder of its own.
+class Phone:
+    """A device with the shell of this machine, and a folder for /data/local/tmp.
 
     Attributes:
         state_folder: files that its programs read and write: ``thermalservice``, ``properties``,
-            ``am`` (what that says), ``opened`` (the address it was given), ``cmd`` (all that it
-            was told), and ``refused``: with it, that refuses.
+            ``am`` (its output), ``opened`` (the address that it was given), ``cmd`` and ``reverse``
+            (all calls), and ``refused``, with which ``cmd`` fails.
     """
 
-    def __init__(self, root: Path, state: str = "device") -> None:
-        self.state_folder = root / "state"
-        for folder in (root / "tmp", root / "programs", self.state_folder):
+    def __init__(self, phones: Path, serial: str = "R58M30ABC") -> None:
+        self.serial, self.url = serial, f"adb://{serial}"
+        self._root = phones / serial
+        self.folder, self.state_folder = self._root / "tmp", self._root / "state"
+        for folder in (self.folder, self._root / "programs", self.state_folder):
             folder.mkdir(parents=True)
         for name, text in _PROGRAMS.items():
-            program = root / "programs" / name
+            program = self._root / "programs" / name
             program.write_text(f"#!/bin/sh\nstate={self.state_folder}\n{text}\n")
             program.chmod(0o755)
-        super().__init__(root / "tmp", root / "programs", state)
         self.say("properties", PROPERTIES)
         self.say("thermalservice", THERMAL.format(status=0))
         self.say("am", "Starting: Intent { act=android.intent.action.VIEW }\n")
@@ -82,47 +112,37 @@ class Phone(AndroidDevice):
     def say(self, name: str, text: str) -> None:
         (self.state_folder / name).write_text(text)
 
-    @property
-    def told(self) -> list[str]:
-        """What `cmd` was told."""
-        path = self.state_folder / "cmd"
+    def calls(self, program: str) -> list[str]:
+        """The arguments of each call of ``cmd`` or ``reverse``."""
+        path = self.state_folder / program
         return path.read_text().splitlines() if path.exists() else []
 
-    @property
-    def url(self) -> str:
-        return f"adb://{self.serial}"
+    def attach(self, state: str = "device") -> None:
+        """Connect it to adb, where it may be ``unauthorized`` or ``offline``."""
+        (self._root / "attached").write_text(state)
 
-    def attach(self) -> None:
-        """Make it known to adb."""
-        subprocess.run(["adb", "connect", self.serial], capture_output=True, check=True)
-
-
-@pytest.fixture
-def adb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server of this test alone, whose key is not the user's."""
-    home = tmp_path / "adb-home"
-    home.mkdir()
-    # A port that was free may have been taken by the time that adb wants it.
-    for _ in range(3):
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
-        environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home)}
-        started = subprocess.run(
-            ["adb", "start-server"], env=environment, capture_output=True, text=True, check=False
-        )
-        if started.returncode == 0:
-            break
-    assert started.returncode == 0, started.stderr
-    yield
-    subprocess.run(["adb", "kill-server"], capture_output=True, check=True)
+    def unplug(self) -> None:
+        (self._root / "attached").unlink()
 
 
 @pytest.fixture
-def phone(adb_server: None, tmp_path: Path) -> Iterator[Phone]:
+def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of all phones, of which adb finds those that are attached."""
+    folder, programs = tmp_path / "phones", tmp_path / "adb"
+    for path in (folder, programs):
+        path.mkdir()
+    (programs / "adb").write_text(_ADB.format(python=sys.executable, phones=str(folder)))
+    (programs / "adb").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+@pytest.fixture
+def phone(phones: Path) -> Phone:
     """One that is attached."""
-    made = Phone(tmp_path / "phone")
+    made = Phone(phones)
     made.attach()
-    yield made
-    made.unplug()
+    return made
 
 
 @contextlib.contextmanager

@@ -26,8 +26,9 @@ import shutil
 import sys
 import tarfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, Iterator, List, Optional
+from typing import IO, Any
 
 from stages.devices.ed25519 import is_signed_by
 from stages.devices.proof import MANIFEST, SIGNATURE, DeviceError, read_small, sha256, verify
@@ -42,7 +43,7 @@ OLD = ".old-"
 _SIGN_OF_LIFE_SECONDS = 15.0
 
 
-def describe(base: Path) -> Dict[str, Any]:
+def describe(base: Path) -> dict[str, Any]:
     """What determines which wheels fit this device."""
     libc, version = platform.libc_ver()
     return {
@@ -96,7 +97,7 @@ def _unpack(base: Path, folder: Path) -> None:
         ) from None
 
 
-def _write_member(folder: Path, name: str, content: Optional[IO[bytes]]) -> None:
+def _write_member(folder: Path, name: str, content: IO[bytes] | None) -> None:
     if content is None or Path(name).is_absolute() or ".." in Path(name).parts:
         raise DeviceError(f"{name}: not a plain file below the bundle's folder")
     path = folder / name
@@ -113,7 +114,7 @@ def _wait_for_end() -> None:
         print(flush=True)
 
 
-def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
+def activate(base: Path, token: str, order: str) -> dict[str, Any]:
     """Serve what :func:`receive` wrote, if it is complete and not older than what is served.
 
     Args:
@@ -157,7 +158,7 @@ def activate(base: Path, token: str, order: str) -> Dict[str, Any]:
         return status(base)
 
 
-def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> None:
+def refuse_older(version: str, manifest_sha256: str, served: dict[str, Any]) -> None:
     """Raises DeviceError unless ``version`` is newer than that of ``served``."""
     new, old = _order(version), _order(served["version"])
     if new < old:
@@ -172,7 +173,7 @@ def refuse_older(version: str, manifest_sha256: str, served: Dict[str, Any]) -> 
         )
 
 
-def rollback(base: Path, token: str) -> Dict[str, Any]:
+def rollback(base: Path, token: str) -> dict[str, Any]:
     """Serve the previous release, verified with the key that it was deployed with."""
     with _locked(base):
         served = _served(base)
@@ -186,7 +187,7 @@ def rollback(base: Path, token: str) -> Dict[str, Any]:
         return status(base)
 
 
-def status(base: Path) -> Dict[str, Any]:
+def status(base: Path) -> dict[str, Any]:
     """The records ``served`` and ``previous`` or None, a ``problem`` of ``served``, and ``key``."""
     served = _served(base)
     problem = None
@@ -205,7 +206,7 @@ def status(base: Path) -> Dict[str, Any]:
     }
 
 
-def _prove(bundle: Path, manifest_sha256: str, key: Optional[str]) -> Dict[str, Any]:
+def _prove(bundle: Path, manifest_sha256: str, key: str | None) -> dict[str, Any]:
     """The manifest of a bundle that is complete, the intended one, and signed with the key.
 
     Raises:
@@ -226,14 +227,14 @@ def _prove(bundle: Path, manifest_sha256: str, key: Optional[str]) -> Dict[str, 
     return manifest
 
 
-def _prove_release(base: Path, record: Dict[str, Any]) -> None:
+def _prove_release(base: Path, record: dict[str, Any]) -> None:
     """Verify a release; one that is older than the required key needs no signature by it."""
     key = _pinned(base)
     key = key if key and key_id(key) == record["key_id"] else None
     _prove(base / RELEASES / record["name"] / "bundle", record["manifest_sha256"], key)
 
 
-def _pinned(base: Path) -> Optional[str]:
+def _pinned(base: Path) -> str | None:
     """The required key, if any."""
     try:
         key = (base / KEY).read_text(encoding="ascii").strip()
@@ -251,7 +252,7 @@ def key_id(key: str) -> str:
     return hashlib.sha256(bytes.fromhex(key)).hexdigest()[:16]
 
 
-def _served(base: Path) -> Optional[Dict[str, Any]]:
+def _served(base: Path) -> dict[str, Any] | None:
     link = base / SERVED
     try:
         target = os.readlink(str(link))  # noqa: PTH115 (Path has it since 3.9)
@@ -266,7 +267,7 @@ def _served(base: Path) -> Optional[Dict[str, Any]]:
     return record
 
 
-def _record(base: Path, name: Optional[str]) -> Optional[Dict[str, Any]]:
+def _record(base: Path, name: str | None) -> dict[str, Any] | None:
     if name is None:
         return None
     path = base / RELEASES / name / RECORD
@@ -281,7 +282,7 @@ def _record(base: Path, name: Optional[str]) -> Optional[Dict[str, Any]]:
     return record
 
 
-def _order(version: str) -> List[int]:
+def _order(version: str) -> list[int]:
     numbers = [int(number) for number in version.split(".")]
     return numbers + [0] * (3 - len(numbers))
 
@@ -293,7 +294,7 @@ def _switch(base: Path, name: str, token: str) -> None:
     _sync(base)
 
 
-def _prune(base: Path, *kept: Optional[str]) -> None:
+def _prune(base: Path, *kept: str | None) -> None:
     """Remove all other releases; each is renamed first, so that none is ever there in part."""
     for path in (base / RELEASES).iterdir():
         if path.name not in kept and not path.name.startswith(OLD):
@@ -352,7 +353,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-COMMANDS: Dict[str, Callable[..., Optional[Dict[str, Any]]]] = {
+COMMANDS: dict[str, Callable[..., dict[str, Any] | None]] = {
     "describe": describe,
     "receive": receive,
     "activate": activate,

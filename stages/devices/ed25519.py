@@ -6,13 +6,14 @@ Needs only Python 3.8 or newer; inlined into ``agent.py``.
 from __future__ import annotations
 
 import hashlib
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING
 
 _P = 2**255 - 19
 _ORDER = 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, _P - 2, _P) % _P
-#: x, y, z and t of the curve's points: x/z and y/z are affine, and t is xy/z.
-_Point = Tuple[int, int, int, int]
+if TYPE_CHECKING:
+    #: x, y, z and t of the curve's points: x/z and y/z are affine, and t is xy/z.
+    _Point = tuple[int, int, int, int]
 
 
 def is_signed_by(key: bytes, content: bytes, signature: bytes) -> bool:
@@ -36,7 +37,7 @@ def is_signed_by(key: bytes, content: bytes, signature: bytes) -> bool:
     return (y | (x & 1) << 255).to_bytes(32, "little") == nonce
 
 
-def _point(encoded: bytes) -> Optional[_Point]:
+def _point(encoded: bytes) -> _Point | None:
     """Decode a point of 32 bytes; None if there is none."""
     number = int.from_bytes(encoded, "little")
     y, sign = number & (1 << 255) - 1, number >> 255

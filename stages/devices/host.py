@@ -223,8 +223,8 @@ class Host(Device):
 def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -> list[str]:
     """The runner's arguments to time one model; the paths are the device's."""
     arguments = ["--profile", "--model", model, "--golden", golden, "--threads", str(threads)]
-    for option in ("warmup_runs", "warmup_seconds", "min_runs", "min_seconds", "max_runs"):
-        arguments += [f"--{option.replace('_', '-')}", str(getattr(profile, option))]
+    for option, value in profile.model_dump(exclude={"devices", "threads"}).items():
+        arguments += [f"--{option.replace('_', '-')}", str(value)]
     return arguments
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import stat
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 
 class DeviceError(Exception):
@@ -31,7 +31,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 
-def read_manifest(content: bytes) -> Dict[str, Any]:
+def read_manifest(content: bytes) -> dict[str, Any]:
     """Parse ``manifest.json``; every key that is used is there and well formed.
 
     Raises:
@@ -66,12 +66,12 @@ def read_manifest(content: bytes) -> Dict[str, Any]:
     return dict(manifest)
 
 
-def manifest_sum(manifest: Dict[str, Any]) -> str:
+def manifest_sum(manifest: dict[str, Any]) -> str:
     """``sha256`` of a manifest, over its other keys."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def verify(folder: Path) -> Dict[str, Any]:
+def verify(folder: Path) -> dict[str, Any]:
     """The manifest of a bundle that has exactly the files stated there.
 
     Raises:
@@ -91,14 +91,14 @@ def verify(folder: Path) -> Dict[str, Any]:
     return manifest
 
 
-def _is(path: Path, entry: Dict[str, Any]) -> bool:
+def _is(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file matches the manifest; a pipe or a file of another size is not read."""
     found = path.stat()
     regular = stat.S_ISREG(found.st_mode) and found.st_size == entry["bytes"]
     return regular and sha256(path) == entry["sha256"]
 
 
-def read_description(folder: Path, remedy: str) -> Dict[str, Any]:
+def read_description(folder: Path, remedy: str) -> dict[str, Any]:
     """``model.json`` of exported models; it names no files outside ``folder``.
 
     Raises:

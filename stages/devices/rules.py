@@ -5,7 +5,7 @@ Needs only Python 3.8 or newer and numpy; inlined into ``runner.py``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ MIN_SAMPLES_P99 = 500
 NOISY_CV = 0.2
 
 
-def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
+def compare(logits: Array, reference: Array) -> dict[str, float | None]:
     """How far ``logits`` ``[N, K]`` are from ``reference`` ``[N, K]``.
 
     Returns:
@@ -44,7 +44,7 @@ def compare(logits: Array, reference: Array) -> Dict[str, Optional[float]]:
     }
 
 
-def breach(precision: str, parity: Dict[str, Optional[float]]) -> Optional[str]:
+def breach(precision: str, parity: dict[str, float | None]) -> str | None:
     """Why ``parity`` on the golden batch is not good enough for ``precision``; None if it is."""
     relative_error, cosine = parity["max_relative_error"], parity["cosine"]
     agreement = parity["top1_agreement"]
@@ -61,12 +61,12 @@ def breach(precision: str, parity: Dict[str, Optional[float]]) -> Optional[str]:
     return None
 
 
-def outcome(reason: Optional[str]) -> Dict[str, Optional[str]]:
+def outcome(reason: str | None) -> dict[str, str | None]:
     """``status`` and ``reason`` of a row."""
     return {"status": "failed" if reason else "passed", "reason": reason}
 
 
-def statistics(samples: List[float]) -> Dict[str, Any]:
+def statistics(samples: list[float]) -> dict[str, Any]:
     """Percentiles (linear between ranks), mean and coefficient of variation of times in ms."""
     times = np.asarray(samples)
     p50, p90, p99 = (round(float(q), 4) for q in np.percentile(times, [50, 90, 99]))

@@ -17,17 +17,17 @@ import platform
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any
 
 try:
     import numpy as np
     import onnxruntime
 except ImportError as error:
     sys.exit(
-        "error: {} is not installed for {}; run `{} -m pip install numpy onnxruntime`".format(
-            error.name, sys.executable, Path(sys.executable).name
-        )
+        f"error: {error.name} is not installed for {sys.executable};"
+        f" run `{Path(sys.executable).name} -m pip install numpy onnxruntime`"
     )
 
 from stages.devices.proof import DeviceError, read_description, sha256, verify
@@ -87,7 +87,7 @@ def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size
         raise DeviceError(f"a model does not run ({_one_line(error)})") from None
 
 
-def load_golden(path: Path) -> Tuple[Array, Array]:
+def load_golden(path: Path) -> tuple[Array, Array]:
     """The images uint8 ``[G, H, W, 3]`` and torch's logits float32 ``[G, K]``.
 
     Raises:
@@ -112,7 +112,7 @@ def load_golden(path: Path) -> Tuple[Array, Array]:
     return arrays[0], arrays[1]
 
 
-def profile(model: Path, golden: Path, threads: int, settings: Any) -> Dict[str, Any]:
+def profile(model: Path, golden: Path, threads: int, settings: Any) -> dict[str, Any]:
     """Time one model at batch 1, in ms, with parity on the golden batch in the same run.
 
     Args:
@@ -139,7 +139,7 @@ def profile(model: Path, golden: Path, threads: int, settings: Any) -> Dict[str,
     }
 
 
-def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> Tuple[Any, Dict[str, Any]]:
+def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> tuple[Any, dict[str, Any]]:
     """A session with its times and parity.
 
     No outliers are removed. Warm-up and measurement each last until both their runs and their
@@ -178,7 +178,7 @@ def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> Tuple[An
     }
 
 
-def time_run(session: onnxruntime.InferenceSession, feed: Dict[str, Array]) -> float:
+def time_run(session: onnxruntime.InferenceSession, feed: dict[str, Array]) -> float:
     """Wall time of one run in ms."""
     start = time.perf_counter_ns()
     session.run(None, feed)
@@ -187,20 +187,20 @@ def time_run(session: onnxruntime.InferenceSession, feed: Dict[str, Array]) -> f
 
 def time_runs(
     session: onnxruntime.InferenceSession,
-    feed: Dict[str, Array],
+    feed: dict[str, Array],
     min_runs: int,
     min_seconds: float,
     max_runs: int,
-) -> List[float]:
+) -> list[float]:
     """Wall times in ms of at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``."""
-    samples = []  # type: List[float]
+    samples: list[float] = []
     end = time.perf_counter() + min_seconds
     while len(samples) < max_runs and (len(samples) < min_runs or time.perf_counter() < end):
         samples.append(time_run(session, feed))
     return samples
 
 
-def peak_rss_mb() -> Optional[float]:
+def peak_rss_mb() -> float | None:
     """The peak memory of this process in MB; None if unknown."""
     # Preferred to getrusage, whose value on Linux includes the peak of the parent process.
     with contextlib.suppress(OSError):
@@ -215,12 +215,12 @@ def peak_rss_mb() -> Optional[float]:
     return None
 
 
-def load_average() -> Optional[float]:
+def load_average() -> float | None:
     """Runnable processes over the last minute; None if the system does not report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def temperature() -> Optional[float]:
+def temperature() -> float | None:
     """The warmest thermal zone in degrees Celsius; None if none can be read."""
     readings = []
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
@@ -229,7 +229,7 @@ def temperature() -> Optional[float]:
     return max(readings) if readings else None
 
 
-def check(folder: Path) -> Dict[str, Any]:
+def check(folder: Path) -> dict[str, Any]:
     """Verify the files against the manifest, and run every model on the golden batch.
 
     Returns:
@@ -262,7 +262,7 @@ def check(folder: Path) -> Dict[str, Any]:
     }
 
 
-def print_table(checked: Dict[str, Any]) -> None:
+def print_table(checked: dict[str, Any]) -> None:
     """Print the results of :func:`check` for a person."""
     head = "{network} ({num_classes} classes), {files} files unaltered, {images} golden images,"
     print((head + " {runtime}").format(**checked))
@@ -275,7 +275,7 @@ def print_table(checked: Dict[str, Any]) -> None:
     print("passed" if checked["passed"] else "failed")
 
 
-def describe() -> Dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Describe this machine; None for what it does not report."""
     return {
         "system": f"{platform.system()} {platform.release()}",
@@ -288,9 +288,9 @@ def describe() -> Dict[str, Any]:
     }
 
 
-def cpu_name() -> Optional[str]:
+def cpu_name() -> str | None:
     """The kernel's name for the processor, or else the board's name."""
-    fields = {}  # type: Dict[str, str]
+    fields: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -299,7 +299,7 @@ def cpu_name() -> Optional[str]:
     return fields.get("model name") or board or fields.get("Model") or platform.processor() or None
 
 
-def _first_line(path: Path) -> Optional[str]:
+def _first_line(path: Path) -> str | None:
     with contextlib.suppress(OSError):
         return path.read_text(errors="replace").strip("\0\n") or None
     return None
@@ -311,7 +311,7 @@ def pin(cpus: str) -> None:
     Raises:
         DeviceError: the system lacks these processors, or cannot pin.
     """
-    wanted: Set[int] = set()
+    wanted: set[int] = set()
     try:
         for part in cpus.split(","):
             first, _, last = part.partition("-")

@@ -15,7 +15,7 @@ from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported
 from stages.runtimes.litert_runtime import LiteRtRuntime
-from stages.runtimes.parity import OF_ANSWERS, breaches, measurements, read_reference
+from stages.runtimes.parity import OF_ANSWERS, Reference, breaches, measurements, read_reference
 from stages.runtimes.process import run_process
 from stages.sections.export import Profile
 
@@ -34,11 +34,11 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
         A row of ``reports/litert.json`` for each precision, with the reason if it failed, and
         samples: times in ms by ``local:|litert|<precision>|<threads>``.
     """
-    runtime, exported = LiteRtRuntime(), load_exported()
+    exported = load_exported()
     reference = read_reference(exported, "export_litert")
+    rows: list[Row] = []
     samples: dict[str, list[float]] = {}
-
-    def row_of(precision: str) -> Row:
+    for precision in track(LiteRtRuntime.precisions, "export_litert"):
         path = folder / f"{precision}.tflite"
         row: Row = {
             "precision": precision,
@@ -53,29 +53,32 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
             **dict.fromkeys((*OF_ANSWERS, "agreement", "images")),
             "latency": [],
         }
+        rows.append(row)
         try:
             _convert(path, folder / "fp32.tflite", params.export.calibration_images)
             row |= {"sha256": sha256(path), "bytes": path.stat().st_size}
-            test = reference.test.images
-            execution = runtime.run(path, [Job(reference.golden_images, 1), Job(test, 1)])
+            row |= _answers(path, reference)
         except RuntimeFailureError as error:
-            return row | {"reason": str(error)}
-        row |= {"provider": execution.provider, "dtypes": execution.dtypes}
-        row |= measurements(execution, [1], reference, len(reference.test))
+            row["reason"] = str(error)
+            continue
+        missed = list(breaches(row, precision, params.validate_))
         for threads in params.profile.threads:
             timed = _latency(path, exported.golden, threads, params.profile)
             if "samples_ms" in timed:
                 samples[f"local:|litert|{precision}|{threads}"] = timed.pop("samples_ms")
             row["latency"].append(timed)
-        missed = list(breaches(row, precision, params.validate_))
-        missed += [
-            f"at {number_of_threads(timed['threads'])}: {timed['reason']}"
-            for timed in row["latency"]
-            if timed["status"] == "failed"
-        ]
-        return row | outcome(", ".join(missed) or None)
+            if timed["status"] == "failed":
+                missed.append(f"at {number_of_threads(threads)}: {timed['reason']}")
+        row |= outcome(", ".join(missed) or None)
+    return rows, samples
 
-    return [row_of(precision) for precision in track(runtime.precisions, "export_litert")], samples
+
+def _answers(path: Path, reference: Reference) -> Row:
+    """What a file answers on the golden batch and the test split, one image at a time."""
+    test = reference.test.images
+    execution = LiteRtRuntime().run(path, [Job(reference.golden_images, 1), Job(test, 1)])
+    ran = {"provider": execution.provider, "dtypes": execution.dtypes}
+    return ran | measurements(execution, [1], reference, len(reference.test))
 
 
 def _convert(target: Path, float32: Path, calibration_images: int) -> None:

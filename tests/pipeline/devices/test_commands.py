@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import make_bundle
-from tests.phone import Phone, adb_server, needs_adb, phone
+from tests.phone import Phone, phone, phones
 from tests.pipeline.conftest import ROOT, invoke
 from tests.sshd import Sshd, needs_sshd, sshd
 
-__all__ = ["adb_server", "phone", "sshd"]
+__all__ = ["phone", "phones", "sshd"]
 
 PARAMS = """\
 profile: {threads: [1], warmup_runs: 1, warmup_seconds: 0.0, min_runs: 5, min_seconds: 0.0,
@@ -44,6 +44,8 @@ def test_profile(project: Path) -> None:
     assert output.startswith("local:: ")
     assert re.search(r"fp32 +│ CPUExecutionProvider +│ +1 │ passed +│", output)
     assert "\nkept  reports/devices/local.json; `ackd run` brings it" in output
+    rows = json.loads(Path("reports/devices/local.json").read_text())["results"]
+    assert [(row["status"], "samples_ms" in row) for row in rows] == [("passed", False)] * 4
     assert invoke("profile", "local:", "--bundle", "bundle")[0] == 0
     code, output, error = invoke("profile", "local:", "--bundle", "nowhere.tar.gz")
     assert (code, output) == (1, "")
@@ -109,7 +111,6 @@ def test_a_host_is_accepted_by_its_fingerprint(project: Path, sshd: Sshd) -> Non
     assert json.loads(kept.read_text())["device"] == url
 
 
-@needs_adb
 def test_ctrl_c_leaves_the_phone_as_it_was(project: Path, phone: Phone) -> None:
     make_bundle(project / "bundle")
     runner = project / "bench"
@@ -136,7 +137,7 @@ def test_ctrl_c_leaves_the_phone_as_it_was(project: Path, phone: Phone) -> None:
         process.wait()
     assert process.returncode != 0
     assert "Traceback" not in output
-    modes = [told.split()[-1] for told in phone.told]
+    modes = [call.split()[-1] for call in phone.calls("cmd")]
     assert modes == ["true", "false"]
     assert list(phone.folder.iterdir()) == []
 

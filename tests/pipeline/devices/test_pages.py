@@ -1,6 +1,6 @@
 """What the pages on a board and on a phone tell to type does what they say.
 
-The board is a real sshd, the phone a stand-in that the real adb reaches.
+The board is a real sshd, the phone a stand-in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from stages.devices.host import RUNNER
 from stages.devices.urls import open_device, parse_url
 from stages.params import load_params
 from stages.sections.export import Profile
-from tests.adb_device import LOOPBACK
 from tests.bundles import make_bundle, pack
 from tests.chromium import CHROMIUM, opened_page
 from tests.pages import (
@@ -48,13 +47,13 @@ from tests.pages import (
     type_in,
     write_program,
 )
-from tests.phone import Phone, adb_server, needs_adb, phone, whoever_opens
+from tests.phone import Phone, phone, phones, whoever_opens
 from tests.pipeline.devices.test_probe import BROWSER
 from tests.sshd import Sshd, make_key, needs_sshd, running
 from tests.stages import chain_files
 from tests.stages.test_profile_latency import FIELDS
 
-__all__ = ["adb_server", "phone", "programs"]
+__all__ = ["phone", "phones", "programs"]
 
 BOARD, PHONE = "how-to-own-device.md", "how-to-phone.md"
 QUICK = {
@@ -70,7 +69,7 @@ ELSEWHERE = {
     "ackd probe --install-from": ("test_probe.py", "--install-from"),
     "npm pack": ("test_web_runtime.py", "npm"),
     "adb devices": ("test_adb.py", "serial"),
-    "adb reverse": ("adb_device.py", "reverse"),
+    "adb reverse": ("test_adb.py", "reverse"),
 }
 PROBES = ["ackd probe", "ackd probe --lan", "ackd probe --lan --https"]
 FORCED = "dvc repro --force --single-item profile_latency"
@@ -263,7 +262,6 @@ def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
     assert (process.returncode, rest) == (0, "stopped\n")
 
 
-@needs_adb
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.skipif(
     not web_runtime.installed(),
@@ -272,9 +270,7 @@ def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
 def test_by_cable(bundle: Path, phone: Phone, tmp_path: Path) -> None:
     set_params(bundle, profile=QUICK)
     by_browser, *_ = blocks(PHONE, "By cable")
-    # As the phone's own loopback, which the computer's browser would not reach.
-    rules = f"host-resolver-rules=MAP 127.0.0.1 {LOOPBACK}"
-    with opened_page(tmp_path / "chromium", rules) as page, whoever_opens(phone, page.open):
+    with opened_page(tmp_path / "chromium") as page, whoever_opens(phone, page.open):
         said = type_in(bundle, by_browser)
     assert "Fixed performance, thermal status 0 before and 0 after" in said
     [kept] = (bundle / "reports/devices").iterdir()
@@ -289,8 +285,10 @@ def test_by_cable(bundle: Path, phone: Phone, tmp_path: Path) -> None:
     assert description["runtime"] == f"onnxruntime-web {web_runtime.VERSION}"
     assert description["browser"]["isolated"]
     assert description["thermal"] == {"sensor": "skin", "status_before": 0, "status_after": 0}
-    modes = [told.split()[-1] for told in phone.told]
-    assert (phone.carried > 0, modes, phone.forwards) == (True, ["true", "false"], {})
+    assert [call.split()[-1] for call in phone.calls("cmd")] == ["true", "false"]
+    forward, removal = phone.calls("reverse")
+    assert re.fullmatch(r"--no-rebind (tcp:\d+) \1", forward)
+    assert removal == f"--remove {forward.split()[-1]}"
 
 
 def write_bench(project: Path) -> Path:
@@ -303,7 +301,6 @@ def write_bench(project: Path) -> Path:
     return answer
 
 
-@needs_adb
 def test_a_native_runner(bundle: Path, phone: Phone) -> None:
     _, by_runner, call = blocks(PHONE, "By cable")
     answer = write_bench(bundle)
@@ -326,7 +323,6 @@ def test_a_native_runner(bundle: Path, phone: Phone) -> None:
     assert f"--min-seconds {Profile().min_seconds}" in call
 
 
-@needs_adb
 def test_a_changed_runner_is_measured_by_itself(
     programs: Path, phone: Phone, tmp_path: Path
 ) -> None:
