@@ -105,11 +105,11 @@ class Phone:
             program = self._root / "programs" / name
             program.write_text(f"#!/bin/sh\nstate={self.state_folder}\n{text}\n")
             program.chmod(0o755)
-        self.say("properties", PROPERTIES)
-        self.say("thermalservice", THERMAL.format(status=0))
-        self.say("am", "Starting: Intent { act=android.intent.action.VIEW }\n")
+        self.put("properties", PROPERTIES)
+        self.put("thermalservice", THERMAL.format(status=0))
+        self.put("am", "Starting: Intent { act=android.intent.action.VIEW }\n")
 
-    def say(self, name: str, text: str) -> None:
+    def put(self, name: str, text: str) -> None:
         (self.state_folder / name).write_text(text)
 
     def calls(self, program: str) -> list[str]:

@@ -29,6 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9/_-]{0,98}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
+_NUMBERS = ("num_classes", "image_size")
 
 
 def read_manifest(content: bytes) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def read_description(folder: Path, remedy: str) -> dict[str, Any]:
                 for entry in (*entries, description["golden"])
             )
             and all(description[key].isprintable() for key in ("network", "input", "output"))
-            and all(type(description[k]) is int for k in ("num_classes", "image_size"))
+            and all(type(n) is int and n > 0 for n in map(description.get, _NUMBERS))
         )
     except FileNotFoundError:
         raise DeviceError(f"model.json: no such file; {remedy}") from None

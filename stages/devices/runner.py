@@ -324,7 +324,8 @@ def pin(cpus: str) -> None:
         raise DeviceError(f"--cpus {cpus}: expected some of this machine's, {there}") from None
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
+    """Those of the command line; ends the process where they are wrong."""
     parser = argparse.ArgumentParser(
         description="Check or time the exported models on this machine."
     )
@@ -335,7 +336,7 @@ def main() -> int:
         type=Path,
         const=Path(__file__).resolve().parent,
         metavar="FOLDER",
-        help="files and parity of every model in FOLDER; default: where this file lies",
+        help="verify files and parity of every model in FOLDER; default: this file's folder",
     )
     mode.add_argument(
         "--profile", action="store_true", help="time --model and print one line of JSON"
@@ -346,11 +347,11 @@ def main() -> int:
         type=Path,
         const=False,
         metavar="FOLDER",
-        help="what machine this is, in one line of JSON, once the files of FOLDER are proven",
+        help="describe this machine in one line of JSON, after verifying the files of FOLDER",
     )
-    parser.add_argument("--json", action="store_true", help="of --check, one line of JSON")
+    parser.add_argument("--json", action="store_true", help="with --check: print one line of JSON")
     parser.add_argument(
-        "--cpus", metavar="LIST", help="keep to these processors, such as 0,1 (Linux)"
+        "--cpus", metavar="LIST", help="pin to these processors, such as 0,1 (Linux)"
     )
     parser.add_argument("--model", type=Path, metavar="FILE", help="a static model, batch 1")
     parser.add_argument(
@@ -362,6 +363,11 @@ def main() -> int:
     given = parser.parse_args()
     if given.profile and given.model is None:
         parser.error("--profile needs --model FILE")
+    return given
+
+
+def main() -> int:
+    given = arguments()
     try:
         if given.cpus is not None:
             pin(given.cpus)

@@ -308,8 +308,8 @@ def test_a_native_runner(bundle: Path, phone: Phone) -> None:
     assert "Google Tensor G3, bench 1\n" in shown
     assert "\nFixed performance, thermal status 0 before and 0 after.\n" in shown
     assert re.search(r"fp32 +│ cpu +│ +1 │ passed │ +2\.00 │ +2\.00 │", shown)
-    phone.say("refused", "Unknown command\n")
-    phone.say("thermalservice", "")
+    phone.put("refused", "Unknown command\n")
+    phone.put("thermalservice", "")
     shown = type_in(bundle, by_runner)
     assert "No fixed performance (Unknown command), thermal status unknown.\n" in shown
     first, *_ = answer.with_name("arguments").read_text().splitlines()

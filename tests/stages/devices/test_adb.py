@@ -90,7 +90,7 @@ def test_what_a_runner_needs_travels_with_it_and_a_warm_phone_is_noisy(
     script(folder, 'cat "$LD_LIBRARY_PATH/libbench.so"', "runner")
     (folder / "libbench.so").write_text(LINE)
     for status in (0, 1):
-        phone.say("thermalservice", THERMAL.format(status=status))
+        phone.put("thermalservice", THERMAL.format(status=status))
         measured = measure(f"adb:?runner={folder}", only(exported, "fp32"))
         (row,) = measured.results
         assert (row["status"], row["cv"], row["noisy"]) == ("passed", 0.0, status > 0)
@@ -100,9 +100,9 @@ def test_what_a_runner_needs_travels_with_it_and_a_warm_phone_is_noisy(
 def test_a_phone_without_a_fixed_speed_and_models_that_fail(
     phone: Phone, tmp_path: Path, exported: Exported
 ) -> None:
-    phone.say("refused", "Failed to set FIXED_PERFORMANCE mode\nThis is likely because of HAL\n")
-    phone.say("thermalservice", "Can't find service: thermalservice\n")
-    phone.say("properties", "[ro.product.model]: [SM-A105]\n[ro.board.platform]: [exynos7885]\n")
+    phone.put("refused", "Failed to set FIXED_PERFORMANCE mode\nThis is likely because of HAL\n")
+    phone.put("thermalservice", "Can't find service: thermalservice\n")
+    phone.put("properties", "[ro.product.model]: [SM-A105]\n[ro.board.platform]: [exynos7885]\n")
     runner = script(
         tmp_path / "bin",
         'case "$*" in *fp16*) echo no kernel >&2; exit 3;; *u8s8*) kill -9 $$;; esac\n'
@@ -140,7 +140,7 @@ def test_no_browser_is_there_opens_the_page_or_finishes(
         pytest.raises(InputError, match=r"no browser has measured within 1 s; .*DEVICE_TIMEOUT"),
     ):
         measure("adb:", exported)
-    phone.say("am", "Error: Activity not started, unable to resolve Intent { dat=http://x }\n")
+    phone.put("am", "Error: Activity not started, unable to resolve Intent { dat=http://x }\n")
     with pytest.raises(
         InputError, match=r"no browser could be opened \(Error: Activity not started"
     ):
