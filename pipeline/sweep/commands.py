@@ -104,11 +104,14 @@ def _show(plan: Plan) -> None:
 
 def _run(plan: Plan, jobs: int | None, dask: str | None, git: str | None) -> list[Outcome]:
     """Run what is not done, here or on a cluster; those that failed."""
+    from pipeline import git_command
     from pipeline.sweep import cluster
     from pipeline.sweep.commits import done
     from pipeline.sweep.run import run
 
-    url = git or _origin() if dask else None
+    url = None
+    if dask:
+        url = git or git_command.git(Path(), "remote", "get-url", "origin")
     names = [experiment.name for experiment in plan.experiments]
     failed: list[Outcome] = []
     with cluster.only_one(plan.name):
@@ -126,18 +129,6 @@ def _run(plan: Plan, jobs: int | None, dask: str | None, git: str | None) -> lis
         if url and (taken := [name for name in names if name not in lost]):
             cluster.pull(url, taken)
     return failed
-
-
-def _origin() -> str:
-    from models.errors import InputError
-    from pipeline.git_command import git
-
-    try:
-        return git(Path(), "remote", "get-url", "origin")
-    except InputError:
-        raise InputError(
-            "git has no remote origin, from which workers could clone; name one by --git"
-        ) from None
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -143,15 +143,13 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
             with log.open("a", encoding="utf-8", buffering=1) as handle:
                 runner.dvc(arguments, lambda line: print(line, file=handle), env=self._env)
 
-        if not self.here:
-            if any(found.name == name for found in list_refs(Path(), self.url)):
-                # Another worker died after it had pushed the commit; perhaps the data as well.
-                with contextlib.suppress(StageError):
-                    return dvc("exp", "pull", self.url, name)
-            dvc("fetch", "--with-deps", self.until)
+        if not self.here and any(item.name == name for item in list_refs(Path(), self.url)):
+            # Another worker died after it had pushed the commit; perhaps the data as well.
+            with contextlib.suppress(StageError):
+                return dvc("exp", "pull", self.url, name)
         pull = [] if self.here else ["--pull"]
         dvc("exp", "run", *pull, "-n", name, "-m", self.message, self.until)
-        refs = [found.path for found in list_refs(clone) if found.name == name]
+        refs = [item.path for item in list_refs(clone) if item.name == name]
         if not refs:
             raise InputError("dvc made no experiment of this name")
         if self.here:

@@ -51,15 +51,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def called(command: str) -> str:
-    """What a command of the page prints, when it is run here."""
-    arguments = documented(command, **{"docs/examples/sweep.yaml": "sweep.yaml"})
-    done = subprocess.run(
-        arguments, env=environment(Path.cwd()), capture_output=True, text=True, check=True
-    )
-    return done.stdout
-
-
 def sweep(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, ["sweep", "sweep.yaml", *arguments])
 
@@ -94,8 +85,10 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(
     assert runs(project)["teacher"] == 1
     assert runs(project).total() == 4
 
-    assert "3 experiments, 3 done, 0 to run" in called("ackd sweep docs/examples/sweep.yaml --plan")
-    assert "t.cold.seed0" in called("dvc exp show --only-changed")
+    *_, option = documented("ackd sweep docs/examples/sweep.yaml --plan")
+    assert sweep(option).output.endswith("3 experiments, 3 done, 0 to run\n")
+    listed = documented("dvc exp show --only-changed")
+    assert "t.cold.seed0" in subprocess.run(listed, capture_output=True, text=True).stdout
     assert sweep().output == "3 experiments; `dvc exp show` lists them\n"
 
     # A name that is taken by other settings is refused before anything runs.
@@ -171,7 +164,7 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(
     [
         (["--git", "x"], "--git is for the workers of --dask"),
         (["--dask", "tcp://127.0.0.1:1", "--jobs", "2"], "--jobs is for this machine"),
-        (["--dask", "tcp://127.0.0.1:1"], "git has no remote origin"),
+        (["--dask", "tcp://127.0.0.1:1"], "git remote: No such remote 'origin'"),
         (["--dask", "tcp://127.0.0.1:1", "--git", "/nowhere"], "git ls-remote: "),
         (["--dask", "tcp://127.0.0.1:1", "--git", "."], ".dvc/config: names no default remote"),
     ],
