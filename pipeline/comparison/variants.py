@@ -112,7 +112,7 @@ def compare(found: Found, baseline: str | None) -> Comparison:
     experiments, missing = found
     if not experiments:
         name, reason = missing[0]
-        raise InputError(f"none of {len(missing)} experiments has results: {name}: {reason}")
+        raise InputError(f"no experiment has results: {name}: {reason}")
     if len({e.sweep for e in experiments if e.sweep}) > 1:
         experiments = [
             replace(e, variant=f"{e.sweep}.{e.variant}") if e.sweep else e for e in experiments

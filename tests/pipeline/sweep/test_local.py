@@ -151,7 +151,7 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(
 
     # The teacher is not trained again, neither after the interrupt nor for the second student.
     assert runs(project) == Counter(["teacher"])
-    done = sweep("--jobs", "2")
+    done = sweep()
     assert done.exit_code == 0, done.output
     assert len(results(project)) == 2
     assert len(runs(project)) == 3
