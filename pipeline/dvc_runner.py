@@ -88,12 +88,13 @@ def nothing_to_do(root: Path) -> bool:
     Raises:
         InputError: as :func:`load_graph`.
     """
+    from dvc.repo import lock_repo
     from dvc.stage.exceptions import StageCmdFailedError
     from dvc.stage.run import cmd_run
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
     try:
-        with _open(root) as repo:
+        with _open(root) as repo, lock_repo(repo):
             if any(status.reasons for status in _status(repo, root / "dvc.lock")):
                 return False
             for stage in repo.index.stages:
@@ -110,7 +111,10 @@ def nothing_to_do(root: Path) -> bool:
 
 
 def _status(repo: Any, lock: Path) -> list[StageStatus]:
-    stages, changes = _graph(repo), repo.status()
+    from dvc.repo import lock_repo
+
+    with lock_repo(repo):  # or each of the two would read all files for itself
+        stages, changes = _graph(repo), repo.status()
     recorded = read_yaml(lock).get("stages", {}) if lock.exists() else {}
     statuses: dict[str, StageStatus] = {}
     for stage in stages:
