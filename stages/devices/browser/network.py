@@ -9,19 +9,10 @@ import socket
 import ssl
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from models.errors import InputError
 
 LOOPBACK = "127.0.0.1"
-
-
-class Certificate(NamedTuple):
-    """A self-signed certificate for a single run; its key does not stay on disk."""
-
-    context: ssl.SSLContext
-    fingerprint: str
-    """SHA-256, as browsers show it."""
 
 
 def lan_address() -> str:
@@ -61,10 +52,10 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def self_signed(host: str) -> Certificate:
-    """A certificate for the address ``host``, valid for a day.
+def self_signed(host: str) -> tuple[ssl.SSLContext, str]:
+    """A certificate for the address ``host``, valid for a day, and its SHA-256 as browsers show it.
 
-    Source: RFC 5280. Browsers look at the subject alternative name.
+    The key does not stay on disk. Source: RFC 5280. Browsers look at the subject alternative name.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -102,4 +93,4 @@ def self_signed(host: str) -> Certificate:
         path.touch(mode=0o600)
         path.write_bytes(content)
         context.load_cert_chain(path)
-    return Certificate(context, certificate.fingerprint(hashes.SHA256()).hex(":").upper())
+    return context, certificate.fingerprint(hashes.SHA256()).hex(":").upper()

@@ -66,11 +66,10 @@ def probing(exported: Exported, profile: Profile, reach: Reach) -> Iterator[Prob
     runtime = web_runtime.require()
     runs = Runs(exported, profile)
     host = network.lan_address() if reach.lan else network.LOOPBACK
-    certificate = network.self_signed(host) if reach.https else None
+    context, fingerprint = network.self_signed(host) if reach.https else (None, None)
     token = secrets.token_urlsafe(16)
     listener = network.listen(host, reach.port)
     port = listener.getsockname()[1]
-    scheme = "http" if certificate is None else "https"
-    context, fingerprint = certificate or (None, None)
+    scheme = "https" if reach.https else "http"
     with serving(create_app(token, runs, runtime), HEADERS, listener, context):
         yield Probe(f"{scheme}://{host}:{port}/{token}/", fingerprint, runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,8 +96,11 @@ def test_a_browser_opens_the_page_and_the_rows_come_back(bundle: Path, page: Pag
 
 def test_a_gpu_in_software_gives_torchs_answers(bundle: Path, tmp_path: Path) -> None:
     keep_only(bundle, "fp32")
+    with np.load(bundle / "golden.npz") as golden, io.BytesIO() as fewer:  # it is slow
+        np.savez(fewer, **{name: array[:2] for name, array in golden.items()})
+        put(fewer.getvalue(), bundle, "golden.npz")
     with opened_page(tmp_path / "chromium", *SOFTWARE_GPU) as page:
-        profile = SHORT.model_copy(update={"min_runs": 2, "max_runs": 3, "warmup_runs": 1})
+        profile = SHORT.model_copy(update={"min_runs": 1, "max_runs": 1, "warmup_runs": 0})
         report = measure(bundle, profile, page)
     if report.browser.gpu is None:
         pytest.skip("this Chromium has no WebGPU in software")
