@@ -110,7 +110,7 @@ class Experiment:
         params: ``params.yaml``, not validated: an older version may have had other keys.
         accuracy: of the student in torch.
         recommended: a precision.
-        paper: what ``reports/summary.json`` says of the paper.
+        paper: the part of ``reports/summary.json`` on the paper.
     """
 
     name: str

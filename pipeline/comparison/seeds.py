@@ -10,7 +10,7 @@ _CONFIDENCE = 0.95
 
 
 class Spread(NamedTuple):
-    """Of a figure over so many seeds, in the figure's own unit."""
+    """Of a value over so many seeds, in its own unit."""
 
     mean: float
     low: float
@@ -31,11 +31,11 @@ class Paired(NamedTuple):
     pairs: int
 
 
-def spread(figures: Collection[float]) -> Spread:
-    """Mean, smallest and largest of one figure or more."""
-    low, high = min(figures), max(figures)
-    # The mean of equal figures may be rounded away from them, and would then seem to be better.
-    return Spread(min(max(statistics.fmean(figures), low), high), low, high, len(figures))
+def spread(values: Collection[float]) -> Spread:
+    """Mean, smallest and largest of one value or more."""
+    low, high = min(values), max(values)
+    # The mean of equal values may be rounded away from them, and would then seem to be better.
+    return Spread(min(max(statistics.fmean(values), low), high), low, high, len(values))
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:

@@ -27,8 +27,8 @@ _COSTS = (
     " least; a noisy latency is not judged."
 )
 _PAPER = (
-    "The paper’s accuracies are as printed. Its gains over the baseline say more than its heights,"
-    " as a shorter schedule may lower all variants alike."
+    "The paper’s accuracies are as printed. Compare its gains over the baseline rather than the"
+    " accuracies, as a shorter schedule may lower all variants alike."
 )
 _PARAMETERS = "Where the variants’ params.yaml differ, but for the seeds."
 
@@ -116,8 +116,8 @@ def _accuracy(rank: int, variant: Variant, group: Group) -> list[Cell]:
 
 def costs(group: Group, place: Place) -> Table:
     """What each variant costs on a device, in the precision that it recommends."""
-    figures = ("accuracy", "size_mb", "p50_ms", "p90_ms")
-    head = ["variant", "precision", *headings(*figures), "beaten by"]
+    keys = ("accuracy", "size_mb", "p50_ms", "p90_ms")
+    head = ["variant", "precision", *headings(*keys), "beaten by"]
     beaten = beaten_by(group, place)
     rows: list[list[Cell]] = []
     notes: list[str] = []
@@ -132,7 +132,7 @@ def costs(group: Group, place: Place) -> Table:
         if cost.noisy:
             notes = [NOISY_NOTE]
         verdict = f"{first} and {len(more)} more" if more else first
-        shown = cells(cost._asdict(), *figures)
+        shown = cells(cost._asdict(), *keys)
         rows.append([variant.name, f"{variant.recommended}{agreed}", *shown, verdict])
     return Table(head, rows, f"Recommended precision on {place.title}", _COSTS, notes)
 
@@ -157,8 +157,8 @@ def paper(group: Group) -> Table | None:
             gains = ["" if base is None else points(theirs - base), points(gain.mean)]
         ours = variant.accuracy.mean
         called = title_in_paper(own.paper["method"])
-        figures = [percent(theirs), percent(ours), points(ours - theirs)]
-        rows.append([variant.name, called, *figures, *gains])
+        shown = [percent(theirs), percent(ours), points(ours - theirs)]
+        rows.append([variant.name, called, *shown, *gains])
     head += [f"paper: {over}", f"here: {over}"]
     notes = [f"Not comparable: {', '.join(names)}: {why}." for why, names in differs.items()]
     return Table(head, rows, "The paper’s accuracies beside these", _PAPER, notes) if rows else None
@@ -206,11 +206,11 @@ def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
                 if place is not None and cost.p50_ms is None:
                     yield f"latency in {precision} on {place.url} of", name, cost.untimed
             if own.paper is None:
-                yield "the paper’s figure for", name, "report.paper is null"
+                yield "the paper’s accuracy for", name, "report.paper is null"
             elif own.in_paper is None:
                 method = title_in_paper(own.paper["method"])
                 reason = f"the paper has none for {method}, {own.teacher} and {own.student}"
-                yield "the paper’s figure for", name, reason
+                yield "the paper’s accuracy for", name, reason
 
 
 def _interval(over: Paired) -> str:

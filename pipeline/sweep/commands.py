@@ -55,9 +55,7 @@ def sweep(
     if dask is None and git is not None:
         raise InputError("--git is for the workers of --dask; leave it out")
     if dask is not None and jobs is not None:
-        raise InputError(
-            "--jobs is for this machine; on a cluster, the workers' --nthreads says how many"
-        )
+        raise InputError("--jobs is for this machine; on a cluster, give the workers --nthreads")
     planned = load_plan(file)
     if plan:
         _show(planned)

@@ -54,7 +54,7 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
     Attributes:
         url: of the git repository that is cloned, or its folder.
         here: the sweep's name where the worker runs in the project's folder; it then shares its
-            cache, its checkpoints and what ``.dvc/config.local`` says. None elsewhere.
+            cache, its checkpoints and its ``.dvc/config.local``. None elsewhere.
         commit: that the experiments start from.
         until: the last stage.
         message: of the experiments' commits.

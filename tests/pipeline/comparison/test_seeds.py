@@ -24,4 +24,4 @@ def test_one_pair_has_no_interval_and_none_has_no_difference() -> None:
 def test_the_spread_counts_its_seeds_and_the_mean_of_equal_figures_is_theirs() -> None:
     assert spread([0.5, 0.25, 0.75]) == (0.5, 0.25, 0.75, 3)
     results = [n / 1000 for n in range(1, 1000)]
-    assert [spread([figure] * 3).mean for figure in results] == results
+    assert [spread([one] * 3).mean for one in results] == results

@@ -180,9 +180,9 @@ def test_the_papers_figures_stand_beside_and_say_what_differs() -> None:
     ]
     assert table.notes == ["Not comparable: ackd, kd: distill.epochs is 20."]
     lacking = tables.missing(comparison)
-    assert lacking["report.paper is null"] == ["the paper’s figure for plain"]
+    assert lacking["report.paper is null"] == ["the paper’s accuracy for plain"]
     reason = "the paper has none for ONE, resnet20 and resnet8"
-    assert lacking[reason] == ["the paper’s figure for warm"]
+    assert lacking[reason] == ["the paper’s accuracy for warm"]
 
 
 def test_parameters_that_differ_but_for_the_seeds() -> None:
