@@ -12,11 +12,10 @@ import hashlib
 import mmap
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
-
-from stages.files import new_file
 
 #: In a folder that trainings use: locked while one does, and as old as its last use.
 IN_USE = ".in-use"
@@ -40,14 +39,21 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the disk is full, or the place cannot be written to; ``path`` is as it was.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     for partial in path.parent.glob(".*.partial"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                 partial.unlink()
-    with new_file(path) as partial, partial.open("wb") as handle:
-        yield handle
-        handle.flush()
-        os.fsync(handle.fileno())
+    # Not by the process's number, as in new_file: containers that share a folder have the same.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     # A rename is on the disk when its folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
