@@ -176,19 +176,6 @@ def is_of(run: FlowRun, project: Path) -> bool:
     return str(run.parameters.get("root")) == str(project)
 
 
-def test_a_failing_stage_fails_the_flow_and_names_what_did_not_run(finished: Path) -> None:
-    change_stage(finished, "cp first.txt left.txt", "'echo \"error: no ink\" >&2; exit 3'")
-    state, rows = run(finished)
-    assert state.is_failed()
-    assert state.message == "left failed: no ink; not run: last"
-    assert words(rows) == {
-        "first": "Cached",
-        "left": "Failed",
-        "right": "Cached",
-        "last": "Not run",
-    }
-
-
 def test_what_cannot_be_fails_before_anything_runs(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
