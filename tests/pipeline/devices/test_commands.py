@@ -104,11 +104,8 @@ def test_a_host_is_accepted_by_its_fingerprint(project: Path, sshd: Sshd) -> Non
     assert code == 1
     assert f"repeat with --accept-host-key {sshd.fingerprint}" in error
     assert len(error.splitlines()) == 1
-    allowed = ("--accept-host-key", sshd.fingerprint)
-    code, _, error = invoke("profile", url, "--bundle", "bundle", *allowed)
-    assert (code, error) == (0, "")
-    (kept,) = (project / "reports/devices").iterdir()
-    assert json.loads(kept.read_text())["device"] == url
+    code, output, error = invoke("deployed", url, "--accept-host-key", sshd.fingerprint)
+    assert (code, output, error) == (0, "served    nothing\nprevious  nothing\n", "")
 
 
 def test_ctrl_c_leaves_the_phone_as_it_was(project: Path, phone: Phone) -> None:

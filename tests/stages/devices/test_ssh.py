@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from models.errors import InputError
@@ -21,7 +18,6 @@ from stages.runtimes.exported import Exported
 from tests.bundles import flip_byte
 from tests.sshd import Sshd, make_key, needs_sshd, running
 from tests.stages.devices.conftest import PROFILE
-from tests.stages.test_profile_latency import FIELDS
 
 pytestmark = needs_sshd
 
@@ -31,26 +27,6 @@ def known(sshd: Sshd) -> Sshd:
     """A server that was visited before."""
     sshd.trust()
     return sshd
-
-
-def test_it_measures_there_and_leaves_nothing(
-    known: Sshd, tmp_path: Path, exported: Exported
-) -> None:
-    url = known.url(tmp_path / "work place", "&threads=2").replace(" ", "%20")
-    measured = open_device(url, Opening()).measure(exported, PROFILE)
-    assert measured.device == url
-    assert measured.description["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert measured.description["machine"] == os.uname().machine
-    assert measured.description["runtime"].startswith("onnxruntime 1.")
-    assert [row["precision"] for row in measured.results] == exported.precisions
-    for row in measured.results:
-        assert set(row) == FIELDS
-        assert (row["device"], row["status"], row["threads"]) == (url, "passed", 2)
-        assert row["model_sha256"] == exported.entry(row["precision"], "static")["sha256"]
-        times = measured.samples[f"{url}|onnxruntime|{row['precision']}|2"]
-        assert len(times) == row["n"] == 5
-        assert row["p50_ms"] == pytest.approx(float(np.median(times)), abs=1e-3)
-    assert list((tmp_path / "work place").iterdir()) == []
 
 
 def test_what_is_altered_on_its_way_or_wrong_there_is_named(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from stages.devices.wheels import install_for, platforms
 from stages.runtimes.exported import Exported
 from tests.sshd import Sshd, needs_sshd
 from tests.stages.devices.conftest import PROFILE, only
+from tests.stages.test_profile_latency import FIELDS
 
 BOARD: dict[str, Any] = {
     "python": [3, 8],
@@ -100,10 +102,15 @@ def test_what_was_sent_is_what_runs_there_and_then_it_is_gone(
             f"import {package}\n"
             "sys.path.insert(0, here)\n",
         )
-    work = tmp_path / "work"
-    device = open_device(sshd.url(work), Opening(send_wheels=True))
-    measured = device.measure(only(exported, "fp32"), PROFILE)
-    assert {row["status"] for row in measured.results} == {"passed"}
+    work = tmp_path / "work place"
+    url = sshd.url(work, "&threads=2").replace(" ", "%20")
+    measured = open_device(url, Opening(send_wheels=True)).measure(only(exported, "fp32"), PROFILE)
+    (row,) = measured.results
+    assert set(row) == FIELDS
+    assert (row["device"], row["status"], row["threads"]) == (url, "passed", 2)
+    assert row["model_sha256"] == exported.entry("fp32", "static")["sha256"]
+    assert len(measured.samples[f"{url}|onnxruntime|fp32|2"]) == row["n"] == 5
+    assert measured.description["machine"] == os.uname().machine
     for package in ("numpy", "onnxruntime"):
         used = Path((tmp_path / f"used-{package}").read_text())
         assert used.match(f"{work}/.new-*/site/{package}/__init__.py")
