@@ -61,7 +61,8 @@ def main(params: Params) -> None:
             shutil.copyfile(exported.folder / name, folder / name)
         (folder / "runner.py").write_bytes(single_file(RUNNER))
         write_json(folder / "model.json", description)
-        write_sbom(folder, description["network"], bundle.version, bundle.license)
+        weights = summary["student"]["weights"]
+        write_sbom(folder, description["network"], bundle.version, bundle.license, weights)
         shutil.copyfile(CLASSES_FILE, folder / CLASSES_FILE.name)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         write_manifest(folder, bundle.name, bundle.version, key)

@@ -135,7 +135,17 @@ def networks(summary: Record) -> Table:
     )
     ratios = [times(teacher[key] / student[key]) for key in keys[2:]]
     lost = f"{points(summary['drop_from_teacher'])} points"
-    return shown._replace(rows=[*shown.rows, ["teacher / student", "", lost, *ratios]])
+    rows = [*shown.rows, ["teacher / student", "", lost, *ratios]]
+    return shown._replace(rows=rows, notes=[*shown.notes, *_origins(summary)])
+
+
+def _origins(summary: Record) -> list[str]:
+    return [
+        f"The {name} starts from {weights['source']}"
+        f" ({weights['licence'] or 'no licence is stated with them'})."
+        for name in ("teacher", "student")
+        if (weights := summary[name]["weights"])
+    ]
 
 
 def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:

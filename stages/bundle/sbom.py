@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom, BomMetaData
-from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.component import Component, ComponentType, Pedigree
 from cyclonedx.model.license import License
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
@@ -29,10 +31,21 @@ REQUIREMENTS = {
 }
 
 
-def write_sbom(folder: Path, network: str, version: str, license_: str | None) -> None:
+def write_sbom(
+    folder: Path,
+    network: str,
+    version: str,
+    license_: str | None,
+    weights: Mapping[str, Any] | None = None,
+) -> None:
     """Describe all files in ``folder``; equal contents give equal bytes.
 
-    ``license_`` is the model's SPDX expression; None if it is not stated.
+    Args:
+        folder: of the bundle.
+        network: its name.
+        version: of the bundle.
+        license_: the model's SPDX expression; None if it is not stated.
+        weights: that its training started from, as in its metrics file.
     """
     digests = {path: sha256(path) for path in sorted(folder.iterdir())}
     licenses = _licenses(license_)
@@ -42,6 +55,7 @@ def write_sbom(folder: Path, network: str, version: str, license_: str | None) -
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref="bundle",
         licenses=licenses,
+        pedigree=None if weights is None else Pedigree(ancestors=[_ancestor(weights)]),
     )
     files = [_file(path, digest, licenses) for path, digest in digests.items()]
     needed = {name: _requirement(name) for name in REQUIREMENTS}
@@ -62,6 +76,16 @@ def write_sbom(folder: Path, network: str, version: str, license_: str | None) -
     content = json.loads(JsonV1Dot6(bom).output_as_string())
     del content["metadata"]["timestamp"]
     write_json(folder / SBOM, content)
+
+
+def _ancestor(weights: Mapping[str, Any]) -> Component:
+    """The weights that the network is derived from."""
+    return Component(
+        name=weights["source"],
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=weights["sha256"])],
+        licenses=_licenses(weights["licence"]),
+    )
 
 
 def _requirement(name: str) -> Component:

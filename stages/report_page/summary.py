@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from stages.params import Params
 from stages.report_page.devices import Measured, devices, of_precisions
 from stages.report_page.learner_warnings import warnings
@@ -15,6 +17,7 @@ _BYTES = 4
 _MB = 1e6
 #: Where LiteRT is timed, whatever else is measured.
 _LOCAL = "local:"
+_NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research", re.IGNORECASE)
 
 
 def summarise(measured: Measurements, params: Params) -> Record:
@@ -25,9 +28,11 @@ def summarise(measured: Measurements, params: Params) -> Record:
         "accuracy": measured.validation["torch"]["accuracy"],
         "parameters": prune["parameters"]["student"],
         "macs": prune["macs"]["student"],
+        "weights": measured.student.get("weights"),
     }
     paper = paper_figures(measured, params)
     exports = _exports(measured)
+    networks = {"teacher": _network(measured.teacher), "student": _network(student)}
     return {
         "data": {
             "source": measured.data["source"],
@@ -35,9 +40,9 @@ def summarise(measured: Measurements, params: Params) -> Record:
             "classes": len(measured.data["classes"]),
             "image_size": measured.data["image_size"],
         },
-        "teacher": _network(measured.teacher),
+        "teacher": networks["teacher"],
         "proxy": {"method": measured.proxy["method"], **_network(measured.proxy)},
-        "student": {"method": measured.student["method"], **_network(student)},
+        "student": {"method": measured.student["method"], **networks["student"]},
         "drop_from_teacher": measured.teacher["accuracy"] - student["accuracy"],
         "calibration_error": {
             name: found["error"] for name, found in measured.analysis["calibration"].items()
@@ -48,7 +53,7 @@ def summarise(measured: Measurements, params: Params) -> Record:
         "recommended": recommended(exports, params.gate.max_export_drop),
         "devices": {device.url: _device(device, exports) for device in devices(measured)},
         "litert": _litert(measured),
-        "warnings": warnings(measured.student_history),
+        "warnings": [*warnings(measured.student_history), *_non_commercial(networks)],
         "skipped": skipped(measured, paper),
     }
 
@@ -65,7 +70,18 @@ def _device(device: Measured, exports: Record) -> Record:
 
 def _network(metrics: Record) -> Record:
     shown = {key: metrics[key] for key in ("network", "accuracy", "parameters", "macs")}
-    return shown | {"size_mb": metrics["parameters"] * _BYTES / _MB}
+    size = metrics["parameters"] * _BYTES / _MB
+    return shown | {"size_mb": size, "weights": metrics.get("weights")}
+
+
+def _non_commercial(networks: dict[str, Record]) -> list[str]:
+    """Of which network's weights the licence forbids commercial use, a sentence each."""
+    return [
+        f"The weights that the {name} starts from, {weights['source']}, are licensed for"
+        f" non-commercial use only ({weights['licence']})."
+        for name, network in networks.items()
+        if (weights := network["weights"]) and _NON_COMMERCIAL.search(weights["licence"] or "")
+    ]
 
 
 def _exports(measured: Measurements) -> dict[str, Record]:

@@ -49,6 +49,7 @@ def test_the_summary_is_as_docs_files_says(summary, reported):
         "parameters": 272474,
         "macs": 40813184,
         "size_mb": pytest.approx(1.089896),
+        "weights": None,
     }
     assert summary["proxy"] == {"method": "teacher", **summary["teacher"]}
     student = summary["student"]
@@ -256,6 +257,21 @@ def test_what_comes_from_elsewhere_is_escaped_and_shows_no_folders(chain):
     environment = page.tables["environment"][0]
     assert ["CPU", "<script>alert(1)</script>"] in environment
     assert ["memory", "not measured"] in environment
+
+
+def test_weights_of_others_are_named_with_their_licence(chain):
+    origin = {"sha256": 64 * "0", "notes": []}
+    free = origin | {"source": "timm:small.in1k", "licence": "apache-2.0"}
+    bound = origin | {"source": "timm:big.in1k", "licence": "cc-by-nc-4.0"}
+    change("reports/teacher/metrics.json", weights=bound)
+    change("reports/distill/metrics.json", weights=free)
+    summary, page = made()
+    assert (summary["teacher"]["weights"], summary["student"]["weights"]) == (bound, free)
+    text = page.text["results"]
+    assert "The teacher starts from timm:big.in1k (cc-by-nc-4.0)." in text
+    assert "The student starts from timm:small.in1k (apache-2.0)." in text
+    (warning,) = [text for text in summary["warnings"] if "licen" in text]
+    assert warning.startswith("The weights that the teacher starts from, timm:big.in1k, are")
 
 
 def test_a_loaded_teacher_and_a_proxy_of_its_own_have_their_rows(chain):

@@ -57,6 +57,17 @@ def test_every_file_has_its_sum_and_what_it_needs(folder: Path) -> None:
     assert needs["golden.npz"] == set()
 
 
+def test_weights_that_the_network_is_derived_from_have_their_licence(folder: Path) -> None:
+    weights = {"source": "timm:some.in1k", "sha256": 64 * "0", "licence": "cc-by-nc-4.0"}
+    write_sbom(folder, "resnet8", "1.2.0", None, weights)
+    content = (folder / "sbom.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(content) is None
+    (ancestor,) = json.loads(content)["metadata"]["component"]["pedigree"]["ancestors"]
+    assert ancestor["name"] == "timm:some.in1k"
+    assert ancestor["hashes"] == [{"alg": "SHA-256", "content": 64 * "0"}]
+    assert ancestor["licenses"] == [{"license": {"id": "CC-BY-NC-4.0"}}]
+
+
 def test_equal_files_give_equal_bytes_and_others_another_serial_number(folder: Path) -> None:
     first = written(folder)
     assert written(folder) == first
