@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import pathlib
 import re
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -238,22 +239,33 @@ def load_checkpoint(path: Path, network: nn.Module, *, new_classifier: bool = Fa
 
 def _read_torch(path: Path) -> object:
     try:
-        with path.open("rb") as handle, torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(handle, map_location="cpu", weights_only=True)
+        with path.open("rb") as handle:
+            start = handle.read(200)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; correct the path of the checkpoint") from None
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a stranger's file can fail anywhere in torch
         # torch's own message advises to switch its protection off.
         refused = re.search(r"GLOBAL (\S+)", str(error))
-    if refused:
-        raise InputError(
-            f"{path}: holds {refused[1]} besides tensors, which is not loaded because that could"
-            " run code; save its state dict alone, best as safetensors"
+    problem = "damaged or not a torch file; get it again, or correct the path"
+    if zipfile.is_zipfile(path) and any(
+        name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()
+    ):
+        problem = "a TorchScript program, expected a state dict; save its state_dict() alone"
+    elif (
+        start
+        and start.isascii()
+        and start.decode().replace("\n", "").replace("\r", "").isprintable()
+    ):
+        problem = f"a text file ({start[:40].decode()!r}), expected weights; get the file itself"
+    elif refused:
+        problem = (
+            f"holds {refused[1]} besides tensors, which is not loaded because that could run code;"
+            " save its state dict alone, best as safetensors"
         )
-    raise InputError(
-        f"{path}: damaged, a TorchScript program or no torch file at all, expected a state dict;"
-        " get it again, save its state_dict() alone, or correct the path"
-    )
+    raise InputError(f"{path}: {problem}")
 
 
 def _tensors(content: object, prefix: str = "", levels: int = 8) -> Iterator[tuple[str, Tensor]]:

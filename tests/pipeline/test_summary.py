@@ -26,6 +26,8 @@ def summary() -> dict[str, Any]:
     """The demo's, with a failed and a noisy export, a second device, LiteRT and a warning."""
     made = copy.deepcopy(_DEMO)
     exports = made["exports"]
+    made["teacher"]["weights"] = {"source": "timm:[big]", "licence": "apache-2.0"}
+    made["student"]["weights"] = None
     unknown = ("size_mb", "accuracy", "drop", "p50_ms", "p90_ms", "noisy", "speedup", "agreement")
     exports["fp16"] |= dict.fromkeys(unknown)
     exports["fp16"] |= {"status": "failed", "reason": "not exported [why]"}
@@ -75,6 +77,7 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
         "digits: 1,295 training, 142 validation, 360 test images, 10 classes, 32 x 32",
         "* The machine was noisy",
         "fp16: not exported [why].",
+        "The teacher starts from timm:[big] (apache-2.0).",
         "The student’s exports, in onnxruntime",
         "The student in LiteRT, on the machine that ran the chain",
         "Recommended on this device: int8_u8s8, the quickest of [all].",

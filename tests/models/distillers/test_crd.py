@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.distillers.base import Batch
 from models.distillers.crd import Crd
@@ -203,13 +204,19 @@ def test_first_memories_have_the_expected_length() -> None:
     assert rows.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
 
 
+def test_negatives_are_of_other_classes_and_none_comes_twice() -> None:
+    method = make()
+    batch = make_batch(list(range(SAMPLES)))
+    drawn = method.draw_negatives(batch)
+    assert (drawn.sum(1) == 20).all()
+    assert not (drawn & (batch.labels.unsqueeze(1) == method.labels)).any()
+
+
 def test_negatives_depend_on_seed_epoch_and_sample_alone() -> None:
     torch.manual_seed(0)
     method = make()
     batch = make_batch([5, 11, 30])
     drawn = method.draw_negatives(batch)
-    assert (drawn.sum(1) == 20).all()
-    assert not (drawn & (batch.labels.unsqueeze(1) == method.labels)).any()  # other classes
     assert torch.equal(method.draw_negatives(make_batch([30, 2, 5]))[[2, 0]], drawn[[0, 2]])
     method.begin_epoch(1)
     assert not torch.equal(method.draw_negatives(batch), drawn)
@@ -219,7 +226,7 @@ def test_negatives_depend_on_seed_epoch_and_sample_alone() -> None:
     assert not torch.equal(make().draw_negatives(batch), drawn)
 
 
-def test_every_negative_is_as_likely() -> None:
+def test_every_set_of_negatives_is_as_likely() -> None:
     torch.manual_seed(0)
     method = make(negatives=8)
     epochs, batch = 1500, make_batch([0, 1, 4])
@@ -234,6 +241,40 @@ def test_every_negative_is_as_likely() -> None:
     deviations = (single - p) / (p * (1 - p) / epochs) ** 0.5
     chi_square, freedom = deviations.square().sum().item() * 31 / 32, 3 * 31
     assert chi_square == pytest.approx(freedom, abs=4 * (2 * freedom) ** 0.5)
+    # Two samples together, and the same sample for two anchors of one class: no more than chance.
+    together = torch.einsum("ei,ej->ij", drawn[:, 0], drawn[:, 0]) / epochs
+    candidates = (method.labels != 0).nonzero().squeeze(1)
+    pairs = together[candidates][:, candidates][~torch.eye(others, dtype=torch.bool)]
+    expected = p * 7 / 31
+    assert (pairs - expected).abs().max() < 5 * (expected * (1 - expected) / epochs) ** 0.5
+    overlap = (drawn[:, 1] * drawn[:, 2]).sum(1)  # both of class 1
+    hypergeometric = 8 * p * (1 - p) * (others - 8) / (others - 1)
+    assert overlap.mean().item() == pytest.approx(8 * p, abs=4 * (hypergeometric / epochs) ** 0.5)
+    assert overlap.var().item() == pytest.approx(hypergeometric, rel=0.2)
+
+
+def test_resuming_goes_on_with_the_same_memories_constants_and_draws() -> None:
+    torch.manual_seed(0)
+    teacher = Tiny(3, 2, 4, 5)
+    method = make(teacher=teacher)
+    for epoch in range(2):
+        method.begin_epoch(epoch)
+        for seed, indices in enumerate(([0, 1, 2], [3, 4, 5])):
+            batch = make_batch(indices, seed=seed)
+            losses_of(method, batch, teach(teacher, batch))
+    state = copy.deepcopy(method.state_dict())
+    assert {"seed", "memory_student.embeddings", "memory_teacher.normaliser"} <= set(state)
+    torch.manual_seed(9)
+    resumed = make(teacher=teacher)
+    resumed.load_state_dict(state)
+    batch = make_batch([6, 7, 8], seed=2)
+    losses = []
+    for each in (method, resumed):
+        each.begin_epoch(2)
+        losses.append(losses_of(each, batch, teach(teacher, batch))["total"].item())
+    assert losses[0] == losses[1]
+    after, again = method.state_dict(), resumed.state_dict()
+    assert all(torch.equal(after[name], again[name]) for name in after)
 
 
 class Processes:
@@ -282,6 +323,29 @@ def test_several_processes_remember_what_one_would() -> None:
     for name, tensor in one.named_buffers():
         for each in copies:
             assert torch.allclose(each.get_buffer(name), tensor, rtol=1e-12, atol=1e-14), name
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_scores_are_float32_under_autocast(half: torch.dtype) -> None:
+    torch.manual_seed(0)
+    teacher = Tiny(3, 2, 4, 5)
+    method = make(teacher=teacher).eval()
+    batch = make_batch([3, 7, 8, 40])
+    with torch.no_grad():  # the likeness of a perfect match, 1.6e6, is too much for fp16
+        embeddings = F.normalize(torch.randn(SAMPLES, 4))
+        method.memory_teacher.embeddings.copy_(embeddings)
+    with torch.autocast("cpu", half):
+        outputs = teach(teacher, batch)
+        features = method.student.features(batch.images)
+        assert features.stages[-1].dtype == half
+        losses = losses_of(method, batch, outputs)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert losses["feature"].isfinite()
+    own, other = features.embedding.double(), outputs.features.embedding.double()
+    method.double()
+    constants = [m.normaliser.item() for m in (method.memory_teacher, method.memory_student)]
+    wanted, _ = reference(method, array(own), array(other), batch, constants)
+    assert losses["feature"].item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_float32_suffices_for_thousands_of_negatives() -> None:
