@@ -1,4 +1,4 @@
-"""What the chain reads from outside: the images, and files of weights, by their content.
+"""What the chain reads from outside: images, weights and code of networks, by their content.
 
 DVC knows these by their names in ``params.yaml`` alone. The stage always runs, so that what reads
 them depends on what they are, and runs again where they were replaced.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+from models.networks.own import code_sha256
 from stages.data.sources.image_folder import walk
 from stages.entry import run_stage
 from stages.files import sha256, write_json
@@ -22,6 +24,11 @@ UNLABELED = Path("reports/inputs/unlabeled.json")
 
 def main(params: Params) -> None:
     """Write a report of each; what is not on this machine keeps the one that it has."""
+    between = params.proxy.assistants
+    networks = {
+        TEACHER: [params.teacher.network, *between.networks, *between.candidates],
+        STUDENT: [params.distill.network],
+    }
     places = {
         IMAGES: _folder(params.data.source),
         UNLABELED: _folder(params.data.unlabeled or ""),
@@ -30,7 +37,11 @@ def main(params: Params) -> None:
     }
     for report, place in places.items():
         if place is None or place.exists() or not report.exists():
-            write_json(report, {"sha256": None if place is None else _sum(place)})
+            content: dict[str, Any] = {"sha256": None if place is None else _sum(place)}
+            sums = {name: code_sha256(name) for name in networks.get(report, [])}
+            if code := {name: own for name, own in sums.items() if own}:
+                content["code"] = code
+            write_json(report, content)
 
 
 def _folder(source: str) -> Path | None:

@@ -27,9 +27,11 @@ def check(params: Params) -> None:
     assistants = [*between.networks, *between.candidates]
     wanted = dict.fromkeys([params.teacher.network, *assistants, params.distill.network])
     networks = {name: models.build(name, classes) for name in wanted}
-    if params.data.image_size is not None:
-        for network in networks.values():
-            network.probe(params.data.image_size)
+    size = params.data.image_size
+    shown = [(name, size) for name in (*assistants, params.distill.network)]
+    for name, pixels in {(params.teacher.network, params.teacher.image_size or size), *shown}:
+        if pixels is not None:
+            networks[name].probe(pixels)
     for training in (params.teacher, params.distill):
         file = training.weights_file
         # As the images, it is not needed where the chain has been through.

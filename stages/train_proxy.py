@@ -93,6 +93,8 @@ class _Proxies:
         # A file holds one network, or a teacher that is trained; what is published is for all.
         fits = name == settings.network or settings.weights == "pretrained"
         kept = {} if fits and settings.train != "none" else {"weights": None, "normalization": None}
+        # An assistant sees what the student sees.
+        kept |= {} if name == settings.network else {"image_size": None}
         settings = settings.model_copy(update={"network": name} | kept)
         session, data = self.session, self.session.data
         network = session.start(what, name, settings).network

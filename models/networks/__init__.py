@@ -36,5 +36,6 @@ def build(name: str, num_classes: int) -> Backbone:
         f"network {name!r} is not known: use resnet<6n+2>, resnet<6n+2>x4, wrn_<6n+4>_<width> or"
         " mobilenet_v2_<width>, for example resnet20, resnet8x4, wrn_40_2 or mobilenet_v2_0.5;"
         " shufflenet_v1; resnet18, 34, 50, 101 or 152, the first three also as resnet18_cifar"
-        " and so on; or torchvision:<name> or timm:<name> for a network of these libraries"
+        " and so on; torchvision:<name> or timm:<name> for a network of these libraries; or"
+        " python:<module>:<function> for one of your own code"
     )

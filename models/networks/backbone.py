@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.errors import InputError
 
@@ -45,6 +46,8 @@ class Backbone(nn.Module):
         name: the name it was built by, e.g. ``resnet20``; ``models.build(name, num_classes)``
             makes another one of the same shape.
         num_classes: the number of logits.
+        input_size: height and width that the network sees images in, whatever is given; None is
+            what is given.
     """
 
     stem_parts: ClassVar[tuple[str, ...]]
@@ -62,6 +65,7 @@ class Backbone(nn.Module):
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
         self.trunk_is_frozen = False
+        self.input_size: int | None = None
 
     def set_input(self, scale: Sequence[float], shift: Sequence[float]) -> None:
         """Have each channel of the images multiplied and shifted before the stem.
@@ -75,7 +79,14 @@ class Backbone(nn.Module):
             setattr(self, name, tensor.to(parameter))
 
     def renormalize(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` as the stem takes them; unchanged without :meth:`set_input`."""
+        """``[B, 3, H, W]`` as the stem takes them.
+
+        They are brought to ``input_size`` where that is set, by bicubic interpolation, and
+        normalised as :meth:`set_input` says.
+        """
+        if self.input_size is not None:
+            size = (self.input_size, self.input_size)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True)
         if self.input_scale is None or self.input_shift is None:
             return images
         return images * self.input_scale + self.input_shift

@@ -1,4 +1,4 @@
-"""Any classification network of torchvision or timm: ``torchvision:NAME`` and ``timm:NAME``.
+"""Networks of other code: ``torchvision:NAME``, ``timm:NAME`` and ``python:MODULE:FUNCTION``.
 
 Parameter names are the library's own, so that its checkpoints load unchanged. Where the stages of a
 network can be found (see ``trunk.py``), methods and auxiliary learners work on it as on any other.
@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from models.errors import InputError, did_you_mean
 from models.networks.backbone import Backbone, Features
+from models.networks.own import build_own
 from models.networks.trunk import Trunk, find_trunk
 
-LIBRARIES = ("torchvision", "timm")
+LIBRARIES = ("torchvision", "timm", "python")
 
 # The size of the image that stages are looked for with: five halvings of it still differ.
 _PROBE_SIZE = 128
@@ -73,9 +74,13 @@ class ZooNetwork(Backbone):
             return super().probe(image_size)
         except Exception as error:  # another library's code
             reason = str(error).strip().partition("\n")[0]
+            config = getattr(self.network, "pretrained_cfg", None) or {}
+            fixed = config.get("input_size") if config.get("fixed_input_size") else None
+            takes = f"{fixed[1]} pixels, the only size that it takes" if fixed else "one that fits"
             raise InputError(
-                f"network {self.name!r} cannot take images of {image_size} pixels ({reason}); set"
-                " data.image_size to a size that it takes, or choose another network"
+                f"network {self.name!r} cannot take images of {self.input_size or image_size}"
+                f" pixels ({reason}); set data.image_size, or for a teacher teacher.image_size, to"
+                f" {takes}, or choose another network"
             ) from None
 
 
@@ -166,17 +171,20 @@ class WholeNetwork(ZooNetwork):
 _trunks: dict[str, Trunk | None] = {}
 
 
-def match(name: str, num_classes: int) -> ZooNetwork | None:
-    """The network called ``torchvision:NAME`` or ``timm:NAME``.
+def match(name: str, num_classes: int) -> Backbone | None:
+    """The network called ``torchvision:NAME``, ``timm:NAME`` or ``python:MODULE:FUNCTION``.
 
     Raises:
-        InputError: the library has no classification network of this name.
+        InputError: there is no classification network of this name.
     """
     library, colon, own_name = name.partition(":")
     if not colon or library not in LIBRARIES:
         return None
     is_timm = library == "timm"
-    network = (_build_timm if is_timm else _build_torchvision)(own_name, num_classes)
+    builders = {"timm": _build_timm, "torchvision": _build_torchvision, "python": build_own}
+    network = builders[library](own_name, num_classes)
+    if isinstance(network, Backbone):  # own code that declares its stages itself
+        return network
     for module in network.modules():
         if hasattr(module, "inplace"):
             module.__dict__["inplace"] = False

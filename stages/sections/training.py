@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from stages.sections.common import (
     Fraction,
     NonNegativeFloat,
+    Pixels,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -107,6 +108,9 @@ class Teacher(Training):
     network: str = "resnet20"
     train: Literal["all", "head", "none"] = "all"
     """What of a teacher that starts from weights is trained."""
+    image_size: Pixels | None = None
+    """Height and width in which the teacher sees the student's images, resized after augmentation;
+    null is the student's. For networks of one size, and weights that were trained at another."""
     expect_accuracy: Fraction | None = None
     """Published top-1 accuracy of a teacher that is not trained; one that is more than 0.01 away
     from it on the test images is refused."""

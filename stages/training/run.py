@@ -13,6 +13,7 @@ import models
 from models import distillers
 from models.distillers.base import Distiller, Setting
 from models.networks.backbone import Backbone
+from models.networks.own import code_sha256
 from models.weights import Origin, load_weights, state_sha256
 from stages.checkpoints.checkpoint import Checkpoints, fingerprint
 from stages.data.arrays import DATA_FOLDER, DataSet, load_data
@@ -21,7 +22,7 @@ from stages.data.feed.choice import build_feed
 from stages.data.feed.normalize import Normalize
 from stages.params import Params
 from stages.sections.common import Section
-from stages.sections.training import Training
+from stages.sections.training import Teacher, Training
 from stages.training.engine import Engine, start_engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Progress
@@ -30,10 +31,11 @@ from stages.training.loop import Trainer
 
 
 def weights_sha256(network: Backbone) -> str:
-    """Of the network's name, every number of its state dict, and how it changes its input."""
+    """Of the network's name, every number of its state dict, and what it makes of its input."""
     inputs = {"input_scale": network.input_scale, "input_shift": network.input_shift}
     state = network.state_dict() | {k: t for k, t in inputs.items() if t is not None}
-    return hashlib.sha256(f"{network.name} {state_sha256(state)}".encode()).hexdigest()
+    known = [network.name, network.input_size, state_sha256(state)]
+    return hashlib.sha256(" ".join(map(str, known)).encode()).hexdigest()
 
 
 def setting_of(
@@ -120,6 +122,7 @@ class Session:
         data = self.data
         torch.manual_seed(settings.seed)
         network = models.build(name, len(data.classes))
+        network.input_size = settings.image_size if isinstance(settings, Teacher) else None
         network.probe(data.image_size)
         if settings.weights is None:
             return Start(network, None)
@@ -204,7 +207,7 @@ class Session:
         chosen = {
             "augmentation": params.augmentation.model_dump(),
             "settings": {key: _plain(getattr(settings, key)) for key in Training.model_fields},
-            "network": network.name,
+            "network": [network.name, network.input_size, code_sha256(network.name)],
             "starts_from": weights_sha256(network) if settings.weights else None,
             "method": method,
             "options": options,

@@ -112,6 +112,12 @@ def test_photographs_of_many_sizes(
     assert shape(project, "train")[1:] == (146, 146, 3)
     assert shape(project, "test")[1:] == (128, 128, 3)
 
+    [few] = blocks(IMAGES, "A few hundred photographs")
+    type_in(project, few, ("/data/photos", str(photos)))
+    params = load_params()
+    assert (params.distill.weights, params.distill.method) == ("pretrained", "kd")
+    check(params)
+
     type_in(project, networks, ("/data/photos", str(photos)))
     params = load_params()
     assert (params.data.image_size, params.gate.min_accuracy) == (128, None)
@@ -162,7 +168,7 @@ def test_own_teacher(tmp_path: Path) -> None:
     write_teacher(checkpoint, images / "train")
     stages = ("identify_inputs", "prepare_data", "train_teacher")
     project = make_project(tmp_path / "project", *stages)
-    start, pretrained = blocks(TEACHER, "")
+    start, pretrained, transformer = blocks(TEACHER, "")
     said = type_in(
         project,
         start,
@@ -178,15 +184,24 @@ def test_own_teacher(tmp_path: Path) -> None:
     torch.save({"model": models.build("resnet56", len(CLASSES)).state_dict()}, checkpoint)
     said = type_in(project, "ackd status")
     assert re.search(r"train_teacher +will run +reports/inputs/teacher.json modified", said)
+    *code, use = blocks(TEACHER, "Your own code")
+    (project / "nets").mkdir()
+    (project / "nets/tiny.py").write_text("\n".join(code))
+    said = type_in(project, use)
+    assert "distill.network: resnet20 -> python:nets.tiny:build" in said
     assert "distill.weights: null -> pretrained" in type_in(project, pretrained)
+    assert "teacher.image_size: null -> 224" in type_in(project, transformer)
 
 
 def test_no_command_of_the_pages_is_left_out() -> None:
     uneven = "Classes of uneven size"
-    assert sections(IMAGES) == ["", "Photographs of many sizes", uneven]
-    assert sections(TEACHER) == [""]
+    many = "Photographs of many sizes"
+    assert sections(IMAGES) == ["", "A few hundred photographs", many, uneven]
+    assert sections(TEACHER) == ["", "Your own code"]
     assert sections(UNLABELED) == ["", "What the student sees"]
     # What notices a replaced file, and what -S is.
     noticing = {"ackd run", "ackd status", "dvc repro", "dvc status"}
-    assert set(inline(IMAGES)) - noticing == {"dvc exp run -S", "dvc repro --force prepare_data"}
+    assert set(inline(IMAGES)) - noticing == {
+        *("ackd show", "dvc exp run -S", "dvc repro --force prepare_data")
+    }
     assert set(inline(TEACHER)) | set(inline(UNLABELED)) <= noticing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params
     for path in Path("../images").rglob("*.png"):
         path.touch()
     assert identify(params) == before
+
+
+def test_code_of_a_network_is_known_by_its_file(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("nets.py").write_text("def build(num_classes): ...")
+    own = Params.model_validate({"distill": {"network": "python:nets:build"}})
+    identify_inputs.main(own)
+    before = identify_inputs.STUDENT.read_text()
+    Path("nets.py").write_text("def build(num_classes, width=8): ...")
+    identify_inputs.main(own)
+    assert identify_inputs.STUDENT.read_text() != before
+    assert "python:nets:build" in before
 
 
 def test_what_is_not_outside_has_no_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,10 @@ from stages.preflight import check, check_training
             "resnet18_cifar has 4, resnet8 3",
         ),
         (
+            {"teacher": {"network": "timm:vit_tiny_patch16_224", "image_size": 160}},
+            "cannot take images of 160 .* to 224 pixels, the only size that it takes, or choose",
+        ),
+        (
             {"distill": {"network": "torchvision:squeezenet1_0"}, "data": {"image_size": 8}},
             "8 pixels",
         ),
@@ -60,6 +64,7 @@ def test_a_folder_that_is_none_of_classes_is_refused(tmp_path: Path) -> None:
     zoo = {"network": "torchvision:resnet18", "ackd": {"learners": ["D4B1", "D3B2"]}}
     check(Params.model_validate({"distill": zoo}))
     check(Params.model_validate({"data": {"source": "imagefolder:/no/such/folder"}}))
+    check(Params.model_validate({"teacher": {"network": "timm:test_vit", "image_size": 160}}))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,52 @@ def test_a_teacher_and_a_student_whose_stages_cannot_be_found(root: Path) -> Non
         stage.main(Params.model_validate(content))
     for folder in ("teacher", "student"):
         assert load_network(root / f"artifacts/{folder}/model.safetensors").num_stages == 0
+
+
+OWN_CODE = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(
+    root: Path, train: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (root / "own_student.py").write_text(OWN_CODE)
+    torch.manual_seed(0)
+    published = models.build("timm:test_vit", 7)
+    torch.save(published.state_dict(), root / "vit.pth")
+    vit = {"network": "timm:test_vit", "weights": "vit.pth", "train": train, "image_size": 160}
+    short = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "optimizer": "adamw"}
+    content = {
+        "teacher": short | vit | {"layer_decay": 0.75 if train == "all" else 1.0},
+        "distill": short | {"network": "python:own_student:build", "method": "kd"},
+    }
+    params = Params.model_validate(content)
+    for stage in (train_teacher, train_proxy, distill, prune, analyze):
+        stage.main(params)
+    teacher = load_network(root / "artifacts/proxy/model.safetensors")
+    assert (teacher.input_size, teacher.num_stages) == (160, 0)
+    changed = {
+        name
+        for name, tensor in teacher.state_dict().items()
+        if not torch.equal(tensor, published.state_dict()[name][: len(tensor)])
+    }
+    assert ({"head.weight", "head.bias"} == changed) == (train == "head")
+    assert load_network(root / "artifacts/student/model.safetensors").input_size is None
+    # It sees what the student sees, resized; at that size it is another teacher.
+    images = torch.randn(2, 3, 16, 16)
+    large = torch.nn.functional.interpolate(images, (160, 160), mode="bicubic", antialias=True)
+    seen = teacher(images)
+    known = weights_sha256(teacher)
+    teacher.input_size = None
+    assert torch.equal(seen, teacher(large))
+    assert weights_sha256(teacher) != known
 
 
 def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root: Path) -> None:

@@ -101,7 +101,7 @@ class FeedPlan:
                 f"batch_size is {size}, too small for {processes} processes, which need two"
                 " images each; use a larger batch_size or fewer processes"
             )
-        if self.full_batches and (self.labeled % processes or self.unlabeled % processes):
+        if self.full_batches and size % processes:
             raise InputError(
                 f"batch_size is {size}, which {processes} processes cannot share evenly, as"
                 " this method needs; use a multiple of their number"
@@ -214,13 +214,11 @@ class Feed:
         return [torch.cat(pair) for pair in zip(labeled, unlabeled, strict=True)]
 
     def _own_part(self, slots: Tensor) -> _Part:
-        """Every so many rows of a batch, of those with a label and of those without."""
-        kinds = torch.arange(len(slots)).tensor_split([int((slots < len(self)).sum())])
-        process, processes = self.plan.process, self.plan.processes
-        return _Part(
-            torch.cat([rows[process::processes] for rows in kinds]),
-            torch.cat([rows.flip(0)[process::processes] for rows in kinds]),
-        )
+        rows = torch.arange(len(slots))
+        kinds = rows.tensor_split([int((slots < len(self)).sum())])
+        partners = torch.cat([kind.flip(0) for kind in kinds])
+        own = slice(self.plan.process, None, self.plan.processes)
+        return _Part(rows[own], partners[own])
 
     @property
     def _partners_are_elsewhere(self) -> bool:
@@ -236,11 +234,10 @@ class Feed:
             epoch: counted from 0.
             step: counted from 0.
         """
-        device, settings = self.normalize.device, self.plan.augmentation
+        plan, settings, device = self.plan, self.plan.augmentation, self.normalize.device
         images = self.normalize(pixels)
         indices, slots = whole.indices[part.rows], whole.slots[part.rows]
         labels, targets = self._labels[indices], None
-        plan = self.plan
         weighted = plan.unlabeled or plan.class_weights == "balanced"
         if settings.mixes or plan.label_smoothing or weighted:
             every = self._targets(self._labels[whole.indices])

@@ -72,6 +72,8 @@ def test_processes_workers_and_resumption_see_the_same(
             assert torch.equal(own, again)
     own = [MemoryFeed(plan(more, settings, rank, processes)) for rank in range(processes)]
     for shard, *parts in zip(whole, *(feed.epoch(1) for feed in own), strict=True):
+        sizes = [len(part.batch.slots) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
         order = torch.cat([part.batch.slots for part in parts]).argsort()
         for name in ("images", "labels", "indices"):
             joined = torch.cat([getattr(part.batch, name) for part in parts])[order]

@@ -1,0 +1,67 @@
+"""Networks of the user's own code: ``python:<module>:<function>``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PREFIX = "python:"
+
+
+def build_own(name: str, num_classes: int) -> nn.Module:
+    """What ``function(num_classes=...)`` of the module returns, which is looked for here first.
+
+    Args:
+        name: what follows the prefix.
+        num_classes: the number of logits.
+
+    Raises:
+        InputError: there is no such function, it fails, or it returns no network.
+    """
+    from torch import nn
+
+    module, _, function = name.partition(":")
+    problem = f"network '{PREFIX}{name}'"
+    if not module or not function:
+        raise InputError(f"{problem}: expected {PREFIX}<module>:<function>; correct its name")
+    code_sha256(PREFIX + name)
+    try:
+        network = getattr(importlib.import_module(module), function)(num_classes=num_classes)
+    except Exception as error:  # a stranger's code
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{problem} cannot be built ({type(error).__name__}: {reason:.200}); correct the code"
+        ) from None
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{problem} is {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def code_sha256(name: str) -> str | None:
+    """Of the file with the code of an own network; None for another one.
+
+    Raises:
+        InputError: there is no such module.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    module = name.removeprefix(PREFIX).partition(":")[0]
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:  # python -m has it, a command has not
+        sys.path.insert(0, here)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise InputError(f"network '{name}': no module {module!r} is found; correct its name")
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
