@@ -48,6 +48,7 @@ class Backbone(nn.Module):
         num_classes: the number of logits.
         input_size: height and width that the network sees images in, whatever is given; None is
             what is given.
+        is_fused: whether :meth:`fuse_branches` changed it.
     """
 
     stem_parts: ClassVar[tuple[str, ...]]
@@ -66,6 +67,7 @@ class Backbone(nn.Module):
         self.register_buffer("input_shift", None, persistent=False)
         self.trunk_is_frozen = False
         self.input_size: int | None = None
+        self.is_fused = False
 
     def set_input(self, scale: Sequence[float], shift: Sequence[float]) -> None:
         """Have each channel of the images multiplied and shifted before the stem.
@@ -161,6 +163,14 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to logits ``[B, K]``, always and only."""
         return self.features(images).logits
+
+    def fuse_branches(self) -> bool:
+        """Merge the branches that only help training, in place, as their network's authors mean it.
+
+        Returns:
+            Whether there are any. Afterwards the network can only be run.
+        """
+        return False
 
     @torch.no_grad()
     def probe(self, image_size: int) -> Features:

@@ -49,10 +49,12 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def describe(network: Backbone) -> dict[str, Any]:
-    """A header with its name, number of classes and what it makes of its input."""
+    """A header with its name, number of classes and what was made of it since it was built."""
     header: dict[str, Any] = {"network": network.name, "num_classes": network.num_classes}
     if network.input_size is not None:
         header["input_size"] = network.input_size
+    if network.is_fused:
+        header["fused"] = True
     if network.input_scale is not None and network.input_shift is not None:
         header["input_scale"] = network.input_scale.flatten().tolist()
         header["input_shift"] = network.input_shift.flatten().tolist()
@@ -63,6 +65,8 @@ def build_described(header: Mapping[str, Any]) -> Backbone:
     """A fresh network as :func:`describe` describes it."""
     network = models.build(header["network"], header["num_classes"])
     network.input_size = header.get("input_size")
+    if header.get("fused"):
+        network.fuse_branches()
     if "input_scale" in header:
         network.set_input(header["input_scale"], header["input_shift"])
     return network

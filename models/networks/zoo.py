@@ -64,6 +64,15 @@ class ZooNetwork(Backbone):
         self.network.training = self.training
         return self
 
+    def fuse_branches(self) -> bool:
+        """By timm's ``reparameterize_model``, which knows MobileOne, RepVGG, RepViT and others."""
+        from timm.utils.model import reparameterize_model
+
+        before = self.state_dict().keys()
+        reparameterize_model(self.network, inplace=True)
+        self.is_fused = self.state_dict().keys() != before
+        return self.is_fused
+
     def probe(self, image_size: int) -> Features:
         """As :meth:`Backbone.probe`.
 

@@ -203,7 +203,11 @@ def prune(measured: Measurements) -> Table:
             [f"− {named(part)}", count(number), ""]
             for part, number in measured.prune["dropped"].items()
         ),
-        ["student", count(parameters["student"]), millions(macs["student"])],
+        [
+            "student, branches fused" if measured.prune["fused"] else "student",
+            count(parameters["student"]),
+            millions(macs["student"]),
+        ],
         ["plain network of that name", count(parameters["plain"]), millions(macs["plain"])],
     ]
     return Table(["", "parameters", "MACs"], rows, "What trained, and what is left")

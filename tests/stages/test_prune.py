@@ -1,0 +1,102 @@
+"""A student whose branches help training alone, through ``prune`` and ``export_onnx``."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import models
+from models.errors import InputError
+from models.networks.checkpoint import load_network, save_state
+from stages import export_onnx, prune
+from stages.data.arrays import load_data
+from stages.data.feed.normalize import Normalize
+from stages.params import Params
+
+NETWORK = "timm:repghostnet_050"
+
+
+def save_distilled(network: str) -> torch.Tensor:
+    """A student as ``distill`` saves it, with statistics as after a training, and its logits."""
+    generator = torch.Generator().manual_seed(0)
+    student = models.build(network, 3).eval()
+    for module in student.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and module.running_var is not None:
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    state = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
+    parameters = {f"student.{name}" for name, _ in student.named_parameters()}
+    header = {"method": "kd", "network": network, "num_classes": 3, "learners": []}
+    prune.DISTILLED.parent.mkdir(parents=True, exist_ok=True)
+    save_state(prune.DISTILLED, state, header | {"buffers": sorted(state.keys() - parameters)})
+    data = load_data()
+    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
+    with torch.no_grad():
+        logits: torch.Tensor = student(images)
+    return logits
+
+
+@pytest.fixture
+def project(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
+    monkeypatch.chdir(tmp_path)
+
+
+def report() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(prune.REPORT.read_text())
+    return content
+
+
+@pytest.mark.usefixtures("project")
+def test_branches_are_fused_and_the_fused_student_is_exported(tiny_params: Params) -> None:
+    wanted = save_distilled(NETWORK)
+    prune.main(tiny_params)
+    sizes = report()
+    parameters, macs = sizes["parameters"], sizes["macs"]
+    assert parameters["student"] < parameters["plain"] == parameters["training"]
+    assert macs["student"] <= macs["plain"] == macs["training"]
+    fused = sizes["fused"]
+    assert 0 < fused["largest_difference"] <= fused["tolerance"]
+    assert fused["changed_answers"] == 0
+
+    student = load_network(prune.STUDENT_FOLDER / "model.safetensors")
+    assert sum(p.numel() for p in student.parameters()) == sizes["parameters"]["student"]
+    data = load_data()
+    pixels = data.split("test").images[:]
+    images = Normalize(data.mean, data.std, torch.device("cpu"))(pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(student(images), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(student.features(images).logits, wanted, rtol=1e-4, atol=1e-5)
+    only_fp32 = tiny_params.export.model_copy(update={"precisions": ["fp32"]})
+    export_onnx.main(tiny_params.model_copy(update={"export": only_fp32}))
+    session = onnxruntime.InferenceSession("artifacts/onnx/fp32.dynamic.onnx")
+    (logits,) = session.run(["logits"], {"images": np.ascontiguousarray(pixels)})
+    np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("project")
+def test_what_fusing_changes_by_more_than_rounding_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny_params: Params
+) -> None:
+    save_distilled(NETWORK)
+    monkeypatch.setattr(prune, "_TOLERANCE", 1e-9)
+    with pytest.raises(InputError, match=rf"fusing the branches of {NETWORK} changes its logits"):
+        prune.main(tiny_params)
+    assert not prune.STUDENT_FOLDER.exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_student_without_branches_stays_bit_for_bit(tiny_params: Params) -> None:
+    wanted = save_distilled("timm:test_byobnet")
+    prune.main(tiny_params)
+    assert report()["fused"] is None
+    data = load_data()
+    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
+    with torch.no_grad():
+        student = load_network(prune.STUDENT_FOLDER / "model.safetensors")
+        assert torch.equal(student(images), wanted)
