@@ -30,7 +30,8 @@ def predict(pictures: Sequence[Path], precision: str, params: Params) -> Table:
         InputError: nothing of this precision was exported, or a picture cannot be read; all that
             cannot are named.
     """
-    exported, classes = load_exported(), load_data().classes
+    exported, data = load_exported(), load_data()
+    classes, resize = data.classes, params.data.resize
     if precision not in exported.precisions:
         raise InputError(
             f"--precision {precision}: not exported; use one of {', '.join(exported.precisions)}"
@@ -39,7 +40,8 @@ def predict(pictures: Sequence[Path], precision: str, params: Params) -> Table:
     images, damaged = [], []
     for picture in pictures:
         try:
-            pixels = decode(partial(Image.open, picture), params.data.resize or size, str(picture))
+            opened = partial(Image.open, picture)
+            pixels = decode(opened, resize or size, str(picture), data.fit)
             images.append(middle(pixels, size))
         except DamagedImageError as error:
             damaged.append(str(error))

@@ -75,6 +75,7 @@ def main(params: Params) -> None:
             "network": network.name,
             "num_classes": network.num_classes,
             "image_size": data.image_size,
+            "fit": data.fit,
             "mean": list(data.mean),
             "std": list(data.std),
             "opset": export.opset,

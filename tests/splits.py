@@ -24,12 +24,14 @@ def write_splits(
     The size is that of the test images; training images that are larger have a margin.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    described = {}
+    described: dict[str, dict[str, int | str]] = {}
     for name, images in splits.items():
-        path = folder / f"{name}_images.npy"
-        np.save(path, images)
-        np.save(folder / f"{name}_labels.npy", np.arange(len(images)) % len(classes))
-        described[name] = {"count": len(images), "images_sha256": sha256(path)}
+        described[name] = {"count": len(images)}
+        labels = np.arange(len(images)) % len(classes)
+        for kind, values in (("images", images), ("labels", labels)):
+            path = folder / f"{name}_{kind}.npy"
+            np.save(path, values)
+            described[name][f"{kind}_sha256"] = sha256(path)
     manifest = {"classes": list(classes), "image_size": splits["test"].shape[1]}
     write_json(folder / "manifest.json", manifest | {"splits": described, "mean": mean, "std": std})
     return load_data(folder)

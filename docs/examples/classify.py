@@ -17,6 +17,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+FITS = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
+
 
 class ServedModel:
     """What a link ``served`` leads to, read anew when that is another version."""
@@ -30,9 +32,9 @@ class ServedModel:
     def classify(self, picture: Image.Image) -> tuple[str, float, str]:
         """The most probable class, its probability, and the version that says so."""
         self._follow()
-        # As the training images were made: the shorter side resized, the longer one cropped.
+        # As the training images were made.
         upright = ImageOps.exif_transpose(picture).convert("RGB")
-        fitted = ImageOps.fit(upright, (self._size, self._size), Image.Resampling.BICUBIC)
+        fitted = self._fit(upright, (self._size, self._size), Image.Resampling.BICUBIC)
         pixels = np.asarray(fitted)
         (logits,) = self._session.run([self._output], {self._input: pixels[None]})
         shares = np.exp(logits[0] - logits[0].max())
@@ -63,7 +65,7 @@ class ServedModel:
         self._labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self._version = manifest["version"]
-        self._size = model["image_size"]
+        self._size, self._fit = model["image_size"], FITS[model.get("fit", "crop")]
         self._input, self._output = model["input"], model["output"]
 
 

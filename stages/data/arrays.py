@@ -149,6 +149,11 @@ class DataSet:
         return int(self.manifest["image_size"])
 
     @property
+    def fit(self) -> str:
+        """How images became squares, see ``data.fit``."""
+        return str(self.manifest.get("fit", "crop"))
+
+    @property
     def mean(self) -> Sequence[float]:
         """Per channel, of the training images scaled to 0..1."""
         return tuple(self.manifest["mean"])

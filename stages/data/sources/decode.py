@@ -55,12 +55,12 @@ def decode(
     try:
         with open_image() as image:
             upright = _rgb(_upright(image))
+            if size is not None and upright.size != (size, size):
+                upright = _FITS[fit](upright, (size, size), Image.Resampling.BICUBIC)
     except Exception as error:  # on a damaged file, decoders raise nearly everything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not an image" if unknown else first_line(error)
         raise DamagedImageError(f"{description} ({reason})") from None
-    if size is not None and upright.size != (size, size):
-        upright = _FITS[fit](upright, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(upright)
 
 

@@ -91,6 +91,7 @@ class Runs:
             "network": self.description["network"],
             "labels": self.labels,
             "image_size": self.description["image_size"],
+            "fit": self.description.get("fit", "crop"),
             "input": self.description["input"],
             "output": self.description["output"],
             "golden_images": len(self.images),

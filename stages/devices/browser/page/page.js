@@ -285,7 +285,7 @@ function prepareTrying(about) {
       throw new Error(`${file.name} is no picture that this browser can read; choose another, such as a JPEG or PNG.`);
     }
     $("size").textContent = `${bitmap.width} × ${bitmap.height} → ${size} × ${size}`;
-    image = fitted(bitmap, size);
+    image = fitted(bitmap, size, about.fit);
     bitmap.close();
     await show();
   };

@@ -1,6 +1,6 @@
-// A picture as the model was taught to see one: the shorter side brought to its size, the middle of
-// the longer one. Browsers shrink each in their own way, so it is done here, as Pillow's
-// ImageOps.fit does it with bicubic weights, in the same integers (stages/data/decode.py).
+// A picture as the model was taught to see one: cropped about its middle, with black bars, or
+// stretched. Browsers shrink each in their own way, so it is done here, as Pillow does it with
+// bicubic weights, in the same integers (stages/data/sources/decode.py).
 
 const BITS = 22;
 const STRIP = 64;
@@ -52,9 +52,9 @@ function* rowsOf(bitmap) {
   }
 }
 
-function shrunkRow(row, columns, size) {
-  const shrunk = new Uint8Array(size * 3);
-  for (let x = 0; x < size; x += 1) {
+function shrunkRow(row, columns) {
+  const shrunk = new Uint8Array(columns.length * 3);
+  for (let x = 0; x < columns.length; x += 1) {
     const { first, whole } = columns[x];
     let [red, green, blue] = [2 ** (BITS - 1), 2 ** (BITS - 1), 2 ** (BITS - 1)];
     for (let k = 0; k < whole.length; k += 1) {
@@ -89,26 +89,34 @@ function* each(rows, change) {
   for (const row of rows) yield change(row);
 }
 
-// uint8 [size, size, 3] of a bitmap.
-export function fitted(bitmap, size) {
+// As Python rounds: halves to even numbers.
+const rounded = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
+
+// uint8 [size, size, 3] of a bitmap; fit is that of model.json: crop, pad or stretch.
+export function fitted(bitmap, size, fit = "crop") {
   const { width, height } = bitmap;
-  const side = Math.min(width, height);
-  // A direction that keeps its length is left alone.
-  const plain = Array.from({ length: size }, (_, at) => ({ first: at, whole: [2 ** BITS] }));
+  const short = Math.min(width, height);
+  const long = Math.max(width, height);
   const along = (length) => {
-    const start = (length - side) / 2;
-    return length === size && start === 0 ? plain : weights(length, start, start + side, size);
+    const shown = fit === "crop" ? short : length;
+    const count = fit === "pad" ? rounded((length / long) * size) : size;
+    const start = (length - shown) / 2;
+    return length === count && start === 0
+      // A direction that keeps its length is left alone.
+      ? Array.from({ length: count }, (_, at) => ({ first: at, whole: [2 ** BITS] }))
+      : weights(length, start, start + shown, count);
   };
   const columns = along(width);
   const lines = along(height);
-  const shrink = (row) => shrunkRow(row, columns, size);
+  const [left, top] = [columns, lines].map(({ length }) => rounded((size - length) * 0.5));
+  const shrink = (row) => shrunkRow(row, columns);
   // What comes first is rounded first, so it matters. Pillow 13 begins with the rows of a picture
-  // that is tall enough.
-  const rows = height + size > 2 * Math.max(width, size)
+  // that is tall enough. (With bars its rule is another one; that is a level's difference.)
+  const rows = height + lines.length > 2 * Math.max(width, columns.length)
     ? shrunkRows(rowsOf(bitmap), lines).map(shrink)
     : shrunkRows(each(rowsOf(bitmap), shrink), lines);
   const image = new Uint8Array(size * size * 3);
-  rows.forEach((row, y) => image.set(row, y * size * 3));
+  rows.forEach((row, y) => image.set(row, ((y + top) * size + left) * 3));
   return image;
 }
 
