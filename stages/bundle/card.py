@@ -83,6 +83,8 @@ def making(params: Params, proxy: str) -> Table:
         rows.append(["starts from", *(_start(training.weights) for training in (teacher, student))])
     if student.method not in _UNTAUGHT:
         rows.append(["learned from", "", _taught_by(params, proxy)])
+    if teacher.image_size is not None:
+        rows.append(["image size", f"{teacher.image_size} pixels", ""])
     if params.unlabeled_per_batch:
         share = f"{params.unlabeled_per_batch} of {student.batch_size} images a step"
         rows.append(["unlabeled", "", share])

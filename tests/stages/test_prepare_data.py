@@ -104,6 +104,15 @@ def test_a_margin_is_kept_for_training_alone(project: Path) -> None:
     np.testing.assert_array_equal(test, array("test_images")[:, 4:36, 4:36])
 
 
+def test_a_photograph_is_kept_whole_where_that_is_asked_for(project: Path) -> None:
+    for path in write_folder(project / "images").rglob("*.jpg"):
+        Image.new("L", (16, 8), 150 + 10 * int(path.stem)).save(path)
+    for fit, columns in (("crop", 8), ("pad", 4), ("stretch", 8)):
+        manifest = prepare(source="imagefolder:images", image_size=8, fit=fit)
+        assert manifest["fit"] == load_data().fit == fit
+        assert int((array("train_images")[0].max((1, 2)) > 0).sum()) == columns
+
+
 def test_own_size_leaves_pixels_as_they_are_and_the_test_may_validate(project: Path) -> None:
     manifest = prepare(image_size=None, val_fraction=0)
     assert manifest["image_size"] == 8
