@@ -1,7 +1,8 @@
 """Random resized crops: a part of each image, of random size and sides, brought to one size.
 
-Szegedy et al. 2015, with the ranges of every ImageNet recipe: 8 to 100 % of the area, sides of 3:4
-to 4:3, the logarithm of the ratio uniform; what does not fit is drawn again.
+Szegedy et al. 2015, with the ranges of every ImageNet recipe: from 8 % of the area, where nothing
+else is set, to all of it, sides of 3:4 to 4:3, the logarithm of the ratio uniform; what does not
+fit is drawn again.
 
 Pixels are averaged in whole numbers, so the result is the same on every device and in every batch.
 """
@@ -19,7 +20,6 @@ from torch import Tensor
 from stages.data.feed.random_bits import ATTEMPTS, FLIP, LEFT, TOP, random_bits, shift_right
 from stages.sections.data import Augmentation
 
-_AREA = (0.08, 1.0)
 _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 _WEIGHT_BITS = 14
 
@@ -41,7 +41,7 @@ def resized_crops(
     Args:
         images: ``[B, H, H, 3]`` uint8.
         indices: ``[B]``, their sample indices, which the random choices are keyed by.
-        settings: flip and data seed.
+        settings: flip, smallest area and data seed.
         size: height and width of the result.
         epoch: counted from 0.
 
@@ -49,7 +49,7 @@ def resized_crops(
         ``[B, size, size, 3]`` uint8, on the device of ``images``.
     """
     indices = indices.cpu()
-    parts = choose_parts(images.shape[1], indices, settings.seed, epoch)
+    parts = choose_parts(images.shape[1], indices, settings, epoch)
     flips = (random_bits(settings.seed, epoch, indices, FLIP) < 0).tolist()
     pieces = []
     for image, (top, left, height, width), flip in zip(images, parts, flips, strict=True):
@@ -59,19 +59,21 @@ def resized_crops(
     return torch.stack(pieces)
 
 
-def choose_parts(side: int, indices: Tensor, seed: int, epoch: int) -> list[Part]:
+def choose_parts(side: int, indices: Tensor, settings: Augmentation, epoch: int) -> list[Part]:
     """Which part of each image of ``side`` pixels an epoch shows."""
 
     def drawn(purpose: int) -> list[float]:
         """Uniform in [0, 1), for each sample."""
-        return (shift_right(random_bits(seed, epoch, indices, purpose), 11) * 2.0**-53).tolist()
+        return (
+            shift_right(random_bits(settings.seed, epoch, indices, purpose), 11) * 2.0**-53
+        ).tolist()
 
     attempts = [drawn(purpose) for purpose in ATTEMPTS]
     parts = []
     for number, (top, left) in enumerate(zip(drawn(TOP), drawn(LEFT), strict=True)):
         height = width = side  # where no attempt fits, about once in 10^8 times
         for areas, ratios in zip(attempts[::2], attempts[1::2], strict=True):
-            area = side**2 * _between(_AREA, areas[number])
+            area = side**2 * _between((settings.crop_area, 1.0), areas[number])
             ratio = math.exp(_between(_LOG_RATIO, ratios[number]))
             wanted = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if min(wanted) > 0 and max(wanted) <= side:

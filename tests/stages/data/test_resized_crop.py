@@ -30,7 +30,7 @@ def noise(count: int, side: int = SIDE) -> torch.Tensor:
 def test_it_is_the_crop_resized_as_pil_does_it(size: int) -> None:
     images, indices = noise(40), torch.arange(100, 140)
     found = resized_crops(images, indices, SETTINGS, size, epoch=5)
-    parts = choose_parts(SIDE, indices, SETTINGS.seed, epoch=5)
+    parts = choose_parts(SIDE, indices, SETTINGS, epoch=5)
     for image, part, ours in zip(images.numpy(), parts, found.numpy(), strict=True):
         top, left, height, width = part
         crop = Image.fromarray(image[top : top + height, left : left + width])
@@ -38,18 +38,20 @@ def test_it_is_the_crop_resized_as_pil_does_it(size: int) -> None:
         assert np.abs(ours.astype(int) - wanted).max() <= 1
 
 
-def test_areas_and_sides_are_spread_over_their_ranges() -> None:
-    parts = np.array(choose_parts(1000, torch.arange(4000), seed=0, epoch=0))
+@pytest.mark.parametrize("smallest", [0.08, 0.35])
+def test_areas_and_sides_are_spread_over_their_ranges(smallest: float) -> None:
+    settings = SETTINGS.model_copy(update={"crop_area": smallest})
+    parts = np.array(choose_parts(1000, torch.arange(4000), settings, epoch=0))
     top, left, height, width = parts.T
     area, ratio = height * width / 1e6, width / height
-    assert area.min() > 0.079
+    assert smallest - 0.001 < area.min() < smallest + 0.01
     assert ratio.min() > 0.749
     assert ratio.max() < 1.335
     assert top.min() == left.min() == 0
     assert max((top + height).max(), (left + width).max()) <= 1000
-    # What fits: a uniform area u of 0.08 to 1 and a log-uniform ratio, where u times the longer
+    # What fits: a uniform area u of the smallest to 1 and a log-uniform ratio, where u times the longer
     # side's square, over the area, is 1 at most. By a sum over a fine grid:
-    areas = np.linspace(0.08, 1, 2001)[:, None]
+    areas = np.linspace(smallest, 1, 2001)[:, None]
     sides = np.exp(np.linspace(0, np.log(4 / 3), 2001))
     fits = areas * sides <= 1
     expected = (areas * fits).sum() / fits.sum()
@@ -64,10 +66,10 @@ def test_the_choice_belongs_to_the_sample_the_epoch_and_the_seed() -> None:
     together = augment(images, torch.tensor([5, 0, 2]), indices, SETTINGS, SIZE, epoch=1)
     alone = augment(images[[2]], torch.tensor([0]), torch.tensor([17]), SETTINGS, SIZE, epoch=1)
     assert torch.equal(together[2:], alone)
-    same = choose_parts(SIDE, indices, 0, 0)
-    assert choose_parts(SIDE, indices, 0, 0) == same
-    assert choose_parts(SIDE, indices, 0, 1) != same
-    assert choose_parts(SIDE, indices, 1, 0) != same
+    same = choose_parts(SIDE, indices, SETTINGS, 0)
+    assert choose_parts(SIDE, indices, SETTINGS, 0) == same
+    assert choose_parts(SIDE, indices, SETTINGS, 1) != same
+    assert choose_parts(SIDE, indices, SETTINGS.model_copy(update={"seed": 4}), 0) != same
 
 
 def test_about_half_are_mirrored_in_place() -> None:
