@@ -49,8 +49,8 @@ def test_areas_and_sides_are_spread_over_their_ranges(smallest: float) -> None:
     assert ratio.max() < 1.335
     assert top.min() == left.min() == 0
     assert max((top + height).max(), (left + width).max()) <= 1000
-    # What fits: a uniform area u of the smallest to 1 and a log-uniform ratio, where u times the longer
-    # side's square, over the area, is 1 at most. By a sum over a fine grid:
+    # What fits: a uniform area u from the smallest to 1 and a log-uniform ratio, where u times the
+    # longer side's square, over the area, is 1 at most. By a sum over a fine grid:
     areas = np.linspace(smallest, 1, 2001)[:, None]
     sides = np.exp(np.linspace(0, np.log(4 / 3), 2001))
     fits = areas * sides <= 1
