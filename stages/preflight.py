@@ -29,7 +29,7 @@ def check(params: Params) -> None:
     networks = {name: models.build(name, classes) for name in wanted}
     size = params.data.image_size
     shown = [(name, size) for name in (*assistants, params.distill.network)]
-    for name, pixels in {(params.teacher.network, params.teacher.image_size or size), *shown}:
+    for name, pixels in [(params.teacher.network, params.teacher.image_size or size), *shown]:
         if pixels is not None:
             networks[name].probe(pixels)
     for training in (params.teacher, params.distill):
