@@ -184,18 +184,8 @@ class Session:
         taught_by = None if teacher is None else weights_sha256(teacher)
         store = None
         if teacher is not None and distiller.needs == "logits" and params.training.logits_store:
-            key = {
+            key = feed.identity() | {
                 "teacher_sha256": taught_by,
-                "data_sha256": data.manifest["splits"]["train"]["images_sha256"],
-                "augmentation": params.augmentation.model_dump(),
-                "labels_sha256": data.manifest["splits"]["train"]["labels_sha256"]
-                if params.data.sampling == "balanced"
-                else None,
-                # Which images are mixed, and how many unlabeled ones there are, goes by the batch.
-                "batch_size": settings.batch_size if params.augmentation.mixes or unlabeled else 0,
-                "unlabeled": [unlabeled, data.manifest["unlabeled"]["images_sha256"]]
-                if unlabeled
-                else None,
                 "precision": engine.precision,
                 # What else rounds: other kernels give other last bits.
                 "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],

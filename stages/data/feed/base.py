@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -164,6 +164,21 @@ class Feed:
     def seen(self) -> int:
         """Images an epoch."""
         return self.steps * self.plan.batch_size if self.plan.full_batches else self.slots
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the images of all slots, JSON-able."""
+        plan, train = self.plan, self.plan.data.manifest["splits"]["train"]
+        found = {
+            "data_sha256": train["images_sha256"],
+            "augmentation": plan.augmentation.model_dump(),
+        }
+        if plan.sampling == "balanced":
+            found["balanced_sha256"] = train["labels_sha256"]
+        if plan.unlabeled:
+            found["unlabeled_sha256"] = plan.data.manifest["unlabeled"]["images_sha256"]
+        if plan.unlabeled or plan.augmentation.mixes:
+            found["batches"] = [plan.batch_size, plan.unlabeled, self.steps]
+        return found
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Shard]:
         """The process's shards of an epoch's batches.

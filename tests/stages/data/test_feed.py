@@ -172,6 +172,17 @@ def test_smoothed_and_mixed_targets(data: DataSet) -> None:
     assert torch.equal(shard.batch.labels, plain.batch.labels)
 
 
+def test_batches_identify_images_only_where_these_are_mixed(data: DataSet) -> None:
+    def identity(settings: Augmentation, size: int, processes: int = 1) -> dict[str, Any]:
+        return MemoryFeed(FeedPlan(data, settings, size, CPU, 0, processes)).identity()
+
+    assert identity(Augmentation(), 16) == identity(Augmentation(), 25)
+    mixing = Augmentation(mixup=0.2)
+    assert identity(mixing, 16) != identity(mixing, 25)
+    # The two images that are left join another batch, and other partners.
+    assert identity(mixing, 16) != identity(mixing, 16, processes=2)
+
+
 @pytest.fixture
 def uneven(tmp_path: Path) -> DataSet:
     """30, 8 and 2 images of three classes, and none of a fourth."""
