@@ -16,7 +16,7 @@ from pipeline.rich_tables import print_table
 from stages.files import read_json
 from stages.formatting import by_reason, origin
 from stages.params import PARAMS_FILE, read_yaml
-from stages.tables import Table, exports, litert, networks, of_records
+from stages.tables import Table, exports, litert, networks, of_records, scores
 
 SUMMARY = Path("reports/summary.json")
 PAGE = Path("reports/index.html")
@@ -84,7 +84,7 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
     if LOCK.exists() and (old := outdated(read_yaml(LOCK), read_yaml(PARAMS_FILE))):
         warning = f"these results are {' and '.join(old)}; `ackd run` makes them anew"
         console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
-    tables = [networks(summary), exports(summary), litert(summary)]
+    tables = [networks(summary), scores(summary), exports(summary), litert(summary)]
     if len(summary["devices"]) > 1:
         tables.append(_devices(summary))
     for table in tables:

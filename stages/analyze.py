@@ -32,6 +32,8 @@ from stages.analysis.classes import (
     read_baseline,
     write_classes,
 )
+from stages.analysis.errors import confident_errors, confused_pairs, draw_errors
+from stages.analysis.scores import scores
 from stages.analysis.similarity import attention_of, compare, diversity
 from stages.data.arrays import DataSet, Images, load_data
 from stages.data.feed.normalize import Normalize
@@ -67,7 +69,8 @@ def main(params: Params) -> None:
     count = min(settings.cka_images, len(test))
     seen = _observe(networks, test, normalize)
     observed = observe(method.to(device).observe, test, normalize) if method else None
-    right = {name: z.argmax(1).numpy() == test.labels for name, z in seen.logits.items()}
+    answers = {name: z.argmax(1).numpy() for name, z in seen.logits.items()}
+    right = {name: answer == test.labels for name, answer in answers.items()}
     accuracy = {name: float(found.mean()) for name, found in right.items()}
     classes = by_class(test, data.classes, right["student"])
     gains = compare_runs(classes, baseline) if baseline else None
@@ -75,16 +78,24 @@ def main(params: Params) -> None:
     if gains is not None:
         path = without_folders(str(settings.baseline))
         compared = {"path": path, "paired": gains.paired, **gains.mean._asdict()}
+    given, sure = answers["student"], confidence(seen.logits["student"].numpy())
+    errors = confident_errors(sure, given, test.labels, data.classes)
     write_json(
         ANALYSIS_FILE,
         {
             "pairs": compare(seen, count),
             "accuracy": accuracy,
+            "scores": {
+                name: scores(seen.logits[name].numpy(), test.labels)
+                for name in ("teacher", "student")
+            },
             "gap": {f"{a}_{b}": accuracy[a] - accuracy[b] for a, b in combinations(accuracy, 2)},
             "calibration": {
                 name: calibration(confidence(z.numpy()), right[name])
                 for name, z in seen.logits.items()
             },
+            "confused": confused_pairs(given, test.labels, data.classes),
+            "confident_errors": errors,
             "learners": diversity(observed, test.labels, count) if observed else None,
             "baseline": compared,
             "images": count,
@@ -104,6 +115,9 @@ def main(params: Params) -> None:
         images, labels = test.images[chosen], torch.from_numpy(test.labels[chosen]).to(device)
         looks = _looks(networks["teacher"], group, normalize(images))
         draw_looks(folder / "grad_cam.png", images, labels, looks, data.classes)
+        if errors:
+            shown = test.images[[error["image"] for error in errors]]
+            draw_errors(folder / "errors.png", shown, errors)
 
 
 def _observe(networks: dict[str, Backbone], test: Images, normalize: Normalize) -> Seen:

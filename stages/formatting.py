@@ -24,6 +24,11 @@ def drop(export: dict[str, Any]) -> str | None:
     return f"{points(export['drop'])} ({low} to {high})"
 
 
+def interval(share: dict[str, float]) -> str:
+    """A fraction with its 95 % interval."""
+    return f"{percent(share['value'])} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
+
+
 def significant(value: float) -> str:
     """Three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
     rounded = float(f"{value:.3g}")

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from models.networks.backbone import Features
 
 # Readable on white and on near-black: the page that shows the panel follows the reader's scheme.
-_INK = "#7d7d7d"
-_CELL_INCHES = 1.1
+INK = "#7d7d7d"
+CELL_INCHES = 1.1
 
 
 def grad_cam(features: Features, classes: Tensor) -> Tensor:
@@ -84,18 +84,18 @@ def draw_panel(
     # A class may be called "$".
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
         figure = Figure(
-            figsize=(_CELL_INCHES * (len(columns) + 1), _CELL_INCHES * 1.18 * rows + 0.2), dpi=160
+            figsize=(CELL_INCHES * (len(columns) + 1), CELL_INCHES * 1.18 * rows + 0.2), dpi=160
         )
         grid = figure.subplots(rows, len(columns) + 1, squeeze=False)
         for row, image in enumerate(images):
             grid[row][0].imshow(image, interpolation="nearest")
-            grid[row][0].set_xlabel(titles[row], color=_INK, labelpad=3)
+            grid[row][0].set_xlabel(titles[row], color=INK, labelpad=3)
             for axes, (heat, captions) in zip(grid[row][1:], columns.values(), strict=True):
                 axes.imshow(image, interpolation="nearest")
                 axes.imshow(heat[row], cmap="inferno", vmin=0, vmax=1, alpha=0.6)
-                axes.set_xlabel(captions[row], color=_INK, labelpad=3)
+                axes.set_xlabel(captions[row], color=INK, labelpad=3)
         for axes, title in zip(grid[0], ["image", *columns], strict=True):
-            axes.set_title(title, color=_INK, fontsize=10, pad=5)
+            axes.set_title(title, color=INK, fontsize=10, pad=5)
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stages.formatting import count, drop, millions, percent, points, significant, times
+from stages.formatting import count, drop, interval, millions, percent, points, significant, times
 
 Record = dict[str, Any]
 #: None is what was not measured.
@@ -19,6 +19,8 @@ Cell = str | None
 NOISY = " *"
 NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2)."
 
+# Accuracies that differ by less are the same.
+_ALIKE = 1e-9
 _FIGURE = re.compile(r"[+−]?\d")
 
 
@@ -61,6 +63,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "status": ("status", str),
     "verdict": ("verdict", str),
     "accuracy": ("accuracy", percent),
+    "top5_accuracy": ("top\u20115 accuracy", percent),
+    "balanced_accuracy": ("balanced accuracy", percent),
     "drop": ("drop, points", str),
     "parameters": ("parameters", count),
     "macs": ("MACs", millions),
@@ -137,6 +141,34 @@ def networks(summary: Record) -> Table:
     lost = f"{points(summary['drop_from_teacher'])} points"
     rows = [*shown.rows, ["teacher / student", "", lost, *ratios]]
     return shown._replace(rows=rows, notes=[*shown.notes, *_origins(summary)])
+
+
+_SCORES = {
+    "accuracy": "top\u20111 accuracy",
+    "top5_accuracy": "top\u20115 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+}
+
+
+def scores(summary: Record) -> Table:
+    """Accuracies of teacher and student; the balanced one where the classes are uneven."""
+    found = [summary["scores"][name] for name in ("teacher", "student")]
+    rows = []
+    for key, name in _SCORES.items():
+        values = [network[key] for network in found]
+        if None in values:
+            continue
+        same = all(abs(one[key]["value"] - one["accuracy"]["value"]) < _ALIKE for one in found)
+        if key != "balanced_accuracy" or not same:
+            rows.append([name, *map(interval, values)])
+    return Table(
+        ["", "teacher", "student"],
+        rows,
+        "Accuracy, with 95 % intervals",
+        "Balanced accuracy and macro F1 are means over the classes; the former is shown where it"
+        " differs from the top-1 accuracy.",
+    )
 
 
 def _origins(summary: Record) -> list[str]:

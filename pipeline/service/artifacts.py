@@ -23,7 +23,7 @@ from stages import report_page
 from stages.files import read_json
 from stages.markdown import section
 from stages.report_page.page_charts import trade_offs
-from stages.tables import exports, litert, networks
+from stages.tables import exports, litert, networks, scores
 
 _EVERY_SECONDS = 5.0
 _EPOCH = re.compile(r".+?: epoch (\d+)/(\d+)(?:, step (\d+) of (\d+))?(?:  |$)")
@@ -94,7 +94,12 @@ def show_report(root: Path, kept_as: str | None) -> None:
         InputError: the summary is damaged.
     """
     summary = read_json(root / SUMMARY)
-    tables = {"networks": networks(summary), "exports": exports(summary), "litert": litert(summary)}
+    tables = {
+        "networks": networks(summary),
+        "accuracy": scores(summary),
+        "exports": exports(summary),
+        "litert": litert(summary),
+    }
     for key, table in tables.items():
         if table is not None:
             create_markdown_artifact(section(table), key, table.caption)

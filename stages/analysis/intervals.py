@@ -1,7 +1,8 @@
-"""How sure a difference of two accuracies is: 95 % confidence intervals.
+"""How sure an accuracy is, and a difference of two: 95 % confidence intervals.
 
-Both are the plain (Wald) interval after a half or a whole answer was added to every cell of the
-table of answers, which makes it hold for the few images that a class has, all of them right too.
+Those of differences are the plain (Wald) interval after a half or a whole answer was added to every
+cell of the table of answers, which makes it hold for the few images that a class has, all of them
+right too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ class _Estimate(NamedTuple):
     gain: float
     centre: float
     variance: float
+
+
+def share_interval(share: float, images: float) -> dict[str, float]:
+    """``value``, ``low`` and ``high`` of a fraction that was found on ``images`` (Wilson 1927)."""
+    weight = _Z**2 / images
+    centre = share + weight / 2
+    half = math.sqrt(weight * (share * (1 - share) + weight / 4))
+    low, high = (max(0.0, min(1.0, x / (1 + weight))) for x in (centre - half, centre + half))
+    return {"value": share, "low": min(low, share), "high": max(high, share)}
 
 
 def gain(ours: Right, theirs: Right, paired: bool) -> Gain:

@@ -16,7 +16,7 @@ from stages.markdown import plain, section, table
 from stages.params import Params
 from stages.sections.data import Data
 from stages.sections.training import Teacher, Training
-from stages.tables import Table, exports, networks, of_records, processor
+from stages.tables import Table, exports, networks, of_records, processor, scores
 
 Record = dict[str, Any]
 
@@ -62,6 +62,7 @@ def model_card(
         origin=origin(summary),
         source=data_set(report["source"]),
         networks=section(networks(summary)),
+        scores=section(scores(summary)),
         exports=section(exports(summary, packaged)),
         shown_file=packaged[choice["precision"] if choice else next(iter(packaged))]["static"],
         classes=[(title, table(_classes(rows))) for title, rows in _chosen(classes)],

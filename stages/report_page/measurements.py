@@ -13,6 +13,7 @@ REPORTS = Path("reports")
 DEVICES = REPORTS / "devices"
 SAMPLES = Path("artifacts/latency/samples.json")
 GRAD_CAM = Path("artifacts/analysis/grad_cam.png")
+ERRORS = Path("artifacts/analysis/errors.png")
 
 Record = dict[str, Any]
 History = dict[str, list[float]]
@@ -45,6 +46,7 @@ class Measurements:
         classes: one each of ``reports/classes.csv``, its figures as numbers; None where a class
             has no test images.
         grad_cam: the bytes of the PNG file.
+        errors: likewise; None where the student makes none on the test images.
     """
 
     data: Record
@@ -66,6 +68,7 @@ class Measurements:
     analysis: Record
     classes: list[Record]
     grad_cam: bytes
+    errors: bytes | None
 
 
 def read_measurements() -> Measurements:
@@ -79,6 +82,7 @@ def read_measurements() -> Measurements:
         devices=[read_json(path) for path in sorted(DEVICES.glob("*.json"))],
         classes=read_classes(),
         grad_cam=GRAD_CAM.read_bytes(),
+        errors=ERRORS.read_bytes() if ERRORS.exists() else None,
     )
 
 

@@ -55,9 +55,14 @@ def render(measured: Measurements, summary: Record, params: Params) -> str:
         tables=page_tables,
         charts=page_charts,
         paper=paper,
-        grad_cam=base64.b64encode(measured.grad_cam).decode("ascii"),
+        grad_cam=_inline(measured.grad_cam),
+        errors=measured.errors and _inline(measured.errors),
         parameters=_yaml(params),
     )
+
+
+def _inline(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def _tiles(summary: Record) -> list[tuple[str, str, str]]:

@@ -18,23 +18,25 @@ _CLASSES = 20
 _ALIKE = 1e-4
 
 _TIMES = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms", "cv", "first_ms", "init_ms")
-_ANSWERS = ("accuracy", "agreement", "calibration_error")
+_ANSWERS = ("accuracy", "top5_accuracy", "balanced_accuracy", "agreement", "calibration_error")
 
 
 def validation(measured: Measurements) -> Table:
     of_golden = ("max_relative_error", "cosine", "top1_agreement")
     head = ["runtime", "precision", "shape", "status", "provider", "computed in"]
+    results = measured.validation["results"]
+    answers = [key for key in _ANSWERS if any(one[key] is not None for one in results)]
     rows = []
-    for result in measured.validation["results"]:
+    for result in results:
         runtime = " ".join(filter(None, (result["runtime"], result["version"])))
         row = [runtime, result["precision"], result["shape"], result["status"]]
         if result["golden"] is None:
             rows.append([*row, result["reason"]])
             continue
         row += [result["provider"].removesuffix("ExecutionProvider"), ", ".join(result["dtypes"])]
-        row += cells(result["golden"], *of_golden) + cells(result, *_ANSWERS, "images")
+        row += cells(result["golden"], *of_golden) + cells(result, *answers, "images")
         rows.append(row)
-    head += headings(*of_golden, *_ANSWERS, "images")
+    head += headings(*of_golden, *answers, "images")
     return Table(head, rows, "Every validation")
 
 
@@ -115,6 +117,16 @@ def classes(measured: Measurements) -> Table:
     )
 
 
+def confused(analysis: Record) -> Table:
+    """The classes that the student confuses most."""
+    rows = [
+        [pair["class"], pair["answer"], count(pair["count"]), percent(pair["share"])]
+        for pair in analysis["confused"]
+    ]
+    head = ["class", "answered as", "test images", "of the class"]
+    return Table(head, rows, "The student’s most frequent confusions")
+
+
 def learners(analysis: Record) -> Table:
     """Target, learners and ensemble on the test images."""
     found = analysis["learners"]
@@ -176,8 +188,21 @@ def _of_classes(caption: str, present: list[Record], which: str) -> str:
 
 def paper(summary: Record) -> Table:
     """The paper's accuracies, a row for each method, with those of this run beside them."""
-    theirs, method = summary["paper"]["accuracies"], summary["paper"]["method"]
     ours = {name: summary[name]["accuracy"] for name in ("teacher", "student")}
+    return _beside_paper("Top\u20111 accuracy", summary["paper"], "accuracies", ours)
+
+
+def paper_top5(summary: Record) -> Table | None:
+    """The same of top-5 accuracies; None where the paper gives none for these networks."""
+    found = {name: one["top5_accuracy"] for name, one in summary["scores"].items()}
+    if not summary["paper"]["top5_accuracies"] or None in found.values():
+        return None
+    ours = {name: one["value"] for name, one in found.items()}
+    return _beside_paper("Top\u20115 accuracy", summary["paper"], "top5_accuracies", ours)
+
+
+def _beside_paper(caption: str, of_paper: Record, key: str, ours: dict[str, float]) -> Table:
+    theirs, method = of_paper[key], of_paper["method"]
     ours[method] = ours.pop("student")
     rows = []
     for name in dict.fromkeys([*theirs, *ours]):
@@ -185,7 +210,7 @@ def paper(summary: Record) -> Table:
         gap = None if None in both else ours[name] - theirs[name]
         named = title(name) + (", this run" if name == method else "")
         rows.append([named, *(_known(percent, one) for one in both), _known(points, gap)])
-    return Table(["method", "paper", "this run", "difference, points"], rows, "Top\u20111 accuracy")
+    return Table(["method", "paper", "this run", "difference, points"], rows, caption)
 
 
 def prune(measured: Measurements) -> Table:

@@ -23,8 +23,9 @@ _TITLES = {"teacher": "teacher", "scratch": "student alone", "semckd": "SemCKD"}
 def paper_figures(measured: Measurements, params: Params) -> Record | None:
     """``paper`` of ``reports/summary.json``; None where ``report.paper`` is null.
 
-    ``accuracies`` are fractions by method, the names those of ``presets/methods``; they are empty
-    where the paper has none for this teacher and this student. ``method`` is what this run is
+    ``accuracies`` and ``top5_accuracies`` are fractions by method, the names those of
+    ``presets/methods``; they are empty where the paper has none for this teacher and this student.
+    ``method`` is what this run is
     called there, and ``differs`` lists how it departs from the paper.
 
     Raises:
@@ -34,6 +35,7 @@ def paper_figures(measured: Measurements, params: Params) -> Record | None:
         return None
     pair = measured.teacher["network"], measured.student["network"]
     accuracies: dict[str, float] = {}
+    top5: dict[str, float] = {}
     numbers: list[int] = []
     setting: Record = {}
     for number in _TABLES:
@@ -42,12 +44,14 @@ def paper_figures(measured: Measurements, params: Params) -> Record | None:
         if table["data"] == params.report.paper and rows:
             numbers.append(number)
             setting = table
-            accuracies |= {row["method"]: _accuracy(row) for row in rows}
+            accuracies |= _accuracies(rows, "")
+            top5 |= _accuracies(rows, "top5_")
     return {
         "data": params.report.paper,
         "tables": numbers,
         "method": method_of(params),
         "accuracies": accuracies,
+        "top5_accuracies": top5,
         "differs": _differences(setting, measured, params) if setting else [],
     }
 
@@ -90,9 +94,16 @@ def title(method: str) -> str:
     return f"{name}, {' and '.join(learners)}" if learners else name
 
 
-def _accuracy(row: Record) -> float:
-    shown: float = row["accuracy"] if "accuracy" in row else 100 - row["error"]
-    return round(shown / 100, 4)
+def _accuracies(rows: list[Record], kind: str) -> dict[str, float]:
+    """By method, from accuracies or errors in percent; some have no top-5."""
+    found = {}
+    for row in rows:
+        accuracy, error = (row.get(f"{kind}{name}") for name in ("accuracy", "error"))
+        if accuracy is not None:
+            found[row["method"]] = round(accuracy / 100, 4)
+        elif error is not None:
+            found[row["method"]] = round(1 - error / 100, 4)
+    return found
 
 
 def _differences(setting: Record, measured: Measurements, params: Params) -> list[str]:

@@ -44,6 +44,7 @@ def summarise(measured: Measurements, params: Params) -> Record:
         "proxy": {"method": measured.proxy["method"], **_network(measured.proxy)},
         "student": {"method": measured.student["method"], **networks["student"]},
         "drop_from_teacher": measured.teacher["accuracy"] - student["accuracy"],
+        "scores": measured.analysis["scores"],
         "calibration_error": {
             name: found["error"] for name, found in measured.analysis["calibration"].items()
         },

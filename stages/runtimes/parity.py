@@ -14,6 +14,7 @@ from models.errors import InputError
 from models.networks.checkpoint import load_network
 from stages.analysis.calibration import calibration, confidence
 from stages.analysis.intervals import gain
+from stages.analysis.scores import TOP5, balanced_accuracy, ranks
 from stages.data.arrays import Images, load_data
 from stages.devices.rules import breach, compare
 from stages.files import sha256
@@ -26,7 +27,10 @@ from stages.sections.export import Validate
 STUDENT = Path("artifacts/student/model.safetensors")
 
 #: None if a logit is not finite.
-OF_ANSWERS = ("accuracy", "drop", "drop_low", "drop_high", "calibration_error")
+OF_ANSWERS = (
+    *("accuracy", "top5_accuracy", "balanced_accuracy"),
+    *("drop", "drop_low", "drop_high", "calibration_error"),
+)
 #: Batch size where any is allowed.
 BATCH = 128
 
@@ -87,6 +91,9 @@ def measurements(
         labels = reference.test.labels[:images]
         row["accuracy"] = accuracy(logits, labels)
         right = logits.argmax(1) == labels
+        row["balanced_accuracy"] = balanced_accuracy(right, labels)
+        if logits.shape[1] > TOP5:
+            row["top5_accuracy"] = float((ranks(logits, labels) < TOP5).mean())
         lost = gain(theirs.argmax(1) == labels, right, paired=True)
         row |= {"drop": lost.gain, "drop_low": lost.low, "drop_high": lost.high}
         row["calibration_error"] = calibration(confidence(logits), right)["error"]

@@ -28,6 +28,11 @@ def summary() -> dict[str, Any]:
     exports = made["exports"]
     made["teacher"]["weights"] = {"source": "timm:[big]", "licence": "apache-2.0"}
     made["student"]["weights"] = None
+    score = {"value": 0.9, "low": 0.8, "high": 0.95}
+    of_network = dict.fromkeys(("accuracy", "top5_accuracy", "balanced_accuracy"), score)
+    of_network |= {"macro_f1": score | {"value": 0.875}}
+    uneven = of_network | {"balanced_accuracy": score | {"value": 0.85}}
+    made["scores"] = {"teacher": of_network, "student": uneven}
     unknown = ("size_mb", "accuracy", "drop", "p50_ms", "p90_ms", "noisy", "speedup", "agreement")
     exports["fp16"] |= dict.fromkeys(unknown)
     exports["fp16"] |= {"status": "failed", "reason": "not exported [why]"}
@@ -64,6 +69,9 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     assert found["teacher"][1:] == ["resnet20", "99.72 %", "272,474", "40.8 M", "1.09"]
     assert found["student"][1:] == ["resnet8", "99.72 %", "78,042", "12.5 M", "0.312"]
     assert found["teacher / student"][2:] == ["0.00 points", "3.49×", "3.26×", "3.49×"]
+    assert found["top‑5 accuracy"][1:] == ["90.00 % (80.0 to 95.0)"] * 2
+    assert found["balanced accuracy"][2] == "85.00 % (80.0 to 95.0)"
+    assert found["macro F1"][1] == "87.50 % (80.0 to 95.0)"
     assert found["fp32"][1:5] == [
         *("passed", "dominated by int8_u8s8", "99.72 %", "0.00 (−0.76 to +0.76)")
     ]

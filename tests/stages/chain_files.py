@@ -250,3 +250,4 @@ def write_chain(method: str = "ackd") -> None:
     write_class_figures(learners=method == "ackd")
     Path("artifacts/analysis").mkdir(parents=True)
     Image.new("RGB", (1, 1), "grey").save("artifacts/analysis/grad_cam.png")
+    Image.new("RGB", (1, 1), "red").save("artifacts/analysis/errors.png")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn import metrics
 
 from models.learners import load_learners
 from models.networks.checkpoint import load_network, save_network
@@ -174,6 +175,38 @@ def test_calibration_and_classes_of_a_whole_chain(analysed):
         np.testing.assert_array_equal(one.right, right[labels == label])
 
 
+def test_the_scores_and_the_errors_of_a_whole_chain(analysed):
+    labels = np.load("artifacts/data/test_labels.npy")
+    found, classes = report(), chain_files.CLASSES
+    for name in ("teacher", "student"):
+        answers, scores = outputs_by_hand(name)[1].argmax(1), found["scores"][name]
+        assert scores["top5_accuracy"] is None  # of four classes
+        for key, expected in (
+            ("accuracy", (answers == labels).mean()),
+            ("balanced_accuracy", metrics.balanced_accuracy_score(labels, answers)),
+            ("macro_f1", metrics.f1_score(labels, answers, average="macro")),
+        ):
+            assert scores[key]["value"] == pytest.approx(expected)
+            assert 0 <= scores[key]["low"] <= scores[key]["value"] <= scores[key]["high"] <= 1
+    confusions = metrics.confusion_matrix(labels, answers)
+    np.fill_diagonal(confusions, 0)
+    assert found["confused"][0]["count"] == confusions.max()
+    assert sum(pair["count"] for pair in found["confused"]) == confusions.sum()
+    for pair in found["confused"]:
+        label, answer = classes.index(pair["class"]), classes.index(pair["answer"])
+        assert pair["count"] == confusions[label, answer]
+        assert pair["share"] == pytest.approx(pair["count"] / (labels == label).sum())
+    errors = found["confident_errors"]
+    sure = [error["confidence"] for error in errors]
+    assert sure == sorted(sure, reverse=True)
+    assert [classes.index(error["class"]) for error in errors] == [
+        labels[error["image"]] for error in errors
+    ]
+    assert len(errors) == min(12, confusions.sum())
+    with Image.open("artifacts/analysis/errors.png") as picture:
+        assert picture.width > picture.height > 100
+
+
 def test_compares_every_class_with_another_run(chain):
     shutil.move("reports/classes.csv", "other.csv")
     path = Path("artifacts/student/model.safetensors")
@@ -228,7 +261,7 @@ def test_any_method_is_analysed(tmp_path, monkeypatch, settings, members, weighe
 
 def test_equal_inputs_give_equal_bytes_and_a_proxy_of_its_own_is_run(chain):
     paths = [Path("reports/analysis.json"), Path("reports/classes.csv")]
-    paths.append(Path("artifacts/analysis/grad_cam.png"))
+    paths += [Path("artifacts/analysis/grad_cam.png"), Path("artifacts/analysis/errors.png")]
     before = [sha256(path) for path in paths]
     analyze.main(PARAMS)
     assert [sha256(path) for path in paths] == before

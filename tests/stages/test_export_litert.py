@@ -19,7 +19,8 @@ ABSENT = LiteRtRuntime().unavailable()
 # The contract of docs/files.md.
 FIELDS = {
     *("precision", "file", "sha256", "bytes", "status", "reason", "provider", "dtypes", "golden"),
-    *("accuracy", "drop", "drop_low", "drop_high", "agreement", "calibration_error", "images"),
+    *("accuracy", "top5_accuracy", "balanced_accuracy"),
+    *("drop", "drop_low", "drop_high", "agreement", "calibration_error", "images"),
     "latency",
 }
 LATENCY_FIELDS = {

@@ -91,13 +91,27 @@ def test_the_summary_is_as_docs_files_says(summary, reported):
 def test_the_page_has_its_sections_in_order(page):
     assert page.order == [
         *("results", "trade-off", "curves", "learners", "similarity", "calibration", "classes"),
-        *("grad-cam", "latency", "prune", "data", "environment", "parameters", "not-measured"),
+        *(
+            "errors",
+            "grad-cam",
+            "latency",
+            "prune",
+            "data",
+            "environment",
+            "parameters",
+            "not-measured",
+        ),
     ]
-    networks, exports, validation = page.tables["results"]  # none of LiteRT
+    networks, scores, exports, validation = page.tables["results"]  # none of LiteRT
     assert "trade-off" not in page.tables  # which has a table where there are several devices
     assert networks[1] == ["teacher", "resnet20", "98.89 %", "272,474", "40.8 M", "1.09"]
     assert networks[2] == ["student", "resnet8", "97.50 %", "78,042", "12.5 M", "0.312"]
     assert networks[3][2:] == ["+1.39 points", "3.49×", "3.26×", "3.49×"]
+    assert scores[1:] == [
+        ["top‑1 accuracy", "98.89 % (97.2 to 99.6)", "97.50 % (95.3 to 98.7)"],
+        ["balanced accuracy", "98.89 % (97.2 to 99.6)", "97.00 % (95.3 to 98.7)"],
+        ["macro F1", "98.89 % (97.2 to 99.6)", "97.00 % (95.3 to 98.7)"],
+    ]
     assert exports[3][:5] == [
         *("int8_u8s8", "passed", "recommended", "97.22 %", "+0.28 (−0.32 to +1.08)")
     ]
@@ -117,6 +131,7 @@ def test_the_page_has_its_sections_in_order(page):
     assert training[2][1].startswith("epoch 15, the last, is kept: 97.50 % on")
     assert "cpu, bf16, processes: 2, threads of each: 1" in training[3][1]
     assert ["− learner D2B2", "73,258", ""] in page.tables["prune"][0]
+    assert page.tables["errors"][0][1] == ["red", "a <b> & $c$", "3", "3.33 %"]
     assert ["D3B1 and D2B2", "96.94 %", "0.871"] in page.tables["learners"][1]
     assert "min_accuracy: null" in page.text["parameters"]
     assert "discriminator_learning_rate: 0.001" in page.text["parameters"]
@@ -131,7 +146,7 @@ def test_the_page_needs_no_network_and_no_other_file(page, html, reported):
     assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     assert not re.search(r"@import|url\(", page.style)
     assert all(r.startswith(("data:", "#")) for r in page.references), page.references
-    assert [image.partition(",")[0] for image in page.images] == ["data:image/png;base64"]
+    assert [image.partition(",")[0] for image in page.images] == ["data:image/png;base64"] * 2
     assert not {"script", "iframe", "object", "embed"} & set(re.findall(r"<(\w+)", html))
     assert str(reported) not in html
     assert len(page.ids) == len(set(page.ids))
@@ -211,7 +226,7 @@ def test_what_failed_or_was_not_exported_shows_with_its_reasons(chain):
     assert (u8s8["status"], u8s8["p50_ms"]) == ("passed", None)
     assert (s8s8["status"], s8s8["reason"]) == ("failed", "not exported (ValueError: no)")
     assert (s8s8["size_mb"], s8s8["accuracy"], s8s8["dominated_by"]) == (None, None, [])
-    rows = {row[0]: row[1:5] for row in page.tables["results"][1]}
+    rows = {row[0]: row[1:5] for row in page.tables["results"][2]}
     for name in ("fp16", "int8_s8s8"):
         assert rows[name] == ["failed", "", *["not measured"] * 2]
     text = page.text["results"]
@@ -229,7 +244,7 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
     summary, page = made(Params.model_validate({"gate": {"max_export_drop": 0.02}}))
     assert summary["recommended"]["precision"] == "int8_u8s8"
     assert summary["exports"]["int8_s8s8"]["dominated_by"][0] == "int8_u8s8"
-    verdicts = {row[0]: row[2] for row in page.tables["results"][1][1:]}
+    verdicts = {row[0]: row[2] for row in page.tables["results"][2][1:]}
     assert verdicts["int8_u8s8"] == "recommended"
     assert verdicts["int8_s8s8"].startswith("dominated by int8_u8s8")
     text = page.text["results"]
@@ -272,6 +287,14 @@ def test_weights_of_others_are_named_with_their_licence(chain):
     assert "The student starts from timm:small.in1k (apache-2.0)." in text
     (warning,) = [text for text in summary["warnings"] if "licen" in text]
     assert warning.startswith("The weights that the teacher starts from, timm:big.in1k, are")
+
+
+def test_a_student_without_errors_has_no_pictures_of_them(chain):
+    Path("artifacts/analysis/errors.png").unlink()
+    change("reports/analysis.json", confused=[], confident_errors=[])
+    _, page = made()
+    assert "answers all 24 test images correctly" in page.text["errors"]
+    assert len(page.images) == 1
 
 
 def test_a_loaded_teacher_and_a_proxy_of_its_own_have_their_rows(chain):

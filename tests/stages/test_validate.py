@@ -111,6 +111,7 @@ def test_figures_against_an_independent_calculation() -> None:
     for low in np.arange(15) / 15:
         inside = (claimed >= low) & (claimed < low + 1 / 15)
         error += abs(right[inside].sum() - claimed[inside].sum()) / 30
+    assert (row["balanced_accuracy"], row["top5_accuracy"]) == (pytest.approx(20 / 30), None)
     assert row["calibration_error"] == pytest.approx(error, abs=0.02)  # of int8 logits
     assert row["golden"]["top1_agreement"] == np.mean(reference.argmax(1) != 0)
 

@@ -107,7 +107,7 @@ def test_the_figures_the_picture_and_the_place_of_the_report(
         show_report(tmp_path, kept_as)
 
     found = artifacts_of(show(return_state=True))
-    assert set(found) == {"networks", "exports", "accuracy-against-latency", "report"}
+    assert set(found) == {"networks", "accuracy", "exports", "accuracy-against-latency", "report"}
     for key, named in (("networks", ("resnet20", "resnet8")), ("exports", ("fp32", "int8_u8s8"))):
         shown = str(found[key].data)
         assert all(f"| {name} |" in shown for name in named)

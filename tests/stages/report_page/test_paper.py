@@ -86,6 +86,23 @@ def test_the_papers_figures_stand_beside_ours(pair):
     assert len(table) == 1 + 12
 
 
+def test_top5_stands_beside_the_papers(pair):
+    change("reports/teacher/metrics.json", network="resnet34")
+    change("reports/distill/metrics.json", network="resnet18")
+    top5 = {"value": 0.9, "low": 0.89, "high": 0.91}
+    change(
+        "reports/analysis.json",
+        lambda found: [one.update(top5_accuracy=top5) for one in found["scores"].values()],
+    )
+    settings = {"report": {"paper": "imagenet"}, "distill": {"method": "kd"}}
+    summary, page = made(Params.model_validate(settings))
+    assert summary["paper"]["top5_accuracies"]["ackd"] == 0.9043
+    assert "eskd" not in summary["paper"]["top5_accuracies"]
+    _, table = page.tables["paper"]
+    assert ["KD, this run", "89.88 %", "90.00 %", "+0.12"] in table
+    assert ["teacher", "91.42 %", "90.00 %", "−1.42"] in table
+
+
 def test_what_cannot_be_compared_is_said(pair):
     content = PAIR | {"distill": {"ackd": {"objective": "diversity"}}}
     _, page = made(Params.model_validate(content))

@@ -1,0 +1,78 @@
+"""How good answers are, by the measures that people compare, each with its 95 % interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.analysis.intervals import share_interval
+
+Labels = npt.NDArray[np.integer[Any]]
+
+#: With more classes than these, it counts whether the label is among so many largest logits.
+TOP5 = 5
+
+_RESAMPLES = 1000
+
+
+def ranks(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> Labels:
+    """How many classes come before the label in the answer: ``[N, K]`` to ``[N]``.
+
+    Of equal logits the first counts as the larger, as it does for argmax.
+    """
+    own = logits[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    before: Labels = ((logits > own) | ((logits == own) & earlier)).sum(1)
+    return before
+
+
+def balanced_accuracy(right: npt.NDArray[np.bool_], labels: Labels) -> float:
+    """The mean over the classes of the share of their images that are ``right``."""
+    counts = np.bincount(labels)
+    return float((np.bincount(labels, right)[counts > 0] / counts[counts > 0]).mean())
+
+
+def scores(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> dict[str, Any]:
+    """Every measure as ``{"value", "low", "high"}``; top-5 is None with five classes or fewer.
+
+    Classes without images count nowhere. The interval of the balanced accuracy is that of an
+    accuracy on as many images as give the mean over the classes its variance, were all equally
+    hard. That of macro F1 comes from drawing each class's images anew, with repetition.
+    """
+    place, classes = ranks(logits, labels), logits.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    counts = counts[counts > 0]
+    balanced = balanced_accuracy(place == 0, labels)
+    top5 = share_interval(float((place < TOP5).mean()), len(labels)) if classes > TOP5 else None
+    return {
+        "accuracy": share_interval(float((place == 0).mean()), len(labels)),
+        "top5_accuracy": top5,
+        "balanced_accuracy": share_interval(balanced, len(counts) ** 2 / (1 / counts).sum()),
+        "macro_f1": _macro_f1_interval(logits.argmax(1), labels),
+    }
+
+
+def _macro_f1(answers: Labels, labels: Labels) -> float:
+    size = int(max(answers.max(), labels.max())) + 1
+    kept, given, counts = (
+        np.bincount(found, minlength=size) for found in (labels[answers == labels], answers, labels)
+    )
+    present = counts > 0
+    return float((2 * kept[present] / (given + counts)[present]).mean())
+
+
+def _macro_f1_interval(answers: Labels, labels: Labels) -> dict[str, float]:
+    order = np.argsort(labels, kind="stable")
+    answers, labels = answers[order], labels[order]
+    counts = np.bincount(labels)
+    first, count = (np.cumsum(counts) - counts)[labels], counts[labels]
+    random = np.random.default_rng(0)
+    drawn = [
+        _macro_f1(answers[first + (random.random(len(labels)) * count).astype(np.int64)], labels)
+        for _ in range(_RESAMPLES)
+    ]
+    value = _macro_f1(answers, labels)
+    low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
+    return {"value": value, "low": min(low, value), "high": max(high, value)}
