@@ -115,6 +115,60 @@ def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True
     return Origin(source, state_sha256(state), licence, normalization, notes)
 
 
+def download(name: str, weights: str) -> str | None:
+    """What :func:`load_weights` would download for a network, its size and its licence.
+
+    None where that is nothing, as for a file or for what was downloaded before. It is known without
+    asking anyone; a name on the hub has its size and licence there alone.
+    """
+    library, _, own_name = name.rpartition(":")
+    if weights.startswith("hf-hub:"):
+        return None if _is_cached(weights.removeprefix("hf-hub:")) else weights
+    if weights != "pretrained":
+        return None
+    if library == "timm":
+        return _download_of_timm(own_name)
+    if library == "torchvision" or name in _IMAGENET_RESNETS:
+        return _download_of_torchvision(own_name)
+    return None
+
+
+def _download_of_timm(name: str) -> str | None:
+    import timm
+
+    published: Any = timm.get_pretrained_cfg(name)
+    if published is None or not published.has_weights:
+        return None
+    if published.hf_hub_id and _is_cached(published.hf_hub_id):
+        return None
+    with torch.device("meta"):  # which takes no memory
+        state = timm.create_model(name).state_dict()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6
+    source = f"timm:{published.architecture}.{published.tag}"
+    return f"{source} (about {size:.0f} MB, {published.license or 'no licence stated'})"
+
+
+def _download_of_torchvision(name: str) -> str | None:
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    if Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name).exists():
+        return None
+    size = weights.meta["_file_size"] * 2**20 / 1e6
+    return f"torchvision:{name} {weights.name} ({size:.0f} MB, no licence stated)"
+
+
+def _is_cached(repository: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, revision = repository.partition("@")
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(
+        isinstance(try_to_load_from_cache(name, file, revision=revision or None), str)
+        for file in files
+    )
+
+
 def state_sha256(state: Mapping[str, Tensor]) -> str:
     """Of every name, type, shape and number of a state dict."""
     digest = hashlib.sha256()

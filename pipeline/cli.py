@@ -146,12 +146,12 @@ def _run_flow(params: Params) -> None:
 
 @app.command(cls=InProject)
 def status() -> None:
-    """List all stages: up to date, or will run and why; and whether new images fit on the disk."""
+    """List all stages: up to date, or will run and why; and what comes to this disk."""
     from pipeline.dvc_runner import load_status
     from pipeline.upkeep.disk import require_space
     from stages.identify_inputs import main as identify_inputs
     from stages.params import load_params
-    from stages.preflight import check
+    from stages.preflight import check, downloads
     from stages.prepare_data import REPORT, describe
 
     params = load_params()
@@ -174,6 +174,8 @@ def status() -> None:
             typer.echo(require_space(Path(), params))
         except InputError as error:
             typer.echo(f"disk: too small: {error}")
+        if wanted := downloads(params, moving):
+            typer.echo(f"will be downloaded once: {', '.join(wanted)}")
 
 
 @app.command(cls=InProject)

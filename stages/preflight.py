@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import models
 from models import distillers
 from models.errors import InputError
 from models.learners import check_codes
-from models.weights import load_weights
+from models.weights import download, load_weights
 from stages.params import Params
 
 
@@ -57,6 +58,21 @@ def check(params: Params) -> None:
     check_installed(params.litert)
     if params.validate_.tensorrt == "required":
         TensorRtRuntime().left_out(params.validate_)
+
+
+def downloads(params: Params, stages: Collection[str]) -> list[str]:
+    """The weights that these stages would download, each with its size and licence if known."""
+    teacher, student = params.teacher, params.distill
+    starts = {
+        "train_teacher": (teacher.network, teacher.weights),
+        "distill": (student.network, student.weights),
+    }
+    found = [
+        download(network, weights)
+        for stage, (network, weights) in starts.items()
+        if stage in stages and weights is not None
+    ]
+    return [name for name in dict.fromkeys(found) if name is not None]
 
 
 def _check_method(params: Params) -> None:

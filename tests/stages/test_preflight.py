@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import models
 from models.errors import InputError
 from stages.params import Params
-from stages.preflight import check, check_training
+from stages.preflight import check, check_training, downloads
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,32 @@ def test_a_student_that_cannot_be_exported(
     params = Params.model_validate({"distill": student, "teacher": {"batch_size": 8}})
     with pytest.raises(InputError, match="distill.network: timm:odd cannot be exported to ONNX"):
         check_training(params)
+
+
+def test_what_will_be_downloaded_is_known_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    content = {
+        "teacher": {"network": "timm:mobilenetv3_small_100", "weights": "pretrained"},
+        "distill": {"network": "resnet18", "weights": "pretrained"},
+    }
+    params = Params.model_validate(content)
+    teacher = "timm:mobilenetv3_small_100.lamb_in1k (about 10 MB, apache-2.0)"
+    student = "torchvision:resnet18 IMAGENET1K_V1 (47 MB, no licence stated)"
+    both = ["train_teacher", "distill", "report"]
+    assert downloads(params, both) == [teacher, student]
+    assert downloads(params, ["distill"]) == [student]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/resnet18-f37072fd.pth").touch()
+    snapshot = tmp_path / "models--timm--mobilenetv3_small_100.lamb_in1k/snapshots/0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("0")
+    assert downloads(params, both) == []
+    content["distill"]["weights"] = "hf-hub:somebody/network"
+    assert downloads(Params.model_validate(content), both) == ["hf-hub:somebody/network"]
+    content["distill"]["weights"] = "student.pth"
+    assert downloads(Params.model_validate(content), both) == []
