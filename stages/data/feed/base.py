@@ -33,18 +33,6 @@ class Shard(NamedTuple):
     weight: float
 
 
-class Shown(NamedTuple):
-    """Images that an epoch shows.
-
-    Attributes:
-        indices: ``[B]``, of the images; unlabeled ones are counted on from the labeled ones.
-        slots: ``[B]``, their places in the epoch, which their augmentation goes by.
-    """
-
-    indices: Tensor
-    slots: Tensor
-
-
 @dataclass(frozen=True)
 class FeedPlan:
     """Which images a process trains on, and how they are augmented and cut into batches.
@@ -114,13 +102,6 @@ class FeedPlan:
             )
 
 
-class _Part(NamedTuple):
-    """A process's rows of a batch, and those that they are mixed with."""
-
-    rows: Tensor
-    partners: Tensor
-
-
 class Feed:
     """The training images of a process, epoch by epoch.
 
@@ -143,7 +124,7 @@ class Feed:
         if plan.class_weights == "balanced":
             counts = self.labels.bincount(minlength=len(plan.data.classes))
             self._class_weights = len(self) / ((counts > 0).sum() * counts.clamp(min=1))
-        self._labels = F.pad(self.labels, (0, unlabeled), value=-1)
+        self._labels = F.pad(self.labels, (0, unlabeled), value=-1) if unlabeled else self.labels
 
     def __len__(self) -> int:
         """Labeled images."""
@@ -189,17 +170,15 @@ class Feed:
         """
         indices = self._indices(epoch)
         batches = self._batches(epoch)[start_step:]
-        parts = [self._own_part(slots) for slots in batches]
-        shown = [
-            slots[torch.cat(part) if self._partners_are_elsewhere else part.rows]
-            for slots, part in zip(batches, parts, strict=True)
-        ]
-        images = self._images([Shown(indices[slots], slots) for slots in shown], epoch)
-        steps = enumerate(zip(batches, parts, images, strict=True), start_step)
-        for step, (slots, part, pixels) in steps:
-            weight = len(part.rows) * self.plan.processes / len(slots)
-            whole = Shown(indices[slots], slots)
-            yield Shard(self._batch(pixels, whole, part, epoch, step), weight)
+        shown = [slots[self._own] for slots in batches]
+        if self._partners_are_elsewhere:
+            shown = [
+                torch.cat([slots[self._own], self._mirrored(slots, slots)[self._own]])
+                for slots in batches
+            ]
+        images = self._images(shown, indices, epoch)
+        for step, (slots, pixels) in enumerate(zip(batches, images, strict=True), start_step):
+            yield self._shard(pixels, slots, indices, epoch, step)
 
     def _indices(self, epoch: int) -> Tensor:
         """Which image each slot of the epoch shows."""
@@ -219,52 +198,61 @@ class Feed:
             shown.append(in_rounds(seed, unlabeled, epoch * more, more))
         return torch.cat(shown)
 
-    def _batches(self, epoch: int) -> list[Tensor]:
+    def _batches(self, epoch: int) -> Sequence[Tensor]:
         """The slots of each batch, labeled ones first."""
         plan, count = self.plan, len(self)
         order = epoch_order(plan.augmentation.seed, epoch, count)
         order = order[: self.seen - self.steps * plan.unlabeled]
         labeled = order.tensor_split([step * plan.labeled for step in range(1, self.steps)])
+        if not plan.unlabeled:
+            return labeled
         unlabeled = torch.arange(count, self.slots).view(self.steps, plan.unlabeled)
         return [torch.cat(pair) for pair in zip(labeled, unlabeled, strict=True)]
 
-    def _own_part(self, slots: Tensor) -> _Part:
-        rows = torch.arange(len(slots))
-        kinds = rows.tensor_split([int((slots < len(self)).sum())])
-        partners = torch.cat([kind.flip(0) for kind in kinds])
-        own = slice(self.plan.process, None, self.plan.processes)
-        return _Part(rows[own], partners[own])
+    @property
+    def _own(self) -> slice:
+        """Of a batch, this process's rows."""
+        return slice(self.plan.process, None, self.plan.processes)
+
+    def _mirrored(self, slots: Tensor, rows: Tensor) -> Tensor:
+        """What belongs to a batch's slots in reversed order, labeled ones first as before."""
+        labeled = int((slots < len(self)).sum())
+        return torch.cat([kind.flip(0) for kind in rows.tensor_split([labeled])])
 
     @property
     def _partners_are_elsewhere(self) -> bool:
         return self.plan.augmentation.mixes and self.plan.processes > 1
 
-    def _batch(self, pixels: Tensor, whole: Shown, part: _Part, epoch: int, step: int) -> Batch:
-        """A shard's batch: its images, normalised and mixed, and what is to be learnt of them.
+    def _shard(
+        self, pixels: Tensor, slots: Tensor, indices: Tensor, epoch: int, step: int
+    ) -> Shard:
+        """The process's part of a batch, normalised and mixed, and what is to be learnt of it.
 
         Args:
-            pixels: of the part's rows, and where they are elsewhere of their partners.
-            whole: the global batch.
-            part: of it.
+            pixels: of its images, and where they are elsewhere of their partners.
+            slots: of the global batch.
+            indices: of the images in all slots.
             epoch: counted from 0.
             step: counted from 0.
         """
         plan, settings, device = self.plan, self.plan.augmentation, self.normalize.device
-        images = self.normalize(pixels)
-        indices, slots = whole.indices[part.rows], whole.slots[part.rows]
-        labels, targets = self._labels[indices], None
+        images, own = self.normalize(pixels), slots[self._own]
+        labels, targets = self._labels[indices[own]], None
         weighted = plan.unlabeled or plan.class_weights == "balanced"
         if settings.mixes or plan.label_smoothing or weighted:
-            every = self._targets(self._labels[whole.indices])
-            targets = every[part.rows]
+            every = self._targets(self._labels[indices[slots]])
+            targets = every[self._own]
             if settings.mixes:
                 mix = draw_mix(settings, epoch, step, images.shape[2])
-                elsewhere = self._partners_are_elsewhere
-                own, partners = images.chunk(2) if elsewhere else (images, images[part.partners])
-                images = mix.images(own, partners)
-                targets = mix.targets(targets, every[part.partners])
+                if self._partners_are_elsewhere:
+                    images, partners = images.chunk(2)
+                else:
+                    partners = self._mirrored(slots, images)
+                images = mix.images(images, partners)
+                targets = mix.targets(targets, self._mirrored(slots, every)[self._own])
             targets = targets.to(device)
-        return Batch(images, labels.to(device), indices.to(device), targets, slots)
+        batch = Batch(images, labels.to(device), indices[own].to(device), targets, own)
+        return Shard(batch, len(own) * plan.processes / len(slots))
 
     def _targets(self, labels: Tensor) -> Tensor:
         """``[B, K]``, the classes' probabilities, which weigh as much as in :class:`Batch`."""
@@ -275,6 +263,6 @@ class Feed:
         weights = self._class_weights[labels] * labeled / labeled.mean()
         return targets * weights[:, None]
 
-    def _images(self, parts: Sequence[Shown], epoch: int) -> Iterator[Tensor]:
-        """The augmented uint8 images ``[B, H, W, 3]`` of each part, in turn."""
+    def _images(self, parts: Sequence[Tensor], indices: Tensor, epoch: int) -> Iterator[Tensor]:
+        """The augmented uint8 images ``[B, H, W, 3]`` of each part's slots, in turn."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.data.feed.augmentation import augment, pad
-from stages.data.feed.base import Feed, FeedPlan, Shown
+from stages.data.feed.base import Feed, FeedPlan
 
 
 class MemoryFeed(Feed):
@@ -21,7 +21,7 @@ class MemoryFeed(Feed):
         padded = [pad(part, padding, mode).to(plan.device) for part in images]
         self.padded = torch.cat(padded) if len(padded) > 1 else padded[0]
 
-    def _images(self, parts: Sequence[Shown], epoch: int) -> Iterator[Tensor]:
+    def _images(self, parts: Sequence[Tensor], indices: Tensor, epoch: int) -> Iterator[Tensor]:
         settings, size = self.plan.augmentation, self.plan.data.image_size
-        for indices, slots in parts:
-            yield augment(self.padded, indices, slots, settings, size, epoch)
+        for slots in parts:
+            yield augment(self.padded, indices[slots], slots, settings, size, epoch)

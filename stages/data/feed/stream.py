@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.errors import InputError
 from stages.data.arrays import ImageFile
 from stages.data.feed.augmentation import augment, pad
-from stages.data.feed.base import Feed, FeedPlan, Shown
+from stages.data.feed.base import Feed, FeedPlan
 from stages.sections.data import Augmentation
 
 _Indices: TypeAlias = npt.NDArray[np.int64]
@@ -37,11 +37,12 @@ class StreamFeed(Feed):
         super().__init__(plan)
         self.workers = workers
 
-    def _images(self, parts: Sequence[Shown], epoch: int) -> Iterator[Tensor]:
+    def _images(self, parts: Sequence[Tensor], indices: Tensor, epoch: int) -> Iterator[Tensor]:
         loader = DataLoader(
             _Parts(
                 self.files,
-                [(indices.numpy(), slots.numpy()) for indices, slots in parts],
+                [part.numpy() for part in parts],
+                indices.numpy(),
                 self.plan.augmentation,
                 self.plan.data.image_size,
                 epoch,
@@ -69,25 +70,26 @@ class _Parts(Dataset[Tensor | InputError]):
     def __init__(
         self,
         files: Sequence[ImageFile],
-        parts: Sequence[tuple[_Indices, _Indices]],
+        parts: Sequence[_Indices],
+        indices: _Indices,
         settings: Augmentation,
         size: int,
         epoch: int,
     ) -> None:
-        self.files, self.parts = files, parts
+        self.files, self.parts, self.indices = files, parts, indices
         self.settings, self.size, self.epoch = settings, size, epoch
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, number: int) -> Tensor | InputError:
-        indices, slots = self.parts[number]
+        slots = self.parts[number]
         try:
-            images = torch.from_numpy(self._read(indices))
+            images = torch.from_numpy(self._read(self.indices[slots]))
         except InputError as error:
             return error  # torch would raise it with the worker's traceback in its message
         padded = pad(images, self.settings.crop_padding, self.settings.pad_mode)
-        rows = torch.arange(len(indices))
+        rows = torch.arange(len(slots))
         return augment(padded, rows, torch.from_numpy(slots), self.settings, self.size, self.epoch)
 
     def _read(self, indices: _Indices) -> npt.NDArray[np.uint8]:
