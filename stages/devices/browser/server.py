@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -32,6 +33,7 @@ class _Server(uvicorn.Server):
 
     Attributes:
         strangers: connections without a successful request, oldest first.
+        failures: number of connections that could not be accepted, or failed their handshake.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.listener, self.encryption = listener, encryption
         self.strangers: dict[_Protocol, None] = {}
+        self.failures = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         del sockets
@@ -59,6 +62,7 @@ class _Server(uvicorn.Server):
                 try:
                     connection, _ = await loop.sock_accept(self.listener)
                 except OSError:
+                    self.failures += 1
                     await asyncio.sleep(_PAUSE_SECONDS)
                 else:
                     opening.create_task(self._open(connection))
@@ -77,7 +81,7 @@ class _Server(uvicorn.Server):
                 ssl_handshake_timeout=HEAD_SECONDS if self.encryption else None,
             )
         except Exception:  # clients may send anything
-            return
+            self.failures += 1
         finally:
             if protocol.transport is None:
                 self.strangers.pop(protocol, None)
@@ -167,3 +171,9 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
+            if server.failures:
+                print(
+                    f"probe: {server.failures} connections failed before any request: without a TLS"
+                    " handshake, or with too many files open",
+                    file=sys.stderr,
+                )

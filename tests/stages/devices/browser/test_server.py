@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import socket
@@ -10,6 +11,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -173,7 +175,11 @@ def test_a_body_that_does_not_come_is_not_waited_for(
     ("https", "begin"), [(False, b""), (False, b"GET / HT"), (True, b"\x16\x03\x01")]
 )
 def test_a_head_that_does_not_come_is_not_waited_for(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, https: bool, begin: bytes
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    https: bool,
+    begin: bytes,
 ) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     with probing(load_exported(bundle), QUICK, Reach(https=https)) as probe:
@@ -184,6 +190,9 @@ def test_a_head_that_does_not_come_is_not_waited_for(
         assert time.monotonic() - start < 10
         monkeypatch.undo()
         assert stands(probe)
+    printed = capfd.readouterr().err
+    assert printed.startswith("probe: 1 connections failed before any") if https else not printed
+    assert printed.count("\n") == https
 
 
 def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None:
@@ -222,6 +231,25 @@ def test_a_crowd_that_sends_nothing_keeps_nobody_out(bundle: Path, https: bool) 
         idle[0].settimeout(5)
         assert received(idle[0]) == b""
         assert stands(probe)
+
+
+def test_too_many_open_files_are_counted_and_waited_out(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    accept, refused = socket.socket.accept, []
+
+    def refuse(listener: socket.socket) -> tuple[socket.socket, Any]:
+        if len(refused) < 3:
+            refused.append(listener)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", refuse)
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
+        assert stands(probe)
+    printed = capfd.readouterr().err
+    assert printed.startswith("probe: 3 connections failed before any request")
+    assert printed.count("\n") == 1
 
 
 def test_a_run_is_answered_again_and_reported_once(probe: Probe) -> None:
