@@ -168,7 +168,7 @@ class Backbone(nn.Module):
         """Merge the branches that only help training, in place, as their network's authors mean it.
 
         Returns:
-            Whether there are any. Afterwards the network can only be run.
+            Whether there are any. Afterwards the network is in eval mode, and can only be run.
         """
         return False
 

@@ -68,6 +68,7 @@ class ZooNetwork(Backbone):
         """By timm's ``reparameterize_model``, which knows MobileOne, RepVGG, RepViT and others."""
         from timm.utils.model import reparameterize_model
 
+        self.eval()  # some can be fused in this mode only
         before = self.state_dict().keys()
         reparameterize_model(self.network, inplace=True)
         self.is_fused = self.state_dict().keys() != before
