@@ -17,7 +17,7 @@ Labels = npt.NDArray[np.integer[Any]]
 
 _PAIRS = 20
 _PICTURES = 12
-_COLUMNS = 6
+_COLUMNS = 4
 
 
 def confused_pairs(answers: Labels, labels: Labels, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def draw_errors(
     """
     rows = -(-len(errors) // _COLUMNS)
     # A class may be called "$".
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}):
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
         size = 1.3 * CELL_INCHES
         figure = Figure(figsize=(_COLUMNS * size, rows * 1.3 * size), dpi=160)
         grid = figure.subplots(rows, _COLUMNS, squeeze=False)
@@ -74,7 +74,7 @@ def draw_errors(
         for axes, image, error in zip(grid.flat, images, errors, strict=False):
             axes.imshow(image, interpolation="nearest")
             label, answer = (_short(error[key]) for key in ("class", "answer"))
-            caption = f"{label}\nas {answer}, {error['confidence']:.0%}"
+            caption = f"{label}\n{answer} {error['confidence']:.0%}"
             axes.set_xlabel(caption, color=INK, labelpad=3)
         figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.22 / rows, hspace=0.35)
         figure.savefig(path, format="png", transparent=True, metadata={"Software": None})
