@@ -227,7 +227,7 @@ def _load(
     Returns:
         Notes for :class:`Origin`.
     """
-    own, notes, theirs = network.state_dict(), [], ""
+    own, notes, others, theirs = network.state_dict(), [], list[str](), ""
     if isinstance(network, Backbone):
         classifier = {id(parameter) for parameter in network.last_layer().parameters()}
         others = [
@@ -237,11 +237,16 @@ def _load(
             and (name not in state or state[name].shape != parameter.shape)
         ]
         theirs = next((f"{len(state[name])}" for name in others if name in state), "no")
-        if others:
+        if others and new_classifier:
+            # As libraries draw it for a thousand classes, it is too large for a few: the first
+            # steps would undo what the trunk has learned.
+            for layer in network.last_layer().modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    layer.reset_parameters()
             notes.append(f"a new classifier of {network.num_classes} classes (was {theirs})")
         state = state | {name: own[name] for name in others}
     load_strictly(network, state, source)
-    if notes and not new_classifier:
+    if others and not new_classifier:
         raise InputError(
             f"{source}: the classifier is of {theirs} classes, expected {network.num_classes};"
             " train a new one (teacher.train: head, or all), or use other weights"

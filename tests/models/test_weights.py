@@ -281,14 +281,16 @@ def test_published_weights_and_their_normalisation(
     assert same(theirs, network)
     # Of other classes, all but the classifier is taken, unless it is to stay as it is.
     network = models.build(name, 10)
-    fresh = {n: t.clone() for n, t in network.last_layer().state_dict().items()}
     again = load_weights(network, "pretrained")
     assert again.notes == ["a new classifier of 10 classes (was 1000)"]
     assert again.sha256 == origin.sha256
-    assert all(torch.equal(fresh[n], t) for n, t in network.last_layer().state_dict().items())
     differ = [
         n for n, t in network.state_dict().items() if not torch.equal(t, theirs.state_dict()[n])
     ]
-    assert len(differ) == len(fresh)
+    classifier = network.last_layer().state_dict()
+    assert len(differ) == len(classifier)
+    # Small at first, or its gradients would undo the trunk: timm's own are up to 0.3 here.
+    bound = classifier["weight"][0].numel() ** -0.5
+    assert all(0 < t.abs().max() <= bound for t in classifier.values())
     with pytest.raises(InputError, match="the classifier is of 1000 classes, expected 10"):
         load_weights(network, "pretrained", new_classifier=False)
