@@ -42,14 +42,27 @@ def main(
     ] = None,
 ) -> None:
     """Train what is still missing, and write the table."""
-    content = read_yaml(plan)
+    compare(plan.stem, read_yaml(plan), data, work, teacher_checkpoint, only, seeds, repdistiller)
+
+
+def compare(
+    plan: str,
+    content: Json,
+    data: str,
+    work: Path,
+    teacher_checkpoint: Path | None = None,
+    only: Sequence[str] | None = None,
+    seeds: int | None = None,
+    repdistiller: Path | None = None,
+) -> None:
+    """See :func:`main`; ``content`` is that of the file named ``plan``."""
     variants: dict[str, Json] = content["variants"]
     unknown = set(only or []) - variants.keys()
     if unknown:
         raise InputError(f"--only: {plan} has no variant {', '.join(sorted(unknown))}")
     checkout = check_checkout(repdistiller) if repdistiller else None
     params = content["params"] | {"data": content["params"].get("data", {}) | {"source": data}}
-    study = Study(plan.stem, params, work)
+    study = Study(plan, params, work)
     study.train_teacher(teacher_checkpoint)
     for seed in range(seeds or content["seeds"]):
         for name, variant in variants.items():
@@ -57,7 +70,7 @@ def main(
                 continue
             loop = checkout if name == _PEER else None
             study.distil(f"{name}, seed {seed}", sections(variant, seed), loop)
-    publish(plan.stem, markdown(study.results, list(variants), content["baselines"]))
+    publish(plan, markdown(study.results, list(variants), content["baselines"]))
 
 
 def sections(variant: Json, seed: int) -> dict[str, Json]:

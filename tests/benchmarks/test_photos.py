@@ -1,0 +1,44 @@
+"""Weights under the names of others, and the plan that they go into."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+import models
+from benchmarks import photos
+from models.errors import InputError
+from models.weights import load_weights
+
+NETWORK = "tf_efficientnet_lite0"
+
+
+def test_weights_under_other_names_become_timms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = timm.create_model(NETWORK)
+    renamed = {f"other.{n}": t for n, t in enumerate(theirs.state_dict().values()) if t.ndim}
+    torch.save(renamed, tmp_path / "student.pth")
+    target = tmp_path / f"weights/{NETWORK}.safetensors"
+    photos.convert(tmp_path / "student.pth", NETWORK, target)
+    network = models.build(f"timm:{NETWORK}", 1000)
+    load_weights(network, str(target))
+    ours = network.state_dict()
+    assert all(torch.equal(ours[n], t) for n, t in theirs.state_dict().items())
+    with pytest.raises(InputError, match=r"student.pth: expected the parameters of tf_eff.*lite2"):
+        photos.convert(tmp_path / "student.pth", "tf_efficientnet_lite2", target)
+
+    ran: list[Any] = []
+    monkeypatch.setattr(photos, "convert", lambda *_: None)
+    monkeypatch.setattr(photos, "compare", lambda *given, **more: ran.append((given, more)))
+    photos.main(Path("t.pth"), Path("s.pth"), "hf:images", tmp_path, only=["kd"], seeds=1)
+    (((name, plan, data, work), more),) = ran
+    assert (name, data, work, more) == (
+        "photos",
+        "hf:images",
+        tmp_path,
+        {"only": ["kd"], "seeds": 1},
+    )
+    assert plan["params"]["data"]["unlabeled"] == "hf:images"
