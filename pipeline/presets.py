@@ -20,6 +20,8 @@ from stages.schedule import compressed
 
 PRESETS_FOLDER = Path("presets")
 
+#: Names every key that a preset of a whole chain may change.
+_DEFAULT = "digits"
 # Keys of the data section that name parts of one source.
 _OF_A_SOURCE = (
     *("config", "image_column", "label_column"),
@@ -102,7 +104,10 @@ def laid(
     """
     params: CommentedMap = _yaml().load(text)
     for name in names:
-        _lay(_overlay(name), params)
+        overlay = _overlay(name)
+        if overlay.keys() >= {"teacher", "distill"}:  # it leaves nothing of the one before
+            _lay(_overlay(_DEFAULT), params)
+        _lay(overlay, params)
     if source is not None:
         _lay({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}}, params)
     if epochs is not None:
