@@ -105,6 +105,11 @@ def _run(files: list[int], folder: str, variables: dict[str, str], arguments: li
     os.environ.clear()
     os.environ.update(variables)
     sys.path[0] = folder
+    # In a fork, torch's first call of this renews the pool of threads, and fails where a thread of
+    # autograd makes its own first call at the same moment.
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
     run_module(arguments[0])
 
 
