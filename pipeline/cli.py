@@ -193,10 +193,10 @@ def predict(
 ) -> None:
     """Show the exported student's answers for pictures of your own."""
     from pipeline.predict import predict as answer
-    from pipeline.rich_tables import print_table
     from stages.params import load_params
 
-    print_table(console, answer(pictures, precision, load_params()))
+    for line in answer(pictures, precision, load_params()):
+        typer.echo(line)
 
 
 @app.command()

@@ -18,13 +18,12 @@ from stages.params import Params
 from stages.runtimes.base import Job
 from stages.runtimes.exported import load_exported
 from stages.runtimes.onnx_runtime import OnnxRuntime
-from stages.tables import Cell, Table
 
-_RANKS = ("most probable", "second", "third")
+_SHOWN = 3  # classes of each picture
 
 
-def predict(pictures: Sequence[Path], precision: str, params: Params) -> Table:
-    """The most probable classes of each picture, prepared as the test images were.
+def predict(pictures: Sequence[Path], precision: str, params: Params) -> list[str]:
+    """A line for each picture: its most probable classes. It is prepared as the test images were.
 
     Raises:
         InputError: nothing of this precision was exported, or a picture cannot be read; all that
@@ -49,10 +48,9 @@ def predict(pictures: Sequence[Path], precision: str, params: Params) -> Table:
         raise InputError(f"cannot read {', '.join(damaged)}; name pictures that can be read")
     job = Job(np.stack(images), batch_size=1)
     (logits,) = OnnxRuntime().run(exported.file(precision, "static"), [job]).logits
-    ranks = _RANKS[: len(classes)]
-    rows: list[list[Cell]] = []
+    lines = []
     for picture, odds in zip(pictures, softmax(logits, axis=1), strict=True):
-        best = np.argsort(-odds, kind="stable")[: len(ranks)]
-        answers = [f"{printable(classes[k])} {percent(float(odds[k]))}" for k in best]
-        rows.append([printable(str(picture)), *answers])
-    return Table(["picture", *ranks], rows)
+        best = np.argsort(-odds, kind="stable")[:_SHOWN]
+        answers = (f"{printable(classes[k])} {percent(float(odds[k]))}" for k in best)
+        lines.append(f"{printable(str(picture))}: {', '.join(answers)}")
+    return lines

@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 
 from models.networks.checkpoint import load_network
-from pipeline import cli
-from pipeline.rich_tables import wide_console
 from stages.data.arrays import load_data
 from stages.runtimes.torch_runtime import DeployedNetwork
 from tests.pipeline.conftest import ROOT, invoke
@@ -23,7 +21,6 @@ from tests.stages.conftest import CLASSES, exported
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What was exported, and two of the test images as files, one turned by EXIF."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "console", wide_console())
     (tmp_path / "artifacts").symlink_to(exported() / "artifacts")
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -44,7 +41,7 @@ def test_it_answers_as_torch_does(project: Path) -> None:
     with torch.no_grad():
         odds = deployed(torch.from_numpy(np.array(data.split("test").images[:2]))).softmax(1)
     for name, row in zip(("straight.png", "turned.png"), odds.tolist(), strict=True):
-        (line,) = [line for line in output.splitlines() if name in line]
+        (line,) = [line for line in output.splitlines() if line.startswith(f"{name}: ")]
         answers = re.findall(r"(\S+) (\d+\.\d+) ?%", line)
         expected = sorted(zip(row, CLASSES, strict=True), reverse=True)
         assert [answer[0] for answer in answers] == [name for _, name in expected]
