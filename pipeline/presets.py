@@ -67,14 +67,15 @@ def use(
     Raises:
         InputError: a preset, a setting or the result is invalid; nothing is written.
     """
-    before = leaves(read_yaml(PARAMS_FILE))
+    old = read_yaml(PARAMS_FILE)
+    before = leaves(old)
     text = PARAMS_FILE.read_text(encoding="utf-8-sig")
     newline = "\r\n" if b"\r\n" in PARAMS_FILE.read_bytes() else "\n"
     text = laid(text, names, dict(map(_setting, settings)), source=source, epochs=epochs)
     with new_file(PARAMS_FILE) as partial:
         partial.write_text(text, encoding="utf-8", newline=newline)
     return [
-        f"{key}: {_shown(before.get(key))} -> {_shown(value)}"
+        f"{key}: {_shown(_value(old, key))} -> {_shown(value)}"
         for key, value in leaves(read_yaml(PARAMS_FILE)).items()
         if key not in before or before[key] != value
     ]
@@ -116,6 +117,15 @@ def laid(
         _lay(_nested(key, value), params)
     _checked(params)
     return _dumped(params)
+
+
+def _value(tree: Mapping[str, Any], key: str) -> Any:
+    """What stands under a dotted key, which may be a mapping; None if nothing does."""
+    first, _, rest = key.partition(".")
+    value = tree.get(first)
+    if not rest:
+        return value
+    return _value(value, rest) if isinstance(value, Mapping) else None
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

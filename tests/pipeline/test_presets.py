@@ -214,6 +214,14 @@ def test_settings_come_after_the_preset_and_say_what_changed() -> None:
     assert params.distill.ackd.learners == ["D3B1"]
 
 
+def test_a_mapping_that_becomes_null_is_shown_as_it_was() -> None:
+    normal = "teacher.normalization"
+    presets.use([], ["teacher.weights=pretrained", f"{normal}={{mean: [0, 0, 0], std: [1, 1, 1]}}"])
+    assert presets.use([], [f"{normal}=null"]) == [
+        f"{normal}: {{mean: [0, 0, 0], std: [1, 1, 1]}} -> null"
+    ]
+
+
 def test_the_ends_of_lines_stay_as_they_are() -> None:
     path = Path("params.yaml")
     whole = path.read_bytes()
