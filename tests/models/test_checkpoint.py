@@ -1,7 +1,6 @@
 """Networks on disk: equal bytes for equal networks, and a sentence for everything that is wrong."""
 
 import errno
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from models.networks.checkpoint import load_network, save_network
 from tests.disk import small_disk
 
 
-def test_a_file_names_its_network_and_equal_networks_give_equal_bytes(tmp_path: Path) -> None:
+def test_a_file_names_its_network_and_equal_networks_give_equal_bytes(tmp_path):
     network = models.build("wrn_16_2", 12)
     contents = set()
     for index in range(8):
@@ -27,7 +26,7 @@ def test_a_file_names_its_network_and_equal_networks_give_equal_bytes(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["resnet8", "timm:test_resnet"])
-def test_a_network_may_change_its_input(tmp_path: Path, name: str) -> None:
+def test_a_network_may_change_its_input(tmp_path, name):
     network = models.build(name, 10).eval()
     plain = list(network.state_dict())
     images = torch.randn(2, 3, 32, 32)
@@ -42,7 +41,7 @@ def test_a_network_may_change_its_input(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(again.features(images).logits, wanted)
 
 
-def test_files_that_are_missing_damaged_or_of_something_else(tmp_path: Path) -> None:
+def test_files_that_are_missing_damaged_or_of_something_else(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(InputError, match="no such file"):
         load_network(path)
@@ -57,7 +56,7 @@ def test_files_that_are_missing_damaged_or_of_something_else(tmp_path: Path) -> 
         load_network(path)
 
 
-def test_a_full_disk_is_the_systems_own_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_the_systems_own_error(tmp_path):
     with (
         small_disk(tmp_path, "size=64k") as disk,
         pytest.raises(OSError, match="No space left") as caught,

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from models.errors import InputError, printable
@@ -16,6 +14,6 @@ from models.errors import InputError, printable
         ("caf\udce9\ud800", r"caf\xe9\ud800"),
     ],
 )
-def test_what_a_terminal_would_obey_is_spelt_out(text: str, shown: str) -> None:
+def test_what_a_terminal_would_obey_is_spelt_out(text, shown):
     assert printable(text) == printable(shown) == shown
     assert str(InputError(text)) == shown

@@ -1,7 +1,5 @@
 """Auxiliary learners: what they cost, what they share, and that they leave no trace."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -34,12 +32,12 @@ from models.networks.checkpoint import save_state
         ("resnet18", "D1B4", 11_679_976),
     ],
 )
-def test_extra_parameters(student: str, code: str, parameters: int) -> None:
+def test_extra_parameters(student, code, parameters):
     learners = Learners(models.build(student, 1000 if student == "resnet18" else 100), [code])
     assert count_parameters(learners) == parameters
 
 
-def test_a_learner_is_full_depth_and_has_the_targets_shapes() -> None:
+def test_a_learner_is_full_depth_and_has_the_targets_shapes():
     target = models.build("resnet8", 7)
     group = LearnerGroup(target, Learners(target, ["D3B1", "D2B2", "D1B3"])).eval()
     with torch.no_grad():
@@ -49,7 +47,7 @@ def test_a_learner_is_full_depth_and_has_the_targets_shapes() -> None:
     assert group.names == ["D3B1", "D2B2", "D1B3"]
 
 
-def test_the_trunk_is_computed_once() -> None:
+def test_the_trunk_is_computed_once():
     target = models.build("resnet8", 7)
     group = LearnerGroup(target, Learners(target, ["D3B1", "D2B2"])).eval()
     calls = []
@@ -59,7 +57,7 @@ def test_the_trunk_is_computed_once() -> None:
     assert calls == ["conv1", "layer1", "layer2", "layer3"]
 
 
-def test_gradients_reach_the_shared_trunk_but_not_the_targets_own_stages() -> None:
+def test_gradients_reach_the_shared_trunk_but_not_the_targets_own_stages():
     target = models.build("resnet8", 7)
     learners = Learners(target, ["D3B1"])
     learners(target.features(torch.randn(2, 3, 32, 32)))[0].logits.sum().backward()
@@ -69,7 +67,7 @@ def test_gradients_reach_the_shared_trunk_but_not_the_targets_own_stages() -> No
     assert target.fc.weight.grad is None
 
 
-def test_learners_are_fresh_and_unlike_each_other() -> None:
+def test_learners_are_fresh_and_unlike_each_other():
     target = models.build("resnet8", 7)
     learners = Learners(target, ["D3B1", "D3B1"])
     first, second = (tail.layer3[0].conv1.weight for tail in learners)
@@ -79,12 +77,12 @@ def test_learners_are_fresh_and_unlike_each_other() -> None:
 
 
 @pytest.mark.parametrize("code", ["D3B2", "D4B1", "D0B4", "D2B1"])
-def test_a_code_that_does_not_fit_is_refused(code: str) -> None:
+def test_a_code_that_does_not_fit_is_refused(code):
     with pytest.raises(InputError, match=f"'{code}' does not fit resnet8.*use D3B1, D2B2, D1B3"):
         Learners(models.build("resnet8", 7), [code])
 
 
-def test_a_teacher_tail_behind_the_teachers_own_trunk_is_the_teacher() -> None:
+def test_a_teacher_tail_behind_the_teachers_own_trunk_is_the_teacher():
     teacher = settled("resnet20")
     learners = Learners(teacher, ["D3T", "D1T"], teacher, 32).eval()
     features = teacher.features(torch.randn(4, 3, 32, 32))
@@ -93,7 +91,7 @@ def test_a_teacher_tail_behind_the_teachers_own_trunk_is_the_teacher() -> None:
         assert torch.equal(learner.stages[-1], features.stages[-1])
 
 
-def test_a_teacher_tail_teaches_the_trunk_and_is_frozen() -> None:
+def test_a_teacher_tail_teaches_the_trunk_and_is_frozen():
     target, teacher = models.build("resnet8", 7), settled("resnet20")
     learners = Learners(target, ["D3T"], teacher, 32).train()
     before = {name: tensor.clone() for name, tensor in learners.state_dict().items()}
@@ -106,7 +104,7 @@ def test_a_teacher_tail_teaches_the_trunk_and_is_frozen() -> None:
     assert all(torch.equal(t, before[name]) for name, t in learners.state_dict().items())
 
 
-def test_an_adapter_between_other_widths_is_trained() -> None:
+def test_an_adapter_between_other_widths_is_trained():
     target, teacher = models.build("wrn_16_1", 7), settled("wrn_16_2")
     learners = Learners(target, ["D3T"], teacher, 32)
     (answer,) = learners(target.features(torch.randn(4, 3, 32, 32)))
@@ -117,7 +115,7 @@ def test_an_adapter_between_other_widths_is_trained() -> None:
     assert all(p.grad is not None for p in learners[0].adapt.parameters())
 
 
-def test_a_teacher_whose_stages_do_not_fit_is_refused() -> None:
+def test_a_teacher_whose_stages_do_not_fit_is_refused():
     target = models.build("resnet8", 7)
     with pytest.raises(InputError, match="resnet18_cifar has 4, resnet8 3"):
         Learners(target, ["D3T"], models.build("resnet18_cifar", 7), 32)
@@ -130,7 +128,7 @@ def test_a_teacher_whose_stages_do_not_fit_is_refused() -> None:
         Learners(models.build("resnet18", 7), ["D4T"], other, 32)
 
 
-def test_written_and_read_again(tmp_path: Path) -> None:
+def test_written_and_read_again(tmp_path):
     target = models.build("wrn_16_1", 7)
     learners = Learners(target, ["D3B1", "D3T"], settled("wrn_16_2"), 32)
     group = LearnerGroup(target, learners)
@@ -159,7 +157,7 @@ def settled(name: str) -> Backbone:
     return network.eval()
 
 
-def test_a_file_of_another_stage_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_stage_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_state(
         path, models.build("resnet8", 7).state_dict(), {"network": "resnet8", "num_classes": 7}

@@ -49,7 +49,7 @@ IMAGENET = {
 
 
 @pytest.mark.parametrize("name", TABLE | IMAGENET)
-def test_size_cost_and_shapes(name: str) -> None:
+def test_size_cost_and_shapes(name):
     parameters, macs, keys, stages, width = (TABLE | IMAGENET)[name]
     size, classes = (224, 1000) if name in IMAGENET else (32, 100)
     network = models.build(name, classes).eval()
@@ -65,7 +65,7 @@ def test_size_cost_and_shapes(name: str) -> None:
         assert torch.equal(features.logits, network(images))
 
 
-def test_state_dict_names_of_the_zoos() -> None:
+def test_state_dict_names_of_the_zoos():
     for name, keys in {
         "resnet20": "conv1.weight bn1.running_mean layer1.0.conv1.weight layer3.2.bn2.bias fc.bias"
         " layer2.0.downsample.0.weight layer3.0.downsample.1.running_var fc.weight",
@@ -132,14 +132,14 @@ def shufflenet_v1_shapes() -> dict[str, tuple[int, ...]]:
         ("shufflenet_v1", shufflenet_v1_shapes()),
     ],
 )
-def test_a_state_dict_of_the_zoos_loads(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
+def test_a_state_dict_of_the_zoos_loads(name, shapes):
     network = models.build(name, 100)
     network.load_state_dict({key: torch.full(shape, 2) for key, shape in shapes.items()})
     assert all((tensor == 2).all() for tensor in network.state_dict().values())
 
 
 @pytest.mark.parametrize("depth", [18, 50, 152])
-def test_torchvisions_checkpoints_load_and_give_its_answers(depth: int) -> None:
+def test_torchvisions_checkpoints_load_and_give_its_answers(depth):
     theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10).eval()
     ours = models.build(f"resnet{depth}", 10).eval()
     assert isinstance(ours, ImageNetResNet)  # 50 and 152 are also depths of CIFAR networks
@@ -150,7 +150,7 @@ def test_torchvisions_checkpoints_load_and_give_its_answers(depth: int) -> None:
         torch.testing.assert_close(ours(images), theirs(images))
 
 
-def test_the_cifar_stem_keeps_the_names() -> None:
+def test_the_cifar_stem_keeps_the_names():
     assert list(models.build("resnet50_cifar", 10).state_dict()) == list(
         models.build("resnet50", 10).state_dict()
     )
@@ -160,7 +160,7 @@ FAMILIES = "resnet8 resnet8x4 wrn_16_2 mobilenet_v2_0.5 shufflenet_v1 resnet18 r
 
 
 @pytest.mark.parametrize("name", FAMILIES.split())
-def test_any_input_size(name: str) -> None:
+def test_any_input_size(name):
     # A fixed pooling window turned one image of 64x64 into four samples in a reference code.
     with torch.no_grad():
         for size in (48, 64):
@@ -168,7 +168,7 @@ def test_any_input_size(name: str) -> None:
             assert models.build(name, 10).eval()(images).shape == (3, 10)
 
 
-def test_counting_leaves_the_network_as_it_was() -> None:
+def test_counting_leaves_the_network_as_it_was():
     network = models.build("resnet8", 10).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     count_macs(network, 32)
@@ -181,12 +181,12 @@ UNKNOWN = "resnet21 resnet101_cifar resnet wrn_41_2 wrn_40_0 mobilenet_v2 mobile
 
 
 @pytest.mark.parametrize("name", UNKNOWN.split())
-def test_an_unknown_name_is_refused(name: str) -> None:
+def test_an_unknown_name_is_refused(name):
     with pytest.raises(InputError, match=f"'{name}' is not known: use .*resnet20"):
         models.build(name, 10)
 
 
-def test_entering_at_a_stage_gives_the_rest() -> None:
+def test_entering_at_a_stage_gives_the_rest():
     network = models.build("wrn_16_2", 10).eval()
     with torch.no_grad():
         whole = network.features(torch.randn(2, 3, 32, 32))

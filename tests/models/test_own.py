@@ -1,7 +1,5 @@
 """Networks of the user's own code."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -48,7 +46,7 @@ def broken(num_classes):
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "own_nets", raising=False)
@@ -56,7 +54,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["convolutional", "transformer"])
-def test_a_function_of_ones_own_makes_a_network(name: str) -> None:
+def test_a_function_of_ones_own_makes_a_network(name):
     network = models.build(f"python:own_nets:{name}", 5)
     features = network.eval().features(torch.randn(2, 3, 16, 16))
     assert features.logits.shape == (2, 5)
@@ -64,7 +62,7 @@ def test_a_function_of_ones_own_makes_a_network(name: str) -> None:
     assert (network.name, network.num_classes) == (f"python:own_nets:{name}", 5)
 
 
-def test_the_file_is_known_by_its_content() -> None:
+def test_the_file_is_known_by_its_content():
     before = code_sha256("python:own_nets:transformer")
     assert before
     Path("own_nets.py").write_text(CODE + "# changed")
@@ -82,6 +80,6 @@ def test_the_file_is_known_by_its_content() -> None:
         ("own_nets:nothing", "is NoneType, expected a torch.nn.Module"),
     ],
 )
-def test_what_is_no_network_is_one_sentence(name: str, said: str) -> None:
+def test_what_is_no_network_is_one_sentence(name, said):
     with pytest.raises(InputError, match=said):
         models.build(f"python:{name}", 5)

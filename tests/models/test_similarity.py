@@ -13,7 +13,7 @@ def cka_by_gram(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.trace(gx @ gy) / np.sqrt(np.trace(gx @ gx) * np.trace(gy @ gy)))
 
 
-def test_equals_the_definition() -> None:
+def test_equals_the_definition():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 7)) + 3
     y = x @ rng.normal(size=(7, 5)) + 0.5 * rng.normal(size=(40, 5))
@@ -22,11 +22,11 @@ def test_equals_the_definition() -> None:
     assert 0.3 < measured < 1
 
 
-def test_rotation_and_scale_do_not_matter() -> None:
+def test_rotation_and_scale_do_not_matter():
     x = torch.randn(30, 6, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
     assert abs(linear_cka(x, 3 * x @ rotation + 1) - 1) < 1e-12
 
 
-def test_a_constant_representation_is_like_nothing() -> None:
+def test_a_constant_representation_is_like_nothing():
     assert linear_cka(torch.ones(5, 3), torch.randn(5, 3)) == 0.0

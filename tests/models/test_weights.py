@@ -61,14 +61,14 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
         },
     ],
 )
-def test_wrappers_of_the_public_zoos(tmp_path: Path, wrap) -> None:
+def test_wrappers_of_the_public_zoos(tmp_path, wrap):
     source, network = models.build("resnet8", 10), models.build("resnet8", 10)
     torch.save(wrap(source.state_dict()), tmp_path / "a.pth")
     load_checkpoint(tmp_path / "a.pth", network)
     assert same(source, network)
 
 
-def test_what_was_taken_off_and_left_out_is_said(tmp_path: Path) -> None:
+def test_what_was_taken_off_and_left_out_is_said(tmp_path):
     network = models.build("resnet8", 10)
     state = network.state_dict()
     torch.save(state, tmp_path / "a.pth")
@@ -108,7 +108,7 @@ def not_finite(path: Path) -> None:
         (lambda path: path.mkdir(), "Is a directory; correct the path"),
     ],
 )
-def test_files_are_named_for_what_they_are(tmp_path: Path, write, said: str) -> None:
+def test_files_are_named_for_what_they_are(tmp_path, write, said):
     write(tmp_path / "a.pth")
     with pytest.raises(InputError, match=re.escape(f"a.pth: {said}")):
         load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
@@ -134,9 +134,7 @@ def renamed(state: dict[str, torch.Tensor], *pairs: tuple[str, str]) -> dict[str
         ("wrn_16_2", [], "block1.layer.0.convShortcut.weight"),
     ],
 )
-def test_names_of_other_codes(
-    tmp_path: Path, name: str, pairs: list[tuple[str, str]], found: str
-) -> None:
+def test_names_of_other_codes(tmp_path, name, pairs, found):
     source, network = (models.build(name, 10) for _ in range(2))
     state = renamed(source.state_dict(), *pairs)
     assert found in state
@@ -145,9 +143,7 @@ def test_names_of_other_codes(
     assert same(source, network)
 
 
-def test_safetensors_from_elsewhere_in_ones_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_safetensors_from_elsewhere_in_ones_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     source, network = (models.build("resnet8", 10) for _ in range(2))
     save_file(source.state_dict(), tmp_path / "a.safetensors")
@@ -155,7 +151,7 @@ def test_safetensors_from_elsewhere_in_ones_home(
     assert same(source, network)
 
 
-def test_another_architecture_is_refused_with_the_differences(tmp_path: Path) -> None:
+def test_another_architecture_is_refused_with_the_differences(tmp_path):
     torch.save(models.build("resnet20", 10).state_dict(), tmp_path / "a.pth")
     with pytest.raises(
         InputError, match=r"a.pth: not a checkpoint of resnet8: layer1.1.\S+ is unknown"
@@ -165,7 +161,7 @@ def test_another_architecture_is_refused_with_the_differences(tmp_path: Path) ->
         load_checkpoint(tmp_path / "a.pth", models.build("resnet32", 10))
 
 
-def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
+def test_a_classifier_of_other_classes_is_refused(tmp_path):
     torch.save(models.build("resnet8", 10).state_dict(), tmp_path / "a.pth")
     network = models.build("resnet8", 100)
     before = network.fc.weight.clone()
@@ -185,7 +181,7 @@ class Leaves:
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_code_in_a_pickle_is_not_run(tmp_path: Path, hidden: bool) -> None:
+def test_code_in_a_pickle_is_not_run(tmp_path, hidden):
     state = models.build("resnet8", 10).state_dict()
     code = Leaves(tmp_path / "was here")
     torch.save(
@@ -199,7 +195,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, hidden: bool) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_missing_cut_or_empty(tmp_path: Path) -> None:
+def test_files_that_are_missing_cut_or_empty(tmp_path):
     path, network = tmp_path / "a.pth", models.build("resnet8", 10)
     with pytest.raises(InputError, match="No such file"):
         load_checkpoint(path, network)
@@ -218,7 +214,7 @@ def test_files_that_are_missing_cut_or_empty(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def offline(monkeypatch, tmp_path):
     """No name resolves, and nothing was downloaded before."""
 
     def unknown(*_: Any, **__: Any) -> None:
@@ -235,13 +231,13 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "resnet18", "timm:resnet18"])
-def test_offline_it_is_one_sentence(name: str) -> None:
+def test_offline_it_is_one_sentence(name):
     with pytest.raises(InputError, match=f"{name[-8:]} cannot be downloaded .*; go online"):
         load_weights(models.build(name, 1000), "pretrained")
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18_cifar", "timm:resnet10t.untrained"])
-def test_networks_without_published_weights(name: str) -> None:
+def test_networks_without_published_weights(name):
     if name.startswith("timm"):
         name = next(
             f"timm:{known}"
@@ -269,9 +265,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_weights_and_their_normalisation(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_published_weights_and_their_normalisation(name, monkeypatch):
     build, downloads, normalization = PUBLISHED[name]
     theirs = build()
     monkeypatch.setattr(downloads, lambda *_, **__: theirs.state_dict())

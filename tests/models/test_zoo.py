@@ -44,7 +44,7 @@ def of_library(name: str, num_classes: int) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_it_is_the_librarys_network(name: str) -> None:
+def test_it_is_the_librarys_network(name):
     theirs, ours = of_library(name, 7), models.build(name, 7)
     assert [*theirs.state_dict()] == [*ours.state_dict()]
     ours.load_state_dict(theirs.state_dict())
@@ -70,7 +70,7 @@ def test_it_is_the_librarys_network(name: str) -> None:
     assert count_parameters(ours) == sum(p.numel() for p in theirs.parameters())
 
 
-def test_torchvisions_resnet_has_the_stages_of_ours() -> None:
+def test_torchvisions_resnet_has_the_stages_of_ours():
     ours, theirs = (
         models.build("resnet18", 7).eval(),
         models.build("torchvision:resnet18", 7).eval(),
@@ -83,7 +83,7 @@ def test_torchvisions_resnet_has_the_stages_of_ours() -> None:
 
 
 @pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "timm:mobilenetv3_small_050"])
-def test_learners_attach_and_leave_no_trace(name: str) -> None:
+def test_learners_attach_and_leave_no_trace(name):
     target = models.build(name, 7)
     keys = list(target.state_dict())
     group = LearnerGroup(target, Learners(target, ["D4B1", "D3B2", "D1B4"])).eval()
@@ -106,7 +106,7 @@ def test_learners_attach_and_leave_no_trace(name: str) -> None:
     assert list(target.state_dict()) == keys
 
 
-def test_entering_at_a_stage_gives_the_rest() -> None:
+def test_entering_at_a_stage_gives_the_rest():
     network = models.build("timm:test_resnet", 7).eval()
     with torch.no_grad():
         whole = network.features(torch.randn(2, 3, 64, 64))
@@ -115,7 +115,7 @@ def test_entering_at_a_stage_gives_the_rest() -> None:
             assert torch.equal(rest.logits, whole.logits)
 
 
-def test_nothing_works_in_place_on_what_learners_share() -> None:
+def test_nothing_works_in_place_on_what_learners_share():
     def in_place(network: torch.nn.Module) -> int:
         return sum(getattr(module, "inplace", False) for module in network.modules())
 
@@ -124,7 +124,7 @@ def test_nothing_works_in_place_on_what_learners_share() -> None:
     assert in_place(models.build(name, 7)) == 0
 
 
-def test_looking_for_stages_takes_nothing_from_the_random_state() -> None:
+def test_looking_for_stages_takes_nothing_from_the_random_state():
     zoo._trunks.pop("torchvision:mnasnet0_5", None)
     torch.manual_seed(3)
     first = models.build("torchvision:mnasnet0_5", 7)
@@ -134,7 +134,7 @@ def test_looking_for_stages_takes_nothing_from_the_random_state() -> None:
     assert int(first.state_dict()["layers.1.num_batches_tracked"]) == 0
 
 
-def test_copied_it_is_one_network_still() -> None:
+def test_copied_it_is_one_network_still():
     copied = copy.deepcopy(models.build("torchvision:mobilenet_v3_small", 7)).eval()
     images = torch.randn(2, 3, 32, 32)
     before = copied(images)
@@ -155,13 +155,13 @@ def test_copied_it_is_one_network_still() -> None:
         ("timm:resnet18.no_such_tag", "cannot be built"),
     ],
 )
-def test_unknown_names(name: str, hint: str) -> None:
+def test_unknown_names(name, hint):
     with pytest.raises(InputError, match=hint) as caught:
         models.build(name, 7)
     assert f"'{name}'" in str(caught.value)
 
 
-def test_a_size_that_a_network_cannot_take() -> None:
+def test_a_size_that_a_network_cannot_take():
     network = models.build("timm:vit_tiny_patch16_224", 7)
     with pytest.raises(InputError, match=r"'timm:vit_\S+' cannot take images of 32 pixels \(.*224"):
         network.probe(32)

@@ -1,7 +1,5 @@
 """A small finished chain, as its stages would have left it: for the tests of what reads it all."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from itertools import combinations

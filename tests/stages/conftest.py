@@ -1,7 +1,5 @@
 """A small project to run the stages of the edge on: data, a student, and its exports."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import shutil
@@ -29,7 +27,7 @@ CLASSES = ["blue", "green", "red"]
 
 
 @pytest.fixture(autouse=True)
-def _flows_leave_no_exit_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+def _flows_leave_no_exit_handlers(monkeypatch):
     """A loader's worker, a fork of this process, would end by those of the flows that ran in it.
 
     They fail there, as the flows' threads are not forked. Stages never run in a flow's process.
@@ -53,7 +51,7 @@ PARAMS = Params.model_validate(
 
 
 @pytest.fixture(scope="session")
-def tiny_params() -> Params:
+def tiny_params():
     """Defaults, shrunk."""
     return PARAMS
 
@@ -132,31 +130,31 @@ def exported() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_origin() -> Path:
+def tiny_origin():
     """A project root with ``artifacts/data`` and ``artifacts/student``; not to be written to."""
     return made_once("origin", write_origin)
 
 
 @pytest.fixture(scope="session")
-def tiny_exported() -> Path:
+def tiny_exported():
     """As :func:`tiny_origin`, with ``artifacts/onnx``; not to be written to."""
     return exported()
 
 
 @pytest.fixture(scope="session")
-def finished() -> Path:
+def finished():
     """A folder with all that the stages before the report leave; not to be written to."""
     return made_once("finished", chain_files.write_chain)
 
 
 @pytest.fixture(scope="session")
-def reported(finished: Path) -> Path:
+def reported(finished):
     """As :func:`finished`, with its report; not to be written to."""
     return made_once("reported", lambda: html_page.made(drawn=True), finished)
 
 
 @pytest.fixture
-def chain(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def chain(finished, tmp_path, monkeypatch):
     """A finished chain of its own, to be changed at will."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -171,7 +169,7 @@ def write_distillable(origin: Path) -> None:
 
 
 @pytest.fixture
-def distillable(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def distillable(tiny_origin, tmp_path, monkeypatch):
     """A project of its own in which a student can be distilled, the current folder."""
     monkeypatch.chdir(tmp_path)
     write_distillable(tiny_origin)

@@ -1,7 +1,5 @@
 """The report as a browser would see it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

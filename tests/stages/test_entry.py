@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text("{}\n")
     return tmp_path
@@ -40,17 +40,17 @@ def raising(error: BaseException):
         (OSError(errno.ENOSPC, "No space", "a/x"), "error: no space left on the disk .* a/x"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(error: BaseException, code: str) -> None:
+def test_what_a_user_can_mend_is_one_sentence(error, code):
     with pytest.raises(SystemExit, match=code):
         run_stage(raising(error))
 
 
-def test_other_errors_keep_their_traceback() -> None:
+def test_other_errors_keep_their_traceback():
     with pytest.raises(PermissionError):
         run_stage(raising(PermissionError(errno.EACCES, "denied")))
 
 
-def test_an_interruption_has_the_status_of_sigint() -> None:
+def test_an_interruption_has_the_status_of_sigint():
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(SystemExit) as caught:
@@ -73,9 +73,7 @@ run_stage(main)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds dvc's Python through /proc")
-def test_a_stage_finds_its_python_and_ends_with_dvc(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_finds_its_python_and_ends_with_dvc(project, monkeypatch):
     programs = project / "bin"
     programs.mkdir()
     for name in ("git", "sh", "tr", "head"):
@@ -107,7 +105,7 @@ def test_a_stage_finds_its_python_and_ends_with_dvc(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_checks_all_parameters_first(stage: str, project: Path) -> None:
+def test_every_stage_checks_all_parameters_first(stage, project):
     (project / "params.yaml").write_text("gate:\n  min_acuracy: 0.9\n")
     assert exit_of(stage) == (
         "error: params.yaml: gate.min_acuracy is not a parameter; did you mean 'min_accuracy'?"

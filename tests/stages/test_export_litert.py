@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +28,7 @@ LATENCY_FIELDS = {
 
 
 @pytest.fixture
-def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tiny_exported, tmp_path, monkeypatch):
     """A copy to write to, as the working directory."""
     shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
     monkeypatch.chdir(tmp_path)
@@ -39,12 +36,12 @@ def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def asked(tiny_params: Params) -> Params:
+def asked(tiny_params):
     given = tiny_params.model_dump(by_alias=True) | {"litert": {"enabled": True}}
     return Params.model_validate(given)
 
 
-def test_switched_off_it_needs_neither_data_nor_any_package(tmp_path: Path) -> None:
+def test_switched_off_it_needs_neither_data_nor_any_package(tmp_path):
     (tmp_path / "params.yaml").write_text("litert: {enabled: false}\n")
     program = (
         "import runpy, sys\n"
@@ -61,9 +58,7 @@ def test_switched_off_it_needs_neither_data_nor_any_package(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("project")
-def test_what_is_missing_is_named_before_any_work(
-    asked: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_named_before_any_work(asked, monkeypatch):
     monkeypatch.setattr(litert_runtime, "_PACKAGES", {"litert-torch": "no_such_module"})
     expected = (
         r"params\.yaml: litert\.enabled is true, but litert-torch is not installed"
@@ -74,12 +69,7 @@ def test_what_is_missing_is_named_before_any_work(
     assert not export_litert.REPORT.exists()
 
 
-def test_what_fails_is_a_row_and_fp32_ends_the_chain(
-    project: Path,
-    asked: Params,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_fails_is_a_row_and_fp32_ends_the_chain(project, asked, monkeypatch, capsys):
     crash = project / "crash"
     crash.write_text("#!/bin/sh\necho 'about to fail' >&2\nkill -ABRT $$\n")
     crash.chmod(0o755)
@@ -102,7 +92,7 @@ def test_what_fails_is_a_row_and_fp32_ends_the_chain(
 
 
 @pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
-def test_a_student_answers_in_litert_as_in_torch(project: Path, asked: Params) -> None:
+def test_a_student_answers_in_litert_as_in_torch(project, asked):
     export_litert.main(asked)
     report = read_json(export_litert.REPORT)
     assert report["versions"] == litert_runtime.versions()
@@ -135,7 +125,7 @@ def test_a_student_answers_in_litert_as_in_torch(project: Path, asked: Params) -
 
 
 @pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
-def test_a_damaged_file_is_a_reason(tmp_path: Path) -> None:
+def test_a_damaged_file_is_a_reason(tmp_path):
     path = tmp_path / "fp32.tflite"
     path.write_bytes(b"no model" * 100)
     with pytest.raises(litert_runtime.RuntimeFailureError):

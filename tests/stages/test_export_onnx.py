@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -46,7 +44,7 @@ def run_onnx(path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float3
 
 
 @pytest.fixture
-def project(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tiny_origin, tmp_path, monkeypatch):
     """A copy to write to, as the working directory."""
     shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
     shutil.copytree(tiny_origin / "artifacts/student", tmp_path / "artifacts/student")
@@ -54,9 +52,7 @@ def project(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
-def test_the_files_are_as_described_and_have_the_facts_inside(
-    tiny_exported: Path, tiny_params: Params
-) -> None:
+def test_the_files_are_as_described_and_have_the_facts_inside(tiny_exported, tiny_params):
     folder = tiny_exported / ONNX
     description = json.loads((folder / "model.json").read_text())
     manifest = json.loads((tiny_exported / "artifacts/data/manifest.json").read_text())
@@ -103,7 +99,7 @@ def test_the_files_are_as_described_and_have_the_facts_inside(
     assert golden["logits"].dtype == np.float32
 
 
-def test_no_file_shows_where_it_was_made(tiny_exported: Path) -> None:
+def test_no_file_shows_where_it_was_made(tiny_exported):
     for path in (tiny_exported / ONNX).iterdir():
         content = path.read_bytes()
         traces = (str(REPOSITORY), str(tiny_exported), sys.prefix, "site-packages", "pkg.", ".py")
@@ -122,9 +118,7 @@ def test_no_file_shows_where_it_was_made(tiny_exported: Path) -> None:
         ("int8_s8s8", 0.1, 1e-4),
     ],
 )
-def test_answers_are_the_students(
-    tiny_exported: Path, precision: str, tolerance: float, of_shapes: float
-) -> None:
+def test_answers_are_the_students(tiny_exported, precision, tolerance, of_shapes):
     images = np.load(tiny_exported / "artifacts/data/test_images.npy")
     expected = by_hand(tiny_exported, images)
     scale = np.abs(expected).max()
@@ -146,7 +140,7 @@ def zero_point_types(path: Path) -> set[int]:
     return {types[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
 
 
-def test_int8_is_of_the_kind_of_its_target(tiny_exported: Path) -> None:
+def test_int8_is_of_the_kind_of_its_target(tiny_exported):
     for shape in ("dynamic", "static"):
         u8s8 = tiny_exported / ONNX / f"int8_u8s8.{shape}.onnx"
         s8s8 = tiny_exported / ONNX / f"int8_s8s8.{shape}.onnx"
@@ -176,7 +170,7 @@ def test_int8_is_of_the_kind_of_its_target(tiny_exported: Path) -> None:
                     assert list(constant.dims) == [16, 3]
 
 
-def test_means_of_maps_alone_are_pooled() -> None:
+def test_means_of_maps_alone_are_pooled():
     class Network(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             maps = images.to(torch.float32).permute(0, 3, 1, 2)
@@ -192,7 +186,7 @@ def test_means_of_maps_alone_are_pooled() -> None:
     np.testing.assert_allclose(measured, Network()(images).numpy(), rtol=1e-5)
 
 
-def test_onnxruntime_computes_all_of_u8s8_in_int8(tiny_exported: Path, tmp_path: Path) -> None:
+def test_onnxruntime_computes_all_of_u8s8_in_int8(tiny_exported, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3  # it warns that the file is for this processor
@@ -209,9 +203,7 @@ def test_onnxruntime_computes_all_of_u8s8_in_int8(tiny_exported: Path, tmp_path:
     ("name", "kind"),
     [("wrn_10_1", "BatchNormalization"), ("timm:test_efficientnet_gn", "InstanceNormalization")],
 )
-def test_other_networks_answer_and_norms_without_a_convolution_stay_float(
-    name: str, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_networks_answer_and_norms_without_a_convolution_stay_float(name, kind, caplog):
     network = models.build(name, 3)
     with torch.no_grad():  # as if trained: onnxruntime would quantise what many of them share
         for parameter in network.parameters():
@@ -235,9 +227,7 @@ def test_other_networks_answer_and_norms_without_a_convolution_stay_float(
 
 
 @pytest.mark.usefixtures("project")
-def test_a_precision_that_fails_is_left_out_with_its_reason(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys):
     def refuse(*_: object) -> None:
         raise ValueError(f"shared mode is not supported {'yet ' * 200}")
 
@@ -260,7 +250,7 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(
     assert not list(ONNX.glob("int8*"))
 
 
-def test_calibration_images_are_spread_over_the_training_split(tiny_origin: Path) -> None:
+def test_calibration_images_are_spread_over_the_training_split(tiny_origin):
     data = load_data(tiny_origin / "artifacts/data")
     train = np.load(tiny_origin / "artifacts/data/train_images.npy")
     np.testing.assert_array_equal(calibration_images(data, 12), train[::4])
@@ -268,7 +258,7 @@ def test_calibration_images_are_spread_over_the_training_split(tiny_origin: Path
         np.testing.assert_array_equal(calibration_images(data, count), train)
 
 
-def test_opset_20_and_one_that_is_not_honoured() -> None:
+def test_opset_20_and_one_that_is_not_honoured():
     network = DeployedNetwork(models.build("resnet8", 3), [0.5] * 3, [0.2] * 3, torch.float16)
     made = export_onnx.export_network(network, 16, 20, "dynamic")
     with pytest.raises(AssertionError, match="opset 18 was asked for"):
@@ -278,7 +268,7 @@ def test_opset_20_and_one_that_is_not_honoured() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_student_of_other_classes_or_damaged() -> None:
+def test_a_student_of_other_classes_or_damaged():
     save_network(export_onnx.STUDENT, models.build("resnet8", 4))
     with pytest.raises(InputError, match="gives 4 logits where artifacts/data has 3 classes"):
         export_onnx.main(Params())
@@ -289,7 +279,7 @@ def test_a_student_of_other_classes_or_damaged() -> None:
     assert not list(Path("artifacts").glob(".*"))
 
 
-def test_fp16_bears_statistics_beyond_its_range(tmp_path: Path) -> None:
+def test_fp16_bears_statistics_beyond_its_range(tmp_path):
     # A variance above 65,504 is infinite in half precision, and the channel would be lost.
     network = models.build("resnet8", 3).eval()
     network.get_parameter("conv1.weight").data *= 400

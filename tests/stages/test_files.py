@@ -22,7 +22,7 @@ def stop(opening: AbstractContextManager[Path]) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_file_appears_at_the_end_and_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_file_appears_at_the_end_and_a_failure_leaves_the_old_one(tmp_path):
     path = tmp_path / "a/b.txt"
     with new_file(path) as partial:
         partial.write_text("x")
@@ -33,7 +33,7 @@ def test_a_file_appears_at_the_end_and_a_failure_leaves_the_old_one(tmp_path: Pa
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
 
 
-def test_a_folder_replaces_the_old_one_and_a_failure_leaves_it(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_old_one_and_a_failure_leaves_it(tmp_path):
     path = tmp_path / "out"
     for name in ("one", "two"):
         with new_folder(path) as partial:
@@ -44,7 +44,7 @@ def test_a_folder_replaces_the_old_one_and_a_failure_leaves_it(tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_json_and_csv(tmp_path: Path) -> None:
+def test_json_and_csv(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"b": 1, "a": [0.1]})
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -80,5 +80,5 @@ def test_json_and_csv(tmp_path: Path) -> None:
         ("ssh://pi@board/srv", "ssh://pi@board/srv"),
     ],
 )
-def test_a_path_as_others_see_it(path: str, shown: str) -> None:
+def test_a_path_as_others_see_it(path, shown):
     assert without_folders(path) == shown

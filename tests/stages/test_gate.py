@@ -17,7 +17,7 @@ def export(status: str = "passed", **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def summary(tmp_path, monkeypatch) -> dict[str, Any]:
+def summary(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("reports").mkdir()
     return {

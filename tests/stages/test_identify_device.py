@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -24,13 +22,13 @@ def command(folder: Path, name: str, output: str, status: int = 0) -> None:
 
 
 @pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tools(tmp_path, monkeypatch):
     """The first folder of the PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path
 
 
-def test_the_report_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     identify_device.main(Params())
     device = json.loads(identify_device.REPORT.read_bytes())
@@ -41,7 +39,7 @@ def test_the_report_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert device["memory_gb"] > 0
 
 
-def test_no_runtime_is_imported(tmp_path: Path) -> None:
+def test_no_runtime_is_imported(tmp_path):
     (tmp_path / "params.yaml").write_text("{}\n")
     program = (
         "import runpy, sys; runpy.run_module('stages.identify_device', run_name='__main__');"
@@ -71,15 +69,13 @@ def test_no_runtime_is_imported(tmp_path: Path) -> None:
         (None, (None, [])),
     ],
 )
-def test_the_processor_on_linux(
-    tmp_path: Path, content: str | None, expected: tuple[str | None, list[str]]
-) -> None:
+def test_the_processor_on_linux(tmp_path, content, expected):
     if content is not None:
         (tmp_path / "cpuinfo").write_text(content)
     assert identify_device.cpu_of_linux(tmp_path / "cpuinfo") == expected
 
 
-def test_the_processor_of_a_mac(tools: Path) -> None:
+def test_the_processor_of_a_mac(tools):
     command(
         tools,
         "sysctl",
@@ -98,13 +94,7 @@ def test_the_processor_of_a_mac(tools: Path) -> None:
         ("NVIDIA-SMI has failed, a, b", 9, None),
     ],
 )
-def test_gpu(
-    tools: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    output: str,
-    status: int,
-    expected: dict[str, object] | None,
-) -> None:
+def test_gpu(tools, monkeypatch, output, status, expected):
     command(tools, "nvidia-smi", output, status)
     assert identify_device.gpu() == expected
     monkeypatch.setenv("PATH", "/nowhere")

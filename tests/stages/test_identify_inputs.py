@@ -1,7 +1,5 @@
 """What is read from outside is known by its content, so that a replaced file is noticed."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from stages.params import Params
 
 
 @pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+def params(tmp_path, monkeypatch):
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)
@@ -29,7 +27,7 @@ def identify(params: Params) -> tuple[str, str]:
     return identify_inputs.IMAGES.read_text(), identify_inputs.TEACHER.read_text()
 
 
-def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params: Params) -> None:
+def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params):
     images, teacher = identify(params)
     assert identify(params) == (images, teacher)
     Path("../teacher.pth").write_text("other weights")
@@ -57,9 +55,7 @@ def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params
     assert identify(params) == before
 
 
-def test_code_of_a_network_is_known_by_its_file(
-    params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_of_a_network_is_known_by_its_file(params, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     Path("nets.py").write_text("def build(num_classes): ...")
     own = Params.model_validate({"distill": {"network": "python:nets:build"}})
@@ -71,7 +67,7 @@ def test_code_of_a_network_is_known_by_its_file(
     assert "python:nets:build" in before
 
 
-def test_what_is_not_outside_has_no_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_outside_has_no_sum(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for teacher in ({}, {"weights": "pretrained"}):
         for source in ("digits", "hf:owner/name", "torchvision:MNIST:/data"):

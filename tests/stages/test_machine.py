@@ -57,13 +57,11 @@ BASE = "sys/fs/cgroup"
     ],
     ids=["no groups", "limit", "limit above", "container", "version 1"],
 )
-def test_free_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: dict[str, str], wanted: int
-) -> None:
+def test_free_memory(tmp_path, monkeypatch, groups, wanted):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=AVAILABLE))
     assert free_memory(write(tmp_path, groups)) == wanted
 
 
-def test_this_machine() -> None:
+def test_this_machine():
     assert 0 < free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 1 <= cores() <= (os.cpu_count() or 1)

@@ -34,8 +34,8 @@ LEARNERS = {"one": ["D3B1", "D3B1#2"], "ackd": ["D3B1", "D2B2"]}
 @pytest.mark.usefixtures("distillable")
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_within_an_epoch_it_ends_in_the_same_weights_and_leaves_a_plain_student(
-    method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    method, monkeypatch, capsys
+):
     settings = {"method": method, "epochs": 2, "batch_size": 12, "learning_rate": 0.01}
     params = Params.model_validate(
         {

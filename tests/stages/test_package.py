@@ -33,26 +33,26 @@ def pass_gate() -> None:
 
 
 @pytest.fixture(scope="session")
-def gated(finished: Path) -> Path:
+def gated(finished):
     """All that ``package`` reads, made by the stages before it; not to be written to."""
     return made_once("gated", pass_gate, finished)
 
 
 @pytest.fixture(scope="session")
-def packaged(gated: Path) -> Path:
+def packaged(gated):
     """The same with a bundle; not to be written to."""
     return made_once("packaged", lambda: package.main(PARAMS), gated)
 
 
 @pytest.fixture
-def chain(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def chain(gated, tmp_path, monkeypatch):
     """A copy of its own."""
     shutil.copytree(gated, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def unpacked(packaged: Path, tmp_path: Path) -> Path:
+def unpacked(packaged, tmp_path):
     with tarfile.open(packaged / ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path / "bundle"

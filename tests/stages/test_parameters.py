@@ -1,7 +1,5 @@
 """dvc.yaml names the parameters that a stage reads, and no others."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shutil
@@ -131,7 +129,7 @@ def declared(stage: str, params: Params) -> dict[str, set[str]]:
 
 
 @pytest.fixture
-def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def project(tiny_exported, tmp_path, monkeypatch):
     """All that the stages up to ``profile_latency`` may ask for."""
     shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
     monkeypatch.chdir(tmp_path)
@@ -145,7 +143,7 @@ def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def finished_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def finished_project(tmp_path, monkeypatch):
     """All that the stages after them ask for."""
     monkeypatch.chdir(tmp_path)
     chain_files.write_chain()
@@ -155,9 +153,7 @@ def finished_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stage", RUNS)
-def test_a_stage_reads_the_parameters_that_it_declares(
-    stage: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_reads_the_parameters_that_it_declares(stage, request, monkeypatch):
     monkeypatch.setattr("stages.prepare_data.check", lambda _: None)  # looks at all parameters
     after = stage in ("analyze", "gate", "package")
     request.getfixturevalue("finished_project" if after else "project")
@@ -174,7 +170,7 @@ def test_a_stage_reads_the_parameters_that_it_declares(
     assert ever_declared - ever_read <= SELDOM
 
 
-def test_every_stage_with_parameters_is_run_here() -> None:
+def test_every_stage_with_parameters_is_run_here():
     # LiteRT's packages are not installed by default.
     declaring = {name for name, stage in STAGES.items() if "params" in stage}
     assert RUNS.keys() | {"export_litert"} == declaring

@@ -1,7 +1,5 @@
 """params.yaml: every mistake gets a sentence that names the key and what was expected."""
 
-from pathlib import Path
-
 import pytest
 from ruamel.yaml import YAML
 
@@ -60,7 +58,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("content", "sentence"), CASES)
-def test_a_mistake_is_named(content: str, sentence: str) -> None:
+def test_a_mistake_is_named(content, sentence):
     with pytest.raises(InputError) as caught:
         parse_params(YAML(typ="safe").load(content))
     assert sentence in str(caught.value)
@@ -68,14 +66,14 @@ def test_a_mistake_is_named(content: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_every_mistake_is_named_at_once() -> None:
+def test_every_mistake_is_named_at_once():
     with pytest.raises(InputError) as caught:
         parse_params({"teacher": {"epochs": 0}, "gates": {}})
     assert "teacher.epochs" in str(caught.value)
     assert "did you mean 'gate'" in str(caught.value)
 
 
-def test_what_is_valid() -> None:
+def test_what_is_valid():
     assert parse_params({}) == Params()
     assert parse_params({"distill": {"temperature": 4}}).distill.temperature == 4.0
     assert parse_params({"package": {"version": "1.10"}}).package.version == "1.10"
@@ -87,7 +85,7 @@ def test_what_is_valid() -> None:
         assert parse_params({"package": {"license": given}}).package.license == kept
 
 
-def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
+def test_yaml_is_read_as_dvc_reads_it(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_bytes(b"\xef\xbb\xbfdistill:\r\n  weight_decay: 5e-4\nvalidate:\n  tensorrt: off\n")
     params = load_params(path)
@@ -106,7 +104,7 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
         (b"data:\n\timage_size: 8\n", r"not readable as YAML \(.*line 2, column 1\); correct"),
     ],
 )
-def test_a_file_that_is_no_yaml(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+def test_a_file_that_is_no_yaml(tmp_path, content, sentence):
     path = tmp_path / "params.yaml"
     if content is not None:
         path.write_bytes(content)

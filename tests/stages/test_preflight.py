@@ -1,8 +1,5 @@
 """What cannot work is found before anything runs."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 from torch import Tensor, nn
 
@@ -47,12 +44,12 @@ from stages.preflight import check, check_training, downloads
         ),
     ],
 )
-def test_what_cannot_be_is_refused(content: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_is_refused(content, said):
     with pytest.raises(InputError, match=said):
         check(Params.model_validate(content))
 
 
-def test_a_folder_that_is_none_of_classes_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_none_of_classes_is_refused(tmp_path):
     source = {"source": f"imagefolder:{tmp_path}"}
     for name in ("cat", "dog", "test/cat"):
         (tmp_path / name).mkdir(parents=True)
@@ -81,9 +78,7 @@ def test_a_folder_that_is_none_of_classes_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_batches_larger_than_the_training_images(
-    tiny_origin: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any], section: str
-) -> None:
+def test_batches_larger_than_the_training_images(tiny_origin, monkeypatch, content, section):
     monkeypatch.chdir(tiny_origin)
     message = f"{section}.batch_size takes 49 labeled images a step, more than the 48 training"
     with pytest.raises(InputError, match=message):
@@ -95,9 +90,7 @@ class Unexportable(nn.Module):
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
 
-def test_a_student_that_cannot_be_exported(
-    tiny_origin: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_that_cannot_be_exported(tiny_origin, monkeypatch):
     monkeypatch.chdir(tiny_origin)
     monkeypatch.setattr(models, "build", lambda name, classes: Unexportable())
     student = {"network": "timm:odd", "batch_size": 8}
@@ -106,9 +99,7 @@ def test_a_student_that_cannot_be_exported(
         check_training(params)
 
 
-def test_what_will_be_downloaded_is_known_beforehand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_will_be_downloaded_is_known_beforehand(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     content = {

@@ -1,7 +1,5 @@
 """The stage as a user runs it: its files, their truth, and what it refuses."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -32,7 +30,7 @@ DIGITS = load_digits()
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     """An empty project to run in, with a cache of its own."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "project"
@@ -71,7 +69,7 @@ def write_folder(folder: Path, classes: str = "ab", count: int = 6, first: int =
 # what it writes
 
 
-def test_the_manifest_and_the_report_are_of_the_arrays(project: Path) -> None:
+def test_the_manifest_and_the_report_are_of_the_arrays(project):
     manifest = prepare()
     assert sum(len(array(f"{name}_images")) for name in ("train", "val", "test")) == 1797
     assert (manifest["source"], manifest["image_size"]) == ("digits", 32)
@@ -92,7 +90,7 @@ def test_the_manifest_and_the_report_are_of_the_arrays(project: Path) -> None:
     assert report == manifest | {"notes": notes, "damaged": []}
 
 
-def test_a_margin_is_kept_for_training_alone(project: Path) -> None:
+def test_a_margin_is_kept_for_training_alone(project):
     manifest = prepare(resize=40)
     train, test = array("train_images"), array("test_images")
     assert (train.shape[1:], test.shape[1:]) == ((40, 40, 3), (32, 32, 3))
@@ -104,7 +102,7 @@ def test_a_margin_is_kept_for_training_alone(project: Path) -> None:
     np.testing.assert_array_equal(test, array("test_images")[:, 4:36, 4:36])
 
 
-def test_a_photograph_is_kept_whole_where_that_is_asked_for(project: Path) -> None:
+def test_a_photograph_is_kept_whole_where_that_is_asked_for(project):
     for path in write_folder(project / "images").rglob("*.jpg"):
         Image.new("L", (16, 8), 150 + 10 * int(path.stem)).save(path)
     for fit, columns in (("crop", 8), ("pad", 4), ("stretch", 8)):
@@ -113,7 +111,7 @@ def test_a_photograph_is_kept_whole_where_that_is_asked_for(project: Path) -> No
         assert int((array("train_images")[0].max((1, 2)) > 0).sum()) == columns
 
 
-def test_own_size_leaves_pixels_as_they_are_and_the_test_may_validate(project: Path) -> None:
+def test_own_size_leaves_pixels_as_they_are_and_the_test_may_validate(project):
     manifest = prepare(image_size=None, val_fraction=0)
     assert manifest["image_size"] == 8
     assert manifest["splits"]["val"] == manifest["splits"]["test"]
@@ -130,7 +128,7 @@ def test_own_size_leaves_pixels_as_they_are_and_the_test_may_validate(project: P
     assert got == wanted
 
 
-def test_another_seed_makes_others_and_an_older_result_is_replaced(project: Path) -> None:
+def test_another_seed_makes_others_and_an_older_result_is_replaced(project):
     prepare(train_per_class=20)
     first = sums(project)
     Path("artifacts/data/stranger").touch()
@@ -142,9 +140,7 @@ def test_another_seed_makes_others_and_an_older_result_is_replaced(project: Path
 
 
 @pytest.mark.parametrize("size", [{"image_size": 16}, {"image_size": 8, "resize": 10}])
-def test_identical_pixels_across_splits_are_counted(
-    project: Path, capsys: pytest.CaptureFixture[str], size: dict[str, int]
-) -> None:
+def test_identical_pixels_across_splits_are_counted(project, capsys, size):
     root = project / "images"
     write_folder(root / "train")
     write_folder(root / "val", count=2, first=20)
@@ -160,9 +156,7 @@ def test_identical_pixels_across_splits_are_counted(
     assert "test: 2 images also in train" in printed
 
 
-def test_unlabeled_images_are_those_that_are_in_no_split(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
     root, more = write_folder(project / "images"), project / "more"
     for number, name in enumerate(("0.jpg", "deep/er/1.jpg", "2.jpg")):
         (more / name).parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +243,7 @@ def constant(root: Path) -> None:
         (shutil.rmtree, "data.source: 'images' is not a folder; correct the path"),
     ],
 )
-def test_refusals_keep_the_older_result(project: Path, damage: Any, message: str) -> None:
+def test_refusals_keep_the_older_result(project, damage, message):
     root = write_folder(project / "images", count=10)
     prepare(source="imagefolder:images", image_size=8)
     before = sums(project)
@@ -270,9 +264,7 @@ def test_refusals_keep_the_older_result(project: Path, damage: Any, message: str
         ("*/*.jpg", (9, 7), r"has 9x7 pixels, expected a square; set data\.image_size"),
     ],
 )
-def test_own_size_must_be_one_and_square(
-    project: Path, pattern: str, size: tuple[int, int], message: str
-) -> None:
+def test_own_size_must_be_one_and_square(project, pattern, size, message):
     for path in write_folder(project / "images").glob(pattern):
         Image.new("L", size).save(path)
     with pytest.raises(InputError, match=message):
@@ -286,9 +278,7 @@ def write_damaged(folder: Path) -> None:
             path.write_text("no image")
 
 
-def test_damaged_images_are_named_at_once_or_skipped_but_no_class_whole(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_images_are_named_at_once_or_skipped_but_no_class_whole(project, capsys):
     for split in ("train", "val", "test"):
         write_damaged(project / "images" / split)
     source = {"source": "imagefolder:images", "image_size": 8}
@@ -311,9 +301,7 @@ def test_damaged_images_are_named_at_once_or_skipped_but_no_class_whole(
 
 
 @pytest.mark.parametrize("kilobytes", [64, 5400])  # the first array, a later one
-def test_a_full_disk_is_one_sentence(
-    project: Path, monkeypatch: pytest.MonkeyPatch, kilobytes: int
-) -> None:
+def test_a_full_disk_is_one_sentence(project, monkeypatch, kilobytes):
     with small_disk(project, f"size={kilobytes}k") as disk:
         (disk / "params.yaml").write_text("data: {source: digits, image_size: 32}\n")
         monkeypatch.chdir(disk)
@@ -329,7 +317,7 @@ def test_a_full_disk_is_one_sentence(
 
 
 @needs_real_images
-def test_cifar100(project: Path) -> None:
+def test_cifar100(project):
     manifest = prepare(source=f"hf:{REAL / 'cifar100'}", train_per_class=50)
     train, val, test = (load_data().split(name) for name in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (5000, 5000, 10000)

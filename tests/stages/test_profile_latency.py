@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import statistics
-from pathlib import Path
 
 import pytest
 
@@ -25,14 +22,14 @@ FIELDS = {
 
 
 @pytest.fixture
-def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tiny_exported, tmp_path, monkeypatch):
     """A copy to write to, as the working directory."""
     shutil.copytree(tiny_exported / "artifacts/onnx", tmp_path / "artifacts/onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_every_precision_is_measured(project: Path, tiny_params: Params) -> None:
+def test_every_precision_is_measured(project, tiny_params):
     profile_latency.main(tiny_params)
     results = read_json(profile_latency.REPORT)["results"]
     samples = read_json(profile_latency.SAMPLES_FOLDER / "samples.json")
@@ -53,9 +50,7 @@ def test_every_precision_is_measured(project: Path, tiny_params: Params) -> None
 
 
 @pytest.mark.usefixtures("project")
-def test_a_runner_that_crashes_is_a_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
-) -> None:
+def test_a_runner_that_crashes_is_a_row(tmp_path, monkeypatch, tiny_params):
     real = local.RUNNER
     wrapper = tmp_path / "runner.py"
     wrapper.write_text(
@@ -85,8 +80,8 @@ def test_a_runner_that_crashes_is_a_row(
     ],
 )
 def test_a_runner_that_measures_nothing_is_an_error(
-    project: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params, runner: str, message: str
-) -> None:
+    project, monkeypatch, tiny_params, runner, message
+):
     (project / "runner.py").write_text(f"import sys\n{runner}")
     monkeypatch.setattr(local, "RUNNER", project / "runner.py")
     with pytest.raises(InputError, match=message):
@@ -98,9 +93,7 @@ def on(devices: list[str], params: Params) -> Params:
     return params.model_copy(update={"profile": profile})
 
 
-def test_what_cannot_be_measured_is_refused_before_any_work(
-    project: Path, tiny_params: Params
-) -> None:
+def test_what_cannot_be_measured_is_refused_before_any_work(project, tiny_params):
     with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: "):
         profile_latency.main(on(["local:", "ssh://127.0.0.1:1"], tiny_params))
     flip_byte(project / "artifacts/onnx/fp32.static.onnx")
@@ -110,9 +103,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are chosen on Linux")
-def test_devices_are_told_apart_and_kept_to_their_processors(
-    project: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
-) -> None:
+def test_devices_are_told_apart_and_kept_to_their_processors(project, monkeypatch, tiny_params):
     cpu = min(os.sched_getaffinity(0))
     urls = ["local:", f"local:?cpus={cpu}&threads=2"]
     wrapper = project / "runner.py"

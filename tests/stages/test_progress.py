@@ -1,13 +1,9 @@
 """Progress in a log: plain lines, and none for what is done soon."""
 
-import pytest
-
 from stages import progress
 
 
-def test_lines_tell_how_far_and_how_long(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_tell_how_far_and_how_long(capsys, monkeypatch):
     clock = iter(float(7 * i) for i in range(100))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     assert list(progress.track(iter("abcd"), "read", total=4)) == list("abcd")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from models.networks.checkpoint import load_network, save_state
 from stages import export_onnx, prune
 from stages.data.arrays import load_data
 from stages.data.feed.normalize import Normalize
-from stages.params import Params
 
 NETWORK = "timm:repghostnet_050"
 
@@ -42,7 +40,7 @@ def save_distilled(network: str) -> torch.Tensor:
 
 
 @pytest.fixture
-def project(tiny_origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def project(tiny_origin, tmp_path, monkeypatch):
     shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
     monkeypatch.chdir(tmp_path)
 
@@ -53,7 +51,7 @@ def report() -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("project")
-def test_branches_are_fused_and_the_fused_student_is_exported(tiny_params: Params) -> None:
+def test_branches_are_fused_and_the_fused_student_is_exported(tiny_params):
     wanted = save_distilled(NETWORK)
     prune.main(tiny_params)
     sizes = report()
@@ -80,9 +78,7 @@ def test_branches_are_fused_and_the_fused_student_is_exported(tiny_params: Param
 
 
 @pytest.mark.usefixtures("project")
-def test_what_fusing_changes_by_more_than_rounding_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tiny_params: Params
-) -> None:
+def test_what_fusing_changes_by_more_than_rounding_is_refused(monkeypatch, tiny_params):
     save_distilled(NETWORK)
     monkeypatch.setattr(prune, "_TOLERANCE", 1e-9)
     with pytest.raises(InputError, match=rf"fusing the branches of {NETWORK} changes its logits"):
@@ -91,7 +87,7 @@ def test_what_fusing_changes_by_more_than_rounding_is_refused(
 
 
 @pytest.mark.usefixtures("project")
-def test_a_student_without_branches_stays_bit_for_bit(tiny_params: Params) -> None:
+def test_a_student_without_branches_stays_bit_for_bit(tiny_params):
     wanted = save_distilled("timm:test_byobnet")
     prune.main(tiny_params)
     assert report()["fused"] is None

@@ -25,17 +25,17 @@ SAMPLES = "artifacts/latency/samples.json"
 
 
 @pytest.fixture(scope="module")
-def html(reported: Path) -> str:
+def html(reported):
     return (reported / PAGE).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def page(html: str) -> Page:
+def page(html):
     return Page(html)
 
 
 @pytest.fixture(scope="module")
-def summary(reported: Path) -> dict:
+def summary(reported):
     return json.loads((reported / SUMMARY).read_text(encoding="utf-8"))
 
 

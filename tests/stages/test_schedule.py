@@ -8,7 +8,7 @@ from stages.sections.methods import Distill
 from stages.sections.training import Teacher
 
 
-def test_fewer_epochs_keep_the_shape() -> None:
+def test_fewer_epochs_keep_the_shape():
     teacher = Teacher(epochs=200, schedule="multi_step", milestones=[100, 150], learning_rate=0.1)
     assert compressed(teacher, 200) == teacher
     # Of 32.5 and 48.75.

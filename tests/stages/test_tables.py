@@ -1,7 +1,5 @@
 """Numbers as text, and the parts of tables that every renderer needs."""
 
-from __future__ import annotations
-
 import pytest
 
 from stages import markdown
@@ -9,7 +7,7 @@ from stages.formatting import between, millions, points, significant, times
 from stages.tables import NOISY_NOTE, Table, of_records
 
 
-def test_numbers_as_text() -> None:
+def test_numbers_as_text():
     numbers = {0.0: "0.00", 0.03125: "0.0312", 4.049: "4.05", 99.96: "100", 1234.4: "1,230"}
     numbers[4.2e-7] = "4.2e−7"
     assert {x: significant(x) for x in numbers} == numbers
@@ -19,7 +17,7 @@ def test_numbers_as_text() -> None:
     assert (between(6, 6), between(999, 1000)) == ("6", "999 to 1,000")
 
 
-def test_a_table_of_records_marks_what_was_measured_on_a_noisy_machine() -> None:
+def test_a_table_of_records_marks_what_was_measured_on_a_noisy_machine():
     rows = [
         (["a"], {"p50_ms": 1.0, "p90_ms": 2.0, "noisy": True}),
         (["b"], {"p50_ms": 1.0, "p90_ms": 2.0, "noisy": False}),
@@ -31,7 +29,7 @@ def test_a_table_of_records_marks_what_was_measured_on_a_noisy_machine() -> None
     assert of_records("", ["name"], rows[1:], ["p50_ms", "p90_ms"]).below() == []
 
 
-def test_only_columns_of_figures_are_aligned_to_the_right() -> None:
+def test_only_columns_of_figures_are_aligned_to_the_right():
     rows = [["1", "−2.0 %", "fp32", "—"], ["2", None, "int8", "3"], ["4", "no row"]]
     table = Table(["class", "drop", "format", "rest"], rows)
     assert table.numeric() == [False, True, False, True]
@@ -47,11 +45,11 @@ def test_only_columns_of_figures_are_aligned_to_the_right() -> None:
         ("int8_u8s8 _emphasis_ a__b", r"int8_u8s8 \_emphasis\_ a\_\_b"),
     ],
 )
-def test_nothing_in_a_name_is_markup(text: str, escaped: str) -> None:
+def test_nothing_in_a_name_is_markup(text, escaped):
     assert markdown.plain(text) == escaped
 
 
-def test_a_section_in_markdown() -> None:
+def test_a_section_in_markdown():
     table = Table(
         ["name", "ms"], [["a|b", "1 *"], ["c", None]], "Caption", "Reading.", ["* Noisy."]
     )

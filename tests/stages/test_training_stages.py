@@ -39,7 +39,7 @@ def params(**distill: Any) -> Params:
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_origin: Path) -> Path:
+def trained(tiny_origin):
     """A project root in which all four stages ran, with ACKD; not to be written to."""
 
     def make() -> None:
@@ -51,7 +51,7 @@ def trained(tiny_origin: Path) -> Path:
 
 
 @pytest.fixture
-def root(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(trained, tmp_path, monkeypatch):
     """A copy of its own for a test that writes."""
     shutil.copytree(trained, tmp_path / "root")
     monkeypatch.chdir(tmp_path / "root")
@@ -63,7 +63,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_metrics_and_history(trained: Path) -> None:
+def test_metrics_and_history(trained):
     for stage, network in (("teacher", "resnet14"), ("distill", "resnet8")):
         metrics = read(trained / "reports" / stage / "metrics.json")
         assert metrics["network"] == network
@@ -82,7 +82,7 @@ def test_metrics_and_history(trained: Path) -> None:
     assert proxy["accuracy"] == read(trained / "reports/teacher/metrics.json")["accuracy"]
 
 
-def test_all_that_was_trained_is_kept_and_the_student_leaves_it(trained: Path) -> None:
+def test_all_that_was_trained_is_kept_and_the_student_leaves_it(trained):
     distilled = trained / "artifacts/distilled/model.safetensors"
     state, header = load_state(distilled)
     buffers = header.pop("buffers")
@@ -141,9 +141,7 @@ def loaded(**teacher: Any) -> Params:
     return Params.model_validate(CONTENT | {"teacher": settings})
 
 
-def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monkeypatch):
     network, wanted = other_normalisation(root)
     right = float(
         (wanted.argmax(1).numpy() == np.load(root / "artifacts/data/test_labels.npy")).mean()
@@ -185,7 +183,7 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(
     assert (root / "artifacts/distilled/model.safetensors").read_bytes() != with_own
 
 
-def test_only_a_head_is_trained(root: Path) -> None:
+def test_only_a_head_is_trained(root):
     network, _ = other_normalisation(root)
     train_teacher.main(loaded(train="head", normalization=OWN, epochs=1, batch_size=10))
     trained = load_network(root / "artifacts/teacher/model.safetensors").state_dict()
@@ -197,9 +195,7 @@ def test_only_a_head_is_trained(root: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["kd", "ackd"])
-def test_a_student_starts_from_weights_of_other_classes(
-    root: Path, method: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_student_starts_from_weights_of_other_classes(root, method, capsys):
     torch.manual_seed(6)
     network = models.build("resnet8", 7)
     torch.save(network.state_dict(), root / "student.pth")
@@ -226,7 +222,7 @@ def test_a_student_starts_from_weights_of_other_classes(
             torch.testing.assert_close(parameter, own_stage[name])
 
 
-def test_a_teacher_that_is_not_as_good_as_is_said_is_refused(root: Path) -> None:
+def test_a_teacher_that_is_not_as_good_as_is_said_is_refused(root):
     other_normalisation(root)
     train_teacher.main(loaded())
     found = read(root / "reports/teacher/metrics.json")["accuracy"]
@@ -241,7 +237,7 @@ def test_a_teacher_that_is_not_as_good_as_is_said_is_refused(root: Path) -> None
     assert (root / "artifacts/teacher/model.safetensors").read_bytes() == before
 
 
-def test_a_teacher_and_a_student_whose_stages_cannot_be_found(root: Path) -> None:
+def test_a_teacher_and_a_student_whose_stages_cannot_be_found(root):
     names = {"teacher": "timm:test_mambaout", "distill": "torchvision:squeezenet1_1"}
     data = root / "artifacts/data"
     for split in ("train", "val", "test"):  # 16 pixels are too few for them
@@ -268,9 +264,7 @@ def build(num_classes):
 
 
 @pytest.mark.parametrize("train", ["all", "head"])
-def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(
-    root: Path, train: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(root, train, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     (root / "own_student.py").write_text(OWN_CODE)
     torch.manual_seed(0)
@@ -304,7 +298,7 @@ def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(
     assert weights_sha256(teacher) != known
 
 
-def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root: Path) -> None:
+def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root):
     old = (root / "artifacts/teacher/model.safetensors").read_bytes()
     save_network(root / "student.safetensors", models.build("resnet8", 3))
     with pytest.raises(InputError, match="student.safetensors: not a checkpoint of resnet14"):
@@ -328,9 +322,7 @@ def test_a_checkpoint_of_another_architecture_leaves_the_old_teacher(root: Path)
         ),
     ],
 )
-def test_what_cannot_be_distilled_is_refused(
-    root: Path, proxy: Any, distilled: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_distilled_is_refused(root, proxy, distilled, message):
     if proxy is not None:
         proxy(root / "artifacts/proxy/model.safetensors")
     before = (root / "artifacts/distilled/model.safetensors").read_bytes()
@@ -347,7 +339,7 @@ def assistants(**own: Any) -> Params:
     return proxy_params(method="assistants", assistants=own)
 
 
-def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root: Path) -> None:
+def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root):
     train_proxy.main(proxy_params(method="early_stopped", early_stopped={"epochs": 1}))
     metrics = read(root / "reports/proxy/metrics.json")
     teacher = read(root / "reports/teacher/metrics.json")
@@ -361,7 +353,7 @@ def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root: Path) -> 
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in proxy.state_dict().items())
 
 
-def test_assistants_learn_one_from_another(root: Path) -> None:
+def test_assistants_learn_one_from_another(root):
     train_proxy.main(assistants(networks=["resnet14", "resnet8"]))
     metrics = read(root / "reports/proxy/metrics.json")
     assert [link["network"] for link in metrics["chain"]] == ["resnet14", "resnet8"]
@@ -374,7 +366,7 @@ def test_assistants_learn_one_from_another(root: Path) -> None:
     assert (root / "artifacts/proxy/model.safetensors").read_bytes() != first
 
 
-def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root: Path) -> None:
+def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root):
     names = ["resnet8", "resnet14", "resnet8x4"]
     train_proxy.main(assistants(candidates=names))
     metrics = read(root / "reports/proxy/metrics.json")
@@ -399,12 +391,12 @@ def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root: Path) -
         ({}, r"assistants\.networks must name at least one"),
     ],
 )
-def test_assistants_that_cannot_be_chosen(own: dict[str, Any], message: str) -> None:
+def test_assistants_that_cannot_be_chosen(own, message):
     with pytest.raises(ValueError, match=message):
         assistants(**own)
 
 
-def test_candidates_are_not_compared_on_the_test_images() -> None:
+def test_candidates_are_not_compared_on_the_test_images():
     proxy = {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet14"]}}
     with pytest.raises(ValueError, match="would be compared on the test images"):
         Params.model_validate(CONTENT | {"proxy": proxy, "data": {"val_fraction": 0.0}})

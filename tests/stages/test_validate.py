@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path
@@ -24,7 +22,7 @@ ONNX = Path("artifacts/onnx")
 
 
 @pytest.fixture
-def project(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tiny_exported, tmp_path, monkeypatch):
     """A copy to write to, as the working directory."""
     shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
     monkeypatch.chdir(tmp_path)
@@ -57,7 +55,7 @@ def rows(runtime: str = "onnxruntime") -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("project")
-def test_every_export_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_export_passes(monkeypatch):
     monkeypatch.setattr(validate, "STATIC_IMAGES", 20)
     validate.main(params(tensorrt="off", batch_sizes=[1, 3, 9, 16]))  # the golden batch has 8
     assert read_json(validate.REPORT)["torch"] == {"accuracy": 1.0, "images": 30}
@@ -88,7 +86,7 @@ def torch_logits() -> np.ndarray:
 
 
 @pytest.mark.usefixtures("project")
-def test_figures_against_an_independent_calculation() -> None:
+def test_figures_against_an_independent_calculation():
     # Class 0 is never answered any more: a third of the test images is lost.
     replace("int8_s8s8.dynamic.onnx", -1e6)
     validate.main(params(tensorrt="off"))
@@ -117,9 +115,7 @@ def test_figures_against_an_independent_calculation() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_precision_that_fails_is_left_out_or_where_required_ends_the_chain(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_precision_that_fails_is_left_out_or_where_required_ends_the_chain(capsys):
     replace("fp16.static.onnx", 1.0)
     replace("int8_s8s8.dynamic.onnx", -1e6)
     validate.main(params())
@@ -136,7 +132,7 @@ def test_a_precision_that_fails_is_left_out_or_where_required_ends_the_chain(
 
 
 @pytest.mark.usefixtures("project")
-def test_a_required_precision_that_was_not_exported_is_named_at_once() -> None:
+def test_a_required_precision_that_was_not_exported_is_named_at_once():
     description = read_json(ONNX / "model.json")
     del description["files"]["fp16"]
     write_json(ONNX / "model.json", description | {"failed": {"fp16": "not exported (why)"}})
@@ -148,7 +144,7 @@ def test_a_required_precision_that_was_not_exported_is_named_at_once() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_int8_that_no_device_would_take_and_logits_that_are_not_finite_fail() -> None:
+def test_int8_that_no_device_would_take_and_logits_that_are_not_finite_fail():
     replace("int8_s8s8.static.onnx", -1e6)
     validate.main(params(min_agreement_int8=0.5))
     (row,) = (row for row in rows() if row["status"] == "failed")
@@ -161,7 +157,7 @@ def test_int8_that_no_device_would_take_and_logits_that_are_not_finite_fail() ->
     assert rows()[0]["accuracy"] is None
 
 
-def test_what_is_not_the_export_is_refused_before_any_work(project: Path) -> None:
+def test_what_is_not_the_export_is_refused_before_any_work(project):
     path = project / ONNX / "int8_u8s8.static.onnx"
     flip_byte(path)
     with pytest.raises(InputError, match=r"int8_u8s8\.static\.onnx: altered since its export"):
@@ -178,7 +174,7 @@ def test_what_is_not_the_export_is_refused_before_any_work(project: Path) -> Non
 
 
 @pytest.mark.usefixtures("project")
-def test_a_crash_of_tensorrt_is_a_reported_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_of_tensorrt_is_a_reported_failure(monkeypatch):
     crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
     monkeypatch.setattr(validate, "TensorRtRuntime", lambda: TensorRtRuntime(crash))
     monkeypatch.setattr(TensorRtRuntime, "unavailable", lambda self: None)

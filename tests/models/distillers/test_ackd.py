@@ -85,7 +85,7 @@ def adversarial(discriminators: nn.ModuleList, maps: list[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize("learners", [["D3B1", "D2B2"], ["D3B1", "D2B2", "D1B3"]])
-def test_every_term(learners: list[str]) -> None:
+def test_every_term(learners):
     lambdas = {
         "lambda_teacher_to_learners": 0.7,
         "lambda_learners_to_target": 1.3,
@@ -126,7 +126,7 @@ def test_every_term(learners: list[str]) -> None:
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-4)
 
 
-def test_options_that_the_paper_does_not_have() -> None:
+def test_options_that_the_paper_does_not_have():
     given = {"lambda_teacher_to_each": 0.6, "lambda_teacher_to_target": 0.3, "ramp_up": 0.5}
     method, plain = make(**given), make()
     losses, as_published = losses_of(method, BATCH, TEACHER), losses_of(plain, BATCH, TEACHER)
@@ -143,7 +143,7 @@ def test_options_that_the_paper_does_not_have() -> None:
     assert method.ramp == 1
 
 
-def test_what_the_learners_minimise_falls_at_the_end() -> None:
+def test_what_the_learners_minimise_falls_at_the_end():
     given = {"lambda_teacher_to_each": 0.6, "ramp_down": 0.5}
     losses = losses_of(make(lambda_teacher_to_each=0.6), BATCH, TEACHER)
     own = losses["kd_learners"] + losses["ce_learners"] + 0.6 * losses["kd_each"]
@@ -157,7 +157,7 @@ def test_what_the_learners_minimise_falls_at_the_end() -> None:
         assert total == pytest.approx(rest + weight * own, rel=1e-5)
 
 
-def test_the_teachers_stages_are_a_learner_like_any_other() -> None:
+def test_the_teachers_stages_are_a_learner_like_any_other():
     teacher = models.build("resnet20", 5)
     student = models.build("resnet8", 5)
     options = OPTIONS | {"learners": ["D3B1", "D3T"]}
@@ -175,7 +175,7 @@ def test_the_teachers_stages_are_a_learner_like_any_other() -> None:
     torch.testing.assert_close(group.learners[1].logits, wanted)
 
 
-def test_attention_takes_maps_of_several_shapes_and_discriminators_do_not() -> None:
+def test_attention_takes_maps_of_several_shapes_and_discriminators_do_not():
     teacher = models.build("wrn_16_2", 5)
     setting = make_setting(teacher=teacher)
     options = OPTIONS | {"learners": ["D3B1", "D3T"]}
@@ -189,7 +189,7 @@ def test_attention_takes_maps_of_several_shapes_and_discriminators_do_not() -> N
         torch.testing.assert_close(weights.sum(1), torch.ones(6))
 
 
-def test_pooled_attention_sees_means() -> None:
+def test_pooled_attention_sees_means():
     method = make(attention_pool="avg")
     group = method(BATCH.images)
     means = np.concatenate([array(m).mean((2, 3)) for m in group.maps], axis=1)
@@ -198,7 +198,7 @@ def test_pooled_attention_sees_means() -> None:
     np.testing.assert_allclose(array(group.weights), weights, rtol=1e-4)
 
 
-def test_without_attention_each_learner_counts_the_same() -> None:
+def test_without_attention_each_learner_counts_the_same():
     method = make(attention=False)
     group = method(BATCH.images)
     assert torch.equal(group.weights, torch.full((6, 2), 0.5))
@@ -207,14 +207,14 @@ def test_without_attention_each_learner_counts_the_same() -> None:
     assert method.attention is None
 
 
-def test_without_an_adversary_there_is_no_such_term() -> None:
+def test_without_an_adversary_there_is_no_such_term():
     method = make(adversarial=False)
     assert "adversarial" not in losses_of(method, BATCH, TEACHER)
     assert method.adversary is None
     assert not any(name.startswith("discriminators") for name in method.state_dict())
 
 
-def test_one_learner_alone_has_neither_attention_nor_adversary() -> None:
+def test_one_learner_alone_has_neither_attention_nor_adversary():
     method = make(learners=["D2B2"])
     group = method(BATCH.images)
     assert torch.equal(group.ensemble, group.learners[0].logits)
@@ -227,7 +227,7 @@ def test_one_learner_alone_has_neither_attention_nor_adversary() -> None:
     }
 
 
-def test_diversity_turns_the_learners_sign_only() -> None:
+def test_diversity_turns_the_learners_sign_only():
     minimax, diversity = make(), make(objective="diversity")
     a, b = losses_of(minimax, BATCH, TEACHER), losses_of(diversity, BATCH, TEACHER)
     assert torch.equal(a["adversarial"], b["adversarial"])
@@ -241,7 +241,7 @@ def parameters_of(method: Ackd, part: str) -> Iterator[tuple[str, nn.Parameter]]
     return ((name, p) for name, p in method.named_parameters() if name.startswith(part))
 
 
-def test_the_main_step_gives_no_gradient_to_the_discriminators() -> None:
+def test_the_main_step_gives_no_gradient_to_the_discriminators():
     method = make()
     losses_of(method, BATCH, TEACHER)["total"].backward()
     assert all(p.grad is None for _, p in parameters_of(method, "discriminators"))
@@ -250,7 +250,7 @@ def test_the_main_step_gives_no_gradient_to_the_discriminators() -> None:
         assert missing == []
 
 
-def test_the_discriminators_step_gives_no_gradient_to_anything_else() -> None:
+def test_the_discriminators_step_gives_no_gradient_to_anything_else():
     method = make()
     method.adversary.requires_grad_(True)
     method.adversary_loss(method(BATCH.images)).backward()
@@ -258,7 +258,7 @@ def test_the_discriminators_step_gives_no_gradient_to_anything_else() -> None:
         assert (parameter.grad is not None) == name.startswith("discriminators"), name
 
 
-def test_the_ensemble_is_detached_where_the_target_learns_from_it() -> None:
+def test_the_ensemble_is_detached_where_the_target_learns_from_it():
     only = {"lambda_teacher_to_learners": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
     method = make(**only)
     losses_of(method, BATCH, TEACHER)["total"].backward()
@@ -267,7 +267,7 @@ def test_the_ensemble_is_detached_where_the_target_learns_from_it() -> None:
     assert method.student.fc.weight.grad.any()
 
 
-def test_the_target_never_sees_the_teacher_directly() -> None:
+def test_the_target_never_sees_the_teacher_directly():
     only = {"lambda_learners_to_target": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
     method = make(**only)
     losses_of(method, BATCH, TEACHER)["total"].backward()
@@ -279,7 +279,7 @@ def test_the_target_never_sees_the_teacher_directly() -> None:
 
 
 @pytest.mark.parametrize(("objective", "rises"), [("minimax", False), ("diversity", True)])
-def test_who_works_for_and_against_the_objective(objective: str, rises: bool) -> None:
+def test_who_works_for_and_against_the_objective(objective, rises):
     only = {"lambda_teacher_to_learners": 0.0, "lambda_learners_to_target": 0.0, "lambda_ce": 0.0}
     method = make(objective=objective, **only)
 
@@ -305,7 +305,7 @@ def test_who_works_for_and_against_the_objective(objective: str, rises: bool) ->
     assert (objective_now() > after_discriminators) == rises
 
 
-def test_discriminator_accuracy_is_the_share_of_right_answers() -> None:
+def test_discriminator_accuracy_is_the_share_of_right_answers():
     method = make()
     with torch.no_grad():
         group = method(BATCH.images)

@@ -35,7 +35,7 @@ def wanted(student: list[Array], teacher: list[Array]) -> float:
     return float(total)
 
 
-def test_loss_and_gradient() -> None:
+def test_loss_and_gradient():
     student, teacher = (
         make_features(net, 6, 2, seed) for seed, net in enumerate((STUDENT, TEACHER))
     )
@@ -48,7 +48,7 @@ def test_loss_and_gradient() -> None:
         np.testing.assert_allclose(array(feature_map.grad), gradient, rtol=1e-5, atol=1e-9)
 
 
-def test_a_dead_stage_is_no_reason_for_nan() -> None:
+def test_a_dead_stage_is_no_reason_for_nan():
     student, teacher = make_features(STUDENT, 6, 2, seed=0), make_features(TEACHER, 6, 2, seed=1)
     dead = tuple(torch.zeros_like(m, requires_grad=True) for m in student.stages)
     loss = METHOD.feature_loss(student._replace(stages=dead), detach(teacher), None)

@@ -57,7 +57,7 @@ every_variant = pytest.mark.parametrize("variant", WANTED)
 
 
 @every_variant
-def test_loss_and_gradient(variant: str) -> None:
+def test_loss_and_gradient(variant):
     student, teacher = make_features(STUDENT, 6, 5, seed=0), make_features(TEACHER, 6, 5, seed=1)
     loss = METHODS[variant].feature_loss(student, detach(teacher), None)
     ours, theirs = array(student.embedding), array(teacher.embedding)
@@ -69,7 +69,7 @@ def test_loss_and_gradient(variant: str) -> None:
 
 
 @pytest.mark.parametrize(("variant", "depends"), [("repdistiller", True), ("rbf", False)])
-def test_whether_the_order_of_samples_counts(variant: str, depends: bool) -> None:
+def test_whether_the_order_of_samples_counts(variant, depends):
     student, teacher = make_features(STUDENT, 6, 5, seed=0), make_features(TEACHER, 6, 5, seed=1)
     method, order = METHODS[variant], torch.tensor([3, 1, 4, 0, 2])
     loss = method.feature_loss(student, teacher, None).item()
@@ -83,7 +83,7 @@ def test_whether_the_order_of_samples_counts(variant: str, depends: bool) -> Non
     assert method.feature_loss(*turned, None).item() == pytest.approx(again, abs=1e-10)
 
 
-def test_trained_embeddings_lower_the_loss_by_shrinking() -> None:
+def test_trained_embeddings_lower_the_loss_by_shrinking():
     """The known weakness of the variant that comparisons have run; nothing hides it."""
     student, teacher = make_features(STUDENT, 6, 5, seed=0), make_features(TEACHER, 6, 5, seed=1)
     method = make("repdistiller")
@@ -95,7 +95,7 @@ def test_trained_embeddings_lower_the_loss_by_shrinking() -> None:
     assert method.feature_loss(student, teacher, None).item() == pytest.approx(0.01 * loss)
 
 
-def test_rbf_is_a_gaussian_kernel_up_to_what_is_left_of_its_series() -> None:
+def test_rbf_is_a_gaussian_kernel_up_to_what_is_left_of_its_series():
     embedding = array(make_features(TEACHER, 6, 5, seed=1).embedding)
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
     squared = ((unit[:, None] - unit[None]) ** 2).sum(2)

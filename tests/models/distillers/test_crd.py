@@ -91,7 +91,7 @@ def reference(
     return loss_s + loss_t, (z_s, z_t)
 
 
-def test_loss_and_constants() -> None:
+def test_loss_and_constants():
     torch.manual_seed(0)
     method = make().double().eval()
     first, second = make_batch([3, 7, 8, 40]), make_batch([3, 20, 9])
@@ -108,7 +108,7 @@ def test_loss_and_constants() -> None:
     assert loss.item() == pytest.approx(wanted, rel=1e-10)
 
 
-def test_gradient_is_the_numerical_one() -> None:
+def test_gradient_is_the_numerical_one():
     torch.manual_seed(0)
     method = make().double().eval()
     batch = make_batch([3, 7, 8, 40])
@@ -129,7 +129,7 @@ def test_gradient_is_the_numerical_one() -> None:
         assert np.abs(theirs).max() > 1e-3
 
 
-def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn() -> None:
+def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn():
     torch.manual_seed(0)
     method = make(negatives=1000).double().eval()
     batch = make_batch([3, 7, 8, 40])
@@ -159,7 +159,7 @@ def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn() -> 
     assert loss.item() == pytest.approx(at(constants), rel=1e-10)
 
 
-def test_memories_follow_the_embeddings_after_the_scores_are_taken() -> None:
+def test_memories_follow_the_embeddings_after_the_scores_are_taken():
     torch.manual_seed(0)
     method = make(momentum=0.3).double()
     twin = copy.deepcopy(method).eval()
@@ -186,7 +186,7 @@ def test_memories_follow_the_embeddings_after_the_scores_are_taken() -> None:
         np.testing.assert_allclose(array(memory.embeddings), kept, rtol=1e-12, atol=1e-14)
 
 
-def test_in_eval_mode_nothing_moves() -> None:
+def test_in_eval_mode_nothing_moves():
     method = make().double().eval()
     batch = make_batch([3, 7])
     method.feature_loss(*features_for(method, batch), batch)
@@ -195,7 +195,7 @@ def test_in_eval_mode_nothing_moves() -> None:
     assert all(torch.equal(before[name], b) for name, b in method.named_buffers())
 
 
-def test_first_memories_have_the_expected_length() -> None:
+def test_first_memories_have_the_expected_length():
     torch.manual_seed(0)
     rows = make(embedding_size=128).memory_student.embeddings
     bound = (3 / 128) ** 0.5
@@ -204,7 +204,7 @@ def test_first_memories_have_the_expected_length() -> None:
     assert rows.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
 
 
-def test_negatives_are_of_other_classes_and_none_comes_twice() -> None:
+def test_negatives_are_of_other_classes_and_none_comes_twice():
     method = make()
     batch = make_batch(list(range(SAMPLES)))
     drawn = method.draw_negatives(batch)
@@ -212,7 +212,7 @@ def test_negatives_are_of_other_classes_and_none_comes_twice() -> None:
     assert not (drawn & (batch.labels.unsqueeze(1) == method.labels)).any()
 
 
-def test_negatives_depend_on_seed_epoch_and_sample_alone() -> None:
+def test_negatives_depend_on_seed_epoch_and_sample_alone():
     torch.manual_seed(0)
     method = make()
     batch = make_batch([5, 11, 30])
@@ -226,7 +226,7 @@ def test_negatives_depend_on_seed_epoch_and_sample_alone() -> None:
     assert not torch.equal(make().draw_negatives(batch), drawn)
 
 
-def test_every_set_of_negatives_is_as_likely() -> None:
+def test_every_set_of_negatives_is_as_likely():
     torch.manual_seed(0)
     method = make(negatives=8)
     epochs, batch = 1500, make_batch([0, 1, 4])
@@ -253,7 +253,7 @@ def test_every_set_of_negatives_is_as_likely() -> None:
     assert overlap.var().item() == pytest.approx(hypergeometric, rel=0.2)
 
 
-def test_resuming_goes_on_with_the_same_memories_constants_and_draws() -> None:
+def test_resuming_goes_on_with_the_same_memories_constants_and_draws():
     torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, 5)
     method = make(teacher=teacher)
@@ -295,7 +295,7 @@ class Processes:
         return gather
 
 
-def test_several_processes_remember_what_one_would() -> None:
+def test_several_processes_remember_what_one_would():
     parts = [0, 5, 9], [1, 6]
     torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, 5).double()
@@ -326,7 +326,7 @@ def test_several_processes_remember_what_one_would() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_scores_are_float32_under_autocast(half: torch.dtype) -> None:
+def test_scores_are_float32_under_autocast(half):
     torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, 5)
     method = make(teacher=teacher).eval()
@@ -348,7 +348,7 @@ def test_scores_are_float32_under_autocast(half: torch.dtype) -> None:
     assert losses["feature"].item() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_float32_suffices_for_thousands_of_negatives() -> None:
+def test_float32_suffices_for_thousands_of_negatives():
     torch.manual_seed(0)
     setting = make_setting(
         teacher=Tiny(3, 2, 4, 5), image_size=8, labels=torch.arange(50_000) % 100
@@ -366,7 +366,7 @@ def in_single(features: Features) -> Features:
     return features._replace(embedding=features.embedding.detach().float())
 
 
-def test_images_of_one_class_are_refused() -> None:
+def test_images_of_one_class_are_refused():
     setting = make_setting(teacher=Tiny(3, 2), labels=torch.full((48,), 2), image_size=8)
     with pytest.raises(InputError, match="all training images are of one"):
         Crd(Tiny(2, 3), setting, **OPTIONS)

@@ -11,9 +11,7 @@ from models.distillers.feature import at_common_size, average_pool
     ("size", "wanted"),
     [((8, 8), (4, 4)), ((7, 9), (4, 5)), ((5, 6), (3, 6)), ((7, 7), (1, 7)), ((3, 3), (3, 3))],
 )
-def test_windows_are_those_of_adaptive_pooling(
-    size: tuple[int, int], wanted: tuple[int, int]
-) -> None:
+def test_windows_are_those_of_adaptive_pooling(size, wanted):
     feature_map = torch.randn(2, 3, *size, dtype=torch.double, requires_grad=True)
     pooled = average_pool(feature_map, *wanted)
     reference = F.adaptive_avg_pool2d(feature_map, wanted)
@@ -24,7 +22,7 @@ def test_windows_are_those_of_adaptive_pooling(
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-14)
 
 
-def test_pooling_is_done_in_float32_at_least() -> None:
+def test_pooling_is_done_in_float32_at_least():
     half = torch.randn(2, 3, 8, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         pooled = average_pool(half, 4, 4)
@@ -33,7 +31,7 @@ def test_pooling_is_done_in_float32_at_least() -> None:
     assert torch.allclose(pooled, F.adaptive_avg_pool2d(half.float(), 4), rtol=1e-6, atol=1e-7)
 
 
-def test_both_maps_get_the_smaller_height_and_width() -> None:
+def test_both_maps_get_the_smaller_height_and_width():
     student, teacher = at_common_size(torch.randn(2, 3, 8, 4), torch.randn(2, 5, 6, 6))
     assert student.shape == (2, 3, 6, 4)
     assert teacher.shape == (2, 5, 6, 4)

@@ -59,7 +59,7 @@ def in_double(given: Any) -> Any:
 
 
 @every_method
-def test_total_is_the_weighted_sum(name: str) -> None:
+def test_total_is_the_weighted_sum(name):
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3, 2).double(), Tiny(3, 2, 4).double()
     method = make(name, student, teacher).double().eval()
@@ -81,7 +81,7 @@ def test_total_is_the_weighted_sum(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "crd"])
-def test_gradients_of_student_and_helpers_are_the_numerical_ones(name: str) -> None:
+def test_gradients_of_student_and_helpers_are_the_numerical_ones(name):
     # The memories of CRD would move at each call.
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, stride=2)
@@ -112,7 +112,7 @@ def test_gradients_of_student_and_helpers_are_the_numerical_ones(name: str) -> N
         ("wrn_10_2", "resnet8", 18),  # 18, 9 and 5 pixels
     ],
 )
-def test_networks_of_any_shape_meet(name: str, student: str, teacher: str, size: int) -> None:
+def test_networks_of_any_shape_meet(name, student, teacher, size):
     torch.manual_seed(0)
     networks = models.build(student, 3), models.build(teacher, 3)
     method = make(name, *networks, size=size)
@@ -126,7 +126,7 @@ def test_networks_of_any_shape_meet(name: str, student: str, teacher: str, size:
 
 
 @every_method
-def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher(name: str) -> None:
+def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher(name):
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, 3)
     method = make(name, student, teacher, samples=16)
@@ -139,7 +139,7 @@ def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher(name
 
 
 @every_method
-def test_building_changes_neither_network(name: str) -> None:
+def test_building_changes_neither_network(name):
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4)
     before = [{k: t.clone() for k, t in n.state_dict().items()} for n in (student, teacher)]
     method = make(name, student, teacher)
@@ -151,7 +151,7 @@ def test_building_changes_neither_network(name: str) -> None:
 
 
 @every_method
-def test_what_is_trained_is_saved(name: str) -> None:
+def test_what_is_trained_is_saved(name):
     teacher = Tiny(3, 2, 4)
     method = make(name, Tiny(2, 3, 2), teacher)
     assert {key for key, _ in method.named_parameters()} <= set(method.state_dict())
@@ -169,7 +169,7 @@ def test_what_is_trained_is_saved(name: str) -> None:
 
 @every_method
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_losses_are_float32_under_autocast(name: str, half: torch.dtype) -> None:
+def test_losses_are_float32_under_autocast(name, half):
     torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, stride=2)
     method = make(name, Tiny(2, 3, 2), teacher).eval()
@@ -188,7 +188,7 @@ def test_losses_are_float32_under_autocast(name: str, half: torch.dtype) -> None
 
 @pytest.mark.parametrize("name", ["at", "sp", "vid", "semckd"])
 @pytest.mark.parametrize("pair", [("timm:test_vit", "resnet8"), ("resnet8", "timm:test_vit")])
-def test_maps_are_not_compared_where_there_are_none(name: str, pair: tuple[str, str]) -> None:
+def test_maps_are_not_compared_where_there_are_none(name, pair):
     teacher, student = (models.build(network, 3) for network in pair)
     kind, options = METHODS[name]
     setting = make_setting(teacher=teacher, image_size=160)
@@ -199,7 +199,7 @@ def test_maps_are_not_compared_where_there_are_none(name: str, pair: tuple[str, 
 
 
 @pytest.mark.parametrize("name", ["cc", "cc_rbf"])
-def test_embeddings_are_compared_without_stages(name: str) -> None:
+def test_embeddings_are_compared_without_stages(name):
     teacher, student = models.build("timm:test_vit", 3), models.build("resnet8", 3)
     method = make(name, student, teacher, size=160)
     batch = draw_batch(160)

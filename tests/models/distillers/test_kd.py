@@ -29,7 +29,7 @@ def ce(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_divergence(temperature: float) -> None:
+def test_divergence(temperature):
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(2, 5, 7)).astype(np.float32) * 3
     measured = kl_divergence(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
@@ -41,7 +41,7 @@ def test_divergence(temperature: float) -> None:
     )
 
 
-def test_total() -> None:
+def test_total():
     student = models.build("resnet8", 6)
     options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
     kd = distillers.build("kd", student, make_setting(), options).eval()
@@ -59,6 +59,6 @@ def test_total() -> None:
     assert set(losses) == {"total", "ce", "kd"}
 
 
-def test_an_unknown_method_is_refused() -> None:
+def test_an_unknown_method_is_refused():
     with pytest.raises(InputError, match="method 'kdd' is not known: use one of scratch, kd, at"):
         distillers.build("kdd", models.build("resnet8", 6), make_setting(), {})

@@ -64,7 +64,7 @@ def wanted_losses(logits: list[Array], weights: Array, labels: Array, teacher: A
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("network", "branches"), [("resnet8", 3), ("wrn_10_1", 2)])
-def test_losses(network: str, branches: int, training: bool) -> None:
+def test_losses(network, branches, training):
     method, batch = in_double(make(network, branches=branches, ce_weight=0.7, kd_weight=0.3))
     method.gate.train(training)
     method.begin_epoch(1)
@@ -81,7 +81,7 @@ def test_losses(network: str, branches: int, training: bool) -> None:
     assert measured == pytest.approx(wanted, rel=1e-10)
 
 
-def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed() -> None:
+def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed():
     method, batch = in_double(make())
     method.begin_epoch(8)
     losses_of(method, batch)["total"].backward()
@@ -106,14 +106,14 @@ def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed() -> None:
         assert np.abs(wanted).max() > 1e-4
 
 
-def test_the_ensemble_is_detached_where_its_members_learn_from_it() -> None:
+def test_the_ensemble_is_detached_where_its_members_learn_from_it():
     method = make(ce_weight=0.0)
     losses_of(method, BATCH)["total"].backward()
     assert all(p.grad is None or not p.grad.any() for p in method.gate.parameters())
     assert method.student.fc.weight.grad.any()
 
 
-def test_ramp() -> None:
+def test_ramp():
     method = make(epochs=300, ramp_up=80 / 300)
     ramp = []
     for epoch in (0, 40, 79, 80, 299):
@@ -127,7 +127,7 @@ def test_ramp() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_losses_are_float32_under_autocast(half: torch.dtype) -> None:
+def test_losses_are_float32_under_autocast(half):
     method = make().eval()
     with torch.autocast("cpu", half):
         losses = losses_of(method, BATCH)
@@ -145,7 +145,7 @@ def test_losses_are_float32_under_autocast(half: torch.dtype) -> None:
         ("resnet18_cifar", ["D4B1", "D4B1#2"]),
     ],
 )
-def test_branches_are_copies_of_the_last_stage(network: str, names: list[str]) -> None:
+def test_branches_are_copies_of_the_last_stage(network, names):
     method = make(network)
     student = method.student
     assert method.learner_names() == names

@@ -10,7 +10,7 @@ from tests.models.distillers.tiny import losses_of
 from tests.setting import make_setting
 
 
-def test_cross_entropy_alone() -> None:
+def test_cross_entropy_alone():
     student = models.build("resnet8", 6)
     scratch = distillers.build("scratch", student, make_setting(), {}).eval()
     batch = Batch(torch.randn(5, 3, 32, 32), torch.tensor([0, 3, 5, 1, 1]), torch.arange(5))

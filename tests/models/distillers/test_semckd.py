@@ -100,7 +100,7 @@ def draw(student: Backbone, teacher: Backbone, size: int) -> tuple[Features, Fea
         (((3, 2), (2, 4, 3)), 2, 9),  # 9 and 5 pixels meet 5, 3 and 2
     ],
 )
-def test_loss(widths: tuple[tuple[int, ...], tuple[int, ...]], stride: int, size: int) -> None:
+def test_loss(widths, stride, size):
     torch.manual_seed(0)
     student, teacher = Tiny(*widths[0]), Tiny(*widths[1], stride=stride)
     method = make(student, teacher, size=size).double()
@@ -115,7 +115,7 @@ def test_loss(widths: tuple[tuple[int, ...], tuple[int, ...]], stride: int, size
     assert loss.item() == pytest.approx(wanted, rel=1e-10)
 
 
-def test_gradient_by_the_students_maps_is_the_numerical_one() -> None:
+def test_gradient_by_the_students_maps_is_the_numerical_one():
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3), Tiny(3, 2, 2)
     method = make(student, teacher, size=4).double()
@@ -129,7 +129,7 @@ def test_gradient_by_the_students_maps_is_the_numerical_one() -> None:
         assert np.abs(wanted).max() > 1e-3
 
 
-def test_shapes_are_inferred() -> None:
+def test_shapes_are_inferred():
     method = make(Tiny(2, 3, 2), Tiny(3, 2, 4, 5), batch_size=10)
     assert method.needs_full_batches
     # d = B // 4, and twice that between.
@@ -140,12 +140,12 @@ def test_shapes_are_inferred() -> None:
     assert all(c.bias is None for c in method.regressors.modules() if isinstance(c, nn.Conv2d))
 
 
-def test_a_batch_of_fewer_than_four_is_refused() -> None:
+def test_a_batch_of_fewer_than_four_is_refused():
     with pytest.raises(InputError, match="batch_size leaves each process 3 images a step"):
         make(Tiny(2, 3), Tiny(3, 2), batch_size=3)
 
 
-def test_similarities_that_fp16_cannot_hold_are_float32_under_autocast() -> None:
+def test_similarities_that_fp16_cannot_hold_are_float32_under_autocast():
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4)
     method = make(student, teacher).eval()

@@ -31,7 +31,7 @@ def wanted(student: Array, teacher: Array) -> float:
     return float((difference**2).sum() / len(student) ** 2)
 
 
-def test_loss_and_gradient() -> None:
+def test_loss_and_gradient():
     student, teacher = make_features(STUDENT, 6, 5, seed=0), make_features(TEACHER, 6, 5, seed=1)
     loss = METHOD.feature_loss(student, detach(teacher), None)
     last, target = array(student.stages[-1]), array(teacher.stages[-1])
@@ -42,7 +42,7 @@ def test_loss_and_gradient() -> None:
     assert all(feature_map.grad is None for feature_map in student.stages[:-1])
 
 
-def test_products_of_whole_maps_do_not_overflow_in_half_precision() -> None:
+def test_products_of_whole_maps_do_not_overflow_in_half_precision():
     features = []
     for seed in (0, 1):
         generator = torch.Generator().manual_seed(seed)

@@ -47,7 +47,7 @@ def wanted(method: Vid, student: list[Array], teacher: list[Array], rhos: list[A
     return float(total)
 
 
-def test_loss_and_gradient() -> None:
+def test_loss_and_gradient():
     method = make()
     student, teacher = make_features(STUDENT, 6, 2, seed=0), make_features(TEACHER, 6, 2, seed=1)
     loss = method.feature_loss(student, detach(teacher), None)
@@ -63,7 +63,7 @@ def test_loss_and_gradient() -> None:
         np.testing.assert_allclose(array(leaf.grad), gradient, rtol=1e-5, atol=1e-9)
 
 
-def test_the_variance_is_five_at_first_and_is_trained_and_saved() -> None:
+def test_the_variance_is_five_at_first_and_is_trained_and_saved():
     method = Vid(STUDENT, make_setting(teacher=TEACHER, image_size=6), **OPTIONS)
     parameters, state = dict(method.named_parameters()), method.state_dict()
     for i, predictor in enumerate(method.predictors):

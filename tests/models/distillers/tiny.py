@@ -1,7 +1,5 @@
 """Networks so small that a loss can be differentiated numerically, and what goes with them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -8,7 +8,7 @@ from stages.analysis.intervals import share_interval
 from stages.analysis.scores import ranks, scores
 
 
-def test_uneven_classes_by_scikit_learn() -> None:
+def test_uneven_classes_by_scikit_learn():
     random = np.random.default_rng(3)
     labels = np.repeat(np.arange(7), [40, 3, 9, 20, 5, 1, 12])
     logits = random.normal(size=(len(labels), 7)) + 2 * np.eye(7)[labels]
@@ -28,7 +28,7 @@ def test_uneven_classes_by_scikit_learn() -> None:
     assert widths["balanced_accuracy"] > 1.5 * widths["accuracy"]
 
 
-def test_classes_without_images_count_nowhere_and_few_classes_have_no_top5() -> None:
+def test_classes_without_images_count_nowhere_and_few_classes_have_no_top5():
     labels, answers = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2])
     found = scores(np.eye(4)[answers], labels)
     assert found["top5_accuracy"] is None
@@ -38,12 +38,12 @@ def test_classes_without_images_count_nowhere_and_few_classes_have_no_top5() -> 
     assert found["balanced_accuracy"] == found["accuracy"]
 
 
-def test_equal_logits_are_ranked_as_argmax_does() -> None:
+def test_equal_logits_are_ranked_as_argmax_does():
     logits = np.array([[1.0, 2.0, 2.0, 0.0]] * 4)
     assert ranks(logits, np.arange(4)).tolist() == [2, 0, 1, 3]
 
 
-def test_wilsons_interval_by_its_published_values() -> None:
+def test_wilsons_interval_by_its_published_values():
     """Newcombe (1998), Table I: 81 of 263, 15 of 148, none of 20."""
     for share, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)):
         found = share_interval(share / count, count)

@@ -1,7 +1,5 @@
 """How the card says that teacher and student were trained; the rest is in test_package."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -35,11 +33,11 @@ def row(name: str, **params: Any) -> list[str | None] | None:
         ),
     ],
 )
-def test_whom_the_student_learned_from(proxy: dict[str, Any], expected: str) -> None:
+def test_whom_the_student_learned_from(proxy, expected):
     assert row("learned from", proxy=proxy) == ["", expected]
 
 
-def test_the_settings_of_both_trainings() -> None:
+def test_the_settings_of_both_trainings():
     assert row("learned from", distill={"method": "scratch"}) is None
     assert row("method", distill={"method": "scratch"}) == ["supervised", "supervised"]
     assert row("schedule", distill=_SLOW) == ["one_cycle", "multi_step"]

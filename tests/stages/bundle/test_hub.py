@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -22,9 +20,7 @@ from stages.files import without_folders
         ("torchvision:CIFAR100:/mnt/data", DataSet("CIFAR100")),
     ],
 )
-def test_a_source_as_others_may_know_it(
-    source: str, expected: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_as_others_may_know_it(source, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here/flowers").mkdir(parents=True)
     assert data_set(source) == data_set(without_folders(source)) == expected
@@ -40,7 +36,7 @@ def test_a_source_as_others_may_know_it(
         ("MIT OR Apache-2.0", "other", "mit-or-apache-2.0"),
     ],
 )
-def test_licences_have_the_hubs_names(stated: str | None, license_: str, name: str | None) -> None:
+def test_licences_have_the_hubs_names(stated, license_, name):
     summary = {
         "student": {"network": "timm:resnet8", "method": "scratch"},
         "data": {"source": "hf:uoft-cs/cifar100@abc"},

@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import hashlib
 import shutil
 import stat
 import subprocess
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -15,9 +12,7 @@ from stages.bundle.keys import configured_key, is_signed_by, key_id, new_key, re
 from tests.bundles import flip_byte, make_bundle
 
 
-def test_a_new_key_is_its_owners_alone_and_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_key_is_its_owners_alone_and_works(tmp_path, monkeypatch):
     private = tmp_path / "keys/signing.key"
     public, name = new_key(private)
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
@@ -34,14 +29,14 @@ def test_a_new_key_is_its_owners_alone_and_works(
 
 
 @pytest.mark.parametrize("name", ["signing.key", "signing.key.pub"])
-def test_nothing_is_written_over(tmp_path: Path, name: str) -> None:
+def test_nothing_is_written_over(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=rf"{name}: exists; keep it, or name another file"):
         new_key(tmp_path / "signing.key")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_what_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_key(tmp_path, monkeypatch):
     for unset in (None, ""):
         if unset is not None:
             monkeypatch.setenv("ACKD_SIGNING_KEY", unset)
@@ -76,7 +71,7 @@ def test_what_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
-def test_openssl_reads_the_keys_and_verifies_a_bundle(tmp_path: Path) -> None:
+def test_openssl_reads_the_keys_and_verifies_a_bundle(tmp_path):
     public, _ = new_key(tmp_path / "key")
     command = ["openssl", "pkey", "-in", str(tmp_path / "key"), "-pubout"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path
@@ -18,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     made = tmp_path / "bundle"
     made.mkdir()
     for name in ("fp32.static.onnx", "int8_u8s8.static.onnx", "golden.npz", "runner.py"):
@@ -34,13 +32,13 @@ def written(folder: Path, license_: str | None = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("license_", [None, "Apache-2.0", "LicenseRef-A", "MIT OR Apache-2.0"])
-def test_it_is_what_the_format_demands(folder: Path, license_: str | None) -> None:
+def test_it_is_what_the_format_demands(folder, license_):
     assert written(folder, license_)["specVersion"] == "1.6"
     content = (folder / "sbom.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(content) is None
 
 
-def test_every_file_has_its_sum_and_what_it_needs(folder: Path) -> None:
+def test_every_file_has_its_sum_and_what_it_needs(folder):
     sbom = written(folder)
     root = sbom["metadata"]["component"]
     assert (root["name"], root["version"]) == ("resnet8", "1.2.0")
@@ -57,7 +55,7 @@ def test_every_file_has_its_sum_and_what_it_needs(folder: Path) -> None:
     assert needs["golden.npz"] == set()
 
 
-def test_weights_that_the_network_is_derived_from_have_their_licence(folder: Path) -> None:
+def test_weights_that_the_network_is_derived_from_have_their_licence(folder):
     weights = {"source": "timm:some.in1k", "sha256": 64 * "0", "licence": "cc-by-nc-4.0"}
     write_sbom(folder, "resnet8", "1.2.0", None, weights)
     content = (folder / "sbom.json").read_text()
@@ -68,14 +66,14 @@ def test_weights_that_the_network_is_derived_from_have_their_licence(folder: Pat
     assert ancestor["licenses"] == [{"license": {"id": "CC-BY-NC-4.0"}}]
 
 
-def test_equal_files_give_equal_bytes_and_others_another_serial_number(folder: Path) -> None:
+def test_equal_files_give_equal_bytes_and_others_another_serial_number(folder):
     first = written(folder)
     assert written(folder) == first
     (folder / "golden.npz").write_text("others")
     assert written(folder)["serialNumber"] != first["serialNumber"]
 
 
-def test_the_versions_are_those_that_bundles_are_tested_with(folder: Path) -> None:
+def test_the_versions_are_those_that_bundles_are_tested_with(folder):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     python, numpy = next(iter(NUMPY.items()))
     lowest = {"python": python, "numpy": numpy, "onnxruntime": OLDEST}

@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ from stages.data.arrays import ImageFile, write_header
 
 
 @pytest.fixture
-def pixels() -> np.ndarray:
+def pixels():
     return np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), np.uint8)
 
 
 @pytest.fixture
-def images(tmp_path: Path, pixels: np.ndarray) -> ImageFile:
+def images(tmp_path, pixels):
     np.save(tmp_path / "train_images.npy", pixels)
     return ImageFile(tmp_path / "train_images.npy")
 
@@ -38,19 +37,19 @@ def images(tmp_path: Path, pixels: np.ndarray) -> ImageFile:
     ],
     ids=str,
 )
-def test_indexing_is_numpys(images: ImageFile, pixels: np.ndarray, rows: object) -> None:
+def test_indexing_is_numpys(images, pixels, rows):
     wanted = pixels[np.asarray(rows, int)] if isinstance(rows, list) else pixels[rows]
     np.testing.assert_array_equal(images[rows], wanted)
     assert images[rows].flags.writeable
 
 
-def test_an_index_beyond_the_end_is_refused(images: ImageFile) -> None:
+def test_an_index_beyond_the_end_is_refused(images):
     for row in (20, -21):
         with pytest.raises(IndexError):
             images[[0, row]]
 
 
-def test_the_first_images_alone(images: ImageFile, pixels: np.ndarray) -> None:
+def test_the_first_images_alone(images, pixels):
     part = images.first(6)
     assert len(part) == 6
     np.testing.assert_array_equal(part[4:10], pixels[4:6])
@@ -59,12 +58,12 @@ def test_the_first_images_alone(images: ImageFile, pixels: np.ndarray) -> None:
     assert len(images.first(99)) == len(images) == 20
 
 
-def test_another_process_can_have_it(images: ImageFile, pixels: np.ndarray) -> None:
+def test_another_process_can_have_it(images, pixels):
     for again in (pickle.loads(pickle.dumps(images)), copy.copy(images)):
         np.testing.assert_array_equal(again[[3]], pixels[[3]])
 
 
-def test_a_header_as_numpy_writes_it(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_a_header_as_numpy_writes_it(tmp_path, pixels):
     with (tmp_path / "ours.npy").open("wb") as handle:
         write_header(handle, np.uint8, pixels.shape)
         handle.write(pixels.tobytes())
@@ -72,7 +71,7 @@ def test_a_header_as_numpy_writes_it(tmp_path: Path, pixels: np.ndarray) -> None
     np.testing.assert_array_equal(ImageFile(tmp_path / "ours.npy")[:], pixels)
 
 
-def test_what_is_damaged_or_something_else_is_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_what_is_damaged_or_something_else_is_refused(tmp_path, pixels):
     path = tmp_path / "val_images.npy"
     with pytest.raises(InputError, match=r"val_images.npy: missing or damaged .*No such file"):
         ImageFile(path)
@@ -88,7 +87,7 @@ def test_what_is_damaged_or_something_else_is_refused(tmp_path: Path, pixels: np
             ImageFile(path)
 
 
-def test_a_file_that_is_cut_or_removed_while_it_is_read(images: ImageFile) -> None:
+def test_a_file_that_is_cut_or_removed_while_it_is_read(images):
     os.truncate(images.path, images.path.stat().st_size - 61)
     assert images[:18].shape == (18, 4, 5, 3)
     with pytest.raises(InputError, match="cut after it was opened"):

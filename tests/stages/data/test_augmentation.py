@@ -18,7 +18,7 @@ def splitmix64(state: int) -> int:
     return z ^ (z >> 31)
 
 
-def test_bits_are_the_published_mixing_of_their_keys() -> None:
+def test_bits_are_the_published_mixing_of_their_keys():
     # The published first output for the state 0.
     assert splitmix64(0) == 0xE220A8397B1DCDAF
     for seed, purpose, epoch, index in ((0, 0, 0, 0), (7, 2, 199, 49_999), (3, 1, 0, 5)):
@@ -29,12 +29,12 @@ def test_bits_are_the_published_mixing_of_their_keys() -> None:
         assert measured % (1 << 64) == state
 
 
-def test_bits_do_not_depend_on_their_company() -> None:
+def test_bits_do_not_depend_on_their_company():
     alone = [random_bits(1, 2, torch.tensor([i]), 3) for i in range(100)]
     assert torch.equal(random_bits(1, 2, torch.arange(100), 3), torch.cat(alone))
 
 
-def test_bits_look_random() -> None:
+def test_bits_look_random():
     bits = random_bits(0, 0, torch.arange(20_000), 1)
     assert len(torch.unique(bits)) == 20_000
     upper = (bits.numpy().view(np.uint64) >> np.uint64(32)).astype(np.int64)
@@ -47,7 +47,7 @@ def test_bits_look_random() -> None:
     assert abs(np.corrcoef(bits.double(), other.double())[0, 1]) < 0.03
 
 
-def test_an_order_is_a_permutation_and_changes_with_epoch_and_seed() -> None:
+def test_an_order_is_a_permutation_and_changes_with_epoch_and_seed():
     orders = [epoch_order(0, 0, 1000), epoch_order(0, 1, 1000), epoch_order(1, 0, 1000)]
     for order in orders:
         assert torch.equal(order.sort().values, torch.arange(1000))
@@ -58,7 +58,7 @@ def test_an_order_is_a_permutation_and_changes_with_epoch_and_seed() -> None:
 
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
 @pytest.mark.parametrize("flip", [False, True])
-def test_each_result_is_a_window_of_its_padded_image(mode: str, flip: bool) -> None:
+def test_each_result_is_a_window_of_its_padded_image(mode, flip):
     images = np.random.default_rng(0).integers(1, 256, (50, 8, 8, 3), dtype=np.uint8)
     padded = pad(torch.from_numpy(images), 2, mode)
     border = ((0, 0), (2, 2), (2, 2), (0, 0))
@@ -73,7 +73,7 @@ def test_each_result_is_a_window_of_its_padded_image(mode: str, flip: bool) -> N
         assert any(torch.equal(image, window) for window in windows)
 
 
-def test_the_choice_belongs_to_the_sample_not_to_its_place() -> None:
+def test_the_choice_belongs_to_the_sample_not_to_its_place():
     images = torch.randint(0, 256, (6, 12, 12, 3), dtype=torch.uint8)
     settings = Augmentation(crop_padding=2, horizontal_flip=True)
     indices = torch.tensor([40, 3, 17])
@@ -82,7 +82,7 @@ def test_the_choice_belongs_to_the_sample_not_to_its_place() -> None:
     assert torch.equal(together[2:], alone)
 
 
-def test_windows_and_mirrors_are_all_used() -> None:
+def test_windows_and_mirrors_are_all_used():
     images = torch.arange(64, dtype=torch.uint8).reshape(1, 8, 8, 1).repeat(1, 1, 1, 3)
     padded = pad(images, 1, "reflect")
     settings = Augmentation(crop_padding=1, horizontal_flip=True)
@@ -91,7 +91,7 @@ def test_windows_and_mirrors_are_all_used() -> None:
     assert len({image.numpy().tobytes() for image in seen}) == 9 * 2
 
 
-def test_no_padding_and_no_flip_leave_the_images() -> None:
+def test_no_padding_and_no_flip_leave_the_images():
     images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
     settings = Augmentation(crop_padding=0, horizontal_flip=False)
     all_of_them = torch.arange(5)

@@ -1,7 +1,5 @@
 """Images of every kind to RGB pixels, against values known by hand."""
 
-from __future__ import annotations
-
 import io
 import struct
 
@@ -22,7 +20,7 @@ def pixels(data: bytes, size: int | None = None) -> np.ndarray:
     return decode(lambda: Image.open(io.BytesIO(data)), size, "the image")
 
 
-def test_rgb_stays_as_it_is() -> None:
+def test_rgb_stays_as_it_is():
     original = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pixels(encoded(Image.fromarray(original))), original)
 
@@ -35,7 +33,7 @@ def test_rgb_stays_as_it_is() -> None:
         ("stretch", [0, 80, 160, 240]),
     ],
 )
-def test_a_wide_image_becomes_square(fit: str, columns: list[int]) -> None:
+def test_a_wide_image_becomes_square(fit, columns):
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:] = np.array([0, 0, 80, 80, 160, 160, 240, 240], np.uint8)[None, :, None]
     got = decode(lambda: Image.fromarray(wide), 4, "the image", fit)
@@ -46,24 +44,24 @@ def test_a_wide_image_becomes_square(fit: str, columns: list[int]) -> None:
     assert abs(middle - columns).max() <= 15  # bicubic
 
 
-def test_grey_levels_are_spread_over_the_channels() -> None:
+def test_grey_levels_are_spread_over_the_channels():
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     got = pixels(encoded(Image.fromarray(grey)))
     np.testing.assert_array_equal(got, np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_sixteen_bits_are_scaled_not_clipped() -> None:
+def test_sixteen_bits_are_scaled_not_clipped():
     grey = np.array([[0, 257, 32768, 65535]], np.uint16)
     np.testing.assert_array_equal(pixels(encoded(Image.fromarray(grey)))[0, :, 0], [0, 1, 128, 255])
 
 
-def test_thirty_two_bits_are_refused() -> None:
+def test_thirty_two_bits_are_refused():
     data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
     with pytest.raises(DamagedImageError, match=r"the image \(.*32 bits"):
         pixels(data)
 
 
-def test_palette_with_transparency_gives_its_colours() -> None:
+def test_palette_with_transparency_gives_its_colours():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putdata([0, 1])
@@ -71,16 +69,16 @@ def test_palette_with_transparency_gives_its_colours() -> None:
     assert pixels(data).tolist() == [[[10, 20, 30], [200, 100, 50]]]
 
 
-def test_transparency_is_dropped() -> None:
+def test_transparency_is_dropped():
     assert pixels(encoded(Image.new("RGBA", (1, 1), (1, 2, 3, 0)))).tolist() == [[[1, 2, 3]]]
 
 
-def test_cmyk_is_converted() -> None:
+def test_cmyk_is_converted():
     got = pixels(encoded(Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "TIFF"))
     assert got[0, 0].tolist() == [0, 255, 255]
 
 
-def test_exif_orientation_is_honoured() -> None:
+def test_exif_orientation_is_honoured():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
     picture = np.zeros((8, 16, 3), np.uint8)
@@ -91,37 +89,37 @@ def test_exif_orientation_is_honoured() -> None:
     assert got[-6:].max() < 50
 
 
-def test_the_longer_side_is_cropped_about_its_centre() -> None:
+def test_the_longer_side_is_cropped_about_its_centre():
     picture = np.random.default_rng(1).integers(0, 256, (32, 96, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pixels(encoded(Image.fromarray(picture)), 32), picture[:, 32:64])
 
 
-def test_shrinking_is_antialiased() -> None:
+def test_shrinking_is_antialiased():
     squares = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
     got = pixels(encoded(Image.fromarray(squares)), 16)
     assert got.shape == (16, 16, 3)
     assert abs(got.astype(int) - 127).max() <= 20  # picking single pixels would give 0 and 255
 
 
-def test_growing_keeps_a_constant() -> None:
+def test_growing_keeps_a_constant():
     assert (pixels(encoded(Image.new("RGB", (8, 8), (9, 8, 7))), 32) == [9, 8, 7]).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_a_truncated_image_is_named(kind: str) -> None:
+def test_a_truncated_image_is_named(kind):
     noise = np.random.default_rng(2).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), kind)
     with pytest.raises(DamagedImageError, match=r"^the image \(.+\)$"):
         pixels(data[: len(data) // 2])
 
 
-def test_no_image_is_named() -> None:
+def test_no_image_is_named():
     with pytest.raises(DamagedImageError, match=r"^the image \(not an image\)$"):
         pixels(b"some text")
 
 
 @pytest.mark.parametrize("error", [AttributeError, TypeError, struct.error, MemoryError])
-def test_whatever_a_decoder_raises_names_the_image(error: type[Exception]) -> None:
+def test_whatever_a_decoder_raises_names_the_image(error):
     def fail() -> Image.Image:
         raise error("odd\nand long")
 
@@ -129,7 +127,7 @@ def test_whatever_a_decoder_raises_names_the_image(error: type[Exception]) -> No
         decode(fail, None, "the image")
 
 
-def test_of_damaged_exif_the_orientation_is_read() -> None:
+def test_of_damaged_exif_the_orientation_is_read():
     # Orientation 6, and an XResolution of text where a rational is expected.
     entries = [struct.pack("<HHII", 0x112, 3, 1, 6), struct.pack("<HHII", 0x11A, 2, 8, 38)]
     exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + b"".join(entries) + b"\0\0\0\0" + b"72 dpi\0\0"

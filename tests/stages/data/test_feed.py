@@ -1,7 +1,6 @@
 """The training images as batches."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from models.errors import InputError
-from stages.data.arrays import DataSet
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
 from stages.data.feed.normalize import Normalize
@@ -20,7 +18,7 @@ CPU = torch.device("cpu")
 TESTED = {name: np.zeros((4, 8, 8, 3), np.uint8) for name in ("val", "test")}
 
 
-def test_normalisation(data: DataSet) -> None:
+def test_normalisation(data):
     images = data.split("train").images[:4]
     out = Normalize(data.mean, data.std, CPU)(images)
     wanted = (images.astype(float) / 255 - data.mean) / data.std
@@ -28,7 +26,7 @@ def test_normalisation(data: DataSet) -> None:
     assert out.dtype == torch.float32
 
 
-def test_an_epoch_sees_every_image_once_with_its_label(data: DataSet) -> None:
+def test_an_epoch_sees_every_image_once_with_its_label(data):
     still = Augmentation(crop_padding=0, horizontal_flip=False)
     feed = MemoryFeed(FeedPlan(data, still, 16, CPU))
     shards = list(feed.epoch(3))
@@ -48,7 +46,7 @@ def test_an_epoch_sees_every_image_once_with_its_label(data: DataSet) -> None:
     assert sorted(found) == list(range(50))
 
 
-def test_full_batches_leave_the_rest_of_an_epoch_out(data: DataSet) -> None:
+def test_full_batches_leave_the_rest_of_an_epoch_out(data):
     feed = MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU, full_batches=True))
     assert (feed.steps, feed.seen, len(feed)) == (3, 48, 50)
     assert [len(shard.batch.labels) for shard in feed.epoch(0)] == [16, 16, 16]
@@ -62,7 +60,7 @@ def test_full_batches_leave_the_rest_of_an_epoch_out(data: DataSet) -> None:
         MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU, 0, 3, full_batches=True))
 
 
-def test_the_batch_size_does_not_change_the_images(data: DataSet) -> None:
+def test_the_batch_size_does_not_change_the_images(data):
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True, seed=4)
     streams = []
     for batch_size in (7, 50):
@@ -75,7 +73,7 @@ def test_the_batch_size_does_not_change_the_images(data: DataSet) -> None:
     assert not torch.equal(streams[0], other)
 
 
-def test_an_epoch_goes_on_where_it_was_left(data: DataSet) -> None:
+def test_an_epoch_goes_on_where_it_was_left(data):
     feed = MemoryFeed(FeedPlan(data, Augmentation(crop_padding=2), 16, CPU))
     whole, rest = list(feed.epoch(1)), list(feed.epoch(1, start_step=2))
     assert len(rest) == 2
@@ -86,9 +84,7 @@ def test_an_epoch_goes_on_where_it_was_left(data: DataSet) -> None:
 @pytest.mark.parametrize("batch_size", [22, 49, 50])  # 50 images: 6, 1 or none are left
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("mixing", [0.0, 0.7])
-def test_processes_share_each_batch(
-    data: DataSet, batch_size: int, processes: int, mixing: float
-) -> None:
+def test_processes_share_each_batch(data, batch_size, processes, mixing):
     augmentation = Augmentation(
         crop_padding=2, horizontal_flip=True, mixup=mixing, cutmix=mixing, color_jitter=mixing
     )
@@ -118,7 +114,7 @@ def test_processes_share_each_batch(
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_no_process_ever_sees_a_single_image(data: DataSet, processes: int) -> None:
+def test_no_process_ever_sees_a_single_image(data, processes):
     # BatchNorm on 1x1 maps cannot learn from one.
     for batch_size in range(2 * processes, 51):
         parts = [
@@ -148,14 +144,12 @@ def test_no_process_ever_sees_a_single_image(data: DataSet, processes: int) -> N
         ),
     ],
 )
-def test_what_cannot_be_fed_is_refused(
-    data: DataSet, settings: dict[str, Any], size: int, processes: int, message: str
-) -> None:
+def test_what_cannot_be_fed_is_refused(data, settings, size, processes, message):
     with pytest.raises(InputError, match=message):
         FeedPlan(data, Augmentation(**settings), size, CPU, 0, processes)
 
 
-def test_smoothed_and_mixed_targets(data: DataSet) -> None:
+def test_smoothed_and_mixed_targets(data):
     feed = MemoryFeed(FeedPlan(data, Augmentation(), 50, CPU, label_smoothing=0.1))
     (shard,) = feed.epoch(0)
     wanted = 0.9 * torch.eye(5)[shard.batch.labels] + 0.1 / 5
@@ -172,7 +166,7 @@ def test_smoothed_and_mixed_targets(data: DataSet) -> None:
     assert torch.equal(shard.batch.labels, plain.batch.labels)
 
 
-def test_batches_identify_images_only_where_these_are_mixed(data: DataSet) -> None:
+def test_batches_identify_images_only_where_these_are_mixed(data):
     def identity(settings: Augmentation, size: int, processes: int = 1) -> dict[str, Any]:
         return MemoryFeed(FeedPlan(data, settings, size, CPU, 0, processes)).identity()
 
@@ -184,16 +178,14 @@ def test_batches_identify_images_only_where_these_are_mixed(data: DataSet) -> No
 
 
 @pytest.fixture
-def uneven(tmp_path: Path) -> DataSet:
+def uneven(tmp_path):
     """30, 8 and 2 images of three classes, and none of a fourth."""
     made = write_splits(tmp_path, {"train": np.zeros((40, 8, 8, 3), np.uint8)} | TESTED, "abcd")
     np.save(tmp_path / "train_labels.npy", np.repeat([0, 1, 2], [30, 8, 2]))
     return made
 
 
-def test_balanced_sampling_shows_each_class_as_often_and_each_image_in_turn(
-    uneven: DataSet,
-) -> None:
+def test_balanced_sampling_shows_each_class_as_often_and_each_image_in_turn(uneven):
     plan = FeedPlan(uneven, Augmentation(crop_padding=3), 8, CPU, sampling="balanced")
     feed = MemoryFeed(plan)
     epochs = [[shard.batch for shard in feed.epoch(epoch)] for epoch in range(3)]
@@ -215,7 +207,7 @@ def test_balanced_sampling_shows_each_class_as_often_and_each_image_in_turn(
         assert torch.equal(batch.indices[1::2], parts[1].batch.indices)
 
 
-def test_balanced_weights_make_each_class_count_the_same(uneven: DataSet) -> None:
+def test_balanced_weights_make_each_class_count_the_same(uneven):
     plan = FeedPlan(uneven, Augmentation(), 40, CPU, class_weights="balanced")
     ((batch, _),) = MemoryFeed(plan).epoch(0)
     assert batch.targets is not None
@@ -223,7 +215,7 @@ def test_balanced_weights_make_each_class_count_the_same(uneven: DataSet) -> Non
         assert float(batch.targets[batch.labels == label].sum()) == pytest.approx(40 / 3)
 
 
-def test_arrays_that_do_not_fit_the_manifest_are_refused(data: DataSet) -> None:
+def test_arrays_that_do_not_fit_the_manifest_are_refused(data):
     np.save(data.folder / "val_labels.npy", np.zeros(3, dtype=np.int64))
     with pytest.raises(
         InputError, match="val has 10 images and 3 labels where the manifest says 10"

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from models.errors import InputError
-from stages.data.arrays import DataSet
 from stages.data.feed import choice
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.choice import build_feed
@@ -19,13 +18,7 @@ PADDED = 50 * 12 * 12 * 3
 @pytest.mark.parametrize(
     ("free", "kind"), [(4 * PADDED, MemoryFeed), (4 * PADDED - 1, StreamFeed)], ids=["fits", "not"]
 )
-def test_auto_takes_memory_where_a_quarter_of_it_is_enough(
-    data: DataSet,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    free: int,
-    kind: type,
-) -> None:
+def test_auto_takes_memory_where_a_quarter_of_it_is_enough(data, monkeypatch, capsys, free, kind):
     monkeypatch.setattr(choice, "free_memory", lambda: free)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU))) is kind
     lines = capsys.readouterr().out.splitlines()
@@ -33,9 +26,7 @@ def test_auto_takes_memory_where_a_quarter_of_it_is_enough(
     assert ("kept in memory" in lines[0]) == (kind is MemoryFeed)
 
 
-def test_processes_share_the_memory_of_their_host(
-    data: DataSet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_processes_share_the_memory_of_their_host(data, monkeypatch, capsys):
     monkeypatch.setattr(choice, "free_memory", lambda: 8 * PADDED)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU, 1, 4))) is StreamFeed
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # the other two are on another host
@@ -45,7 +36,7 @@ def test_processes_share_the_memory_of_their_host(
     assert capsys.readouterr().out == ""
 
 
-def test_what_is_asked_for_is_taken(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_is_taken(data, monkeypatch):
     monkeypatch.setattr(choice, "free_memory", lambda: 0)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU), mode="memory")) is MemoryFeed
     monkeypatch.setattr(choice, "free_memory", lambda: 1 << 40)
@@ -56,14 +47,7 @@ def test_what_is_asked_for_is_taken(data: DataSet, monkeypatch: pytest.MonkeyPat
     ("cores", "processes", "text", "workers"),
     [(64, 1, None, 8), (4, 2, None, 2), (2, 4, "", 1), (64, 1, "0", 0), (2, 1, "12", 12)],
 )
-def test_the_number_of_workers(
-    data: DataSet,
-    monkeypatch: pytest.MonkeyPatch,
-    cores: int,
-    processes: int,
-    text: str | None,
-    workers: int,
-) -> None:
+def test_the_number_of_workers(data, monkeypatch, cores, processes, text, workers):
     monkeypatch.setattr(choice, "cores", lambda: cores)
     if text is not None:
         monkeypatch.setenv("ACKD_WORKERS", text)
@@ -73,9 +57,7 @@ def test_the_number_of_workers(
 
 
 @pytest.mark.parametrize("text", ["many", "-1"])
-def test_a_number_of_workers_that_is_none(
-    data: DataSet, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_a_number_of_workers_that_is_none(data, monkeypatch, text):
     monkeypatch.setenv("ACKD_WORKERS", text)
     with pytest.raises(InputError, match=f"ACKD_WORKERS is '{text}', expected a number"):
         build_feed(FeedPlan(data, Augmentation(), 16, CPU))

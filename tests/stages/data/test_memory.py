@@ -1,14 +1,11 @@
 """Five times as many images take no more memory, neither to prepare nor to train on."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +55,7 @@ print(peak() + sum(workers.values()))
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Path]]:
+def folders(tmp_path_factory):
     """A project for each number of images, with the images beside its parameters."""
     rng = np.random.default_rng(0)
     files = []
@@ -81,9 +78,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Path
 
 
 @pytest.mark.parametrize("program", [PREPARE, EPOCH], ids=["prepare", "epoch"])
-def test_the_peak_does_not_go_by_the_number_of_images(
-    folders: dict[int, Path], program: str
-) -> None:
+def test_the_peak_does_not_go_by_the_number_of_images(folders, program):
     few, many = (peak_kb(folders[count], program) for count in (FEW, MANY))
     assert many < 1.1 * few
 

@@ -8,7 +8,7 @@ from stages.data.feed.mixing import draw_mix
 from stages.sections.data import Augmentation
 
 
-def test_mixup_is_the_same_blend_of_pixels_and_targets() -> None:
+def test_mixup_is_the_same_blend_of_pixels_and_targets():
     mix = draw_mix(Augmentation(mixup=0.8), 1, 2, 8)
     own, other = torch.rand(2, 3, 3, 8, 8)
     targets, others = torch.eye(3), torch.eye(3).flip(0)
@@ -18,7 +18,7 @@ def test_mixup_is_the_same_blend_of_pixels_and_targets() -> None:
     assert mix.targets(targets, others)[0].tolist() == pytest.approx([mix.kept, 0, 1 - mix.kept])
 
 
-def test_cutmix_takes_the_share_of_the_pixels_that_it_takes_of_the_target() -> None:
+def test_cutmix_takes_the_share_of_the_pixels_that_it_takes_of_the_target():
     for step in range(50):
         mix = draw_mix(Augmentation(cutmix=1.0), 0, step, 16)
         taken = mix.images(torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16))
@@ -29,7 +29,7 @@ def test_cutmix_takes_the_share_of_the_pixels_that_it_takes_of_the_target() -> N
             assert int(extent) == len(rows), "one rectangle"
 
 
-def test_it_is_drawn_by_seed_epoch_and_step() -> None:
+def test_it_is_drawn_by_seed_epoch_and_step():
     settings = Augmentation(mixup=0.5, cutmix=0.5)
     drawn = [draw_mix(settings, epoch, step, 32) for epoch in range(20) for step in range(50)]
     assert draw_mix(settings, 3, 4, 32) == drawn[3 * 50 + 4]

@@ -1,7 +1,5 @@
 """Changes of pixels by torchvision's transforms."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from stages.sections.data import Augmentation
 @pytest.mark.parametrize(
     "changes", [{"policy": "trivial"}, {"policy": "rand"}, {"color_jitter": 0.4}, {"erasing": 0.5}]
 )
-def test_an_image_is_changed_by_seed_epoch_and_index_alone(changes: dict[str, Any]) -> None:
+def test_an_image_is_changed_by_seed_epoch_and_index_alone(changes):
     settings = Augmentation(**changes)
     images = torch.randint(0, 256, (24, 16, 16, 3), dtype=torch.uint8)
     indices = torch.arange(100, 124)

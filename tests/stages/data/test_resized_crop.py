@@ -1,13 +1,10 @@
 """Random resized crops: against PIL's resampling, and a function of (seed, epoch, sample) alone."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from stages.data.arrays import DataSet
 from stages.data.feed.augmentation import augment
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
@@ -27,7 +24,7 @@ def noise(count: int, side: int = SIDE) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [20, 64], ids=["smaller", "larger"])
-def test_it_is_the_crop_resized_as_pil_does_it(size: int) -> None:
+def test_it_is_the_crop_resized_as_pil_does_it(size):
     images, indices = noise(40), torch.arange(100, 140)
     found = resized_crops(images, indices, SETTINGS, size, epoch=5)
     parts = choose_parts(SIDE, indices, SETTINGS, epoch=5)
@@ -39,7 +36,7 @@ def test_it_is_the_crop_resized_as_pil_does_it(size: int) -> None:
 
 
 @pytest.mark.parametrize("smallest", [0.08, 0.35])
-def test_areas_and_sides_are_spread_over_their_ranges(smallest: float) -> None:
+def test_areas_and_sides_are_spread_over_their_ranges(smallest):
     settings = SETTINGS.model_copy(update={"crop_area": smallest})
     parts = np.array(choose_parts(1000, torch.arange(4000), settings, epoch=0))
     top, left, height, width = parts.T
@@ -61,7 +58,7 @@ def test_areas_and_sides_are_spread_over_their_ranges(smallest: float) -> None:
     assert free.mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_choice_belongs_to_the_sample_the_epoch_and_the_seed() -> None:
+def test_the_choice_belongs_to_the_sample_the_epoch_and_the_seed():
     images, indices = noise(6), torch.tensor([40, 3, 17])
     together = augment(images, torch.tensor([5, 0, 2]), indices, SETTINGS, SIZE, epoch=1)
     alone = augment(images[[2]], torch.tensor([0]), torch.tensor([17]), SETTINGS, SIZE, epoch=1)
@@ -72,7 +69,7 @@ def test_the_choice_belongs_to_the_sample_the_epoch_and_the_seed() -> None:
     assert choose_parts(SIDE, indices, SETTINGS.model_copy(update={"seed": 4}), 0) != same
 
 
-def test_about_half_are_mirrored_in_place() -> None:
+def test_about_half_are_mirrored_in_place():
     images, indices = noise(64), torch.arange(64)
     plain = resized_crops(images, indices, SETTINGS, SIZE, epoch=0)
     flipping = SETTINGS.model_copy(update={"horizontal_flip": True})
@@ -84,7 +81,7 @@ def test_about_half_are_mirrored_in_place() -> None:
     assert 16 < mirrored < 48
 
 
-def test_one_colour_stays_what_it_is() -> None:
+def test_one_colour_stays_what_it_is():
     images = torch.full((4, SIDE, SIDE, 3), 255, dtype=torch.uint8)
     images[1], images[2] = 0, 77
     out = resized_crops(images, torch.arange(4), SETTINGS, SIZE, epoch=0)
@@ -92,14 +89,14 @@ def test_one_colour_stays_what_it_is() -> None:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> DataSet:
+def data(tmp_path):
     """50 training images with a margin: 24 pixels for a size of 16."""
     splits = {"train": noise(50, 24), "val": noise(10, 16), "test": noise(10, 16)}
     return write_splits(tmp_path, {name: t.numpy() for name, t in splits.items()}, "abcde")
 
 
 @pytest.mark.parametrize("crop", ["shift", "resized"])
-def test_streamed_and_kept_images_are_the_same(data: DataSet, crop: str) -> None:
+def test_streamed_and_kept_images_are_the_same(data, crop):
     settings = Augmentation(
         crop=crop, crop_padding=2 if crop == "shift" else 0, horizontal_flip=True
     )
@@ -110,7 +107,7 @@ def test_streamed_and_kept_images_are_the_same(data: DataSet, crop: str) -> None
         assert torch.equal(kept.batch.images, streamed.batch.images)
 
 
-def test_without_augmentation_the_middle_is_what_others_see(data: DataSet) -> None:
+def test_without_augmentation_the_middle_is_what_others_see(data):
     train = data.split("train").images
     assert train.shape == (50, 16, 16, 3)
     assert train.with_margin().shape == (50, 24, 24, 3)

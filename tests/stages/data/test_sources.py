@@ -1,7 +1,5 @@
 """Every scheme of ``data.source`` on real files."""
 
-from __future__ import annotations
-
 import io
 import os
 import socket
@@ -25,7 +23,7 @@ DIGITS = load_digits()
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -43,7 +41,7 @@ def write_folder(folder: Path, classes: tuple[str, ...], count: int = 3) -> None
 # digits
 
 
-def test_digits_are_all_there_once() -> None:
+def test_digits_are_all_there_once():
     source = open_source(Data())
     parts = [source.open_split(name) for name in source.split_names]
     assert source.split_names == ["train", "test"]
@@ -59,7 +57,7 @@ def test_digits_are_all_there_once() -> None:
     assert sorted(got) == sorted(wanted)
 
 
-def test_digits_test_split_is_stratified_and_independent_of_the_seed() -> None:
+def test_digits_test_split_is_stratified_and_independent_of_the_seed():
     labels = [open_source(Data(seed=s)).open_split("test").labels for s in (0, 1)]
     assert labels[0] == labels[1]
     assert np.bincount(labels[0]).tolist() == pytest.approx(np.bincount(DIGITS.target) / 5, abs=1)
@@ -68,7 +66,7 @@ def test_digits_test_split_is_stratified_and_independent_of_the_seed() -> None:
 # imagefolder
 
 
-def test_image_folder_with_splits(tmp_path: Path) -> None:
+def test_image_folder_with_splits(tmp_path):
     write_folder(tmp_path / "train", ("b", "a"))
     write_folder(tmp_path / "val", ("a", "b"), 2)
     write_folder(tmp_path / "notes", ("x",))
@@ -87,7 +85,7 @@ def test_image_folder_with_splits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(digit(99)))
 
 
-def test_image_folder_with_named_splits(tmp_path: Path) -> None:
+def test_image_folder_with_named_splits(tmp_path):
     write_folder(tmp_path / "learn", ("a", "b"))
     write_folder(tmp_path / "try", ("a", "b"))
     data = Data(source=f"imagefolder:{tmp_path}", train_split="learn", test_split="try")
@@ -116,9 +114,7 @@ def layout(root: Path, *folders: str) -> Source:
         (("a", "b", "__MACOSX/a", "a/@eaDir/0.png", "b/.thumbs"), ["train"], ["a", "b"]),
     ],
 )
-def test_splits_and_classes_are_told_apart(
-    tmp_path: Path, folders: tuple[str, ...], splits: list[str], classes: list[str]
-) -> None:
+def test_splits_and_classes_are_told_apart(tmp_path, folders, splits, classes):
     source = layout(tmp_path, *folders)
     assert source.split_names == splits
     assert source.open_split(splits[-1]).labels == classes
@@ -127,12 +123,12 @@ def test_splits_and_classes_are_told_apart(
 @pytest.mark.parametrize(
     "folders", [("cat", "dog", "test/cat"), ("cat", "test", "train"), ("cat/x", "train/x")]
 )
-def test_classes_that_look_like_splits_are_refused(tmp_path: Path, folders: tuple[str]) -> None:
+def test_classes_that_look_like_splits_are_refused(tmp_path, folders):
     with pytest.raises(InputError, match="may be splits or classes; name the splits in"):
         layout(tmp_path, *folders)
 
 
-def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+def test_what_is_passed_over_is_counted(tmp_path):
     layout(tmp_path, "a", "b")
     for name in ("a/1.HEIC", "a/2.heic", "b/notes", "labels.csv"):
         (tmp_path / name).touch()
@@ -147,7 +143,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
         open_source(Data(source=f"imagefolder:{tmp_path}")).open_split("train")
 
 
-def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_once(tmp_path):
     layout(tmp_path / "images", "a/inner", "b")
     layout(tmp_path / "elsewhere", "")
     more = tmp_path / "images" / "a" / "more"
@@ -159,7 +155,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert split.labels == ["a", "a", "b"]
 
 
-def test_a_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_class_name_that_is_not_utf8_is_refused(tmp_path):
     layout(tmp_path, "dog")
     (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
     with pytest.raises(InputError, match=r"'caf.+xe9' has a name that is not UTF-8; rename it"):
@@ -173,7 +169,7 @@ Save = Callable[[dict[str, list[object]], datasets.Features], str]
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Save:
+def save(tmp_path):
     def write(columns: dict[str, list[object]], features: datasets.Features) -> str:
         folder = tmp_path / "set"
         (folder / "data").mkdir(parents=True)
@@ -197,7 +193,7 @@ def png(image: Image.Image) -> bytes:
 TEXT, NUMBER = datasets.Value("string"), datasets.Value("int64")
 
 
-def test_hub_columns_are_found_by_type(save: Save) -> None:
+def test_hub_columns_are_found_by_type(save):
     features = datasets.Features(caption=TEXT, kind=NAMES, picture=IMAGE)
     where = save({"caption": ["x"] * 4, "kind": [0, 1, 1, 0], "picture": IMAGES}, features)
     source = open_source(Data(source=where))
@@ -215,14 +211,14 @@ def test_hub_columns_are_found_by_type(save: Save) -> None:
         (("coarse_label", "fine_label"), "fine_label"),
     ],
 )
-def test_hub_prefers_the_usual_label(save: Save, names: tuple[str, ...], chosen: str) -> None:
+def test_hub_prefers_the_usual_label(save, names, chosen):
     features = datasets.Features(img=IMAGE, **dict.fromkeys(names, NAMES))
     values = {name: [int(name == chosen)] * 4 for name in names}
     split = open_source(Data(source=save({"img": IMAGES, **values}, features))).open_split("train")
     assert split.labels == [1, 1, 1, 1]
 
 
-def test_hub_takes_undeclared_labels_and_images(save: Save) -> None:
+def test_hub_takes_undeclared_labels_and_images(save):
     features = datasets.Features(file=datasets.Value("binary"), label=TEXT)
     where = save({"file": [png(IMAGES[1])] * 2, "label": ["cat", "dog"]}, features)
     source = open_source(Data(source=where, image_column="file"))
@@ -232,7 +228,7 @@ def test_hub_takes_undeclared_labels_and_images(save: Save) -> None:
     np.testing.assert_array_equal(np.asarray(split.image(0)), np.asarray(IMAGES[1]))
 
 
-def test_hub_takes_files_in_structs_as_pandas_writes_them(tmp_path: Path) -> None:
+def test_hub_takes_files_in_structs_as_pandas_writes_them(tmp_path):
     cells = [{"bytes": png(image), "path": "a.png"} for image in IMAGES]
     rows = pyarrow.table({"image": cells, "label": [0, 1, 1, 0]})
     pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
@@ -241,7 +237,7 @@ def test_hub_takes_files_in_structs_as_pandas_writes_them(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_hub_takes_what_save_to_disk_wrote(tmp_path: Path, whole: bool) -> None:
+def test_hub_takes_what_save_to_disk_wrote(tmp_path, whole):
     features = datasets.Features(image=IMAGE, label=NAMES)
     rows = datasets.Dataset.from_dict({"image": IMAGES, "label": [0, 1, 1, 0]}, features=features)
     (datasets.DatasetDict(train=rows) if whole else rows).save_to_disk(tmp_path / "set")
@@ -250,7 +246,7 @@ def test_hub_takes_what_save_to_disk_wrote(tmp_path: Path, whole: bool) -> None:
     assert source.open_split("train").labels == [0, 1, 1, 0]
 
 
-def test_hub_configurations_are_named(tmp_path: Path) -> None:
+def test_hub_configurations_are_named(tmp_path):
     for config, labels in (("fine", [0, 1, 2, 3]), ("coarse", [0, 0, 1, 1])):
         (tmp_path / config).mkdir()
         rows = pyarrow.table({"image": [png(image) for image in IMAGES], "label": labels})
@@ -286,9 +282,7 @@ def test_hub_configurations_are_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_hub_columns_that_do_not_fit(
-    save: Save, features: dict[str, object], data: dict[str, str], message: str
-) -> None:
+def test_hub_columns_that_do_not_fit(save, features, data, message):
     columns = {name: IMAGES if kind is IMAGE else [0, 1, 0, 1] for name, kind in features.items()}
     where = save(columns, datasets.Features(**features))
     with pytest.raises(InputError, match=message):
@@ -296,7 +290,7 @@ def test_hub_columns_that_do_not_fit(
 
 
 @pytest.mark.parametrize("missing", [-1, None])
-def test_hub_split_without_public_labels_is_refused(save: Save, missing: int | None) -> None:
+def test_hub_split_without_public_labels_is_refused(save, missing):
     where = save(
         {"img": IMAGES, "label": [0, 1, missing, 0]}, datasets.Features(img=IMAGE, label=NAMES)
     )
@@ -304,7 +298,7 @@ def test_hub_split_without_public_labels_is_refused(save: Save, missing: int | N
         open_source(Data(source=where)).open_split("train")
 
 
-def test_hub_folder_needs_no_network(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_folder_needs_no_network(save, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("a local folder must not touch the network")
 
@@ -314,7 +308,7 @@ def test_hub_folder_needs_no_network(save: Save, monkeypatch: pytest.MonkeyPatch
     assert open_source(Data(source=where)).open_split("train").labels == [0, 1, 1, 0]
 
 
-def test_hub_folders_that_cannot_be_read(tmp_path: Path) -> None:
+def test_hub_folders_that_cannot_be_read(tmp_path):
     (tmp_path / "train.parquet").write_text("no parquet")
     with pytest.raises(InputError, match=r"could not read .*expected a folder in the layout"):
         open_source(Data(source=f"hf:{tmp_path}"))
@@ -322,9 +316,7 @@ def test_hub_folders_that_cannot_be_read(tmp_path: Path) -> None:
         open_source(Data(source=f"hf:{tmp_path}@v1"))
 
 
-def test_hub_out_of_reach(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_hub_out_of_reach(monkeypatch, capfd):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"could not read 'owner/name@main'.* hub can be reached"):
@@ -350,12 +342,12 @@ def test_hub_out_of_reach(
         ("torchvision:CIFAR10", "no folder is named; write torchvision:CIFAR10:<root>"),
     ],
 )
-def test_sources_that_do_not_exist(source: str, message: str) -> None:
+def test_sources_that_do_not_exist(source, message):
     with pytest.raises(InputError, match=message):
         open_source(Data(source=source))
 
 
 @pytest.mark.parametrize("key", ["config", "image_column", "label_column"])
-def test_columns_belong_to_hub_sources(key: str) -> None:
+def test_columns_belong_to_hub_sources(key):
     with pytest.raises(InputError, match=f"data.{key} is for hf: sources"):
         open_source(Data(**{key: "x"}))

@@ -1,7 +1,5 @@
 """Who trains, validates and tests: the rules of assignment, carving, limiting and order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +28,7 @@ def positions(choice: Choice) -> dict[str, list[int]]:
 TEN = [0, 1] * 10
 
 
-def test_splits_of_the_source_are_used_as_they_are() -> None:
+def test_splits_of_the_source_are_used_as_they_are():
     choice = choose_splits(source(train=TEN, val=[0, 1, 0], test=[1, 0]), Data())
     assert positions(choice) == {"train": list(range(20)), "val": [0, 1, 2], "test": [0, 1]}
     assert choice.classes == ["0", "1"]
@@ -38,7 +36,7 @@ def test_splits_of_the_source_are_used_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "Dev", "eval"])
-def test_a_validation_split_serves_as_the_test(name: str) -> None:
+def test_a_validation_split_serves_as_the_test(name):
     choice = choose_splits(source(train=TEN, **{name: [1, 1, 0]}), Data(val_fraction=0.3))
     got = positions(choice)
     assert got["test"] == [0, 1, 2]
@@ -47,7 +45,7 @@ def test_a_validation_split_serves_as_the_test(name: str) -> None:
     assert any("serves as the test" in note for note in choice.notes)
 
 
-def test_splits_are_known_in_any_case_and_form() -> None:
+def test_splits_are_known_in_any_case_and_form():
     choice = choose_splits(source(Training=TEN, VAL=[0], Testing=[1, 0], extra=[0, 1]), Data())
     assert {name: len(rows) for name, rows in positions(choice).items()} == {
         "train": 20,
@@ -57,7 +55,7 @@ def test_splits_are_known_in_any_case_and_form() -> None:
     assert choice.notes == ["not used: extra"]
 
 
-def test_nothing_is_carved_where_all_of_training_is_wanted() -> None:
+def test_nothing_is_carved_where_all_of_training_is_wanted():
     choice = choose_splits(source(train=TEN, test=[0, 1, 1]), Data(val_fraction=0))
     assert positions(choice) == {"train": list(range(20)), "val": [0, 1, 2], "test": [0, 1, 2]}
     assert choice.splits["val"].labels.tolist() == choice.splits["test"].labels.tolist()
@@ -67,7 +65,7 @@ def test_nothing_is_carved_where_all_of_training_is_wanted() -> None:
     assert positions(choice) == {"train": list(range(20)), "val": [0], "test": [0, 1]}
 
 
-def test_one_split_is_carved_twice_whatever_its_name() -> None:
+def test_one_split_is_carved_twice_whatever_its_name():
     labels = ["b"] * 100 + ["a"] * 50
     choice = choose_splits(source(everything=labels), Data(val_fraction=0.25))
     counts = {n: np.bincount(s.labels).tolist() for n, s in choice.splits.items()}
@@ -80,7 +78,7 @@ def test_one_split_is_carved_twice_whatever_its_name() -> None:
         assert [choice.classes[k] for k in split.labels] == [labels[p] for p in split.positions]
 
 
-def test_five_images_a_class_are_enough() -> None:
+def test_five_images_a_class_are_enough():
     choice = choose_splits(source(all=[0, 1, 2] * 5), Data())
     counts = {name: np.bincount(s.labels).tolist() for name, s in choice.splits.items()}
     assert counts == {"train": [3] * 3, "val": [1] * 3, "test": [1] * 3}
@@ -88,7 +86,7 @@ def test_five_images_a_class_are_enough() -> None:
         choose_splits(source(all=[0, 1] * 2), Data())
 
 
-def test_named_splits_win() -> None:
+def test_named_splits_win():
     data = Data(train_split="b", val_split="test", test_split="a")
     choice = choose_splits(source(a=[0, 1], b=TEN, test=[1, 0, 1], train=[0]), data)
     assert {name: len(split.labels) for name, split in choice.splits.items()} == {
@@ -98,7 +96,7 @@ def test_named_splits_win() -> None:
     }
 
 
-def test_a_named_val_split_does_not_become_the_test() -> None:
+def test_a_named_val_split_does_not_become_the_test():
     choice = choose_splits(source(train=TEN, val=[0, 1]), Data(val_split="val"))
     assert {n: len(s.labels) for n, s in choice.splits.items()} == {
         "train": 16,
@@ -107,7 +105,7 @@ def test_a_named_val_split_does_not_become_the_test() -> None:
     }
 
 
-def test_val_fraction_does_not_move_the_test() -> None:
+def test_val_fraction_does_not_move_the_test():
     labels = [0, 1, 2] * 40
     few, many = (
         positions(choose_splits(source(all=labels), Data(val_fraction=f))) for f in (0.1, 0.5)
@@ -115,7 +113,7 @@ def test_val_fraction_does_not_move_the_test() -> None:
     assert few["test"] == many["test"]
 
 
-def test_the_draw_depends_on_the_seed_alone() -> None:
+def test_the_draw_depends_on_the_seed_alone():
     labels = [0, 1, 2] * 40
     first, again, other = (
         positions(choose_splits(source(all=labels), Data(seed=s))) for s in (3, 3, -4)
@@ -125,7 +123,7 @@ def test_the_draw_depends_on_the_seed_alone() -> None:
     assert first["test"] != other["test"]
 
 
-def test_train_per_class_is_nested_and_leaves_the_rest_whole() -> None:
+def test_train_per_class_is_nested_and_leaves_the_rest_whole():
     labels = [0] * 40 + [1] * 5 + [2] * 40
     whole, ten, three = (
         choose_splits(source(train=labels, test=[0, 1, 2]), Data(train_per_class=n))
@@ -139,7 +137,7 @@ def test_train_per_class_is_nested_and_leaves_the_rest_whole() -> None:
     assert positions(ten)["test"] == positions(whole)["test"]
 
 
-def test_any_prefix_is_balanced() -> None:
+def test_any_prefix_is_balanced():
     labels = [0] * 5 + [1] * 3 + [2] * 5
     choice = choose_splits(source(train=TEN + [2] * 10, test=labels, val=[0, 1, 2]), Data())
     test = choice.splits["test"]
@@ -147,13 +145,13 @@ def test_any_prefix_is_balanced() -> None:
     assert test.positions.tolist() == [0, 5, 8, 1, 6, 9, 2, 7, 10, 3, 11, 4, 12]
 
 
-def test_integers_sort_as_numbers_and_need_not_be_dense() -> None:
+def test_integers_sort_as_numbers_and_need_not_be_dense():
     choice = choose_splits(source(train=[10, 2, 10, 2], val=[2, 10], test=[10]), Data())
     assert choice.classes == ["2", "10"]
     assert choice.splits["test"].labels.tolist() == [1]
 
 
-def test_declared_names_keep_their_numbers() -> None:
+def test_declared_names_keep_their_numbers():
     choice = choose_splits(
         source(["cat", "dog", "fox"], train=[2, 0, 2, 0], val=[0], test=[2]), Data()
     )
@@ -186,12 +184,12 @@ def test_declared_names_keep_their_numbers() -> None:
         ({"train": ["a", "a", "b"], "test": ["a"]}, Data(), "class 'b' has too few"),
     ],
 )
-def test_refusals(splits: dict[str, list[int]], data: Data, message: str) -> None:
+def test_refusals(splits, data, message):
     with pytest.raises(InputError, match=message):
         choose_splits(source(**splits), data)
 
 
-def test_a_declared_class_that_is_tested_but_not_trained_is_named() -> None:
+def test_a_declared_class_that_is_tested_but_not_trained_is_named():
     with pytest.raises(
         InputError, match="test has images of 'dog', which do not occur in training"
     ):

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from models.errors import InputError
-from stages.data.arrays import DataSet
 from stages.data.feed.base import FeedPlan, Shard
 from stages.data.feed.memory import MemoryFeed
 from stages.data.feed.stream import StreamFeed
@@ -44,9 +43,7 @@ def assert_same(found: Iterator[Shard], wanted: Iterator[Shard]) -> None:
         (2, "zero", 7, 1, 2),
     ],
 )
-def test_the_batches_are_those_of_the_memory_feed(
-    data: DataSet, workers: int, mode: str, size: int, process: int, processes: int
-) -> None:
+def test_the_batches_are_those_of_the_memory_feed(data, workers, mode, size, process, processes):
     settings = SETTINGS.model_copy(update={"pad_mode": mode})
     plan = FeedPlan(data, settings, size, CPU, process, processes)
     stream, memory = StreamFeed(plan, workers), MemoryFeed(plan)
@@ -57,7 +54,7 @@ def test_the_batches_are_those_of_the_memory_feed(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_global_random_state_is_left_alone(data: DataSet, workers: int) -> None:
+def test_the_global_random_state_is_left_alone(data, workers):
     # What a method draws would otherwise depend on the feed.
     before = torch.get_rng_state()
     list(StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=workers).epoch(0))
@@ -73,7 +70,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="childre
 
 
 @linux
-def test_workers_end_with_the_epoch_and_when_it_is_left(data: DataSet) -> None:
+def test_workers_end_with_the_epoch_and_when_it_is_left(data):
     feed = StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=2)
     own = set(children(os.getpid()))
     epoch = feed.epoch(0)
@@ -86,7 +83,7 @@ def test_workers_end_with_the_epoch_and_when_it_is_left(data: DataSet) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damage_is_one_sentence(data: DataSet, workers: int) -> None:
+def test_damage_is_one_sentence(data, workers):
     feed = StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=workers)
     path = data.folder / "train_images.npy"
     os.truncate(path, path.stat().st_size // 2)
@@ -144,7 +141,7 @@ def assert_gone(workers: list[int]) -> None:
 
 
 @linux
-def test_no_worker_outlives_a_killed_training(data: DataSet) -> None:
+def test_no_worker_outlives_a_killed_training(data):
     process, workers = start(data.folder)
     process.kill()
     process.communicate()
@@ -152,7 +149,7 @@ def test_no_worker_outlives_a_killed_training(data: DataSet) -> None:
 
 
 @linux
-def test_a_lost_worker_ends_the_training_with_one_sentence(data: DataSet) -> None:
+def test_a_lost_worker_ends_the_training_with_one_sentence(data):
     process, workers = start(data.folder)
     os.kill(workers[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)

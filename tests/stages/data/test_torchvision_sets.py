@@ -1,7 +1,5 @@
 """``torchvision:`` on files as torchvision keeps them."""
 
-from __future__ import annotations
-
 import inspect
 import struct
 from pathlib import Path
@@ -20,7 +18,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def test_torchvision_array_set(tmp_path: Path) -> None:
+def test_torchvision_array_set(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     images = (DIGITS.images * 15).astype(np.uint8)
@@ -36,7 +34,7 @@ def test_torchvision_array_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(test.image(4)), images[54])
 
 
-def test_torchvision_set_of_files(tmp_path: Path) -> None:
+def test_torchvision_set_of_files(tmp_path):
     for split in ("train", "valid", "test"):
         write_folder(tmp_path / "country211" / split, ("AD", "AE"))
     source = open_source(Data(source=f"torchvision:Country211:{tmp_path}"))
@@ -47,7 +45,7 @@ def test_torchvision_set_of_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(split.image(5)), np.asarray(digit(5)))
 
 
-def test_torchvision_table_fits_the_library() -> None:
+def test_torchvision_table_fits_the_library():
     from torchvision import datasets as library
 
     from stages.data.sources.torchvision_sets import SETS
@@ -59,9 +57,7 @@ def test_torchvision_table_fits_the_library() -> None:
             assert set(arguments) <= set(parameters), name
 
 
-def test_torchvision_out_of_reach(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_torchvision_out_of_reach(tmp_path, monkeypatch, capfd):
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")

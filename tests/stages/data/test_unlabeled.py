@@ -1,7 +1,5 @@
 """Images without labels among those with labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,7 @@ STILL = Augmentation(crop_padding=0)
 
 
 @pytest.fixture
-def more(data: DataSet) -> DataSet:
+def more(data):
     """50 images with a label, 21 without."""
     images = np.random.default_rng(1).integers(0, 256, (21, 8, 8, 3), np.uint8)
     np.save(data.folder / "unlabeled_images.npy", images)
@@ -30,7 +28,7 @@ def plan(data: DataSet, settings: Augmentation, *process: int, size: int = 16) -
     return FeedPlan(data, settings, size, CPU, *process, unlabeled=6)
 
 
-def test_a_batch_has_its_share_and_the_epoch_goes_by_the_labels(more: DataSet) -> None:
+def test_a_batch_has_its_share_and_the_epoch_goes_by_the_labels(more):
     feed = MemoryFeed(plan(more, STILL))
     assert (len(feed), feed.steps, feed.slots, feed.seen) == (50, 5, 80, 80)
     labeled = feed.normalize(more.split("train").images[:])
@@ -52,7 +50,7 @@ def test_a_batch_has_its_share_and_the_epoch_goes_by_the_labels(more: DataSet) -
     assert len(set(shown[:21])) == 21
 
 
-def test_cross_entropy_is_the_mean_over_those_with_a_label(more: DataSet) -> None:
+def test_cross_entropy_is_the_mean_over_those_with_a_label(more):
     for shard in MemoryFeed(plan(more, STILL)).epoch(0):
         logits = torch.randn(16, 5)
         wanted = torch.nn.functional.cross_entropy(logits[:10], shard.batch.labels[:10])
@@ -61,9 +59,7 @@ def test_cross_entropy_is_the_mean_over_those_with_a_label(more: DataSet) -> Non
 
 @pytest.mark.parametrize("mixing", [0.0, 0.7])
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_workers_and_resumption_see_the_same(
-    more: DataSet, mixing: float, processes: int
-) -> None:
+def test_processes_workers_and_resumption_see_the_same(more, mixing, processes):
     settings = Augmentation(crop_padding=2, mixup=mixing, cutmix=mixing, color_jitter=mixing)
     whole = list(MemoryFeed(plan(more, settings)).epoch(1))
     streamed = StreamFeed(plan(more, settings), 1).epoch(1, 2)
@@ -85,7 +81,7 @@ def test_processes_workers_and_resumption_see_the_same(
         torch.testing.assert_close(sum(losses) / processes, wanted)
 
 
-def test_mixed_images_have_partners_of_their_kind(more: DataSet) -> None:
+def test_mixed_images_have_partners_of_their_kind(more):
     settings = Augmentation(crop_padding=0, mixup=1.0)
     for shard in MemoryFeed(plan(more, settings)).epoch(0):
         mass = shard.batch.targets.sum(1)
@@ -93,7 +89,7 @@ def test_mixed_images_have_partners_of_their_kind(more: DataSet) -> None:
         assert mass[10:].tolist() == [0] * 6
 
 
-def test_what_cannot_be_fed_is_refused(more: DataSet) -> None:
+def test_what_cannot_be_fed_is_refused(more):
     with pytest.raises(InputError, match="batch_size is 57, but there are 50 training images"):
         plan(more, STILL, size=57)
     (more.folder / "unlabeled_images.npy").unlink()

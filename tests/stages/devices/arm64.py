@@ -4,8 +4,6 @@ It tells whether an arm64 machine computes the same, never how fast. Nothing is 
 system and no rights are needed: apt works on lists of its own. The folder is kept in the cache.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Models and settings to measure with on devices."""
 
-from __future__ import annotations
-
 import pytest
 
 from stages.runtimes.exported import Exported, load_exported
@@ -24,6 +22,6 @@ def only(exported: Exported, *precisions: str) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(tmp_path_factory):
     """The models of a bundle, not to be written to."""
     return load_exported(make_bundle(tmp_path_factory.mktemp("models") / "bundle"))

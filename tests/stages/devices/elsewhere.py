@@ -1,7 +1,5 @@
 """What a bundle's models answer in another Python, for another processor or by another version."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

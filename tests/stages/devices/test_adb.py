@@ -1,7 +1,5 @@
 """Against an adb that runs the device's commands on this machine."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -60,7 +58,7 @@ def measure(url: str, exported: Exported) -> Measurement:
     return open_device(url, Opening()).measure(exported, PROFILE)
 
 
-def test_a_native_runner_measures(phone: Phone, tmp_path: Path, exported: Exported) -> None:
+def test_a_native_runner_measures(phone, tmp_path, exported):
     (tmp_path / "runner.py").write_bytes(single_file(RUNNER))
     runner = script(tmp_path / "bin", f'exec {sys.executable} {tmp_path}/runner.py "$@"')
     url = f"{phone.url}?threads=2&runner={runner}"
@@ -83,9 +81,7 @@ def test_a_native_runner_measures(phone: Phone, tmp_path: Path, exported: Export
     assert list(phone.folder.iterdir()) == []
 
 
-def test_what_a_runner_needs_travels_with_it_and_a_warm_phone_is_noisy(
-    phone: Phone, tmp_path: Path, exported: Exported
-) -> None:
+def test_what_a_runner_needs_travels_with_it_and_a_warm_phone_is_noisy(phone, tmp_path, exported):
     folder = tmp_path / "native"
     script(folder, 'cat "$LD_LIBRARY_PATH/libbench.so"', "runner")
     (folder / "libbench.so").write_text(LINE)
@@ -97,9 +93,7 @@ def test_what_a_runner_needs_travels_with_it_and_a_warm_phone_is_noisy(
         assert measured.description["thermal"]["status_after"] == status
 
 
-def test_a_phone_without_a_fixed_speed_and_models_that_fail(
-    phone: Phone, tmp_path: Path, exported: Exported
-) -> None:
+def test_a_phone_without_a_fixed_speed_and_models_that_fail(phone, tmp_path, exported):
     phone.put("refused", "Failed to set FIXED_PERFORMANCE mode\nThis is likely because of HAL\n")
     phone.put("thermalservice", "Can't find service: thermalservice\n")
     phone.put("properties", "[ro.product.model]: [SM-A105]\n[ro.board.platform]: [exynos7885]\n")
@@ -126,9 +120,7 @@ def test_a_phone_without_a_fixed_speed_and_models_that_fail(
 
 
 @pytest.mark.usefixtures("no_runtime")
-def test_no_browser_is_there_opens_the_page_or_finishes(
-    phone: Phone, exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_browser_is_there_opens_the_page_or_finishes(phone, exported, monkeypatch):
     monkeypatch.setattr(adb, "BEGIN_SECONDS", 0.2)
     with pytest.raises(InputError, match=r"no browser has opened the page within 0\.2 s; unlock"):
         measure("adb:", exported)
@@ -149,9 +141,7 @@ def test_no_browser_is_there_opens_the_page_or_finishes(
     assert [call.split()[0] for call in phone.calls("reverse")] == ["--no-rebind", "--remove"] * 3
 
 
-def test_the_speed_is_given_back_after_ctrl_c(
-    phone: Phone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_speed_is_given_back_after_ctrl_c(phone, monkeypatch):
     client = adb_client.find(None, "adb:")
     with pytest.raises(KeyboardInterrupt), condition.fixed_performance(client):
         raise KeyboardInterrupt
@@ -170,9 +160,7 @@ def test_the_speed_is_given_back_after_ctrl_c(
 
 
 @pytest.mark.usefixtures("no_runtime")
-def test_a_phone_that_is_unplugged(
-    phone: Phone, exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_phone_that_is_unplugged(phone, exported, monkeypatch):
     monkeypatch.setattr(adb, "_LOOK_SECONDS", 0.2)
     start = time.monotonic()
     with (
@@ -186,9 +174,7 @@ def test_a_phone_that_is_unplugged(
     assert "\n" not in str(caught.value)
 
 
-def test_runners_and_models_that_cannot_be_used(
-    phone: Phone, tmp_path: Path, exported: Exported
-) -> None:
+def test_runners_and_models_that_cannot_be_used(phone, tmp_path, exported):
     good = script(tmp_path / "bin", f"echo '{LINE}'", "good")
     ready = script(tmp_path / "bin", "echo ready", "ready")
     alien = script(tmp_path / "bin", "true", "alien")
@@ -206,7 +192,7 @@ def test_runners_and_models_that_cannot_be_used(
         assert list(phone.folder.iterdir()) == []
 
 
-def test_which_phone(phones: Path) -> None:
+def test_which_phone(phones):
     def refusal(url: str) -> str:
         with pytest.raises(InputError) as caught:
             open_device(url, Opening())
@@ -228,7 +214,7 @@ def test_which_phone(phones: Path) -> None:
     assert "(device unauthorized. " in refusal(second.url)
 
 
-def test_no_adb_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_adb_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="adb is not installed here; install Android's platform"):
         open_device("adb:", Opening())
@@ -257,5 +243,5 @@ def test_no_adb_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("Can't find service: thermalservice", (None, None, None)),
     ],
 )
-def test_how_warm_it_is(text: str, thermal: Thermal) -> None:
+def test_how_warm_it_is(text, thermal):
     assert parse_thermal(text) == thermal

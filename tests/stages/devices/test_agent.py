@@ -1,7 +1,5 @@
 """The agent as it runs on a device: from stdin, and apart from the project."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -140,7 +138,7 @@ def refused(sentence: str) -> pytest.RaisesExc[DeviceError]:
     return pytest.raises(DeviceError, match=re.escape(sentence))
 
 
-def test_the_oldest_python_serves_and_goes_back_by_what_comes_on_stdin(tmp_path: Path) -> None:
+def test_the_oldest_python_serves_and_goes_back_by_what_comes_on_stdin(tmp_path):
     _, python = oldest_python()
     base = tmp_path / "made/by/it"
     for number, text in (("1", "one"), ("2", "two")):
@@ -156,7 +154,7 @@ def test_the_oldest_python_serves_and_goes_back_by_what_comes_on_stdin(tmp_path:
     assert ask("describe", "x", python=python)["system"] == "Linux"
 
 
-def test_serve_twice_and_go_back(tmp_path: Path) -> None:
+def test_serve_twice_and_go_back(tmp_path):
     first = serve(tmp_path, "1.0", "one")
     assert (first["served"]["version"], first["previous"], first["problem"]) == ("1.0", None, None)
     assert first["served"]["network"] == "resnet8"
@@ -184,7 +182,7 @@ def test_serve_twice_and_go_back(tmp_path: Path) -> None:
         ("1", "1.0.1", None),
     ],
 )
-def test_the_order_of_versions(served: str, given: str, wanted: str | None) -> None:
+def test_the_order_of_versions(served, given, wanted):
     record = {"version": served, "manifest_sha256": "0"}
     if wanted is None:
         agent.refuse_older(given, "1", record)
@@ -193,7 +191,7 @@ def test_the_order_of_versions(served: str, given: str, wanted: str | None) -> N
             agent.refuse_older(given, "1", record)
 
 
-def test_what_was_altered_on_its_way_is_not_served(tmp_path: Path) -> None:
+def test_what_was_altered_on_its_way_is_not_served(tmp_path):
     serve(tmp_path, "1", "one")
     files, digest = make_files("2", "two")
     bundle = tmp_path / ".new-token/bundle"
@@ -208,7 +206,7 @@ def test_what_was_altered_on_its_way_is_not_served(tmp_path: Path) -> None:
     assert served_text(tmp_path) == "one"
 
 
-def test_a_key_is_required_from_its_first_use_on(tmp_path: Path) -> None:
+def test_a_key_is_required_from_its_first_use_on(tmp_path):
     serve(tmp_path, "1", "one")
     assert serve(tmp_path, "2", "two", KEY, key=PUBLIC)["key"] == PUBLIC
     back = agent.rollback(tmp_path, "token")
@@ -226,7 +224,7 @@ def test_a_key_is_required_from_its_first_use_on(tmp_path: Path) -> None:
         serve(tmp_path, "5", "five", KEY)
 
 
-def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_path: Path) -> None:
+def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_path):
     serve(tmp_path, "1", "one", KEY, key=PUBLIC)
     state = serve(tmp_path, "2", "two", KEY)
     for which in ("served", "previous"):
@@ -243,7 +241,7 @@ def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_pa
         agent.rollback(tmp_path, "token")
 
 
-def test_what_is_damaged_is_reported_repaired_and_not_gone_back_to(tmp_path: Path) -> None:
+def test_what_is_damaged_is_reported_repaired_and_not_gone_back_to(tmp_path):
     serve(tmp_path, "1", "one")
     serve(tmp_path, "2", "two")
     (tmp_path / "served/model.onnx").write_text("other")
@@ -258,7 +256,7 @@ def test_what_is_damaged_is_reported_repaired_and_not_gone_back_to(tmp_path: Pat
     assert served_text(tmp_path) == "two"
 
 
-def test_streams_that_write_elsewhere_or_end_too_early(tmp_path: Path) -> None:
+def test_streams_that_write_elsewhere_or_end_too_early(tmp_path):
     for name in ("../outside", "/tmp/outside", "bundle/../../outside", "link"):
         kind = tarfile.SYMTYPE if name == "link" else tarfile.REGTYPE
         answer = ask("receive", str(tmp_path), "token", given=tar({name: b""}, kind))
@@ -269,7 +267,7 @@ def test_streams_that_write_elsewhere_or_end_too_early(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_received_goes_with_its_sender_and_leftovers_with_the_next(tmp_path: Path) -> None:
+def test_what_was_received_goes_with_its_sender_and_leftovers_with_the_next(tmp_path):
     serve(tmp_path, "1", "one")
     kept = {path.name for path in (tmp_path / "releases").iterdir()}
     files, _ = make_files("2")
@@ -290,7 +288,7 @@ def test_what_was_received_goes_with_its_sender_and_leftovers_with_the_next(tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"served", "releases"}
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_a_full_disk(tmp_path):
     with small_disk(tmp_path, "size=64k") as disk:
         answer = ask("receive", str(disk), "t", given=tar({"bundle/model.onnx": bytes(100_000)}))
         assert answer == (
@@ -299,7 +297,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
-def test_a_damaged_record(tmp_path: Path) -> None:
+def test_a_damaged_record(tmp_path):
     name = serve(tmp_path, "1", "one")["served"]["name"]
     record = tmp_path / "releases" / name / "record.json"
     for content in ("{}", "[]", "null", "{", "[" * 100_000):
@@ -310,7 +308,7 @@ def test_a_damaged_record(tmp_path: Path) -> None:
     assert serve(tmp_path, "1", "one")["problem"] is None
 
 
-def test_folders_that_do_not_serve(tmp_path: Path) -> None:
+def test_folders_that_do_not_serve(tmp_path):
     nowhere, served = tmp_path / "nowhere", tmp_path / "served"
     assert agent.status(nowhere)["served"] is None
     with refused(f"{nowhere}: no such folder; deploy a bundle first"):
@@ -344,9 +342,7 @@ def until_killed(real: Callable[..., Any], left: Iterator[int | None]) -> Callab
     return call
 
 
-def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(tmp_path, monkeypatch):
     changes = [(Path, name) for name in ("rename", "replace", "symlink_to", "mkdir")]
     changes += [(shutil, "rmtree"), (os, "fsync")]
     origin = tmp_path / "origin"

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 import random
 
@@ -9,7 +7,7 @@ from stages.bundle.keys import is_signed_by as judged
 from stages.devices.ed25519 import _ORDER, _P, is_signed_by
 
 
-def test_it_judges_as_the_library_does() -> None:
+def test_it_judges_as_the_library_does():
     drawn = random.Random(0)
     for _ in range(20):
         key = Ed25519PrivateKey.from_private_bytes(drawn.randbytes(32))
@@ -26,7 +24,7 @@ def test_it_judges_as_the_library_does() -> None:
         assert not is_signed_by(bytes(other), content, signature)
 
 
-def test_what_is_no_signature_and_what_no_key() -> None:
+def test_what_is_no_signature_and_what_no_key():
     key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"key").digest())
     public, signature = key.public_key().public_bytes_raw(), key.sign(b"content")
     # The same modulo the order: a signature that anybody can make of another.

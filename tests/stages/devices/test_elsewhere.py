@@ -1,9 +1,6 @@
 """The bundle on arm64, as on phones and on a Raspberry Pi, and by the oldest onnxruntime."""
 
-from __future__ import annotations
-
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ from tests.stages.devices.arm64 import arm64_python
 from tests.stages.devices.elsewhere import (
     NUMPY,
     OLDEST,
-    Answers,
     answers,
     make_bundle,
     oldest_python,
@@ -27,17 +23,17 @@ LIMITS = {"fp32": 1e-6, "fp16": 1e-5, "int8_u8s8": 0.01, "int8_s8s8": 0.01}
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tiny_exported, tmp_path_factory):
     return make_bundle(tiny_exported, tmp_path_factory.mktemp("elsewhere") / "bundle")
 
 
 @pytest.fixture(scope="module")
-def own(bundle: Path) -> Answers:
+def own(bundle):
     """Those of this machine, by the onnxruntime that the project is tested with."""
     return answers(bundle, [sys.executable], {})
 
 
-def test_arm64_answers_as_this_machine_does(bundle: Path, own: Answers) -> None:
+def test_arm64_answers_as_this_machine_does(bundle, own):
     lines, logits = answers(bundle, arm64_python(), {})
     assert lines[0].startswith("aarch64 3.")
     assert len([line for line in lines if line.endswith("  passed")]) == len(logits) == 8
@@ -52,7 +48,7 @@ def test_arm64_answers_as_this_machine_does(bundle: Path, own: Answers) -> None:
             np.testing.assert_array_equal(found, own.logits[name])
 
 
-def test_the_oldest_onnxruntime_runs_every_file(bundle: Path, own: Answers, tmp_path: Path) -> None:
+def test_the_oldest_onnxruntime_runs_every_file(bundle, own, tmp_path):
     version, python = oldest_python()
     pip(
         *("install", "--target", str(tmp_path), "--python-version", version),

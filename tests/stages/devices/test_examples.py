@@ -1,7 +1,5 @@
 """The programs of docs/examples do what docs/how-to-use-the-student.md says of them."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gzip
@@ -51,7 +49,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum(-1, keepdims=True)
 
 
-def test_the_python_program_answers_as_torch_did_and_follows_a_switch(tmp_path: Path) -> None:
+def test_the_python_program_answers_as_torch_did_and_follows_a_switch(tmp_path):
     first = make_bundle(tmp_path / "first")
     second = make_bundle(tmp_path / "second")
     labels = json.loads((first / "labels.json").read_text())
@@ -79,7 +77,7 @@ def test_the_python_program_answers_as_torch_did_and_follows_a_switch(tmp_path: 
     assert program.returncode == 0
 
 
-def test_the_python_program_refuses_in_one_sentence(tmp_path: Path) -> None:
+def test_the_python_program_refuses_in_one_sentence(tmp_path):
     served = serve(make_bundle(tmp_path / "bundle"), tmp_path / "model")
     program = [sys.executable, "-I", EXAMPLES / "classify.py"]
     for arguments, sentence in (
@@ -115,9 +113,7 @@ def site(folder: Path) -> Iterator[str]:
 
 
 @needs_browser
-def test_the_web_page_answers_as_torch_did_and_follows_a_switch(
-    tiny_exported: Path, tmp_path: Path
-) -> None:
+def test_the_web_page_answers_as_torch_did_and_follows_a_switch(tiny_exported, tmp_path):
     bundle = seal(elsewhere.make_bundle(tiny_exported, tmp_path / "bundle"), "1.0.0")
     folder = shutil.copytree(EXAMPLES / "web", tmp_path / "site")
     shutil.copy(PAGE / "picture.js", folder)

@@ -1,9 +1,6 @@
 """What a user's program for a phone prints, and how it is judged."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +9,6 @@ from models.errors import InputError
 from stages.devices.base import unmeasured
 from stages.devices.judging import judge
 from stages.devices.native_runner import files_of, parse
-from stages.runtimes.exported import Exported
 
 GOLDEN = {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0}
 ANSWER: dict[str, Any] = {"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1}
@@ -28,7 +24,7 @@ ANSWER |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN
         ({"golden": {"cosine": 1.0}}, r"fit at golden\.max_relative_error: field required"),
     ],
 )
-def test_what_is_no_measurement(given: Any, sentence: str) -> None:
+def test_what_is_no_measurement(given, sentence):
     text = given if isinstance(given, str) else json.dumps(ANSWER | given)
     with pytest.raises(InputError, match=f"^adb:x: .*{sentence}"):
         parse(text, "adb:x")
@@ -42,9 +38,7 @@ def test_what_is_no_measurement(given: Any, sentence: str) -> None:
         ({"golden": GOLDEN | {"max_relative_error": None}}, "logits of another shape than torch"),
     ],
 )
-def test_the_rules_are_those_of_all_devices(
-    given: dict[str, Any], reason: str | None, exported: Exported
-) -> None:
+def test_the_rules_are_those_of_all_devices(given, reason, exported):
     answer = parse("a greeting\n" + json.dumps(ANSWER | given), "adb:x")
     row = unmeasured(exported.entry("fp32", "static"), "fp32", 1, answer.runtime, None)
     row = judge(row, answer, answer.golden.model_dump(), "runner")
@@ -53,7 +47,7 @@ def test_the_rules_are_those_of_all_devices(
     assert row["p50_ms"] == (None if row["n"] is None else 1.25)
 
 
-def test_a_program_that_is_not_there_or_cannot_be_run(tmp_path: Path) -> None:
+def test_a_program_that_is_not_there_or_cannot_be_run(tmp_path):
     (tmp_path / "plain").touch(0o644)
     (tmp_path / "empty").mkdir()
     for name, sentence in (

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -7,7 +5,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +21,7 @@ from tests.stages.devices import elsewhere
 
 
 @pytest.fixture
-def bundle(tiny_exported: Path, tmp_path: Path) -> Path:
+def bundle(tiny_exported, tmp_path):
     """The exports beside the runner, as they travel."""
     return elsewhere.make_bundle(tiny_exported, tmp_path / "bundle")
 
@@ -40,7 +37,7 @@ def run(
 @pytest.mark.parametrize(
     ("program", "libraries"), [(RUNNER, {"numpy", "onnxruntime"}), (AGENT, set())]
 )
-def test_it_is_python_38_and_needs_no_other_libraries(program: Path, libraries: set[str]) -> None:
+def test_it_is_python_38_and_needs_no_other_libraries(program, libraries):
     source = single_file(program).decode()
     tree = ast.parse(source, feature_version=(3, 8))
     names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
@@ -51,7 +48,7 @@ def test_it_is_python_38_and_needs_no_other_libraries(program: Path, libraries: 
     assert not any(call in source for call in (*newer, "filter="))
 
 
-def test_a_bundle_passes_for_readers_and_as_json(bundle: Path) -> None:
+def test_a_bundle_passes_for_readers_and_as_json(bundle):
     finished = run(bundle, "--check")
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.splitlines()
@@ -77,7 +74,7 @@ def refusal(bundle: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_altered_is_named(bundle: Path) -> None:
+def test_what_is_altered_is_named(bundle):
     flip_byte(bundle / "golden.npz")
     for option in ("--check", "--describe"):
         finished = run(bundle, option, str(bundle))
@@ -98,9 +95,7 @@ def test_what_is_altered_is_named(bundle: Path) -> None:
         lambda model: model["files"].update({"\x1b[2J": model["files"]["fp32"]}),
     ],
 )
-def test_a_bundle_without_a_model_or_with_one_elsewhere(
-    bundle: Path, change: Callable[[dict[str, Any]], None]
-) -> None:
+def test_a_bundle_without_a_model_or_with_one_elsewhere(bundle, change):
     with changed(bundle / "model.json") as model:
         change(model)
     seal(bundle)
@@ -118,9 +113,7 @@ def test_a_bundle_without_a_model_or_with_one_elsewhere(
         {},
     ],
 )
-def test_a_golden_batch_of_something_else_or_that_unpacks_to_any_size(
-    tmp_path: Path, arrays: dict[str, Any]
-) -> None:
+def test_a_golden_batch_of_something_else_or_that_unpacks_to_any_size(tmp_path, arrays):
     path = tmp_path / "golden.npz"
     np.savez(path, **arrays)
     with pytest.raises(DeviceError, match=r"golden\.npz: (expected images uint8|damaged)"):
@@ -131,9 +124,7 @@ def test_a_golden_batch_of_something_else_or_that_unpacks_to_any_size(
         runner.load_golden(path)
 
 
-def test_a_model_that_answers_otherwise_fails(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_answers_otherwise_fails(bundle, capsys):
     with np.load(bundle / "golden.npz") as golden:
         arrays = dict(golden)
     arrays["logits"][0, 0] += 0.5 * np.abs(arrays["logits"]).max()
@@ -146,7 +137,7 @@ def test_a_model_that_answers_otherwise_fails(
     assert printed.splitlines()[-1] == "failed"
 
 
-def test_onnxruntime_is_missing(bundle: Path) -> None:
+def test_onnxruntime_is_missing(bundle):
     # -S leaves site-packages out.
     finished = run(bundle, "--check", flags=("-S",))
     assert finished.returncode == 1
@@ -155,7 +146,7 @@ def test_onnxruntime_is_missing(bundle: Path) -> None:
     assert len(finished.stderr.splitlines()) == 1
 
 
-def test_it_reports_what_machine_it_is(bundle: Path) -> None:
+def test_it_reports_what_machine_it_is(bundle):
     found = json.loads(run(bundle, "--describe", str(bundle)).stdout)
     assert (found["machine"], found["cores"]) == (platform.machine(), os.cpu_count())
     assert found["python"] == platform.python_version()
@@ -163,7 +154,7 @@ def test_it_reports_what_machine_it_is(bundle: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are chosen on Linux")
-def test_processors() -> None:
+def test_processors():
     here = sorted(os.sched_getaffinity(0))
     expected = f"expected some of this machine's, {','.join(map(str, here))}"
     try:
@@ -178,7 +169,7 @@ def test_processors() -> None:
         os.sched_setaffinity(0, here)
 
 
-def test_profile_prints_one_line(bundle: Path) -> None:
+def test_profile_prints_one_line(bundle):
     model = bundle / "int8_u8s8.static.onnx"
     finished = run(
         bundle,
@@ -195,7 +186,7 @@ def test_profile_prints_one_line(bundle: Path) -> None:
     assert result["model_sha256"] == sha256(model)
 
 
-def test_profile_of_what_cannot_be_read(bundle: Path) -> None:
+def test_profile_of_what_cannot_be_read(bundle):
     model, labels = bundle / "fp32.static.onnx", bundle / "labels.json"
     for given, golden, sentence in (
         (Path("/nowhere/a.onnx"), bundle / "golden.npz", "/nowhere/a.onnx: no such file"),
@@ -207,7 +198,7 @@ def test_profile_of_what_cannot_be_read(bundle: Path) -> None:
             runner.profile(given, golden, 1, None)
 
 
-def test_compare() -> None:
+def test_compare():
     ours = np.array([[1.0, 2.0], [4.0, 3.0], [0.0, 1.0]], dtype=np.float32)
     theirs = np.array([[1.0, 2.5], [3.0, 4.0], [0.0, 1.0]], dtype=np.float32)
     parity = rules.compare(ours, theirs)
@@ -221,7 +212,7 @@ def test_compare() -> None:
     "logits",
     [np.array([[np.nan, 1.0]]), np.array([[np.inf, 1.0]]), np.ones((1, 3)), np.ones((2, 2))],
 )
-def test_what_cannot_be_compared_is_a_breach(logits: Any) -> None:
+def test_what_cannot_be_compared_is_a_breach(logits):
     parity = rules.compare(logits, np.ones((1, 2)))
     assert set(parity.values()) == {None}
     assert rules.breach("fp32", parity) == "logits of another shape than torch's, or not finite"
@@ -239,12 +230,12 @@ def test_what_cannot_be_compared_is_a_breach(logits: Any) -> None:
         ("int8_s8s8", (0.5, 0.96, 0.7), "top-1 agreement 0.700 is below 0.75"),
     ],
 )
-def test_breach(precision: str, figures: tuple[float, float, float], expected: str | None) -> None:
+def test_breach(precision, figures, expected):
     names = ("max_relative_error", "cosine", "top1_agreement")
     assert rules.breach(precision, dict(zip(names, figures, strict=True))) == expected
 
 
-def test_statistics() -> None:
+def test_statistics():
     figures = rules.statistics([4.0, 1.0, 2.0, 3.0])
     assert (figures["n"], figures["min_ms"], figures["p50_ms"]) == (4, 1.0, 2.5)
     assert figures["p90_ms"] == pytest.approx(3.7)
@@ -260,9 +251,7 @@ def test_statistics() -> None:
     ("min_runs", "min_seconds", "max_runs", "expected"),
     [(5, 0.0, 100, (5, 5)), (1, 60.0, 7, (7, 7)), (3, 0.05, 1000, (4, 60))],
 )
-def test_a_measurement_lasts_for_runs_and_seconds(
-    min_runs: int, min_seconds: float, max_runs: int, expected: tuple[int, int]
-) -> None:
+def test_a_measurement_lasts_for_runs_and_seconds(min_runs, min_seconds, max_runs, expected):
     session = cast(Any, SimpleNamespace(run=lambda _, feed: time.sleep(0.001)))
     samples = runner.time_runs(session, {}, min_runs, min_seconds, max_runs)
     assert expected[0] <= len(samples) <= expected[1]

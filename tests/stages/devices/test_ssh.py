@@ -1,11 +1,8 @@
 """Against a real sshd on loopback, by the system's own ssh."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,22 +13,20 @@ from stages.devices.host_keys import fingerprint
 from stages.devices.urls import open_device
 from stages.runtimes.exported import Exported
 from tests.bundles import flip_byte
-from tests.sshd import Sshd, make_key, needs_sshd, running
+from tests.sshd import make_key, needs_sshd, running
 from tests.stages.devices.conftest import PROFILE
 
 pytestmark = needs_sshd
 
 
 @pytest.fixture
-def known(sshd: Sshd) -> Sshd:
+def known(sshd):
     """A server that was visited before."""
     sshd.trust()
     return sshd
 
 
-def test_what_is_altered_on_its_way_or_wrong_there_is_named(
-    known: Sshd, tmp_path: Path, exported: Exported
-) -> None:
+def test_what_is_altered_on_its_way_or_wrong_there_is_named(known, tmp_path, exported):
     copy = Exported(shutil.copytree(exported.folder, tmp_path / "copy"), exported.description)
     flip_byte(copy.file("fp16", "static"))
     device = open_device(known.url(tmp_path / "work"), Opening())
@@ -43,9 +38,7 @@ def test_what_is_altered_on_its_way_or_wrong_there_is_named(
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_an_unknown_host_is_refused_or_accepted_by_its_fingerprint(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+def test_an_unknown_host_is_refused_or_accepted_by_its_fingerprint(sshd, tmp_path):
     url = sshd.url(tmp_path)
     with pytest.raises(InputError) as caught:
         open_device(url, Opening())
@@ -61,7 +54,7 @@ def test_an_unknown_host_is_refused_or_accepted_by_its_fingerprint(
     open_device(url, Opening())
 
 
-def test_an_unknown_host_is_asked_for_once(sshd: Sshd, tmp_path: Path) -> None:
+def test_an_unknown_host_is_asked_for_once(sshd, tmp_path):
     sshd.known_hosts.write_text("elsewhere ssh-ed25519 AAAA")  # its last line has no end
     questions: list[str] = []
 
@@ -81,9 +74,7 @@ def test_an_unknown_host_is_asked_for_once(sshd: Sshd, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
-def test_a_changed_host_key_is_refused_whatever_is_allowed(
-    known: Sshd, tmp_path: Path, kind: str
-) -> None:
+def test_a_changed_host_key_is_refused_whatever_is_allowed(known, tmp_path, kind):
     before = known.known_hosts.read_text()
     other = tmp_path / "other"
     other.mkdir()
@@ -99,9 +90,7 @@ def test_a_changed_host_key_is_refused_whatever_is_allowed(
     assert known.known_hosts.read_text() == before
 
 
-def test_who_is_not_let_in_or_not_there(
-    known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_is_not_let_in_or_not_there(known, tmp_path, monkeypatch):
     (known.folder / "authorized_keys").write_text("")
     with pytest.raises(
         InputError, match=r"login refused \(.*Permission denied.*\); install your pub"
@@ -126,9 +115,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
     monkeypatch.setattr(ssh, "_OPTIONS", tuple(kept))
 
 
-def test_a_command_that_hangs_is_ended(
-    known: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_that_hangs_is_ended(known, tmp_path, monkeypatch):
     device = open_device(known.url(tmp_path), Opening())
     assert isinstance(device, ssh.SshDevice)
     monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", "0.5")
@@ -140,7 +127,7 @@ def test_a_command_that_hangs_is_ended(
             commands.timeout_s()
 
 
-def test_no_python_there(known: Sshd, tmp_path: Path) -> None:
+def test_no_python_there(known, tmp_path):
     url = known.url(tmp_path).partition("?")[0] + "?python=python9"
     device = open_device(url, Opening())
     assert isinstance(device, ssh.SshDevice)
@@ -148,16 +135,14 @@ def test_no_python_there(known: Sshd, tmp_path: Path) -> None:
         device.ask_agent("status", str(tmp_path))
 
 
-def test_a_greeting_does_not_hide_the_answer() -> None:
+def test_a_greeting_does_not_hide_the_answer():
     assert commands.last_json('Welcome to board!\n{"a": 1}\n') == {"a": 1}
     assert commands.last_json(r'{"a\u001b": ["\u001b[2J"]}') == {r"a\x1b": [r"\x1b[2J"]}
     for text in ("", "Welcome", "[" * 100_000, '{"a": 1}\nlogout', "[1]"):
         assert commands.last_json(text) is None
 
 
-def test_a_configuration_or_ssh_itself_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_configuration_or_ssh_itself_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("ACKD_SSH_CONFIG", "/nowhere/config")
     with pytest.raises(InputError, match="ACKD_SSH_CONFIG is '/nowhere/config', which is no file"):
         open_device("ssh://board", Opening())

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from models.errors import InputError
@@ -9,7 +7,7 @@ from stages.devices.urls import open_device, parse_url
 from stages.params import parse_params
 
 
-def test_parts_of_a_url() -> None:
+def test_parts_of_a_url():
     url = parse_url("ssh://pi@board.local:2222/srv/model?cpus=0,2-3&threads=1,4&python=/usr/bin/py")
     assert (url.scheme, url.user, url.host, url.port) == ("ssh", "pi", "board.local", 2222)
     assert url.folder == "/srv/model"
@@ -32,7 +30,7 @@ def test_parts_of_a_url() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "local", "telnet://board"])
-def test_a_kind_that_is_not_known(text: str) -> None:
+def test_a_kind_that_is_not_known(text):
     with pytest.raises(InputError, match="no known scheme; give local:.*, ssh://.* or adb:"):
         parse_url(text)
 
@@ -51,26 +49,26 @@ def test_a_kind_that_is_not_known(text: str) -> None:
         *("adb:?python=python3", "adb:?runner=", "adb:?cpus=0"),
     ],
 )
-def test_what_is_no_url_of_a_device(text: str) -> None:
+def test_what_is_no_url_of_a_device(text):
     with pytest.raises(InputError, match=r"is not valid; expected (local|ssh|adb):") as caught:
         parse_url(text)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("folder", ["/", "/~/", "/srv/../etc", "/srv/%00", "/a%0ab", "/~/.."])
-def test_folders_that_are_none(folder: str) -> None:
+def test_folders_that_are_none(folder):
     for place in ("local:", "ssh://board"):
         with pytest.raises(InputError, match=r"needs a folder below /, without \.\."):
             parse_url(place + folder)
 
 
-def test_a_password_is_refused_and_not_repeated() -> None:
+def test_a_password_is_refused_and_not_repeated():
     with pytest.raises(InputError, match=r"^the URL of board has a password; leave it out") as c:
         parse_url("ssh://pi:hunter2@board/x")
     assert "hunter2" not in str(c.value)
 
 
-def test_params_take_devices_that_exist_as_kinds() -> None:
+def test_params_take_devices_that_exist_as_kinds():
     devices = ["local:?cpus=0", "ssh://pi@board", "adb://R58M?runner=bench"]
     assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
     for wrong, sentence in (
@@ -83,7 +81,7 @@ def test_params_take_devices_that_exist_as_kinds() -> None:
             parse_params({"profile": {"devices": wrong}})
 
 
-def test_opening_a_local_device() -> None:
+def test_opening_a_local_device():
     assert isinstance(open_device("local:", Opening()), LocalDevice)
     with pytest.raises(InputError, match="--send-wheels is for devices that are reached by ssh"):
         open_device("local:", Opening(send_wheels=True))

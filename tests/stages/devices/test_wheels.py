@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import zipfile
 from pathlib import Path
@@ -11,8 +9,7 @@ from models.errors import InputError
 from stages.devices.base import Opening
 from stages.devices.urls import open_device
 from stages.devices.wheels import install_for, platforms
-from stages.runtimes.exported import Exported
-from tests.sshd import Sshd, needs_sshd
+from tests.sshd import needs_sshd
 from tests.stages.devices.conftest import PROFILE, only
 from tests.stages.test_profile_latency import FIELDS
 
@@ -27,7 +24,7 @@ BOARD: dict[str, Any] = {
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def index(tmp_path, monkeypatch):
     """Where pip finds wheels, and nowhere else."""
     folder = tmp_path / "index"
     folder.mkdir()
@@ -49,7 +46,7 @@ def write_wheel(index: Path, name: str, tag: str, content: str, version: str = "
         wheel.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in files))
 
 
-def test_tags_are_those_of_the_glibc_and_older() -> None:
+def test_tags_are_those_of_the_glibc_and_older():
     tags = platforms(BOARD, "ssh://board")
     assert tags[0] == "manylinux_2_31_aarch64"
     assert tags[-1] == "manylinux2014_aarch64"
@@ -59,9 +56,7 @@ def test_tags_are_those_of_the_glibc_and_older() -> None:
             platforms({**BOARD, **change}, "ssh://board")
 
 
-def test_what_fits_the_device_is_chosen_not_what_fits_this_machine(
-    index: Path, tmp_path: Path
-) -> None:
+def test_what_fits_the_device_is_chosen_not_what_fits_this_machine(index, tmp_path):
     with pytest.raises(InputError) as caught:
         install_for(BOARD, tmp_path / "site", "ssh://board")
     assert str(caught.value).startswith(
@@ -84,9 +79,7 @@ def test_what_fits_the_device_is_chosen_not_what_fits_this_machine(
 
 
 @needs_sshd
-def test_what_was_sent_is_what_runs_there_and_then_it_is_gone(
-    sshd: Sshd, index: Path, tmp_path: Path, exported: Exported
-) -> None:
+def test_what_was_sent_is_what_runs_there_and_then_it_is_gone(sshd, index, tmp_path, exported):
     """Stand-ins that hand on to the packages that are installed, and say that they were used."""
     sshd.trust()
     for package in ("numpy", "onnxruntime"):

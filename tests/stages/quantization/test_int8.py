@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,7 +17,7 @@ def exported(size: int) -> onnx.ModelProto:
     return export_network(network, size, 18, "static")
 
 
-def test_percentiles_leave_out_what_is_far_from_all_else() -> None:
+def test_percentiles_leave_out_what_is_far_from_all_else():
     # One bright pixel in 153,600 values is less than 0.001 % of them.
     random = np.random.default_rng(0)
     images = random.exponential(12, (50, 32, 32, 3)).clip(0, 120).astype(np.uint8)
@@ -39,7 +37,7 @@ def test_percentiles_leave_out_what_is_far_from_all_else() -> None:
     assert 20 < greatest("entropy") < 250
 
 
-def test_ranges_are_those_of_all_images_together() -> None:
+def test_ranges_are_those_of_all_images_together():
     model = exported(16)
     images = np.random.default_rng(1).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
     found = calibrate(model, images)

@@ -1,7 +1,5 @@
 """Charts: each point where its value is."""
 
-from __future__ import annotations
-
 import itertools
 import re
 

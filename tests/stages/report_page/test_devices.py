@@ -1,7 +1,5 @@
 """Several devices in the report: those of the chain, and those of `ackd profile`."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -41,7 +39,7 @@ def write_device(url: str = BOARD, **changes: dict[str, Any]) -> None:
     write_json(Path(FILE), {"device": url, "description": description, "results": rows})
 
 
-def test_another_device_has_its_chart_and_its_rows(chain) -> None:
+def test_another_device_has_its_chart_and_its_rows(chain):
     write_device()
     summary, page = made()
     assert list(summary["devices"]) == ["local:", BOARD]
@@ -67,7 +65,7 @@ def test_another_device_has_its_chart_and_its_rows(chain) -> None:
     assert len(set(page.ids)) == len(page.ids)
 
 
-def test_what_failed_there_has_its_reason_and_what_passed_stands_for_a_precision(chain) -> None:
+def test_what_failed_there_has_its_reason_and_what_passed_stands_for_a_precision(chain):
     failed = _UNKNOWN | {"status": "failed", "reason": "no such <instruction>"}
     write_device(fp32=failed)
     skipped = _UNKNOWN | {"status": "skipped", "reason": "no half precision"}
@@ -86,7 +84,7 @@ def test_what_failed_there_has_its_reason_and_what_passed_stands_for_a_precision
     assert reasons(summary)[f"latency of fp16 at 1 thread on {BOARD}"] == "no half precision"
 
 
-def test_what_is_of_other_models_is_left_out_and_named(chain) -> None:
+def test_what_is_of_other_models_is_left_out_and_named(chain):
     write_device(fp32={"model_sha256": "0" * 64})
     summary, _ = made()
     assert list(summary["devices"][BOARD]["exports"]) == PRECISIONS[1:]
@@ -103,7 +101,7 @@ def test_what_is_of_other_models_is_left_out_and_named(chain) -> None:
     assert "trade-off" not in page.tables
 
 
-def test_several_devices_of_the_chain(chain) -> None:
+def test_several_devices_of_the_chain(chain):
     def second(content: dict[str, Any]) -> None:
         content["devices"].append(content["devices"][0] | {"device": "ssh://board", "cpu": None})
         rows = [row | {"device": "ssh://board"} for row in content["results"]]

@@ -1,7 +1,5 @@
 """Learners and classes on the page, and the warnings."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

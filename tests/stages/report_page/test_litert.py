@@ -1,7 +1,5 @@
 """LiteRT in summary and page, beside onnxruntime's exports."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ def measured(*rows: dict[str, Any]) -> tuple[dict[str, Any], Page]:
 
 
 @pytest.mark.usefixtures("chain")
-def test_it_is_compared_with_fp32_in_onnxruntime() -> None:
+def test_it_is_compared_with_fp32_in_onnxruntime():
     summary, page = measured(row("fp32"), row("int8", latency=[]))
     fp32 = next(
         timed["p50_ms"]
@@ -57,7 +55,7 @@ def test_it_is_compared_with_fp32_in_onnxruntime() -> None:
 
 
 @pytest.mark.usefixtures("chain")
-def test_what_failed_has_its_reason_and_what_was_timed_elsewhere_is_not_compared_with() -> None:
+def test_what_failed_has_its_reason_and_what_was_timed_elsewhere_is_not_compared_with():
     change(LATENCY, lambda latency: latency["devices"][0].update(device="ssh://pi@board"))
     change_rows(LATENCY, {}, device="ssh://pi@board")
     failed = dict.fromkeys((*ANSWERS, "bytes", "golden")) | {"status": "failed", "latency": []}

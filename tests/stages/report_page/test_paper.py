@@ -1,9 +1,6 @@
 """docs/paper: every figure has a preset, and stands beside ours where both can be compared."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 TABLES = {n: read_yaml(ROOT / f"docs/paper/table{n}.yaml") for n in range(2, 8)}
 
 
-def test_every_row_has_a_preset_of_its_pair_and_of_its_method() -> None:
+def test_every_row_has_a_preset_of_its_pair_and_of_its_method():
     counts = []
     for number in range(2, 8):
         table = TABLES[number]
@@ -47,9 +44,7 @@ TAKD = {"method": "assistants", "assistants": {"networks": ["resnet14"]}}
         ({"ackd": {"learners": ["D2B2", "D2B2"]}}, {}, "ackd_d2b2_d2b2", "ACKD, D2B2 and D2B2"),
     ],
 )
-def test_what_a_run_is_called(
-    distill: dict[str, Any], proxy: dict[str, Any], name: str, shown: str
-) -> None:
+def test_what_a_run_is_called(distill, proxy, name, shown):
     assert method_of(Params.model_validate({"distill": distill, "proxy": proxy})) == name
     assert title(name) == shown
 

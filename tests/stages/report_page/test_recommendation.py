@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -20,14 +18,14 @@ FP32 = export(0.9, 0.3, 1.0)
 
 
 @pytest.mark.parametrize("lacks", [{"status": "failed"}, {"p50_ms": None}])
-def test_only_what_passed_and_has_all_figures_is_compared(lacks: dict[str, Any]) -> None:
+def test_only_what_passed_and_has_all_figures_is_compared(lacks):
     worse = export(0.8, 0.4, 2.0)
     assert dominated_by({"fp32": FP32, "other": worse})["other"] == ["fp32"]
     assert dominated_by({"fp32": FP32, "other": worse | lacks})["other"] == []
     assert recommended({"fp32": FP32 | lacks}, 0.02) is None
 
 
-def test_against_the_definition_on_many_sets_of_figures() -> None:
+def test_against_the_definition_on_many_sets_of_figures():
     random = np.random.default_rng(0)
     for _ in range(200):
         figures = random.integers(0, 3, (6, 3))
@@ -56,7 +54,7 @@ def chosen(max_drop: float | None, **others: dict[str, Any]) -> tuple[str, str]:
     return choice["precision"], choice["reason"]
 
 
-def test_the_quickest_within_the_goal_is_recommended() -> None:
+def test_the_quickest_within_the_goal_is_recommended():
     quick, quicker = export(0.89, 0.1, 0.5), export(0.85, 0.1, 0.25)
     name, reason = chosen(0.02, quick=quick, quicker=quicker)
     assert name == "quick"
@@ -69,7 +67,7 @@ def test_the_quickest_within_the_goal_is_recommended() -> None:
     assert chosen(0.02, slow=export(0.9, 0.29, 1.3))[0] == "fp32"
 
 
-def test_what_is_recommended_where_the_goal_cannot_be_met_or_is_none() -> None:
+def test_what_is_recommended_where_the_goal_cannot_be_met_or_is_none():
     quick, quicker = export(0.891, 0.1, 0.5), export(0.88, 0.1, 0.25)
     name, reason = chosen(None, quick=quick, quicker=quicker)
     assert name == "quick"

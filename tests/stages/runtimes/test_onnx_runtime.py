@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,7 +6,7 @@ from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.onnx_runtime import OnnxRuntime
 
 
-def test_batches_and_what_ran(tiny_exported: Path) -> None:
+def test_batches_and_what_ran(tiny_exported):
     images = np.load(tiny_exported / "artifacts/data/test_images.npy")[:7]
     model = tiny_exported / "artifacts/onnx/fp32.dynamic.onnx"
     execution = OnnxRuntime().run(model, [Job(images, 3), Job(images[:2], 1)])
@@ -25,9 +21,7 @@ def test_batches_and_what_ran(tiny_exported: Path) -> None:
     assert "int8" in int8.dtypes
 
 
-def test_no_model_and_a_batch_that_does_not_fit_are_reasons(
-    tiny_exported: Path, tmp_path: Path
-) -> None:
+def test_no_model_and_a_batch_that_does_not_fit_are_reasons(tiny_exported, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(RuntimeFailureError, match=r"model\.onnx"):
         OnnxRuntime().run(tmp_path / "model.onnx", [])
@@ -36,9 +30,7 @@ def test_no_model_and_a_batch_that_does_not_fit_are_reasons(
         OnnxRuntime().run(model, [Job(np.zeros((2, 16, 16, 3), dtype=np.uint8), 2)])
 
 
-def test_a_provider_that_fell_back_is_a_reason(
-    tiny_exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_provider_that_fell_back_is_a_reason(tiny_exported, monkeypatch):
     # onnxruntime warns of a provider that it lacks, and takes the CPU.
     monkeypatch.setattr(OnnxRuntime, "provider", "CUDAExecutionProvider")
     model = tiny_exported / "artifacts/onnx/fp32.static.onnx"

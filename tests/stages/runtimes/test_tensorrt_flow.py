@@ -3,8 +3,6 @@
 The stand-in computes on the CPU; test_tensorrt_types.py holds the stand-in against real bindings.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -32,7 +30,7 @@ VERSIONS = ("10.16.1.11", "11.4.0.106")
 
 
 @pytest.fixture
-def tensorrt(monkeypatch: pytest.MonkeyPatch) -> TensorRtRuntime:
+def tensorrt(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("STAND_IN_TENSORRT", VERSIONS[-1])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -48,14 +46,8 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> TensorRtRuntime:
     ],
 )
 def test_an_engine_keeps_the_precision_of_its_file(
-    tensorrt: TensorRtRuntime,
-    tiny_exported: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    version: str,
-    precision: str,
-    shape: str,
-    dtype: str,
-) -> None:
+    tensorrt, tiny_exported, monkeypatch, version, precision, shape, dtype
+):
     monkeypatch.setenv("STAND_IN_TENSORRT", version)
     model = tiny_exported / f"artifacts/onnx/{precision}.{shape}.onnx"
     with np.load(model.with_name("golden.npz")) as golden:
@@ -84,11 +76,8 @@ def test_an_engine_keeps_the_precision_of_its_file(
 
 
 def test_a_required_tensorrt_is_judged_like_the_others(
-    tensorrt: TensorRtRuntime,
-    tiny_exported: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    tensorrt, tiny_exported, tmp_path, monkeypatch
+):
     shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
     monkeypatch.chdir(tmp_path)
     description = read_json(Path("artifacts/onnx/model.json"))
@@ -115,9 +104,7 @@ def test_a_required_tensorrt_is_judged_like_the_others(
     assert latency["gpu"]["n"] == latency["wall"]["n"] == 20
 
 
-def test_a_model_that_the_parser_refuses_is_a_reason(
-    tensorrt: TensorRtRuntime, tiny_exported: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_the_parser_refuses_is_a_reason(tensorrt, tiny_exported, tmp_path):
     model = onnx.load(tiny_exported / "artifacts/onnx/fp32.static.onnx")
     # Bytes that are permuted before they are cast.
     cast = next(node for node in model.graph.node if node.op_type == "Cast")
@@ -134,8 +121,8 @@ def test_a_model_that_the_parser_refuses_is_a_reason(
 
 
 def test_required_fails_before_anything_is_read_where_tensorrt_does_not_start(
-    tensorrt: TensorRtRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tensorrt, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAND_IN_TENSORRT", "8.6.1")
     monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)
@@ -149,7 +136,7 @@ def test_required_fails_before_anything_is_read_where_tensorrt_does_not_start(
     assert not list(tmp_path.iterdir())
 
 
-def test_tensorrt_itself(tiny_exported: Path) -> None:
+def test_tensorrt_itself(tiny_exported):
     if (absent := TensorRtRuntime().unavailable()) is not None:
         pytest.skip(absent)
     model = tiny_exported / "artifacts/onnx/fp32.static.onnx"

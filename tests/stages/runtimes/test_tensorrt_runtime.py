@@ -1,10 +1,7 @@
 """The side of TensorRT that starts the process, and what it makes of the process's words."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ def runtime(program: str) -> TensorRtRuntime:
     return TensorRtRuntime([sys.executable, "-c", program])
 
 
-def test_a_crash_is_a_reason() -> None:
+def test_a_crash_is_a_reason():
     # TensorRT logs to the standard output.
     crash = "import os, signal; print('[11/25/2026-12:00:00] [TRT] [E] CUDA error 35', flush=True);"
     crash += "print('going down', flush=True); os.kill(os.getpid(), signal.SIGSEGV)"
@@ -33,9 +30,7 @@ def test_a_crash_is_a_reason() -> None:
     assert str(caught.value) == "crashed with SIGSEGV: going down; [TRT] [E] CUDA error 35"
 
 
-def test_the_gpu_is_looked_for_first_then_the_extra_and_then_it_is_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_gpu_is_looked_for_first_then_the_extra_and_then_it_is_started(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     find = "importlib.util.find_spec"
     monkeypatch.setattr(find, lambda name: pytest.fail("looked for TensorRT first"))
@@ -71,8 +66,6 @@ WIDE = "Thirty-two wide channel vectorized row major Int8 format"
         ),
     ],
 )
-def test_dtypes_are_those_that_the_inspector_names(
-    layers: list[Any], weights: list[str], by_dtype: dict[str, list[str]]
-) -> None:
+def test_dtypes_are_those_that_the_inspector_names(layers, weights, by_dtype):
     assert weight_dtypes(layers) == weights
     assert layers_by_dtype(layers) == by_dtype

@@ -5,8 +5,6 @@ do nothing, let Python load it: names, parameters and enumerations are then the 
 and none of TensorRT's libraries are needed.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -73,7 +71,7 @@ def load_bindings(version: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("version", BINDINGS)
-def test_the_stand_in_has_the_bindings_names(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_has_the_bindings_names(version, monkeypatch):
     folder = once(f"tensorrt-{version}", lambda folder: load_bindings(version, folder))
     path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
     monkeypatch.setenv("PYTHONPATH", path)

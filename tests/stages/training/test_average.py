@@ -7,7 +7,7 @@ from torch import nn
 from stages.training.average import Average
 
 
-def test_it_is_the_mean_by_its_recurrence_and_gives_the_weights_back() -> None:
+def test_it_is_the_mean_by_its_recurrence_and_gives_the_weights_back():
     module = nn.BatchNorm1d(2)
     average, wanted = Average(module, 0.5), {"weight": 1.0, "running_mean": 0.0}
     for step in range(20):

@@ -1,7 +1,5 @@
 """Checkpoints: whole whatever happens to their writer, and never those of another training."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -45,7 +43,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != IN_USE)
 
 
-def test_the_last_two_are_kept_and_the_last_is_loaded(tmp_path: Path) -> None:
+def test_the_last_two_are_kept_and_the_last_is_loaded(tmp_path):
     keeper = checkpoints(tmp_path)
     assert keeper.load() is None
     for number in range(12):
@@ -55,7 +53,7 @@ def test_the_last_two_are_kept_and_the_last_is_loaded(tmp_path: Path) -> None:
     assert checkpoints(tmp_path, "1" * 64).load() is None
 
 
-def test_success_removes_them_and_nothing_else(tmp_path: Path) -> None:
+def test_success_removes_them_and_nothing_else(tmp_path):
     root = tmp_path / ".checkpoints"
     first, second = checkpoints(root), checkpoints(root, "1" * 64)
     other = Checkpoints("train_teacher", "0" * 64, root)
@@ -71,7 +69,7 @@ def test_success_removes_them_and_nothing_else(tmp_path: Path) -> None:
     other.clear()  # nothing is there, and that is no mistake
 
 
-def test_the_environment_says_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_says_where(monkeypatch, tmp_path):
     monkeypatch.delenv("ACKD_CHECKPOINTS", raising=False)
     monkeypatch.chdir(tmp_path)
     Checkpoints("distill", "ab").save(made_state(1))
@@ -84,9 +82,7 @@ def test_the_environment_says_where(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 # Damage
 
 
-def test_a_damaged_one_gives_way_to_the_one_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_one_gives_way_to_the_one_before(tmp_path, capsys):
     keeper = checkpoints(tmp_path)
     for number in range(2):
         keeper.save(made_state(number))
@@ -105,9 +101,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(
     assert names(keeper.folder) == ["00000000.checkpoint"]
 
 
-def test_a_checkpoint_of_another_training_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_of_another_training_is_none(tmp_path, capsys):
     mine, other = checkpoints(tmp_path), checkpoints(tmp_path, "1" * 64)
     other.save(made_state(1))
     shutil.copytree(other.folder, mine.folder)
@@ -128,9 +122,7 @@ def save_until_killed(root: Path, done: Any) -> None:
         done.value = number
 
 
-def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(tmp_path, capfd):
     done, choose = FORKS.Value("q", 0, lock=False), random.Random(0)
     for _ in range(MOST_KILLS):
         before = done.value
@@ -153,7 +145,7 @@ def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(
     assert capfd.readouterr().out == ""  # nothing was damaged
 
 
-def test_a_full_disk_keeps_the_old_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_keeps_the_old_one(tmp_path, capsys):
     with small_disk(tmp_path, "size=250k") as disk:
         keeper = checkpoints(disk)
         for number in range(2):
@@ -176,9 +168,7 @@ def test_a_full_disk_keeps_the_old_one(tmp_path: Path, capsys: pytest.CaptureFix
         keeper.clear()  # a disk that is held cannot be unmounted
 
 
-def test_a_place_that_cannot_be_written_to_is_said_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_place_that_cannot_be_written_to_is_said_once(tmp_path, capsys):
     (tmp_path / "file").touch()
     keeper = checkpoints(tmp_path / "file")
     for number in range(3):
@@ -235,7 +225,7 @@ def run_probe(project: Path, *command: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_code_that_computes_counts(tmp_path: Path) -> None:
+def test_the_code_that_computes_counts(tmp_path):
     for package in ("models", "stages"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
@@ -257,7 +247,7 @@ def test_the_code_that_computes_counts(tmp_path: Path) -> None:
     assert run_probe(moved, "-c", again) == plain
 
 
-def test_settings_and_inputs_count(tmp_path: Path) -> None:
+def test_settings_and_inputs_count(tmp_path):
     data, weights = tmp_path / "data", tmp_path / "model.safetensors"
     folder = tmp_path / "folder"
     for place in (data, folder):

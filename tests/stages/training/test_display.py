@@ -17,15 +17,13 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(display_module, "time", clock)
     return clock
 
 
-def test_a_log_has_a_line_an_epoch_and_a_line_a_minute_within_a_long_one(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_has_a_line_an_epoch_and_a_line_a_minute_within_a_long_one(clock, capsys):
     losses = {"total": torch.tensor(2.0, requires_grad=True), "ce": torch.tensor(0.5)}
     with Display("kd", epochs=3, steps=10, images=1000, done=10) as display:
         for _ in range(10):
@@ -38,7 +36,7 @@ def test_a_log_has_a_line_an_epoch_and_a_line_a_minute_within_a_long_one(
     assert lines[-1] == "kd: epoch 2/3  total 1.500  val 25.00%  300 img/s  400 s left"
 
 
-def test_short_epochs_have_no_line_within(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_epochs_have_no_line_within(clock, capsys):
     with Display("kd", epochs=1, steps=10, images=1000) as display:
         for _ in range(10):
             clock.now += 1
@@ -46,9 +44,7 @@ def test_short_epochs_have_no_line_within(clock: Clock, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == ""
 
 
-def test_other_processes_than_the_first_are_silent(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_processes_than_the_first_are_silent(clock, capsys):
     with Display(None, epochs=1, steps=1, images=10) as display:
         clock.now = 100
         display.step({"total": torch.tensor(2.0)})
@@ -56,9 +52,7 @@ def test_other_processes_than_the_first_are_silent(
     assert capsys.readouterr().out == ""
 
 
-def test_a_terminal_shows_a_bar_with_the_figures(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_terminal_shows_a_bar_with_the_figures(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the output for a terminal
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(display_module, "_TERMINAL_SECONDS", 0.0)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def start(module: str, root: Path, processes: int = PROCESSES) -> subprocess.Pop
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_origin: Path) -> Path:
+def trained(tiny_origin):
     """What ``two_processes`` leaves in one launch; not to be written to."""
 
     def make() -> None:
@@ -150,7 +149,7 @@ class Accumulated:
 
 
 @pytest.fixture
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     """As many threads as the processes have: others sum in another order, which training widens."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -162,9 +161,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "method", "unlabeled"), [("kd", "kd", 0), ("ackd", "ackd", 0), ("unlabeled", "kd", 5)]
 )
-def test_two_processes_are_one_that_accumulates(
-    trained: Path, name: str, method: str, unlabeled: int
-) -> None:
+def test_two_processes_are_one_that_accumulates(trained, name, method, unlabeled):
     state, _ = load_state(trained / name / "artifacts/model.safetensors")
     reference = Accumulated(method, trained, unlabeled)
     wanted = reference.run().state_dict()
@@ -178,7 +175,7 @@ def test_two_processes_are_one_that_accumulates(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_methods_keep_is_right_in_two_processes(trained: Path, method: str) -> None:
+def test_what_methods_keep_is_right_in_two_processes(trained, method):
     state, header = load_state(trained / method / "artifacts/model.safetensors")
     # The layout is that of one process with a process's share of the batch.
     labels = torch.from_numpy(load_data(trained / "artifacts/data").labels("train"))
@@ -200,7 +197,7 @@ def test_what_methods_keep_is_right_in_two_processes(trained: Path, method: str)
 
 
 @pytest.mark.parametrize("proxy", two_processes.PROXIES)
-def test_proxies_are_trained_by_two_processes(trained: Path, proxy: str) -> None:
+def test_proxies_are_trained_by_two_processes(trained, proxy):
     metrics = json.loads((trained / proxy / "reports/metrics.json").read_text())
     network = load_network(trained / proxy / "artifacts/model.safetensors")
     assert metrics["method"] == proxy
@@ -246,21 +243,19 @@ def killed(launcher: subprocess.Popen[str], workers: list[int], victim: int) -> 
 
 
 @pytest.fixture
-def idle(distillable: Path) -> subprocess.Popen[str]:
+def idle(distillable):
     (distillable / "idle.py").write_text(IDLE)
     (distillable / "params.yaml").write_text(json.dumps(CONTENT))
     return start("idle", distillable)
 
 
 @linux
-def test_a_killed_worker_ends_the_run_in_a_sentence(idle: subprocess.Popen[str]) -> None:
+def test_a_killed_worker_ends_the_run_in_a_sentence(idle):
     killed(idle, workers_of(idle, "at work"), 0)
 
 
 @linux
-def test_a_worker_that_is_killed_while_it_trains_is_named_before_those_who_miss_it(
-    distillable: Path,
-) -> None:
+def test_a_worker_that_is_killed_while_it_trains_is_named_before_those_who_miss_it(distillable):
     content = CONTENT | {"distill": CONTENT["distill"] | {"method": "kd", "epochs": 100_000}}
     (distillable / "params.yaml").write_text(json.dumps(content))
     launcher = start("stages.distill", distillable)
@@ -269,7 +264,7 @@ def test_a_worker_that_is_killed_while_it_trains_is_named_before_those_who_miss_
 
 
 @linux
-def test_workers_do_not_outlive_their_launcher(idle: subprocess.Popen[str]) -> None:
+def test_workers_do_not_outlive_their_launcher(idle):
     workers = workers_of(idle, "at work")
     idle.kill()
     idle.communicate()
@@ -280,9 +275,7 @@ def test_workers_do_not_outlive_their_launcher(idle: subprocess.Popen[str]) -> N
 
 
 @pytest.mark.parametrize("text", ["two", "0", "-1"])
-def test_a_number_of_processes_that_is_none_is_refused(
-    monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, text):
     monkeypatch.setenv("ACKD_PROCESSES", text)
     sentence = f"^error: ACKD_PROCESSES is '{text}', expected a number of processes, 1 or more$"
     with pytest.raises(SystemExit, match=sentence):

@@ -1,17 +1,14 @@
 """Files are whole or absent, and prove their bytes."""
 
-from __future__ import annotations
-
 import hashlib
 import os
-from pathlib import Path
 
 import pytest
 
 from stages.checkpoints.durable import DamagedFileError, durable_file, open_sealed, seal
 
 
-def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
+def test_a_file_appears_at_the_end(tmp_path):
     path = tmp_path / "a" / "b"
     with durable_file(path) as handle:
         handle.write(b"x")
@@ -20,7 +17,7 @@ def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_file(tmp_path):
     path = tmp_path / "b"
     path.write_bytes(b"old")
 
@@ -35,7 +32,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_partials_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+def test_partials_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     dead, living = tmp_path / ".b.1.partial", tmp_path / ".c.2.partial"
     for partial in (dead, living):
         partial.write_bytes(b"half")
@@ -45,7 +42,7 @@ def test_partials_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "b"]
 
 
-def test_a_seal_is_for_one_content_of_one_file(tmp_path: Path) -> None:
+def test_a_seal_is_for_one_content_of_one_file(tmp_path):
     assert seal("me", b"content") == hashlib.sha256(b"me\0content").digest()
     path = tmp_path / "a"
     path.write_bytes(seal("me", b"content") + b"content")

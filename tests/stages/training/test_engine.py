@@ -34,9 +34,7 @@ CPU = torch.device("cpu")
         ("CPU implementer : 0x41\nFeatures : asimd", False),
     ],
 )
-def test_auto_takes_bf16_where_it_is_faster(
-    monkeypatch: pytest.MonkeyPatch, cpuinfo: str, fast: bool
-) -> None:
+def test_auto_takes_bf16_where_it_is_faster(monkeypatch, cpuinfo, fast):
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: cpuinfo)
     assert has_fast_bf16(CPU) is fast
     assert choose_precision("auto", CPU) == ("bf16" if fast else "fp32")
@@ -44,12 +42,12 @@ def test_auto_takes_bf16_where_it_is_faster(
     assert choose_precision("bf16", CPU) == "bf16"
 
 
-def test_half_precision_needs_a_gpu() -> None:
+def test_half_precision_needs_a_gpu():
     with pytest.raises(InputError, match="training.precision is fp16, which needs a GPU; use auto"):
         choose_precision("fp16", CPU)
 
 
-def test_what_is_not_there_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_is_refused_before_training(monkeypatch):
     import importlib.util
 
     with monkeypatch.context() as patch:
@@ -63,7 +61,7 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch: pytest.Monkey
             engine.place(distiller, 16)
 
 
-def test_batchnorms_that_hold_an_activation_are_not_taken_apart() -> None:
+def test_batchnorms_that_hold_an_activation_are_not_taken_apart():
     def method(network: str) -> Distiller:
         return distillers.build("scratch", models.build(network, 3), make_setting(), {})
 
@@ -73,7 +71,7 @@ def test_batchnorms_that_hold_an_activation_are_not_taken_apart() -> None:
         _require_plain_batchnorms(method("timm:test_efficientnet"))
 
 
-def test_under_reduced_precision_losses_and_weights_stay_float32() -> None:
+def test_under_reduced_precision_losses_and_weights_stay_float32():
     engine = start_engine(EngineSettings(precision="bf16"))
     options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
     distiller = engine.place(
@@ -90,7 +88,7 @@ def test_under_reduced_precision_losses_and_weights_stay_float32() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in distiller.parameters())
 
 
-def test_the_environment_is_the_same_each_time() -> None:
+def test_the_environment_is_the_same_each_time():
     engine = start_engine(EngineSettings(precision="fp32"))
     described = engine.describe()
     assert described == engine.describe()
@@ -101,7 +99,7 @@ def test_the_environment_is_the_same_each_time() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_compiled_networks_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_networks_learn_the_same(monkeypatch):
     # Up to the code for a processor, which takes long to write and is torch's own matter.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     counters.clear()

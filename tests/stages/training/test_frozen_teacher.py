@@ -1,12 +1,8 @@
 """What the teacher says of an epoch, put together and kept."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -22,9 +18,7 @@ from tests.setting import make_setting
 SAMPLES, CLASSES = 50, 3
 
 
-def test_what_the_processes_have_seen_is_put_together_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_processes_have_seen_is_put_together_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(frozen_teacher, "_PART", 16)  # the last part is smaller
     whole = round_logits(5 * torch.randn(SAMPLES, CLASSES))
     own = torch.arange(SAMPLES) % 2 == 0

@@ -34,7 +34,7 @@ def settled(name: str) -> tuple[Backbone, Tensor]:
         "timm:test_resnet",
     ],
 )
-def test_it_computes_the_same_function_with_less(name: str) -> None:
+def test_it_computes_the_same_function_with_less(name):
     network, images = settled(name)
     network.set_input([2.0, 1.0, 0.5], [0.1, 0.0, -0.1])
     network.input_size = 40 if name == "resnet20" else None
@@ -53,7 +53,7 @@ def test_it_computes_the_same_function_with_less(name: str) -> None:
     assert count(frozen.folded) == (7 if name == "wrn_16_1" else 0)
 
 
-def test_the_network_itself_is_left_as_it_was() -> None:
+def test_the_network_itself_is_left_as_it_was():
     network, images = settled("resnet8")
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     FrozenNetwork(network)(images)
@@ -66,9 +66,7 @@ def test_the_network_itself_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("name", "compiled"), [("resnet20", False), ("wrn_16_1", False), ("resnet8", True)]
 )
-def test_logits_do_not_depend_on_the_rest_of_the_batch(
-    name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_do_not_depend_on_the_rest_of_the_batch(name, compiled, monkeypatch):
     # Up to the code for a processor, which takes long to write and is torch's own matter.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     network, images = settled(name)
@@ -83,7 +81,7 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch(
         assert torch.equal(torch.cat(parts), wanted), size
 
 
-def test_what_cannot_be_traced_runs_as_it_is() -> None:
+def test_what_cannot_be_traced_runs_as_it_is():
     class Choosy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x

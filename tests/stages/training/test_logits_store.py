@@ -1,7 +1,5 @@
 """The teacher's logits: the same cold and warm, proven by their sums, within their bound."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
@@ -63,7 +61,7 @@ def files(root: Path) -> list[str]:
 # Rounding
 
 
-def test_logits_are_rounded_as_ieee_says() -> None:
+def test_logits_are_rounded_as_ieee_says():
     logits = torch.linspace(-3, 3, 1001)
     expected = logits.numpy().astype(np.float16)
     assert round_logits(logits).numpy().tobytes() == expected.tobytes()
@@ -71,7 +69,7 @@ def test_logits_are_rounded_as_ieee_says() -> None:
 
 
 @pytest.mark.parametrize("bad", [65520.0, -1e9, float("nan"), float("inf")])
-def test_a_logit_that_float16_cannot_hold_is_refused(bad: float) -> None:
+def test_a_logit_that_float16_cannot_hold_is_refused(bad):
     with pytest.raises(InputError, match="expected finite ones up to 65504"):
         round_logits(torch.tensor([[1.0, bad]]))
 
@@ -79,7 +77,7 @@ def test_a_logit_that_float16_cannot_hold_is_refused(bad: float) -> None:
 # Reading what was written
 
 
-def test_what_is_read_is_what_was_computed(tmp_path: Path) -> None:
+def test_what_is_read_is_what_was_computed(tmp_path):
     torch.manual_seed(0)
     network = models.build("resnet8", CLASSES).eval()
     with torch.no_grad():
@@ -99,7 +97,7 @@ def test_what_is_read_is_what_was_computed(tmp_path: Path) -> None:
     assert bits(make_store(tmp_path).read(3)) == bits(live)
 
 
-def test_it_is_memory_mapped(tmp_path: Path) -> None:
+def test_it_is_memory_mapped(tmp_path):
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("this system does not say what is mapped")
@@ -111,7 +109,7 @@ def test_it_is_memory_mapped(tmp_path: Path) -> None:
     assert str(path_of(store)) not in maps.read_text()
 
 
-def test_the_folder_says_what_it_is_for(tmp_path: Path) -> None:
+def test_the_folder_says_what_it_is_for(tmp_path):
     store = make_store(tmp_path)
     store.write(0, made_logits())
     canonical = json.dumps(KEY, sort_keys=True, separators=(",", ":"))
@@ -123,7 +121,7 @@ def test_the_folder_says_what_it_is_for(tmp_path: Path) -> None:
         assert make_store(tmp_path, **changes).folder != store.folder
 
 
-def test_only_rounded_logits_of_all_samples_are_kept(tmp_path: Path) -> None:
+def test_only_rounded_logits_of_all_samples_are_kept(tmp_path):
     store = make_store(tmp_path)
     with pytest.raises(ValueError, match="expected float16"):
         store.write(0, made_logits().float())
@@ -131,9 +129,7 @@ def test_only_rounded_logits_of_all_samples_are_kept(tmp_path: Path) -> None:
         store.write(0, made_logits()[:-1])
 
 
-def test_what_is_damaged_or_of_something_else_is_computed_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_damaged_or_of_something_else_is_computed_again(tmp_path, capsys):
     store, live = make_store(tmp_path), made_logits()
     store.write(0, live)
     content = path_of(store).read_bytes()
@@ -165,9 +161,7 @@ def write_again_and_again(root: Path, epochs: int, seconds: float) -> None:
             store.write(epoch, made_logits(epoch))
 
 
-def test_two_writers_and_a_reader_at_once_do_no_harm(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_two_writers_and_a_reader_at_once_do_no_harm(tmp_path, capfd):
     writers = [
         FORKS.Process(target=write_again_and_again, args=(tmp_path, 2, 0.5)) for _ in range(2)
     ]
@@ -197,7 +191,7 @@ def fill(root: Path, max_bytes: int, teacher: str) -> None:
         store.write(epoch, made_logits(epoch))
 
 
-def test_several_writers_keep_the_bound_together(tmp_path: Path) -> None:
+def test_several_writers_keep_the_bound_together(tmp_path):
     bound = 2 * KEY_BYTES + 30 * FILE_BYTES
     teachers = ["1" * 64, "2" * 64]
     writers = [FORKS.Process(target=fill, args=(tmp_path, bound, name)) for name in teachers]
@@ -215,9 +209,7 @@ def test_several_writers_keep_the_bound_together(tmp_path: Path) -> None:
 # Room
 
 
-def test_the_bound_is_for_all_keys_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_bound_is_for_all_keys_together(tmp_path, capsys):
     bound = KEY_BYTES + 2 * FILE_BYTES
     store = make_store(tmp_path, bound)
     for epoch in range(5):
@@ -239,7 +231,7 @@ def test_the_bound_is_for_all_keys_together(
     assert bits(store.read(0)) == bits(made_logits())
 
 
-def test_how_much_is_there_is_one_line(tmp_path: Path) -> None:
+def test_how_much_is_there_is_one_line(tmp_path):
     store = make_store(tmp_path)
     store.write(0, made_logits())
     assert store.describe(2) == f"teacher logits: 1 of 2 epochs are in {store.folder}"
@@ -247,7 +239,7 @@ def test_how_much_is_there_is_one_line(tmp_path: Path) -> None:
     assert store.describe(1).startswith("teacher logits: 0 of 1 epochs")
 
 
-def test_without_room_nothing_is_written_and_all_is_read(tmp_path: Path) -> None:
+def test_without_room_nothing_is_written_and_all_is_read(tmp_path):
     make_store(tmp_path).write(0, made_logits())
     store = make_store(tmp_path, 0)
     store.write(1, made_logits())
@@ -259,7 +251,7 @@ def test_without_room_nothing_is_written_and_all_is_read(tmp_path: Path) -> None
 # Places that cannot be written to
 
 
-def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_said_once(tmp_path, capsys):
     with small_disk(tmp_path, "size=16k") as disk:
         store = make_store(disk / "logits")
         for epoch in range(30):
@@ -276,9 +268,7 @@ def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[
         del store  # a disk that is held cannot be unmounted
 
 
-def test_a_place_that_is_no_folder_is_said_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_place_that_is_no_folder_is_said_once(tmp_path, capsys):
     (tmp_path / "file").touch()
     store = make_store(tmp_path / "file" / "logits")
     assert store.describe(2).startswith("teacher logits: 0 of 2 epochs")
@@ -292,15 +282,13 @@ def test_a_place_that_is_no_folder_is_said_once(
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf", "1 GB"])
-def test_a_bound_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_bound_that_is_no_number_is_refused(monkeypatch, text):
     monkeypatch.setenv("ACKD_LOGITS_MAX_GB", text)
     with pytest.raises(InputError, match=f"ACKD_LOGITS_MAX_GB is '{text}', expected a number"):
         LogitsStore(KEY, 1, 1)
 
 
-def test_the_environment_says_where_and_how_much(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_environment_says_where_and_how_much(monkeypatch, tmp_path):
     for name in ("ACKD_LOGITS", "ACKD_LOGITS_MAX_GB", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -314,7 +302,7 @@ def test_the_environment_says_where_and_how_much(
     assert (store.root, store.max_bytes) == (tmp_path / "mine", 2_500_000_000)
 
 
-def test_without_a_home_the_variable_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_the_variable_is_asked_for(monkeypatch):
     def unknown() -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -31,7 +31,7 @@ SETTINGS = Training(epochs=8, batch_size=16, learning_rate=0.01)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+def data(tmp_path_factory):
     """Three classes that differ in brightness."""
     rng, splits = np.random.default_rng(0), {}
     for split, count in (("train", 96), ("val", 30), ("test", 30)):
@@ -77,7 +77,7 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def teacher(data: DataSet) -> Backbone:
+def teacher(data):
     network = run(data, "scratch")[0].student.eval()
     network.zero_grad()
     return network
@@ -89,9 +89,7 @@ def digest(module: torch.nn.Module) -> str:
 
 
 @pytest.mark.parametrize("method", OPTIONS)
-def test_every_method_learns_repeatably_and_leaves_its_teacher_alone(
-    data: DataSet, teacher: Backbone, method: str
-) -> None:
+def test_every_method_learns_repeatably_and_leaves_its_teacher_alone(data, teacher, method):
     before = digest(teacher)
     given = None if method == "scratch" else teacher
     distiller, trained = run(data, method, given)
@@ -112,7 +110,7 @@ def test_every_method_learns_repeatably_and_leaves_its_teacher_alone(
         }
 
 
-def test_history_tells_of_every_term_and_learner(data: DataSet, teacher: Backbone) -> None:
+def test_history_tells_of_every_term_and_learner(data, teacher):
     _, trained = run(data, "ackd", teacher)
     assert [row["epoch"] for row in trained.history] == list(range(1, 9))
     wanted = {"epoch", "learning_rate", "seconds", "images_per_second", "val_accuracy"}
@@ -126,14 +124,14 @@ def test_history_tells_of_every_term_and_learner(data: DataSet, teacher: Backbon
         assert 0 <= row["cka/D3B1~D2B2"] <= 1 + 1e-9
 
 
-def test_one_image_more_than_full_batches_hold(data: DataSet) -> None:
+def test_one_image_more_than_full_batches_hold(data):
     # At 16 pixels this network's last maps are 1x1, where BatchNorm learns from two images or more.
     settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 95})
     student = models.build("mobilenet_v2_0.5", 3)
     train(data, distillers.build("scratch", student, SETTING, {}), settings=settings)
 
 
-def test_the_best_epoch_is_the_first_highest_on_validation(data: DataSet) -> None:
+def test_the_best_epoch_is_the_first_highest_on_validation(data):
     _, trained = run(data, "scratch")
     accuracies = [row["val_accuracy"] for row in trained.history]
     assert trained.best_epoch == accuracies.index(max(accuracies)) + 1
@@ -144,7 +142,7 @@ def test_the_best_epoch_is_the_first_highest_on_validation(data: DataSet) -> Non
     assert accuracy(predict(student.eval(), val, feed.normalize), val) == max(accuracies)
 
 
-def test_the_discriminators_learn_in_their_own_step_alone(data: DataSet, teacher: Backbone) -> None:
+def test_the_discriminators_learn_in_their_own_step_alone(data, teacher):
     torch.manual_seed(0)
     options = OPTIONS["ackd"] | {"lambda_adversarial": 0.0, "discriminator_learning_rate": 1e-9}
     distiller = distillers.build("ackd", models.build("resnet8", 3), SETTING, options)
@@ -155,7 +153,7 @@ def test_the_discriminators_learn_in_their_own_step_alone(data: DataSet, teacher
     assert all(torch.allclose(after[name], value, atol=1e-6) for name, value in before.items())
 
 
-def test_the_loss_of_the_log_is_the_mean_over_samples(data: DataSet) -> None:
+def test_the_loss_of_the_log_is_the_mean_over_samples(data):
     class Constant(Distiller):
         needs = "nothing"
 
@@ -170,13 +168,13 @@ def test_the_loss_of_the_log_is_the_mean_over_samples(data: DataSet) -> None:
     assert trained.history[0]["loss/total"] == pytest.approx(1.0)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data: DataSet) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(data):
     distiller = distillers.build("scratch", models.build("resnet8", 3), SETTING, {})
     settings = Training(epochs=3, batch_size=16, learning_rate=1e30, schedule="multi_step")
     with pytest.raises(InputError, match="the loss 'total' became nan in epoch 1, step 2; use a"):
         train(data, distiller, settings=settings)
 
 
-def test_a_method_without_its_teacher_is_refused(data: DataSet) -> None:
+def test_a_method_without_its_teacher_is_refused(data):
     with pytest.raises(InputError, match="Kd needs a teacher, and none was given"):
         run(data, "kd")

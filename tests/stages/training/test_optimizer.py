@@ -30,12 +30,12 @@ def rates(settings: Training, steps_per_epoch: int) -> list[float]:
     return seen
 
 
-def test_multi_step_falls_after_its_milestones() -> None:
+def test_multi_step_falls_after_its_milestones():
     settings = Training(epochs=6, learning_rate=0.1, schedule="multi_step", milestones=[2, 4])
     assert rates(settings, 3) == pytest.approx([0.1] * 6 + [0.01] * 6 + [0.001] * 6)
 
 
-def test_one_cycle_rises_and_falls() -> None:
+def test_one_cycle_rises_and_falls():
     seen = rates(Training(epochs=10, learning_rate=0.2), 10)
     assert seen[0] == pytest.approx(0.04 * 0.2)
     assert max(seen) == pytest.approx(0.2) == seen[30]
@@ -44,7 +44,7 @@ def test_one_cycle_rises_and_falls() -> None:
     assert seen[65] == pytest.approx(middle)
 
 
-def test_momentum_and_decay_are_those_of_sgd() -> None:
+def test_momentum_and_decay_are_those_of_sgd():
     module = module_of(torch.tensor([2.0]))
     weight = module.weight
     settings = Training(
@@ -61,7 +61,7 @@ def test_momentum_and_decay_are_those_of_sgd() -> None:
     assert float(weight.detach()) == pytest.approx(value, rel=1e-6)
 
 
-def test_cosine_warms_up_and_falls_to_nothing() -> None:
+def test_cosine_warms_up_and_falls_to_nothing():
     settings = Training(epochs=10, learning_rate=0.2, schedule="cosine", warmup=0.1)
     seen = rates(settings, 10)
     assert seen[:10] == pytest.approx([0.2 * step / 11 for step in range(1, 11)])
@@ -76,7 +76,7 @@ def distiller_of(network: str) -> nn.Module:
     return build("one", models.build(network, 10), setting, options)
 
 
-def test_adamw_spares_norms_and_biases() -> None:
+def test_adamw_spares_norms_and_biases():
     distiller = distiller_of("resnet8")
     settings = Training(optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
     optimizer, _ = build_optimizer(distiller, settings, 1)
@@ -93,7 +93,7 @@ def test_adamw_spares_norms_and_biases() -> None:
 
 
 @pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
-def test_lower_layers_take_smaller_steps(optimizer_name: str) -> None:
+def test_lower_layers_take_smaller_steps(optimizer_name):
     distiller = distiller_of("timm:test_resnet")
     settings = Training(
         optimizer=optimizer_name, learning_rate=0.5, schedule="multi_step", layer_decay=0.5
@@ -109,6 +109,6 @@ def test_lower_layers_take_smaller_steps(optimizer_name: str) -> None:
     assert rate["student.conv1.0.weight"] < rate["student.layer1.0.conv1.weight"] < 0.25
 
 
-def test_layers_that_are_not_known_are_refused() -> None:
+def test_layers_that_are_not_known_are_refused():
     with pytest.raises(InputError, match="layer_decay is 0.5, but the layers of this network"):
         build_optimizer(distiller_of("resnet8"), Training(layer_decay=0.5), 1)

@@ -11,7 +11,7 @@ from stages.training.padding import mask_padding_gradients
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
-def test_on_maps_of_one_pixel_they_are_nothing(precision: torch.dtype) -> None:
+def test_on_maps_of_one_pixel_they_are_nothing(precision):
     size, cpu = 16, torch.device("cpu")  # four halvings leave one pixel, and there is a fifth
     setting = Setting(None, size, torch.zeros(8, dtype=torch.int64), 8, 1)
     torch.manual_seed(0)

@@ -89,7 +89,7 @@ def untimed() -> list[dict[str, str]]:
 
 
 @pytest.mark.usefixtures("distillable")
-def test_wherever_it_is_killed_the_weights_are_the_same() -> None:
+def test_wherever_it_is_killed_the_weights_are_the_same():
     write_params()
     finish()
     wanted, history = STUDENT.read_bytes(), untimed()
@@ -128,7 +128,7 @@ RECIPE |= {"clip_gradient": 1.0, "label_smoothing": 0.1, "epochs": 2}
 
 
 @pytest.mark.usefixtures("distillable")
-def test_every_part_of_a_recipe_is_resumed() -> None:
+def test_every_part_of_a_recipe_is_resumed():
     mixing = {"mixup": 0.2, "cutmix": 1.0, "policy": "trivial", "erasing": 0.25}
     write_unlabeled(Path("artifacts/data"))
     images = {"unlabeled": "digits", "sampling": "balanced", "class_weights": "balanced"}
@@ -146,9 +146,7 @@ def test_every_part_of_a_recipe_is_resumed() -> None:
         assert untimed() == history
 
 
-def test_a_full_disk_stops_neither_the_training_nor_its_resumption(
-    distillable: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_stops_neither_the_training_nor_its_resumption(distillable, monkeypatch):
     write_params(epochs=3)
     finish()
     wanted = STUDENT.read_bytes()

@@ -1,7 +1,5 @@
 """What each of two processes runs: every method by ``distill``, then proxies, one by one."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,10 +1,7 @@
 """A bundle to measure, a quick profile, and browsers as they describe themselves."""
 
-from __future__ import annotations
-
 import gzip
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,13 +32,13 @@ needs_browser = pytest.mark.skipif(
 
 
 @pytest.fixture
-def bundle(tiny_exported: Path, tmp_path: Path) -> Path:
+def bundle(tiny_exported, tmp_path):
     """A folder of one's own: resnet8, three classes, 16 x 16 pixels, four precisions."""
     return shutil.copytree(tiny_exported / "artifacts/onnx", tmp_path / "bundle")
 
 
 @pytest.fixture
-def no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_runtime(tmp_path, monkeypatch):
     """Files of the right names, for tests that run nothing of them."""
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
     web_runtime.folder().mkdir(parents=True)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import base64
 import json
 from pathlib import Path
@@ -56,7 +54,7 @@ def planned(**given: Any) -> dict[tuple[str, str, int], str | None]:
     return {(task.precision, task.provider, task.threads): task.reason for task in tasks}
 
 
-def test_a_phone_with_everything_measures_everything() -> None:
+def test_a_phone_with_everything_measures_everything():
     tasks = planned()
     assert list(tasks) == [
         *(("fp32", "wasm", 1), ("fp32", "wasm", 4), ("fp32", "webgpu", 1)),
@@ -66,7 +64,7 @@ def test_a_phone_with_everything_measures_everything() -> None:
     assert set(tasks.values()) == {None}
 
 
-def test_what_a_browser_lacks_is_skipped_with_the_reason() -> None:
+def test_what_a_browser_lacks_is_skipped_with_the_reason():
     plain = planned(isolated=False, secure=False, gpu=None)
     assert [key for key, reason in plain.items() if reason is None] == [
         ("fp32", "wasm", 1),
@@ -83,7 +81,7 @@ def test_what_a_browser_lacks_is_skipped_with_the_reason() -> None:
     assert coarse["fp16", "webgpu", 1] == "the GPU's shaders have no float16"
 
 
-def test_the_figures_are_those_of_numpy() -> None:
+def test_the_figures_are_those_of_numpy():
     times = np.random.default_rng(1).gamma(4.0, 0.25, 700).round(4)
     noise = np.float32(3e-5) * np.abs(REFERENCE).max()
     other = REFERENCE.copy()
@@ -103,7 +101,7 @@ def test_the_figures_are_those_of_numpy() -> None:
     assert set(judge(TASK, Failed(error="no memory"), REFERENCE, 10)) == FIELDS - {"device"}
 
 
-def test_wrong_answers_fail_by_the_runners_tolerance() -> None:
+def test_wrong_answers_fail_by_the_runners_tolerance():
     row = judge(TASK, measured(logits=encoded(REFERENCE * 1.01)), REFERENCE, 10)
     assert row["status"] == "failed"
     assert "relative error" in row["reason"]
@@ -123,14 +121,14 @@ def test_wrong_answers_fail_by_the_runners_tolerance() -> None:
         ({"samples_ms": [0.0, 0.0]}, "every run was shorter than a step of the browser's clock"),
     ],
 )
-def test_what_was_not_measured_as_asked_has_no_times(given: dict[str, Any], reason: str) -> None:
+def test_what_was_not_measured_as_asked_has_no_times(given, reason):
     row = judge(TASK, measured(**given), REFERENCE, 10)
     assert (row["status"], row["reason"]) == ("failed", reason)
     assert row["p50_ms"] is None
     assert row["golden"]["top1_agreement"] == 1.0
 
 
-def test_what_the_gpu_left_to_the_cpu_is_named() -> None:
+def test_what_the_gpu_left_to_the_cpu_is_named():
     task = Task("fp32", ENTRY, "webgpu", 1)
     row = judge(task, measured(provider="webgpu+wasm"), REFERENCE, 10)
     assert (row["provider"], row["status"]) == ("webgpu+wasm", "passed")
@@ -146,7 +144,7 @@ def test_what_the_gpu_left_to_the_cpu_is_named() -> None:
         ({"logits": "?" * 40}, r"not base64 of float32 \[8, 5\]"),
     ],
 )
-def test_no_answer_to_the_task(given: dict[str, Any], message: str) -> None:
+def test_no_answer_to_the_task(given, message):
     with pytest.raises(WrongMessageError, match=message):
         judge(TASK, measured(**({"samples_ms": [1.0]} | given)), REFERENCE, 3)
 
@@ -177,5 +175,5 @@ def test_no_answer_to_the_task(given: dict[str, Any], message: str) -> None:
         ({"model": "!", "user_agent": ""}, "device"),
     ],
 )
-def test_a_name_for_the_file(told: dict[str, Any], name: str) -> None:
+def test_a_name_for_the_file(told, name):
     assert slug(make_browser(**told)) == name

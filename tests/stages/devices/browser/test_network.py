@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import datetime
 import http.client
 import ipaddress
 import socket
 import ssl
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,7 +16,7 @@ from tests.stages.devices.browser.conftest import QUICK
 pytestmark = pytest.mark.usefixtures("no_runtime")
 
 
-def test_the_certificate_is_for_the_address_and_for_a_day(bundle: Path) -> None:
+def test_the_certificate_is_for_the_address_and_for_a_day(bundle):
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
@@ -44,7 +41,7 @@ def test_the_certificate_is_for_the_address_and_for_a_day(bundle: Path) -> None:
     assert datetime.timedelta(hours=23) < lifetime <= datetime.timedelta(days=1)
 
 
-def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network(monkeypatch):
     class Unreachable(socket.socket):
         def connect(self, address: object) -> None:
             raise OSError(101, "Network is unreachable")
@@ -54,7 +51,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         network.lan_address()
 
 
-def test_it_is_open_to_this_machine_alone_and_a_port_is_taken_once(bundle: Path) -> None:
+def test_it_is_open_to_this_machine_alone_and_a_port_is_taken_once(bundle):
     with probing(load_exported(bundle), QUICK, Reach()) as probe:
         assert urlsplit(probe.address).hostname == "127.0.0.1"
         port = int(urlsplit(probe.address).port or 0)

@@ -1,10 +1,7 @@
 """The whole trip in a real browser: page, models, parity, times, pictures."""
 
-from __future__ import annotations
-
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ SHORT = QUICK.model_copy(update={"threads": [1]})
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
+def page(tmp_path):
     with opened_page(tmp_path / "chromium") as opened:
         yield opened
 
@@ -61,7 +58,7 @@ def put(content: bytes, bundle: Path, name: str) -> None:
     (bundle / "model.json").write_text(text.replace(before, sha256(bundle / name)))
 
 
-def test_a_browser_opens_the_page_and_the_rows_come_back(bundle: Path, page: Page) -> None:
+def test_a_browser_opens_the_page_and_the_rows_come_back(bundle, page):
     cores = page.evaluate("navigator.hardwareConcurrency")
     report = measure(bundle, QUICK, page)
     rows = by_setting(report.rows)
@@ -94,7 +91,7 @@ def test_a_browser_opens_the_page_and_the_rows_come_back(bundle: Path, page: Pag
     assert "violates" not in str(page.complaints)
 
 
-def test_a_gpu_in_software_gives_torchs_answers(bundle: Path, tmp_path: Path) -> None:
+def test_a_gpu_in_software_gives_torchs_answers(bundle, tmp_path):
     keep_only(bundle, "fp32")
     with np.load(bundle / "golden.npz") as golden, io.BytesIO() as fewer:  # it is slow
         np.savez(fewer, **{name: array[:2] for name, array in golden.items()})
@@ -111,9 +108,7 @@ def test_a_gpu_in_software_gives_torchs_answers(bundle: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_from_another_host_only_https_is_isolated(
-    bundle: Path, tmp_path: Path, https: bool
-) -> None:
+def test_from_another_host_only_https_is_isolated(bundle, tmp_path, https):
     keep_only(bundle, "fp32")
     # A name that stands for loopback, but is none of the names that browsers trust.
     flags = ("host-resolver-rules=MAP phone.test 127.0.0.1", "ignore-certificate-errors")
@@ -136,7 +131,7 @@ def test_from_another_host_only_https_is_isolated(
     assert (rows["fp32", "wasm", 2]["status"] == "skipped") or https
 
 
-def test_what_does_not_run_or_answers_wrongly_fails(bundle: Path, page: Page) -> None:
+def test_what_does_not_run_or_answers_wrongly_fails(bundle, page):
     put(b"no model", bundle, "fp16.static.onnx")
     # Another one in its place: quick, and wrong.
     put((bundle / "int8_u8s8.static.onnx").read_bytes(), bundle, "fp32.static.onnx")
@@ -153,7 +148,7 @@ def test_what_does_not_run_or_answers_wrongly_fails(bundle: Path, page: Page) ->
     assert wrong["reason"] in page.evaluate("rows.innerText")
 
 
-def test_a_measurement_can_be_stopped_and_begun_again(bundle: Path, page: Page) -> None:
+def test_a_measurement_can_be_stopped_and_begun_again(bundle, page):
     long = SHORT.model_copy(update={"min_seconds": 600.0, "max_runs": 10_000_000})
     with probing(load_exported(bundle), long, Reach()) as probe:
         page.open(probe.address)
@@ -171,7 +166,7 @@ def test_a_measurement_can_be_stopped_and_begun_again(bundle: Path, page: Page) 
         page.wait_for("document.querySelector('#rows .running') != null")
 
 
-def test_the_page_shows_that_the_server_has_gone(bundle: Path, page: Page) -> None:
+def test_the_page_shows_that_the_server_has_gone(bundle, page):
     with probing(load_exported(bundle), SHORT, Reach()) as probe:
         page.open(probe.address)
         page.wait_for("!start.disabled")
@@ -211,9 +206,7 @@ SHOWN = """
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_a_picture_is_seen_as_the_training_images_were(
-    bundle: Path, page: Page, tmp_path: Path, fit: str
-) -> None:
+def test_a_picture_is_seen_as_the_training_images_were(bundle, page, tmp_path, fit):
     description = json.loads((bundle / "model.json").read_text())
     (bundle / "model.json").write_text(json.dumps(description | {"fit": fit}))
     sessions = {
@@ -258,7 +251,7 @@ def assert_classes(page: Page, session: Any, image: np.ndarray) -> None:
         assert shown[label] == pytest.approx(100 * share, abs=0.15)
 
 
-def test_it_fits_a_phone_in_light_and_dark(bundle: Path, page: Page, tmp_path: Path) -> None:
+def test_it_fits_a_phone_in_light_and_dark(bundle, page, tmp_path):
     keep_only(bundle, "fp32", "int8_u8s8")
     brightness = {}
     with probing(load_exported(bundle), SHORT, Reach()) as probe:

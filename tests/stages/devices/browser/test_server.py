@@ -1,7 +1,5 @@
 """Requests that no page makes: refused, without a word too many, and the page is there after."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import http.client
@@ -9,8 +7,6 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_runtime")
 
 
 @pytest.fixture
-def probe(bundle: Path) -> Iterator[Probe]:
+def probe(bundle):
     with probing(load_exported(bundle), QUICK, Reach()) as served:
         yield served
 
@@ -77,7 +73,7 @@ def begun(probe: Probe) -> str:
     return str(json.loads(body)["run"])
 
 
-def test_everything_that_a_page_needs_is_served_from_here(probe: Probe, bundle: Path) -> None:
+def test_everything_that_a_page_needs_is_served_from_here(probe, bundle):
     _, page, headers = ask(probe, "")
     assert b"<!doctype html>" in page
     assert headers["cross-origin-opener-policy"] == "same-origin"
@@ -101,7 +97,7 @@ def test_everything_that_a_page_needs_is_served_from_here(probe: Probe, bundle: 
     assert content[:2] == b"\x1f\x8b"
 
 
-def test_who_does_not_know_the_token_learns_nothing(probe: Probe) -> None:
+def test_who_does_not_know_the_token_learns_nothing(probe):
     _, _, root = where(probe)
     wrong = root[:-2] + ("A" if root[-2] != "A" else "B") + "/"
     targets = ["/", "/index.html", wrong, f"{wrong}about", f"{root[:-1]}x/", root[:-1], "//"]
@@ -117,7 +113,7 @@ def test_who_does_not_know_the_token_learns_nothing(probe: Probe) -> None:
     assert stands(probe)
 
 
-def test_only_the_files_of_the_page_are_there(probe: Probe, bundle: Path) -> None:
+def test_only_the_files_of_the_page_are_there(probe, bundle):
     (bundle / "secret.txt").write_text("secret")
     paths = ["models/", "models/secret.txt", "models/fp32.dynamic.onnx", "models/../model.json"]
     paths += ["../../../etc/passwd", "models/..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd"]
@@ -132,7 +128,7 @@ def test_only_the_files_of_the_page_are_there(probe: Probe, bundle: Path) -> Non
     assert stands(probe)
 
 
-def test_a_long_body_is_refused_before_it_is_read(probe: Probe) -> None:
+def test_a_long_body_is_refused_before_it_is_read(probe):
     run = begun(probe)
     most, (_, _, root) = probe.runs.max_message, where(probe)
     for path, length in (("runs", 1 << 40), (f"runs/{run}/0", most + 1), ("runs", 20_000)):
@@ -157,9 +153,7 @@ def test_a_long_body_is_refused_before_it_is_read(probe: Probe) -> None:
     assert stands(probe)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(
-    probe: Probe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(probe, monkeypatch):
     monkeypatch.setattr(app, "BODY_SECONDS", 0.3)
     _, _, root = where(probe)
     with connected(probe) as connection:
@@ -174,13 +168,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
 @pytest.mark.parametrize(
     ("https", "begin"), [(False, b""), (False, b"GET / HT"), (True, b"\x16\x03\x01")]
 )
-def test_a_head_that_does_not_come_is_not_waited_for(
-    bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    https: bool,
-    begin: bytes,
-) -> None:
+def test_a_head_that_does_not_come_is_not_waited_for(bundle, monkeypatch, capfd, https, begin):
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     with probing(load_exported(bundle), QUICK, Reach(https=https)) as probe:
         with connected(probe) as connection:
@@ -195,7 +183,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(
     assert printed.count("\n") == https
 
 
-def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None:
+def test_messages_that_are_none_are_refused_with_the_place(probe):
     run = begun(probe)
     good = make_browser().model_dump()
     cases = [
@@ -220,7 +208,7 @@ def test_messages_that_are_none_are_refused_with_the_place(probe: Probe) -> None
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_a_crowd_that_sends_nothing_keeps_nobody_out(bundle: Path, https: bool) -> None:
+def test_a_crowd_that_sends_nothing_keeps_nobody_out(bundle, https):
     with contextlib.ExitStack() as stack:
         probe = stack.enter_context(probing(load_exported(bundle), QUICK, Reach(https=https)))
         idle = [stack.enter_context(connected(probe)) for _ in range(200)]
@@ -233,9 +221,7 @@ def test_a_crowd_that_sends_nothing_keeps_nobody_out(bundle: Path, https: bool) 
         assert stands(probe)
 
 
-def test_too_many_open_files_are_counted_and_waited_out(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_too_many_open_files_are_counted_and_waited_out(bundle, monkeypatch, capfd):
     accept, refused = socket.socket.accept, []
 
     def refuse(listener: socket.socket) -> tuple[socket.socket, Any]:
@@ -252,7 +238,7 @@ def test_too_many_open_files_are_counted_and_waited_out(
     assert printed.count("\n") == 1
 
 
-def test_a_run_is_answered_again_and_reported_once(probe: Probe) -> None:
+def test_a_run_is_answered_again_and_reported_once(probe):
     status, body, _ = ask(probe, "runs", "POST", make_browser(gpu=None).model_dump_json())
     assert status == 200
     begun = json.loads(body)
@@ -273,14 +259,14 @@ def test_a_run_is_answered_again_and_reported_once(probe: Probe) -> None:
     assert probe.wait(0.1) is None
 
 
-def test_of_many_runs_the_oldest_is_dropped(probe: Probe) -> None:
+def test_of_many_runs_the_oldest_is_dropped(probe):
     runs = [begun(probe) for _ in range(12)]
     failed = b'{"result": {"error": "no"}}'
     assert ask(probe, f"runs/{runs[0]}/0", "POST", failed)[0] == 404
     assert ask(probe, f"runs/{runs[-1]}/0", "POST", failed)[0] == 200
 
 
-def test_it_ends_with_clients_connected(bundle: Path) -> None:
+def test_it_ends_with_clients_connected(bundle):
     with probing(load_exported(bundle), QUICK, Reach()) as probe:
         connection = connected(probe)
         start = time.monotonic()

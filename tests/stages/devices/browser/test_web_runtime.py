@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
@@ -15,13 +13,13 @@ from stages.devices.browser import web_runtime
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path, monkeypatch):
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
     return tmp_path / "web" / web_runtime.VERSION
 
 
 @pytest.fixture
-def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def packed(tmp_path, monkeypatch):
     """A release of the same form, and its sum in place of the real one's."""
     path = tmp_path / "packed.tgz"
     with tarfile.open(path, "w:gz") as archive:
@@ -41,9 +39,7 @@ def fake_npm(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
 
 
-def test_npm_fetches_the_exact_release(
-    place: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_npm_fetches_the_exact_release(place, packed, tmp_path, monkeypatch):
     script = f'echo "$@" > {tmp_path}/asked; cp {packed} onnxruntime-web-{web_runtime.VERSION}.tgz'
     fake_npm(tmp_path / "bin", script, monkeypatch)
     web_runtime.install()
@@ -56,25 +52,21 @@ def test_npm_fetches_the_exact_release(
         assert gzip.decompress((place / f"{name}.gz").read_bytes()) == name.encode()
 
 
-def test_another_release_is_refused_and_leaves_nothing(place: Path, packed: Path) -> None:
+def test_another_release_is_refused_and_leaves_nothing(place, packed):
     packed.write_bytes(packed.read_bytes() + b"\0")
     with pytest.raises(InputError, match=r"packed\.tgz: not onnxruntime-web .* sha512 differs"):
         web_runtime.install(packed)
     assert not place.exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_that_cannot_be_written_is_named(packed, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "file"))
     with pytest.raises(InputError, match="not written .*; set ACKD_ONNXRUNTIME_WEB to a folder"):
         web_runtime.install(packed)
 
 
-def test_what_is_missing_is_named_in_one_sentence(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_named_in_one_sentence(place, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"is not in .*; run `ackd probe --install` once"):
         web_runtime.require()
     with pytest.raises(InputError, match=r"nowhere\.tgz: No such file or directory"):
@@ -88,9 +80,7 @@ def test_what_is_missing_is_named_in_one_sentence(
     assert not place.exists()
 
 
-def test_the_default_place_is_the_users_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_place_is_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("ACKD_ONNXRUNTIME_WEB", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert web_runtime.folder() == tmp_path / "ackd/onnxruntime-web" / web_runtime.VERSION
