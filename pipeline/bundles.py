@@ -76,12 +76,8 @@ class Bundle:
 def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bundle]:
     """A bundle as ``package`` wrote it, the file or the folder, verified.
 
-    The manifest is read first and its signature next; then no other files than it lists, each of
-    the size that it states.
-
-    Args:
-        path: of the file or the folder.
-        key: that must have signed it.
+    The manifest is read first and its signature, which ``key`` must have made, next; then no other
+    files than it lists, each of the size that it states.
 
     Raises:
         InputError: it is no bundle, a file is altered, missing or additional, it has no model or

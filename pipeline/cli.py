@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from models.errors import InputError
 from pipeline.comparison import commands as comparison
@@ -212,12 +212,19 @@ def doctor() -> None:
     console.print(table)
 
 
-devices.add_to(app)
-sharing.add_to(app)
-comparison.add_to(app)
-upkeep.add_to(app)
-sweep.add_to(app)
-service.add_to(app)
+#: All others need a project about them.
+_ANYWHERE = (
+    *(devices.probe, devices.deploy, devices.rollback, devices.deployed),
+    *(sharing.releases, sharing.fetch, service.server),
+)
+for command in (
+    *(devices.profile, devices.probe, devices.deploy, devices.rollback, devices.deployed),
+    *(sharing.release, sharing.promote, sharing.releases, sharing.fetch),
+    *(comparison.compare, comparison.choose, sweep.sweep, upkeep.gc),
+    *(service.server, service.worker, service.schedule),
+):
+    app.command(cls=TyperCommand if command in _ANYWHERE else InProject)(command)
+app.add_typer(devices.keys, name="keys")
 
 if __name__ == "__main__":
     app()

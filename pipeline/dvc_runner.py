@@ -185,15 +185,10 @@ class Runner:
     ) -> Outcome:
         """Bring one stage up to date with its inputs as they are; those above it are left alone.
 
-        Args:
-            stage: its name in ``dvc.yaml``.
-            log: takes each line that the stage itself writes.
-            env: variables in addition to this process's own.
+        ``log`` takes each line that the stage itself writes; ``env`` adds to this process's own.
 
         Raises:
-            StageBusyError: another DVC process works on the same files.
-            RemoteError: the stage could not reach what it reads from elsewhere.
-            StageError: the command failed or was stopped.
+            StageError: as :meth:`dvc`.
         """
         happened = outcome(stage, self.dvc(["repro", "--single-item", stage], log, env))
         if happened == "unchanged":

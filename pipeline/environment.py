@@ -52,10 +52,7 @@ def prepare() -> None:
 def choose_prefect_home(echo: Callable[[str], None]) -> None:
     """Choose where Prefect keeps its database: in ``PREFECT_HOME``, or else in ``~/.prefect``.
 
-    If the latter cannot be written, a folder of the project takes its place.
-
-    Args:
-        echo: takes a line if it does.
+    If the latter cannot be written, a folder of the project takes its place, and ``echo`` a line.
 
     Raises:
         InputError: ``PREFECT_HOME`` names a folder that cannot be written.

@@ -26,10 +26,7 @@ PATIENCE_S = 30.0
 def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
     """Start ``python -m module`` as a process group that ends with this process.
 
-    Args:
-        module: its name.
-        arguments: for it.
-        options: of ``Popen``. Close the pipe ``stdin`` only after the process has ended.
+    Close its pipe ``stdin`` only after it has ended; ``options`` are those of ``Popen``.
     """
     return subprocess.Popen(
         [sys.executable, __file__, module, *arguments],
@@ -63,14 +60,8 @@ def run_guarded(
     """Run ``python -m module``, and end with nothing of its process group left.
 
     A signal to stop is passed on as an interrupt to the module alone, so that it, and not the
-    terminal, decides in which order its own children end.
-
-    Args:
-        module: its name.
-        arguments: for it.
-        env: its whole environment.
-        with_children: whether a signal to stop terminates its children as well, because it would
-            wait for them.
+    terminal, decides in which order its own children end. ``with_children`` terminates them as
+    well, where it would wait for them.
 
     Returns:
         Its exit status; 128 plus the signal's number if one ended it or was passed on.

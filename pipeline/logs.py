@@ -24,10 +24,7 @@ _UNKNOWN = "<unknown>"  # what Prefect calls a run or task whose name it does no
 class Line(logging.Formatter):
     """``17:40:01.123 | INFO    | brave-otter | distill | message``, times of this place; or JSON.
 
-    Args:
-        run: the name of the flow run, for lines that do not bear it themselves.
-        experiment: DVC's name of the experiment; None outside of one.
-        as_json: whether a line is a JSON object, with its time in UTC.
+    ``run`` names the flow run for lines that do not bear it themselves; JSON has its time in UTC.
     """
 
     def __init__(self, run: str | None, experiment: str | None, *, as_json: bool) -> None:

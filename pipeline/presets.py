@@ -55,11 +55,7 @@ def use(
     source: str | None = None,
     epochs: int | None = None,
 ) -> list[str]:
-    """Apply presets in order, and then single settings, to ``params.yaml``.
-
-    Args:
-        names: as for :func:`laid`; so are ``source`` and ``epochs``.
-        settings: ``section.key=value``, with the value in YAML.
+    """Apply presets in order, and then single settings, to ``params.yaml``, as :func:`laid`.
 
     Returns:
         The changes, as ``section.key: old -> new``.
@@ -75,7 +71,7 @@ def use(
     with new_file(PARAMS_FILE) as partial:
         partial.write_text(text, encoding="utf-8", newline=newline)
     return [
-        f"{key}: {_shown(_value(old, key))} -> {_shown(value)}"
+        f"{key}: {_shown(value_at(old, key))} -> {_shown(value)}"
         for key, value in leaves(read_yaml(PARAMS_FILE)).items()
         if key not in before or before[key] != value
     ]
@@ -119,13 +115,13 @@ def laid(
     return _dumped(params)
 
 
-def _value(tree: Mapping[str, Any], key: str) -> Any:
+def value_at(tree: Mapping[str, Any], key: str) -> Any:
     """What stands under a dotted key, which may be a mapping; None if nothing does."""
     first, _, rest = key.partition(".")
     value = tree.get(first)
     if not rest:
         return value
-    return _value(value, rest) if isinstance(value, Mapping) else None
+    return value_at(value, rest) if isinstance(value, Mapping) else None
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

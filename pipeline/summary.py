@@ -14,7 +14,7 @@ from models.errors import InputError
 from pipeline.presets import leaves
 from pipeline.rich_tables import print_table
 from stages.files import read_json
-from stages.formatting import by_reason, origin
+from stages.formatting import by_reason, origin, some_of
 from stages.params import PARAMS_FILE, read_yaml
 from stages.tables import Table, exports, litert, networks, of_records, scores
 
@@ -61,8 +61,7 @@ def outdated(lock: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
         used |= leaves(stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}))
     phrases = []
     if other := [f"{k} {was} (now {now.get(k)})" for k, was in used.items() if now.get(k) != was]:
-        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        phrases.append(f"made with {', '.join(other[:3])}{more}")
+        phrases.append(f"made with {some_of(other)}")
     made = {out["path"]: out.get("md5") for one in stages.values() for out in one.get("outs", ())}
     read = {(dep["path"], dep.get("md5")) for one in stages.values() for dep in one.get("deps", ())}
     if newer := sorted(path for path, md5 in read if made.get(path, md5) != md5):

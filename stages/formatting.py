@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -47,6 +47,12 @@ def times(factor: float) -> str:
 
 def count(number: int) -> str:
     return f"{number:,}"
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """As ``a, b, c and 2 more``."""
+    left = len(names) - most
+    return ", ".join(names[:most]) + f" and {left} more" * (left > 0)
 
 
 def threads(number: int) -> str:

@@ -91,11 +91,8 @@ def parse_budget(p90: str | None, size: str | None, accuracy: str | None) -> Bud
 def choose(found: Found, budget: Budget, device: str | None) -> Choice:
     """Judge every export of every experiment that has results.
 
-    Args:
-        found: the experiments.
-        budget: of the device.
-        device: its URL, or a part of its processor's name; None takes the only one, or the first
-            of the workspace's report.
+    ``device`` is a URL, or a part of a processor's name; None takes the only one, or the first of
+    the workspace's report.
 
     Raises:
         InputError: there is nothing to choose from, or it is not clear from what.

@@ -60,11 +60,9 @@ def compare(
     from pipeline.comparison import text
     from pipeline.comparison.experiments import find
     from pipeline.comparison.variants import compare as compare_variants
-    from pipeline.project import require_project
     from pipeline.rich_tables import wide_console
     from stages.files import new_file, write_csv
 
-    require_project()
     comparison = compare_variants(find(sweep, revisions or []), baseline)
     title = f"Sweep {sweep}" if sweep else "Experiments compared"
     text.show(title, comparison, wide_console())
@@ -117,18 +115,10 @@ def choose(
     """
     from pipeline.comparison import choice
     from pipeline.comparison.experiments import find
-    from pipeline.project import require_project
 
-    require_project()
     budget = choice.parse_budget(max_p90, max_size, min_accuracy)
     chosen = choice.choose(find(sweep, revisions or []), budget, device)
     for line in choice.lines(chosen, budget):
         typer.echo(line)
     if not chosen.best:
         raise typer.Exit(1)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make them commands of ``ackd``."""
-    for command in (compare, choose):
-        app.command()(command)

@@ -143,11 +143,7 @@ class Found(NamedTuple):
 
 
 def find(sweep: str | None, revisions: Sequence[str] = ()) -> Found:
-    """The experiments of a sweep; without one, all of them and the workspace.
-
-    Args:
-        sweep: its name.
-        revisions: commits, branches or tags besides.
+    """The experiments of a sweep, or all of them and the workspace; and of other ``revisions``.
 
     Raises:
         InputError: this is no git repository, or it has no such sweep or revision.

@@ -102,9 +102,7 @@ class Comparison:
 def compare(found: Found, baseline: str | None) -> Comparison:
     """Experiments by variant, and variants by test images.
 
-    Args:
-        found: the experiments.
-        baseline: a variant's name; None takes ``kd``, or the first by name.
+    Without a ``baseline``, it is ``kd``, or the first by name.
 
     Raises:
         InputError: no experiment has results, or there is no such baseline.

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.project import InProject, require_project
+from pipeline.project import require_project
+from pipeline.signatures import KeyOption, read_key, report_unchecked
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     from pipeline.devices.deploy import State
     from stages.devices.base import Opening
 
@@ -32,10 +31,6 @@ _SendWheels = Annotated[
         help="Download numpy and onnxruntime here, and use them there from a folder.",
     ),
 ]
-_BundleKey = Annotated[
-    Path | None,
-    typer.Option("--key", metavar="PUBLIC", help="The public key that must have signed it."),
-]
 _Device = Annotated[str, typer.Argument(metavar="DEVICE", help="local:/folder or ssh://host.")]
 
 keys = typer.Typer(no_args_is_help=True, help="Keys that bundles are signed with.")
@@ -50,7 +45,7 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Of a bundle; without it, artifacts/onnx is measured."),
     ] = None,
-    key: _BundleKey = None,
+    key: KeyOption = None,
     accept_host_key: _AcceptHostKey = None,
     send_wheels: _SendWheels = False,
 ) -> None:
@@ -66,7 +61,7 @@ def profile(
 
     settings = load_params().profile
     opening = _opening(accept_host_key, send_wheels)
-    for measured, path in measure.measure(devices, bundle, settings, opening, _public(key)):
+    for measured, path in measure.measure(devices, bundle, settings, opening, read_key(key)):
         print_table(wide_console(), measure.results(measured))
         typer.echo(f"kept  {path}; `ackd run` brings it into the report")
 
@@ -75,7 +70,7 @@ def probe(
     bundle: Annotated[
         Path, typer.Option(metavar="FILE", help="A bundle, packed or as a folder.")
     ] = Path("artifacts/bundle"),
-    key: _BundleKey = None,
+    key: KeyOption = None,
     lan: Annotated[
         bool, typer.Option("--lan", help="Let other devices of this network open the page.")
     ] = False,
@@ -117,7 +112,7 @@ def probe(
         return
     require_project()
     reach = Reach(lan=lan, https=https, port=port)
-    page.run(bundle, load_params().profile, reach, name, _public(key))
+    page.run(bundle, load_params().profile, reach, name, read_key(key))
 
 
 def deploy(
@@ -125,7 +120,7 @@ def deploy(
         Path, typer.Argument(metavar="BUNDLE", help="Such as artifacts/bundle.tar.gz.")
     ],
     device: _Device,
-    key: _BundleKey = None,
+    key: KeyOption = None,
     allow_downgrade: Annotated[
         bool, typer.Option("--allow-downgrade", help="Let an older version replace a newer one.")
     ] = False,
@@ -137,18 +132,14 @@ def deploy(
 
     opening = _opening(accept_host_key, send_wheels)
     done = deployment.deploy(
-        bundle, device, _public(key), allow_downgrade=allow_downgrade, opening=opening
+        bundle, device, read_key(key), allow_downgrade=allow_downgrade, opening=opening
     )
     if done.results is None:
         typer.echo("this bundle is served already; nothing was changed")
     for result in done.results or []:
         error = result["golden"]["max_relative_error"]
         typer.echo(f"  {result['precision']}.{result['shape']}: relative error {error:.1e}")
-    if done.unverified_key is not None:
-        typer.echo(
-            f"the signature by the key {done.unverified_key} was not checked; name the public key"
-            " by --key"
-        )
+    report_unchecked(done.unverified_key)
     _report(done.state)
 
 
@@ -192,20 +183,6 @@ def new(
 def _keys() -> None:
     # With a single command, typer would leave its name out.
     pass
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make them commands of ``ackd``."""
-    app.command(cls=InProject)(profile)
-    for command in (probe, deploy, rollback, deployed):
-        app.command()(command)
-    app.add_typer(keys, name="keys")
-
-
-def _public(key: Path | None) -> Ed25519PublicKey | None:
-    from stages.bundle.keys import read_public_key
-
-    return None if key is None else read_public_key(key)
 
 
 def _opening(accept_host_key: str | None, send_wheels: bool = False) -> Opening:

@@ -42,15 +42,8 @@ def deploy(
 ) -> Deployment:
     """Serve a bundle on a device, once its files and its models' outputs there are verified.
 
-    What is served stays so until the last step, which is one rename on the device.
-
-    Args:
-        bundle: the file or the folder.
-        url: of the device.
-        key: that must have signed the bundle. The device requires it from then on; without one
-            here, the one that it requires already applies.
-        allow_downgrade: whether an older version may replace a newer one.
-        opening: what is allowed.
+    What is served stays so until the last step, which is one rename on the device. The device
+    requires ``key`` from then on; without one here, the one that it requires already applies.
 
     Raises:
         InputError: the bundle is altered, not signed by the key, older than what is served, or

@@ -32,14 +32,7 @@ def measure(
     opening: Opening,
     key: Ed25519PublicKey | None = None,
 ) -> Iterator[tuple[Measurement, Path]]:
-    """Measure on each device in turn, and keep each result as soon as it is there.
-
-    Args:
-        urls: of the devices.
-        bundle: a bundle, the file or the folder; None takes ``artifacts/onnx``.
-        profile: how long to measure.
-        opening: what is allowed.
-        key: that must have signed the bundle.
+    """Measure a bundle, or ``artifacts/onnx``, on each device in turn; keep each result at once.
 
     Yields:
         The measurement of a device, and the file that it is kept in.

@@ -42,12 +42,7 @@ def run(
 ) -> None:
     """Serve the page, and keep and show what each browser measures, until Ctrl-C.
 
-    Args:
-        bundle: the file or the folder.
-        profile: how long to measure.
-        reach: from where the page can be opened.
-        name: of the device; None makes one of its browser and model.
-        key: that must have signed the bundle.
+    Without a ``name``, the device's is made of its browser and model.
 
     Raises:
         InputError: the bundle, onnxruntime-web or the network is missing, or ``name`` is no name.

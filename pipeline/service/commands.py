@@ -9,7 +9,6 @@ import typer
 
 from models.errors import InputError
 from pipeline.prefect_server import PORT
-from pipeline.project import InProject
 
 
 def server(
@@ -69,36 +68,23 @@ def schedule(
             " experiment. Without it, the runs are in the project itself.",
         ),
     ] = False,
-    pause: Annotated[bool, typer.Option("--pause", help="Plan no runs for now.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Plan them again.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Forget the schedule.")] = False,
 ) -> None:
-    """Run the chain by the clock: set a schedule, see it, pause it, remove it.
+    """Run the chain by the clock: set a schedule, see it, remove it.
 
     A run that is due while the last one goes on is cancelled. `ackd server` plans the runs and
     `ackd worker` starts them: both must be running then.
     """
     from pipeline.service import schedule as schedules
 
-    chosen = {"pause": pause, "resume": resume, "remove": remove}
-    actions = [action for action, wanted in chosen.items() if wanted]
-    if len(actions) + (cron is not None) > 1 or (timezone is not None and cron is None):
-        raise InputError(
-            "give a cron expression (and its --timezone), or one of --pause, --resume and --remove"
-        )
+    if (cron is not None and remove) or (cron is None and timezone is not None):
+        raise InputError("give a cron expression (and its --timezone), or --remove")
     name = schedules.NAMES[clone]
     if cron is not None:
         typer.echo(schedules.set_schedule(schedules.parse_cron(cron, timezone), name))
-    for action in actions:
-        schedules.change(name, action)
-        typer.echo(f"{schedules.FLOW}/{name}: {action.removesuffix('e')}ed")
-    if cron is None and not actions:
+    elif remove:
+        schedules.remove(name)
+        typer.echo(f"{schedules.FLOW}/{name}: removed")
+    else:
         nothing = 'nothing is scheduled; `ackd schedule "0 2 * * *"` sets every night at two'
         typer.echo("\n".join(schedules.list_schedules()) or nothing)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make them commands of ``ackd``."""
-    app.command()(server)
-    for command in (worker, schedule):
-        app.command(cls=InProject)(command)

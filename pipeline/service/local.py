@@ -20,14 +20,9 @@ def run_server(port: int) -> int:
 
 
 def run_worker(pool: str, root: Path) -> int:
-    """Run a worker until a signal stops it, and with it the runs it has begun.
+    """Run a worker for the project ``root`` until a signal stops it and the runs it has begun.
 
-    Args:
-        pool: the work pool; it is created, of type process, if it is missing.
-        root: the project that its runs work on.
-
-    Returns:
-        The exit status.
+    The work pool is created, of type process, if it is missing. Returns the exit status.
     """
     command = ("--no-prompt", "worker", "start", "--type", "process", "--pool", pool)
     env = {**worker_variables(root), **os.environ, "PREFECT_API_URL": api_url()}

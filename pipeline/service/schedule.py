@@ -1,4 +1,4 @@
-"""The nightly deployments on the Prefect server: set, shown, paused, removed."""
+"""The nightly deployments on the Prefect server: set, shown, removed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ _SHOWN, _PATIENCE_S = 3, 60.0
 
 
 def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
-    """A schedule.
-
-    Args:
-        cron: minute, hour, day, month and day of the week.
-        timezone: its IANA name; None takes this machine's.
+    """A schedule in a time zone by its IANA name; None takes this machine's.
 
     Raises:
         InputError: one of them is not right.
@@ -132,25 +128,16 @@ def require_own() -> None:
                 )
 
 
-def change(name: str, action: str) -> None:
-    """Pause a schedule (a run in progress is left alone), resume it, or remove it.
-
-    Args:
-        name: one of :data:`NAMES`.
-        action: ``pause``, ``resume`` or ``remove``; its past runs stay in Prefect's pages.
+def remove(name: str) -> None:
+    """Remove a schedule; its past runs stay in Prefect's pages.
 
     Raises:
         InputError: no server responds, or it has no such schedule.
     """
     with connect() as client:
-        actions = {
-            "pause": client.pause_deployment,
-            "resume": client.resume_deployment,
-            "remove": client.delete_deployment,
-        }
         for deployment in _deployments(client):
             if deployment.name == name:
-                return actions[action](deployment.id)
+                return client.delete_deployment(deployment.id)
     raise InputError(
         f"{FLOW}/{name} is not on the server; `ackd schedule` lists what is, and"
         ' `ackd schedule "0 2 * * *"` sets it'

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.project import InProject
+from pipeline.signatures import KeyOption, read_key, report_unchecked
 
 _Model = Annotated[str, typer.Argument(metavar="NAME", help="Of dvc.yaml: artifacts.")]
 
@@ -88,28 +88,13 @@ def fetch(
             metavar="FOLDER", file_okay=False, help="Where to put it.", show_default=False
         ),
     ] = Path(),
-    key: Annotated[
-        Path | None,
-        typer.Option(metavar="PUBLIC", help="The public key that must have signed it."),
-    ] = None,
+    key: KeyOption = None,
 ) -> None:
     """Download a released bundle by its name, without a clone, and verify it."""
     from pipeline.sharing import registry
-    from stages.bundle.keys import read_public_key
 
-    public = None if key is None else read_public_key(key)
+    public = read_key(key)
     file, manifest = registry.fetch(repository, name, out, version=version, stage=stage, key=public)
-    signer = manifest["key_id"]
     typer.echo(f"{file}: {name} {manifest['version']}, {len(manifest['files'])} files, all whole")
-    if signer is not None and public is None:
-        typer.echo(
-            f"the signature by the key {signer} was not checked; name the public key by --key"
-        )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make them commands of ``ackd``."""
-    app.command(cls=InProject)(release)
-    app.command(cls=InProject)(promote)
-    app.command()(releases)
-    app.command()(fetch)
+    if public is None:
+        report_unchecked(manifest["key_id"])

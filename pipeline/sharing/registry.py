@@ -80,15 +80,9 @@ def fetch(
     stage: str | None,
     key: Ed25519PublicKey | None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Download a released bundle, and verify it before it appears.
+    """Download a released bundle as ``folder/NAME-VERSION.tar.gz``; verify it before it appears.
 
-    Args:
-        repository: a folder, or the URL of a git repository.
-        name: of the model.
-        folder: where to put the file ``NAME-VERSION.tar.gz``.
-        version: which; the greatest if this and ``stage`` are None.
-        stage: the version that has this stage.
-        key: that must have signed it.
+    Without ``version`` and ``stage`` it is the greatest version.
 
     Returns:
         The file, and the manifest of the bundle.

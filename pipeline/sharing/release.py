@@ -12,24 +12,19 @@ from pipeline.dvc_config import CONFIG, shared_remote
 from pipeline.git_command import changed_files, git
 from pipeline.sharing.registry import CHAIN, LOCK, Release, is_of, list_releases, open_registry
 from stages.files import read_json
+from stages.formatting import some_of
 from stages.params import PARAMS_FILE, read_yaml
 
 GATE = "reports/gate.json"
 
 _RUNNING = re.compile(r"^Running stage '([^']+)'", re.M)
-_NAMED = 3
 
 
 def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str, list[str]]:
     """Give the committed bundle a version, and push it and the version's tag.
 
-    The bundle goes first, so that whoever finds the version finds its file.
-
-    Args:
-        root: of the project.
-        name: one of ``dvc.yaml: artifacts``.
-        version: by semantic versioning; a ``v`` before it may be left out.
-        stage: for the version to have, such as ``prod``.
+    The bundle goes first, so that whoever finds the version finds its file. ``name`` is one of
+    ``dvc.yaml: artifacts``.
 
     Returns:
         The DVC remote that has the bundle, and the new tags.
@@ -125,9 +120,8 @@ def _require_committed(root: Path) -> None:
     tracked = git(root, "ls-files", "--", *needed).splitlines()
     loose = [*changed_files(root), *(name for name in needed if name not in tracked)]
     if loose:
-        more = f" and {len(loose) - _NAMED} more" if len(loose) > _NAMED else ""
         raise InputError(
-            f"{', '.join(loose[:_NAMED])}{more}: not committed as it is here; a release is of a"
+            f"{some_of(loose)}: not committed as it is here; a release is of a"
             " commit, so commit it first"
         )
 
@@ -148,7 +142,7 @@ def _require_up_to_date(root: Path) -> None:
     stale = [name for name in would_run if not stages.get(name, {}).get("always_changed")]
     if stale:
         raise InputError(
-            f"{LOCK}: not of the present code and parameters ({', '.join(stale[:_NAMED])} would"
+            f"{LOCK}: not of the present code and parameters ({some_of(stale)} would"
             " run); run `ackd run` and commit the results"
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from models.errors import InputError
 from pipeline.dvc_runner import load_graph
+from pipeline.presets import value_at
 from stages.params import PARAMS_FILE, read_yaml
 
 _TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
@@ -49,7 +50,7 @@ class Chain:
         read: dict[str, dict[str, Any]] = {}
         for stage in self.stages:
             names = [_fill(name, params) for name in self._entries(stage.name, "params")]
-            read[stage.name] = {name: _value(params, name) for name in names}
+            read[stage.name] = {name: value_at(params, name) for name in names}
             for above in stage.upstream:
                 read[stage.name] |= read[above]
         made = {stage.name: read[stage.name] for stage in self.stages if not stage.always_runs}
@@ -82,12 +83,5 @@ def _reads_logits(params: Mapping[str, Any]) -> bool:
     return stored and distillers.needs(params["distill"]["method"]) == "logits"
 
 
-def _value(params: Mapping[str, Any], name: str) -> Any:
-    value: Any = params
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
 def _fill(text: str, params: Mapping[str, Any]) -> str:
-    return _TEMPLATE.sub(lambda match: str(_value(params, match[1])), text)
+    return _TEMPLATE.sub(lambda match: str(value_at(params, match[1])), text)

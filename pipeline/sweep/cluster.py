@@ -66,10 +66,8 @@ def only_one(sweep: str) -> Iterator[None]:
 def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> Iterator[Cluster]:
     """Processes of this machine, each with a GPU where ACKD_GPUS lists some.
 
-    Args:
-        plan: what they will run.
-        jobs: how many; None is one for each GPU, or one.
-        report: takes a line where fewer than ``jobs`` run, or where times are measured.
+    ``jobs`` of them, or one for each GPU, or one. ``report`` takes a line where fewer run, or where
+    times are measured.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -110,12 +108,7 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
 
 @contextlib.contextmanager
 def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
-    """A cluster whose workers clone a git repository, and push to it.
-
-    Args:
-        plan: what they will run.
-        address: of the scheduler, such as ``tcp://host:8786``.
-        url: of the git repository.
+    """A cluster whose workers clone the git repository ``url``, and push to it.
 
     Raises:
         InputError: the scheduler does not answer or has no workers, or the workers could not get at

@@ -48,10 +48,8 @@ def sweep(
     goes on.
     """
     from models.errors import InputError
-    from pipeline.project import require_project
     from pipeline.sweep.plan import load_plan
 
-    require_project()
     if dask is None and git is not None:
         raise InputError("--git is for the workers of --dask; leave it out")
     if dask is not None and jobs is not None:
@@ -83,11 +81,6 @@ def sweep(
         )
         raise typer.Exit(1)
     typer.echo(f"{len(planned.experiments)} experiments; `dvc exp show` lists them")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of ``ackd``."""
-    app.command()(sweep)
 
 
 def _show(plan: Plan) -> None:

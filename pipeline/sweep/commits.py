@@ -11,6 +11,7 @@ from models.errors import InputError
 from pipeline.experiments import Ref, list_refs
 from pipeline.git_command import changed_files, git
 from pipeline.presets import leaves
+from stages.formatting import some_of
 from stages.params import PARAMS_FILE, parse_yaml
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ def check_committed() -> None:
             " run in; run `git fetch --unshallow` first"
         )
     if changed := changed_files(Path()):
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
-            f"{', '.join(changed[:3])}{more}: changed and not committed; commit first, for every"
+            f"{some_of(changed)}: changed and not committed; commit first, for every"
             " experiment of a sweep starts from the last commit"
         )
 
@@ -99,5 +99,5 @@ def _difference(plan: Plan, experiment: Experiment, ref: Ref) -> str | None:
         return f"and ends in {until or 'another stage'}, not {plan.until}"
     changed = git(Path(), "diff", "--name-only", ref.baseline, plan.commit, "--", *plan.files)
     if changed:
-        return f"and was made by other code ({', '.join(changed.splitlines()[:3])} changed since)"
+        return f"and was made by other code ({some_of(changed.splitlines())} changed since)"
     return None

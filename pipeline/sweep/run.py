@@ -15,19 +15,10 @@ from pipeline.sweep.worker import Outcome, run_experiment
 def run(
     plan: Plan, done: Iterable[str], cluster: Cluster, report: Callable[[str], None]
 ) -> list[Outcome]:
-    """Run all that is not done; a failure does not stop the others.
+    """Run all that is not ``done`` by name; a failure does not stop the others. Returns those.
 
     An experiment waits while another makes something that both need, such as their teacher or its
-    logits: it would make it a second time.
-
-    Args:
-        plan: the experiments.
-        done: names of those that exist.
-        cluster: where they run.
-        report: takes a line for each start and each end.
-
-    Returns:
-        Those that failed.
+    logits: it would make it a second time. ``report`` takes a line for each start and each end.
     """
     ready = set(done)
     made = {key for item in plan.experiments if item.name in ready for key in item.shared}

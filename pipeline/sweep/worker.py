@@ -161,13 +161,9 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
 
 
 def run_experiment(workshop: str, name: str, params: str, leads: bool) -> Outcome:
-    """Run one experiment on this worker to its end.
+    """Run one experiment on this worker to its end, by the workshop that it has for the sweep.
 
-    Args:
-        workshop: what the worker has for the sweep.
-        name: of the experiment.
-        params: the text of its ``params.yaml``.
-        leads: whether others wait for what it makes.
+    ``leads`` says whether others wait for what it makes.
     """
     found: Workshop = get_worker().plugins[workshop]
     return found.run(name, params, leads)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from pipeline.project import InProject
 
 
 class Kind(StrEnum):
@@ -17,36 +14,32 @@ class Kind(StrEnum):
 
     checkpoints = "checkpoints"
     logits = "logits"
-    temporary = "temporary"
-    cache = "cache"
 
 
 def gc(
     only: Annotated[
         list[Kind] | None,
-        typer.Option(help="Look at this alone. May be repeated.", show_default="all of them"),
+        typer.Option(help="Look at this alone. May be repeated.", show_default="both"),
     ] = None,
     older_than: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="DAYS",
-            help="How long checkpoints, logits and temporary folders must lie unused; 0 takes all"
-            " that no training uses.",
+            help="How long they must lie unused; 0 takes all that no training uses.",
         ),
     ] = 7,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without a question.")] = False,
 ) -> None:
-    """List what is no longer needed on the disk and why, then free it.
+    """List checkpoints and logits that no training needs and why, then free them.
 
-    What a training uses at this moment stays, whatever its age. docs/how-to-keep-it-running.md
-    describes each kind.
+    What a training uses at this moment stays, whatever its age. `dvc gc` cleans DVC's cache:
+    docs/how-to-keep-it-running.md.
     """
     from pipeline.upkeep.gc import find, remove
     from pipeline.upkeep.sizes import show_bytes
 
-    root = Path()
-    found = find(root, only or list(Kind), older_than)
+    found = find(only or list(Kind), older_than)
     unneeded = [item for item in found if not item.stays]
     for item in found:
         what = "stays" if item.stays else item.kind
@@ -58,12 +51,6 @@ def gc(
     if not yes and not sys.stdin.isatty():
         typer.echo("nothing was removed; `--yes` removes it")
     elif yes or typer.confirm("Remove all of it?", err=True):
-        freed = sum(remove(root, item) for item in unneeded)
-        typer.echo(f"{show_bytes(freed)} freed")
+        typer.echo(f"{show_bytes(sum(map(remove, unneeded)))} freed")
     else:
         typer.echo("nothing was removed")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command(cls=InProject)(gc)

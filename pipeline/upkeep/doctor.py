@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.upkeep import services
-from pipeline.upkeep.services import Finding
+from pipeline.upkeep.services import Finding, findings
 from stages.devices.browser import web_runtime
 from stages.identify_device import identify
 from stages.runtimes.litert_runtime import LiteRtRuntime
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
-PACKAGES = ("torch", "torchvision", "datasets", "onnx", "onnxruntime", "dvc", "prefect")
-_FEATURES = {
-    "vector": ("avx2 avx512f asimd neon sve", "every network is slow"),
-    "int8": (
-        "avx512_vnni avx_vnni amx_int8 asimddp i8mm DotProd I8MM",
-        "int8 models run, but may be no quicker than fp32",
-    ),
-    "half precision": (
-        "avx512_bf16 avx512_fp16 amx_bf16 bf16 asimdhp BF16 FP16",
-        "fp16 models run, computed in fp32",
-    ),
-}
 _MIN_MEMORY_GB = 4.0
 _MIN_DISK_GB = 5.0
 
@@ -35,17 +21,14 @@ _MIN_DISK_GB = 5.0
 def examine() -> list[Finding]:
     """The whole diagnosis, in the order of a table; works in any folder."""
     device = identify()
-    here = [*_machine(device), *_accelerators(device), *_packages(), *_programs(), *_project()]
-    return [*here, *services.findings(Path())]
+    here = [*_machine(device), *_accelerators(device), *_programs()]
+    return [*here, *findings(Path())]
 
 
 def _machine(device: dict[str, Any]) -> Iterator[Finding]:
-    yield Finding("Python", True, platform.python_version(), "")
-    yield Finding("system", True, f"{device['system']}, {device['machine']}", "")
+    python = f"Python {platform.python_version()}"
+    yield Finding("system", True, f"{device['system']}, {device['machine']}, {python}", "")
     yield Finding("CPU", True, f"{device['cpu'] or 'unnamed'}, cores: {device['cores']}", "")
-    for kind, (names, without) in _FEATURES.items():
-        present = [name for name in names.split() if name in device["cpu_features"]]
-        yield Finding(f"CPU, {kind}", bool(present), " ".join(present) or "none", without)
     memory = device["memory_gb"]
     yield Finding(
         "memory",
@@ -87,31 +70,20 @@ def _accelerators(device: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("onnxruntime on", bool(providers), ", ".join(providers), "nothing is validated")
 
 
-def _packages() -> Iterator[Finding]:
-    for name in PACKAGES:
-        yield Finding(name, True, importlib.metadata.version(name), "")
-    installed = web_runtime.VERSION if web_runtime.installed() else None
-    missing = "nothing is measured in browsers: `ackd probe --install`"
-    yield _there(web_runtime.PACKAGE, installed, missing)
-
-
 def _programs() -> Iterator[Finding]:
-    for name, missing in (
-        ("ssh", "no devices at ssh://: install OpenSSH's client"),
-        ("adb", "no Android devices at adb:: install Android's platform tools"),
-        ("git", "no history, no experiments: install git"),
+    web = web_runtime.VERSION if web_runtime.installed() else None
+    for name, found, missing in (
+        (
+            web_runtime.PACKAGE,
+            web,
+            "nothing is measured in browsers: `ackd probe --install`",
+        ),
+        ("ssh", shutil.which("ssh"), "no devices at ssh://: install OpenSSH's client"),
+        (
+            "adb",
+            shutil.which("adb"),
+            "no Android devices at adb:: install Android's platform tools",
+        ),
+        ("git", shutil.which("git"), "no history, no experiments: install git"),
     ):
-        yield _there(name, shutil.which(name), missing)
-
-
-def _project() -> Iterator[Finding]:
-    for name, missing in (
-        ("dvc.yaml", "this is not the root of a project: nothing runs here"),
-        (".git", "results have no history here: `git init`"),
-        (".dvc", "the chain does not run here: `dvc init`"),
-    ):
-        yield _there(name, "here" if Path(name).exists() else None, missing)
-
-
-def _there(what: str, found: str | None, missing: str) -> Finding:
-    return Finding(what, found is not None, found or "not here", missing)
+        yield Finding(name, found is not None, found or "not here", missing)

@@ -1,15 +1,11 @@
-"""What scheduled and shared runs need: server and worker, remotes, clock, locks.
+"""What scheduled and shared runs need: server, workers, remotes.
 
 Nothing is changed anywhere, and no check takes longer than some seconds.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +14,8 @@ from models.errors import InputError
 from pipeline.dvc_command import dvc
 from pipeline.dvc_config import remotes
 from pipeline.prefect_server import connect
-from pipeline.upkeep.processes import holders
 
-_REMOTE_S, _SKEW_S = 10.0, 5.0
-# Files whose dates this clock should have passed by now.
-_DATED = ("dvc.yaml", "params.yaml", "dvc.lock", ".git/index")
+_REMOTE_S = 10.0
 
 
 class Finding(NamedTuple):
@@ -35,12 +28,10 @@ class Finding(NamedTuple):
 
 
 def findings(root: Path) -> Iterator[Finding]:
-    """The server and its workers, and in a project its remotes, clock and locks."""
+    """The server and its workers, and in a project its remotes."""
     yield from _server()
     if (root / ".dvc").is_dir():
         yield from _remotes(root)
-        yield _clock(root)
-        yield _locks(root)
 
 
 def _server() -> Iterator[Finding]:
@@ -94,33 +85,3 @@ def _remotes(root: Path) -> Iterator[Finding]:
             yield Finding(what, False, str(error), why)
         else:
             yield Finding(what, True, "answers, and lets you in", "")
-
-
-def _clock(root: Path) -> Finding:
-    """Against the dates of the project's own files, and against the file system's clock."""
-    why = "ages and schedules are wrong: set this clock, or the file system's, by NTP"
-    times = {name: (root / name).stat().st_mtime for name in _DATED if (root / name).is_file()}
-    newest = max(times, key=times.__getitem__, default="")
-    if times and (ahead := times[newest] - time.time()) > _SKEW_S:
-        return Finding("clock", False, f"{newest} is {ahead:.0f} s younger than now", why)
-    skew = 0.0
-    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=root / ".dvc/tmp") as file:
-        skew = os.fstat(file.fileno()).st_mtime - time.time()
-    if abs(skew) > _SKEW_S:
-        found = f"{abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the file system's"
-        return Finding("clock", False, found, why)
-    return Finding("clock", True, "agrees with the file system's", "")
-
-
-def _locks(root: Path) -> Finding:
-    path, what = root / ".dvc/tmp/rwlock", "DVC's locks"
-    with contextlib.suppress(OSError):
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            why = f"no stage runs: `rm {path}` when no DVC command is running"
-            return Finding(what, False, f"{path} is damaged", why)
-    found = [f"process {holder.pid} ({holder.command})" for holder in holders(root)]
-    gone = [f"process {holder.pid}" for holder in holders(root) if not holder.alive]
-    why = f"{', '.join(gone)} left them: if a stage is blocked, `rm {path}`"
-    return Finding(what, not gone, f"held by {', '.join(found)}" if found else "free", why)

@@ -14,7 +14,6 @@ from typer.main import get_command
 
 from pipeline import cli
 from pipeline.upkeep.doctor import examine
-from pipeline.upkeep.services import Finding
 from tests.pipeline.conftest import ROOT, change_stage, invoke
 
 
@@ -127,16 +126,10 @@ def test_doctor_works_anywhere_and_says_what_is_missing_for_what(
     assert code == 0
     findings = {finding.what: finding for finding in examine()}
     assert all(what in output for what in findings)
-    assert findings["Python"].found == ".".join(map(str, sys.version_info[:3]))
-    assert findings["torch"].usable
+    assert findings["CPU"].usable
     assert findings["onnxruntime on"].found.split(", ")[-1] == "CPU"
     assert findings["adb"].usable == (shutil.which("adb") is not None)
-    assert findings["dvc.yaml"] == Finding(
-        "dvc.yaml", False, "not here", "this is not the root of a project: nothing runs here"
-    )
     assert all(finding.missing for finding in findings.values() if not finding.usable)
-    monkeypatch.chdir(ROOT)
-    assert {f.what: f.usable for f in examine()}["dvc.yaml"]
 
 
 def test_with_nothing_to_do_run_needs_no_server(

@@ -65,7 +65,7 @@ def test_keep_it_running(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         then = time.time() - 15 * 86400
         os.utime(path, (then, then))
     (finished / "last.txt").unlink()
-    [disk] = blocks(RUNNING, "Disk")
+    disk, cache = blocks(RUNNING, "Disk")
     before, listed, freed = (type_in(finished, line) for line in disk.splitlines())
     assert "will run" in before
     assert "disk: " in before
@@ -73,6 +73,15 @@ def test_keep_it_running(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert listed.endswith("nothing was removed; `--yes` removes it\n")
     assert freed.endswith(" freed\n")
     assert not list(Path(".checkpoints").rglob("*.checkpoint"))
+    for folder in ("artifacts", "reports"):
+        Path(folder, f".{folder}.1.partial").mkdir(parents=True)
+    unused = Path(".dvc/cache/files/md5/00/000000000000000000000000000000")
+    unused.parent.mkdir(parents=True)
+    unused.write_text("nobody's\n")
+    listed = type_in(finished, cache)
+    for path in (unused, "artifacts/.artifacts.1.partial", "reports/.reports.1.partial"):
+        assert str(path) in listed
+    assert unused.exists()
 
     run, line = blocks(RUNNING, "Logs")
     type_in(finished, run)
@@ -83,8 +92,8 @@ def test_keep_it_running(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     [doctor] = blocks(RUNNING, "Diagnosis")
     found = type_in(finished, doctor)
     # It lists workers only where the server answers within two seconds.
-    for what in ("Prefect server", "DVC remote", "clock", "DVC's locks"):
-        assert what in found
+    assert "Prefect server" in found
+    assert "DVC remote" in found
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")

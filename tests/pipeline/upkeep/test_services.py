@@ -1,9 +1,7 @@
-"""The diagnosis of server, workers, remotes, clock and locks, each real."""
+"""The diagnosis of server, workers and remotes, each real."""
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import subprocess
 import sys
@@ -84,34 +82,3 @@ def test_remotes_that_are_there_and_that_are_not(tmp_path: Path) -> None:
     assert "then `dvc push -r board`" in board.missing
     Path(".dvc/config").write_text("nonsense")
     assert "correct DVC's configuration" in found("DVC remote").found
-
-
-def test_locks_of_the_living_and_of_the_dead() -> None:
-    assert found("DVC's locks").found == "free"
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    lock = Path(".dvc/tmp/rwlock")
-
-    def held_by(pid: int) -> Finding:
-        holder = {"pid": pid, "cmd": "dvc repro"}
-        lock.write_text(json.dumps({"write": {"a": holder}, "read": {"b": [holder]}}))
-        return found("DVC's locks")
-
-    alive = held_by(os.getpid())
-    assert (alive.usable, alive.found) == (True, f"held by process {os.getpid()} (dvc repro)")
-    dead = held_by(gone.pid)
-    assert not dead.usable
-    assert dead.missing.startswith(f"process {gone.pid} left them: ")
-    assert "`rm .dvc/tmp/rwlock`" in dead.missing
-    lock.write_text('{"write": ')
-    assert found("DVC's locks").found == ".dvc/tmp/rwlock is damaged"
-
-
-def test_a_clock_that_was_set_back() -> None:
-    assert found("clock").usable
-    Path("dvc.lock").touch()
-    later = time.time() + 3600
-    os.utime("dvc.lock", (later, later))
-    finding = found("clock")
-    assert not finding.usable
-    assert finding.found.startswith("dvc.lock is 3")
