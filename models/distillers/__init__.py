@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 _CLASSES = {
     "scratch": "Scratch",
     "kd": "Kd",
+    "dkd": "Dkd",
+    "dist": "Dist",
+    "rld": "Rld",
     "at": "At",
     "sp": "Sp",
     "cc": "Cc",
     "vid": "Vid",
     "crd": "Crd",
     "semckd": "SemCkd",
+    "reviewkd": "ReviewKd",
     "one": "One",
     "ackd": "Ackd",
 }

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
-from models.distillers.losses import cross_entropy, kl_divergence
+from models.distillers.losses import cross_entropy, kl_divergence, standardize
 from models.networks.backbone import Backbone
 
 
@@ -15,6 +15,16 @@ class Kd(Distiller):
     """``ce_weight * CE(z_s, y) + kd_weight * T^2 KL(p_t || p_s)``.
 
     The reference benchmarks of the field weigh the two .1 and .9 at T = 4.
+
+    Args:
+        student: the target learner.
+        setting: not used.
+        temperature: T.
+        ce_weight: of the cross entropy.
+        kd_weight: of the divergence.
+        standardize: gives both networks' logits mean 0 and variance 1 before the divergence (Sun et
+            al., *Logit Standardization in Knowledge Distillation*, CVPR 2024), whose weights on
+            CIFAR-100 are .1 and 9 at T = 2.
     """
 
     needs: ClassVar[Needs] = "logits"
@@ -27,14 +37,19 @@ class Kd(Distiller):
         temperature: float,
         ce_weight: float,
         kd_weight: float,
+        standardize: bool = False,
     ) -> None:
         super().__init__(student, setting)
         self.temperature = temperature
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
+        self.standardize = standardize
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None
         ce = cross_entropy(outputs, batch)
-        kd = kl_divergence(outputs, teacher.logits, self.temperature)
+        ours, theirs = outputs, teacher.logits
+        if self.standardize:
+            ours, theirs = standardize(ours), standardize(theirs)
+        kd = kl_divergence(ours, theirs, self.temperature)
         return {"total": self.ce_weight * ce + self.kd_weight * kd, "ce": ce, "kd": kd}

@@ -17,7 +17,13 @@ _TABLES = range(2, 8)
 _BEST_LEARNERS = (["D3B1", "D2B2"], ["D4B1", "D3B2"])
 _RECIPE = ("epochs", "batch_size", "milestones", "weight_decay")
 _PROXIES = {"teacher": "kd", "early_stopped": "eskd", "assistants": "takd"}
-_TITLES = {"teacher": "teacher", "scratch": "student alone", "semckd": "SemCKD"}
+_TITLES = {
+    "teacher": "teacher",
+    "scratch": "student alone",
+    "kd_standardized": "KD, standardized",
+    "semckd": "SemCKD",
+    "reviewkd": "ReviewKD",
+}
 
 
 def paper_figures(measured: Measurements, params: Params) -> Record | None:
@@ -63,7 +69,7 @@ def method_of(params: Params) -> str:
     """
     method, proxy, ackd = params.distill.method, params.proxy.method, params.distill.ackd
     if method == "kd":
-        return _PROXIES[proxy]
+        return _PROXIES[proxy] + ("_standardized" if params.distill.kd.standardize else "")
     if method != "ackd":
         return method
     parts = {"attention": ackd.attention, "adversary": ackd.adversarial}

@@ -14,11 +14,51 @@ class Nothing(Section):
     """A method without options."""
 
 
-class Kd(Section):
+class KdWeights(Section):
     """Weights of cross entropy and of the distillation loss (KD)."""
 
     ce_weight: NonNegativeFloat = 0.1
     kd_weight: NonNegativeFloat = 0.9
+
+
+class Kd(KdWeights):
+    """Knowledge distillation."""
+
+    standardize: bool = False
+    """Logits of mean 0 and variance 1; published with weights 0.1 and 9 at temperature 2."""
+
+
+class Rld(Section):
+    """Refined logit distillation."""
+
+    ce_weight: NonNegativeFloat = 1.0
+    alpha: NonNegativeFloat = 1.0
+    """Weight of how sure the teacher is of its answer."""
+    beta: NonNegativeFloat = 8.0
+    """Weight of how the classes below the right one relate to each other."""
+    ramp_up: Fraction = 0.0833
+    """Fraction of all epochs over which both weights rise."""
+
+
+class Dkd(Rld):
+    """Decoupled knowledge distillation."""
+
+    alpha: NonNegativeFloat = 1.0
+    """Weight of the right class against all others."""
+    beta: NonNegativeFloat = 8.0
+    """Weight of how the other classes relate to each other."""
+    standardize: bool = False
+    """Logits of mean 0 and variance 1."""
+
+
+class Dist(Section):
+    """Distillation from a stronger teacher."""
+
+    ce_weight: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = 1.0
+    """Weight of the correlations between the classes of a sample."""
+    gamma: NonNegativeFloat = 1.0
+    """Weight of the correlations between the samples of a class."""
 
 
 class FeatureWeights(Section):
@@ -74,6 +114,14 @@ class SemCkd(FeatureWeights):
     feature_weight: NonNegativeFloat = 400.0
 
 
+class ReviewKd(FeatureWeights):
+    """Knowledge review: each level of the student learns from those above it too."""
+
+    feature_weight: NonNegativeFloat = 1.0
+    ramp_up: Fraction = 0.0833
+    """Fraction of all epochs over which the weight of the maps rises."""
+
+
 class One(Section):
     """On-the-fly native ensemble, without a teacher."""
 
@@ -123,9 +171,22 @@ class Distill(Training):
     """The student and how it learns."""
 
     network: str = "resnet8"
-    method: Literal["scratch", "kd", "at", "sp", "cc", "vid", "crd", "semckd", "one", "ackd"] = (
-        "ackd"
-    )
+    method: Literal[
+        "scratch",
+        "kd",
+        "dkd",
+        "dist",
+        "rld",
+        "at",
+        "sp",
+        "cc",
+        "vid",
+        "crd",
+        "semckd",
+        "reviewkd",
+        "one",
+        "ackd",
+    ] = "ackd"
     temperature: PositiveFloat = 4.0
     """For every method but scratch; ONE was published with 3."""
     unlabeled_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -133,12 +194,16 @@ class Distill(Training):
     image once, and goes on through the unlabeled ones where the last one stopped."""
     scratch: Nothing = Nothing()
     kd: Kd = Kd()
+    dkd: Dkd = Dkd()
+    dist: Dist = Dist()
+    rld: Rld = Rld()
     at: At = At()
     sp: Sp = Sp()
     cc: Cc = Cc()
     vid: Vid = Vid()
     crd: Crd = Crd()
     semckd: SemCkd = SemCkd()
+    reviewkd: ReviewKd = ReviewKd()
     one: One = One()
     ackd: Ackd = Ackd()
 
@@ -156,7 +221,7 @@ class EarlyStopped(Section):
     """The teacher's schedule is compressed to this length."""
 
 
-class Assistants(Kd):
+class Assistants(KdWeights):
     """A chain of networks, each distilled by KD from the previous one, the first from the teacher
     (TAKD). All use the teacher's schedule."""
 

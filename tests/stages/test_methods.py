@@ -25,6 +25,7 @@ HELPERS = {
     "vid": {"predictors"},
     "crd": {"embed_student", "embed_teacher"},
     "semckd": {"keys", "queries", "regressors"},
+    "reviewkd": {"fusions"},
     "one": {"learners.0", "learners.1", "gate"},
     "ackd": {"learners.0", "learners.1", "attention", "discriminators.0", "discriminators.1"},
 }

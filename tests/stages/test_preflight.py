@@ -36,7 +36,7 @@ from stages.preflight import check, check_training, downloads
         ),
         (
             {"data": {"unlabeled": "digits"}, "distill": {"method": "crd"}},
-            "method crd learns from labels only.* one of kd, at, sp, cc, vid, semckd, ackd, or set",
+            "method crd learns from labels only.* one of kd, dkd, dist, rld, at, .*, ackd, or set",
         ),
         (
             {"validate": {"tensorrt": "required"}},

@@ -13,6 +13,7 @@ from models.distillers.base import Batch
 from models.distillers.cc import Cc
 from models.distillers.crd import Crd
 from models.distillers.feature import FeatureDistiller
+from models.distillers.reviewkd import ReviewKd
 from models.distillers.semckd import SemCkd
 from models.distillers.sp import Sp
 from models.distillers.vid import Vid
@@ -31,6 +32,7 @@ METHODS = {
     "cc_rbf": (Cc, {"feature_weight": 100.0, "variant": "rbf"}),
     "vid": (Vid, {"feature_weight": 1.0}),
     "semckd": (SemCkd, {"feature_weight": 400.0}),
+    "reviewkd": (ReviewKd, {"feature_weight": 1.0, "ramp_up": 0.25}),
     "crd": (Crd, {"feature_weight": 0.8} | CRD),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -182,11 +184,11 @@ def test_losses_are_float32_under_autocast(name, half):
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     exact = method.double().feature_loss(in_double(features), in_double(outputs.features), batch)
     # Convolutions and linear layers of helpers are half precision; nothing else is.
-    tolerance = 0.05 if name in {"vid", "semckd"} else 1e-4
+    tolerance = 0.05 if name in {"vid", "semckd", "reviewkd"} else 1e-4
     assert losses["feature"].item() == pytest.approx(exact.item(), rel=tolerance)
 
 
-@pytest.mark.parametrize("name", ["at", "sp", "vid", "semckd"])
+@pytest.mark.parametrize("name", ["at", "sp", "vid", "semckd", "reviewkd"])
 @pytest.mark.parametrize("pair", [("timm:test_vit", "resnet8"), ("resnet8", "timm:test_vit")])
 def test_maps_are_not_compared_where_there_are_none(name, pair):
     teacher, student = (models.build(network, 3) for network in pair)

@@ -60,5 +60,5 @@ def test_total():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(InputError, match="method 'kdd' is not known: use one of scratch, kd, at"):
+    with pytest.raises(InputError, match="method 'kdd' is not known: use one of scratch, kd, dkd"):
         distillers.build("kdd", models.build("resnet8", 6), make_setting(), {})

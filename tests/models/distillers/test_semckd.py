@@ -16,8 +16,10 @@ from tests.models.distillers.tiny import (
     Array,
     Tiny,
     array,
+    convolve,
     detach,
     make_features,
+    normalise,
     numerical_gradients,
     pool_pair,
 )
@@ -45,26 +47,6 @@ def project(perceptron: nn.Module, feature_map: Array) -> Array:
     flat = feature_map.reshape(len(feature_map), -1)
     out = linear(perceptron.project, np.maximum(linear(perceptron.hidden, flat @ flat.T), 0))
     return out / np.sqrt((out**2).sum(1, keepdims=True))
-
-
-def convolve(x: Array, weight: Array) -> Array:
-    """Without bias, of stride 1, padded so that the size stays."""
-    around = weight.shape[2] // 2
-    padded = np.pad(x, ((0, 0), (0, 0), (around, around), (around, around)))
-    height, width = x.shape[2:]
-    out = np.zeros((len(x), len(weight), height, width))
-    for i in range(weight.shape[2]):
-        for j in range(weight.shape[3]):
-            part = padded[:, :, i : i + height, j : j + width]
-            out += np.einsum("oc,bchw->bohw", weight[:, :, i, j], part)
-    return out
-
-
-def normalise(norm: nn.Module, x: Array) -> Array:
-    """BatchNorm in train mode."""
-    mean, var = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
-    scale, shift = (array(t)[:, None, None] for t in (norm.weight, norm.bias))
-    return (x - mean) / np.sqrt(var + 1e-5) * scale + shift
 
 
 def regress(regressor: nn.Module, x: Array) -> Array:

@@ -35,6 +35,11 @@ TAKD = {"method": "assistants", "assistants": {"networks": ["resnet14"]}}
         ({"method": "vid"}, {}, "vid", "VID"),
         ({"method": "kd"}, {"method": "early_stopped"}, "eskd", "ESKD"),
         ({"method": "kd"}, TAKD, "takd", "TAKD"),
+        (
+            {"method": "kd", "kd": {"standardize": True}},
+            *({}, "kd_standardized", "KD, standardized"),
+        ),
+        ({"method": "reviewkd"}, {}, "reviewkd", "ReviewKD"),
         ({}, {}, "ackd", "ACKD"),
         ({"ackd": {"learners": ["D4B1", "D3B2"]}}, {}, "ackd", "ACKD"),
         (

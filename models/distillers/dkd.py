@@ -1,0 +1,83 @@
+"""Decoupled knowledge distillation (Zhao et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
+from models.distillers.losses import (
+    binary_divergence,
+    cross_entropy,
+    divergence_without,
+    linear_ramp,
+    standardize,
+    target_classes,
+)
+from models.networks.backbone import Backbone
+
+
+class Dkd(Distiller):
+    """``ce_weight * CE(z_s, y) + w(t) * (alpha * TCKD + beta * NCKD)``.
+
+    KD is ``TCKD + (1 - p_t(y)) NCKD``, so that what the teacher says of the other classes counts
+    least where it is surest of the right one. DKD gives either part a weight of its own.
+
+    * ``TCKD = T^2 KL`` between "class y" and "another class", teacher to student.
+    * ``NCKD = T^2 KL`` between the probabilities of the classes other than y, among themselves.
+
+    Zhao, Cui, Song, Qiu & Liang, *Decoupled Knowledge Distillation*, CVPR 2022, Eq. 7. On CIFAR-100
+    they weigh ce 1, alpha 1, beta 8 at T = 4, and their code lets ``w`` rise linearly to 1 over the
+    first 20 of 240 epochs, here over as large a share. Without a label, the teacher's first class
+    stands for y.
+
+    Args:
+        student: the target learner.
+        setting: says how many epochs there are.
+        temperature: T.
+        ce_weight: of the cross entropy.
+        alpha: of TCKD.
+        beta: of NCKD.
+        ramp_up: the share of all epochs in which w rises.
+        standardize: as in :class:`models.distillers.kd.Kd`.
+    """
+
+    needs: ClassVar[Needs] = "logits"
+
+    def __init__(
+        self,
+        student: Backbone,
+        setting: Setting,
+        *,
+        temperature: float,
+        ce_weight: float,
+        alpha: float,
+        beta: float,
+        ramp_up: float,
+        standardize: bool,
+    ) -> None:
+        super().__init__(student, setting)
+        self.temperature = temperature
+        self.ce_weight, self.alpha, self.beta = ce_weight, alpha, beta
+        self.ramp_up, self.epochs = ramp_up, setting.epochs
+        self.standardize = standardize
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.ramp = linear_ramp(epoch, self.ramp_up, self.epochs)
+
+    def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
+        assert teacher.logits is not None
+        ours, theirs, temperature = outputs, teacher.logits, self.temperature
+        classes = target_classes(batch, theirs)
+        if self.standardize:
+            ours, theirs = standardize(ours), standardize(theirs)
+        this = F.one_hot(classes, ours.shape[1]).to(torch.bool)
+        ce = cross_entropy(outputs, batch)
+        tckd = binary_divergence(ours, classes, theirs, classes, temperature)
+        nckd = divergence_without(this, ours, theirs, temperature)
+        total = self.ce_weight * ce + self.ramp * (self.alpha * tckd + self.beta * nckd)
+        return {"total": total, "ce": ce, "tckd": tckd, "nckd": nckd}

@@ -1,0 +1,200 @@
+"""KD with standardized logits, DKD, DIST and RLD against their formulas in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from models import distillers
+from models.distillers.base import Batch, TeacherOutputs
+from models.distillers.losses import linear_ramp, standardize
+from tests.models.distillers.tiny import array, exact_gradient
+from tests.setting import make_setting
+
+CLASSES = 7
+LABELS = np.array([0, 3, 6, 1, 1])
+Z, TEACHER = np.random.default_rng(0).normal(size=(2, 5, CLASSES)) * 3
+# The teacher is right, wrong, and sure that the class is none of its own, in this order.
+for row, answer in enumerate((0, 2, 5)):
+    TEACHER[row, answer] = TEACHER[row].max() + 1
+TEACHER[2, 6] = TEACHER[2].min() - 1
+
+
+def softmax(z):
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
+def kl(q, p):
+    return (q * np.log(q / p)).sum()
+
+
+def binary(q, p):
+    return kl(np.array([q, 1 - q]), np.array([p, 1 - p]))
+
+
+def ce(z, labels=LABELS):
+    return -sum(np.log(softmax(row)[k]) for row, k in zip(z, labels, strict=True)) / len(z)
+
+
+def standard(z):
+    centred = z - z.mean()
+    return centred / (1e-7 + np.sqrt((centred**2).sum() / (CLASSES - 1)))
+
+
+def kd(z, labels):
+    pairs = zip(z, TEACHER, strict=True)
+    return sum(4 * kl(softmax(standard(t) / 2), softmax(standard(s) / 2)) for s, t in pairs) / 5
+
+
+def dkd(z, labels, change=lambda z: z):
+    total = 0
+    for s, t, k in zip(z, TEACHER, labels, strict=True):
+        p, q = softmax(change(s) / 4), softmax(change(t) / 4)
+        p_rest, q_rest = (np.delete(x, k) / np.delete(x, k).sum() for x in (p, q))
+        total += 16 * (1.5 * binary(q[k], p[k]) + 8 * kl(q_rest, p_rest))
+    return total / len(z)
+
+
+def rld(z, labels):
+    total = 0
+    for s, t, k in zip(z, TEACHER, labels, strict=True):
+        total += 1.5 * binary(softmax(t).max(), softmax(s)[k])
+        below = t < t[k]
+        if below.any():
+            total += 8 * 16 * kl(softmax(t[below] / 4), softmax(s[below] / 4))
+    return total / len(z)
+
+
+def dist(z, labels):
+    p, q = (np.stack([softmax(row / 4) for row in x]) for x in (z, TEACHER))
+
+    def distance(a, b):
+        rows = []
+        for x, y in zip(a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True), strict=True):
+            rows.append((x * y).sum() / (np.sqrt((x**2).sum()) * np.sqrt((y**2).sum()) + 1e-8))
+        return 1 - sum(rows) / len(rows)
+
+    return 16 * (1.5 * distance(p, q) + 2.5 * distance(p.T, q.T))
+
+
+DECOUPLED = {"temperature": 4.0, "ce_weight": 0.8, "alpha": 1.5, "beta": 8.0, "ramp_up": 0.25}
+METHODS = {
+    "kd_standardized": (
+        "kd",
+        {"temperature": 2.0, "ce_weight": 0.8, "kd_weight": 1.0, "standardize": True},
+        kd,
+    ),
+    "dkd": ("dkd", DECOUPLED | {"standardize": False}, dkd),
+    "dkd_standardized": (
+        "dkd",
+        DECOUPLED | {"standardize": True},
+        lambda z, labels: dkd(z, labels, standard),
+    ),
+    "rld": ("rld", DECOUPLED, rld),
+    "dist": ("dist", {"temperature": 4.0, "ce_weight": 0.8, "beta": 1.5, "gamma": 2.5}, dist),
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def make(name):
+    """Past its ramp: of 8 epochs two, so that the first has half the weight."""
+    kind, options, _ = METHODS[name]
+    method = distillers.build(kind, models.build("resnet8", CLASSES), make_setting(), options)
+    method.begin_epoch(1)
+    return method
+
+
+def make_batch(labels, targets=None):
+    given = torch.from_numpy(labels)
+    soft = None if targets is None else torch.from_numpy(targets)
+    return Batch(torch.zeros(len(labels), 3, 8, 8), given, torch.arange(len(labels)), soft)
+
+
+@every_method
+def test_loss_and_gradient(name):
+    formula = METHODS[name][2]
+    logits = torch.from_numpy(Z.copy()).requires_grad_()
+    outputs = TeacherOutputs(torch.from_numpy(TEACHER))
+    losses = make(name).losses(logits, make_batch(LABELS), outputs)
+
+    def wanted(z):
+        return 0.8 * ce(z) + formula(z, LABELS)
+
+    assert losses["total"].item() == pytest.approx(wanted(Z), abs=1e-10)
+    assert losses["ce"].item() == pytest.approx(ce(Z), abs=1e-10)
+    losses["total"].backward()
+    np.testing.assert_allclose(array(logits.grad), exact_gradient(wanted, Z), rtol=0, atol=1e-10)
+
+
+@every_method
+def test_without_a_label_the_teachers_first_class_stands_for_it(name):
+    labels = np.array([0, -1, -1, 1, 1])
+    targets = np.eye(CLASSES)[labels] * (labels >= 0)[:, None] * 5 / 3
+    outputs = TeacherOutputs(torch.from_numpy(TEACHER))
+    losses = make(name).losses(torch.from_numpy(Z), make_batch(labels, targets), outputs)
+    known = labels >= 0
+    stands = np.where(known, labels, TEACHER.argmax(1))
+    wanted = 0.8 * ce(Z[known], labels[known]) + METHODS[name][2](Z, stands)
+    assert losses["total"].item() == pytest.approx(wanted, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ["dkd", "rld"])
+def test_a_mixed_image_is_of_the_class_of_its_larger_share(name):
+    others = np.array([2, 2, 2, 2, 2])
+    targets = 0.3 * np.eye(CLASSES)[LABELS] + 0.7 * np.eye(CLASSES)[others]
+    method, outputs = make(name), TeacherOutputs(torch.from_numpy(TEACHER))
+    mixed = method.losses(torch.from_numpy(Z), make_batch(LABELS, targets), outputs)
+    whole = method.losses(torch.from_numpy(Z), make_batch(others), outputs)
+    del mixed["total"], mixed["ce"]
+    assert {key: loss.item() for key, loss in mixed.items()} == {
+        key: whole[key].item() for key in mixed
+    }
+
+
+@pytest.mark.parametrize("name", ["dkd", "rld"])
+def test_the_teachers_part_rises_over_the_first_epochs(name):
+    method, outputs = make(name), TeacherOutputs(torch.from_numpy(TEACHER))
+    totals = []
+    for epoch in range(3):
+        method.begin_epoch(epoch)
+        losses = method.losses(torch.from_numpy(Z), make_batch(LABELS), outputs)
+        totals.append(losses["total"].item() - 0.8 * losses["ce"].item())
+    assert totals[0] == pytest.approx(totals[1] / 2)
+    assert totals[1] == totals[2]
+
+
+def test_ramp():
+    assert [linear_ramp(epoch, 0.5, 8) for epoch in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert linear_ramp(0, 0.0833, 240) == pytest.approx(1 / 20, rel=1e-3)
+    assert linear_ramp(0, 0.0, 240) == 1
+
+
+def test_kd_is_decoupled():
+    """Zhao et al., Eq. 6: of one sample, KD is TCKD + (1 - p_t(y)) NCKD."""
+    method = make("dkd")
+    for row in range(len(Z)):
+        outputs = TeacherOutputs(torch.from_numpy(TEACHER[row : row + 1]))
+        batch = make_batch(LABELS[row : row + 1])
+        losses = method.losses(torch.from_numpy(Z[row : row + 1]), batch, outputs)
+        p, q = softmax(Z[row] / 4), softmax(TEACHER[row] / 4)
+        together = losses["tckd"] + (1 - q[LABELS[row]]) * losses["nckd"]
+        assert together.item() == pytest.approx(16 * kl(q, p), abs=1e-10)
+
+
+def test_the_scale_of_logits_is_no_matter_after_standardization():
+    logits = torch.from_numpy(Z)
+    assert torch.allclose(standardize(5 * logits + 3), standardize(logits), rtol=1e-6)
+
+
+@every_method
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_losses_are_float32_and_finite_for_logits_of_any_size(name, half):
+    method = make(name)
+    teacher = torch.from_numpy(TEACHER).float() * 100
+    logits = (torch.from_numpy(Z) * 100).to(half).requires_grad_()
+    losses = method.losses(logits, make_batch(LABELS), TeacherOutputs(teacher))
+    losses["total"].backward()
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert all(loss.isfinite() for loss in losses.values())
+    assert logits.grad.isfinite().all()

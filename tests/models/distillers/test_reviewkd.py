@@ -1,0 +1,103 @@
+"""ReviewKD against its formula in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.distillers.reviewkd import ReviewKd
+from tests.models.distillers.tiny import (
+    Tiny,
+    array,
+    convolve,
+    detach,
+    exact_gradient,
+    make_features,
+    normalise,
+    pool,
+)
+from tests.setting import make_setting
+
+WEIGHTS = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0, "feature_weight": 1.0}
+
+
+def enlarge(x, height, width):
+    """Nearest neighbours."""
+    rows, columns = (
+        np.arange(wanted) * given // wanted
+        for wanted, given in zip((height, width), x.shape[2:], strict=True)
+    )
+    return x[:, :, rows][:, :, :, columns]
+
+
+def context(ours, theirs):
+    terms = [((ours - theirs) ** 2).mean()]
+    for side in (side for side in (4, 2, 1) if side < ours.shape[2]):
+        terms.append(((pool(ours, side, side) - pool(theirs, side, side)) ** 2).mean())
+    weights = [0.5**i for i in range(len(terms))]
+    return sum(w * term for w, term in zip(weights, terms, strict=True)) / sum(weights)
+
+
+def reference(method, student, teacher):
+    """Maps from the top down."""
+    loss, above = 0.0, None
+    for fusion, own, other in zip(method.fusions, student, teacher, strict=True):
+        fused = normalise(fusion.reduce[1], convolve(own, array(fusion.reduce[0].weight)))
+        if above is not None:
+            above = enlarge(above, *fused.shape[2:])
+            scores = convolve(np.concatenate([fused, above], 1), array(fusion.gate.weight))
+            gates = 1 / (1 + np.exp(-scores - array(fusion.gate.bias)[:, None, None]))
+            fused = fused * gates[:, :1] + above * gates[:, 1:]
+        above = fused = enlarge(fused, *other.shape[2:])
+        compared = normalise(fusion.expand[1], convolve(fused, array(fusion.expand[0].weight)))
+        loss += context(compared, other)
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("widths", "stride", "size"),
+    [
+        (((2, 3), (3, 2)), 1, 6),  # 6 and 3 pixels
+        (((2, 3), (3, 2)), 2, 6),  # the teacher's maps smaller
+        (((2, 3), (3, 2, 4)), 1, 5),  # two stages and three
+    ],
+)
+def test_loss_and_gradient(widths, stride, size):
+    torch.manual_seed(0)
+    student, teacher = Tiny(*widths[0]), Tiny(*widths[1], stride=stride)
+    setting = make_setting(teacher=teacher, image_size=size)
+    method = ReviewKd(student, setting, ramp_up=0.25, **WEIGHTS).double()
+    for module in method.modules():  # scales and shifts unlike the initial ones
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    own = make_features(student, size, 3, 0)
+    other = detach(make_features(teacher, size, 3, 1))
+    maps = [own.embedding, *reversed(own.stages)]
+    stages = other.stages[: len(own.stages)]
+    theirs = [array(m) for m in (other.embedding[:, :, None, None], *reversed(stages))]
+    values = [array(m).reshape(*m.shape, *[1] * (4 - m.dim())) for m in maps]
+
+    # Half of the weight in the first of two epochs, all of it from then on.
+    halved = method.feature_loss(own, other, None)
+    method.begin_epoch(1)
+    loss = method.feature_loss(own, other, None)
+    assert loss.item() == pytest.approx(reference(method, values, theirs), abs=1e-10)
+    assert halved.item() == pytest.approx(loss.item() / 2)
+    loss.backward()
+    for i, feature_map in enumerate(maps):
+        wanted = exact_gradient(
+            lambda moved, i=i: reference(method, [*values[:i], moved, *values[i + 1 :]], theirs),
+            values[i],
+        )
+        measured = array(feature_map.grad).reshape(wanted.shape)
+        np.testing.assert_allclose(measured, wanted, rtol=0, atol=1e-10)
+        assert np.abs(wanted).max() > 1e-3
+
+
+def test_widths_are_limited():
+    student, teacher = Tiny(2, 600), Tiny(3, 4)
+    method = ReviewKd(student, make_setting(teacher=teacher, image_size=4), ramp_up=0.0, **WEIGHTS)
+    assert [f.reduce[0].in_channels for f in method.fusions] == [600, 600, 2]
+    assert {f.reduce[0].out_channels for f in method.fusions} == {512}
+    assert [f.expand[0].out_channels for f in method.fusions] == [4, 4, 3]
