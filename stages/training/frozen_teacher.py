@@ -53,12 +53,6 @@ class FrozenTeacher:
             self.teacher = teacher.eval().requires_grad_(False)
             self.teacher.to(memory_format=torch.channels_last)
             self.answers = FrozenNetwork(teacher, engine.settings.compile)
-            if engine.is_main and self.needs == "logits" and self.answers.not_folded is not None:
-                print(
-                    f"teacher: {teacher.name} runs slower than it might, its BatchNorms are not"
-                    f" folded ({self.answers.not_folded})",
-                    flush=True,
-                )
 
     def begin_epoch(self, epoch: int, start_step: int) -> None:
         """Look into the store; what an interrupted epoch did before ``start_step`` is not there."""
