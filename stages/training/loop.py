@@ -165,7 +165,7 @@ class Trainer:
             row[f"loss/{name}"] = total / seen
         if engine.is_main:
             averaged = nullcontext() if self.average is None else self.average.applied()
-            with averaged, engine.accelerator.autocast():
+            with averaged:  # in float32, as the metrics are measured
                 row |= validate(self.distiller, self.val, self.feed.normalize)
                 progress.keep(row, self.distiller.student.state_dict())
         progress.next_epoch()

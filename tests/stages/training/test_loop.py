@@ -142,6 +142,25 @@ def test_the_best_epoch_is_the_first_highest_on_validation(data):
     assert accuracy(predict(student.eval(), val, feed.normalize), val) == max(accuracies)
 
 
+def test_validation_is_in_float32_as_the_metrics_are(data):
+    class Watched(Distiller):
+        needs = "nothing"
+
+        def observe(self, images):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().observe(images)
+
+        def losses(self, outputs, batch, teacher):
+            assert outputs.dtype == torch.bfloat16
+            return {"total": outputs.float().square().mean()}
+
+    seen = []
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    distiller = Watched(models.build("resnet8", 3), SETTING)
+    train(data, distiller, settings=settings, precision="bf16")
+    assert set(seen) == {False}
+
+
 def test_the_discriminators_learn_in_their_own_step_alone(data, teacher):
     torch.manual_seed(0)
     options = OPTIONS["ackd"] | {"lambda_adversarial": 0.0, "discriminator_learning_rate": 1e-9}
