@@ -144,6 +144,7 @@ def load_method(settings: Distill, data: DataSet, teacher: Backbone) -> Distille
     student = models.build(header["network"], header["num_classes"])
     method = distillers.build(settings.method, student, setting, settings.options())
     load_strictly(method, state, DISTILLED)
+    method.begin_epoch(settings.epochs - 1)  # the last one, when all that sets in later is there
     return method.eval()
 
 

@@ -143,6 +143,10 @@ class Ackd(Distiller):
     rise of ``l2`` over the first epochs as ONE has it (``ramp_up``): at the start the ensemble
     knows less than the teacher, and a fall of all that the learners minimise over the last ones,
     the same curve turned round (``ramp_down``): what serves them need not be best for the target.
+    As published, the attention soon puts all weight on one learner. Against that, as in mixtures of
+    experts, stand ``M sum_k a_k^2 - 1`` of the batch's mean weights ``a``, the squared coefficient
+    of variation (Shazeer et al. 2017, section 4), 0 for even weights and M - 1 for one learner
+    alone (``attention_balance``), and even weights over the first epochs (``attention_warm_up``).
 
     Args:
         student: the target learner.
@@ -160,6 +164,8 @@ class Ackd(Distiller):
         ramp_down: the share of all epochs in which the learners' own losses fall.
         attention: False weighs every learner the same.
         attention_pool: ``avg`` shows the attention each map's mean over positions.
+        attention_balance: of the term that keeps the mean weights even.
+        attention_warm_up: the share of all epochs, at the start, in which weights are even.
         adversarial: False leaves out the discriminators.
         objective: the learners' part in the adversarial game.
         discriminator_learning_rate: of their Adam; the paper names neither.
@@ -184,6 +190,8 @@ class Ackd(Distiller):
         ramp_down: float,
         attention: bool,
         attention_pool: Literal["none", "avg"],
+        attention_balance: float,
+        attention_warm_up: float,
         adversarial: bool,
         objective: Literal["minimax", "diversity"],
         discriminator_learning_rate: float,
@@ -215,6 +223,7 @@ class Ackd(Distiller):
         self.lambda_teacher_to_each = lambda_teacher_to_each
         self.lambda_teacher_to_target = lambda_teacher_to_target
         self.ramp_up, self.ramp_down, self.epochs = ramp_up, ramp_down, setting.epochs
+        self.attention_balance, self.attention_warm_up = attention_balance, attention_warm_up
         self.begin_epoch(0)
         self.learners_side = 1.0 if objective == "minimax" else -1.0
         self.discriminator_learning_rate = discriminator_learning_rate
@@ -223,6 +232,7 @@ class Ackd(Distiller):
         self.ramp = sigmoid_ramp(epoch, self.ramp_up, self.epochs)
         left = self.epochs - 1 - epoch
         self.fade = sigmoid_ramp(left, self.ramp_down, self.epochs)
+        self.attends = epoch >= self.attention_warm_up * self.epochs
 
     def learner_names(self) -> list[str]:
         return self.learners.names
@@ -236,6 +246,8 @@ class Ackd(Distiller):
             weights = logits.new_full(logits.shape[:2], 1 / len(learners))
         else:
             weights = self.attention([learner.stages[-1] for learner in learners])
+            if not self.attends:  # part of the graph, as several processes wait for its gradients
+                weights = 0 * weights + 1 / len(learners)
         ensemble = (weights.unsqueeze(2) * at_least_float32(logits)).sum(1)
         return GroupOutput(target, learners, weights, ensemble)
 
@@ -267,6 +279,9 @@ class Ackd(Distiller):
         if self.lambda_teacher_to_target > 0:
             losses["kd_direct"] = kl_divergence(target.logits, teacher.logits, temperature)
             total = total + self.lambda_teacher_to_target * losses["kd_direct"]
+        if self.attention is not None and self.attention_balance > 0:
+            losses["balance"] = len(learners) * outputs.weights.mean(0).square().sum() - 1
+            total = total + self.fade * self.attention_balance * losses["balance"]
         if self.discriminators is not None:
             losses["adversarial"] = self.discriminators(outputs.maps)
             weight = self.fade * self.lambda_adversarial * self.learners_side

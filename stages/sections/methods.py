@@ -160,6 +160,10 @@ class Ackd(Section):
     """Learned weights of the learners (Eq. 3) instead of equal ones."""
     attention_pool: Literal["none", "avg"] = "none"
     """Input of the attention: the learners' whole feature maps, or their spatial means."""
+    attention_balance: NonNegativeFloat = 0.0
+    """Not in the paper: weight of a term that keeps the learners' mean weights even."""
+    attention_warm_up: Fraction = 0.0
+    """Not in the paper: fraction of all epochs, at the start, with equal weights."""
     adversarial: bool = True
     """Whether to use discriminators (Eq. 4-5)."""
     objective: Literal["minimax", "diversity"] = "minimax"

@@ -259,6 +259,17 @@ def test_any_method_is_analysed(tmp_path, monkeypatch, settings, members, weighe
         assert panel.width == 176 * (3 + len({*(members or ())} - {"target", "ensemble"}))
 
 
+def test_attention_is_that_of_the_last_epoch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_chain(Distill(ackd=Ackd()))
+    analyze.main(Params(analyze=PARAMS.analyze))
+    trained = report()["learners"]["attention"]
+    settings = Distill(ackd=Ackd(attention_warm_up=0.5))
+    analyze.main(Params(distill=settings, analyze=PARAMS.analyze))
+    assert report()["learners"]["attention"] == trained
+    assert set(trained.values()) != {0.5}
+
+
 def test_equal_inputs_give_equal_bytes_and_a_proxy_of_its_own_is_run(chain):
     paths = [Path("reports/analysis.json"), Path("reports/classes.csv")]
     paths += [Path("artifacts/analysis/grad_cam.png"), Path("artifacts/analysis/errors.png")]

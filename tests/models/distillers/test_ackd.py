@@ -13,6 +13,7 @@ from models import distillers
 from models.distillers.ackd import Ackd
 from models.distillers.base import Batch, TeacherOutputs
 from models.errors import InputError
+from tests.models.distillers.test_feature_methods import in_double
 from tests.models.distillers.test_kd import ce, kl, softmax
 from tests.models.distillers.tiny import losses_of
 from tests.setting import make_setting
@@ -30,6 +31,8 @@ OPTIONS: dict[str, Any] = {
     "ramp_down": 0.0,
     "attention": True,
     "attention_pool": "none",
+    "attention_balance": 0.0,
+    "attention_warm_up": 0.0,
     "adversarial": True,
     "objective": "minimax",
     "discriminator_learning_rate": 1e-3,
@@ -187,6 +190,47 @@ def test_attention_takes_maps_of_several_shapes_and_discriminators_do_not():
         assert method.attention.hidden.in_features == inputs
         weights = method(BATCH.images).weights
         torch.testing.assert_close(weights.sum(1), torch.ones(6))
+
+
+def test_balance_is_the_squared_variation_of_the_mean_weights():
+    learners = ["D3B1", "D2B2", "D1B3"]
+    method = make(learners=learners, attention_balance=0.7).double()
+    batch, teacher = (in_double(given) for given in (BATCH, TEACHER))
+    with torch.no_grad():  # far from even
+        method.attention.weigh.bias.copy_(torch.tensor([1.0, -1.0, 0.5]))
+    losses = losses_of(method, batch, teacher)
+    maps = [array(m).reshape(6, -1) for m in method(batch.images).maps]
+    hidden = np.maximum(linear(method.attention.hidden, np.concatenate(maps, axis=1)), 0)
+    mean = softmax(linear(method.attention.weigh, hidden)).mean(0)
+    wanted = (mean.std() / mean.mean()) ** 2
+    assert wanted > 0.1
+    assert losses["balance"].item() == pytest.approx(wanted, abs=1e-10)
+    plain = make(learners=learners).double()
+    plain.load_state_dict(method.state_dict())
+    rest = losses_of(plain, batch, teacher)["total"].item()
+    assert losses["total"].item() == pytest.approx(rest + 0.7 * wanted, abs=1e-10)
+
+    # By the biases of the softmax: d mean_j / d b_k = mean_b w_bj (1{j = k} - w_bk).
+    losses["balance"].backward()
+    weights = softmax(linear(method.attention.weigh, hidden))
+    slopes = np.einsum("bj,jk->jk", weights, np.eye(3)) / 6 - weights.T @ weights / 6
+    measured = array(method.attention.weigh.bias.grad)
+    np.testing.assert_allclose(measured, 3 * 2 * mean @ slopes, rtol=0, atol=1e-10)
+
+
+def test_attention_begins_after_its_warm_up():
+    method, plain = make(attention_warm_up=0.25), make()
+    for epoch in range(3):  # of 8
+        method.begin_epoch(epoch)
+        group = method(BATCH.images)
+        if epoch < 2:
+            assert torch.equal(group.weights, torch.full((6, 2), 0.5))
+        else:
+            assert torch.equal(group.weights, plain(BATCH.images).weights)
+    # While it waits, its parameters have gradients, which several processes need, of zero.
+    method.begin_epoch(0)
+    losses_of(method, BATCH, TEACHER)["total"].backward()
+    assert all(not p.grad.any() for p in method.attention.parameters())
 
 
 def test_pooled_attention_sees_means():
