@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-# Wide for int8: some 16 golden images show little of the agreement, and the export was judged on
-# the whole test split. These limits catch arithmetic that goes wrong on this device.
-MAX_RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 1e-2}
-MIN_COSINE_INT8 = 0.95
-MIN_AGREEMENT_INT8 = 0.75
+MAX_RELATIVE_ERROR_FP32 = 1e-4
+# Wide: some 16 golden images show little of the agreement, and the export was judged on the whole
+# test split. These limits catch arithmetic that goes wrong on this device. The relative error of
+# fp16 grows with depth, and says nothing of the answers.
+MIN_COSINE_FP16, MIN_COSINE_INT8 = 0.999, 0.95
+MIN_AGREEMENT = 0.75
 
 #: With fewer samples the 99th percentile would rest on fewer than five of them.
 MIN_SAMPLES_P99 = 500
@@ -50,14 +51,14 @@ def breach(precision: str, parity: dict[str, float | None]) -> str | None:
     agreement = parity["top1_agreement"]
     if relative_error is None or cosine is None or agreement is None:
         return "logits of another shape than torch's, or not finite"
-    if precision in MAX_RELATIVE_ERROR:
-        limit = MAX_RELATIVE_ERROR[precision]
-        if relative_error > limit:
-            return f"relative error {relative_error:.1e} is above {limit:.0e}"
-    elif cosine < MIN_COSINE_INT8:
-        return f"cosine {cosine:.4f} is below {MIN_COSINE_INT8}"
-    elif agreement < MIN_AGREEMENT_INT8:
-        return f"top-1 agreement {agreement:.3f} is below {MIN_AGREEMENT_INT8}"
+    min_cosine = MIN_COSINE_FP16 if precision == "fp16" else MIN_COSINE_INT8
+    if precision == "fp32":
+        if relative_error > MAX_RELATIVE_ERROR_FP32:
+            return f"relative error {relative_error:.1e} is above {MAX_RELATIVE_ERROR_FP32:.0e}"
+    elif cosine < min_cosine:
+        return f"cosine {cosine:.4f} is below {min_cosine}"
+    elif agreement < MIN_AGREEMENT:
+        return f"top-1 agreement {agreement:.3f} is below {MIN_AGREEMENT}"
     return None
 
 

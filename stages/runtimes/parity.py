@@ -113,13 +113,14 @@ def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterato
     if error is None or agreement is None:
         yield "logits of another shape than torch's, or not finite"
         return
-    limits = {"fp32": settings.max_relative_error_fp32, "fp16": settings.max_relative_error_fp16}
-    limit = limits.get(precision)
-    if limit is not None and error > limit:
-        yield f"relative error {error:.1e} is above {limit:.1e}"
-    if limit is None and agreement < settings.min_agreement_int8:
-        yield f"agreement with torch {agreement:.3f} is below {settings.min_agreement_int8}"
-    elif limit is None and (reason := breach(precision, row["golden"])):
+    if precision == "fp32":
+        if error > (limit := settings.max_relative_error_fp32):
+            yield f"relative error {error:.1e} is above {limit:.1e}"
+        return
+    limit = settings.min_agreement_fp16 if precision == "fp16" else settings.min_agreement_int8
+    if agreement < limit:
+        yield f"agreement with torch {agreement:.3f} is below {limit}"
+    elif reason := breach(precision, row["golden"]):
         yield f"{reason} on the golden batch, so every device would refuse it"
 
 
