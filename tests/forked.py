@@ -77,10 +77,10 @@ def _call(
     function(*arguments)
 
 
-def run_module(name: str) -> None:
+def run_module(name: str, *arguments: str) -> None:
     """As ``python -m NAME``."""
     sys.modules.pop(name, None)
-    sys.argv = [name]
+    sys.argv = [name, *arguments]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 

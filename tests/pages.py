@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from tests.once import once, repository
+from tests.warm_python import warm_dvc, warm_python
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("ackd", "adb", "dvc", "npm", "openssl", "pip", "python", "realpath", "ssh", "torchrun")
@@ -32,12 +33,12 @@ _LONGEST = 500.0  # seconds, on a machine that has other work to do
 
 
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def programs(tmp_path, monkeypatch):
     """A folder with ``ackd`` and ``dvc`` as a shell finds them, of this code; first in PATH."""
     folder = tmp_path / "programs"
     folder.mkdir()
-    for name, module in (("ackd", "pipeline.cli"), ("dvc", "dvc")):
-        write_program(folder / name, f'exec "{sys.executable}" -m {module} "$@"')
+    for name, command in (("ackd", [sys.executable, "-m", "pipeline.cli"]), ("dvc", warm_dvc())):
+        write_program(folder / name, f'exec {shlex.join(command)} "$@"')
     path = [str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]
     monkeypatch.setenv("PATH", os.pathsep.join(path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -153,6 +154,7 @@ def make_project(folder: Path, *stages: str) -> Path:
     yaml = YAML()
     chain = yaml.load(ROOT / "dvc.yaml")
     yaml.dump({"stages": {name: chain["stages"][name] for name in stages}}, folder / "dvc.yaml")
+    (folder / "stages/python.sh").write_text(f'exec {warm_python()} "$@"\n')
     return folder
 
 

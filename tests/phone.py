@@ -126,7 +126,7 @@ class Phone:
 
 
 @pytest.fixture
-def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def phones(tmp_path, monkeypatch):
     """The folder of all phones, of which adb finds those that are attached."""
     folder, programs = tmp_path / "phones", tmp_path / "adb"
     for path in (folder, programs):
@@ -138,7 +138,7 @@ def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def phone(phones: Path) -> Phone:
+def phone(phones):
     """One that is attached."""
     made = Phone(phones)
     made.attach()

@@ -17,6 +17,7 @@ import pytest
 from tests.bundles import make_bundle, pack
 from tests.once import once, repository
 from tests.sshd import free_port
+from tests.warm_python import warm_dvc
 
 DVC_YAML = """\
 stages:
@@ -58,7 +59,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *arguments)
+    return run(folder, *warm_dvc(*arguments))
 
 
 def commit(project: Path) -> None:
@@ -86,7 +87,7 @@ def _make_project(folder: Path) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     """The working directory: a project with results, whose git remote is ``../origin.git``."""
     shutil.copytree(once("sharing", _make_project), tmp_path / "work", symlinks=True)
     monkeypatch.chdir(tmp_path / "work/project")

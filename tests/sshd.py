@@ -141,7 +141,7 @@ def _listens(port: int) -> bool:
 
 
 @pytest.fixture
-def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+def sshd(tmp_path, monkeypatch):
     """A server that the client has never visited."""
     folder = tmp_path / "sshd"
     folder.mkdir()

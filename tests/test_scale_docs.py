@@ -34,9 +34,7 @@ while true; do sleep 0.05; done
 """
 
 
-def test_its_presets_and_settings_are_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_presets_and_settings_are_accepted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "presets", "presets")
     for name in ("params.yaml", "dvc.yaml"):
@@ -71,8 +69,8 @@ def container() -> dict[str, Any]:
 )
 @pytest.mark.parametrize("example", ["slurm", "kubernetes"])
 def test_a_script_waits_stops_and_goes_on_only_with_what_is_whole(
-    example: str, ends: str, stopped: bool, code: int, tmp_path: Path
-) -> None:
+    example, ends, stopped, code, tmp_path
+):
     programs, calls = tmp_path / "programs", tmp_path / "calls"
     programs.mkdir()
     for name in ("ackd", "scontrol", "dvc", "git"):

@@ -1,4 +1,4 @@
-"""Stages of a chain that start at once, as forks of a process that has imported them.
+"""Stages and commands of dvc that start at once, as forks of a process that has imported them.
 
 ``python -m stages.NAME`` takes some seconds for its imports, which are paid once here.
 """
@@ -22,7 +22,7 @@ _STAGES = ["prepare_data", "train_teacher", "train_proxy", "distill", "prune", "
 _STAGES += ["validate", "profile_latency", "analyze", "report", "gate", "package"]
 # What they import when they need it.
 _LATE = ["accelerate", "onnxscript", "onnxruntime", "scipy.stats", "stages.data.sources.digits"]
-_LATE += ["matplotlib.pyplot", "stages.preflight"]
+_LATE += ["matplotlib.pyplot", "stages.preflight", "dvc.cli.parser", "dvc.repo.reproduce"]
 _CLIENT = """\
 #!{python} -IS
 import json, os, socket, sys
@@ -37,7 +37,7 @@ sys.exit(code[0] if code else 1)
 
 
 def warm_python() -> Path:
-    """What runs ``-m stages.NAME`` as ``python`` would."""
+    """What runs ``-m stages.NAME`` and ``-m dvc`` as ``python`` would."""
 
     def make(folder: Path) -> None:
         address = str(folder / "socket")
@@ -52,6 +52,11 @@ def warm_python() -> Path:
             assert not (folder / "log").read_text(), (folder / "log").read_text()
 
     return once("warm-python", make) / "python"
+
+
+def warm_dvc(*arguments: str) -> list[str]:
+    """A command of dvc."""
+    return [str(warm_python()), "-m", "dvc", *arguments]
 
 
 def _serve(address: str) -> None:
@@ -110,7 +115,9 @@ def _run(files: list[int], folder: str, variables: dict[str, str], arguments: li
     import torch
 
     torch.set_num_threads(torch.get_num_threads())
-    run_module(arguments[0])
+    name, *rest = arguments
+    # The package itself stays, as its modules are imported.
+    run_module("dvc.__main__" if name == "dvc" else name, *rest)
 
 
 if __name__ == "__main__":

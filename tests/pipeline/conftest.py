@@ -6,11 +6,13 @@ import contextlib
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from tests.once import keep_running, once, repository
 from tests.sshd import free_port
+from tests.warm_python import warm_dvc
 
 ROOT = Path(__file__).parents[2]
 CHAIN = """\
@@ -44,14 +47,14 @@ stages:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     """The working directory: ``first``, then ``left`` beside ``right``, then ``last``."""
     monkeypatch.chdir(tmp_path)
     return _write_project(tmp_path)
 
 
 @pytest.fixture
-def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def finished(tmp_path, monkeypatch):
     """As :func:`project`, after ``dvc repro``."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(once("finished", _run_project), tmp_path, symlinks=True, dirs_exist_ok=True)
@@ -67,8 +70,7 @@ def _write_project(folder: Path) -> Path:
 
 
 def _run_project(folder: Path) -> None:
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
-    subprocess.run(command, cwd=_write_project(folder), check=True)
+    subprocess.run(warm_dvc("repro", "--quiet"), cwd=_write_project(folder), check=True)
 
 
 def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
@@ -86,12 +88,17 @@ def change_stage(project: Path, old: str, new: str) -> None:
     (project / "dvc.yaml").write_text(text.replace(old, new))
 
 
+def wait_until(is_so: Callable[[], Any], what: str, within_s: float = 400.0) -> Any:
+    """What becomes true, also on a machine that has other work to do."""
+    end = time.monotonic() + within_s
+    while not (found := is_so()):
+        assert time.monotonic() < end, f"{what}: not within {within_s:g} s"
+        time.sleep(0.05)
+    return found
+
+
 def wait_for(path: Path) -> None:
-    """Until the file exists."""
-    end = time.monotonic() + 240
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.02)
+    wait_until(path.exists, str(path))
 
 
 def set_temperature(project: Path, value: float) -> None:
@@ -101,7 +108,7 @@ def set_temperature(project: Path, value: float) -> None:
 
 
 @pytest.fixture
-def prefect_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def prefect_server(monkeypatch):
     """One Prefect server for all flows of all workers."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -111,16 +118,25 @@ def prefect_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+def prefect_home(folder: Path) -> Path:
+    """A new ``PREFECT_HOME`` with a database, which takes a first start many seconds to make."""
+    folder.mkdir()
+    shutil.copy(once("prefect", _serve) / "new.db", folder / "prefect.db")
+    return folder
+
+
 def _serve(folder: Path) -> None:
     port = free_port()
     server = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start", "--no-ui"]
     own = {**os.environ, "PREFECT_HOME": str(folder)}
     keep_running([*server, "--port", str(port)], folder / "log", own)
     url = f"http://127.0.0.1:{port}/api"
-    end = time.monotonic() + 240
-    while not answers(f"{url}/health"):
-        assert time.monotonic() < end, (folder / "log").read_text()
-        time.sleep(0.1)
+    wait_until(lambda: answers(f"{url}/health"), f"Prefect ({folder}/log)")
+    with (
+        contextlib.closing(sqlite3.connect(folder / "prefect.db")) as used,
+        contextlib.closing(sqlite3.connect(folder / "new.db")) as copy,
+    ):
+        used.backup(copy)
     (folder / "url").write_text(url)
 
 

@@ -32,12 +32,12 @@ MODEL = "fp32.static.onnx"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("made") / "bundle", key=KEY)
 
 
 @pytest.fixture
-def bundle(made: Path, tmp_path: Path) -> Path:
+def bundle(made, tmp_path):
     return shutil.copytree(made, tmp_path / "bundle")
 
 
@@ -56,7 +56,7 @@ def forge(bundle: Path, **changes: object) -> None:
         manifest["sha256"] = manifest_sum(manifest)
 
 
-def test_folder_and_file_are_the_same_bundle(bundle: Path) -> None:
+def test_folder_and_file_are_the_same_bundle(bundle):
     with open_bundle(bundle, PUBLIC) as folder, open_bundle(pack(bundle), PUBLIC) as file:
         assert folder.manifest_sha256 == file.manifest_sha256 == sha256(bundle / "manifest.json")
         assert (folder.name, folder.version, folder.signer) == ("student", "1.0.0", key_id(PUBLIC))
@@ -71,7 +71,7 @@ def test_folder_and_file_are_the_same_bundle(bundle: Path) -> None:
     assert not unpacked.exists()
 
 
-def test_each_altered_byte_is_refused_and_its_file_named(bundle: Path, tmp_path: Path) -> None:
+def test_each_altered_byte_is_refused_and_its_file_named(bundle, tmp_path):
     names = sorted(path.name for path in bundle.iterdir())
     assert len(names) == 8 + 6  # the models, and what describes them
     for name in names:
@@ -83,7 +83,7 @@ def test_each_altered_byte_is_refused_and_its_file_named(bundle: Path, tmp_path:
             shutil.rmtree(copy)
 
 
-def test_a_file_that_was_made_to_fit_is_refused_by_its_signature(bundle: Path) -> None:
+def test_a_file_that_was_made_to_fit_is_refused_by_its_signature(bundle):
     signature = (bundle / "manifest.sig").read_bytes()
     flip_byte(bundle / "labels.json")
     seal(bundle, "1.0.0", KEY)
@@ -93,7 +93,7 @@ def test_a_file_that_was_made_to_fit_is_refused_by_its_signature(bundle: Path) -
     )
 
 
-def test_another_key_and_none(bundle: Path) -> None:
+def test_another_key_and_none(bundle):
     other = Ed25519PrivateKey.generate().public_key()
     said = f"signed with the key {key_id(PUBLIC)}, expected {key_id(other)}"
     with pytest.raises(InputError, match=said), open_bundle(pack(bundle), other):
@@ -113,7 +113,7 @@ def test_another_key_and_none(bundle: Path) -> None:
             assert opened.signer is None
 
 
-def test_what_is_missing_or_too_many(bundle: Path) -> None:
+def test_what_is_missing_or_too_many(bundle):
     (bundle / "more\x1b[2J.py").write_text("")
     assert refusal(bundle).startswith(r"'more\x1b[2J.py': not in manifest.json")
     (bundle / "more\x1b[2J.py").unlink()
@@ -199,9 +199,7 @@ NOT_LISTED = "is not in manifest.json or not of the size that is stated there"
         (replaced("labels.json", member("bundle/\udcff", 1)), "damaged or no bundle"),
     ],
 )
-def test_archives_of_somebody_who_means_harm(
-    made: Path, tmp_path: Path, write: Archive, sentence: str
-) -> None:
+def test_archives_of_somebody_who_means_harm(made, tmp_path, write, sentence):
     path = tmp_path / "evil.tar.gz"
     names = ["manifest.json", "manifest.sig"]
     names += sorted({p.name for p in made.iterdir()} - set(names))
@@ -216,7 +214,7 @@ def test_archives_of_somebody_who_means_harm(
     assert not (tmp_path.parent / "outside").exists()
 
 
-def test_archives_that_are_none(bundle: Path) -> None:
+def test_archives_that_are_none(bundle):
     path = pack(bundle)
     whole = path.read_bytes()
     for content in (b"no archive", whole[:-2000], whole[:100], gzip.compress(b"x" * 1000), b""):
@@ -225,7 +223,7 @@ def test_archives_that_are_none(bundle: Path) -> None:
         assert said.startswith((f"{path}: damaged or no bundle (", f"{path}: has nothing of"))
 
 
-def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle: Path) -> None:
+def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle):
     """2 GB in 2 MB, as the manifest says that they are."""
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     zeros = {"sha256": "0" * 64, "bytes": 2 << 30}
@@ -254,7 +252,7 @@ def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle: Path) -> None:
         {"files": {f"f{n}": {"sha256": "0" * 64, "bytes": 1} for n in range(1001)}},
     ],
 )
-def test_manifests_of_another_form(bundle: Path, change: dict[str, object]) -> None:
+def test_manifests_of_another_form(bundle, change):
     forge(bundle, **change)
     for path in (bundle, pack(bundle)):
         assert refusal(path).startswith(
@@ -264,7 +262,7 @@ def test_manifests_of_another_form(bundle: Path, change: dict[str, object]) -> N
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.json"])
 @pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b"\xff", b"[]"])
-def test_json_that_is_none_or_nested_without_end(bundle: Path, name: str, content: bytes) -> None:
+def test_json_that_is_none_or_nested_without_end(bundle, name, content):
     (bundle / name).write_bytes(content)
     if name == "model.json":
         seal(bundle)
@@ -293,9 +291,7 @@ def escape(model: dict[str, object], path: str) -> None:
         (lambda model: model["files"].update({"a\x1b": 1}), DAMAGED),
     ],
 )
-def test_descriptions_of_models_elsewhere_and_of_none(
-    bundle: Path, change: Callable[[dict[str, object]], object], sentence: str
-) -> None:
+def test_descriptions_of_models_elsewhere_and_of_none(bundle, change, sentence):
     with changed(bundle / "model.json") as model:
         change(model)
     seal(bundle)
@@ -303,7 +299,7 @@ def test_descriptions_of_models_elsewhere_and_of_none(
         assert refusal(path).startswith(f"model.json: {sentence}")
 
 
-def test_models_that_are_none_or_have_weights_elsewhere(bundle: Path) -> None:
+def test_models_that_are_none_or_have_weights_elsewhere(bundle):
     def put(content: bytes) -> None:
         (bundle / MODEL).write_bytes(content)
         with changed(bundle / "model.json") as description:
@@ -320,7 +316,7 @@ def test_models_that_are_none_or_have_weights_elsewhere(bundle: Path) -> None:
     assert refusal(pack(bundle)).startswith(f"{MODEL}: no ONNX model")
 
 
-def test_a_folder_with_a_link_or_a_pipe(bundle: Path, tmp_path: Path) -> None:
+def test_a_folder_with_a_link_or_a_pipe(bundle, tmp_path):
     (bundle / "labels.json").rename(tmp_path / "labels.json")
     # As DVC lays out a folder where its cache is linked to.
     (bundle / "labels.json").symlink_to(tmp_path / "labels.json")
@@ -335,7 +331,7 @@ def test_a_folder_with_a_link_or_a_pipe(bundle: Path, tmp_path: Path) -> None:
     assert refusal(bundle).startswith("labels.json: altered since it was packaged")
 
 
-def test_a_full_disk(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(bundle, tmp_path, monkeypatch):
     path = pack(bundle)
     with small_disk(tmp_path, "size=16k") as disk:
         monkeypatch.setattr(tempfile, "tempdir", str(disk))

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -18,7 +17,7 @@ from tests.pipeline.conftest import ROOT, change_stage, invoke
 
 
 @pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def _wide(monkeypatch):
     monkeypatch.setattr(cli, "console", Console(width=200, emoji=False))
 
 
@@ -27,7 +26,7 @@ def cells(output: str) -> list[list[str]]:
     return [[cell for cell in line.split("  ") if cell.strip()] for line in lines]
 
 
-def test_help_of_every_command() -> None:
+def test_help_of_every_command():
     todo = [((), get_command(cli.app))]
     for path, command in todo:
         code, output, _ = invoke(*path, "--help")
@@ -39,7 +38,7 @@ def test_help_of_every_command() -> None:
     assert len(todo) > 20
 
 
-def test_help_imports_no_heavy_package() -> None:
+def test_help_imports_no_heavy_package():
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom pipeline.cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
@@ -53,9 +52,7 @@ def test_help_imports_no_heavy_package() -> None:
 
 
 @pytest.mark.parametrize("command", ["use", "run", "status", "show"])
-def test_outside_a_project_it_is_one_sentence(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outside_a_project_it_is_one_sentence(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output, error = invoke(command)
     assert (code, output) == (1, "")
@@ -64,7 +61,7 @@ def test_outside_a_project_it_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_use_lists_changes_and_sets(project: Path) -> None:
+def test_use_lists_changes_and_sets(project):
     (project / "presets").symlink_to(ROOT / "presets")
     code, output, _ = invoke("use")
     assert code == 0
@@ -84,7 +81,7 @@ def test_use_lists_changes_and_sets(project: Path) -> None:
     assert "data.source: hf:/data/cifar100 -> hf:/data/own" in output
 
 
-def test_status_is_a_table_of_all_stages(project: Path) -> None:
+def test_status_is_a_table_of_all_stages(project):
     code, output, _ = invoke("status")
     assert code == 0
     rows = [[cell.strip() for cell in row] for row in cells(output) if row]
@@ -92,7 +89,7 @@ def test_status_is_a_table_of_all_stages(project: Path) -> None:
     assert rows[-1][0].startswith("disk: ")
 
 
-def test_status_and_run_refuse_wrong_params(project: Path) -> None:
+def test_status_and_run_refuse_wrong_params(project):
     params = project / "params.yaml"
     text = params.read_text()
     for old, new, said in (
@@ -107,7 +104,7 @@ def test_status_and_run_refuse_wrong_params(project: Path) -> None:
     assert not (project / "first.txt").exists()
 
 
-def test_many_reasons_are_cut_short(project: Path) -> None:
+def test_many_reasons_are_cut_short(project):
     (project / "dvc.lock").write_text("schema: '2.0'\nstages: {first: {cmd: other}}\n")
     change_stage(project, "deps: [source.txt]", "deps: [source.txt, a, b, c, d]")
     code, output, _ = invoke("status")
@@ -118,9 +115,7 @@ def test_many_reasons_are_cut_short(project: Path) -> None:
     assert row.count(";") == 4
 
 
-def test_doctor_works_anywhere_and_says_what_is_missing_for_what(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_works_anywhere_and_says_what_is_missing_for_what(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output, _ = invoke("doctor")
     assert code == 0
@@ -132,9 +127,7 @@ def test_doctor_works_anywhere_and_says_what_is_missing_for_what(
     assert all(finding.missing for finding in findings.values() if not finding.usable)
 
 
-def test_with_nothing_to_do_run_needs_no_server(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_nothing_to_do_run_needs_no_server(finished, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setitem(sys.modules, "prefect", None)
     code, output, _ = invoke("run")
@@ -154,8 +147,8 @@ def test_with_nothing_to_do_run_needs_no_server(
     ],
 )
 def test_what_prefect_lacks_is_one_sentence_before_anything_runs(
-    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
-) -> None:
+    project, monkeypatch, name, value, sentence
+):
     monkeypatch.setenv(name, value)
     code, output, error = invoke("run")
     assert (code, output) == (1, "")
@@ -164,9 +157,7 @@ def test_what_prefect_lacks_is_one_sentence_before_anything_runs(
     assert not (project / "first.txt").exists()
 
 
-def test_run_as_a_process_ends_with_its_table_and_status(
-    finished: Path, prefect_server: None
-) -> None:
+def test_run_as_a_process_ends_with_its_table_and_status(finished, prefect_server):
     (finished / "source.txt").write_text("2\n")
     change_stage(
         finished, "cmd: cp first.txt left.txt", "cmd: 'echo \"error: no ink\" >&2; exit 3'"

@@ -20,7 +20,7 @@ from pipeline.dvc_command import RemoteError, StageBusyError, StageError, failur
         "botocore.exceptions.ClientError: 503 Service Unavailable",
     ],
 )
-def test_a_remote_that_does_not_answer_is_tried_again(line: str) -> None:
+def test_a_remote_that_does_not_answer_is_tried_again(line):
     error = failure(["epoch 1", line, "ERROR: failed to reproduce 'left': it failed"], 255)
     assert type(error) is RemoteError
     assert not str(error).startswith(("error: ", "ERROR: "))
@@ -35,17 +35,17 @@ def test_a_remote_that_does_not_answer_is_tried_again(line: str) -> None:
         ["error: the device took longer than 1800 s"],
     ],
 )
-def test_what_would_fail_again_is_not(lines: list[str]) -> None:
+def test_what_would_fail_again_is_not(lines):
     assert type(failure(lines, 255)) is StageError
 
 
-def test_a_crash_carries_its_last_line() -> None:
+def test_a_crash_carries_its_last_line():
     lines = ["Traceback (most recent call last):", '  File "x.py", line 1, in <module>']
     lines += ["ModuleNotFoundError: No module named 'x'", "ERROR: failed to reproduce 'left': x"]
     assert str(failure(lines, 255)) == "ModuleNotFoundError: No module named 'x'"
 
 
-def test_a_lock_comes_before_all_else() -> None:
+def test_a_lock_comes_before_all_else():
     busy = "ERROR: '/a' is busy, it is being blocked by: (PID 1): dvc repro"
     assert type(failure([busy, "connection refused"], 255)) is StageBusyError
     assert str(failure([], -9)) == "ended by SIGKILL"

@@ -16,6 +16,7 @@ from models.errors import InputError
 from pipeline.dvc_command import StageBusyError, StageError
 from pipeline.dvc_runner import Runner, load_graph, load_status, nothing_to_do
 from tests.pipeline.conftest import ROOT, change_stage, set_temperature, wait_for
+from tests.warm_python import warm_dvc
 
 
 def repro(runner: Runner, stage: str) -> tuple[str, list[str]]:
@@ -27,7 +28,7 @@ def states(root: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {status.name: (status.state, status.reasons) for status in load_status(root)}
 
 
-def test_the_graph_is_in_order_and_names_what_each_stage_depends_on(project: Path) -> None:
+def test_the_graph_is_in_order_and_names_what_each_stage_depends_on(project):
     graph = {stage.name: stage.upstream for stage in load_graph(project)}
     assert list(graph) == ["first", "left", "right", "last"]
     assert graph == {
@@ -38,9 +39,9 @@ def test_the_graph_is_in_order_and_names_what_each_stage_depends_on(project: Pat
     }
 
 
-def test_the_graph_of_this_project_has_the_stages_that_dvc_lists() -> None:
+def test_the_graph_of_this_project_has_the_stages_that_dvc_lists():
     listed = subprocess.run(
-        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
+        warm_dvc("stage", "list", "--name-only"),
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -56,13 +57,13 @@ def test_the_graph_of_this_project_has_the_stages_that_dvc_lists() -> None:
     ]
 
 
-def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project: Path) -> None:
+def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project):
     always = "    outs: [first.txt]\n    always_changed: true\n"
     change_stage(project, "    outs: [first.txt]\n", always)
     change_stage(project, "deps: [source.txt]", "deps: [params.yaml]")
     assert not nothing_to_do(project)
     assert not (project / "first.txt").exists()
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+    subprocess.run(warm_dvc("repro", "--quiet"), check=True)
     assert nothing_to_do(project)
     # What always runs gives something else, as on another machine.
     (project / "source.txt").write_text("2\n")
@@ -78,17 +79,13 @@ def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project: Pat
         ("echo 1 > .dvc/tmp/rwlock", r"\.dvc/tmp/rwlock: damaged, so no stage runs; remove it"),
     ],
 )
-def test_a_project_that_dvc_cannot_open_is_one_sentence(
-    project: Path, break_it: str, sentence: str
-) -> None:
+def test_a_project_that_dvc_cannot_open_is_one_sentence(project, break_it, sentence):
     subprocess.run(f"mkdir -p .dvc/tmp; {break_it}", shell=True, check=True)
     with pytest.raises(InputError, match=sentence):
         nothing_to_do(project)
 
 
-def test_a_project_that_cannot_be_written_is_one_sentence(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_project_that_cannot_be_written_is_one_sentence(project, monkeypatch):
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", ".dvc/tmp/lock")
 
@@ -97,7 +94,7 @@ def test_a_project_that_cannot_be_written_is_one_sentence(
         load_status(project)
 
 
-def test_a_stage_runs_is_then_unchanged_and_is_restored(project: Path) -> None:
+def test_a_stage_runs_is_then_unchanged_and_is_restored(project):
     with Runner(project) as runner:
         assert repro(runner, "first") == ("ran", ["hello from first"])
         assert repro(runner, "first") == ("unchanged", [])
@@ -109,7 +106,7 @@ def test_a_stage_runs_is_then_unchanged_and_is_restored(project: Path) -> None:
         assert (project / "first.txt").read_text() == "1\n"
 
 
-def test_a_failure_carries_the_last_line_of_the_stage(project: Path) -> None:
+def test_a_failure_carries_the_last_line_of_the_stage(project):
     change_stage(
         project,
         "echo hello from first && cp source.txt first.txt",
@@ -121,7 +118,7 @@ def test_a_failure_carries_the_last_line_of_the_stage(project: Path) -> None:
         repro(runner, "first")
 
 
-def test_files_held_by_another_dvc_process_are_worth_a_retry(finished: Path) -> None:
+def test_files_held_by_another_dvc_process_are_worth_a_retry(finished):
     # A stage that an interrupt does not end: dvc gives its lock back all the same.
     change_stage(finished, "cp first.txt left.txt", "trap '' INT; touch started && sleep 60")
     with Runner(finished) as runner, Runner(finished) as other:
@@ -135,7 +132,7 @@ def test_files_held_by_another_dvc_process_are_worth_a_retry(finished: Path) -> 
     assert json.loads((finished / ".dvc/tmp/rwlock").read_text()) == {}
 
 
-def test_nothing_starts_once_a_runner_has_been_stopped(project: Path) -> None:
+def test_nothing_starts_once_a_runner_has_been_stopped(project):
     with Runner(project) as runner:
         runner.stop_all()
         with pytest.raises(StageError, match="stopped"):
@@ -143,7 +140,7 @@ def test_nothing_starts_once_a_runner_has_been_stopped(project: Path) -> None:
     assert not (project / "first.txt").exists()
 
 
-def test_status_says_what_will_run_and_why(finished: Path) -> None:
+def test_status_says_what_will_run_and_why(finished):
     assert set(states(finished).values()) == {("up to date", ())}
     set_temperature(finished, 2.0)
     assert states(finished) == {
@@ -175,7 +172,7 @@ def test_status_says_what_will_run_and_why(finished: Path) -> None:
         ),
     ],
 )
-def test_a_broken_chain_is_one_sentence(project: Path, old: str, new: str, sentence: str) -> None:
+def test_a_broken_chain_is_one_sentence(project, old, new, sentence):
     change_stage(project, old, new)
     with pytest.raises(InputError, match=sentence) as caught:
         load_graph(project)

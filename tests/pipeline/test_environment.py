@@ -16,7 +16,7 @@ from pipeline.environment import choose_prefect_home, prepare
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for name in ("no_proxy", "NO_PROXY", "PREFECT_HOME"):
@@ -31,7 +31,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"NO_PROXY": "a", "no_proxy": "b"}, "b,127.0.0.1,localhost,::1"),
     ],
 )
-def test_no_proxy_is_asked_for_loopback(before: dict[str, str], after: str) -> None:
+def test_no_proxy_is_asked_for_loopback(before, after):
     os.environ.update(before, http_proxy="http://127.0.0.1:9")
     prepare()
     prepare()
@@ -40,7 +40,7 @@ def test_no_proxy_is_asked_for_loopback(before: dict[str, str], after: str) -> N
     assert not urllib.request.proxy_bypass_environment("huggingface.co")
 
 
-def test_this_python_comes_first_and_what_was_set_stays() -> None:
+def test_this_python_comes_first_and_what_was_set_stays():
     os.environ.update(PATH="/usr/bin", PREFECT_SERVER_ANALYTICS_ENABLED="true")
     os.environ.pop("DO_NOT_TRACK", None)
     prepare()
@@ -50,9 +50,7 @@ def test_this_python_comes_first_and_what_was_set_stays() -> None:
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
-def test_a_user_whom_the_system_does_not_know_has_a_home_and_a_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_user_whom_the_system_does_not_know_has_a_home_and_a_name(monkeypatch):
     for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         os.environ.pop(name, None)
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
@@ -61,7 +59,7 @@ def test_a_user_whom_the_system_does_not_know_has_a_home_and_a_name(
     assert getpass.getuser() == str(os.getuid())
 
 
-def test_prefects_home_is_where_it_can_be_written(tmp_path: Path) -> None:
+def test_prefects_home_is_where_it_can_be_written(tmp_path):
     lines: list[str] = []
     os.environ["HOME"] = str(tmp_path / "home")
     choose_prefect_home(lines.append)
@@ -77,7 +75,7 @@ def test_prefects_home_is_where_it_can_be_written(tmp_path: Path) -> None:
     ]
 
 
-def test_a_home_that_was_named_is_taken_or_refused(tmp_path: Path) -> None:
+def test_a_home_that_was_named_is_taken_or_refused(tmp_path):
     (tmp_path / "file").touch()
     os.environ["PREFECT_HOME"] = str(tmp_path / "file/prefect")
     with pytest.raises(InputError, match=r"PREFECT_HOME is '.*file/prefect', which cannot be wri"):

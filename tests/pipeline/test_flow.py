@@ -67,7 +67,7 @@ def words(rows: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def asked(monkeypatch):
     """The stages that dvc was started for."""
     found: list[str] = []
     repro = Runner.repro
@@ -80,9 +80,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_stages_run_once_and_only_what_may_have_changed_is_asked_of_dvc(
-    project: Path, asked: list[str]
-) -> None:
+def test_stages_run_once_and_only_what_may_have_changed_is_asked_of_dvc(project, asked):
     state, rows = run(project)
     assert state.is_completed()
     assert words(rows) == dict.fromkeys(STAGES, "Completed")
@@ -112,7 +110,7 @@ def test_stages_run_once_and_only_what_may_have_changed_is_asked_of_dvc(
     assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"left": "Completed"}
 
 
-def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished: Path, asked: list[str]) -> None:
+def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished, asked):
     change_stage(finished, "outs: [first.txt]\n", "outs: [first.txt]\n    always_changed: true\n")
     _, rows = run(finished)
     assert asked[0] == "first"
@@ -120,9 +118,7 @@ def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished: Path, asked: 
     assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"first": "Completed"}
 
 
-def test_trainings_have_a_gpu_each_at_one_time_and_measurements_the_machine(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trainings_have_a_gpu_each_at_one_time_and_measurements_the_machine(project, monkeypatch):
     monkeypatch.setenv("ACKD_GPUS", "3, 5")
     (project / "dvc.yaml").write_text(BUSY)
     state, rows = run(project)
@@ -133,9 +129,7 @@ def test_trainings_have_a_gpu_each_at_one_time_and_measurements_the_machine(
     assert beside == ["", ""]
 
 
-def test_a_remote_that_does_not_answer_and_another_dvc_process_are_waited_for(
-    project: Path,
-) -> None:
+def test_a_remote_that_does_not_answer_and_another_dvc_process_are_waited_for(project):
     (project / "dvc.yaml").write_text(FLAKY)
     other = subprocess.Popen(["sleep", "3"])
     held = {str(project / "out.txt"): {"pid": other.pid, "cmd": "another dvc"}}
@@ -152,7 +146,7 @@ def test_a_remote_that_does_not_answer_and_another_dvc_process_are_waited_for(
     assert (project / "out.txt").read_text() == "1\n"
 
 
-def test_cancelled_without_a_worker_it_stops_too(finished: Path) -> None:
+def test_cancelled_without_a_worker_it_stops_too(finished):
     change_stage(finished, "cp first.txt left.txt", "touch started && sleep 120")
 
     def cancel() -> None:
@@ -176,9 +170,7 @@ def is_of(run: FlowRun, project: Path) -> bool:
     return str(run.parameters.get("root")) == str(project)
 
 
-def test_what_cannot_be_fails_before_anything_runs(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_fails_before_anything_runs(project, monkeypatch):
     monkeypatch.setenv("ACKD_GPUS", "0")
     change_stage(project, "outs: [last.txt]", "outs: [last.txt]\n    meta: {prefect: {gpu: 2}}")
     state, rows = run(project)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from models.errors import InputError
@@ -12,7 +10,7 @@ from tests import once
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path):
     once.repository(tmp_path)
     (tmp_path / "kept.txt").write_text("1")
     (tmp_path / "gone.txt").write_text("1")
@@ -21,14 +19,14 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_changed_files_are_those_that_git_tracks(repository: Path) -> None:
+def test_changed_files_are_those_that_git_tracks(repository):
     (repository / "kept.txt").write_text("2")
     (repository / "gone.txt").unlink()
     (repository / "new.txt").write_text("1")
     assert changed_files(repository) == ["gone.txt", "kept.txt"]
 
 
-def test_what_git_lacks_is_one_sentence(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_git_lacks_is_one_sentence(repository, monkeypatch):
     with pytest.raises(InputError, match=r"^git fetch: this repository has no origin; run `git re"):
         git(repository, "fetch", "origin")
     git(repository, "config", "user.useConfigOnly", "true")
@@ -56,5 +54,5 @@ def test_what_git_lacks_is_one_sentence(repository: Path, monkeypatch: pytest.Mo
         ("git@host:team/x.git", "git@host:team/x.git"),
     ],
 )
-def test_passwords_are_left_out(text: str, plain: str) -> None:
+def test_passwords_are_left_out(text, plain):
     assert without_password(text) == plain

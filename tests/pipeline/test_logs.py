@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,15 +16,13 @@ from tests.pipeline.conftest import change_stage
 
 
 @pytest.fixture(autouse=True)
-def _log_closed() -> Iterator[None]:
+def _log_closed():
     yield
     stop_log()
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_run_writes_lines_that_tell_run_stage_and_experiment(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_writes_lines_that_tell_run_stage_and_experiment(project, monkeypatch):
     monkeypatch.setenv("ACKD_LOG", "logs/run.jsonl")
     monkeypatch.setenv("DVC_EXP_NAME", "sweep.kd.seed1")
     change_stage(project, "cp first.txt right.txt", '"exit 3"')
@@ -52,9 +49,7 @@ def test_a_run_writes_lines_that_tell_run_stage_and_experiment(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_log_that_cannot_be_written_is_one_sentence(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_that_cannot_be_written_is_one_sentence(project, monkeypatch):
     (project / "taken").touch()
     monkeypatch.setenv("ACKD_LOG", "taken/run.jsonl")
     state = compress(project, return_state=True)

@@ -59,7 +59,7 @@ def shape(project: Path, split: str) -> tuple[int, ...]:
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
-def test_own_images(tmp_path: Path) -> None:
+def test_own_images(tmp_path):
     flowers = write_photographs(tmp_path / "flowers")
     project = make_project(tmp_path / "project", "identify_inputs", "prepare_data")
     [start] = blocks(IMAGES, "")
@@ -79,7 +79,7 @@ def test_own_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
-def test_unlabelled_images(tmp_path: Path) -> None:
+def test_unlabelled_images(tmp_path):
     flowers = write_photographs(tmp_path / "flowers")
     more = tmp_path / "more"
     more.mkdir()
@@ -99,9 +99,7 @@ def test_unlabelled_images(tmp_path: Path) -> None:
     assert (params.distill.unlabeled_share, params.unlabeled_per_batch) == (0.75, 48)
 
 
-def test_photographs_of_many_sizes(
-    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_photographs_of_many_sizes(programs, tmp_path, monkeypatch):
     photos = write_photographs(tmp_path / "photos")
     project = make_project(tmp_path / "project", "identify_inputs", "prepare_data")
     monkeypatch.chdir(project)
@@ -154,7 +152,7 @@ def write_teacher(path: Path, images: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
-def test_own_teacher(tmp_path: Path) -> None:
+def test_own_teacher(tmp_path):
     images = tmp_path / "images"
     write_photographs(images / "train", (32, 32))
     # 28 of 100 are not what their folder says: 72 % are right, which is near the stated 72.34 %.
@@ -188,7 +186,7 @@ def test_own_teacher(tmp_path: Path) -> None:
     assert "teacher.image_size: null -> 224" in type_in(project, transformer)
 
 
-def test_no_command_of_the_pages_is_left_out() -> None:
+def test_no_command_of_the_pages_is_left_out():
     uneven = "Classes of uneven size"
     many = "Photographs of many sizes"
     assert sections(IMAGES) == ["", many, uneven]

@@ -18,7 +18,7 @@ from tests.stages.conftest import CLASSES, exported
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     """What was exported, and two of the test images as files, one turned by EXIF."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "artifacts").symlink_to(exported() / "artifacts")
@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_answers_as_torch_does(project: Path) -> None:
+def test_it_answers_as_torch_does(project):
     code, output, error = invoke("predict", "straight.png", "turned.png")
     assert (code, error) == (0, "")
     data = load_data()
@@ -49,7 +49,7 @@ def test_it_answers_as_torch_does(project: Path) -> None:
             assert float(shown) == pytest.approx(100 * probability, abs=0.01)
 
 
-def test_what_cannot_be_read_is_named(project: Path) -> None:
+def test_what_cannot_be_read_is_named(project):
     Path("text.jpg").write_text("no picture")
     code, output, error = invoke("predict", "straight.png", "text.jpg", "absent.jpg")
     assert (code, output) == (1, "")
@@ -58,7 +58,7 @@ def test_what_cannot_be_read_is_named(project: Path) -> None:
     assert error.count("\n") == 1
 
 
-def test_a_precision_that_was_not_exported(project: Path) -> None:
+def test_a_precision_that_was_not_exported(project):
     code, output, error = invoke("predict", "straight.png", "--precision", "int4")
     assert (code, output) == (1, "")
     assert error.startswith("error: --precision int4: not exported; use one of fp32, ")

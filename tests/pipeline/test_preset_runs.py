@@ -60,7 +60,7 @@ def few(folder: Path, into: Path) -> Path:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not at {REAL}")
 @pytest.mark.parametrize(("pair", "method"), CELLS)
-def test_an_epoch(pair: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch(pair, method, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "presets", "presets")

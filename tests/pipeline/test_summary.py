@@ -18,6 +18,7 @@ from pipeline import cli
 from pipeline.rich_tables import print_table
 from stages.tables import Table
 from tests.pipeline.conftest import ROOT, invoke, set_temperature
+from tests.warm_python import warm_dvc
 
 _DEMO = json.loads((ROOT / "reports/summary.json").read_text(encoding="utf-8"))
 
@@ -55,11 +56,11 @@ def write(content: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def _wide(monkeypatch):
     monkeypatch.setattr(cli, "console", Console(width=200, emoji=False))
 
 
-def test_show_has_every_figure_and_place(project: Path) -> None:
+def test_show_has_every_figure_and_place(project):
     write(summary(), project)
     (project / "reports/index.html").write_text("")
     code, output, _ = invoke("show")
@@ -103,7 +104,7 @@ def test_show_has_every_figure_and_place(project: Path) -> None:
     assert "No export is recommended: none has its accuracy, size and latency" in output
 
 
-def test_a_table_wider_than_the_terminal_is_in_parts_that_fit() -> None:
+def test_a_table_wider_than_the_terminal_is_in_parts_that_fit():
     console = Console(width=40, file=io.StringIO(), record=True)
     rows = [["first", "1" * 12, "[2]", "3" * 12], ["second", None]]
     print_table(console, Table(["name", "one", "two", "three"], rows, "Both"))
@@ -128,8 +129,8 @@ def test_a_table_wider_than_the_terminal_is_in_parts_that_fit() -> None:
     ],
 )
 def test_show_of_a_missing_damaged_or_other_versions_summary_is_one_sentence(
-    place: tuple[str, ...], value: Any, problem: str, project: Path
-) -> None:
+    place, value, problem, project
+):
     if place:
         part = content = summary()
         for key in place[:-1]:
@@ -144,21 +145,21 @@ def test_show_of_a_missing_damaged_or_other_versions_summary_is_one_sentence(
     assert "; run `dvc repro` to make it" in error
 
 
-def test_show_says_whose_result_it_is(finished: Path) -> None:
+def test_show_says_whose_result_it_is(finished):
     write(summary(), finished)
     assert "these results" not in invoke("show")[1]
     set_temperature(finished, 2.5)
     output = " ".join(invoke("show")[1].split())
     assert "made with distill.temperature 4.0 (now 2.5); `ackd run` makes them anew" in output
     (finished / "source.txt").write_text("2\n")
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", "first"]
+    command = warm_dvc("repro", "--quiet", "--single-item", "first")
     subprocess.run(command, check=True)
     assert "2.5) and older than first.txt; `ackd run` makes them" in " ".join(
         invoke("show")[1].split()
     )
 
 
-def test_a_terminal_that_lacks_a_character_shows_its_code(project: Path) -> None:
+def test_a_terminal_that_lacks_a_character_shows_its_code(project):
     write(summary(), project)
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "show"],

@@ -22,7 +22,7 @@ def chosen_of(
     return choose(Found(experiments, []), Budget(*(*budget, None, None, None)[:3]), on)
 
 
-def test_units() -> None:
+def test_units():
     assert parse_budget("5 ms", "500kB", "60%") == pytest.approx((5.0, 0.5, 0.6))
     assert parse_budget("800us", "1MiB", "0.5") == pytest.approx((0.8, 1.048576, 0.5))
     assert parse_budget(None, None, None) == (None, None, None)
@@ -45,7 +45,7 @@ def student(name: str, *, ms: float, mb: float, accuracy: float, **more: Any) ->
     return experiment(name, content)
 
 
-def test_the_most_accurate_within_the_budget_of_many() -> None:
+def test_the_most_accurate_within_the_budget_of_many():
     random = np.random.default_rng(2)
     results = random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (60, 3))
     many = [
@@ -67,7 +67,7 @@ def test_the_most_accurate_within_the_budget_of_many() -> None:
             assert chosen.nearest.experiment is many[int(np.argmin(over))]
 
 
-def test_limits_are_within_and_what_is_missed_is_named() -> None:
+def test_limits_are_within_and_what_is_missed_is_named():
     found = chosen_of([student("a", ms=6.0, mb=2.5, accuracy=0.55)]).best["int8"]
     assert misses(found, Budget(6.0, 2.5, 0.55)) == {}
     assert list(misses(found, Budget(5.0, 2.0, 0.6))) == [
@@ -77,7 +77,7 @@ def test_limits_are_within_and_what_is_missed_is_named() -> None:
     ]
 
 
-def test_noisy_and_failed_ones_are_named_and_not_taken() -> None:
+def test_noisy_and_failed_ones_are_named_and_not_taken():
     students = [
         student("quiet", ms=2.0, mb=1.0, accuracy=0.6),
         student("loud", ms=1.0, mb=1.0, accuracy=0.8, noisy=True),
@@ -99,7 +99,7 @@ def test_noisy_and_failed_ones_are_named_and_not_taken() -> None:
     assert chosen_of(students, None, 1.0).best["int8"].accuracy == 0.9
 
 
-def test_the_device_is_named_by_url_or_processor_and_never_guessed() -> None:
+def test_the_device_is_named_by_url_or_processor_and_never_guessed():
     def on(name: str, cpu: str, accuracy: float) -> Experiment:
         content = with_rows(accuracy, int8=row(1.0, 1.5), cpu=cpu)
         content["devices"]["ssh://pi@board"] = content["devices"]["local:"] | {"cpu": "Board 4"}
@@ -123,7 +123,7 @@ def test_the_device_is_named_by_url_or_processor_and_never_guessed() -> None:
     assert place.title == "local: (Slow CPU), 1 thread"
 
 
-def test_accuracies_on_other_images_are_not_compared() -> None:
+def test_accuracies_on_other_images_are_not_compared():
     a, b = (student(name, ms=1.0, mb=1.0, accuracy=0.6) for name in "ab")
     b = replace(b, images=b.images._replace(digest="bb"))
     with pytest.raises(InputError, match="tested on different images .* name one sweep"):

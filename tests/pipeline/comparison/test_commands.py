@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[3] / "docs/how-to-compare.md"
 
 
 @pytest.fixture
-def sweep(project: Path) -> dict[str, list[float]]:
+def sweep(project):
     """KD and a dozen others of two seeds each, on this machine and all but KD on a board."""
     results: dict[str, list[float]] = {}
     paper = {"method": "kd", "accuracies": {"kd": 0.7073}, "differs": ["distill.epochs is 20"]}
@@ -44,9 +44,7 @@ def sweep(project: Path) -> dict[str, list[float]]:
     return results
 
 
-def test_compare_prints_and_writes_the_same_numbers(
-    project: Path, sweep: dict[str, list[float]]
-) -> None:
+def test_compare_prints_and_writes_the_same_numbers(project, sweep):
     code, output, error = invoke(
         "compare", "night", "--html", "a.html", "--markdown", "a.md", "--csv", "out/a.csv"
     )
@@ -72,7 +70,7 @@ def test_compare_prints_and_writes_the_same_numbers(
     assert board["p50_ms"] == board["p90_ms"] == ""
 
 
-def test_what_litert_runs_is_compared_and_chosen_too(project: Path) -> None:
+def test_what_litert_runs_is_compared_and_chosen_too(project):
     for seed in range(2):
         content = exps.summary(0.7 + seed / 100)
         timed = exps.export(0.695 + seed / 100, 0.09) | exps.row(0.4, 0.5)
@@ -95,7 +93,7 @@ def test_what_litert_runs_is_compared_and_chosen_too(project: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.usefixtures("sweep")
-def test_the_page_fits_its_window_and_asks_nobody(project: Path, tmp_path: Path) -> None:
+def test_the_page_fits_its_window_and_asks_nobody(project, tmp_path):
     assert invoke("compare", "night", "--html", "page.html")[0] == 0
     text = (project / "page.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\((?!#)|@import""", text)
@@ -120,7 +118,7 @@ def test_the_page_fits_its_window_and_asks_nobody(project: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("programs")
-def test_every_command_of_the_how_to(tmp_path: Path) -> None:
+def test_every_command_of_the_how_to(tmp_path):
     exps.start_project(tmp_path)
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     commands = [line[4:] for line in lines if line.startswith("    ")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from models.errors import InputError
@@ -12,14 +10,14 @@ from tests.pipeline.comparison import exps
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository(tmp_path, monkeypatch):
     """The working directory: a git repository without a commit."""
     monkeypatch.chdir(tmp_path)
     exps.git(tmp_path, "init", "--quiet", "--initial-branch=main")
     return tmp_path
 
 
-def test_names_seeds_and_accuracies(repository: Path) -> None:
+def test_names_seeds_and_accuracies(repository):
     names = ["night.kd.seed10", "night.kd.seed9", "night.ackd.seed0", "puce-loft"]
     for number, name in enumerate(names):
         exps.commit(repository, name, exps.files(exps.summary(0.5 + number / 10), seed=number))
@@ -68,9 +66,7 @@ def test_names_seeds_and_accuracies(repository: Path) -> None:
         ),
     ],
 )
-def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(
-    damage: dict[str, str | None], reason: str, repository: Path
-) -> None:
+def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(damage, reason, repository):
     exps.commit(repository, "night.kd.seed0", exps.files(exps.summary(0.5)) | damage)
     exps.commit(repository, "night.kd.seed1", exps.files(exps.summary(0.6), seed=1))
     found = find(None)
@@ -85,7 +81,7 @@ def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(
     )
 
 
-def test_the_newest_of_a_name_counts_and_is_named_so_that_dvc_knows_it(repository: Path) -> None:
+def test_the_newest_of_a_name_counts_and_is_named_so_that_dvc_knows_it(repository):
     old, new = (
         exps.commit(
             repository, "night.kd.seed0", exps.files(exps.summary(0.5)), base=base * 40, time=time
@@ -98,9 +94,7 @@ def test_the_newest_of_a_name_counts_and_is_named_so_that_dvc_knows_it(repositor
     assert missing == [("night.kd.seed0", reason)]
 
 
-def test_branches_and_commits_where_they_are_asked_for(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_branches_and_commits_where_they_are_asked_for(repository, monkeypatch):
     # The project may lie below the root of the repository.
     of = {f"below/{path}": text for path, text in exps.files(exps.summary(0.5)).items()}
     revision = exps.commit(repository, "night.kd.seed0", of)

@@ -39,7 +39,7 @@ def one_group(experiments: list[Experiment], baseline: str | None = None) -> Gro
     return group
 
 
-def test_means_ranks_and_paired_intervals() -> None:
+def test_means_ranks_and_paired_intervals():
     random = np.random.default_rng(0)
     results = {name: list(random.uniform(0.6, 0.8, 5)) for name in ("kd", "ackd", "at")}
     group = one_group(sweep_of(**results))
@@ -57,7 +57,7 @@ def test_means_ranks_and_paired_intervals() -> None:
         assert variant.over_baseline == pytest.approx((difference, *expected, 5))
 
 
-def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for() -> None:
+def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for():
     assert one_group(sweep_of(zeta=[0.5], kd=[0.5])).baseline == "kd"
     assert one_group(sweep_of(zeta=[0.5], alpha=[0.6])).baseline == "alpha"
     assert one_group(sweep_of(zeta=[0.5], kd=[0.6]), "zeta").baseline == "zeta"
@@ -72,7 +72,7 @@ def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for() -> None:
     assert comparison.baseline == "day.kd"
 
 
-def test_one_seed_has_no_interval_and_no_common_seed_no_difference() -> None:
+def test_one_seed_has_no_interval_and_no_common_seed_no_difference():
     experiments = sweep_of(kd=[0.5, 0.6], ackd=[0.7])
     experiments.append(experiment("night.at.seed7", summary(0.55)))
     comparison = compared(experiments)
@@ -86,7 +86,7 @@ def test_one_seed_has_no_interval_and_no_common_seed_no_difference() -> None:
     assert table.notes[0].endswith("may change the rank: ackd, at.")
 
 
-def test_other_test_images_are_not_ranked_together() -> None:
+def test_other_test_images_are_not_ranked_together():
     same = summary(0.9)
     other = same | {"data": same["data"] | {"test": 80}}
     experiments = [
@@ -110,7 +110,7 @@ def with_rows(accuracy: float, *, cpu: str = "Desk CPU", **rows: Any) -> dict[st
     return summary(accuracy, devices={"local:": device})
 
 
-def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked() -> None:
+def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked():
     loud = row(9.0, 9.5, noisy=True)
     experiments = [
         experiment("night.kd.seed0", with_rows(0.5, int8=row(1.0, 1.5), fp32=loud)),
@@ -126,7 +126,7 @@ def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked() -> N
     assert tables.costs(noisy, place).rows[0][4:] == ["9.00", "9.50 *", "not judged"]
 
 
-def test_what_failed_is_not_measured_and_says_why() -> None:
+def test_what_failed_is_not_measured_and_says_why():
     failed = row(None, None, status="failed", reason="it ran out of memory")
     content = with_rows(0.5, int8=failed, fp32=row(1.0, 1.5))
     content["exports"]["fp32"] = export(None, None, status="failed", reason="parity is 0.5")
@@ -138,7 +138,7 @@ def test_what_failed_is_not_measured_and_says_why() -> None:
     assert (cost.accuracy, cost.failed) == (None, 1)
 
 
-def test_machines_of_one_url_are_not_one_device() -> None:
+def test_machines_of_one_url_are_not_one_device():
     experiments = [
         experiment("night.kd.seed0", with_rows(0.5, int8=row(5.0, 5.5), cpu="Slow CPU")),
         experiment("night.ackd.seed0", with_rows(0.6, int8=row(1.0, 1.5), cpu="Quick CPU")),
@@ -158,7 +158,7 @@ def test_machines_of_one_url_are_not_one_device() -> None:
     }
 
 
-def test_the_papers_figures_stand_beside_and_say_what_differs() -> None:
+def test_the_papers_figures_stand_beside_and_say_what_differs():
     results = {"teacher": 0.74, "kd": 0.7073, "ackd": 0.7238}
 
     def paper_of(method: str) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def test_the_papers_figures_stand_beside_and_say_what_differs() -> None:
     assert lacking[reason] == ["the paper’s accuracy for warm"]
 
 
-def test_parameters_that_differ_but_for_the_seeds() -> None:
+def test_parameters_that_differ_but_for_the_seeds():
     experiments = [
         experiment("night.kd.seed0", summary(0.5), method="kd", epochs=2, weights=[1, 2]),
         experiment("night.warm.seed3", summary(0.6), method="kd", epochs=2, weights=[2], t=8.0),
@@ -196,7 +196,7 @@ def test_parameters_that_differ_but_for_the_seeds() -> None:
     assert table.rows == [["warm", "[2]", "8.0"], ["kd", "[1, 2]", "null"]]
 
 
-def test_without_any_results_there_is_nothing_to_compare() -> None:
+def test_without_any_results_there_is_nothing_to_compare():
     broken = [("night.kd.seed0", "it stopped"), ("night.kd.seed1", "it stopped")]
     with pytest.raises(InputError, match=r"^no experiment has results: night.kd.seed0: it"):
         compare(Found([], broken), None)

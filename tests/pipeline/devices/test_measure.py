@@ -9,21 +9,17 @@ from models.errors import InputError
 from pipeline.devices.measure import file_for, measure
 from stages.devices.base import Opening
 from stages.files import read_json
-from stages.sections.export import Profile
 from tests.bundles import flip_byte, make_bundle
-
-PROFILE = Profile(
-    threads=[1], warmup_runs=1, warmup_seconds=0.0, min_runs=5, min_seconds=0.0, max_runs=5
-)
+from tests.stages.devices.conftest import PROFILE
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bundle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return make_bundle(tmp_path / "bundle")
 
 
-def test_one_device_that_fails_costs_the_others_nothing(bundle: Path) -> None:
+def test_one_device_that_fails_costs_the_others_nothing(bundle):
     urls = ["ssh://127.0.0.1:1", "local:?threads=2", "local:"]
     with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: "):
         list(measure(urls, bundle, PROFILE, Opening()))
@@ -31,7 +27,7 @@ def test_one_device_that_fails_costs_the_others_nothing(bundle: Path) -> None:
     assert {file["device"] for file in kept} == set(urls[1:])
 
 
-def test_what_is_wrong_is_found_before_anything_runs(bundle: Path) -> None:
+def test_what_is_wrong_is_found_before_anything_runs(bundle):
     with pytest.raises(InputError, match="'telnet://x' has no known scheme"):
         list(measure(["local:", "telnet://x"], bundle, PROFILE, Opening()))
     with pytest.raises(InputError, match="a folder is where bundles are deployed to; measure on l"):
@@ -47,7 +43,7 @@ def test_what_is_wrong_is_found_before_anything_runs(bundle: Path) -> None:
     assert not Path("reports").exists()
 
 
-def test_names_of_files(bundle: Path) -> None:
+def test_names_of_files(bundle):
     names = {
         "local:": "local.json",
         "local:?cpus=0,1": "local-cpus-0-1.json",

@@ -15,9 +15,7 @@ import signal
 import ssl
 import subprocess
 import sys
-import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from models.errors import InputError
+from pipeline.cli import app
 from pipeline.devices.deploy import deploy
 from stages import gate, report
 from stages.devices.base import Opening
@@ -35,6 +34,7 @@ from stages.params import load_params
 from stages.sections.export import Profile
 from tests.bundles import make_bundle, pack
 from tests.chromium import CHROMIUM, opened_page
+from tests.forked import forked
 from tests.pages import (
     ROOT,
     blocks,
@@ -47,23 +47,16 @@ from tests.pages import (
     type_in,
     write_program,
 )
-from tests.phone import Phone, phone, phones, whoever_opens
+from tests.phone import phone, phones, whoever_opens
 from tests.pipeline.devices.test_probe import BROWSER
-from tests.sshd import Sshd, make_key, needs_sshd, running
+from tests.sshd import make_key, needs_sshd, running
 from tests.stages import chain_files
+from tests.stages.devices.conftest import PROFILE
 from tests.stages.test_profile_latency import FIELDS
 
 __all__ = ["phone", "phones", "programs"]
 
 BOARD, PHONE = "how-to-own-device.md", "how-to-phone.md"
-QUICK = {
-    "threads": [1],
-    "warmup_runs": 1,
-    "warmup_seconds": 0.0,
-    "min_runs": 5,
-    "min_seconds": 0.0,
-    "max_runs": 5,
-}
 # Commands within sentences, and what runs them where it is not done here, by a word of it.
 ELSEWHERE = {
     "ackd probe --install-from": ("test_probe.py", "--install-from"),
@@ -109,7 +102,7 @@ def read(path: Path) -> Any:
 
 
 @pytest.fixture
-def board(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+def board(programs, tmp_path, monkeypatch):
     """A host called board, which nobody has visited, and a user here with a key of their own."""
     folder, home, there = (tmp_path / name for name in ("sshd", "home", "board"))
     for path in (folder, home / ".ssh", there):
@@ -133,12 +126,12 @@ def board(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     None in (shutil.which("ssh-copy-id"), shutil.which("openssl")),
     reason="no ssh-copy-id or no openssl here; install openssh-client and openssl",
 )
-def test_own_device(board: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_device(board, tmp_path, monkeypatch):
     project = make_project(tmp_path / "project", "package")
     monkeypatch.chdir(project)
     chain_files.write_chain()
     shutil.copy(ROOT / "params.yaml", project)
-    set_params(project, profile=QUICK)
+    set_params(project, profile=PROFILE.model_dump())
     report.main(load_params())
     gate.main(load_params())
     host = f"{getpass.getuser()}@board"
@@ -186,19 +179,14 @@ def test_own_device(board: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def bundle(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a project with a bundle, and with its models as the chain has them."""
-    project = tmp_path / "project"
-    make_bundle(project / "artifacts/bundle")
+def bundle(programs, project):
+    """The project, with its models also as the chain has them."""
     shutil.copytree(project / "artifacts/bundle", project / "artifacts/onnx")
-    (project / "dvc.yaml").write_text("stages: {}\n")
-    shutil.copy(ROOT / "params.yaml", project)
-    monkeypatch.chdir(project)
     return project
 
 
 @pytest.mark.usefixtures("stand_in_runtime")
-def test_fetching_the_runtime(bundle: Path) -> None:
+def test_fetching_the_runtime(bundle):
     # That npm fetches it is tested with a stand-in: it has 33 MB. A second time nothing is fetched.
     [install] = blocks(PHONE, "1.")
     assert type_in(bundle, install) == (
@@ -208,29 +196,30 @@ def test_fetching_the_runtime(bundle: Path) -> None:
     assert f"ackd probe --install-from onnxruntime-web-{web_runtime.VERSION}.tgz" in inline(PHONE)
 
 
+def ackd(*words: str) -> None:
+    app(words)
+
+
 @pytest.mark.usefixtures("stand_in_runtime")
 @pytest.mark.parametrize("line", PROBES)
-def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
+def test_the_page_is_there_until_ctrl_c(bundle, line):
     lan, https = "--lan" in line, "--https" in line
     if lan:
         try:
             network.lan_address()
         except InputError as error:
             pytest.skip(str(error))
-    process = subprocess.Popen(
-        ["bash", "-c", f"exec {line}"],
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    killer = threading.Timer(300, process.kill)
-    killer.start()
-    try:
-        assert process.stdout is not None
+    with forked(ackd, *line.split()[1:]) as child:
         said = ""
-        while "Ctrl-C ends it." not in said:
-            said += process.stdout.readline()
-            assert process.poll() is None, said
+
+        def read_until(text: str) -> None:
+            nonlocal said
+            while text not in said:
+                more = child.output.readline()
+                assert more, said
+                said += more
+
+        read_until("Ctrl-C ends it.")
         [address] = re.findall(r"https?://[\d.]+:\d+/[\w-]{22}/", said)
         assert (address.startswith("https:"), "//127.0.0.1:" in address) == (https, not lan)
         anyone = ssl._create_unverified_context()
@@ -245,21 +234,15 @@ def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
         for task in begun["tasks"]:
             if task["row"] is None:
                 ask(f"runs/{begun['run']}/{task['number']}", '{"result": {"error": "no"}}')
-        while "kept  reports/devices/browser-pixel-8-chrome-156.json" not in said:
-            said += process.stdout.readline()
-            assert process.poll() is None, said
+        read_until("kept  reports/devices/browser-pixel-8-chrome-156.json")
         if https:
             place = address.split("/")[2].split(":")
             shown = ssl.get_server_certificate((place[0], int(place[1])))
             digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).digest()
             assert digest.hex(":").upper() in said
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=120)
-    finally:
-        killer.cancel()
-        process.kill()
-        process.communicate()
-    assert (process.returncode, rest) == (0, "stopped\n")
+        os.kill(child.process.pid, signal.SIGINT)
+        assert child.finish() == "stopped\n"
+        assert child.process.exitcode == 0
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -267,8 +250,7 @@ def test_the_page_is_there_until_ctrl_c(bundle: Path, line: str) -> None:
     not web_runtime.installed(),
     reason=f"onnxruntime-web is not in {web_runtime.folder()}: ackd probe --install",
 )
-def test_by_cable(bundle: Path, phone: Phone, tmp_path: Path) -> None:
-    set_params(bundle, profile=QUICK)
+def test_by_cable(bundle, phone, tmp_path):
     by_browser, *_ = blocks(PHONE, "By cable")
     with opened_page(tmp_path / "chromium") as page, whoever_opens(phone, page.open):
         said = type_in(bundle, by_browser)
@@ -301,8 +283,9 @@ def write_bench(project: Path) -> Path:
     return answer
 
 
-def test_a_native_runner(bundle: Path, phone: Phone) -> None:
+def test_a_native_runner(bundle, phone):
     _, by_runner, call = blocks(PHONE, "By cable")
+    set_params(bundle, profile=Profile().model_dump())
     answer = write_bench(bundle)
     shown = type_in(bundle, by_runner)
     assert "Google Tensor G3, bench 1\n" in shown
@@ -323,9 +306,7 @@ def test_a_native_runner(bundle: Path, phone: Phone) -> None:
     assert f"--min-seconds {Profile().min_seconds}" in call
 
 
-def test_a_changed_runner_is_measured_by_itself(
-    programs: Path, phone: Phone, tmp_path: Path
-) -> None:
+def test_a_changed_runner_is_measured_by_itself(programs, phone, tmp_path):
     project = make_project(tmp_path / "project", "profile_latency")
     make_bundle(tmp_path / "bundle")
     yaml = YAML()
@@ -356,7 +337,7 @@ def test_a_changed_runner_is_measured_by_itself(
     assert (tmp_path / "ran").read_text() == "ran\n", "the stages before it ran again"
 
 
-def test_no_command_of_the_pages_is_left_out() -> None:
+def test_no_command_of_the_pages_is_left_out():
     assert sections(BOARD) == ["1. Reach it", "2. Measure", "3. Sign, once", "4. Serve"]
     here = ["ackd profile", "ackd run", "realpath /srv/model/served"]
     assert inline(BOARD) == here

@@ -12,11 +12,10 @@ from pipeline.devices.measure import keep, results
 from stages.bundle.keys import new_key
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured
-from stages.devices.browser.runs import Report, Runs
+from stages.devices.browser.runs import Runs
 from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
-from tests.bundles import make_bundle
-from tests.pipeline.conftest import ROOT, invoke
+from tests.pipeline.conftest import invoke
 
 BROWSER = Browser.model_validate(
     {
@@ -32,16 +31,6 @@ BROWSER = Browser.model_validate(
 )
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with parameters and a bundle."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    make_bundle(tmp_path / "artifacts/bundle")
-    return tmp_path
-
-
 def refused(*arguments: str) -> str:
     """The sentence that the command ends with; nothing was kept."""
     code, _, error = invoke("probe", *arguments)
@@ -52,7 +41,7 @@ def refused(*arguments: str) -> str:
 
 
 @pytest.fixture
-def report(project: Path) -> Report:
+def report(project):
     """Of a phone without isolation: one model timed, one that failed."""
     import base64
 
@@ -76,7 +65,7 @@ def report(project: Path) -> Report:
     return runs.reports.get(timeout=1)
 
 
-def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Report) -> None:
+def test_a_report_is_kept_like_those_of_other_devices(project, report):
     path = keep(probe.measurement(report, None))
     assert path == Path("reports/devices/browser-pixel-8-chrome-156.json")
     kept = json.loads(path.read_text())
@@ -103,7 +92,7 @@ def test_a_report_is_kept_like_those_of_other_devices(project: Path, report: Rep
 
 
 @pytest.mark.usefixtures("stand_in_runtime")
-def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
+def test_a_users_mistakes_are_one_sentence(project):
     assert "nowhere.tar.gz: no such file; `ackd run`" in refused("--bundle", "nowhere.tar.gz")
     assert "--name is '../x', expected letters" in refused("--name", "../x")
     public, key_id = new_key(Path("signing.key"))
@@ -114,9 +103,7 @@ def test_a_users_mistakes_are_one_sentence(project: Path) -> None:
     assert "run ackd in the project's root" in refused()
 
 
-def test_without_its_files_it_says_how_to_get_them(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_its_files_it_says_how_to_get_them(project, monkeypatch):
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(project / "none"))
     assert "run `ackd probe --install` once, which fetches it with npm (33 MB)" in refused()
     monkeypatch.setenv("PATH", str(project))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -33,7 +32,7 @@ SUMMARY = ROOT / "reports/summary.json"
         ("", None),
     ],
 )
-def test_a_line_says_how_far_it_is(line: str, percent: float | None) -> None:
+def test_a_line_says_how_far_it_is(line, percent):
     assert percent_done(line) == percent
 
 
@@ -48,7 +47,7 @@ def artifacts_of(run: Any) -> dict[str, Artifact]:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_bar_follows_the_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_follows_the_lines_now_and_then(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(artifacts.time, "monotonic", lambda: now[0])
     shown: list[tuple[float, str]] = []
@@ -81,7 +80,7 @@ def test_a_bar_follows_the_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -
     assert bar.description == "train_teacher: done"
 
 
-def test_a_stage_goes_on_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_goes_on_without_a_bar(monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError("no server")
 
@@ -96,9 +95,7 @@ def test_a_stage_goes_on_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("kept_as", [None, "nightly-2026-11-26-0200"])
-def test_the_figures_the_picture_and_the_place_of_the_report(
-    tmp_path: Path, kept_as: str | None
-) -> None:
+def test_the_figures_the_picture_and_the_place_of_the_report(tmp_path, kept_as):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/summary.json").write_bytes(SUMMARY.read_bytes())
 
@@ -118,7 +115,7 @@ def test_the_figures_the_picture_and_the_place_of_the_report(
         assert f"dvc exp apply {kept_as}" in place
 
 
-def test_the_picture_stands_by_itself() -> None:
+def test_the_picture_stands_by_itself():
     address = accuracy_against_latency(read_json(SUMMARY))
     assert address is not None
     head, _, content = address.partition(",")

@@ -17,9 +17,11 @@ from prefect.client.schemas.objects import State
 from prefect.deployments.steps.core import run_steps
 
 from pipeline.flow import compress
+from pipeline.git_command import git
 from pipeline.service.local import worker_variables
 from stages.params import read_yaml
 from tests.pipeline.conftest import ROOT, change_stage
+from tests.warm_python import warm_dvc
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -28,29 +30,23 @@ BRING = [f"dvc exp pull origin {NAME}", f"dvc exp apply {NAME}"]
 """How docs/how-to-nightly.md brings the results of a clone into the project."""
 
 
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True)
-    return done.stdout
-
-
 def dvc(*arguments: str) -> None:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(warm_dvc(*arguments), check=False, capture_output=True, text=True)
     # Of a stage that failed, nothing can be brought; the rest is.
     missing = [line for line in done.stderr.splitlines() if line.startswith("last.txt")]
     assert done.returncode == 0 or (arguments[:2] == ("exp", "apply") and missing), done.stderr
 
 
 @pytest.fixture
-def committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def committed(project, monkeypatch):
     """The project as it is, in git, by whom a clone does not know from its own settings."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "tester")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@localhost")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     shutil.copy(ROOT / "prefect.yaml", project)
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "The chain")
+    git(Path(), "add", "--all")
+    git(Path(), "commit", "--quiet", "--message", "The chain")
     return project
 
 
@@ -81,27 +77,27 @@ def experiment_of(state: State[Any]) -> str:
 
 
 def test_the_results_of_a_clone_come_back_to_a_project_without_remotes(
-    committed: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    committed, tmp_path_factory, monkeypatch
+):
     place = tmp_path_factory.mktemp("worker") / "run"
     state = run_in_clone(committed, place, monkeypatch)
     assert state.is_completed(), state.message
     name = experiment_of(state)
     assert not (committed / "last.txt").exists()
-    assert git("status", "--porcelain") == ""
+    assert git(Path(), "status", "--porcelain") == ""
     dvc(*shlex.split(BRING[1].replace(NAME, name))[1:])
     assert (committed / "last.txt").read_text() == "1\n1\n"
 
 
 def test_the_results_of_a_clone_go_to_the_remotes_also_where_a_stage_failed(
-    committed: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    committed, tmp_path_factory, monkeypatch
+):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     change_stage(committed, "cmd: cat left.txt", "cmd: exit 3; cat left.txt")
     dvc("remote", "add", "--default", "store", str(elsewhere / "store"))
-    git("commit", "--quiet", "--all", "--message", "A last stage that fails")
-    git("clone", "--quiet", "--bare", ".", str(elsewhere / "origin.git"))
-    git("remote", "add", "origin", str(elsewhere / "origin.git"))
+    git(Path(), "commit", "--quiet", "--all", "--message", "A last stage that fails")
+    git(Path(), "clone", "--quiet", "--bare", ".", str(elsewhere / "origin.git"))
+    git(Path(), "remote", "add", "origin", str(elsewhere / "origin.git"))
     state = run_in_clone(committed, elsewhere / "run", monkeypatch)
     assert state.is_failed()
     assert str(state.message).startswith("last failed: ")

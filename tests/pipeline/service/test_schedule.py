@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -23,12 +22,12 @@ from tests.sshd import free_port
         *(("0 2 * * *", zone, "is no time zone; expected a name") for zone in ("Berlin", "../UTC")),
     ],
 )
-def test_a_wrong_schedule_is_refused(cron: str, zone: str, sentence: str) -> None:
+def test_a_wrong_schedule_is_refused(cron, zone, sentence):
     with pytest.raises(InputError, match=sentence):
         parse_cron(cron, zone)
 
 
-def test_the_deployments_say_what_a_night_needs() -> None:
+def test_the_deployments_say_what_a_night_needs():
     entries = read_yaml(ROOT / "prefect.yaml")["deployments"]
     assert [entry["name"] for entry in entries] == list(NAMES)
     for entry in entries:
@@ -41,13 +40,13 @@ def test_the_deployments_say_what_a_night_needs() -> None:
 
 
 @pytest.fixture
-def planned(project: Path) -> Path:
+def planned(project):
     shutil.copy(ROOT / "prefect.yaml", project)
     return project
 
 
 @pytest.mark.parametrize("command", [["worker"], ["schedule"], ["schedule", "0 2 * * *"]])
-def test_without_a_server_it_says_how_to_start_one(planned: Path, command: list[str]) -> None:
+def test_without_a_server_it_says_how_to_start_one(planned, command):
     url = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: url}):
         code, _, error = invoke(*command)
@@ -56,14 +55,14 @@ def test_without_a_server_it_says_how_to_start_one(planned: Path, command: list[
     assert "start one with `ackd server`" in error
 
 
-def test_one_thing_at_a_time(planned: Path) -> None:
+def test_one_thing_at_a_time(planned):
     for arguments in (["0 2 * * *", "--remove"], ["--timezone", "UTC"]):
         code, _, error = invoke("schedule", *arguments)
         assert code == 1
         assert error.startswith("error: give a cron expression (and its --timezone), or --remove")
 
 
-def test_a_project_without_deployments_is_one_sentence(planned: Path) -> None:
+def test_a_project_without_deployments_is_one_sentence(planned):
     deployments = planned / "prefect.yaml"
     for content in ("deployments:\n- {name: nightly}\n", "deployments: []\n", None):
         deployments.unlink() if content is None else deployments.write_text(content)
@@ -71,7 +70,7 @@ def test_a_project_without_deployments_is_one_sentence(planned: Path) -> None:
             read_pool()
 
 
-def test_a_worker_knows_its_project(planned: Path) -> None:
+def test_a_worker_knows_its_project(planned):
     found = worker_variables(planned)
     assert found["ACKD_PROJECT"] == found["ACKD_REPOSITORY"] == str(planned.resolve())
     assert found["ACKD_DVC_CACHE"] == str(planned.resolve() / ".dvc/cache")

@@ -12,7 +12,7 @@ from tests.bundles import make_bundle, pack
 from tests.pages import ROOT, blocks, inline, programs, replace, type_in
 from tests.pipeline.conftest import invoke
 from tests.sharing import assert_up_to_date, clone, commit, dvc, git, project, s3_server
-from tests.sshd import Sshd, needs_sshd, sshd
+from tests.sshd import needs_sshd, sshd
 
 __all__ = ["programs", "project", "sshd"]
 
@@ -35,7 +35,7 @@ def share(project: Path, *settings: str) -> Path:
     return elsewhere
 
 
-def test_share_and_publish_through_a_folder(project: Path) -> None:
+def test_share_and_publish_through_a_folder(project):
     [setting, _] = blocks(SHARE, "1.")
     store = str(project.parent / "store")
     elsewhere = share(project, replace(setting.splitlines()[0], ("/mnt/team/students", store)))
@@ -50,7 +50,7 @@ def test_share_and_publish_through_a_folder(project: Path) -> None:
 
 
 @needs_sshd
-def test_share_through_ssh(project: Path, sshd: Sshd) -> None:
+def test_share_through_ssh(project, sshd):
     _, ssh, keyfile, _, verify = SETTINGS
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{project.parent}/store"
     key = str(sshd.folder / "user_key")
@@ -63,7 +63,7 @@ def test_share_through_ssh(project: Path, sshd: Sshd) -> None:
     assert key not in git(project, "show", "HEAD:.dvc/config")
 
 
-def test_share_through_s3(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_share_through_s3(project, monkeypatch):
     pytest.importorskip("moto", reason="moto is not installed")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -77,7 +77,7 @@ def test_share_through_s3(project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         )
 
 
-def test_how_to_release(project: Path) -> None:
+def test_how_to_release(project):
     # The chain's own parameters, and a package stage that has a bundle for each version.
     shutil.copy(ROOT / "params.yaml", project)
     for version in ("1.0.0", "1.1.0"):

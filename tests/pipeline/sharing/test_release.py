@@ -16,7 +16,7 @@ __all__ = ["project"]
 
 
 @pytest.fixture
-def store(project: Path) -> Path:
+def store(project):
     """The folder of the default remote, which is committed."""
     folder = project.parent / "store"
     (project / ".dvc/config").write_text(
@@ -48,9 +48,7 @@ def next_bundle(project: Path, version: str, name: str = "student") -> None:
     commit(project)
 
 
-def test_a_release_is_fetched_by_name(
-    project: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_is_fetched_by_name(project, store, monkeypatch):
     assert invoke("releases")[1].startswith("nothing is released")
     branches = git(project, "for-each-ref", "refs/heads", "refs/remotes")
     code, output, error = invoke("release", "student", "1.0.0", "--stage", "prod")
@@ -119,9 +117,7 @@ def test_a_release_is_fetched_by_name(
     assert not list(project.glob("student-*"))
 
 
-def test_what_cannot_be_fetched_leaves_nothing(
-    project: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_fetched_leaves_nothing(project, store, monkeypatch):
     assert invoke("release", "student", "1.0.0")[0] == 0
     origin = str(project.parent / "origin.git")
     empty = project.parent / "empty"
@@ -144,7 +140,7 @@ def test_what_cannot_be_fetched_leaves_nothing(
     assert list(empty.iterdir()) == []
 
 
-def test_a_release_whose_file_cannot_be_known(project: Path) -> None:
+def test_a_release_whose_file_cannot_be_known(project):
     git(project, "rm", "--quiet", "--cached", "dvc.lock")
     git(project, "commit", "--quiet", "-m", "No lock")
     git(project, "tag", "-a", "student@v1.0.0", "-m", "by hand")
@@ -153,7 +149,7 @@ def test_a_release_whose_file_cannot_be_known(project: Path) -> None:
     )
 
 
-def test_what_is_not_to_be_released_is_refused(project: Path, store: Path) -> None:
+def test_what_is_not_to_be_released_is_refused(project, store):
     release = ["release", "student", "1.0.0"]
     assert refusal("release", "other", "1.0.0").startswith(
         "other: not among the artifacts of dvc.yaml (student); write it there"
@@ -185,7 +181,7 @@ def test_what_is_not_to_be_released_is_refused(project: Path, store: Path) -> No
     assert tags(project) == []
 
 
-def test_a_remote_that_is_this_machines_alone_and_a_bundle_of_another_name(project: Path) -> None:
+def test_a_remote_that_is_this_machines_alone_and_a_bundle_of_another_name(project):
     release = ["release", "student", "1.0.0"]
     (project / ".dvc/config.local").write_text(
         "[core]\n    remote = mine\n['remote \"mine\"']\n    url = ../../mine\n"
@@ -195,7 +191,7 @@ def test_a_remote_that_is_this_machines_alone_and_a_bundle_of_another_name(proje
     assert "is teacher 1.0.0, and student 1.0.0 is to be released" in refusal(*release)
 
 
-def test_a_bundle_that_is_nowhere_is_refused(project: Path, store: Path) -> None:
+def test_a_bundle_that_is_nowhere_is_refused(project, store):
     shutil.rmtree(project / ".dvc/cache")
     assert refusal("release", "student", "1.0.0").startswith(
         "artifacts/bundle.tar.gz: neither in DVC's cache nor on the remote storage; run `ackd run`"
@@ -207,7 +203,7 @@ def test_a_bundle_that_is_nowhere_is_refused(project: Path, store: Path) -> None
     assert git(project, "tag") == ""
 
 
-def test_a_release_that_was_not_sent_is_completed(project: Path, store: Path) -> None:
+def test_a_release_that_was_not_sent_is_completed(project, store):
     release = ["release", "student", "1.0.0", "--stage", "prod"]
     store.write_text("no folder")
     assert refusal(*release).startswith("dvc push: ")

@@ -7,9 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -93,13 +91,6 @@ def _write_project(project: Path) -> None:
     (project / "presets/kd.yaml").write_text("# KD\ndistill: {method: kd}\n")
     (project / ".gitignore").write_text("/*.txt\n!/source.txt\n/sweep.yaml\n")
     commit(project)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.05)
 
 
 def commit(project: Path) -> None:

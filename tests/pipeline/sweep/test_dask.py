@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.git_command import git
+from tests.pipeline.conftest import invoke, wait_until
 from tests.pipeline.sweep.project import (
     LOG,
     cached,
@@ -21,10 +21,10 @@ from tests.pipeline.sweep.project import (
     make_project,
     results,
     runs,
-    wait_until,
     write_sweep,
 )
 from tests.pipeline.test_guard import MARK, left, none_left
+from tests.warm_python import warm_dvc
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
@@ -63,7 +63,7 @@ def start(project: Path, command: list[str], folder: Path, **env: str) -> subpro
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[Path, str, list[subprocess.Popen[str]]]]:
+def cluster(tmp_path):
     """A project, the scheduler's address, and two workers."""
     project = shared(tmp_path / "main")
     with socket.socket() as free:
@@ -107,9 +107,7 @@ def succeeded(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.timeout(3000)  # on a machine that other work keeps busy
-def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(
-    cluster: tuple[Path, str, list[subprocess.Popen[str]]], tmp_path: Path
-) -> None:
+def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(cluster, tmp_path):
     project, address, (first, _) = cluster
     write_sweep(project, SWEEP.format("t", 3))
     process = sweep(project, address)
@@ -118,7 +116,8 @@ def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(
         lambda: (
             process.poll() is not None
             or (runs(project).total() > 1 and any("sleep" in c for c in left("worker-one")))
-        )
+        ),
+        "half of the sweep",
     )
     assert process.poll() is None, process.communicate()[0]
     first.kill()
@@ -140,7 +139,10 @@ def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(
     origin = str(project.parent / "origin.git")
     git(Path(), "clone", "--quiet", "--branch", "main", origin, str(other))
     write_sweep(other, SWEEP.format("t", 3))
-    assert "started" not in succeeded(sweep(other, address))
+    with contextlib.chdir(other):
+        code, output, error = invoke("sweep", "sweep.yaml", "--dask", address)
+    assert (code, error) == (0, "")
+    assert "started" not in output
     assert results(other) == found
     assert all(cached(other, md5) for md5 in found.values())
 
@@ -149,7 +151,7 @@ def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(
     commit(project)
     for command in (["repro", "--quiet", "distill"], ["push", "--quiet"]):
         subprocess.run(
-            [sys.executable, "-m", "dvc", *command],
+            warm_dvc(*command),
             cwd=project,
             env=environment(project, SWEEP_PROCESSOR="another"),
             check=True,
@@ -160,13 +162,13 @@ def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(
     started.unlink()
     write_sweep(project, SWEEP.format("u", 9))
     process = sweep(project, address)
-    wait_until(lambda: started.exists() or process.poll() is not None)
+    wait_until(lambda: started.exists() or process.poll() is not None, "a student")
 
     # An interrupt reaches the workers.
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
     assert "interrupted" in output
-    wait_until(lambda: not any("dvc" in c for c in left("worker-two")), seconds=20)
-    wait_until(lambda: not list((tmp_path / "two").rglob("clones/*")), seconds=20)
+    wait_until(lambda: not any("dvc" in c for c in left("worker-two")), "the end", 20)
+    wait_until(lambda: not list((tmp_path / "two").rglob("clones/*")), "the end", 20)
     assert runs(project)["teacher"] == 2, "that of the commit, and no other"

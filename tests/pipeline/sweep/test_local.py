@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -17,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline import cli
 from pipeline.git_command import git
+from tests.pipeline.conftest import wait_for, wait_until
 from tests.pipeline.sweep.project import (
     LOG,
     cached,
@@ -26,10 +26,10 @@ from tests.pipeline.sweep.project import (
     make_project,
     results,
     runs,
-    wait_until,
     write_sweep,
 )
 from tests.pipeline.test_guard import MARK, left, none_left
+from tests.warm_python import warm_dvc
 
 # The last of these fails.
 SWEEP = """\
@@ -44,7 +44,7 @@ variants:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     made = make_project(tmp_path)
     monkeypatch.chdir(made)
     monkeypatch.setenv("SWEEP_LOG", str(tmp_path / LOG))
@@ -55,9 +55,7 @@ def sweep(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, ["sweep", "sweep.yaml", *arguments])
 
 
-def test_a_sweep_runs_skips_goes_on_and_lists_failures(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_runs_skips_goes_on_and_lists_failures(project, monkeypatch):
     monkeypatch.setenv("ACKD_GPUS", "4,7")
     write_sweep(project, SWEEP)
     first = sweep()  # as many at once as there are GPUs
@@ -102,12 +100,9 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(
     assert runs(project).total() == 4
 
 
-def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(project, monkeypatch):
     # As in a fresh clone: dvc.lock names a teacher that nobody has, of another processor.
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "distill"]
-    subprocess.run(command, env=environment(project), check=True)
+    subprocess.run(warm_dvc("repro", "--quiet", "distill"), env=environment(project), check=True)
     commit(project)
     lock = (project / "dvc.lock").read_bytes()
     for path in (project.parent / LOG, project.parent / f"{LOG}.started", project / "teacher.txt"):
@@ -129,8 +124,8 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    wait_until((project.parent / f"{LOG}.started").exists)
-    wait_until(lambda: any("sleep" in command for command in left(mark)))
+    wait_for(project.parent / f"{LOG}.started")
+    wait_until(lambda: any("sleep" in command for command in left(mark)), "a training")
 
     # The name is taken while it runs.
     second = sweep()
@@ -169,7 +164,7 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(
         (["--dask", "tcp://127.0.0.1:1", "--git", "."], ".dvc/config: names no default remote"),
     ],
 )
-def test_a_mistake_is_one_sentence(project: Path, arguments: list[str], sentence: str) -> None:
+def test_a_mistake_is_one_sentence(project, arguments, sentence):
     write_sweep(project, SWEEP)
     done = sweep(*arguments)
     assert done.exit_code == 1

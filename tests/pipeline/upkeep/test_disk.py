@@ -27,14 +27,14 @@ def params_of(preset: str | None = None, **data: object) -> Params:
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
     monkeypatch.setenv("DVC_SYSTEM_CONFIG_DIR", str(tmp_path / "none"))
     Path(".dvc").mkdir()
 
 
-def test_images_are_counted_by_what_is_known_before_a_run() -> None:
+def test_images_are_counted_by_what_is_known_before_a_run():
     assert image_bytes(params_of()) == 1797 * 3 * 32**2
     # docs/how-to-repeat-the-paper.md has 252 GB for the training images.
     imagenet = image_bytes(params_of("imagenet/resnet34_resnet18"))
@@ -56,9 +56,7 @@ def test_images_are_counted_by_what_is_known_before_a_run() -> None:
     assert image_bytes(own) == 3 * 7 * 10**2
 
 
-def test_images_that_do_not_fit_are_refused_with_what_to_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_images_that_do_not_fit_are_refused_with_what_to_do(monkeypatch):
     def free(count: int) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=count))
 
@@ -84,7 +82,7 @@ def test_images_that_do_not_fit_are_refused_with_what_to_do(
     assert require_space(Path(), params_of(source="hf:x")).endswith("images are not counted yet")
 
 
-def test_dvcs_configuration_is_read_from_all_its_files(tmp_path: Path) -> None:
+def test_dvcs_configuration_is_read_from_all_its_files(tmp_path):
     assert cache_folder(tmp_path) == tmp_path / ".dvc/cache"
     assert not links_outputs(tmp_path)
     Path("user").mkdir()

@@ -33,7 +33,7 @@ time.sleep(600)
 
 
 @pytest.fixture(autouse=True)
-def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACKD_LOGITS", "logits")
     for name in ("dvc.yaml", "params.yaml"):
@@ -69,7 +69,7 @@ def paths(found: list[Item], stays: bool = False) -> set[Path]:
     return {item.path for item in found if item.stays == stays}
 
 
-def test_what_has_lain_idle_goes_and_the_rest_stays() -> None:
+def test_what_has_lain_idle_goes_and_the_rest_stays():
     old, new, answers = interrupted(1), interrupted(2), kept_logits()
     age(old, 8)
     age(answers, 30)
@@ -89,7 +89,7 @@ def test_what_has_lain_idle_goes_and_the_rest_stays() -> None:
     assert paths(find(("checkpoints",), 0)) == {new}
 
 
-def test_a_training_that_goes_on_keeps_its_files() -> None:
+def test_a_training_that_goes_on_keeps_its_files():
     python, own = [sys.executable, "-c", TRAINING], {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(python, env=own, stdout=subprocess.PIPE, text=True) as training:
         assert training.stdout is not None
@@ -103,7 +103,7 @@ def test_a_training_that_goes_on_keeps_its_files() -> None:
     assert paths(find(("checkpoints", "logits"), 0)) == set(folders)
 
 
-def test_one_that_begins_between_finding_and_removing_keeps_its_files() -> None:
+def test_one_that_begins_between_finding_and_removing_keeps_its_files():
     folder = interrupted()
     (item,) = find(("checkpoints",), 0)
     again = Checkpoints("distill", f"{0:064x}")
@@ -114,7 +114,7 @@ def test_one_that_begins_between_finding_and_removing_keeps_its_files() -> None:
     assert not Path(".checkpoints").exists()
 
 
-def test_links_and_what_others_put_there_are_left_alone(tmp_path: Path) -> None:
+def test_links_and_what_others_put_there_are_left_alone(tmp_path):
     outside = tmp_path / "outside" / ("b" * 64)
     outside.mkdir(parents=True)
     (outside / "00000000.checkpoint").write_text("precious")
@@ -132,7 +132,7 @@ def test_links_and_what_others_put_there_are_left_alone(tmp_path: Path) -> None:
     assert (outside / "00000000.checkpoint").read_text() == "precious"
 
 
-def test_the_command_says_first_and_removes_only_when_told() -> None:
+def test_the_command_says_first_and_removes_only_when_told():
     folder = interrupted()
     age(folder, 8)
 
