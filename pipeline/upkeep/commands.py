@@ -36,21 +36,22 @@ def gc(
     What a training uses at this moment stays, whatever its age. `dvc gc` cleans DVC's cache:
     docs/how-to-keep-it-running.md.
     """
+    from rich.filesize import decimal
+
     from pipeline.upkeep.gc import find, remove
-    from pipeline.upkeep.sizes import show_bytes
 
     found = find(only or list(Kind), older_than)
     unneeded = [item for item in found if not item.stays]
     for item in found:
         what = "stays" if item.stays else item.kind
-        typer.echo(f"{what}: {item.path}, {show_bytes(item.bytes)}: {item.why}")
+        typer.echo(f"{what}: {item.path}, {decimal(item.bytes)}: {item.why}")
     if not unneeded:
         typer.echo("nothing to free")
         return
-    typer.echo(f"in all {show_bytes(sum(item.bytes for item in unneeded))}")
+    typer.echo(f"in all {decimal(sum(item.bytes for item in unneeded))}")
     if not yes and not sys.stdin.isatty():
         typer.echo("nothing was removed; `--yes` removes it")
     elif yes or typer.confirm("Remove all of it?", err=True):
-        typer.echo(f"{show_bytes(sum(map(remove, unneeded)))} freed")
+        typer.echo(f"{decimal(sum(map(remove, unneeded)))} freed")
     else:
         typer.echo("nothing was removed")

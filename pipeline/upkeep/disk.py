@@ -1,18 +1,21 @@
-"""Whether the images of a run fit on the disk, as far as that is known before it begins.
+"""What folders take on the disk, and whether the images of a run fit there.
 
-Networks, checkpoints and exports are small beside them.
+That is known only roughly before a run. Networks, checkpoints and exports are small beside them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from stat import S_ISREG
+
+from rich.filesize import decimal
 
 from models.errors import InputError
 from pipeline.dvc_config import cache_folder, links_outputs
-from pipeline.upkeep.sizes import bytes_and_time, show_bytes
 from stages.files import read_json, without_folders
 from stages.params import Params
 
@@ -65,15 +68,27 @@ def require_space(root: Path, params: Params) -> str:
         free, taken = shutil.disk_usage(place).free, needed * copies[place.stat().st_dev]
         if taken > free:
             raise InputError(
-                f"{place}: the images take about {show_bytes(taken)}, and on this disk"
-                f" {show_bytes(free)} are free; `ackd gc` lists what can go, `dvc config cache.type"
+                f"{place}: the images take about {decimal(taken)}, and on this disk"
+                f" {decimal(free)} are free; `ackd gc` lists what can go, `dvc config cache.type"
                 " hardlink,symlink` saves DVC's copy, and `dvc cache dir` puts it on another disk"
             )
-    images = "are not counted yet" if whole is None else f"take about {show_bytes(needed)} of it"
-    return f"disk: {show_bytes(shutil.disk_usage(places[0]).free)} are free; new images {images}"
+    images = "are not counted yet" if whole is None else f"take about {decimal(needed)} of it"
+    return f"disk: {decimal(shutil.disk_usage(places[0]).free)} are free; new images {images}"
 
 
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     absolute = path.absolute()
     return next(folder for folder in (absolute, *absolute.parents) if folder.exists())
+
+
+def bytes_and_time(folder: Path) -> tuple[int, float]:
+    """What the files of a folder take, and when the last of them was written (0 without one)."""
+    size, written = 0, 0.0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it may go away meanwhile
+                status = Path(place, name).lstat()
+                if S_ISREG(status.st_mode):
+                    size, written = size + status.st_size, max(written, status.st_mtime)
+    return size, written

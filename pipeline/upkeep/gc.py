@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from pipeline.upkeep.sizes import bytes_and_time
+from pipeline.upkeep.disk import bytes_and_time
 from stages.checkpoints.durable import IN_USE, unheld
 from stages.checkpoints.places import checkpoints_root, logits_root
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,24 +12,24 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipeline.upkeep import services
-from pipeline.upkeep.services import Finding
+from pipeline.upkeep.doctor import Finding, services
 from tests.once import repository
+from tests.warm_python import warm_dvc
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(".dvc/tmp").mkdir(parents=True)
 
 
 def found(what: str) -> Finding:
-    (finding,) = (finding for finding in services.findings(Path()) if finding.what == what)
+    (finding,) = (finding for finding in services(Path()) if finding.what == what)
     return finding
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_real_server_and_its_workers() -> None:
+def test_a_real_server_and_its_workers():
     from prefect import __version__
 
     with get_client(sync_client=True) as client:
@@ -45,7 +44,7 @@ def test_a_real_server_and_its_workers() -> None:
     assert (online.usable, online.found) == (True, "desk")
 
 
-def test_a_server_that_is_not_there_and_one_that_is_silent() -> None:
+def test_a_server_that_is_not_there_and_one_that_is_silent():
     def finding(url: str | None) -> Finding:
         with temporary_settings({PREFECT_API_URL: url}):
             return found("Prefect server")
@@ -59,7 +58,7 @@ def test_a_server_that_is_not_there_and_one_that_is_silent() -> None:
     assert "each `ackd run` starts a server for itself" in finding(None).missing
 
 
-def test_remotes_that_are_there_and_that_are_not(tmp_path: Path) -> None:
+def test_remotes_that_are_there_and_that_are_not(tmp_path):
     assert "`dvc remote add" in found("DVC remote").missing
     repository(tmp_path)
     (tmp_path / "store").mkdir()
@@ -71,8 +70,8 @@ def test_remotes_that_are_there_and_that_are_not(tmp_path: Path) -> None:
         f"['remote \"board\"']\n    url = ssh://me:word@127.0.0.1:{port}/x\n"
     )
     (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: echo 1 > a\n    outs: [a]\n")
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
-    all_of_them = {finding.what: finding for finding in services.findings(Path())}
+    subprocess.run(warm_dvc("repro", "--quiet"), check=True)
+    all_of_them = {finding.what: finding for finding in services(Path())}
     assert all_of_them["DVC remote folder"].usable
     gone, board = all_of_them["DVC remote gone"], all_of_them["DVC remote board"]
     assert gone.found == "/no/such/place, which is not there or not yours to write"
