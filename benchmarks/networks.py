@@ -15,7 +15,7 @@ from models import distillers
 from models.distillers.base import Batch, Distiller, Setting, TeacherOutputs
 from models.measures import count_macs
 from models.networks.backbone import Backbone
-from stages.data.arrays import load_data
+from stages.data.arrays import DataSet, load_data
 from stages.data.feed.normalize import Normalize
 from stages.sections.methods import Distill
 from stages.training.engine import choose_precision
@@ -28,7 +28,7 @@ _COUNTED = 4  # images of a step whose multiply-adds are counted
 def write_pair(
     teacher_name: str, student_name: str, data_folder: str, folder: str
 ) -> dict[str, Any]:
-    """Draw both networks and write ``teacher.pt`` and ``student.pt``, which contenders load.
+    """As :func:`draw_pair`, and count what a step costs.
 
     Returns:
         ``macs``: multiply-adds of an image, in the teacher's forward pass (``teacher``) and in a
@@ -39,13 +39,8 @@ def write_pair(
         InputError: there is no such network, or the data are missing or damaged.
     """
     data = load_data(Path(data_folder))
-    classes, size = len(data.classes), data.image_size
-    torch.manual_seed(0)
-    teacher, student = (models.build(name, classes) for name in (teacher_name, student_name))
-    images = data.images("train")[:_CALIBRATION_IMAGES]
-    _calibrate(teacher, Normalize(data.mean, data.std, _CPU)(images))
-    torch.save(teacher.state_dict(), Path(folder, "teacher.pt"))
-    torch.save(student.state_dict(), Path(folder, "student.pt"))
+    size = data.image_size
+    teacher, student = draw_pair(teacher_name, student_name, data, Path(folder))
     labels = torch.from_numpy(data.labels("train"))
     setting = Setting(teacher, size, labels, len(labels), epochs=1)
     macs = {"teacher": float(count_macs(teacher, size))}
@@ -59,14 +54,37 @@ def write_pair(
     }
 
 
+def draw_pair(teacher: str, student: str, data: DataSet, folder: Path) -> tuple[Backbone, Backbone]:
+    """Draw both networks and write ``teacher.pt`` and ``student.pt``, which contenders load.
+
+    Raises:
+        InputError: there is no such network, or the data are damaged.
+    """
+    torch.manual_seed(0)
+    drawn = [models.build(name, len(data.classes)) for name in (teacher, student)]
+    images = data.images("train")[:_CALIBRATION_IMAGES]
+    _calibrate(drawn[0], Normalize(data.mean, data.std, _CPU)(images))
+    for network, role in zip(drawn, ("teacher", "student"), strict=True):
+        torch.save(network.state_dict(), folder / f"{role}.pt")
+    return drawn[0], drawn[1]
+
+
 def load_pair(task: Task) -> tuple[Backbone, Backbone]:
-    """Teacher and student as :func:`write_pair` left them."""
+    """Teacher and student as :func:`draw_pair` left them."""
     pair = []
     for name, role in ((task.teacher, "teacher"), (task.student, "student")):
         network = models.build(name, task.classes)
         network.load_state_dict(torch.load(Path(task.weights, f"{role}.pt"), weights_only=True))
         pair.append(network)
     return pair[0], pair[1]
+
+
+def one_batch(task: Task, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of the size of the task's images, and labels."""
+    size = load_data(Path(task.data)).image_size
+    images = torch.randn(task.batch_size, 3, size, size)
+    labels = torch.arange(task.batch_size) % task.classes
+    return images.to(device, memory_format=torch.channels_last), labels.to(device)
 
 
 def count_step_macs(distiller: Distiller, teacher: Backbone, image_size: int) -> float:
@@ -78,18 +96,31 @@ def count_step_macs(distiller: Distiller, teacher: Backbone, image_size: int) ->
     images = torch.randn(_COUNTED, 3, image_size, image_size)
     labels = torch.arange(_COUNTED) % distiller.student.num_classes
     batch = Batch(images, labels, torch.arange(_COUNTED))
-    with torch.no_grad():
-        features = teacher.eval().features(images)
+    taught = teach(teacher, images)
     with FlopCounterMode(display=False) as counter:
-        outputs = distiller(images)
-        if distiller.adversary is not None:
-            distiller.adversary.requires_grad_(True)
-            distiller.adversary_loss(outputs).backward()  # type: ignore[no-untyped-call]
-            distiller.adversary.requires_grad_(False)
-        losses = distiller.losses(outputs, batch, TeacherOutputs(features.logits, features))
-        losses["total"].backward()  # type: ignore[no-untyped-call]
+        backward(distiller, batch, taught)
     operations: int = counter.get_total_flops()
     return operations / 2 / _COUNTED
+
+
+@torch.no_grad()
+def teach(teacher: Backbone, images: torch.Tensor) -> TeacherOutputs:
+    """All that a method may ask of a teacher."""
+    features = teacher.eval().features(images)
+    return TeacherOutputs(features.logits, features)
+
+
+def backward(distiller: Distiller, batch: Batch, taught: TeacherOutputs) -> dict[str, torch.Tensor]:
+    """A step's losses, the adversary's too, after their backward passes; no weight is changed."""
+    losses, outputs = {}, distiller(batch.images)
+    if distiller.adversary is not None:
+        distiller.adversary.requires_grad_(True)
+        losses["adversary"] = distiller.adversary_loss(outputs)
+        losses["adversary"].backward()  # type: ignore[no-untyped-call]
+        distiller.adversary.requires_grad_(False)
+    losses |= distiller.losses(outputs, batch, taught)
+    losses["total"].backward()  # type: ignore[no-untyped-call]
+    return losses
 
 
 @torch.no_grad()

@@ -198,14 +198,15 @@ def _write_pair(*arguments: str) -> Json:
     return write_pair(*arguments)
 
 
-def run_contender(name: str, task: Task, compiled: Path) -> Json:
-    """What one contender's process measured; GPUs are hidden from it.
+def run_contender(name: str, task: Task, compiled: Path, *, gpu: bool = False) -> Json:
+    """What one contender's process measured.
 
     Args:
         name: for messages.
         task: what it trains.
         compiled: the folder of compiled code, which contenders may share; empty at first, or what
             was compiled before would be found again, and its compilation seem free.
+        gpu: whether it sees GPUs.
 
     Raises:
         InputError: it failed, with the last line of its log.
@@ -213,9 +214,8 @@ def run_contender(name: str, task: Task, compiled: Path) -> Json:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "PYTHONPATH": os.pathsep.join(paths),
-        "CUDA_VISIBLE_DEVICES": "",
         "TORCHINDUCTOR_CACHE_DIR": str(compiled),
-    }
+    } | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
     with tempfile.TemporaryDirectory(prefix="ackd-contender-") as folder:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(dataclasses.asdict(task))],

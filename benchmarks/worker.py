@@ -54,11 +54,21 @@ class Clock:
     """Deals out a loop's batches, and measures the time between the first and the last.
 
     The loop that is measured stays as it is: whatever it does, it has done a step when it asks for
-    the next batch.
+    the next batch. On a GPU it has asked for a step, so the clock waits there before it looks.
+
+    Attributes:
+        measured: what was, once the loop has ended.
     """
+
+    measured: dict[str, float]
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked for."""
+        if (cuda := _cuda()) is not None:
+            cuda.synchronize()
 
     def pace(self, batches: Iterable[Item], amount: Callable[[Item], float]) -> Iterator[Item]:
         """The batches of the warm-up, then those that count; prints the result and exits.
@@ -73,7 +83,8 @@ class Clock:
             yield next(source)
             warm_up.append(time.perf_counter())
         total, waited, steps = 0.0, 0.0, 0
-        start = now = warm_up[-1]
+        self.wait()
+        start = now = time.perf_counter()
         while steps < 2 or now < start + self.seconds:
             batch = next(source)
             waited += time.perf_counter() - now
@@ -81,9 +92,11 @@ class Clock:
             steps += 1
             yield batch
             now = time.perf_counter()
+        self.wait()
+        now = time.perf_counter()
         extra = warm_up[-1] - warm_up[0] - WARM_UP_STEPS * (warm_up[-1] - warm_up[-2])
         unit = 1 if sys.platform == "darwin" else 1024
-        measured = {
+        self.measured = {
             "steps": steps,
             "amount": total,
             "seconds": now - start,
@@ -92,8 +105,16 @@ class Clock:
             # Of this process without its loader's workers; MB = 10^6 bytes.
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6,
         }
-        print(json.dumps(measured), flush=True)
+        if (cuda := _cuda()) is not None:
+            self.measured["device_memory_mb"] = cuda.max_memory_allocated() / 1e6
+        print(json.dumps(self.measured), flush=True)
         sys.exit()
+
+
+def _cuda() -> Any:
+    """``torch.cuda`` where there is a GPU; a contender need not have torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def main() -> None:

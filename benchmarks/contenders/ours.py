@@ -16,7 +16,7 @@ from stages.data.arrays import DataSet, load_data
 from stages.data.feed.base import FeedPlan, Shard
 from stages.data.feed.memory import MemoryFeed
 from stages.sections.data import Augmentation
-from stages.sections.methods import Distill
+from stages.sections.methods import Ackd, Distill
 from stages.sections.training import EngineSettings, Training
 from stages.training.engine import start_engine
 from stages.training.frozen_teacher import FrozenTeacher
@@ -40,21 +40,26 @@ class PacedFeed(MemoryFeed):
 
 
 def train(task: Task, clock: Clock) -> None:
-    """Train by ``task.options``: ``method``, ``store`` (warm, or none) and ``compile``."""
-    data = load_data(Path(task.data))
-    engine = start_engine(EngineSettings(compile=task.options["compile"]))
+    """Train by ``task.options``.
+
+    They are ``method``, ``store`` (warm, or none), ``compile``, and may be ``precision`` and
+    ``ackd``, that method's own options.
+    """
+    data, options = load_data(Path(task.data)), task.options
+    precision = options.get("precision", "auto")
+    engine = start_engine(EngineSettings(compile=options["compile"], precision=precision))
     teacher, student = load_pair(task)
     teacher.to(engine.device)
     settings = Training(epochs=200, batch_size=task.batch_size, learning_rate=0.05)
     setting = setting_of(data, settings, engine, teacher)
-    method = Distill(method=task.options["method"])
+    method = Distill(method=options["method"], ackd=Ackd(**options.get("ackd", {})))
     distiller = distillers.build(method.method, student, setting, method.options())
     distiller = engine.place(distiller, data.image_size)
     # The last batch of an epoch, if it is smaller, would have to be compiled for.
     plan = FeedPlan(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
     feed = PacedFeed(plan)
     feed.clock = clock
-    store = _warm_store(data, teacher) if task.options["store"] else None
+    store = _warm_store(data, teacher) if options["store"] else None
     frozen = FrozenTeacher(teacher, distiller, engine, store, len(feed))
     Trainer("benchmark", distiller, frozen, feed, data.split("val"), settings, engine).train()
 

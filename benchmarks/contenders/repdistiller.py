@@ -38,11 +38,16 @@ def load(checkout: str, data: Path, batch_size: int, workers: int) -> tuple[Any,
 
 
 def arguments(student: nn.Module, teacher: nn.Module, **options: Any) -> tuple[Any, ...]:
-    """What its ``train_distill`` takes behind the epoch and the loader, as its script makes it."""
+    """What its ``train_distill`` takes behind the epoch and the loader, as its script makes it.
+
+    That moves all to the GPU, if there is one, and lets cuDNN try its ways.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = device == "cuda"
     kd = importlib.import_module("distiller_zoo").DistillKL(_TEMPERATURE)
     criteria = nn.ModuleList([nn.CrossEntropyLoss(), kd, kd])
     optimizer = torch.optim.SGD(student.parameters(), options["learning_rate"], **_SGD)  # type: ignore[arg-type]
-    networks = nn.ModuleList([student, teacher])
+    networks = nn.ModuleList([student, teacher]).to(device)
     return networks, criteria, optimizer, Namespace(**_OPTIONS, **options)
 
 

@@ -39,7 +39,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page of docs in the current folder, with room for every table."""
     monkeypatch.chdir(tmp_path)
     DOCS.mkdir()
-    names = ("plan", "edge", "overhead", "training")
+    names = ("plan", "edge", "gpu", "overhead", "training")
     (DOCS / "page.md").write_text("".join(line for name in names for line in markers(name)))
     return DOCS / "page.md"
 

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import comparison, edge, overhead, training
+from benchmarks import comparison, edge, gpu, overhead, training
 from benchmarks.results import DOCS, FOLDER, ROOT, markers, publish
 from models.errors import InputError
 from stages.files import read_json
@@ -20,10 +20,14 @@ def section(name: str) -> str:
     return rest.partition(end)[0]
 
 
-@pytest.mark.parametrize("module", [edge, overhead, training])
+@pytest.mark.parametrize("module", [edge, gpu, overhead, training])
 def test_a_page_has_the_table_of_its_results(module: ModuleType) -> None:
     name = module.__name__.rpartition(".")[2]
-    assert section(name) == module.markdown(read_json(ROOT / FOLDER / f"{name}.json"))
+    results = ROOT / FOLDER / f"{name}.json"
+    if module is gpu and not results.exists():
+        assert section(name).startswith("Not measured")
+    else:
+        assert section(name) == module.markdown(read_json(results))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/comparisons").glob("*.yaml")))

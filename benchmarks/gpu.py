@@ -1,0 +1,220 @@
+"""What the chain does on a GPU, in less than eight minutes: ``python -m benchmarks.gpu``.
+
+It needs a CUDA GPU, torch 2.9 or newer and what a training imports, and nothing from the internet:
+networks are drawn, images are made up. Each part runs in a process of its own until its time is up;
+one that fails says why, and the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks import gpu_checks, gpu_speed
+from benchmarks.gpu_plan import Pair, Plan, reason
+from benchmarks.results import FOLDER, Json, check_checkout, command, describe, publish, table
+from models.errors import InputError
+from stages.files import write_json
+from stages.identify_device import gpu
+
+PAIRS = {
+    "CIFAR": Pair("resnet20", "resnet8", 32, 10240, ("D3B1", "D2B2")),
+    "photographs": Pair(
+        "timm:tf_efficientnet_lite2", "timm:tf_efficientnet_lite0", 160, 2048, ("D4B1", "D3B2")
+    ),
+}
+
+Part = Callable[[Plan], Iterator[Json]]
+#: With their seconds; what one leaves goes to those after it.
+PARTS: dict[str, tuple[Part, float]] = {
+    "losses": (gpu_checks.losses, 25),
+    "repeats": (gpu_checks.repeats, 40),
+    "peer": (gpu_speed.peer, 35),
+    "tensorrt": (gpu_checks.tensorrt, 40),
+    "idle": (gpu_speed.idle, 80),
+}
+#: Of each pair in each precision, after those.
+SPEED_SECONDS = 62
+
+
+def main(
+    data: Annotated[
+        Path | None, typer.Option(help="What prepare_data wrote, 32 pixels; instead of noise")
+    ] = None,
+    repdistiller: Annotated[Path | None, typer.Option(help="A checkout, to compare with")] = None,
+) -> None:
+    """Measure on this machine's GPU, and write the tables."""
+    if (found := gpu()) is None:
+        raise InputError("nvidia-smi shows no GPU; run this on a machine that has one")
+    with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as work:
+        plan = Plan(
+            work,
+            PAIRS,
+            None if data is None else str(data.resolve()),
+            None if repdistiller is None else check_checkout(repdistiller),
+        )
+        results = describe(1) | {"plan": dataclasses.asdict(plan), "parts": {}}
+        results["plan"] |= {"work": None, "repdistiller": None, "data": data is not None}
+        results["machine"] |= {"gpu": found, "torch": torch.__version__}
+        for name, measured in measure(plan):
+            results["parts"][name] = measured
+            write_json(FOLDER / "gpu.json", results)
+    publish("gpu", markdown(results))
+
+
+def parts(plan: Plan) -> dict[str, tuple[Part, float]]:
+    """What is measured, and the seconds that it may take."""
+    found = dict(PARTS)
+    for pair in plan.pairs:
+        for precision in plan.precisions:
+            part = functools.partial(gpu_speed.speed, name=pair, precision=precision)
+            found[f"{pair}, {precision}"] = (part, SPEED_SECONDS)
+    return found
+
+
+def measure(plan: Plan) -> Iterator[tuple[str, Json]]:
+    """Each part by name: its rows, its seconds, and why it ended early."""
+    end = time.monotonic()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(plan.work, "compiled"))
+    for name, (part, seconds) in parts(plan).items():
+        print(f"{name}: {seconds} s", file=sys.stderr, flush=True)
+        start, end = time.monotonic(), end + seconds
+        rows, reason = run_part(plan, part, end)
+        took = round(time.monotonic() - start, 1)
+        yield name, {"seconds": took, "rows": rows, "reason": reason}
+
+
+def run_part(plan: Plan, part: Part, end: float) -> tuple[list[Json], str | None]:
+    """The rows that a part gave until the monotonic time ``end``, and why it gave no more."""
+    context: Any = multiprocessing.get_context(plan.start)
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(writer, part, plan))
+    process.start()
+    writer.close()
+    rows: list[Json] = []
+    try:
+        while reader.poll(max(0.0, end - time.monotonic())):
+            rows.append(reader.recv())
+    except EOFError:
+        process.join()
+        if rows and rows[-1].keys() == {"reason"}:
+            return rows[:-1], rows[-1]["reason"]
+        return rows, f"ended with {process.exitcode}" if process.exitcode else None
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # all of its group have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+    return rows, "stopped, its time was up"
+
+
+def _run(writer: Any, part: Part, plan: Plan) -> None:
+    """In the part's process, the first of a group that can be killed as one."""
+    os.setsid()
+    os.dup2(2, 1)
+    with tempfile.TemporaryDirectory(dir=plan.work) as folder:
+        os.chdir(folder)
+        try:
+            for row in part(plan):
+                writer.send(row)
+        except Exception as error:  # as of a row
+            writer.send({"reason": reason(error)})
+        os.chdir(plan.work)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """A table of each pair's speed, then what else was looked at."""
+    machine, plan, parts = results["machine"], results["plan"], results["parts"]
+    device = machine["gpu"]
+    images = "images of a data set" if plan["data"] else "made-up images"
+    text = [
+        f"{device['name']}, driver {device['driver']}, torch {machine['torch']}, {machine['cpu']},"
+        f" {machine['cores']} cores, {results['date'][:10]}; one run of {plan['seconds']:g} s a"
+        f" row after a warm-up, batch {plan['batch_size']}, {images}."
+    ]
+    for name, pair in plan["pairs"].items():
+        own = [part for key, part in parts.items() if key.startswith(f"{name}, ")]
+        peers = parts["peer"]["rows"] if name == next(iter(plan["pairs"])) else []
+        text += [f"### {pair['teacher']} to {pair['student']}, {pair['image_size']} pixels"]
+        text += [_speeds([row for part in own for row in part["rows"]], peers)]
+    student, precision = next(iter(plan["pairs"].values()))["student"], plan["precisions"][-1]
+    text += [f"### An idle GPU: {student} by KD, logits stored, {precision}"]
+    rows = parts["idle"]["rows"]
+    base = next((row["images_per_second"] for row in rows if "reason" not in row), 1.0)
+    idle = [
+        row
+        if "reason" in row
+        else {
+            "title": row["title"],
+            "images/s": f"{row['images_per_second']:,.0f}",
+            "the first = 1": f"{row['images_per_second'] / base:.2f}",
+        }
+        for row in rows
+    ]
+    text += [_table(idle, ["images/s", "the first = 1"], "{}")]
+    text += ["### Repeatability"]
+    text += [_table(parts["repeats"]["rows"], ["second run", "killed and resumed"], "{}")]
+    text += ["### The CPU's losses and the GPU's"]
+    text += [_table(parts["losses"]["rows"], ["without TF32", "as in training"], "{:.1e}")]
+    text += ["### TensorRT"]
+    columns = ["gpu_ms", "wall_ms", "max_relative_error", "top1_agreement"]
+    text += [_table(parts["tensorrt"]["rows"], columns, "{:.3g}")]
+    if ended := [f"- {name}: {part['reason']}" for name, part in parts.items() if part["reason"]]:
+        text += ["Parts that did not end, and why:", "\n".join(ended)]
+    return "\n\n".join(text) + "\n"
+
+
+def _speeds(rows: Sequence[Json], peers: Sequence[Json]) -> str:
+    """A table of images a second, as shares of the limit and multiples of the best peer."""
+    rows = [*rows, *({"precision": "fp32", "compile": False} | row for row in peers)]
+    best = max((row.get("images_per_second", 0.0) for row in peers), default=0.0)
+    rate = {
+        (row["title"], row["precision"], row["compile"]): row["images_per_second"]
+        for row in rows
+        if "images_per_second" in row
+    }
+    shown = []
+    for row in rows:
+        title, precision, compiled = how = row["title"], row["precision"], row["compile"]
+        cells = {"title": f"{title}, {precision}{', compiled' if compiled else ''}"}
+        if how in rate:
+            limit = rate.get((gpu_speed.LIMIT, precision, compiled))
+            cells["images/s"] = f"{rate[how]:,.0f}"
+            cells["of the limit"] = f"{rate[how] / limit:.0%}" if limit else ""
+            cells["RepDistiller = 1"] = f"{rate[how] / best:.2f}" if best else ""
+            cells["memory, MB"] = f"{row.get('device_memory_mb', row['peak_memory_mb']):,.0f}"
+            cells["compiles, s"] = f"{row['warm_up_seconds']:.0f}" if compiled else ""
+        else:
+            cells["reason"] = row["reason"]
+        shown.append(cells)
+    columns = ["images/s", "of the limit", "RepDistiller = 1", "memory, MB", "compiles, s"]
+    return _table(shown, columns, "{}")
+
+
+def _table(rows: Sequence[Json], columns: Sequence[str], form: str) -> str:
+    """The columns of the rows; of one that failed, the reason in the first."""
+    if not rows:
+        return "Not measured, see below."
+    cells = []
+    for row in rows:
+        found = [row.get(key) for key in columns]
+        values = ["" if value is None else form.format(value) for value in found]
+        cells.append([row["title"], row.get("reason", values[0]), *values[1:]])
+    return table(["", *(key.replace("_", " ") for key in columns)], cells)
+
+
+if __name__ == "__main__":
+    command(main)

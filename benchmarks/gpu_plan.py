@@ -1,0 +1,111 @@
+"""What ``benchmarks.gpu`` measures on: made-up images, drawn networks, and rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.networks import draw_pair
+from benchmarks.results import Json
+from benchmarks.worker import Task
+from models.errors import InputError
+from stages.data.arrays import load_data
+from stages.files import sha256, write_json
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Teacher and student, and the images that are made up for them."""
+
+    teacher: str
+    student: str
+    image_size: int
+    images: int
+    learners: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how large.
+
+    Attributes:
+        work: the folder of all that is made for it.
+        pairs: by name; the first one's student leaves a GPU idle.
+        data: what stands for the first pair's images, or None.
+        repdistiller: its checkout, or None.
+        batch_size: of every training.
+        seconds: of each row, after a warm-up.
+        precisions: the last one is that of the parts that have one alone.
+        compiled: False and True, or one of the two.
+        students: how many train at once.
+        start: how processes begin, as ``multiprocessing`` names it.
+    """
+
+    work: str
+    pairs: Mapping[str, Pair]
+    data: str | None = None
+    repdistiller: str | None = None
+    batch_size: int = 128
+    seconds: float = 1.5
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+    compiled: tuple[bool, ...] = (False, True)
+    students: tuple[int, ...] = (2, 4, 8)
+    start: str = "spawn"
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.pairs))
+
+    def task(self, name: str) -> Task:
+        """For a pair, whose images and weights are made where they are missing."""
+        pair, folder = self.pairs[name], Path(self.work, name)
+        data = folder / "data"
+        if self.data is not None and name == self.first:
+            data = Path(self.data)
+        elif not data.exists():
+            make_images(data, pair.images, pair.image_size)
+        images = load_data(data)
+        if not (folder / "student.pt").exists():
+            folder.mkdir(exist_ok=True)
+            draw_pair(pair.teacher, pair.student, images, folder)
+        options = {"ackd": {"learners": list(pair.learners)}}
+        shared = (str(data), str(folder), len(images.classes), self.batch_size, self.seconds)
+        return Task("", pair.teacher, pair.student, *shared, options)
+
+
+def make_images(folder: Path, count: int, size: int) -> None:
+    """Noise of a hundred classes as ``prepare_data`` would leave it, ``count`` to train on."""
+    folder.mkdir(parents=True)
+    random, splits = np.random.default_rng(0), dict[str, Json]()
+    for split in ("train", "val", "test"):
+        number = count if split == "train" else min(count, 256)
+        arrays = {
+            "images": random.integers(0, 256, (number, size, size, 3), np.uint8),
+            "labels": np.arange(number) % 100,
+        }
+        splits[split] = {"count": number}
+        for kind, array in arrays.items():
+            path = folder / f"{split}_{kind}.npy"
+            np.save(path, array)
+            splits[split][f"{kind}_sha256"] = sha256(path)
+    manifest = {"classes": [f"class {n}" for n in range(100)], "image_size": size}
+    manifest |= {"splits": splits, "mean": [0.5] * 3, "std": [0.29] * 3}
+    write_json(folder / "manifest.json", manifest)
+
+
+def attempt(titles: Json, measure: Callable[..., Json], *arguments: Any, **options: Any) -> Json:
+    """A row, with the reason instead of figures where it failed."""
+    try:
+        return titles | measure(*arguments, **options)
+    except Exception as error:  # whatever fails on a machine that nobody has seen
+        return titles | {"reason": reason(error)}
+
+
+def reason(error: BaseException) -> str:
+    """An error as a cell of a table."""
+    text = " ".join(str(error).replace("|", "/").split())[:300]
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
