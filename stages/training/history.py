@@ -87,14 +87,14 @@ class Losses:
             InputError: one is not finite.
         """
         for step, losses in self._unchecked:
-            for name, loss in losses.items():
-                if not math.isfinite(loss.item()):
-                    kept = "; the last checkpoint is kept" if self.progress.history else ""
-                    raise InputError(
-                        f"the loss {name!r} became {loss.item()} in epoch"
-                        f" {self.progress.epoch + 1}, step {step};"
-                        f" use a smaller learning_rate{kept}"
-                    )
+            wrong = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
+            if wrong:
+                kept = "; the last checkpoint is kept" if self.progress.history else ""
+                raise InputError(
+                    f"not finite in epoch {self.progress.epoch + 1}, step {step}:"
+                    f" loss {', '.join(wrong)}; use a smaller learning_rate or a smaller weight of"
+                    f" the method's own loss{kept}"
+                )
         self._unchecked.clear()
 
 

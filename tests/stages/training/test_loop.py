@@ -190,7 +190,7 @@ def test_the_loss_of_the_log_is_the_mean_over_samples(data):
 def test_a_loss_that_is_not_finite_stops_the_run(data):
     distiller = distillers.build("scratch", models.build("resnet8", 3), SETTING, {})
     settings = Training(epochs=3, batch_size=16, learning_rate=1e30, schedule="multi_step")
-    with pytest.raises(InputError, match="the loss 'total' became nan in epoch 1, step 2; use a"):
+    with pytest.raises(InputError, match="not finite in epoch 1, step 2: loss total; use a"):
         train(data, distiller, settings=settings)
 
 
