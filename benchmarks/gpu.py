@@ -40,14 +40,14 @@ PAIRS = {
 Part = Callable[[Plan], Iterator[Json]]
 #: With their seconds; what one leaves goes to those after it.
 PARTS: dict[str, tuple[Part, float]] = {
-    "losses": (gpu_checks.losses, 25),
-    "repeats": (gpu_checks.repeats, 40),
-    "peer": (gpu_speed.peer, 35),
-    "tensorrt": (gpu_checks.tensorrt, 40),
-    "idle": (gpu_speed.idle, 80),
+    "losses": (gpu_checks.losses, 35),
+    "repeats": (gpu_checks.repeats, 45),
+    "peer": (gpu_speed.peer, 30),
+    "tensorrt": (gpu_checks.tensorrt, 35),
+    "idle": (gpu_speed.idle, 78),
 }
 #: Of each pair in each precision, after those.
-SPEED_SECONDS = 62
+SPEED_SECONDS = 61
 
 
 def main(

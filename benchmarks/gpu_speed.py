@@ -46,6 +46,7 @@ def _pace(train: Callable[[Task, Clock], None], task: Task, **options: Any) -> J
     torch._dynamo.reset()
     gc.collect()  # a compiled network refers to itself
     if torch.cuda.is_available():
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # no statistics before that
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     clock = Clock(task.seconds)

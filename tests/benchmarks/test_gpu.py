@@ -24,12 +24,14 @@ from benchmarks.worker import Task
 from models.errors import InputError
 from stages.files import read_json, write_csv
 from stages.sections.methods import Distill
+from tests.forked import FORKS
 
 #: What a machine with a GPU and a few small wheels has, of the distributions that we depend on.
 THERE = {"torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy", "psutil"}
 THERE |= {"huggingface-hub", "packaging", "pydantic", "ruamel.yaml", "typer", "rich", "networkx"}
 MODULES = {"scikit-learn": "sklearn", "cyclonedx-python-lib": "cyclonedx"}
 ONE = {"title": "one", "second run": "", "killed and resumed": ""}
+FORKS.set_forkserver_preload(["accelerate", "stages.distill", "benchmarks.gpu"])
 PAIRS = {"CIFAR": Pair("resnet14", "resnet8", 32, 40, ("D3B1", "D2B2"))}
 
 
