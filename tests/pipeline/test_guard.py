@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.guard import run_guarded, stop
-from tests.pipeline.conftest import ROOT, change_stage, wait_for
+from tests.pipeline.conftest import ROOT, change_stage, prefect_home, wait_for
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 MARK = "ACKD_TEST_MARK"
 OUTPUT = "output.log"
+GUARDED = "import os; from pipeline.guard import run_guarded as r; exit(r({!r}, env=os.environ))"
 
 
 def left(mark: str) -> list[str]:
@@ -62,7 +63,7 @@ def start(command: list[str], project: Path, **env: str) -> tuple[subprocess.Pop
 
 
 @pytest.fixture
-def long_project(project: Path) -> Path:
+def long_project(project):
     """The first stage is a shell that waits for a Python that sleeps."""
     change_stage(
         project,
@@ -77,9 +78,7 @@ def locks(project: Path) -> dict[str, object]:
     return found
 
 
-def test_an_interrupt_stops_the_run_and_all_below_it(
-    long_project: Path, prefect_server: None
-) -> None:
+def test_an_interrupt_stops_the_run_and_all_below_it(long_project, prefect_server):
     process, mark = start(["-m", "pipeline.cli", "run"], long_project)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
@@ -93,23 +92,20 @@ def test_an_interrupt_stops_the_run_and_all_below_it(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_any_signal_to_stop_is_an_interrupt_to_the_command(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_any_signal_to_stop_is_an_interrupt_to_the_command(tmp_path, number):
     shell = "trap 'echo interrupted; exit' INT; touch started; sleep 60 & wait"
     (tmp_path / "waits.py").write_text(f"import os\nos.execlp('sh', 'sh', '-c', {shell!r})\n")
-    code = (
-        "import os; from pipeline.guard import run_guarded as r; exit(r('waits', env=os.environ))"
-    )
-    process, mark = start(["-c", code], tmp_path)
+    process, mark = start(["-c", GUARDED.format("waits")], tmp_path)
     process.send_signal(number)
     assert process.wait(timeout=20) == 128 + number
     assert (tmp_path / OUTPUT).read_text() == "interrupted\n"
     assert none_left(mark, within_s=5), left(mark)
 
 
-def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> None:
-    process, mark = start(["-m", "pipeline.cli", "run"], long_project)
+def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project, tmp_path_factory):
+    home = prefect_home(tmp_path_factory.mktemp("prefect") / "home")
+    code = GUARDED.format("pipeline.flow")
+    process, mark = start(["-c", code], long_project, PREFECT_HOME=str(home))
     assert any("uvicorn" in command for command in left(mark))
     assert any("time.sleep(120)" in command for command in left(mark))
     process.kill()
@@ -118,7 +114,7 @@ def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project: Path) -> 
     assert locks(long_project) == {}
 
 
-def test_what_ignores_the_first_signals_is_killed(tmp_path: Path) -> None:
+def test_what_ignores_the_first_signals_is_killed(tmp_path):
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' INT TERM; touch started; while :; do sleep 0.1; done"],
         cwd=tmp_path,
@@ -132,9 +128,7 @@ def test_what_ignores_the_first_signals_is_killed(tmp_path: Path) -> None:
     stop([-stubborn.pid])  # gone
 
 
-def test_its_exit_status_is_its_own_and_what_it_leaves_behind_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_exit_status_is_its_own_and_what_it_leaves_behind_is_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fails.py").write_text(
         "import subprocess, sys\nsubprocess.Popen(['sleep', '120'])\nsys.exit(int(sys.argv[1]))\n"

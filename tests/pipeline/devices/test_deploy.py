@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,17 +20,17 @@ from stages.devices import runner
 from stages.devices.base import Opening
 from stages.files import sha256
 from tests.bundles import flip_byte, make_bundle, pack
-from tests.pipeline.conftest import ROOT
-from tests.sshd import Sshd, needs_sshd, sshd
+from tests.forked import forked
+from tests.sshd import needs_sshd, sshd
 
 __all__ = ["sshd"]
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-KILLS = 8
+KILLS = 5
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundles(tmp_path_factory):
     """``1.0.0``, ``1.1.0``, ``signed`` (2.0.0) and ``wrong`` (3.0.0); not to be written to."""
     folder = tmp_path_factory.mktemp("bundles")
     for version in ("1.0.0", "1.1.0"):
@@ -49,11 +48,16 @@ def put(
     return deploy(bundle, url, key, opening=Opening())
 
 
+def put_as_a_group(bundle: Path, url: str) -> None:
+    os.setsid()
+    put(bundle, url)
+
+
 def version(state: State, which: str = "served") -> str:
     return str(state[which]["version"])
 
 
-def test_deploy_update_and_go_back(bundles: Path, tmp_path: Path) -> None:
+def test_deploy_update_and_go_back(bundles, tmp_path):
     url = f"local:{tmp_path}/model"
     assert deployed(url, Opening())["served"] is None
     first = put(pack(shutil.copytree(bundles / "1.0.0", tmp_path / "b")), url)
@@ -80,7 +84,7 @@ def test_deploy_update_and_go_back(bundles: Path, tmp_path: Path) -> None:
         rollback(url, Opening())
 
 
-def test_what_is_served_already_is_not_sent_again(bundles: Path, tmp_path: Path) -> None:
+def test_what_is_served_already_is_not_sent_again(bundles, tmp_path):
     url = f"local:{tmp_path}/model"
     put(bundles / "1.0.0", url)
     before = (tmp_path / "model/served").readlink()
@@ -94,7 +98,7 @@ def test_what_is_served_already_is_not_sent_again(bundles: Path, tmp_path: Path)
     assert repaired.state["problem"] is None
 
 
-def test_signatures(bundles: Path, tmp_path: Path) -> None:
+def test_signatures(bundles, tmp_path):
     url, public = f"local:{tmp_path}/model", KEY.public_key()
     unchecked = put(bundles / "signed", url)
     assert (unchecked.unverified_key, unchecked.state["key"]) == (key_id(public), None)
@@ -127,13 +131,13 @@ def test_signatures(bundles: Path, tmp_path: Path) -> None:
         ("adb:", "nothing can be deployed there; give local:/folder or ssh://host"),
     ],
 )
-def test_where_nothing_can_be_deployed(bundles: Path, url: str, sentence: str) -> None:
+def test_where_nothing_can_be_deployed(bundles, url, sentence):
     with pytest.raises(InputError, match=sentence):
         put(bundles / "1.0.0", url)
 
 
 @needs_sshd
-def test_over_ssh(bundles: Path, tmp_path: Path, sshd: Sshd) -> None:
+def test_over_ssh(bundles, tmp_path, sshd):
     sshd.trust()
     url = sshd.url(tmp_path / "model")
     put(bundles / "1.0.0", url)
@@ -146,35 +150,27 @@ def test_over_ssh(bundles: Path, tmp_path: Path, sshd: Sshd) -> None:
     assert (version(back), back["problem"]) == ("1.0.0", None)
 
 
-def test_a_deployment_killed_at_any_moment_leaves_a_whole_version(tmp_path: Path) -> None:
-    """The command and all that it started get SIGKILL; what is served answers as torch did."""
+def test_a_deployment_killed_at_any_moment_leaves_a_whole_version(tmp_path):
+    """The process and all that it started get SIGKILL; what is served answers as torch did."""
     base = tmp_path / "model"
     url = f"local:{base}"
     versions = [make_bundle(tmp_path / f"bundle-{n}", f"{n}.0") for n in range(1, KILLS + 4)]
-    put(versions[0], url)
-
-    def start(bundle: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "deploy", str(bundle), url],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    begun = time.monotonic()
-    assert start(versions[1]).wait() == 0
-    duration = time.monotonic() - begun
+    for bundle in versions[:2]:  # the first one also starts the process that is forked
+        begun = time.monotonic()
+        with forked(put_as_a_group, bundle, url) as child:
+            said = child.finish()
+            assert child.process.exitcode == 0, said
+        duration = time.monotonic() - begun
     drawn = random.Random(0)
     # Where the files are sent, checked and switched, which is the end.
     moments = [drawn.uniform(0.4 * duration, 1.1 * duration) for _ in range(KILLS)]
     served = 2
     outcomes = set()
     for bundle, moment in zip(versions[2:], moments, strict=False):
-        process = start(bundle)
-        time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with forked(put_as_a_group, bundle, url) as child:
+            time.sleep(moment)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(child.process.pid, signal.SIGKILL)
         state = deployed(url, Opening())
         assert state["problem"] is None
         assert state["previous"] is not None

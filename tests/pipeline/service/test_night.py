@@ -12,10 +12,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -38,7 +37,7 @@ from prefect.states import Cancelling
 import models
 from models.networks.checkpoint import save_network
 from tests.once import repository
-from tests.pipeline.conftest import ROOT, answers, invoke
+from tests.pipeline.conftest import ROOT, answers, invoke, prefect_home, wait_until
 from tests.pipeline.service.test_nightly import BRING, NAME
 from tests.pipeline.test_guard import MARK, left, none_left
 from tests.sshd import free_port
@@ -95,14 +94,6 @@ def documented() -> list[str]:
     return [line for line in lines if line.startswith(("ackd ", "dvc "))]
 
 
-def wait_until(is_so: Callable[[], Any], what: str, within_s: float = LONGEST) -> Any:
-    end = time.monotonic() + within_s
-    while not (found := is_so()):
-        assert time.monotonic() < end, f"{what}: not within {within_s:g} s"
-        time.sleep(0.1)
-    return found
-
-
 def ackd(line: str) -> str:
     """What a command of the page prints."""
     code, output, error = invoke(*shlex.split(line)[1:])
@@ -133,7 +124,7 @@ def started(line: str, folder: Path, ready: str, **env: str) -> Iterator[subproc
 
 
 @pytest.fixture
-def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def student(tmp_path, monkeypatch):
     """A project that trains a student for some seconds, in the working directory."""
     root = tmp_path / "project"
     write_data(root / "artifacts/data")
@@ -181,7 +172,7 @@ def has_checkpoints(root: Path) -> bool:
 
 
 @pytest.mark.timeout(3000)
-def test_a_night(student: Path, tmp_path: Path) -> None:
+def test_a_night(student, tmp_path):
     reference = uninterrupted(student, tmp_path / "uninterrupted")
     (student / "slow").touch()
     port = free_port()
@@ -190,7 +181,7 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
     own = {
         MARK: mark,
         "PREFECT_API_URL": url,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_HOME": str(prefect_home(tmp_path / "prefect")),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     with contextlib.ExitStack() as stack:
@@ -252,7 +243,7 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         wait_until(lambda: state_name(client, first) == "Cancelled", "the end of the first run")
         assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
         assert has_checkpoints(student), "nothing to resume from"
-        assert took < 5, f"cancelled only after {took:.1f} s"
+        assert took < 15, f"cancelled only after {took:.1f} s"
 
         assert "compress/nightly: 0 2 * * *" in ackd("ackd schedule")
         assert "last  " in ackd("ackd schedule")
@@ -302,7 +293,7 @@ def test_a_night(student: Path, tmp_path: Path) -> None:
         assert "Traceback" not in (student / "worker.log").read_text()
 
 
-def test_every_command_of_the_page_is_run_by_a_test() -> None:
+def test_every_command_of_the_page_is_run_by_a_test():
     here = ["ackd server", "ackd worker", SET, SET_CLONE]
     here += ["ackd schedule", "ackd schedule --remove"]
     assert f"`{PAUSE}`" in PAGE.read_text()
