@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from models.distillers.base import Distiller
 from models.networks.checkpoint import describe, load_network, save_state
 from stages.files import new_folder
 from stages.launch import run_training_stage
 from stages.params import Params
-from stages.training.history import Row
 from stages.training.results import measure_trained, write_reports
 from stages.training.run import start_session
 
@@ -36,11 +33,13 @@ def main(params: Params) -> None:
     if engine.is_main:
         measured = measure_trained(student, progress, data, session.normalize)
         metrics = {"method": method} | measured | start.describe()
-        metrics |= _learner_accuracies(distiller, progress.history[-1])
+        if names := distiller.learner_names():
+            accuracy, shown = progress.history[-1], [*names, "ensemble"]
+            metrics["learners"] = {name: accuracy[f"val_accuracy/{name}"] for name in shown}
         write_reports(REPORTS, metrics, progress, engine)
         header = describe(student) | {
             "method": method,
-            "learners": [name.partition("#")[0] for name in distiller.learner_names()],
+            "learners": [name.partition("#")[0] for name in names],
             "teacher": teacher.name,
             "image_size": data.image_size,
         }
@@ -49,13 +48,6 @@ def main(params: Params) -> None:
             save_state(folder / "model.safetensors", distiller.state_dict(), header)
         checkpoints.clear()
     engine.accelerator.end_training()
-
-
-def _learner_accuracies(distiller: Distiller, last: Row) -> dict[str, Any]:
-    names = distiller.learner_names()
-    if not names:
-        return {}
-    return {"learners": {name: last[f"val_accuracy/{name}"] for name in [*names, "ensemble"]}}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from stages.entry import run_stage
 from stages.files import new_folder, sha256, write_json
 from stages.params import Params
 from stages.progress import track
-from stages.quantization.images import calibration_images
 from stages.quantization.int8 import calibrate, quantize
 from stages.runtimes.base import Job
 from stages.runtimes.exported import ONNX_FOLDER, SHAPES
@@ -136,7 +135,7 @@ class _Models:
 
     def __init__(self, data: DataSet, export: Export, facts: Mapping[str, str]) -> None:
         self.data, self.export, self.facts = data, export, facts
-        self.calibration = calibration_images(data, export.calibration_images)
+        self.calibration = data.calibration_images(export.calibration_images)
 
     def serialized(self, precision: str) -> dict[str, bytes]:
         """The contents of the files by shape, with ``facts`` as metadata."""

@@ -55,11 +55,8 @@ def draw_looks(
     Below each is the network's answer. Equal arguments give equal bytes.
 
     Args:
-        path: where to.
         images: ``[B, H, W, 3]``.
-        labels: ``[B]``.
         looks: the networks' features of these images, as :func:`grad_cam` needs them.
-        classes: the labels' names.
     """
     names = [name if len(name) <= 10 else f"{name[:9]}…" for name in classes]
     columns = {}

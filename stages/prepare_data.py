@@ -214,15 +214,6 @@ def _write_images(
     Uses plain writes: on a full disk, a memory map kills the process, and ``np.save`` fails
     without the reason.
 
-    Args:
-        path: of the array.
-        chosen: the images.
-        size: height and width in pixels.
-        data: the section.
-        damaged: gets a line for each image that cannot be read.
-        known: digests of images that are left out.
-        margin: whether images keep what was resized and is not in the centre crop.
-
     Returns:
         Statistics of the written images, and their indices among the chosen ones.
     """

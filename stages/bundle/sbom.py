@@ -38,15 +38,7 @@ def write_sbom(
     license_: str | None,
     weights: Mapping[str, Any] | None = None,
 ) -> None:
-    """Describe all files in ``folder``; equal contents give equal bytes.
-
-    Args:
-        folder: of the bundle.
-        network: its name.
-        version: of the bundle.
-        license_: the model's SPDX expression; None if it is not stated.
-        weights: that its training started from, as in its metrics file.
-    """
+    """Describe all files in ``folder``; equal contents give equal bytes."""
     digests = {path: sha256(path) for path in sorted(folder.iterdir())}
     licenses = _licenses(license_)
     whole = Component(

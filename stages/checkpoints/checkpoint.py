@@ -47,8 +47,6 @@ def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Iterable[Path])
     ``models`` and ``stages`` that is imported by now.
 
     Args:
-        stage: its name in ``dvc.yaml``.
-        settings: JSON-able, nested as needed.
         inputs: files and folders. A folder with a ``manifest.json`` counts by that alone, because
             it holds the sums of what lies beside it.
 
@@ -95,8 +93,6 @@ class Checkpoints:
     training: what cannot be written is said, and the older ones stay.
 
     Args:
-        stage: its name in ``dvc.yaml``.
-        fingerprint: see :func:`fingerprint`.
         root: by default the environment variable ACKD_CHECKPOINTS, or ``.checkpoints`` here.
     """
 

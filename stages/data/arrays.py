@@ -189,6 +189,12 @@ class DataSet:
         """
         return ImageFile(self.folder / f"{name}_images.npy", self.image_size)
 
+    def calibration_images(self, count: int) -> npt.NDArray[np.uint8]:
+        """What int8 ranges are calibrated on: ``count`` training images or all, evenly spaced."""
+        images = self.split("train").images
+        count = min(count, len(images))
+        return images[np.arange(count) * len(images) // count]
+
     def split(self, name: Split) -> Images:
         """Raises InputError where the arrays are damaged or do not fit the manifest."""
         images, labels, count = self.images(name), self.labels(name), self.count(name)

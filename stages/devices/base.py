@@ -79,10 +79,6 @@ class Device(ABC):
     def measure(self, exported: Exported, profile: Profile) -> Measurement:
         """Latency at batch 1 and parity of each precision's static model, for each thread count.
 
-        Args:
-            exported: the models.
-            profile: how long to measure.
-
         Returns:
             A row for each precision and number of threads; ``failed`` if it did not run.
 

@@ -32,11 +32,6 @@ class Finished(NamedTuple):
 def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Finished:
     """Run a program of this machine to its end.
 
-    Args:
-        command: program and arguments.
-        device: the device's URL, for messages.
-        given: its stdin.
-
     Raises:
         FileNotFoundError, PermissionError: there is no such program.
         InputError: it does not end within :func:`timeout_s`.

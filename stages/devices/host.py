@@ -79,10 +79,6 @@ class Host(Device):
     def run(self, command: Sequence[str], given: bytes = b"") -> Finished:
         """Run a command there to its end.
 
-        Args:
-            command: program and arguments, which no shell changes.
-            given: its stdin.
-
         Raises:
             InputError: the device is unreachable, or does not finish within :func:`timeout_s`.
         """

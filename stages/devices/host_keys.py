@@ -25,8 +25,6 @@ def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -
     the alias of the configuration, and of the type that ssh prefers.
 
     Args:
-        url: of the device, for messages.
-        opening: what is allowed.
         ssh: connects to the host, with these arguments before the usual ones.
 
     Raises:

@@ -36,9 +36,7 @@ def judge(
     """The row of one measurement, by the rules of ``runner.py``.
 
     Args:
-        row: of :func:`stages.devices.base.unmeasured`, with the requested number of threads.
         parity: as returned by ``rules.compare``.
-        clock: the name of who took the times, for messages.
         trouble: why the times are invalid; None if they are valid.
     """
     if timed.threads != row["threads"]:

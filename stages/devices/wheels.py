@@ -22,7 +22,6 @@ def install_for(device: dict[str, Any], site: Path, url: str) -> None:
     Args:
         device: the answer of ``agent.py describe``.
         site: an empty folder, for ``PYTHONPATH`` there.
-        url: of the device, for messages.
 
     Raises:
         InputError: there are no wheels for such a device, or the download takes too long.

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from models.networks.checkpoint import load_network
 from stages.data.arrays import load_data
-from stages.quantization.images import calibration_images
 from stages.runtimes.litert_runtime import INPUT, OUTPUT, SIGNATURE
 from stages.runtimes.parity import STUDENT
 from stages.runtimes.torch_runtime import DeployedNetwork
@@ -61,7 +60,7 @@ def quantize(source: Path, target: Path, count: int) -> None:
     manager.load_quantization_recipe(maker.get_quantization_recipe())
     # Not maker.calibrate, which averages the images' ranges and so cuts off rare values.
     ranges = calibrator.Calibrator(str(source), qsv_update_func=qsv_utils.min_max_update)
-    images = calibration_images(load_data(), count)
+    images = load_data().calibration_images(count)
     ranges.calibrate({SIGNATURE: [{INPUT: image[None]} for image in images]}, manager)
     maker.quantize(ranges.get_model_qsvs()).export_model(str(target))
 

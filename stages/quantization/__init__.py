@@ -1,1 +1,1 @@
-"""int8 models: the images that ranges are calibrated on, and the conversion."""
+"""int8 models: the conversion, and the ranges that it needs."""

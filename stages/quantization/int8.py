@@ -54,9 +54,7 @@ def calibrate(
     """The range of every activation, for :func:`quantize` to any precision.
 
     Args:
-        model: as exported by :func:`stages.export_onnx.export_network`.
         images: training images ``[N, H, W, 3]``.
-        method: ``minmax``, ``percentile`` or ``entropy``.
     """
     (kind, options), name = _METHODS[method], model.graph.input[0].name
     # onnxruntime prints a line for each part of the images.
@@ -83,8 +81,6 @@ def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onn
     """The int8 version of an fp32 model whose graph begins with the preprocessing.
 
     Args:
-        model: as exported by :func:`stages.export_onnx.export_network`; not changed.
-        precision: ``int8_u8s8`` or ``int8_s8s8``.
         ranges: by :func:`calibrate`, of this graph.
     """
     source = onnx.ModelProto()

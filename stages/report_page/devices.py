@@ -11,8 +11,6 @@ class Measured(NamedTuple):
     """What is known of one device.
 
     Attributes:
-        url: the device's.
-        description: who measured, from ``reports/latency.json``.
         results: rows of ``reports/latency.json``, of these models alone.
         by_hand: whether `ackd profile` or `ackd probe` measured it, and not the chain.
     """

@@ -57,12 +57,7 @@ class Execution:
 
 
 class Runtime(Protocol):
-    """One way to run an exported model.
-
-    Attributes:
-        name: as in the reports.
-        precisions: those that it supports.
-    """
+    """One way to run an exported model."""
 
     name: str
     precisions: tuple[str, ...]

@@ -34,9 +34,6 @@ _WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMU
 class Session:
     """A loaded model for one image, with the methods of an onnxruntime session to be timed alike.
 
-    Args:
-        threads: that its operators may use.
-
     Raises:
         RuntimeFailureError: LiteRT does not load the file.
     """

@@ -41,12 +41,7 @@ _INSPECTOR_DTYPES = {
 
 
 class TensorRtRuntime:
-    """As :class:`stages.runtimes.base.Runtime`, on the first NVIDIA GPU.
-
-    Args:
-        command: of the process that builds and runs the engine.
-        timing: how long to time a static model.
-    """
+    """As :class:`stages.runtimes.base.Runtime`, on the first NVIDIA GPU."""
 
     name = "tensorrt"
     # It supports symmetric int8 only.
@@ -127,9 +122,6 @@ def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
     """The names of all layers by the format of their weights, or else of their outputs.
 
     Several formats are joined by ``", "``; a layer without any is ``unknown``.
-
-    Args:
-        layers: ``Layers`` of the inspector's JSON; without details each is only a name.
     """
     found: dict[str, list[str]] = {}
     for layer in layers:

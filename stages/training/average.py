@@ -15,10 +15,6 @@ class Average:
 
     In step t, counted from 0, ``d = min(decay, (1 + t) / (10 + t))``: the first weights count
     little (as in TensorFlow's ExponentialMovingAverage, and timm's).
-
-    Args:
-        module: what is trained.
-        decay: how much of the average each step keeps, in the end.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

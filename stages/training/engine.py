@@ -36,7 +36,6 @@ class Engine:
     Attributes:
         accelerator: knows this process's device and number.
         precision: what ``auto`` became.
-        settings: the parameters.
     """
 
     accelerator: Accelerator
@@ -54,12 +53,7 @@ class Engine:
         return bool(self.accelerator.is_main_process)
 
     def place(self, distiller: Distiller, image_size: int) -> Distiller:
-        """Move a distiller to this process's device, in the layout that convolutions like best.
-
-        Args:
-            distiller: before its first step.
-            image_size: height and width of its images in pixels.
-        """
+        """Move a distiller to this process's device, in the layout that convolutions like best."""
         distiller.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         mask_padding_gradients(distiller, image_size, self.device)
         if self.settings.sync_batchnorm:

@@ -24,9 +24,6 @@ class FrozenTeacher:
     Args:
         teacher: on the engine's device; it is put into eval mode, as a frozen teacher's running
             statistics must not move.
-        distiller: says what it needs.
-        engine: how the teacher computes.
-        store: where its logits are kept, or None.
         slots: of an epoch, all processes together.
 
     Raises:

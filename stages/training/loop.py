@@ -29,13 +29,7 @@ class Trainer:
     The weights in the distiller are those of the last epoch, or their average where one is kept.
 
     Args:
-        what: the name that progress is shown under.
-        distiller: on the engine's device.
-        teacher: what the method needs of its teacher.
-        feed: the training images.
         val: what accuracy is watched on; it decides nothing but which epoch was best.
-        settings: epochs, learning rate and so on.
-        engine: devices, processes, precision.
         checkpoints: where an interrupted training goes on from; None keeps none.
     """
 

@@ -28,8 +28,6 @@ def build_optimizer(
 
     Args:
         module: a distiller, or a network alone; what is frozen in it stays as it is.
-        settings: of the training.
-        steps_per_epoch: optimizer steps an epoch.
 
     Raises:
         InputError: the layers of the network are not known, where ``layer_decay`` needs them.

@@ -22,13 +22,7 @@ class _Stateful(Protocol):
 
 
 class Resume:
-    """Takes and restores the state of a training.
-
-    Args:
-        parts: weights, optimizers, schedule, by name.
-        engine: its random numbers and its scaler belong to the state; the main process writes.
-        checkpoints: where states are kept; None keeps none.
-    """
+    """Takes and restores the state of a training."""
 
     def __init__(
         self, parts: Mapping[str, _Stateful], engine: Engine, checkpoints: Checkpoints | None

@@ -84,14 +84,7 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """What the trainings of a stage have in common.
-
-    Attributes:
-        stage: its name, which checkpoints lie under.
-        params: all of them.
-        data: the data set.
-        engine: devices, processes and precision.
-    """
+    """What the trainings of a stage have in common."""
 
     stage: str
     params: Params
@@ -110,9 +103,6 @@ class Session:
         It takes images that are normalised as the data are, whatever its weights were trained with.
 
         Args:
-            what: the name that its weights are shown under.
-            name: of the network.
-            settings: its seed, its weights and their normalisation.
             new_classifier: as of :func:`models.weights.load_weights`.
 
         Raises:
@@ -149,17 +139,7 @@ class Session:
         teacher: Backbone | None = None,
         unlabeled: int = 0,
     ) -> Trained:
-        """Train a network, going on from where an interrupted run of the same training ended.
-
-        Args:
-            what: the name that progress is shown under.
-            network: as it begins; it is moved to the engine's device.
-            settings: those of this training.
-            method: by which it learns.
-            options: of the method.
-            teacher: on the engine's device.
-            unlabeled: images of a batch that have no label.
-        """
+        """Train a network, going on from where an interrupted run of the same training ended."""
         data, params, engine = self.data, self.params, self.engine
         options = options or {}
         setting = setting_of(data, settings, engine, teacher)

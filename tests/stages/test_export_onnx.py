@@ -1,5 +1,4 @@
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from stages import export_onnx
 from stages.data.arrays import load_data
 from stages.files import sha256
 from stages.params import Params
-from stages.quantization.images import calibration_images
 from stages.quantization.int8 import calibrate, quantize, tensorrt_violations
 from stages.runtimes.base import Job
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
@@ -41,15 +39,6 @@ def run_onnx(path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float3
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     logits: npt.NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
     return logits
-
-
-@pytest.fixture
-def project(tiny_origin, tmp_path, monkeypatch):
-    """A copy to write to, as the working directory."""
-    shutil.copytree(tiny_origin / "artifacts/data", tmp_path / "artifacts/data")
-    shutil.copytree(tiny_origin / "artifacts/student", tmp_path / "artifacts/student")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_the_files_are_as_described_and_have_the_facts_inside(tiny_exported, tiny_params):
@@ -226,7 +215,7 @@ def test_other_networks_answer_and_norms_without_a_convolution_stay_float(name, 
     assert [r for r in caplog.records if r.levelname == "WARNING"] == []
 
 
-@pytest.mark.usefixtures("project")
+@pytest.mark.usefixtures("student_project")
 def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys):
     def refuse(*_: object) -> None:
         raise ValueError(f"shared mode is not supported {'yet ' * 200}")
@@ -253,9 +242,9 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys)
 def test_calibration_images_are_spread_over_the_training_split(tiny_origin):
     data = load_data(tiny_origin / "artifacts/data")
     train = np.load(tiny_origin / "artifacts/data/train_images.npy")
-    np.testing.assert_array_equal(calibration_images(data, 12), train[::4])
+    np.testing.assert_array_equal(data.calibration_images(12), train[::4])
     for count in (48, 49):
-        np.testing.assert_array_equal(calibration_images(data, count), train)
+        np.testing.assert_array_equal(data.calibration_images(count), train)
 
 
 def test_opset_20_and_one_that_is_not_honoured():
@@ -267,7 +256,7 @@ def test_opset_20_and_one_that_is_not_honoured():
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
 
 
-@pytest.mark.usefixtures("project")
+@pytest.mark.usefixtures("student_project")
 def test_a_student_of_other_classes_or_damaged():
     save_network(export_onnx.STUDENT, models.build("resnet8", 4))
     with pytest.raises(InputError, match="gives 4 logits where artifacts/data has 3 classes"):

@@ -38,12 +38,7 @@ class FeedPlan:
     """Which images a process trains on, and how they are augmented and cut into batches.
 
     Attributes:
-        data: the data set.
-        augmentation: what is changed, and the seed of order and changes.
         batch_size: of the global batch.
-        device: where the batches go.
-        process: this process's number, from 0.
-        processes: how many there are.
         label_smoothing: the share of each target that is spread over all classes.
         full_batches: leave out the rest of an epoch's images that does not fill a batch.
         unlabeled: how many of a batch's images have no label.
@@ -162,12 +157,7 @@ class Feed:
         return found
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Shard]:
-        """The process's shards of an epoch's batches.
-
-        Args:
-            epoch: counted from 0.
-            start_step: the batches before it are left out.
-        """
+        """The process's shards of an epoch's batches."""
         indices = self._indices(epoch)
         batches = self._batches(epoch)[start_step:]
         shown = [slots[self._own] for slots in batches]
@@ -230,10 +220,6 @@ class Feed:
 
         Args:
             pixels: of its images, and where they are elsewhere of their partners.
-            slots: of the global batch.
-            indices: of the images in all slots.
-            epoch: counted from 0.
-            step: counted from 0.
         """
         plan, settings, device = self.plan, self.plan.augmentation, self.normalize.device
         images, own = self.normalize(pixels), slots[self._own]

@@ -48,14 +48,7 @@ class Mix(NamedTuple):
 
 
 def draw_mix(settings: Augmentation, epoch: int, step: int, size: int) -> Mix:
-    """Zhang et al. 2018 (mixup) or Yun et al. 2019 (CutMix), for a batch of ``size`` pixels.
-
-    Args:
-        settings: their alphas, one of which at least is above 0, and the seed.
-        epoch: counted from 0.
-        step: of the epoch, counted from 0.
-        size: height and width of the images.
-    """
+    """Zhang et al. 2018 (mixup) or Yun et al. 2019 (CutMix), for a batch of ``size`` pixels."""
     generator = np.random.default_rng((settings.seed, epoch, step, _PURPOSE))
     cuts = generator.random() < 0.5 if settings.mixup and settings.cutmix else settings.cutmix > 0
     alpha = settings.cutmix if cuts else settings.mixup

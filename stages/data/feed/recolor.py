@@ -18,9 +18,6 @@ def recolor(images: Tensor, indices: Tensor, settings: Augmentation, epoch: int)
 
     Args:
         images: ``[B, H, W, 3]`` uint8.
-        indices: ``[B]``, their sample indices.
-        settings: which changes.
-        epoch: counted from 0.
     """
     transform = _transform(settings)
     seeds = random_bits(settings.seed, epoch, indices.cpu(), RECOLOR).tolist()

@@ -29,7 +29,6 @@ class StreamFeed(Feed):
     The workers live for one epoch, and end by themselves when this process is gone.
 
     Args:
-        plan: which images, and how.
         workers: how many processes; 0 reads in this one.
     """
 

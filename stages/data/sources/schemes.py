@@ -46,7 +46,6 @@ def open_source(data: Data, *, labeled: bool = True) -> Source:
     Each library is imported when it is used, not before.
 
     Args:
-        data: the section.
         labeled: whether labels are needed; without, those of a hub's data set are all 0.
 
     Raises:

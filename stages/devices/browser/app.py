@@ -56,13 +56,7 @@ M = TypeVar("M", bound=measurement.Message)
 
 
 def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
-    """Serves everything below ``/<token>/`` and answers any other request with 404.
-
-    Args:
-        token: the first part of every path.
-        runs: the measurements.
-        runtime: the folder of onnxruntime-web's files.
-    """
+    """Serves everything below ``/<token>/`` and answers any other request with 404."""
     routes = [Route("/", _file(PAGE / "index.html"))]
     routes += [Route(f"/{name}", _file(PAGE / name)) for name in _PAGE_FILES]
     routes += [Route(f"/models/{path.name}", _file(path)) for path in runs.models]

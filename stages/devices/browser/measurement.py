@@ -100,13 +100,7 @@ class WrongMessageError(Exception):
 
 
 def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
-    """Every static model on the CPU with each number of threads, and float models on the GPU.
-
-    Args:
-        exported: the models.
-        profile: has the numbers of threads.
-        browser: measures.
-    """
+    """Every static model on the CPU with each number of threads, and float models on the GPU."""
     tasks = []
     for precision in exported.precisions:
         entry = exported.entry(precision, "static")
@@ -172,7 +166,6 @@ def judge(
 
     Args:
         reference: torch's logits ``[G, K]``.
-        max_runs: the most samples that may be sent.
 
     Raises:
         WrongMessageError: it does not answer ``task``.

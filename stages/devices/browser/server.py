@@ -143,9 +143,7 @@ def serving(
     """Serve ``app`` in a thread until the block ends.
 
     Args:
-        headers: of every answer.
         listener: a listening socket; closed at the end.
-        encryption: for HTTPS.
     """
     config = uvicorn.Config(
         app,
