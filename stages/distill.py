@@ -34,8 +34,8 @@ def main(params: Params) -> None:
         measured = measure_trained(student, progress, data, session.normalize)
         metrics = {"method": method} | measured | start.describe()
         if names := distiller.learner_names():
-            accuracy, shown = progress.history[-1], [*names, "ensemble"]
-            metrics["learners"] = {name: accuracy[f"val_accuracy/{name}"] for name in shown}
+            last, shown = progress.history[-1], [*names, "ensemble"]
+            metrics["learners"] = {name: last[f"val_accuracy/{name}"] for name in shown}
         write_reports(REPORTS, metrics, progress, engine)
         header = describe(student) | {
             "method": method,

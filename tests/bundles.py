@@ -1,7 +1,5 @@
 """Small bundles, as ``package`` writes them, of models that answer with a mean colour."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

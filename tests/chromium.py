@@ -1,7 +1,5 @@
 """Chromium without a window, driven by its own protocol: pages as a person would see them."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import itertools

@@ -1,12 +1,9 @@
 """What the machine's owner has set, and what tools would send or keep, stays out of the tests."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,13 +52,13 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _private_folders() -> Iterator[None]:
+def _private_folders():
     yield
     shutil.rmtree(_PRIVATE, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
+def _fresh_accelerator():
     """A process has one precision for good; what runs next is to choose its own."""
     yield
     state = sys.modules.get("accelerate.state")

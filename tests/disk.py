@@ -1,7 +1,5 @@
 """A disk that is soon full."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

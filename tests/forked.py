@@ -4,8 +4,6 @@ They can be killed, have their own environment, and print where nobody else does
 costs is paid once for all tests.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """What is costly to make and is only read: made once a session, by whichever worker comes first."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Packages that a few tests need, fetched when these run; nothing of them lies in the project."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

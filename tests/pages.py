@@ -1,7 +1,5 @@
 """What pages of docs tell to type, and a shell to type it in."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -3,8 +3,6 @@
 It takes the calls of :mod:`stages.devices.adb_client`, and fails as the client 1.0.41 does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """What methods are built for in the tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

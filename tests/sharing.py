@@ -1,7 +1,5 @@
 """A small project with results to share, and what it is shared through."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Data as ``prepare_data`` leaves them, of images that a test makes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A real sshd on loopback with keys of its own, and a client that knows no others."""
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import os

@@ -83,13 +83,13 @@ def _run_chain(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def chain() -> Path:
+def chain():
     """The chain after its first run, committed."""
     return once("chain", _run_chain)
 
 
 @pytest.fixture
-def copy(chain: Path, tmp_path: Path) -> Path:
+def copy(chain, tmp_path):
     """A copy of the finished chain for a test that changes it, with the same cache."""
     shutil.copytree(chain, tmp_path / "copy", symlinks=True)
     return tmp_path / "copy"
@@ -100,7 +100,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_it_ends_with_a_report_and_a_bundle_that_proves_itself(chain: Path, tmp_path: Path) -> None:
+def test_it_ends_with_a_report_and_a_bundle_that_proves_itself(chain, tmp_path):
     summary = read(chain / "reports/summary.json")
     assert summary["student"]["network"] == "resnet8"
     assert summary["student"]["accuracy"] > 0.15
@@ -115,9 +115,7 @@ def test_it_ends_with_a_report_and_a_bundle_that_proves_itself(chain: Path, tmp_
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_a_second_run_asks_only_what_there_is_with_and_without_data(
-    copy: Path, tmp_path: Path
-) -> None:
+def test_a_second_run_asks_only_what_there_is_with_and_without_data(copy, tmp_path):
     ran, _ = repro(copy)
     assert set(ran) == {"identify_device", "identify_inputs"}
     assert call(copy, "git", "status", "--porcelain").stdout == ""
@@ -126,7 +124,7 @@ def test_a_second_run_asks_only_what_there_is_with_and_without_data(
     assert set(ran) == {"identify_device", "identify_inputs"}
 
 
-def test_another_process_makes_the_same_bytes_elsewhere(chain: Path, tmp_path: Path) -> None:
+def test_another_process_makes_the_same_bytes_elsewhere(chain, tmp_path):
     write_project(tmp_path)
     lines = ["from stages.params import load_params"]
     for stage in TO_EXPORT:
@@ -142,7 +140,7 @@ def test_another_process_makes_the_same_bytes_elsewhere(chain: Path, tmp_path: P
     assert found == 6 + 4 + 8 + 1
 
 
-def test_an_experiment_with_another_method_does_not_train_the_teacher_again(copy: Path) -> None:
+def test_an_experiment_with_another_method_does_not_train_the_teacher_again(copy):
     settings = ["distill.method=one", "distill.epochs=2", "proxy.method=early_stopped"]
     settings += ["export.precisions=[fp32]", "gate.min_accuracy=null"]
     arguments = [part for text in settings for part in ("--set-param", text)]
@@ -167,7 +165,7 @@ def test_an_experiment_with_another_method_does_not_train_the_teacher_again(copy
     assert "Validation accuracy" in (copy / "dvc_plots/index.html").read_text()
 
 
-def test_trainings_are_restored_rather_than_repeated(copy: Path) -> None:
+def test_trainings_are_restored_rather_than_repeated(copy):
     # They write to git as well, what DVC may put beside its cache.
     stages = TO_EXPORT[:4]
     reports = [copy / "reports/data.json", *copy.glob("reports/*/metrics.json")]
@@ -182,7 +180,7 @@ def test_trainings_are_restored_rather_than_repeated(copy: Path) -> None:
     assert [path.read_bytes() for path in reports] == made
 
 
-def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy: Path) -> None:
+def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy):
     before = (copy / "artifacts/bundle.tar.gz").read_bytes()
     url = "local:?threads=2"
     call(copy, sys.executable, "-m", "pipeline.cli", "profile", url)
@@ -195,7 +193,7 @@ def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy: Pa
     assert (copy / "artifacts/bundle.tar.gz").read_bytes() == before
 
 
-def test_a_missed_goal_stops_the_bundle_and_keeps_the_measurements(copy: Path) -> None:
+def test_a_missed_goal_stops_the_bundle_and_keeps_the_measurements(copy):
     change(copy, gate={"min_accuracy": 1.0, "max_size_mb": 0.001})
     ran, output = repro(copy, check=False)
     assert ran[-1] == "gate"
@@ -206,7 +204,7 @@ def test_a_missed_goal_stops_the_bundle_and_keeps_the_measurements(copy: Path) -
     assert (copy / "reports/summary.json").is_file()
 
 
-def test_a_changed_export_is_made_again(copy: Path) -> None:
+def test_a_changed_export_is_made_again(copy):
     file = copy / "artifacts/onnx/fp32.static.onnx"
     good = file.read_bytes()
     file.chmod(0o644)

@@ -50,7 +50,7 @@ UNUSED = {
 
 
 @pytest.fixture(scope="module")
-def graph() -> grimp.ImportGraph:
+def graph():
     """What imports what at run time, at any level of indentation."""
     graph = grimp.build_graph(
         "models", "stages", exclude_type_checking_imports=True, cache_dir=None
@@ -82,7 +82,7 @@ def files_in(place: str) -> set[str]:
     }
 
 
-def test_the_stages_are_those_that_meet_only_through_their_files() -> None:
+def test_the_stages_are_those_that_meet_only_through_their_files():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = {c["name"]: c["modules"] for c in project["tool"]["importlinter"]["contracts"][1:3]}
     modules = contracts["Stages meet only through their files"]
@@ -92,9 +92,7 @@ def test_the_stages_are_those_that_meet_only_through_their_files() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(
-    name: str, graph: grimp.ImportGraph
-) -> None:
+def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(name, graph):
     places = [dep for dep in STAGES[name]["deps"] if dep.startswith(("models/", "stages/"))]
     declared = [files_in(place) for place in places]
     plumbing = set().union(*map(files_in, PLUMBING))
@@ -108,13 +106,13 @@ def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(
 
 
 @pytest.mark.parametrize("name", ["prepare_data", "train_teacher", "train_proxy", "distill"])
-def test_the_run_cache_takes_what_takes_long(name: str) -> None:
+def test_the_run_cache_takes_what_takes_long(name):
     # DVC keeps no run of a stage that leaves something in git which is no metric and no plot.
     # Without it a sweep would train the teacher for each experiment.
     assert all(isinstance(out, str) for out in STAGES[name]["outs"])
 
 
-def test_every_dependency_is_there_or_some_stages_output() -> None:
+def test_every_dependency_is_there_or_some_stages_output():
     made = set()
     for stage in STAGES.values():
         for kind in ("outs", "metrics", "plots"):
@@ -133,7 +131,7 @@ def flat(content: dict, prefix: str = "") -> set[str]:
     return found
 
 
-def test_params_yaml_is_valid_and_has_every_key() -> None:
+def test_params_yaml_is_valid_and_has_every_key():
     # A key that is left out would take its default from the code, where DVC does not see a change.
     content = load_params(ROOT / "params.yaml").model_dump(by_alias=True)
     assert flat(YAML(typ="safe").load(ROOT / "params.yaml")) == flat(content)

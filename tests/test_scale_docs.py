@@ -1,7 +1,5 @@
 """docs/scale.md: its presets are accepted, and its examples run with stand-ins for a cluster."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

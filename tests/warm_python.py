@@ -3,8 +3,6 @@
 ``python -m stages.NAME`` takes some seconds for its imports, which are paid once here.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import multiprocessing

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ COUNT, CLASSES, SIZE = 102, 6, 32
 
 
 @pytest.fixture(scope="session")
-def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_folder(tmp_path_factory):
     """Noise, as prepare_data would leave it."""
     folder = tmp_path_factory.mktemp("benchmark-data")
     random = np.random.default_rng(0)
@@ -28,14 +27,14 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def weights(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def weights(data_folder, tmp_path_factory):
     """The folder of a pair's weights, and what is known of it."""
     folder = tmp_path_factory.mktemp("benchmark-weights")
     return folder, write_pair("resnet14", "resnet8", str(data_folder), str(folder))
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def page(tmp_path, monkeypatch):
     """A page of docs in the current folder, with room for every table."""
     monkeypatch.chdir(tmp_path)
     DOCS.mkdir()
@@ -45,7 +44,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def forked_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+def forked_stages(monkeypatch):
     """What a study starts begins at once: stages are forked, not started."""
 
     def run(command: list[str], cwd: Path, env: dict[str, str], check: bool) -> None:

@@ -27,9 +27,7 @@ TEACHER = {"teacher": {"sha256": "0", "accuracy": 0.5}}
 
 
 @pytest.mark.usefixtures("forked_stages")
-def test_a_study_is_trained_once_and_becomes_a_table(
-    page: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_is_trained_once_and_becomes_a_table(page, capfd, monkeypatch):
     monkeypatch.setenv("ACKD_LOGITS", str(Path("logits").absolute()))
     plan = Path("plan.yaml")
     plan.write_text(PLAN)
@@ -60,7 +58,7 @@ def test_a_study_is_trained_once_and_becomes_a_table(
         compare()
 
 
-def test_the_loop_of_a_peer_trains_its_variant(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_of_a_peer_trains_its_variant(page, monkeypatch):
     def run(study: Study, module: str, params: object, *arguments: str) -> None:
         ran.append((module, *arguments))
         for file in ("repdistiller.json", "reports/distill/metrics.json"):
@@ -82,7 +80,7 @@ def test_the_loop_of_a_peer_trains_its_variant(page: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("page")
-def test_a_teacher_that_is_another_is_refused() -> None:
+def test_a_teacher_that_is_another_is_refused():
     teacher = Path("work/artifacts/proxy/model.safetensors")
     teacher.parent.mkdir(parents=True)
     teacher.write_bytes(b"one")
@@ -94,7 +92,7 @@ def test_a_teacher_that_is_another_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("page")
-def test_studies_that_share_their_results_keep_each_others_runs() -> None:
+def test_studies_that_share_their_results_keep_each_others_runs():
     one, other = (Study("one", {"teacher": {}}, Path(name)) for name in ("a", "b"))
     one._keep("kd, seed 0", {}, {"accuracy": 0.5})
     other._keep("kd, seed 1", {}, {"accuracy": 0.6})

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ BATCH = 32  # three an epoch, and a rest
 
 
 @pytest.fixture
-def task(data_folder: Path, weights: tuple[Path, Any]) -> Task:
+def task(data_folder, weights):
     return Task("", "resnet14", "resnet8", str(data_folder), str(weights[0]), CLASSES, BATCH, 0.0)
 
 
@@ -35,7 +34,7 @@ def measured(train: Any, capsys: pytest.CaptureFixture[str], **options: Any) -> 
     return found
 
 
-def test_the_clock_counts_what_comes_after_the_warm_up(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_clock_counts_what_comes_after_the_warm_up(capsys):
     def train(_task: None, clock: Clock) -> None:
         for _ in clock.pace(range(100), lambda number: 10.0 * number):
             pass
@@ -45,13 +44,8 @@ def test_the_clock_counts_what_comes_after_the_warm_up(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(("method", "store"), [("kd", True), ("ackd", False)])
 def test_our_loop_trains_full_batches_over_the_end_of_an_epoch(
-    task: Task,
-    method: str,
-    store: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    task, method, store, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     options = {"method": method, "store": store, "compile": False}
     found = measured(ours.train, capsys, task=dataclasses.replace(task, options=options))
@@ -60,17 +54,13 @@ def test_our_loop_trains_full_batches_over_the_end_of_an_epoch(
     assert (tmp_path / "logits").exists() == store
 
 
-def test_the_limit_counts_operations(
-    task: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_limit_counts_operations(task, monkeypatch, capsys):
     monkeypatch.setattr(processor, "_SIZE", 16)
     chosen = dataclasses.replace(task, options={"dtype": "bfloat16"})
     assert measured(processor.train, capsys, task=chosen)["amount"] == 2 * 2 * 16**3
 
 
-def test_contenders_have_the_same_weights_whose_logits_are_sane(
-    task: Task, weights: tuple[Path, Any]
-) -> None:
+def test_contenders_have_the_same_weights_whose_logits_are_sane(task, weights):
     teacher, student = load_pair(task)
     with torch.no_grad():
         assert float(teacher.eval()(torch.randn(4, 3, SIZE, SIZE)).abs().max()) < 1000
@@ -89,7 +79,7 @@ def test_contenders_have_the_same_weights_whose_logits_are_sane(
 
 
 @pytest.mark.parametrize("name", ["repdistiller", "torchdistill"])
-def test_a_peers_loop(name: str, task: Task, tmp_path: Path) -> None:
+def test_a_peers_loop(name, task, tmp_path):
     checkout = os.environ.get("REPDISTILLER")
     if checkout is None:
         pytest.skip("REPDISTILLER names no checkout of RepDistiller")

@@ -1,9 +1,6 @@
 """A small student, really exported and validated, by every way; and folders that are no such."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,19 +24,19 @@ PARAMS = Params.model_validate({"validate": {"batch_sizes": [1, 3, 8], "tensorrt
 
 
 @pytest.fixture(scope="session")
-def finished() -> Path:
+def finished():
     """A project's root after its stage validate; not to be written to."""
     return made_once("validated", lambda: validate.main(PARAMS), exported())
 
 
 @pytest.fixture
-def project(finished: Path, tmp_path: Path) -> Path:
+def project(finished, tmp_path):
     """A copy to write to."""
     return Path(shutil.copytree(finished, tmp_path / "project"))
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch):
     monkeypatch.setattr(latency, "_RUNS", 5)
     monkeypatch.setattr(latency, "_SECONDS", 0.0)
     monkeypatch.setattr(latency, "_WARM_UP_SECONDS", 0.0)
@@ -68,9 +65,7 @@ def measure_in_browser(project: Path, digest: str | None = None) -> None:
     write_json(project / "reports/devices/browser-pixel-8.json", content)
 
 
-def test_a_finished_project_becomes_tables_and_json(
-    project: Path, page: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_project_becomes_tables_and_json(project, page, capsys):
     measure_in_browser(project)
     threads = torch.get_num_threads()
     with pytest.raises(InputError, match="tiny: expected NAME=FOLDER"):
@@ -117,7 +112,7 @@ def test_a_finished_project_becomes_tables_and_json(
     assert "| browser:pixel-8, int8_u8s8, wasm; failed: out of memory |" in text
 
 
-def test_a_plain_export_has_floats_and_a_free_batch(finished: Path, tmp_path: Path) -> None:
+def test_a_plain_export_has_floats_and_a_free_batch(finished, tmp_path):
     student = read_student(finished)
     way = latency.open_ways(student, tmp_path)["plain"]
     (given,) = way.session.get_inputs()
@@ -144,9 +139,7 @@ def test_a_plain_export_has_floats_and_a_free_batch(finished: Path, tmp_path: Pa
         (2.5, 0.0, "cosine 0.2 is below 0.95", False),
     ],
 )
-def test_int8_is_to_be_quick_and_right(
-    speedup: float, drop: float, reason: str | None, met: bool
-) -> None:
+def test_int8_is_to_be_quick_and_right(speedup, drop, reason, met):
     right = {"reason": None, "samples_p50_ms": [2.0, 1.0]}
     int8 = {"speedup": {"median": speedup}, "drop": drop, "drop_low": drop, "drop_high": drop}
     rows = dict.fromkeys(("plain", "plain_bytes", "fp32"), right)
@@ -158,7 +151,7 @@ def test_int8_is_to_be_quick_and_right(
     assert not edge.goals(rows)["fp32"]["met"]
 
 
-def test_measurements_of_other_models_are_left_out(project: Path) -> None:
+def test_measurements_of_other_models_are_left_out(project):
     measure_in_browser(project, "0" * 64)
     assert read_student(project).browsers == {}
 
@@ -184,9 +177,7 @@ def with_another_student(project: Path) -> None:
         (without_a_row, "has no validated fp16; add to export.precisions"),
     ],
 )
-def test_a_folder_that_is_no_finished_project_is_refused(
-    project: Path, spoil: Callable[[Path], object], message: str
-) -> None:
+def test_a_folder_that_is_no_finished_project_is_refused(project, spoil, message):
     spoil(project)
     with pytest.raises(InputError, match=message) as error:
         read_student(project)

@@ -1,7 +1,5 @@
 """What is measured are real runs of dvc; the flow has tests of its own, and a server to start."""
 
-from pathlib import Path
-
 import pytest
 
 from benchmarks import overhead
@@ -10,14 +8,12 @@ from stages.files import read_json
 
 
 @pytest.fixture(autouse=True)
-def _dvc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def _dvc_alone(monkeypatch):
     monkeypatch.setattr(overhead, "RUNNERS", {"dvc": overhead.RUNNERS["dvc"]})
     monkeypatch.setattr(overhead, "LENGTHS", (1, 3))
 
 
-def test_a_round_of_real_runs_becomes_a_table(
-    page: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_round_of_real_runs_becomes_a_table(page, capsys):
     overhead.main(rounds=1)
     measured = read_json(FOLDER / "overhead.json")["runners"]["dvc"]
     whole = measured["3_changed"]["median"]
@@ -30,7 +26,7 @@ def test_a_round_of_real_runs_becomes_a_table(
     assert row in capsys.readouterr().out
 
 
-def test_a_run_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_named_with_its_last_words(tmp_path):
     overhead.make_chain(tmp_path, 1)
     with pytest.raises(overhead.InputError, match="`dvc repro` failed: .*f0"):
         overhead.seconds("dvc", tmp_path, {})

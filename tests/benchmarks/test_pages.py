@@ -1,8 +1,5 @@
 """The pages show what the files of results hold, as the commands write it."""
 
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
 from benchmarks import comparison, edge, gpu, overhead, training
@@ -21,7 +18,7 @@ def section(name: str) -> str:
 
 
 @pytest.mark.parametrize("module", [edge, gpu, overhead, training])
-def test_a_page_has_the_table_of_its_results(module: ModuleType) -> None:
+def test_a_page_has_the_table_of_its_results(module):
     name = module.__name__.rpartition(".")[2]
     results = ROOT / FOLDER / f"{name}.json"
     if module is gpu and not results.exists():
@@ -31,7 +28,7 @@ def test_a_page_has_the_table_of_its_results(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/comparisons").glob("*.yaml")))
-def test_a_page_has_the_table_of_each_comparison(path: Path) -> None:
+def test_a_page_has_the_table_of_each_comparison(path):
     plan, results = read_yaml(path), ROOT / FOLDER / f"{path.stem}.json"
     text = section(path.stem)
     if results.exists():
@@ -39,7 +36,7 @@ def test_a_page_has_the_table_of_each_comparison(path: Path) -> None:
         assert text == made
 
 
-def test_a_section_is_replaced_and_the_rest_of_the_page_stays(page: Path) -> None:
+def test_a_section_is_replaced_and_the_rest_of_the_page_stays(page):
     begin, end = markers("training")
     page.write_text(f"# Title\n\n{begin}old\n{end}\nThe end.\n")
     publish("training", "new\n")

@@ -15,9 +15,7 @@ from models.weights import load_weights
 NETWORK = "tf_efficientnet_lite0"
 
 
-def test_weights_under_other_names_become_timms(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_under_other_names_become_timms(tmp_path, monkeypatch):
     theirs = timm.create_model(NETWORK)
     renamed = {f"other.{n}": t for n, t in enumerate(theirs.state_dict().values()) if t.ndim}
     torch.save(renamed, tmp_path / "student.pth")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ def rounds(*rates: float, waited: float = 0.0) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def measured() -> dict[str, list[dict[str, Any]]]:
+def measured():
     """Two rounds; the second is half as fast for all."""
     found = {
         "limit_fp32": rounds(2e6, 1e6),
@@ -43,14 +42,14 @@ def measured() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path):
     """What passes for one, as nothing is imported from it."""
     (tmp_path / "rep/helper").mkdir(parents=True)
     (tmp_path / "rep/helper/loops.py").touch()
     return tmp_path / "rep"
 
 
-def test_ratios_are_taken_round_by_round(measured: dict[str, Any]) -> None:
+def test_ratios_are_taken_round_by_round(measured):
     ratios = training.ratios(measured, MACS)
     for name, value in (
         ("kd_live_vs_repdistiller", 2.0),
@@ -64,9 +63,7 @@ def test_ratios_are_taken_round_by_round(measured: dict[str, Any]) -> None:
     assert compiled == {"median": 4.0, "min": 4.0, "max": 4.0}
 
 
-def test_a_row_has_the_share_of_its_precisions_limit(
-    measured: dict[str, Any], checkout: Path
-) -> None:
+def test_a_row_has_the_share_of_its_precisions_limit(measured, checkout):
     every = training.contenders(str(checkout)).items()
     rows = {key: row for key, row in every if key in measured}
     facts = {"macs": MACS, "precision": "bf16"}
@@ -85,12 +82,8 @@ def test_a_row_has_the_share_of_its_precisions_limit(
 
 
 def test_the_command_measures_all_and_writes_json_and_page(
-    data_folder: Path,
-    checkout: Path,
-    page: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    data_folder, checkout, page, monkeypatch, capsys
+):
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda _name: None)
     given = training.contenders(str(checkout)).items()
     rows = {key: dataclasses.replace(row, module=FAKE) for key, row in given}
@@ -113,7 +106,7 @@ def test_the_command_measures_all_and_writes_json_and_page(
     assert "round 1 of 1" in capsys.readouterr().err
 
 
-def test_a_mistake_is_one_sentence(tmp_path: Path, data_folder: Path, checkout: Path) -> None:
+def test_a_mistake_is_one_sentence(tmp_path, data_folder, checkout):
     for where, data, pair, message in (
         (tmp_path, data_folder, "resnet14-resnet8", "expected a checkout of RepDistiller"),
         (checkout, tmp_path, "resnet14-resnet8", "manifest.json: no such file"),
@@ -123,7 +116,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, data_folder: Path, checkout: 
             training.main(where, [pair], data)
 
 
-def test_a_contender_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_a_contender_that_fails_is_named_with_its_last_words(tmp_path):
     task = Task(FAKE, "", "", "", "", 3, 4, 0.0, {"fails": True})
     with pytest.raises(InputError, match="the fake failed: RuntimeError: the fake is broken"):
         training.run_contender("the fake", task, tmp_path)

@@ -52,17 +52,15 @@ IMAGENET = {
 def test_size_cost_and_shapes(name):
     parameters, macs, keys, stages, width = (TABLE | IMAGENET)[name]
     size, classes = (224, 1000) if name in IMAGENET else (32, 100)
-    network = models.build(name, classes).eval()
+    with torch.device("meta"):  # shapes alone, at once
+        network = models.build(name, classes).eval()
+        features = network.features(torch.zeros(2, 3, size, size))
     assert count_parameters(network) == parameters
     assert count_macs(network, size) == macs
     assert len(network.state_dict()) == keys
-    with torch.no_grad():
-        images = torch.randn(2, 3, size, size)
-        features = network.features(images)
-        assert [(f.shape[1], f.shape[2]) for f in features.stages] == stages
-        assert all(f.shape[2] == f.shape[3] for f in features.stages)
-        assert features.embedding.shape == (2, width)
-        assert torch.equal(features.logits, network(images))
+    assert [(f.shape[1], f.shape[2]) for f in features.stages] == stages
+    assert all(f.shape[2] == f.shape[3] for f in features.stages)
+    assert features.embedding.shape == (2, width)
 
 
 def test_state_dict_names_of_the_zoos():
@@ -138,34 +136,44 @@ def test_a_state_dict_of_the_zoos_loads(name, shapes):
     assert all((tensor == 2).all() for tensor in network.state_dict().values())
 
 
-@pytest.mark.parametrize("depth", [18, 50, 152])
+@pytest.mark.parametrize("depth", [18, 50])
 def test_torchvisions_checkpoints_load_and_give_its_answers(depth):
     theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10).eval()
     ours = models.build(f"resnet{depth}", 10).eval()
-    assert isinstance(ours, ImageNetResNet)  # 50 and 152 are also depths of CIFAR networks
-    assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
         images = torch.randn(2, 3, 65, 65)
         torch.testing.assert_close(ours(images), theirs(images))
 
 
+@pytest.mark.parametrize("depth", [50, 152])
+def test_depths_that_cifar_networks_have_too_are_torchvisions(depth):
+    with torch.device("meta"):
+        ours = models.build(f"resnet{depth}", 10)
+        theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10)
+    assert isinstance(ours, ImageNetResNet)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
 def test_the_cifar_stem_keeps_the_names():
-    assert list(models.build("resnet50_cifar", 10).state_dict()) == list(
-        models.build("resnet50", 10).state_dict()
-    )
+    with torch.device("meta"):
+        ours, theirs = (models.build(name, 10) for name in ("resnet50_cifar", "resnet50"))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
 FAMILIES = "resnet8 resnet8x4 wrn_16_2 mobilenet_v2_0.5 shufflenet_v1 resnet18 resnet18_cifar"
 
 
 @pytest.mark.parametrize("name", FAMILIES.split())
-def test_any_input_size(name):
+def test_any_input_size_and_features_that_end_in_the_logits(name):
     # A fixed pooling window turned one image of 64x64 into four samples in a reference code.
+    network = models.build(name, 10).eval()
     with torch.no_grad():
         for size in (48, 64):
             images = torch.randn(3, 3, size, size)
-            assert models.build(name, 10).eval()(images).shape == (3, 10)
+            logits = network(images)
+            assert logits.shape == (3, 10)
+            assert torch.equal(network.features(images).logits, logits)
 
 
 def test_counting_leaves_the_network_as_it_was():
@@ -186,11 +194,12 @@ def test_an_unknown_name_is_refused(name):
         models.build(name, 10)
 
 
-def test_entering_at_a_stage_gives_the_rest():
-    network = models.build("wrn_16_2", 10).eval()
+@pytest.mark.parametrize("name", ["wrn_16_2", "timm:test_resnet"])
+def test_entering_at_a_stage_gives_the_rest(name):
+    network = models.build(name, 10).eval()
     with torch.no_grad():
-        whole = network.features(torch.randn(2, 3, 32, 32))
-        for stage in (1, 2, 3):
+        whole = network.features(torch.randn(2, 3, 64, 64))
+        for stage in range(1, network.num_stages + 1):
             rest = network.features_from(whole.stage_input(stage), stage)
             assert torch.equal(rest.logits, whole.logits)
-            assert len(rest.stages) == 4 - stage
+            assert len(rest.stages) == network.num_stages + 1 - stage

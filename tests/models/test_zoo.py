@@ -106,15 +106,6 @@ def test_learners_attach_and_leave_no_trace(name):
     assert list(target.state_dict()) == keys
 
 
-def test_entering_at_a_stage_gives_the_rest():
-    network = models.build("timm:test_resnet", 7).eval()
-    with torch.no_grad():
-        whole = network.features(torch.randn(2, 3, 64, 64))
-        for stage in (1, 2, 3, 4):
-            rest = network.features_from(whole.stage_input(stage), stage)
-            assert torch.equal(rest.logits, whole.logits)
-
-
 def test_nothing_works_in_place_on_what_learners_share():
     def in_place(network: torch.nn.Module) -> int:
         return sum(getattr(module, "inplace", False) for module in network.modules())

@@ -141,6 +141,22 @@ def tiny_exported():
     return exported()
 
 
+@pytest.fixture
+def student_project(tiny_origin, tmp_path, monkeypatch):
+    """A copy of it to write to, the current folder."""
+    shutil.copytree(tiny_origin, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(tiny_exported, tmp_path, monkeypatch):
+    """A copy of it to write to, the current folder."""
+    shutil.copytree(tiny_exported, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def finished():
     """A folder with all that the stages before the report leave; not to be written to."""

@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 import sys
 
@@ -25,14 +24,6 @@ LATENCY_FIELDS = {
     *("cv", "load_before", "load_after", "temperature_before", "temperature_after", "noisy"),
     *("golden", "status", "reason"),
 }
-
-
-@pytest.fixture
-def project(tiny_exported, tmp_path, monkeypatch):
-    """A copy to write to, as the working directory."""
-    shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ UNTRACKED = {
 # Read where images are damaged.
 SELDOM = {"data.damaged"}
 
-SHORT = {"epochs": 2, "batch_size": 16, "network": "resnet8"}
+SHORT = {"epochs": 1, "batch_size": 16, "network": "resnet8"}
 SMALL: dict[str, Any] = {
     "teacher": SHORT,
     "distill": SHORT,
@@ -129,11 +128,9 @@ def declared(stage: str, params: Params) -> dict[str, set[str]]:
 
 
 @pytest.fixture
-def project(tiny_exported, tmp_path, monkeypatch):
+def trained_project(project, monkeypatch):
     """All that the stages up to ``profile_latency`` may ask for."""
-    shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
+    monkeypatch.setenv("ACKD_LOGITS", str(project / "logits"))
     torch.manual_seed(0)
     for path in (train_teacher.TEACHER_FOLDER, train_proxy.PROXY_FOLDER):
         path.mkdir()
@@ -156,7 +153,7 @@ def finished_project(tmp_path, monkeypatch):
 def test_a_stage_reads_the_parameters_that_it_declares(stage, request, monkeypatch):
     monkeypatch.setattr("stages.prepare_data.check", lambda _: None)  # looks at all parameters
     after = stage in ("analyze", "gate", "package")
-    request.getfixturevalue("finished_project" if after else "project")
+    request.getfixturevalue("finished_project" if after else "trained_project")
     ever_declared: set[str] = set()
     ever_read: set[str] = set()
     for changes in RUNS[stage]:

@@ -53,6 +53,19 @@ CASES = [
         (f"package: {{version: {version}}}", "package.version: expected one to three numbers, such")
         for version in ("1.1", "2", "1.0-beta", "'1.2.3.4'", "''", '"1.2\\n"', "١.٢")
     ),
+    ("proxy: {method: assistants}", "assistants.networks must name at least one, such as"),
+    (
+        "proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}",
+        "leave the other one empty",
+    ),
+    (
+        "proxy: {assistants: {candidates: [resnet14, resnet20]}}",
+        "begins with resnet14, expected the student, resnet8",
+    ),
+    (
+        "{proxy: {assistants: {candidates: [resnet8, resnet14]}}, data: {val_fraction: 0.0}}",
+        "would be compared on the test images",
+    ),
     ("package: {license: Apache 2}", "package.license: expected an SPDX expression, such as"),
 ]
 

@@ -1,4 +1,3 @@
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,6 @@ from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 from tests.bundles import flip_byte
 
 ONNX = Path("artifacts/onnx")
-
-
-@pytest.fixture
-def project(tiny_exported, tmp_path, monkeypatch):
-    """A copy to write to, as the working directory."""
-    shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def params(required: tuple[str, ...] = ("fp32",), **changes: Any) -> Params:

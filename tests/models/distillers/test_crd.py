@@ -195,17 +195,13 @@ def test_in_eval_mode_nothing_moves():
     assert all(torch.equal(before[name], b) for name, b in method.named_buffers())
 
 
-def test_first_memories_have_the_expected_length():
+def test_first_memories_and_negatives():
     torch.manual_seed(0)
-    rows = make(embedding_size=128).memory_student.embeddings
-    bound = (3 / 128) ** 0.5
-    assert rows.abs().max() <= bound
-    assert rows.abs().max() > 0.99 * bound
+    method = make(embedding_size=128)
+    rows, bound = method.memory_student.embeddings, (3 / 128) ** 0.5
+    assert 0.99 * bound < rows.abs().max() <= bound
     assert rows.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
-
-
-def test_negatives_are_of_other_classes_and_none_comes_twice():
-    method = make()
+    # Of other classes, and none comes twice.
     batch = make_batch(list(range(SAMPLES)))
     drawn = method.draw_negatives(batch)
     assert (drawn.sum(1) == 20).all()
@@ -325,8 +321,7 @@ def test_several_processes_remember_what_one_would():
             assert torch.allclose(each.get_buffer(name), tensor, rtol=1e-12, atol=1e-14), name
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_scores_are_float32_under_autocast(half):
+def test_scores_are_float32_under_autocast():
     torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, 5)
     method = make(teacher=teacher).eval()
@@ -334,10 +329,10 @@ def test_scores_are_float32_under_autocast(half):
     with torch.no_grad():  # the likeness of a perfect match, 1.6e6, is too much for fp16
         embeddings = F.normalize(torch.randn(SAMPLES, 4))
         method.memory_teacher.embeddings.copy_(embeddings)
-    with torch.autocast("cpu", half):
+    with torch.autocast("cpu", torch.float16):
         outputs = teach(teacher, batch)
         features = method.student.features(batch.images)
-        assert features.stages[-1].dtype == half
+        assert features.stages[-1].dtype == torch.float16
         losses = losses_of(method, batch, outputs)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert losses["feature"].isfinite()
@@ -355,15 +350,12 @@ def test_float32_suffices_for_thousands_of_negatives():
     )
     method = Crd(Tiny(2, 3, 2), setting, **(OPTIONS | {"negatives": 16384})).eval()
     batch = make_batch([3, 7, 8, 40])._replace(labels=torch.tensor([3, 7, 8, 40]))
-    student, teacher = features_for(method, batch)
-    single = method.feature_loss(in_single(student), in_single(teacher), batch)
+    exact = features_for(method, batch)
+    rounded = [f._replace(embedding=f.embedding.detach().float()) for f in exact]
+    single = method.feature_loss(*rounded, batch)
     assert single.dtype == torch.float32
-    exact = method.double().feature_loss(student, teacher, batch)
-    assert single.item() == pytest.approx(exact.item(), rel=1e-6)
-
-
-def in_single(features: Features) -> Features:
-    return features._replace(embedding=features.embedding.detach().float())
+    double = method.double().feature_loss(*exact, batch)
+    assert single.item() == pytest.approx(double.item(), rel=1e-6)
 
 
 def test_images_of_one_class_are_refused():

@@ -170,17 +170,16 @@ def test_what_is_trained_is_saved(name):
 
 
 @every_method
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_losses_are_float32_under_autocast(name, half):
+def test_losses_are_float32_under_autocast(name):
     torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, stride=2)
     method = make(name, Tiny(2, 3, 2), teacher).eval()
     batch = draw_batch()
-    with torch.autocast("cpu", half):
+    with torch.autocast("cpu", torch.bfloat16):
         outputs = teach(teacher, batch)
         losses = losses_of(method, batch, outputs)
         features = method.student.features(batch.images)
-    assert features.stages[-1].dtype == half
+    assert features.stages[-1].dtype == torch.bfloat16
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     exact = method.double().feature_loss(in_double(features), in_double(outputs.features), batch)
     # Convolutions and linear layers of helpers are half precision; nothing else is.

@@ -1,4 +1,4 @@
-"""KD against its formula in numpy."""
+"""KD and plain supervision against their formulas in numpy, and what their terms compute in."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 import models
 from models import distillers
 from models.distillers.base import Batch, TeacherOutputs
-from models.distillers.losses import kl_divergence
+from models.distillers.losses import at_least_float32, kl_divergence
 from models.errors import InputError
 from tests.models.distillers.tiny import losses_of
 from tests.setting import make_setting
@@ -30,33 +30,41 @@ def ce(logits: np.ndarray, labels: np.ndarray) -> float:
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_divergence(temperature):
-    rng = np.random.default_rng(0)
-    student, teacher = rng.normal(size=(2, 5, 7)).astype(np.float32) * 3
-    measured = kl_divergence(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
-    wanted = kl(teacher.astype(float), student.astype(float), temperature)
-    assert float(measured) == pytest.approx(wanted, rel=1e-5)
+    student, teacher = np.random.default_rng(0).normal(size=(2, 5, 7)) * 3
+    given, targets = torch.from_numpy(student).requires_grad_(), torch.from_numpy(teacher)
+    wanted = kl(teacher, student, temperature)
+    exact = kl_divergence(given, targets, temperature)
+    single = kl_divergence(given.float(), targets.float(), temperature)
+    assert exact.item() == pytest.approx(wanted, abs=1e-10)
+    assert single.item() == pytest.approx(wanted, rel=1e-5)
     # The direction matters: the reverse is another number.
-    assert kl(student.astype(float), teacher.astype(float), temperature) != pytest.approx(
-        wanted, rel=1e-2
-    )
+    assert kl(student, teacher, temperature) != pytest.approx(wanted, rel=1e-2)
+    assert torch.autograd.gradcheck(lambda z: kl_divergence(z, targets, temperature), [given])
 
 
-def test_total():
+@pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_loss_is_float32_or_more(given):
+    wanted = torch.promote_types(given, torch.float32)
+    assert at_least_float32(torch.ones(2, dtype=given)).dtype == wanted
+    logits = torch.ones(2, 3, dtype=given)
+    assert kl_divergence(logits, logits, 4.0).dtype == wanted
+
+
+@pytest.mark.parametrize("method", ["kd", "scratch"])
+def test_total(method):
     student = models.build("resnet8", 6)
-    options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
-    kd = distillers.build("kd", student, make_setting(), options).eval()
-    images, labels, teacher = (
-        torch.randn(5, 3, 32, 32),
-        torch.tensor([0, 3, 5, 1, 1]),
-        torch.randn(5, 6),
-    )
-    losses = losses_of(
-        kd, Batch(images, labels, torch.arange(len(labels))), TeacherOutputs(teacher)
-    )
-    z = student(images).detach().double().numpy()
-    wanted = 0.1 * ce(z, labels.numpy()) + 0.9 * kl(teacher.double().numpy(), z, 4.0)
+    options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9} if method == "kd" else {}
+    distiller = distillers.build(method, student, make_setting(), options).eval()
+    batch = Batch(torch.randn(5, 3, 32, 32), torch.tensor([0, 3, 5, 1, 1]), torch.arange(5))
+    teacher = torch.randn(5, 6)
+    losses = losses_of(distiller, batch, TeacherOutputs(teacher))
+    z = student(batch.images).detach().double().numpy()
+    wanted = ce(z, batch.labels.numpy())
+    if method == "kd":
+        wanted = 0.1 * wanted + 0.9 * kl(teacher.double().numpy(), z, 4.0)
     assert losses["total"].item() == pytest.approx(wanted, rel=1e-5)
-    assert set(losses) == {"total", "ce", "kd"}
+    assert set(losses) == {"total", *(("ce", "kd") if method == "kd" else ())}
+    assert set(distiller.state_dict()) == {f"student.{name}" for name in student.state_dict()}
 
 
 def test_an_unknown_method_is_refused():

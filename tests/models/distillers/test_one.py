@@ -126,13 +126,12 @@ def test_ramp():
     assert make().ramp == pytest.approx(math.exp(-5))
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_losses_are_float32_under_autocast(half):
+def test_losses_are_float32_under_autocast():
     method = make().eval()
-    with torch.autocast("cpu", half):
+    with torch.autocast("cpu", torch.float16):
         losses = losses_of(method, BATCH)
         group = method(BATCH.images)
-    assert group.target.logits.dtype == half
+    assert group.target.logits.dtype == torch.float16
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert group.ensemble.dtype == group.weights.dtype == torch.float32
 

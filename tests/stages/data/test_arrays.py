@@ -1,8 +1,6 @@
 """Images that are read from their file piece by piece."""
 
-import copy
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -56,11 +54,6 @@ def test_the_first_images_alone(images, pixels):
     with pytest.raises(IndexError):
         part[[6]]
     assert len(images.first(99)) == len(images) == 20
-
-
-def test_another_process_can_have_it(images, pixels):
-    for again in (pickle.loads(pickle.dumps(images)), copy.copy(images)):
-        np.testing.assert_array_equal(again[[3]], pixels[[3]])
 
 
 def test_a_header_as_numpy_writes_it(tmp_path, pixels):

@@ -89,11 +89,3 @@ def test_windows_and_mirrors_are_all_used():
     first = torch.tensor([0])
     seen = [crop_and_flip(padded, first, first, settings, 8, epoch) for epoch in range(400)]
     assert len({image.numpy().tobytes() for image in seen}) == 9 * 2
-
-
-def test_no_padding_and_no_flip_leave_the_images():
-    images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
-    settings = Augmentation(crop_padding=0, horizontal_flip=False)
-    all_of_them = torch.arange(5)
-    out = crop_and_flip(pad(images, 0, "zero"), all_of_them, all_of_them, settings, 8, epoch=0)
-    assert torch.equal(out, images)

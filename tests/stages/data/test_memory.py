@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
-SIZE, FEW, MANY = 160, 500, 2500  # in memory, the training images are 28 and 138 MB
+SIZE, FEW, MANY = 160, 100, 1500  # in memory, the training images are 5 and 83 MB
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").exists(), reason="the peak is read from /proc"

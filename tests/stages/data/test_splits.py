@@ -25,6 +25,11 @@ def positions(choice: Choice) -> dict[str, list[int]]:
     return {name: sorted(split.positions.tolist()) for name, split in choice.splits.items()}
 
 
+def sizes(choice: Choice) -> tuple[int, ...]:
+    """Of training, validation and test."""
+    return tuple(len(split.labels) for split in choice.splits.values())
+
+
 TEN = [0, 1] * 10
 
 
@@ -47,11 +52,7 @@ def test_a_validation_split_serves_as_the_test(name):
 
 def test_splits_are_known_in_any_case_and_form():
     choice = choose_splits(source(Training=TEN, VAL=[0], Testing=[1, 0], extra=[0, 1]), Data())
-    assert {name: len(rows) for name, rows in positions(choice).items()} == {
-        "train": 20,
-        "val": 1,
-        "test": 2,
-    }
+    assert sizes(choice) == (20, 1, 2)
     assert choice.notes == ["not used: extra"]
 
 
@@ -89,20 +90,12 @@ def test_five_images_a_class_are_enough():
 def test_named_splits_win():
     data = Data(train_split="b", val_split="test", test_split="a")
     choice = choose_splits(source(a=[0, 1], b=TEN, test=[1, 0, 1], train=[0]), data)
-    assert {name: len(split.labels) for name, split in choice.splits.items()} == {
-        "train": 20,
-        "val": 3,
-        "test": 2,
-    }
+    assert sizes(choice) == (20, 3, 2)
 
 
 def test_a_named_val_split_does_not_become_the_test():
     choice = choose_splits(source(train=TEN, val=[0, 1]), Data(val_split="val"))
-    assert {n: len(s.labels) for n, s in choice.splits.items()} == {
-        "train": 16,
-        "val": 2,
-        "test": 4,
-    }
+    assert sizes(choice) == (16, 2, 4)
 
 
 def test_val_fraction_does_not_move_the_test():

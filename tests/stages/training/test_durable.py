@@ -8,18 +8,11 @@ import pytest
 from stages.checkpoints.durable import DamagedFileError, durable_file, open_sealed, seal
 
 
-def test_a_file_appears_at_the_end(tmp_path):
+def test_a_file_appears_at_the_end_and_a_failure_leaves_the_old_one(tmp_path):
     path = tmp_path / "a" / "b"
     with durable_file(path) as handle:
         handle.write(b"x")
         assert not path.exists()
-    assert path.read_bytes() == b"x"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_failure_leaves_the_old_file(tmp_path):
-    path = tmp_path / "b"
-    path.write_bytes(b"old")
 
     def fail() -> None:
         with durable_file(path) as handle:
@@ -28,8 +21,8 @@ def test_a_failure_leaves_the_old_file(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"x"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_partials_of_the_dead_go_and_those_of_the_living_stay(tmp_path):

@@ -1,0 +1,243 @@
+"""AT, SP, CC and VID against their formulas in numpy."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.distillers.at import At
+from models.distillers.cc import Cc
+from models.distillers.feature import FeatureDistiller, at_common_size, average_pool
+from models.distillers.sp import Sp
+from models.distillers.vid import Vid
+from models.networks.backbone import Features
+from tests.models.distillers.tiny import (
+    Array,
+    Tiny,
+    array,
+    detach,
+    make_features,
+    numerical_gradients,
+    pool_pair,
+)
+from tests.setting import make_setting
+
+# 6, 3 and 2 pixels meet 3, 2 and 1; the teacher has a stage more.
+STUDENT, TEACHER = Tiny(2, 3, 2).double(), Tiny(3, 2, 4, 5, stride=2).double()
+SETTING = make_setting(teacher=TEACHER, image_size=6)
+WEIGHTS = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0, "feature_weight": 1.0}
+
+
+def attention(feature_map: Array) -> Array:
+    energy = (feature_map**2).mean(1).reshape(len(feature_map), -1)
+    return energy / np.sqrt((energy**2).sum(1, keepdims=True))
+
+
+def at(_: At, student: list[Array], teacher: Features) -> float:
+    total = 0.0
+    for pair in zip(student, map(array, teacher.stages), strict=False):
+        ours, theirs = pool_pair(*pair)
+        total += ((attention(ours) - attention(theirs)) ** 2).mean()
+    return float(total)
+
+
+def similarities(feature_map: Array) -> Array:
+    flat = feature_map.reshape(len(feature_map), -1)
+    gram = np.array([[(a * b).sum() for b in flat] for a in flat])
+    return gram / np.sqrt((gram**2).sum(1, keepdims=True))
+
+
+def sp(_: Sp, student: list[Array], teacher: Features) -> float:
+    difference = similarities(student[0]) - similarities(array(teacher.stages[-1]))
+    return float((difference**2).sum() / len(difference) ** 2)
+
+
+def neighbours(method: Cc, student: list[Array], teacher: Features) -> float:
+    layers = method.incongruence.embed_student, method.incongruence.embed_teacher
+    given = student[0], array(teacher.embedding)
+    e_s, e_t = (
+        x @ array(layer.weight).T + array(layer.bias)
+        for layer, x in zip(layers, given, strict=True)
+    )
+    d = np.abs(e_s - e_t)
+    return float(np.mean([(d[i] * d[i + 1]).sum() for i in range(len(d) - 1)]))
+
+
+def kernel(embedding: Array) -> Array:
+    unit = embedding / np.sqrt((embedding**2).sum(1, keepdims=True))
+    cosine = np.array([[(a * b).sum() for b in unit] for a in unit])
+    return math.exp(-0.8) * (1 + 0.8 * cosine + 0.32 * cosine**2)
+
+
+def kernels(_: Cc, student: list[Array], teacher: Features) -> float:
+    difference = kernel(student[0]) - kernel(array(teacher.embedding))
+    return float((difference**2).sum() / len(difference) ** 2)
+
+
+def conv1x1(layer: torch.nn.Conv2d, x: Array) -> Array:
+    return np.einsum("oc,bchw->bohw", array(layer.weight)[:, :, 0, 0], x)
+
+
+def vid(method: Vid, given: list[Array], teacher: Features) -> float:
+    """``given`` are the student's maps, then each predictor's rho."""
+    total = 0.0
+    maps, rhos = given[:3], given[3:]
+    pairs = map(pool_pair, maps, map(array, teacher.stages[:3]))
+    for predictor, (ours, theirs), rho in zip(method.predictors, pairs, rhos, strict=True):
+        first, _, second, _, third = predictor.mean
+        mu = np.maximum(conv1x1(first, ours), 0)
+        mu = conv1x1(third, np.maximum(conv1x1(second, mu), 0))
+        for c, value in enumerate(rho):
+            variance = np.log(1 + np.exp(value)) + 1e-5
+            terms = 0.5 * ((mu[:, c] - theirs[:, c]) ** 2 / variance + np.log(variance))
+            total += terms.mean() / len(rho)
+    return float(total)
+
+
+def make(kind: type[FeatureDistiller], **options: str) -> FeatureDistiller:
+    torch.manual_seed(0)
+    method = kind(STUDENT, SETTING, **WEIGHTS, **options).double()
+    for predictor in getattr(method, "predictors", ()):
+        torch.nn.init.uniform_(predictor.rho, -2, 2)  # variances unlike each other
+    return method
+
+
+def draw(samples: int = 5) -> tuple[Features, Features]:
+    student = make_features(STUDENT, 6, samples, seed=0)
+    return student, detach(make_features(TEACHER, 6, samples, seed=1))
+
+
+METHODS: dict[str, tuple[FeatureDistiller, Callable[..., float]]] = {
+    "at": (make(At), at),
+    "sp": (make(Sp), sp),
+    "cc": (make(Cc, variant="repdistiller"), neighbours),
+    "cc_rbf": (make(Cc, variant="rbf"), kernels),
+    "vid": (make(Vid), vid),
+}
+
+
+def leaves(name: str, student: Features) -> list[Tensor]:
+    """What the method compares, or trains for that."""
+    if name.startswith("cc"):
+        return [student.embedding]
+    if name == "sp":
+        return [student.stages[-1]]
+    predictors = METHODS[name][0].predictors if name == "vid" else ()
+    return [*student.stages, *(predictor.rho for predictor in predictors)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_and_gradient(name):
+    method, equation = METHODS[name]
+    student, teacher = draw(2 if name in ("at", "vid") else 5)
+    compared = leaves(name, student)
+    given = [array(leaf).copy() for leaf in compared]
+    loss = method.feature_loss(student, teacher, None)
+    assert loss.item() == pytest.approx(equation(method, given, teacher), abs=1e-10)
+    loss.backward()
+    wanted = numerical_gradients(lambda *moved: equation(method, [*moved], teacher), given)
+    for leaf, gradient in zip(compared, wanted, strict=True):
+        np.testing.assert_allclose(array(leaf.grad), gradient, rtol=1e-5, atol=1e-8)
+    if name == "sp":
+        assert all(feature_map.grad is None for feature_map in student.stages[:-1])
+
+
+def test_at_has_no_nan_for_a_dead_stage():
+    student, teacher = draw(2)
+    dead = tuple(torch.zeros_like(m, requires_grad=True) for m in student.stages)
+    loss = METHODS["at"][0].feature_loss(student._replace(stages=dead), teacher, None)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(feature_map.grad.isfinite().all() for feature_map in dead)
+
+
+def test_products_of_whole_maps_do_not_overflow_sp_in_half_precision():
+    features = []
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        last = 3 * torch.randn(4, 512, 7, 7, generator=generator).abs()
+        features.append(make_features(STUDENT, 6, 4, seed)._replace(stages=(last.half(),)))
+    flat = features[0].stages[-1].flatten(1)
+    assert (flat @ flat.T).isinf().any()  # what would happen
+    method = METHODS["sp"][0]
+    with torch.autocast("cpu", torch.float16):
+        loss = method.feature_loss(*features, None)
+    assert loss.dtype == torch.float32
+    student, teacher = features
+    assert loss.item() == pytest.approx(sp(method, [array(student.stages[-1])], teacher), rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "depends"), [("cc", True), ("cc_rbf", False)])
+def test_whether_the_order_of_samples_counts_for_cc(name, depends):
+    student, teacher = draw()
+    (method, equation), order = METHODS[name], torch.tensor([3, 1, 4, 0, 2])
+    loss = method.feature_loss(student, teacher, None).item()
+    student, teacher = (f._replace(embedding=f.embedding[order]) for f in (student, teacher))
+    again = method.feature_loss(student, teacher, None).item()
+    wanted = equation(method, [array(student.embedding)], teacher)
+    assert again == pytest.approx(wanted, abs=1e-10)
+    assert (abs(again - loss) > 0.01 * loss) == depends
+    # Backwards each sample still has the same neighbours.
+    turned = (f._replace(embedding=f.embedding.flip(0)) for f in (student, teacher))
+    assert method.feature_loss(*turned, None).item() == pytest.approx(again, abs=1e-10)
+
+
+def test_trained_embeddings_lower_the_loss_of_cc_by_shrinking():
+    """The known weakness of the variant that comparisons have run; nothing hides it."""
+    student, teacher = draw()
+    method = make(Cc, variant="repdistiller")
+    loss = method.feature_loss(student, teacher, None).item()
+    with torch.no_grad():
+        for parameter in method.incongruence.parameters():
+            parameter.mul_(0.1)
+    assert method.feature_loss(student, teacher, None).item() == pytest.approx(0.01 * loss)
+
+
+def test_rbf_is_a_gaussian_kernel_up_to_what_is_left_of_its_series():
+    embedding = array(draw()[1].embedding)
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    squared = ((unit[:, None] - unit[None]) ** 2).sum(2)
+    left = np.abs(np.exp(-0.4 * squared) - kernel(embedding))
+    assert left.max() <= math.exp(-0.8) * (math.exp(0.8) - 1 - 0.8 - 0.32) + 1e-12
+
+
+def test_the_variance_of_vid_is_five_at_first():
+    for predictor in Vid(STUDENT, SETTING, **WEIGHTS).predictors:
+        variance = np.log1p(np.exp(array(predictor.rho))) + 1e-5
+        np.testing.assert_allclose(variance, 5, rtol=1e-6)
+
+
+# Maps of different sizes meet.
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [((8, 8), (4, 4)), ((7, 9), (4, 5)), ((5, 6), (3, 6)), ((7, 7), (1, 7)), ((3, 3), (3, 3))],
+)
+def test_windows_are_those_of_adaptive_pooling(size, wanted):
+    feature_map = torch.randn(2, 3, *size, dtype=torch.double, requires_grad=True)
+    pooled = average_pool(feature_map, *wanted)
+    reference = F.adaptive_avg_pool2d(feature_map, wanted)
+    assert torch.allclose(pooled, reference, rtol=0, atol=1e-14)
+    upstream = torch.randn_like(pooled)
+    ours = torch.autograd.grad(pooled, feature_map, upstream)[0]
+    theirs = torch.autograd.grad(reference, feature_map, upstream)[0]
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-14)
+
+
+def test_pooling_is_done_in_float32_at_least():
+    half = torch.randn(2, 3, 8, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = average_pool(half, 4, 4)
+        assert average_pool(half.float(), 4, 4).dtype == torch.float32
+    assert pooled.dtype == torch.float32
+    assert torch.allclose(pooled, F.adaptive_avg_pool2d(half.float(), 4), rtol=1e-6, atol=1e-7)
+
+
+def test_both_maps_get_the_smaller_height_and_width():
+    student, teacher = at_common_size(torch.randn(2, 3, 8, 4), torch.randn(2, 5, 6, 6))
+    assert (student.shape, teacher.shape) == ((2, 3, 6, 4), (2, 5, 6, 4))
