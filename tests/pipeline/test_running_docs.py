@@ -28,6 +28,7 @@ from tests.pipeline.conftest import CHAIN
 from tests.sshd import free_port
 from tests.stages import chain_files
 from tests.stages.conftest import write_data
+from tests.warm_python import warm_python
 
 __all__ = ["programs"]
 
@@ -45,7 +46,7 @@ stages:
 TRAINED = """\
 stages:
   distill:
-    cmd: python -m stages.distill
+    cmd: {python} -m stages.distill
     deps: [artifacts/data, artifacts/proxy]
     outs: [artifacts/distilled]
 """
@@ -58,7 +59,7 @@ TRAINING = {
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
-def test_keep_it_running(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keep_it_running(finished, monkeypatch):
     monkeypatch.setenv("ACKD_LOGITS", "logits")
     Checkpoints("distill", "a" * 64).save({"weights": torch.zeros(100)})
     for path in [*Path(".checkpoints").rglob("*"), Path(".checkpoints")]:
@@ -97,7 +98,7 @@ def test_keep_it_running(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
-def test_repeat_the_paper(finished: Path) -> None:
+def test_repeat_the_paper(finished):
     for folder in ("presets", "docs/paper"):
         shutil.copytree(ROOT / folder, folder)
     [start] = blocks(PAPER, "")
@@ -119,9 +120,7 @@ def test_repeat_the_paper(finished: Path) -> None:
     assert f"distill.epochs: {whole} -> 20" in said
 
 
-def test_parameters_of_an_experiment(
-    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parameters_of_an_experiment(programs, tmp_path, monkeypatch):
     """``dvc exp run -S`` as the pages on int8 and LiteRT have it."""
     monkeypatch.chdir(repository(tmp_path))
     (tmp_path / "dvc.yaml").write_text(ECHO)
@@ -138,7 +137,7 @@ def test_parameters_of_an_experiment(
         assert given == YAML(typ="safe").load(value), command
 
 
-def test_a_recipe(programs: Path, tmp_path: Path) -> None:
+def test_a_recipe(programs, tmp_path):
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     type_in(tmp_path, blocks(TRAIN, "Recipes")[0])
@@ -146,7 +145,7 @@ def test_a_recipe(programs: Path, tmp_path: Path) -> None:
     assert (student.optimizer, student.schedule, student.ema) == ("adamw", "cosine", 0.998)
 
 
-def test_what_was_lost(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_lost(programs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     chain_files.write_chain()
     report.main(Params())
@@ -159,7 +158,7 @@ def test_what_was_lost(programs: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert re.search(rf"{precision} │.*\+\d\.\d\d \(\S+ to \+\d\.\d\d\)", said)
 
 
-def test_several_processes(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes(programs, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
     project = tmp_path / "project"
@@ -167,7 +166,7 @@ def test_several_processes(programs: Path, tmp_path: Path, monkeypatch: pytest.M
     (project / "artifacts/proxy").mkdir()
     save_network(project / "artifacts/proxy/model.safetensors", models.build("resnet8", 3))
     (project / "params.yaml").write_text(json.dumps(TRAINING))
-    (project / "dvc.yaml").write_text(TRAINED)
+    (project / "dvc.yaml").write_text(TRAINED.format(python=warm_python()))
     shutil.copytree(project, tmp_path / "hosts")
     repository(project)
     one_host, several = blocks(TRAIN, "Several processes")[0].splitlines()
@@ -198,7 +197,7 @@ def test_several_processes(programs: Path, tmp_path: Path, monkeypatch: pytest.M
     assert environment["processes"] == 2
 
 
-def test_no_command_of_the_pages_is_left_out() -> None:
+def test_no_command_of_the_pages_is_left_out():
     assert sections(RUNNING) == ["Disk", "Logs", "Diagnosis"]
     assert sections(PAPER) == ["", "In less time"]
     assert sections(QUANTIZE) == ["Check the drop", "Change the calibration"]
