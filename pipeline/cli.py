@@ -145,7 +145,15 @@ def _run_flow(params: Params) -> None:
 
 
 @app.command(cls=InProject)
-def status() -> None:
+def status(
+    time: Annotated[
+        bool,
+        typer.Option(
+            "--time",
+            help="Time some steps of each training, and estimate from them how long it takes.",
+        ),
+    ] = False,
+) -> None:
     """List all stages: up to date, or will run and why; and what comes to this disk."""
     from pipeline.dvc_runner import load_status
     from pipeline.upkeep.disk import require_space
@@ -176,6 +184,13 @@ def status() -> None:
             typer.echo(f"disk: too small: {error}")
         if wanted := downloads(params, moving):
             typer.echo(f"will be downloaded once: {', '.join(wanted)}")
+    if time:
+        from pipeline.forecast import forecast
+
+        for line in forecast(params, moving):
+            typer.echo(line)
+    elif {"train_teacher", "train_proxy", "distill"} & set(moving):
+        typer.echo("training: `ackd status --time` estimates how long it takes")
 
 
 @app.command(cls=InProject)

@@ -94,7 +94,7 @@ class Trainer:
         self.distiller.begin_epoch(progress.epoch)
         self.teacher.begin_epoch(progress.epoch, progress.step)
         for shard in self.feed.epoch(progress.epoch, progress.step):
-            losses = self._step(shard)
+            losses = self.step(shard)
             progress.step += 1
             losses_so_far.add(losses, len(shard.batch.labels))
             display.step(losses)
@@ -108,7 +108,7 @@ class Trainer:
         self.teacher.end_epoch(progress.epoch)
         progress.seconds = time.perf_counter() - start
 
-    def _step(self, shard: Shard) -> dict[str, Tensor]:
+    def step(self, shard: Shard) -> dict[str, Tensor]:
         """Forward, the adversary's step, the losses, the step of all others."""
         autocast = self.engine.accelerator.autocast
         batch = shard.batch

@@ -1,0 +1,77 @@
+"""How long trainings will take: the arithmetic, and the steps that are timed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import forecast
+from stages.files import write_json
+from stages.params import Params
+from stages.prepare_data import REPORT
+from stages.training.loop import Trainer
+
+STAGES = ["prepare_data", "train_teacher", "train_proxy", "distill"]
+SHORT = {"network": "resnet8", "batch_size": 20}
+
+
+def params(**changes: dict[str, Any]) -> Params:
+    content = {
+        "data": {"image_size": 8, "train_per_class": 9, "unlabeled": "digits"},
+        "teacher": SHORT | {"epochs": 10},
+        "distill": SHORT | {"epochs": 4, "method": "kd"},
+    }
+    return Params.model_validate(content | changes)
+
+
+def test_a_training_takes_its_images_at_the_rate_that_was_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rates = {"teacher": 10.0, "assistant resnet14": 5.0, "kd": 1.0}
+    timed: list[Any] = []
+
+    def rate(training: Any, *_: Any) -> float:
+        timed.append(training)
+        return rates[training.what]
+
+    monkeypatch.setattr(forecast, "_images_per_second", rate)
+    assistants = {"method": "assistants", "assistants": {"networks": ["resnet14"]}}
+    *lines, total = forecast.forecast(params(proxy=assistants), STAGES)
+    # 90 labeled images; the student sees as many unlabeled ones, 10 with each 10 of them.
+    assert lines == [
+        "teacher: about 1.5 min for 10 epochs of 90 images, at 10 images/s",
+        "assistant resnet14: about 3 min for 10 epochs of 90 images, at 5 images/s",
+        "kd: about 12 min for 4 epochs of 180 images, at 1 images/s",
+    ]
+    assert total.startswith("training: about 16 min in all, estimated from 3 steps of each")
+    assert [training.teacher for training in timed] == [None, "resnet8", "resnet14"]
+    # What is prepared is counted by its report.
+    write_json(REPORT, {"splits": {"train": {"count": 7}}, "classes": ["a", "b"], "image_size": 8})
+    line, _ = forecast.forecast(params(), ["train_teacher"])
+    assert line == "teacher: about 7 s for 10 epochs of 7 images, at 10 images/s"
+    assert list(forecast.forecast(params(), ["report"])) == []
+    unknown = params(data={"source": "hf:some/where"})
+    (line,) = forecast.forecast(unknown, STAGES)
+    assert line.endswith("not counted yet; ask again after prepare_data")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.123, "0.12 s"), (7300, "2 h"), (3e5, "3.5 days")])
+def test_durations(seconds: float, text: str) -> None:
+    assert forecast._duration(seconds) == text
+
+
+@pytest.mark.parametrize("method", ["kd", "ackd"])
+def test_real_steps_are_timed(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, sizes = Trainer.step, list[int]()
+
+    def counted(self: Trainer, shard: Any) -> Any:
+        sizes.append(len(shard.batch.images))
+        return step(self, shard)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+    data = {"image_size": 16, "unlabeled": "digits" if method == "kd" else None}
+    distill = SHORT | {"method": method}
+    lines = list(forecast.forecast(params(data=data, distill=distill), STAGES))
+    assert [line.partition(":")[0] for line in lines] == ["teacher", method, "training"]
+    assert sizes == [20] * 8
