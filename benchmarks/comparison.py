@@ -8,6 +8,7 @@ What is done is kept: run again after an interruption, and it goes on.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +21,8 @@ from models.errors import InputError
 from pipeline.comparison.seeds import paired, spread
 from stages.params import read_yaml
 
-#: A variant that RepDistiller's own loop trains.
-_PEER = "RepDistiller's loop"
+#: Variants that a peer's own loop trains, and the contender that starts it.
+_PEERS = {"RepDistiller's loop": "repdistiller", "timm's train.py": "timm_train"}
 
 
 def main(
@@ -38,11 +39,12 @@ def main(
         int | None, typer.Option(min=1, help="The first so many alone [default: the plan's]")
     ] = None,
     repdistiller: Annotated[
-        Path | None, typer.Option(help=f"A checkout, for the variant {_PEER!r}")
+        Path | None, typer.Option(help="A checkout, for the variant RepDistiller's loop")
     ] = None,
 ) -> None:
     """Train what is still missing, and write the table."""
-    compare(plan.stem, read_yaml(plan), data, work, teacher_checkpoint, only, seeds, repdistiller)
+    peer = check_checkout(repdistiller) if repdistiller else None
+    compare(plan.stem, read_yaml(plan), data, work, teacher_checkpoint, only, seeds, peer)
 
 
 def compare(
@@ -53,23 +55,22 @@ def compare(
     teacher_checkpoint: Path | None = None,
     only: Sequence[str] | None = None,
     seeds: int | None = None,
-    repdistiller: Path | None = None,
+    checkout: str | None = None,
 ) -> None:
-    """See :func:`main`; ``content`` is that of the file named ``plan``."""
+    """See :func:`main`; ``content`` is that of the file named ``plan``, ``checkout`` its peer's."""
     variants: dict[str, Json] = content["variants"]
     unknown = set(only or []) - variants.keys()
     if unknown:
         raise InputError(f"--only: {plan} has no variant {', '.join(sorted(unknown))}")
-    checkout = check_checkout(repdistiller) if repdistiller else None
     params = content["params"] | {"data": content["params"].get("data", {}) | {"source": data}}
     study = Study(plan, params, work)
     study.train_teacher(teacher_checkpoint)
     for seed in range(seeds or content["seeds"]):
         for name, variant in variants.items():
-            if name not in (only or variants) or (name == _PEER and checkout is None):
+            if name not in (only or variants) or (name in _PEERS and checkout is None):
                 continue
-            loop = checkout if name == _PEER else None
-            study.distil(f"{name}, seed {seed}", sections(variant, seed), loop)
+            peer = (_PEERS[name], checkout) if checkout and name in _PEERS else None
+            study.distil(f"{name}, seed {seed}", sections(variant, seed), peer)
     publish(plan, markdown(study.results, list(variants), content["baselines"]))
 
 
@@ -96,7 +97,9 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Seq
     """A row for each variant: mean and spread, and the paired difference from each baseline."""
     runs = results["runs"]
     found = {name: accuracies(runs, name) for name in variants}
-    heads = ["", "accuracy, %", "smallest to largest"]
+    # A peer that measures its speed is compared in that too.
+    paced = any("images_per_second" in run for run in runs.values())
+    heads = ["", "accuracy, %", "smallest to largest", *(["images/s"] if paced else [])]
     heads += [f"over {name}, points (95 % interval)" for name in baselines]
     rows = []
     for variant in variants:
@@ -108,10 +111,18 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Seq
                 variant,
                 f"{mean:.2f}",
                 f"{low:.2f} to {high:.2f} ({number} {'seed' if number == 1 else 'seeds'})",
+                *([_pace(runs, variant)] if paced else []),
                 *(_over(variant, name, found) for name in baselines),
             ]
         )
     return f"{_describe(results)}\n\n{table(heads, rows)}\n"
+
+
+def _pace(runs: Mapping[str, Json], variant: str) -> str:
+    """Images a second in the last epoch, the mean over seeds."""
+    ours = [run for name, run in runs.items() if name.startswith(f"{variant}, seed ")]
+    found = [run.get("images_per_second") or run["last_epoch"]["images_per_second"] for run in ours]
+    return f"{statistics.mean(map(float, found)):.1f}"
 
 
 def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]]) -> str:

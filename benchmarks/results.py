@@ -68,16 +68,18 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["without a message"])[-1]
 
 
-def check_checkout(folder: Path) -> str:
+def check_checkout(
+    folder: Path, repository: str = "HobbitLong/RepDistiller", file: str = "helper/loops.py"
+) -> str:
     """Its absolute path.
 
     Raises:
-        InputError: ``folder`` is no checkout of RepDistiller.
+        InputError: ``folder`` is no checkout of the repository, because it has no such file.
     """
-    if not (folder / "helper/loops.py").is_file():
+    if not (folder / file).is_file():
         raise InputError(
-            f"{folder}: expected a checkout of RepDistiller, but there is no helper/loops.py;"
-            " clone https://github.com/HobbitLong/RepDistiller and give its folder"
+            f"{folder}: expected a checkout of {repository.partition('/')[2]}, but there is no"
+            f" {file}; clone https://github.com/{repository} and give its folder"
         )
     return str(folder.resolve())
 

@@ -62,14 +62,14 @@ class Study:
         write_json(self.output, self.results)
 
     def distil(
-        self, name: str, settings: Mapping[str, Json], repdistiller: str | None = None
+        self, name: str, settings: Mapping[str, Json], peer: tuple[str, str] | None = None
     ) -> None:
         """Train a student unless that is done.
 
         Args:
             name: of the run.
             settings: what it changes, section by section.
-            repdistiller: the checkout whose loop trains it, where it is not ours.
+            peer: of ``benchmarks.contenders``, with its checkout, where it trains and not we.
 
         Raises:
             InputError: there is a run of this name with other settings.
@@ -82,9 +82,10 @@ class Study:
         chosen = self.params | {
             section: self.params.get(section, {}) | values for section, values in settings.items()
         }
-        if repdistiller is not None:
-            self._run("benchmarks.contenders.repdistiller", chosen, repdistiller)
-            measured = read_json(self.work / "repdistiller.json")
+        if peer is not None:
+            contender, checkout = peer
+            self._run(f"benchmarks.contenders.{contender}", chosen, checkout)
+            measured = read_json(self.work / f"{contender}.json")
         else:
             self._run("stages.distill", chosen)
             measured = read_json(self.work / "reports/distill/metrics.json")

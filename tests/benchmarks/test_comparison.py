@@ -58,6 +58,22 @@ def test_a_study_is_trained_once_and_becomes_a_table(page, capfd, monkeypatch):
         compare()
 
 
+def test_a_peer_that_measures_its_speed_is_compared_in_it():
+    runs = {
+        "kd, seed 0": {
+            "accuracy": 0.5,
+            "machine": "m",
+            "last_epoch": {"images_per_second": "12.5"},
+        },
+        "timm's train.py, seed 0": {"accuracy": 0.4, "machine": "m", "images_per_second": 10.0},
+    }
+    teacher = {"network": "a", "epochs": 1}
+    results = TEACHER | {"params": {"teacher": teacher, "distill": teacher}, "runs": runs}
+    text = comparison.markdown(results, ["kd", "timm's train.py"], ["timm's train.py"])
+    assert "| kd | 50.00 | 50.00 to 50.00 (1 seed) | 12.5 | +10.00 |" in text
+    assert "| timm's train.py | 40.00 | 40.00 to 40.00 (1 seed) | 10.0 |  |" in text
+
+
 def test_the_loop_of_a_peer_trains_its_variant(page, monkeypatch):
     def run(study: Study, module: str, params: object, *arguments: str) -> None:
         ran.append((module, *arguments))

@@ -3,17 +3,23 @@
 import dataclasses
 import json
 import os
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import models
-from benchmarks.contenders import ours, processor
+from benchmarks.contenders import ours, processor, timm_train
 from benchmarks.networks import load_pair
+from benchmarks.results import ROOT
 from benchmarks.training import run_contender
 from benchmarks.worker import Clock, Task
 from models.measures import count_macs
+from models.networks.checkpoint import save_network
+from stages.files import read_json, write_json
+from stages.params import read_yaml
 from tests.benchmarks.conftest import CLASSES, COUNT, SIZE
 
 BATCH = 32  # three an epoch, and a rest
@@ -76,6 +82,73 @@ def test_contenders_have_the_same_weights_whose_logits_are_sane(task, weights):
     stem = 3 * 3 * 3 * 16 * SIZE * SIZE  # whose input needs no gradient
     assert macs["kd"] == 3 * forward["resnet8"] - stem
     assert 1.5 * macs["kd"] < macs["ackd"] < 3 * macs["kd"]
+
+
+#: In the place of timm's train.py: it takes the same flags, and shows what they lead to.
+STAND_IN = """
+import csv, json, sys
+from pathlib import Path
+import timm
+
+flags = sys.argv[1:]
+def given(name):
+    return flags[flags.index(name) + 1]
+teacher = timm.create_model(given("--kd-model-name"), pretrained=True, num_classes=6)
+student = timm.create_model(
+    given("--model"), pretrained=True, num_classes=6,
+    pretrained_cfg_overlay={"file": given("--pretrained-path")},
+)
+print("Train: 0 [0/3]  Time: 0.5s,   64.00/s  (0.500s,   64.00/s)  LR: 1", file=sys.stderr)
+print("Train: 1 [2/3]  Time: 0.5s,   64.00/s  (0.400s,   80.00/s)  LR: 1", file=sys.stderr)
+Path("seen.json").write_text(json.dumps({
+    "flags": flags,
+    "mean": teacher.pretrained_cfg["mean"],
+    "bias": teacher.get_classifier().bias.tolist(),
+    "stem": float(student.conv_stem.weight.sum()),
+    "images": sorted(str(p.parent) for p in Path(given("--data-dir")).rglob("*.png")),
+}))
+folder = Path(given("--output"), given("--experiment"))
+folder.mkdir()
+(folder / "summary.csv").write_text("epoch,eval_top1\\n0,20.0\\n1,30.0\\n")
+"""
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_timms_script_is_given_our_images_weights_and_settings(
+    real, data_folder, tmp_path, monkeypatch
+):
+    checkout = os.environ.get("TIMM_CHECKOUT") if real else str(tmp_path)
+    if checkout is None:
+        pytest.skip("TIMM_CHECKOUT names no checkout of timm")
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(STAND_IN)
+    Path("artifacts/proxy").mkdir(parents=True)
+    Path("artifacts/data").symlink_to(data_folder)
+    torch.manual_seed(0)
+    network, student = "timm:test_efficientnet", models.build("timm:test_efficientnet", 9)
+    teacher = models.build(network, CLASSES)
+    save_network(Path("artifacts/proxy/model.safetensors"), teacher)
+    save_network(Path("student.safetensors"), student)
+    plan = read_yaml(ROOT / "benchmarks/comparisons/photos_timm.yaml")["params"]
+    plan["teacher"] |= {"network": network}
+    given = {"network": network, "weights": "student.safetensors", "epochs": 2, "seed": 3}
+    plan["distill"] |= given
+    write_json(Path("params.yaml"), plan)
+    timm_train.main(checkout)
+    measured = read_json(Path("timm_train.json"))
+    assert 0 <= measured["accuracy"] <= 1
+    if real:
+        assert measured["images_per_second"] > 0
+        return
+    assert measured == {"accuracy": 0.3, "images_per_second": 80.0}
+    seen = read_json(Path("seen.json"))
+    assert seen["mean"] == [0.498] * 3
+    assert seen["bias"] == pytest.approx(teacher.state_dict()["classifier.bias"].tolist())
+    assert seen["stem"] == pytest.approx(float(student.state_dict()["conv_stem.weight"].sum()))
+    folders = Counter(seen["images"])
+    assert len(folders) == 2 * CLASSES
+    assert set(folders.values()) == {COUNT // CLASSES}
+    assert {"--lr", "0.001", "--seed", "3", "--scale", "0.35"} <= set(seen["flags"])
 
 
 @pytest.mark.parametrize("name", ["repdistiller", "torchdistill"])

@@ -11,6 +11,7 @@ import models
 from benchmarks import photos
 from models.errors import InputError
 from models.weights import load_weights
+from stages.params import read_yaml
 
 NETWORK = "tf_efficientnet_lite0"
 
@@ -37,6 +38,17 @@ def test_weights_under_other_names_become_timms(tmp_path, monkeypatch):
         "photos",
         "hf:images",
         tmp_path,
-        {"only": ["kd"], "seeds": 1},
+        {"only": ["kd"], "seeds": 1, "checkout": None},
     )
     assert plan["params"]["data"]["unlabeled"] == "hf:images"
+
+    with pytest.raises(InputError, match="expected a checkout of pytorch-image-models, but there"):
+        photos.main(Path("t.pth"), Path("s.pth"), "hf:images", tmp_path, timm=tmp_path)
+    (tmp_path / "train.py").touch()
+    photos.main(Path("t.pth"), Path("s.pth"), "hf:images", tmp_path, timm=tmp_path)
+    (name, plan, *_), more = ran[-1]
+    assert (name, more["checkout"]) == ("photos_timm", str(tmp_path))
+    assert "unlabeled" not in plan["params"]["data"]
+    # From the same teacher, which is trained once.
+    same = read_yaml(Path("benchmarks/comparisons/photos.yaml"))["params"]["teacher"]
+    assert plan["params"]["teacher"] == same
