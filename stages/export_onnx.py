@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import asdict
+from functools import cache, cached_property, partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import TensorsData
 from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.core import aten_mean_dim
 from torch import nn
@@ -30,6 +30,7 @@ from stages.files import new_folder, sha256, write_json
 from stages.params import Params
 from stages.progress import track
 from stages.quantization.int8 import calibrate, quantize
+from stages.quantization.search import Search, Trial, held_back
 from stages.runtimes.base import Job
 from stages.runtimes.exported import ONNX_FOLDER, SHAPES
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
@@ -88,6 +89,7 @@ def main(params: Params) -> None:
                 "method": export.calibration_method,
                 "images": len(models.calibration),
             },
+            "int8": {name: asdict(trial) for name, trial in models.chosen.items()},
             "golden": golden,
         }
         write_json(folder / "model.json", description)
@@ -136,6 +138,11 @@ class _Models:
     def __init__(self, data: DataSet, export: Export, facts: Mapping[str, str]) -> None:
         self.data, self.export, self.facts = data, export, facts
         self.calibration = data.calibration_images(export.calibration_images)
+        self.chosen: dict[str, Trial] = {}
+        # By shape and method, as both precisions and all tries share them.
+        self._ranges = cache(
+            lambda shape, method: calibrate(self.float32[shape], self.calibration, method)
+        )
 
     def serialized(self, precision: str) -> dict[str, bytes]:
         """The contents of the files by shape, with ``facts`` as metadata."""
@@ -146,8 +153,9 @@ class _Models:
             models = self._in_floats(torch.float16)
         else:
             facts["made_by"] = "calibration"
+            method, in_float = self._choose(precision)
             models = {
-                shape: quantize(model, precision, self._ranges[shape])
+                shape: quantize(model, precision, self._ranges(shape, method), in_float)
                 for shape, model in self.float32.items()
             }
         return {shape: finish(model, self.export.opset, facts) for shape, model in models.items()}
@@ -164,13 +172,23 @@ class _Models:
             models[shape] = export_network(deployed, self.data.image_size, self.export.opset, shape)
         return models
 
+    def _choose(self, precision: str) -> tuple[str, tuple[str, ...]]:
+        """How to quantize to ``precision``: the ranges, and what stays in float."""
+        if self._search is None:
+            return self.export.calibration_method, ()
+        tried = self._search.run(precision, self.export.calibration_method)
+        self.chosen[precision] = tried[-1]
+        if len(tried) > 1:
+            print(f"export: {precision} {self._search.outcome(tried)}", flush=True)
+        return tried[-1].ranges, tried[-1].in_float
+
     @cached_property
-    def _ranges(self) -> dict[str, TensorsData]:
-        method = self.export.calibration_method
-        return {
-            shape: calibrate(model, self.calibration, method)
-            for shape, model in self.float32.items()
-        }
+    def _search(self) -> Search | None:
+        if self.export.int8_max_drop is None:
+            return None
+        images, labels = held_back(self.data, len(self.calibration))
+        ranges = partial(self._ranges, "dynamic")
+        return Search(self.float32["dynamic"], images, labels, self.export.int8_max_drop, ranges)
 
 
 def export_network(network: nn.Module, image_size: int, opset: int, shape: str) -> onnx.ModelProto:

@@ -204,6 +204,11 @@ def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
         else "No export is recommended: none has its accuracy, size and latency measured."
     ]
     notes += [f"{name}: {export['reason']}." for name, export in found.items() if export["reason"]]
+    notes += [
+        f"{name} keeps in float what would cost accuracy: {', '.join(export['in_float'])}."
+        for name, export in found.items()
+        if export["in_float"]
+    ]
     rows = []
     for name, export in found.items():
         others = export["dominated_by"]

@@ -192,8 +192,7 @@ class DataSet:
     def calibration_images(self, count: int) -> npt.NDArray[np.uint8]:
         """What int8 ranges are calibrated on: ``count`` training images or all, evenly spaced."""
         images = self.split("train").images
-        count = min(count, len(images))
-        return images[np.arange(count) * len(images) // count]
+        return images[spread(len(images), count)]
 
     def split(self, name: Split) -> Images:
         """Raises InputError where the arrays are damaged or do not fit the manifest."""
@@ -204,6 +203,12 @@ class DataSet:
                 f" the manifest says {count}; run `dvc repro --force prepare_data`"
             )
         return Images(images, labels)
+
+
+def spread(size: int, count: int) -> npt.NDArray[np.int64]:
+    """``count`` indices below ``size`` or all, evenly spaced."""
+    count = min(count, size)
+    return np.arange(count) * size // count
 
 
 def load_data(folder: Path = DATA_FOLDER) -> DataSet:

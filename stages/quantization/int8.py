@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _ACTIVATIONS = {"int8_u8s8": QuantType.QUInt8, "int8_s8s8": QuantType.QInt8}
 _PART = 16
+
+FIRST, DEPTHWISE = "first Conv", "depthwise Conv"
+_PLAIN = {"Add", "Gemm", "GlobalAveragePool", "MatMul", "Mul"}
+_FUNCTIONS = {"LayerNormalization", "Sigmoid", "Softmax"}
 
 #: The range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
 #: information (KL divergence of the histograms).
@@ -77,14 +82,18 @@ def calibrate(
         return calibrator.compute_data()
 
 
-def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, precision: str, ranges: TensorsData, in_float: Iterable[str] = ()
+) -> onnx.ModelProto:
     """The int8 version of an fp32 model whose graph begins with the preprocessing.
 
     Args:
         ranges: by :func:`calibrate`, of this graph.
+        in_float: of :func:`kinds`, those that are not quantized.
     """
-    source = onnx.ModelProto()
+    source, nodes = onnx.ModelProto(), kinds(model.graph)
     source.CopyFrom(model)
+    left_out = [name for kind in in_float for name in nodes[kind]]
     # onnxruntime asks for folded BatchNorm and inferred shapes, which the exporter provides.
     add_pre_process_metadata(source)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +107,7 @@ def quantize(model: onnx.ModelProto, precision: str, ranges: TensorsData) -> onn
             per_channel=True,
             activation_type=_ACTIVATIONS[precision],
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*preprocessing_nodes(model.graph), *_norms(model.graph)],
+            nodes_to_exclude=[*preprocessing_nodes(model.graph), *_norms(model.graph), *left_out],
             calibrate_method=ranges.calibration_method,
             calibration_cache_path=kept,
             extra_options={
@@ -121,6 +130,26 @@ def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
         if node.op_type == "Transpose":
             return names
     raise AssertionError("no Transpose: the preprocessing was not exported as it is written")
+
+
+def kinds(graph: onnx.GraphProto) -> dict[str, list[str]]:
+    """The nodes that may stay in float for the sake of accuracy, by what they are.
+
+    Convolutions but for the first and the depthwise ones are not among them: without these an int8
+    model is no faster.
+    """
+    found: dict[str, list[str]] = {}
+    preprocessing, first = set(preprocessing_nodes(graph)), FIRST
+    for node in graph.node:
+        kind = node.op_type
+        if kind == "Conv":
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            kind, first = first or (DEPTHWISE if groups > 1 else ""), ""
+        elif kind not in _PLAIN | _FUNCTIONS or node.name in preprocessing:
+            continue
+        if kind:
+            found.setdefault(kind, []).append(node.name)
+    return found
 
 
 def _norms(graph: onnx.GraphProto) -> list[str]:

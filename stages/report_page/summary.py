@@ -91,8 +91,10 @@ def _exports(measured: Measurements) -> dict[str, Record]:
     for precision in (*model["files"], *model["failed"]):
         answers = _answers(precision, measured)
         file = model["files"].get(precision)
+        chosen = model["int8"].get(precision, {})
         exports[precision] = {
             "size_mb": file and file["static"]["bytes"] / _MB,
+            "in_float": chosen.get("in_float", []),
             **answers,
             **_speed(_timed(measured, first, precision), _timed(measured, first, "fp32")),
         }

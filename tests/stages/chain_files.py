@@ -117,6 +117,7 @@ def write_onnx() -> None:
             "files": files,
             "failed": {},
             "calibration": {"method": "minmax", "images": 256},
+            "int8": {},
             "golden": {
                 "path": "golden.npz",
                 "sha256": sha256(folder / "golden.npz"),
