@@ -22,9 +22,8 @@ class Dist(Distiller):
     correlation.
 
     Huang, You, Wang, Qian & Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,
-    section 4. The factor T^2 and the 1e-8 in rho's denominator are of their code, which weighs
-    ce 1, beta 1, gamma 1, with T = 4 on CIFAR-100 and T = 1 on ImageNet. The batch is what one
-    process sees.
+    section 4; the factor T^2 and the 1e-8 in rho's denominator are of their code. The batch is what
+    one process sees.
 
     Args:
         student: the target learner.
