@@ -17,6 +17,7 @@ import onnx
 from onnxruntime.quantization import TensorsData
 from scipy.special import log_softmax
 
+from stages.analysis.intervals import gain
 from stages.data.arrays import DataSet, spread
 from stages.quantization.int8 import kinds, quantize
 from stages.runtimes.base import Job
@@ -37,12 +38,14 @@ class Trial:
         in_float: kinds of operators that are not quantized, see
             :func:`stages.quantization.int8.kinds`.
         lost: images that fp32 answers rightly and it does not, less those the other way round.
+        drop_low: accuracy that it loses at least, the lower end of a 95 % interval.
         divergence: mean KL divergence of its predictions from fp32's, in nats.
     """
 
     ranges: str
     in_float: tuple[str, ...]
     lost: int
+    drop_low: float
     divergence: float
 
 
@@ -71,7 +74,7 @@ class Search:
         model: as exported by :func:`stages.export_onnx.export_network`.
         images: ``[N, H, W, 3]``, and
         labels: ``[N]``, by :func:`held_back`.
-        max_drop: accuracy that may be lost on them; a single image always may.
+        max_drop: accuracy that may be lost on them.
         ranges: gives what :func:`stages.quantization.int8.calibrate` finds by a method.
     """
 
@@ -84,14 +87,15 @@ class Search:
         ranges: Callable[[str], TensorsData],
     ) -> None:
         self._model, self._images, self._labels, self._ranges = model, images, labels, ranges
-        self._allowed = max(1, int(max_drop * len(images)))
+        self._max_drop = max_drop
         self._log_probabilities = self._predict(model)
         self._right = self._log_probabilities.argmax(1) == labels
 
     def run(self, precision: str, method: str) -> list[Trial]:
         """All tries in order, of which the last is to be exported.
 
-        ``method`` comes first, other ranges next. Then each kind of operator is kept in float
+        ``method`` comes first, and stays unless it loses too much by more than chance. Other ranges
+        are next. Then each kind of operator is kept in float
         alone, and all of them one after the other, the most helpful first, until the model is good
         enough; what was not needed for that is quantized again. If it never is good enough, the
         last is the one of the least divergence.
@@ -100,10 +104,10 @@ class Search:
 
         def good_enough(ranges: str, in_float: Iterable[str] = ()) -> bool:
             tried.append(self._try(precision, ranges, tuple(in_float)))
-            return tried[-1].lost <= self._allowed
+            return tried[-1].lost <= self._max_drop * len(self._labels)
 
         for ranges in dict.fromkeys((method, *_RANGES)):
-            if good_enough(ranges):
+            if good_enough(ranges) or tried[0].drop_low <= self._max_drop:
                 return tried
         start = best(tried).ranges
         for kind in kinds(self._model.graph):
@@ -138,7 +142,9 @@ class Search:
         right = log_probabilities.argmax(1) == self._labels
         reference = self._log_probabilities
         divergence = (np.exp(reference) * (reference - log_probabilities)).sum(1).mean()
-        return Trial(ranges, in_float, int(self._right.sum() - right.sum()), float(divergence))
+        lost = int(self._right.sum() - right.sum())
+        drop_low = gain(self._right, right, paired=True).low
+        return Trial(ranges, in_float, lost, drop_low, float(divergence))
 
     def _predict(self, model: onnx.ModelProto) -> npt.NDArray[np.float64]:
         with tempfile.TemporaryDirectory() as folder:

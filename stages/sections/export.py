@@ -31,8 +31,9 @@ class Export(Section):
     """Range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
     information."""
     int8_max_drop: Fraction | None = 0.005
-    """Accuracy that int8 may lose on validation images. If it loses more, other ranges are tried,
-    and then operators stay in float. null exports what ``calibration_method`` gives."""
+    """Accuracy that int8 may lose on validation images. If it loses more, by more than chance, other
+    ranges are tried, and then operators stay in float. null exports what ``calibration_method``
+    gives."""
     golden_images: PositiveInt = 16
     """Test images whose logits are shipped with the model."""
 
