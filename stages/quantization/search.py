@@ -74,7 +74,7 @@ class Search:
         model: as exported by :func:`stages.export_onnx.export_network`.
         images: ``[N, H, W, 3]``, and
         labels: ``[N]``, by :func:`held_back`.
-        max_drop: accuracy that may be lost on them.
+        max_drop: accuracy that may be lost on them; a single image always may.
         ranges: gives what :func:`stages.quantization.int8.calibrate` finds by a method.
     """
 
@@ -87,7 +87,7 @@ class Search:
         ranges: Callable[[str], TensorsData],
     ) -> None:
         self._model, self._images, self._labels, self._ranges = model, images, labels, ranges
-        self._max_drop = max_drop
+        self._max_drop, self._allowed = max_drop, max(1, int(max_drop * len(images)))
         self._log_probabilities = self._predict(model)
         self._right = self._log_probabilities.argmax(1) == labels
 
@@ -104,7 +104,7 @@ class Search:
 
         def good_enough(ranges: str, in_float: Iterable[str] = ()) -> bool:
             tried.append(self._try(precision, ranges, tuple(in_float)))
-            return tried[-1].lost <= self._max_drop * len(self._labels)
+            return tried[-1].lost <= self._allowed
 
         for ranges in dict.fromkeys((method, *_RANGES)):
             if good_enough(ranges) or tried[0].drop_low <= self._max_drop:

@@ -31,7 +31,7 @@ class Export(Section):
     """Range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
     information."""
     int8_max_drop: Fraction | None = 0.005
-    """Accuracy that int8 may lose on validation images. If it loses more, by more than chance, other
+    """Accuracy that int8 may lose on validation images. If it loses more, and not by chance, other
     ranges are tried, and then operators stay in float. null exports what ``calibration_method``
     gives."""
     golden_images: PositiveInt = 16
