@@ -208,7 +208,8 @@ def test_no_command_of_the_pages_is_left_out():
             if "==" in release:
                 assert release in (ROOT / "requirements.lock").read_text().split()
     assert sections(TRAIN) == ["Recipes", "Several processes"]
-    assert inline(TRAIN) == ["pip install -e '.[tensorboard]'"]
+    # tests/pipeline/test_presets.py applies every preset.
+    assert inline(TRAIN) == ["ackd use methods/<name>", "pip install -e '.[tensorboard]'"]
     [slow] = [line for line in inline(PAPER) if line.startswith("python ")]
     collected = subprocess.run(
         ["git", "grep", "-l", "pytest.mark.slow", "--", slow.split()[-1]],

@@ -29,6 +29,9 @@ def summary() -> dict[str, Any]:
     exports = made["exports"]
     made["teacher"]["weights"] = {"source": "timm:[big]", "licence": "apache-2.0"}
     made["student"]["weights"] = None
+    for named in (made["teacher"], made["student"], exports["fp32"]):
+        named["accuracy"] = 0.9972
+    made["drop_from_teacher"] = 0.0
     score = {"value": 0.9, "low": 0.8, "high": 0.95}
     of_network = dict.fromkeys(("accuracy", "top5_accuracy", "balanced_accuracy"), score)
     of_network |= {"macro_f1": score | {"value": 0.875}}

@@ -62,6 +62,7 @@ def test_the_summary_is_as_docs_files_says(summary, reported):
     assert list(summary["exports"]) == chain_files.PRECISIONS
     assert summary["exports"]["int8_u8s8"] == {
         "size_mb": (reported / "artifacts/onnx/int8_u8s8.static.onnx").stat().st_size / 1e6,
+        "in_float": [],
         "accuracy": pytest.approx(0.9722),
         "drop": 0.0028,
         "drop_low": pytest.approx(-0.0032),
