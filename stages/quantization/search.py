@@ -95,10 +95,9 @@ class Search:
         """All tries in order, of which the last is to be exported.
 
         ``method`` comes first, and stays unless it loses too much by more than chance. Other ranges
-        are next. Then each kind of operator is kept in float
-        alone, and all of them one after the other, the most helpful first, until the model is good
-        enough; what was not needed for that is quantized again. If it never is good enough, the
-        last is the one of the least divergence.
+        are next. Then each kind of operator is kept in float alone, and after that more and more of
+        them, the most helpful first, until the model is good enough; what was not needed for that
+        is quantized again. If it never is good enough, the last is the one of the least divergence.
         """
         tried: list[Trial] = []
 
