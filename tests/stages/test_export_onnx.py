@@ -46,6 +46,7 @@ def test_the_files_are_as_described_and_have_the_facts_inside(tiny_exported, tin
     description = json.loads((folder / "model.json").read_text())
     manifest = json.loads((tiny_exported / "artifacts/data/manifest.json").read_text())
     assert list(description["files"]) == tiny_params.export.precisions
+    assert list(description["int8"]) == ["int8_u8s8", "int8_s8s8"]
     named = {"model.json", "labels.json", "golden.npz"}
     for precision, shapes in description["files"].items():
         for shape, batch in (("dynamic", "batch"), ("static", 1)):

@@ -250,7 +250,13 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
     assert verdicts["int8_s8s8"].startswith("dominated by int8_u8s8")
     text = page.text["results"]
     assert f"on this device: int8_u8s8, {summary['recommended']['reason']}." in text
-    assert "int8: calibrated by minmax on 256 training images." in text
+    assert "int8: calibrated on 256 training images, by minmax." in text
+    assert "in float" not in text
+    chosen = {"ranges": "percentile", "in_float": ["first Conv", "Gemm"]}
+    change(MODEL, lambda m: m["int8"].update(int8_u8s8=chosen))
+    text = made()[1].text["results"]
+    assert "int8: calibrated on 256 training images, int8_u8s8 by percentile." in text
+    assert "int8_u8s8 keeps in float what would cost accuracy: first Conv, Gemm." in text
     # Without latency at one thread there is none.
     change_rows(LATENCY, {"threads": 1}, threads=4)
     summary, page = made()
