@@ -21,6 +21,7 @@ from models.distillers.base import Distiller
 from models.errors import InputError
 from models.networks.backbone import Backbone
 from stages.sections.training import EngineSettings
+from stages.training.depthwise import keep_depthwise_in_float32
 from stages.training.device import prepare_device
 from stages.training.padding import mask_padding_gradients
 
@@ -56,6 +57,8 @@ class Engine:
         """Move a distiller to this process's device, in the layout that convolutions like best."""
         distiller.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         mask_padding_gradients(distiller, image_size, self.device)
+        if self.device.type == "cpu" and self.precision == "bf16":
+            keep_depthwise_in_float32(distiller)
         if self.settings.sync_batchnorm:
             if self.device.type != "cuda":
                 raise InputError(

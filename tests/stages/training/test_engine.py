@@ -1,10 +1,12 @@
 """Devices, precision and what is written down of them."""
 
+import copy
 import functools
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.utils import counters
 
 import models
@@ -120,3 +122,29 @@ def test_compiled_networks_learn_the_same(monkeypatch):
     for eager, compiled in zip(*gradients, strict=True):
         assert eager is not None
         torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
+
+
+def test_depthwise_convolutions_stay_in_float32():
+    engine = start_engine(EngineSettings(precision="bf16"))
+    if engine.device.type != "cpu":
+        pytest.skip("only a CPU's bf16 is slow at them")
+    network = models.build("mobilenet_v2_0.5", 3)
+    plain = copy.deepcopy(network)
+    distiller = engine.place(distillers.build("scratch", network, make_setting(), {}), 16)
+    placed = copy.deepcopy(distiller).student  # as an average of the weights is made
+    kinds = {}
+    for module in placed.modules():
+        if isinstance(module, nn.Conv2d):
+            wide = module.groups > 1
+            module.register_forward_hook(
+                lambda _m, _i, out, wide=wide: kinds.setdefault(wide, set()).add(out.dtype)
+            )
+    with torch.no_grad():
+        for weights in placed.parameters():
+            weights.mul_(1.5)
+    images = torch.randn(4, 3, 16, 16)
+    with engine.accelerator.autocast():
+        placed(images)
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+    plain.load_state_dict(placed.state_dict())
+    torch.testing.assert_close(placed.eval()(images), plain.eval()(images))
