@@ -24,13 +24,6 @@ _AcceptHostKey = Annotated[
         help="Trust a new host if its key has this fingerprint.",
     ),
 ]
-_SendWheels = Annotated[
-    bool,
-    typer.Option(
-        "--send-wheels",
-        help="Download numpy and onnxruntime here, and use them there from a folder.",
-    ),
-]
 _Device = Annotated[str, typer.Argument(metavar="DEVICE", help="local:/folder or ssh://host.")]
 
 keys = typer.Typer(no_args_is_help=True, help="Keys that bundles are signed with.")
@@ -47,7 +40,6 @@ def profile(
     ] = None,
     key: KeyOption = None,
     accept_host_key: _AcceptHostKey = None,
-    send_wheels: _SendWheels = False,
 ) -> None:
     """Measure latency and parity on devices, and keep the results for the report.
 
@@ -60,7 +52,7 @@ def profile(
     from stages.params import load_params
 
     settings = load_params().profile
-    opening = _opening(accept_host_key, send_wheels)
+    opening = _opening(accept_host_key)
     for measured, path in measure.measure(devices, bundle, settings, opening, read_key(key)):
         print_table(wide_console(), measure.results(measured))
         typer.echo(f"kept  {path}; `ackd run` brings it into the report")
@@ -125,12 +117,11 @@ def deploy(
         bool, typer.Option("--allow-downgrade", help="Let an older version replace a newer one.")
     ] = False,
     accept_host_key: _AcceptHostKey = None,
-    send_wheels: _SendWheels = False,
 ) -> None:
     """Serve a bundle on a device, once its files and its models' outputs there are verified."""
     from pipeline.devices import deploy as deployment
 
-    opening = _opening(accept_host_key, send_wheels)
+    opening = _opening(accept_host_key)
     done = deployment.deploy(
         bundle, device, read_key(key), allow_downgrade=allow_downgrade, opening=opening
     )
@@ -185,17 +176,13 @@ def _keys() -> None:
     pass
 
 
-def _opening(accept_host_key: str | None, send_wheels: bool = False) -> Opening:
+def _opening(accept_host_key: str | None) -> Opening:
     from stages.devices.base import Opening
 
     def ask(question: str) -> bool:
         return typer.confirm(question, err=True)
 
-    return Opening(
-        accept_host_key=accept_host_key,
-        ask=ask if sys.stdin.isatty() else None,
-        send_wheels=send_wheels,
-    )
+    return Opening(accept_host_key, ask if sys.stdin.isatty() else None)
 
 
 def _report(state: State) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from models.errors import InputError
 from pipeline.bundles import open_bundle
 from stages.devices.base import Opening
-from stages.devices.host import Host, files_below, new_token
+from stages.devices.host import Host, new_token
 from stages.devices.urls import open_device, parse_url
 
 State = dict[str, Any]
@@ -61,7 +61,8 @@ def deploy(
         same = served is not None and served["manifest_sha256"] == opened.manifest_sha256
         if same and given in (None, state["key"]):
             return Deployment(state, None, unverified)
-        with host.received(files_below(opened.folder, "bundle")) as place:
+        files = {f"bundle/{path.name}": path for path in sorted(opened.folder.iterdir())}
+        with host.received(files) as place:
             checked = host.ask_runner(place, "--check", place.models, "--json")
             if not checked["passed"]:
                 raise InputError(f"{url}: {_failures(checked)}; nothing was changed there")

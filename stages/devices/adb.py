@@ -174,10 +174,5 @@ class AdbDevice(Device):
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> AdbDevice:
-    """Raises InputError if the device is not attached or not usable, or is to get wheels."""
-    if opening.send_wheels:
-        raise InputError(
-            f"--send-wheels is for devices that are reached by ssh, not for {url.text}; leave it"
-            " out"
-        )
+    """Raises InputError if the device is not attached or not usable."""
     return AdbDevice(url, find(url.host, url.text))

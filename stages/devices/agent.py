@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import select
 import shutil
 import sys
@@ -41,20 +40,6 @@ NEW = ".new-"
 OLD = ".old-"
 #: How often to send a line, so that a broken connection is noticed.
 _SIGN_OF_LIFE_SECONDS = 15.0
-
-
-def describe(base: Path) -> dict[str, Any]:
-    """What determines which wheels fit this device."""
-    libc, version = platform.libc_ver()
-    return {
-        "python": list(sys.version_info[:2]),
-        "implementation": platform.python_implementation(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "libc": libc,
-        "libc_version": version,
-        "folder": str(base),
-    }
 
 
 def receive(base: Path, token: str) -> None:
@@ -354,7 +339,6 @@ def _sync(path: Path) -> None:
 
 
 COMMANDS: dict[str, Callable[..., dict[str, Any] | None]] = {
-    "describe": describe,
     "receive": receive,
     "activate": activate,
     "rollback": rollback,

@@ -30,12 +30,10 @@ class Opening:
     Attributes:
         accept_host_key: the fingerprint (``SHA256:...``) of a host that is new to this machine.
         ask: shows a question and returns the answer; None if nobody can be asked.
-        send_wheels: whether to send numpy and onnxruntime along.
     """
 
     accept_host_key: str | None = None
     ask: Callable[[str], bool] | None = None
-    send_wheels: bool = False
 
 
 @dataclass

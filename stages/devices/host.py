@@ -8,7 +8,6 @@ import secrets
 import signal
 import subprocess
 import tarfile
-import tempfile
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from stages.devices.base import Device, Measurement, Opening, Row, unmeasured
 from stages.devices.commands import Finished, last_json, no_answer, run_program, timeout_s
 from stages.devices.programs import AGENT, RUNNER, single_file
 from stages.devices.urls import DeviceUrl
-from stages.devices.wheels import install_for
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
@@ -35,14 +33,12 @@ class Place:
     """Where models and runner are on the device.
 
     Attributes:
-        environment: for the command line, such as ``PYTHONPATH=...``.
         token: the agent's name for the folder that was sent, with a manifest of the models; None if
             the models were already there.
     """
 
     models: str
     runner: str
-    environment: tuple[str, ...] = ()
     token: str | None = None
 
 
@@ -91,20 +87,10 @@ class Host(Device):
 
     @contextlib.contextmanager
     def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Place]:
-        """Send files, the runner and, with ``--send-wheels``, its libraries.
-
-        The folder there is removed afterwards unless it was activated.
-        """
-        base, token = str(self.folder), new_token()
-        sent: dict[str, Path | bytes] = {**files, "runner.py": single_file(RUNNER)}
-        with contextlib.ExitStack() as stack:
-            if self.opening.send_wheels:
-                site = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                install_for(self.ask_agent("describe", base), site, self.url.text)
-                sent |= files_below(site, "site")
-            folder = stack.enter_context(self._held(sent, base, token))
-            path = (f"PYTHONPATH={folder}/site",) if self.opening.send_wheels else ()
-            yield Place(f"{folder}/bundle", f"{folder}/runner.py", path, token)
+        """Send files and the runner; they are removed there afterwards unless activated."""
+        token, sent = new_token(), {**files, "runner.py": single_file(RUNNER)}
+        with self._held(sent, str(self.folder), token) as folder:
+            yield Place(f"{folder}/bundle", f"{folder}/runner.py", token)
 
     @contextlib.contextmanager
     def _held(self, files: Mapping[str, Path | bytes], base: str, token: str) -> Iterator[str]:
@@ -192,8 +178,7 @@ class Host(Device):
         return measured or unmeasured(entry, precision, threads, "onnxruntime", finished.reason)
 
     def _run_runner(self, place: Place, *arguments: str) -> Finished:
-        command = [*(("env", *place.environment) if place.environment else ())]
-        command += [self.python, place.runner, *arguments]
+        command = [self.python, place.runner, *arguments]
         if "cpus" in self.url.options:
             command += ["--cpus", self.url.options["cpus"]]
         code, out, err = self.run(command)
@@ -222,15 +207,6 @@ def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -
     for option, value in profile.model_dump(exclude={"devices", "threads"}).items():
         arguments += [f"--{option.replace('_', '-')}", str(value)]
     return arguments
-
-
-def files_below(folder: Path, under: str) -> dict[str, Path]:
-    """All files of a folder, named ``<under>/<path>``."""
-    return {
-        f"{under}/{path.relative_to(folder).as_posix()}": path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def new_token() -> str:

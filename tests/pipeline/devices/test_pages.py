@@ -148,7 +148,7 @@ def test_own_device(board, tmp_path, monkeypatch):
     assert {row["status"] for row in read(kept)["results"]} == {"passed"}
     assert list((tmp_path / "board/ackd").iterdir()) == [], "the folder is removed again"
 
-    [devices] = blocks(BOARD, "2.")
+    _, devices = blocks(BOARD, "2.")
     set_params(project, **YAML(typ="safe").load(replace(devices, there)))
     params = load_params()
     assert params.profile.devices == ["local:", f"ssh://{host}"]

@@ -206,8 +206,6 @@ def test_which_phone(phones):
         device = open_device(url, Opening())
         assert isinstance(device, adb.AdbDevice)
         assert device.name == first.url
-    with pytest.raises(InputError, match="--send-wheels is for devices that are reached by ssh"):
-        open_device("adb:", Opening(send_wheels=True))
     assert "(device 'R58M' not found)" in refusal("adb://R58M")
     second.attach("unauthorized")
     assert "(more than one device/emulator)" in refusal("adb:")

@@ -14,7 +14,8 @@ from stages.devices.urls import open_device
 from stages.runtimes.exported import Exported
 from tests.bundles import flip_byte
 from tests.sshd import make_key, needs_sshd, running
-from tests.stages.devices.conftest import PROFILE
+from tests.stages.devices.conftest import PROFILE, only
+from tests.stages.test_profile_latency import FIELDS
 
 pytestmark = needs_sshd
 
@@ -24,6 +25,17 @@ def known(sshd):
     """A server that was visited before."""
     sshd.trust()
     return sshd
+
+
+def test_what_was_sent_is_measured_there_and_then_gone(known, tmp_path, exported):
+    work = tmp_path / "work place"
+    url = known.url(work, "&threads=2").replace(" ", "%20")
+    measured = open_device(url, Opening()).measure(only(exported, "fp32"), PROFILE)
+    (row,) = measured.results
+    assert set(row) == FIELDS
+    assert (row["device"], row["status"], row["threads"]) == (url, "passed", 2)
+    assert len(measured.samples[f"{url}|onnxruntime|fp32|2"]) == row["n"] == 5
+    assert list(work.iterdir()) == []
 
 
 def test_what_is_altered_on_its_way_or_wrong_there_is_named(known, tmp_path, exported):

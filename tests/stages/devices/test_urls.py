@@ -83,5 +83,3 @@ def test_params_take_devices_that_exist_as_kinds():
 
 def test_opening_a_local_device():
     assert isinstance(open_device("local:", Opening()), LocalDevice)
-    with pytest.raises(InputError, match="--send-wheels is for devices that are reached by ssh"):
-        open_device("local:", Opening(send_wheels=True))
