@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -151,9 +151,13 @@ class Ackd(Distiller):
     Args:
         student: the target learner.
         setting: the attention takes its size from the images'.
-        temperature: T of Eq. 1.
         learners: for example ``["D3B1", "D2B2"]``. One learner alone has no attention and no
             adversary, as Eq. 4 divides by M - 1.
+        attention: False weighs every learner the same.
+        adversarial: False leaves out the discriminators.
+
+    Attributes:
+        temperature: T of Eq. 1.
         lambda_teacher_to_learners: l1.
         lambda_learners_to_target: l2.
         lambda_adversarial: l3.
@@ -162,41 +166,40 @@ class Ackd(Distiller):
         lambda_teacher_to_target: of the teacher's divergence from the target.
         ramp_up: the share of all epochs in which l2 rises.
         ramp_down: the share of all epochs in which the learners' own losses fall.
-        attention: False weighs every learner the same.
         attention_pool: ``avg`` shows the attention each map's mean over positions.
         attention_balance: of the term that keeps the mean weights even.
         attention_warm_up: the share of all epochs, at the start, in which weights are even.
-        adversarial: False leaves out the discriminators.
         objective: the learners' part in the adversarial game.
         discriminator_learning_rate: of their Adam; the paper names neither.
     """
 
     needs: ClassVar[Needs] = "logits"
+    temperature: float
+    lambda_teacher_to_learners: float
+    lambda_learners_to_target: float
+    lambda_adversarial: float
+    lambda_ce: float
+    lambda_teacher_to_each: float
+    lambda_teacher_to_target: float
+    ramp_up: float
+    ramp_down: float
+    attention_pool: Literal["none", "avg"]
+    attention_balance: float
+    attention_warm_up: float
+    objective: Literal["minimax", "diversity"]
+    discriminator_learning_rate: float
 
     def __init__(
         self,
         student: Backbone,
         setting: Setting,
         *,
-        temperature: float,
         learners: Sequence[str],
-        lambda_teacher_to_learners: float,
-        lambda_learners_to_target: float,
-        lambda_adversarial: float,
-        lambda_ce: float,
-        lambda_teacher_to_each: float,
-        lambda_teacher_to_target: float,
-        ramp_up: float,
-        ramp_down: float,
         attention: bool,
-        attention_pool: Literal["none", "avg"],
-        attention_balance: float,
-        attention_warm_up: float,
         adversarial: bool,
-        objective: Literal["minimax", "diversity"],
-        discriminator_learning_rate: float,
+        **options: Any,
     ) -> None:
-        super().__init__(student, setting)
+        super().__init__(student, setting, **options)
         self.learners = Learners(
             student, learners, setting.teacher, setting.image_size, copies=setting.copies
         )
@@ -204,7 +207,7 @@ class Ackd(Distiller):
         map_shapes = [features.stages[-1].shape[1:] for features in seen]
         self.attention = None
         if attention and len(seen) > 1:
-            self.attention = Attention(map_shapes, attention_pool == "avg")
+            self.attention = Attention(map_shapes, self.attention_pool == "avg")
         self.discriminators = None
         if adversarial and len(seen) > 1:
             channels = sorted({shape[0] for shape in map_shapes})
@@ -215,24 +218,6 @@ class Ackd(Distiller):
                     " number; set it to false"
                 )
             self.discriminators = Discriminators(len(seen), channels[0]).requires_grad_(False)
-        self.temperature = temperature
-        self.lambda_teacher_to_learners = lambda_teacher_to_learners
-        self.lambda_learners_to_target = lambda_learners_to_target
-        self.lambda_adversarial = lambda_adversarial
-        self.lambda_ce = lambda_ce
-        self.lambda_teacher_to_each = lambda_teacher_to_each
-        self.lambda_teacher_to_target = lambda_teacher_to_target
-        self.ramp_up, self.ramp_down, self.epochs = ramp_up, ramp_down, setting.epochs
-        self.attention_balance, self.attention_warm_up = attention_balance, attention_warm_up
-        self.begin_epoch(0)
-        self.learners_side = 1.0 if objective == "minimax" else -1.0
-        self.discriminator_learning_rate = discriminator_learning_rate
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.ramp = sigmoid_ramp(epoch, self.ramp_up, self.epochs)
-        left = self.epochs - 1 - epoch
-        self.fade = sigmoid_ramp(left, self.ramp_down, self.epochs)
-        self.attends = epoch >= self.attention_warm_up * self.epochs
 
     def learner_names(self) -> list[str]:
         return self.learners.names
@@ -246,7 +231,8 @@ class Ackd(Distiller):
             weights = logits.new_full(logits.shape[:2], 1 / len(learners))
         else:
             weights = self.attention([learner.stages[-1] for learner in learners])
-            if not self.attends:  # part of the graph, as several processes wait for its gradients
+            if self.epoch < self.attention_warm_up * self.epochs:
+                # Part of the graph, as several processes wait for its gradients.
                 weights = 0 * weights + 1 / len(learners)
         ensemble = (weights.unsqueeze(2) * at_least_float32(logits)).sum(1)
         return GroupOutput(target, learners, weights, ensemble)
@@ -266,25 +252,28 @@ class Ackd(Distiller):
             "ce_target": ce_target,
             "ce_learners": torch.stack(ce_learners).sum(),
         }
+        ramp = sigmoid_ramp(self.epoch, self.ramp_up, self.epochs)
+        fade = sigmoid_ramp(self.epochs - 1 - self.epoch, self.ramp_down, self.epochs)
         total = (
-            self.fade * self.lambda_teacher_to_learners * losses["kd_learners"]
-            + self.lambda_learners_to_target * self.ramp * kd_target
-            + self.lambda_ce * (ce_target + self.fade * losses["ce_learners"])
+            fade * self.lambda_teacher_to_learners * losses["kd_learners"]
+            + self.lambda_learners_to_target * ramp * kd_target
+            + self.lambda_ce * (ce_target + fade * losses["ce_learners"])
         )
         if self.lambda_teacher_to_each > 0:
             losses["kd_each"] = torch.stack(
                 [kl_divergence(one.logits, teacher.logits, temperature) for one in learners]
             ).sum()
-            total = total + self.fade * self.lambda_teacher_to_each * losses["kd_each"]
+            total = total + fade * self.lambda_teacher_to_each * losses["kd_each"]
         if self.lambda_teacher_to_target > 0:
             losses["kd_direct"] = kl_divergence(target.logits, teacher.logits, temperature)
             total = total + self.lambda_teacher_to_target * losses["kd_direct"]
         if self.attention is not None and self.attention_balance > 0:
             losses["balance"] = len(learners) * outputs.weights.mean(0).square().sum() - 1
-            total = total + self.fade * self.attention_balance * losses["balance"]
+            total = total + fade * self.attention_balance * losses["balance"]
         if self.discriminators is not None:
             losses["adversarial"] = self.discriminators(outputs.maps)
-            weight = self.fade * self.lambda_adversarial * self.learners_side
+            side = 1.0 if self.objective == "minimax" else -1.0
+            weight = fade * self.lambda_adversarial * side
             total = total + weight * losses["adversarial"]
         return {"total": total} | losses
 

@@ -99,9 +99,13 @@ class Distiller(nn.Module):
     Args:
         student: the target learner; it becomes a part of this.
         setting: what the method is built for.
+        **options: those of the method's section of ``params.yaml``; they become attributes, which
+            its class declares.
 
     Attributes:
         student: the target learner.
+        epoch: the one that is going on, counted from 0.
+        epochs: of the training.
         adversary: what works against the rest, or None. It is frozen except in its own step.
         needs_labels: whether it learns nothing from an image without a label.
         needs_full_batches: whether every batch must hold ``setting.batch_size`` samples; the
@@ -112,9 +116,11 @@ class Distiller(nn.Module):
     needs_labels: ClassVar[bool] = False
     needs_full_batches: ClassVar[bool] = False
 
-    def __init__(self, student: Backbone, setting: Setting) -> None:
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.epoch, self.epochs = student, 0, setting.epochs
+        for name, value in options.items():
+            setattr(self, name, value)
 
     @property
     def adversary(self) -> nn.Module | None:
@@ -122,6 +128,7 @@ class Distiller(nn.Module):
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before the steps of an epoch, counted from 0, or before those that are left."""
+        self.epoch = epoch
 
     def forward(self, images: Tensor) -> Any:
         """What the losses are made of: here the target's logits, ``[B, 3, H, W]`` to ``[B, K]``."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, Weights
+from models.distillers.feature import FeatureDistiller, probe_both
 from models.distillers.losses import at_least_float32
 from models.networks.backbone import Backbone, Features
 
@@ -38,32 +38,19 @@ class Cc(FeatureDistiller):
 
     Width, resolution and number of stages are free in both. The batch is what one process sees.
 
-    Args:
-        student: the target learner.
-        setting: embeddings take their sizes from the teacher's and the images'.
+    Attributes:
         variant: which of the two.
-        **weights: of the terms, see :class:`FeatureDistiller`.
     """
 
     compares_maps: ClassVar[bool] = False
+    variant: Literal["repdistiller", "rbf"]
 
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        variant: Literal["repdistiller", "rbf"],
-        **weights: Unpack[Weights],
-    ) -> None:
-        super().__init__(student, setting, **weights)
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
+        super().__init__(student, setting, **options)
         self.incongruence: nn.Module = Kernels()
-        if variant == "repdistiller":
-            assert setting.teacher is not None
-            widths = [
-                network.probe(setting.image_size).embedding.shape[1]
-                for network in (student, setting.teacher)
-            ]
-            self.incongruence = Neighbours(*widths)
+        if self.variant == "repdistiller":
+            both = probe_both(student, setting)
+            self.incongruence = Neighbours(*(f.embedding.shape[1] for f in both))
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         ours, theirs = at_least_float32(student.embedding), at_least_float32(teacher.embedding)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, Weights
+from models.distillers.feature import FeatureDistiller, probe_both
 from models.distillers.losses import at_least_float32
 from models.errors import InputError
 from models.networks.backbone import Backbone, Features
@@ -71,14 +71,11 @@ class Crd(FeatureDistiller):
     What is drawn is a function of the seed, the epoch and the sample alone. Several processes have
     equal memories, because each is told all embeddings.
 
-    Args:
-        student: the target learner.
-        setting: the memories have a row for each of its labels.
+    Attributes:
         embedding_size: D; 128 in the reference.
         negatives: K; 16384 in the reference.
         contrast_temperature: t; .07 in the reference.
         momentum: of the memories; .5 in the reference.
-        **weights: of the terms, see :class:`FeatureDistiller`.
 
     Raises:
         InputError: all samples are of one class.
@@ -87,40 +84,27 @@ class Crd(FeatureDistiller):
     compares_maps: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
 
+    embedding_size: int
+    negatives: int
+    contrast_temperature: float
+    momentum: float
     labels: Tensor
     noise: Tensor
     seed: Tensor
 
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        embedding_size: int,
-        negatives: int,
-        contrast_temperature: float,
-        momentum: float,
-        **weights: Unpack[Weights],
-    ) -> None:
-        super().__init__(student, setting, **weights)
-        assert setting.teacher is not None
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
+        super().__init__(student, setting, **options)
         if bool((setting.labels == setting.labels[0]).all()):
             raise InputError(
                 "crd sets samples of different classes apart, but all training images are of one;"
                 " use another method"
             )
-        samples = len(setting.labels)
-        widths = [
-            network.probe(setting.image_size).embedding.shape[1]
-            for network in (student, setting.teacher)
-        ]
-        self.embed_student = nn.Linear(widths[0], embedding_size)
-        self.embed_teacher = nn.Linear(widths[1], embedding_size)
-        self.memory_student = Memory(samples, embedding_size)
-        self.memory_teacher = Memory(samples, embedding_size)
-        self.negatives = negatives
-        self.contrast_temperature = contrast_temperature
-        self.momentum = momentum
+        samples, size = len(setting.labels), self.embedding_size
+        ours, theirs = probe_both(student, setting)
+        self.embed_student = nn.Linear(ours.embedding.shape[1], size)
+        self.embed_teacher = nn.Linear(theirs.embedding.shape[1], size)
+        self.memory_student = Memory(samples, size)
+        self.memory_teacher = Memory(samples, size)
         self.gather = setting.gather
         self.register_buffer("seed", torch.randint(1 << 31, ()))
         self.register_buffer("labels", setting.labels, persistent=False)
@@ -128,6 +112,7 @@ class Crd(FeatureDistiller):
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
         generator = torch.Generator().manual_seed(int(self.seed) + epoch)
         shape = self.noise.shape
         self.noise.copy_(torch.randint(_INT64.min, _INT64.max, shape, generator=generator))

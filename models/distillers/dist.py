@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
+from models.distillers.base import Batch, Distiller, Needs, TeacherOutputs
 from models.distillers.losses import at_least_float32, cross_entropy
-from models.networks.backbone import Backbone
 
 
 class Dist(Distiller):
@@ -25,9 +24,7 @@ class Dist(Distiller):
     section 4; the factor T^2 and the 1e-8 in rho's denominator are of their code. The batch is what
     one process sees.
 
-    Args:
-        student: the target learner.
-        setting: not used.
+    Attributes:
         temperature: T.
         ce_weight: of the cross entropy.
         beta: of L_inter.
@@ -35,20 +32,10 @@ class Dist(Distiller):
     """
 
     needs: ClassVar[Needs] = "logits"
-
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        beta: float,
-        gamma: float,
-    ) -> None:
-        super().__init__(student, setting)
-        self.temperature = temperature
-        self.ce_weight, self.beta, self.gamma = ce_weight, beta, gamma
+    temperature: float
+    ce_weight: float
+    beta: float
+    gamma: float
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None

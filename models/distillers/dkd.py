@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
+from models.distillers.base import Batch, Distiller, Needs, TeacherOutputs
 from models.distillers.losses import (
     binary_divergence,
     cross_entropy,
@@ -17,7 +17,6 @@ from models.distillers.losses import (
     standardize,
     target_classes,
 )
-from models.networks.backbone import Backbone
 
 
 class Dkd(Distiller):
@@ -34,9 +33,7 @@ class Dkd(Distiller):
     first 20 of 240 epochs, here over as large a share. Without a label, the teacher's first class
     stands for y.
 
-    Args:
-        student: the target learner.
-        setting: says how many epochs there are.
+    Attributes:
         temperature: T.
         ce_weight: of the cross entropy.
         alpha: of TCKD.
@@ -46,28 +43,12 @@ class Dkd(Distiller):
     """
 
     needs: ClassVar[Needs] = "logits"
-
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        alpha: float,
-        beta: float,
-        ramp_up: float,
-        standardize: bool,
-    ) -> None:
-        super().__init__(student, setting)
-        self.temperature = temperature
-        self.ce_weight, self.alpha, self.beta = ce_weight, alpha, beta
-        self.ramp_up, self.epochs = ramp_up, setting.epochs
-        self.standardize = standardize
-        self.begin_epoch(0)
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.ramp = linear_ramp(epoch, self.ramp_up, self.epochs)
+    temperature: float
+    ce_weight: float
+    alpha: float
+    beta: float
+    ramp_up: float
+    standardize: bool
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None
@@ -79,5 +60,6 @@ class Dkd(Distiller):
         ce = cross_entropy(outputs, batch)
         tckd = binary_divergence(ours, classes, theirs, classes, temperature)
         nckd = divergence_without(this, ours, theirs, temperature)
-        total = self.ce_weight * ce + self.ramp * (self.alpha * tckd + self.beta * nckd)
+        ramp = linear_ramp(self.epoch, self.ramp_up, self.epochs)
+        total = self.ce_weight * ce + ramp * (self.alpha * tckd + self.beta * nckd)
         return {"total": total, "ce": ce, "tckd": tckd, "nckd": nckd}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,15 +10,6 @@ from torch import Tensor
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, cross_entropy, kl_divergence
 from models.networks.backbone import Backbone, Features
-
-
-class Weights(TypedDict):
-    """Of the three terms, and the temperature of KD where that takes part."""
-
-    temperature: float
-    ce_weight: float
-    kd_weight: float
-    feature_weight: float
 
 
 class FeatureDistiller(Distiller):
@@ -33,17 +24,18 @@ class FeatureDistiller(Distiller):
     needs: ClassVar[Needs] = "features"
     compares_maps: ClassVar[bool] = True
     """Of stages; or embeddings alone, which every network has."""
+    temperature: float
+    """Of KD, where that takes part."""
+    ce_weight: float
+    kd_weight: float
+    feature_weight: float
 
-    def __init__(self, student: Backbone, setting: Setting, **weights: Unpack[Weights]) -> None:
-        super().__init__(student, setting)
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
+        super().__init__(student, setting, **options)
         if self.compares_maps:
             for network in (student, setting.teacher):
                 if network is not None:
                     network.require_stages(f"distill.method {type(self).__name__.lower()}")
-        self.temperature = weights["temperature"]
-        self.ce_weight = weights["ce_weight"]
-        self.kd_weight = weights["kd_weight"]
-        self.feature_weight = weights["feature_weight"]
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The method's own term, a scalar of float32 or more; ``teacher`` has no gradient."""
@@ -62,6 +54,12 @@ class FeatureDistiller(Distiller):
             losses["kd"] = kl_divergence(outputs.logits, teacher.features.logits, self.temperature)
             total = total + self.kd_weight * losses["kd"]
         return {"total": total} | losses
+
+
+def probe_both(student: Backbone, setting: Setting) -> tuple[Features, Features]:
+    """What student and teacher make of one image of the setting's size, for the shapes."""
+    assert setting.teacher is not None
+    return student.probe(setting.image_size), setting.teacher.probe(setting.image_size)
 
 
 def at_common_size(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:

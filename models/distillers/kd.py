@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
+from models.distillers.base import Batch, Distiller, Needs, TeacherOutputs
 from models.distillers.losses import cross_entropy, kl_divergence, standardize
-from models.networks.backbone import Backbone
 
 
 class Kd(Distiller):
@@ -16,9 +15,7 @@ class Kd(Distiller):
 
     The reference benchmarks of the field weigh the two .1 and .9 at T = 4.
 
-    Args:
-        student: the target learner.
-        setting: not used.
+    Attributes:
         temperature: T.
         ce_weight: of the cross entropy.
         kd_weight: of the divergence.
@@ -28,22 +25,10 @@ class Kd(Distiller):
     """
 
     needs: ClassVar[Needs] = "logits"
-
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        standardize: bool = False,
-    ) -> None:
-        super().__init__(student, setting)
-        self.temperature = temperature
-        self.ce_weight = ce_weight
-        self.kd_weight = kd_weight
-        self.standardize = standardize
+    temperature: float
+    ce_weight: float
+    kd_weight: float
+    standardize: bool = False
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,7 @@ class One(Distiller):
     and more bottlenecks, where a student here stays what it is. The reference's weights are 1 and
     1, with T = 3 and M = 3, and the branch that it reports is the student.
 
-    Args:
-        student: the target learner.
-        setting: gives the number of epochs.
+    Attributes:
         temperature: T.
         ce_weight: of the cross entropies.
         kd_weight: of the divergences, once the ramp is over.
@@ -74,32 +72,20 @@ class One(Distiller):
 
     needs: ClassVar[Needs] = "nothing"
     needs_labels: ClassVar[bool] = True
+    temperature: float
+    ce_weight: float
+    kd_weight: float
+    branches: int
+    ramp_up: float
 
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        branches: int,
-        ramp_up: float,
-    ) -> None:
-        super().__init__(student, setting)
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
+        super().__init__(student, setting, **options)
         student.require_stages("distill.method one")
         last = student.num_stages
-        self.learners = Learners(student, [f"D{last}B1"] * (branches - 1), copies=setting.copies)
+        codes = [f"D{last}B1"] * (self.branches - 1)
+        self.learners = Learners(student, codes, copies=setting.copies)
         shared_map = student.probe(setting.image_size).stage_input(last)
-        self.gate = Gate(shared_map.shape[1], branches)
-        self.temperature = temperature
-        self.ce_weight = ce_weight
-        self.kd_weight = kd_weight
-        self.ramp_share, self.epochs = ramp_up, setting.epochs
-        self.begin_epoch(0)
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.ramp = sigmoid_ramp(epoch, self.ramp_share, self.epochs)
+        self.gate = Gate(shared_map.shape[1], self.branches)
 
     def learner_names(self) -> list[str]:
         return self.learners.names
@@ -127,7 +113,8 @@ class One(Distiller):
             [kl_divergence(logits, ensemble, self.temperature) for logits in outputs.logits]
         ).sum()
         ce = losses["ce_target"] + losses["ce_learners"] + losses["ce_ensemble"]
-        total = self.ce_weight * ce + self.kd_weight * self.ramp * losses["kd"]
+        ramp = sigmoid_ramp(self.epoch, self.ramp_up, self.epochs)
+        total = self.ce_weight * ce + self.kd_weight * ramp * losses["kd"]
         return {"total": total} | losses
 
     def observe(self, images: Tensor) -> Observation:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, Weights, average_pool
+from models.distillers.feature import FeatureDistiller, average_pool, probe_both
 from models.distillers.losses import at_least_float32, linear_ramp
 from models.networks.backbone import Backbone, Features
 
@@ -64,38 +64,28 @@ class ReviewKd(FeatureDistiller):
     projector of convolutions for good. What is trained here beside the student is dropped, and of
     the feature methods that Zhao et al. 2022 (DKD) compare, it is the strongest.
 
-    Args:
-        student: the target learner.
-        setting: gives the sizes of all maps and the number of epochs.
+    Attributes:
         ramp_up: the share of all epochs in which w rises.
-        **weights: of the terms, see :class:`FeatureDistiller`.
     """
 
-    def __init__(
-        self, student: Backbone, setting: Setting, *, ramp_up: float, **weights: Unpack[Weights]
-    ) -> None:
-        super().__init__(student, setting, **weights)
-        assert setting.teacher is not None
-        levels = _levels(
-            student.probe(setting.image_size), setting.teacher.probe(setting.image_size)
-        )
+    ramp_up: float
+
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
+        super().__init__(student, setting, **options)
+        levels = _levels(*probe_both(student, setting))
         width = min(_MAX_WIDTH, levels[0][0].shape[1])
         self.fusions = nn.ModuleList(
             Fusion(own.shape[1], width, other.shape[1], topmost=i == 0)
             for i, (own, other) in enumerate(levels)
         )
-        self.ramp_up, self.epochs = ramp_up, setting.epochs
-        self.begin_epoch(0)
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.ramp = linear_ramp(epoch, self.ramp_up, self.epochs)
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         losses, above = [], None
         for fusion, (own, other) in zip(self.fusions, _levels(student, teacher), strict=True):
             compared, above = fusion(own, above, other)
             losses.append(_context_loss(at_least_float32(compared), at_least_float32(other)))
-        return self.ramp * torch.stack(losses).sum()
+        ramp = linear_ramp(self.epoch, self.ramp_up, self.epochs)
+        return ramp * torch.stack(losses).sum()
 
 
 def _convolution(channels: int, wanted: int, size: int) -> nn.Sequential:

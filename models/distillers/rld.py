@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
+from models.distillers.base import Batch, Distiller, Needs, TeacherOutputs
 from models.distillers.losses import (
     binary_divergence,
     cross_entropy,
@@ -14,7 +14,6 @@ from models.distillers.losses import (
     linear_ramp,
     target_classes,
 )
-from models.networks.backbone import Backbone
 
 
 class Rld(Distiller):
@@ -36,9 +35,7 @@ class Rld(Distiller):
     views of each image and twice the epochs, while this one costs what KD does, reads the same
     store of logits, and is reported above KD and DKD at KD's schedule.
 
-    Args:
-        student: the target learner.
-        setting: says how many epochs there are.
+    Attributes:
         temperature: T of MCD.
         ce_weight: of the cross entropy.
         alpha: of SCD.
@@ -47,26 +44,11 @@ class Rld(Distiller):
     """
 
     needs: ClassVar[Needs] = "logits"
-
-    def __init__(
-        self,
-        student: Backbone,
-        setting: Setting,
-        *,
-        temperature: float,
-        ce_weight: float,
-        alpha: float,
-        beta: float,
-        ramp_up: float,
-    ) -> None:
-        super().__init__(student, setting)
-        self.temperature = temperature
-        self.ce_weight, self.alpha, self.beta = ce_weight, alpha, beta
-        self.ramp_up, self.epochs = ramp_up, setting.epochs
-        self.begin_epoch(0)
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.ramp = linear_ramp(epoch, self.ramp_up, self.epochs)
+    temperature: float
+    ce_weight: float
+    alpha: float
+    beta: float
+    ramp_up: float
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         theirs = teacher.logits
@@ -76,5 +58,6 @@ class Rld(Distiller):
         ce = cross_entropy(outputs, batch)
         scd = binary_divergence(outputs, classes, theirs, theirs.argmax(1), 1.0)
         mcd = divergence_without(not_below, outputs, theirs, self.temperature)
-        total = self.ce_weight * ce + self.ramp * (self.alpha * scd + self.beta * mcd)
+        ramp = linear_ramp(self.epoch, self.ramp_up, self.epochs)
+        total = self.ce_weight * ce + ramp * (self.alpha * scd + self.beta * mcd)
         return {"total": total, "ce": ce, "scd": scd, "mcd": mcd}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, Weights, at_common_size
+from models.distillers.feature import FeatureDistiller, at_common_size, probe_both
 from models.distillers.losses import at_least_float32
 from models.errors import InputError
 from models.networks.backbone import Backbone, Features
@@ -63,30 +63,22 @@ class SemCkd(FeatureDistiller):
     without a normalisation, and what their last convolutions bear is rate times weight. On
     CIFAR-100 with 400 they blew up as the rate passed .06; 75 steps with 100, at up to .2, did not.
 
-    Args:
-        student: the target learner.
-        setting: gives the sizes of all maps and of the batch.
-        **weights: of the terms, see :class:`FeatureDistiller`.
-
     Raises:
         InputError: the batch is too small for queries and keys, which have a quarter of its size.
     """
 
     needs_full_batches: ClassVar[bool] = True
 
-    def __init__(self, student: Backbone, setting: Setting, **weights: Unpack[Weights]) -> None:
-        super().__init__(student, setting, **weights)
-        assert setting.teacher is not None
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
+        super().__init__(student, setting, **options)
         size = setting.batch_size // 4
         if size == 0:
             raise InputError(
                 f"batch_size leaves each process {setting.batch_size} images a step, but semckd"
                 " needs 4; use a larger batch_size or fewer processes"
             )
-        widths = [
-            [stage.shape[1] for stage in network.probe(setting.image_size).stages]
-            for network in (student, setting.teacher)
-        ]
+        both = probe_both(student, setting)
+        widths = [[stage.shape[1] for stage in features.stages] for features in both]
         self.queries, self.keys = (
             nn.ModuleList(Projection(setting.batch_size, size) for _ in stages) for stages in widths
         )

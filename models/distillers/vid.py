@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, Weights, at_common_size
+from models.distillers.feature import FeatureDistiller, at_common_size, probe_both
 from models.distillers.losses import at_least_float32
 from models.networks.backbone import Backbone, Features
 
@@ -30,14 +30,12 @@ class Vid(FeatureDistiller):
     the mean and one weight: ce 1, kd 0, feature 1.
     """
 
-    def __init__(self, student: Backbone, setting: Setting, **weights: Unpack[Weights]) -> None:
-        super().__init__(student, setting, **weights)
-        assert setting.teacher is not None
-        maps = student.probe(setting.image_size).stages
-        teacher_maps = setting.teacher.probe(setting.image_size).stages
+    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
+        super().__init__(student, setting, **options)
+        ours, theirs = probe_both(student, setting)
         self.predictors = nn.ModuleList(
-            Gaussian(ours.shape[1], theirs.shape[1])
-            for ours, theirs in zip(maps, teacher_maps, strict=False)
+            Gaussian(own.shape[1], other.shape[1])
+            for own, other in zip(ours.stages, theirs.stages, strict=False)
         )
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:

@@ -145,7 +145,8 @@ def test_options_that_the_paper_does_not_have():
     wanted = as_published["total"].item() + 0.6 * each + 0.3 * direct - missing
     assert losses["total"].item() == pytest.approx(wanted, rel=1e-4)
     method.begin_epoch(4)  # of 8
-    assert method.ramp == 1
+    total = losses_of(method, BATCH, TEACHER)["total"].item()
+    assert total == pytest.approx(wanted + missing, rel=1e-4)
 
 
 def test_what_the_learners_minimise_falls_at_the_end():

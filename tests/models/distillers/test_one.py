@@ -10,6 +10,7 @@ from torch import nn
 
 import models
 from models.distillers.base import Batch
+from models.distillers.losses import sigmoid_ramp
 from models.distillers.one import One
 from tests.models.distillers.test_kd import ce, kl, softmax
 from tests.models.distillers.tiny import Array, array, losses_of, numerical_gradients
@@ -25,9 +26,9 @@ OPTIONS: dict[str, Any] = {
 BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]), torch.arange(6))
 
 
-def make(network: str = "resnet8", epochs: int = 8, **options: Any) -> One:
+def make(network: str = "resnet8", **options: Any) -> One:
     torch.manual_seed(0)
-    method = One(models.build(network, 5), make_setting(epochs=epochs), **(OPTIONS | options))
+    method = One(models.build(network, 5), make_setting(epochs=8), **(OPTIONS | options))
     for module in method.modules():  # statistics unlike the initial ones
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
@@ -114,16 +115,10 @@ def test_the_ensemble_is_detached_where_its_members_learn_from_it():
 
 
 def test_ramp():
-    method = make(epochs=300, ramp_up=80 / 300)
-    ramp = []
-    for epoch in (0, 40, 79, 80, 299):
-        method.begin_epoch(epoch)
-        ramp.append(method.ramp)
+    ramp = [sigmoid_ramp(epoch, 80 / 300, 300) for epoch in (0, 40, 79, 80, 299)]
     wanted = [math.exp(-5), math.exp(-1.25), math.exp(-5 / 6400), 1.0, 1.0]
     assert ramp == pytest.approx(wanted, rel=1e-12)
-    assert make(ramp_up=0.0).ramp == 1
-    # It has the same shape in a shorter training, and begins anew with its first epoch.
-    assert make().ramp == pytest.approx(math.exp(-5))
+    assert sigmoid_ramp(0, 0.0, 300) == 1
 
 
 def test_losses_are_float32_under_autocast():
