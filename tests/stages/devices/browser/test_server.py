@@ -151,18 +151,6 @@ def test_a_long_body_is_refused_before_it_is_read(probe):
     assert stands(probe)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(probe, monkeypatch):
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.3)
-    _, _, root = where(probe)
-    with connected(probe) as connection:
-        head = f"POST {root}runs HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{"
-        connection.sendall(head.encode())
-        answer = received(connection)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert answer.endswith(b"the body came too slowly")
-    assert stands(probe)
-
-
 def test_messages_that_are_none_are_refused_with_the_place(probe):
     run = begun(probe)
     good = make_browser().model_dump()
