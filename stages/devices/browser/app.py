@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stages.devices.browser import measurement, web_runtime
 from stages.devices.browser.measurement import Browser, Sent, WrongMessageError
@@ -29,6 +32,9 @@ _MEDIA_TYPES = {
     ".onnx": "application/octet-stream",
 }
 
+#: Time limits for a whole request body and for a whole answer.
+BODY_SECONDS = 30.0
+ANSWER_SECONDS = 900.0
 _MAX_INTRODUCTION = 16 * 1024
 
 #: Of every answer, including the server's refusals.
@@ -49,14 +55,13 @@ HEADERS = {
 M = TypeVar("M", bound=measurement.Message)
 
 
-def create_app(token: str, runs: Runs, runtime: Path) -> Starlette:
+def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
     """Serves everything below ``/<token>/`` and answers any other request with 404."""
-    root = f"/{token}/"
-    routes = [Route(root, _file(PAGE / "index.html"))]
-    routes += [Route(f"{root}{name}", _file(PAGE / name)) for name in _PAGE_FILES]
-    routes += [Route(f"{root}models/{path.name}", _file(path)) for path in runs.models]
+    routes = [Route("/", _file(PAGE / "index.html"))]
+    routes += [Route(f"/{name}", _file(PAGE / name)) for name in _PAGE_FILES]
+    routes += [Route(f"/models/{path.name}", _file(path)) for path in runs.models]
     routes += [
-        Route(f"{root}runtime/{name}", _file(runtime / name, compressed=True))
+        Route(f"/runtime/{name}", _file(runtime / name, compressed=True))
         for name in web_runtime.FILES
     ]
 
@@ -82,14 +87,14 @@ def create_app(token: str, runs: Runs, runtime: Path) -> Starlette:
             raise HTTPException(400, str(error)) from None
 
     routes += [
-        Route(f"{root}golden", golden),
-        Route(f"{root}about", about),
-        Route(f"{root}runs", begin, methods=["POST"]),
-        Route(root + "runs/{run:str}/{number:str}", take, methods=["POST"]),
+        Route("/golden", golden),
+        Route("/about", about),
+        Route("/runs", begin, methods=["POST"]),
+        Route("/runs/{run:str}/{number:str}", take, methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
     app.router.redirect_slashes = False
-    return app
+    return _guarded(app, token)
 
 
 def _file(path: Path, *, compressed: bool = False) -> Callable[[Request], FileResponse]:
@@ -108,19 +113,20 @@ async def _read(request: Request, kind: type[M], limit: int) -> M:
     """Parse the body of a request.
 
     Raises:
-        HTTPException: it is too long or not valid, or breaks off.
+        HTTPException: it is too long, too slow or not valid.
     """
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared[:20]) > limit:
         raise HTTPException(413, f"a body of {declared[:20]} bytes, expected {limit} at most")
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise HTTPException(413, f"a body of more than {limit} bytes")
-    except ClientDisconnect:
-        raise HTTPException(400, "the body breaks off") from None
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise HTTPException(413, f"a body of more than {limit} bytes")
+    except TimeoutError:
+        raise HTTPException(408, "the body came too slowly") from None
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:
@@ -135,3 +141,21 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return PlainTextResponse(
         error.detail.lower(), error.status_code, headers={"connection": "close"}
     )
+
+
+def _guarded(app: ASGIApp, token: str) -> ASGIApp:
+    """Pass on requests whose path begins with the token."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        _, _, rest = scope["path"].partition("/")
+        given, slash, rest = rest.partition("/")
+        answer: ASGIApp = app
+        if not secrets.compare_digest(given.encode(), token.encode()) or not slash:
+            answer = PlainTextResponse("not found", 404, headers={"connection": "close"})
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await answer({**scope, "path": f"/{rest}", "root_path": ""}, receive, send)
+        except (TimeoutError, ClientDisconnect):
+            return  # the client has gone or reads too slowly
+
+    return guarded

@@ -1,16 +1,18 @@
 """Requests that no page makes: refused, without a word too many, and the page is there after."""
 
 import contextlib
+import errno
 import http.client
 import json
 import socket
 import ssl
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from stages.devices.browser import app
+from stages.devices.browser import app, server
 from stages.devices.browser.probe import Probe, Reach, probing
 from stages.runtimes.exported import load_exported
 from tests.stages.devices.browser.conftest import QUICK, make_browser
@@ -151,6 +153,36 @@ def test_a_long_body_is_refused_before_it_is_read(probe):
     assert stands(probe)
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(probe, monkeypatch):
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.3)
+    _, _, root = where(probe)
+    with connected(probe) as connection:
+        head = f"POST {root}runs HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{"
+        connection.sendall(head.encode())
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b"the body came too slowly")
+    assert stands(probe)
+
+
+@pytest.mark.parametrize(
+    ("https", "begin"), [(False, b""), (False, b"GET / HT"), (True, b"\x16\x03\x01")]
+)
+def test_a_head_that_does_not_come_is_not_waited_for(bundle, monkeypatch, capfd, https, begin):
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    with probing(load_exported(bundle), QUICK, Reach(https=https)) as probe:
+        with connected(probe) as connection:
+            connection.sendall(begin)
+            start = time.monotonic()
+            assert received(connection) == b""
+        assert time.monotonic() - start < 10
+        monkeypatch.undo()
+        assert stands(probe)
+    printed = capfd.readouterr().err
+    assert printed.startswith("probe: 1 connections failed before any") if https else not printed
+    assert printed.count("\n") == https
+
+
 def test_messages_that_are_none_are_refused_with_the_place(probe):
     run = begun(probe)
     good = make_browser().model_dump()
@@ -176,13 +208,34 @@ def test_messages_that_are_none_are_refused_with_the_place(probe):
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_a_crowd_that_never_finishes_a_request_keeps_nobody_out(bundle, capfd, https):
+def test_a_crowd_that_sends_nothing_keeps_nobody_out(bundle, https):
     with contextlib.ExitStack() as stack:
         probe = stack.enter_context(probing(load_exported(bundle), QUICK, Reach(https=https)))
-        for _ in range(200):
-            stack.enter_context(connected(probe)).sendall(b"\x16\x03\x01")
+        idle = [stack.enter_context(connected(probe)) for _ in range(200)]
+        start = time.monotonic()
         assert stands(probe)
-    assert not capfd.readouterr().err
+        assert time.monotonic() - start < 5
+        # The first to come were the first to go.
+        idle[0].settimeout(5)
+        assert received(idle[0]) == b""
+        assert stands(probe)
+
+
+def test_too_many_open_files_are_counted_and_waited_out(bundle, monkeypatch, capfd):
+    accept, refused = socket.socket.accept, []
+
+    def refuse(listener: socket.socket) -> tuple[socket.socket, Any]:
+        if len(refused) < 3:
+            refused.append(listener)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", refuse)
+    with probing(load_exported(bundle), QUICK, Reach()) as probe:
+        assert stands(probe)
+    printed = capfd.readouterr().err
+    assert printed.startswith("probe: 3 connections failed before any request")
+    assert printed.count("\n") == 1
 
 
 def test_a_run_is_answered_again_and_reported_once(probe):
