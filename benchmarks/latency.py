@@ -1,27 +1,32 @@
-"""One finished student by several ways, timed in turn: torch, a plain export, and the chain's."""
+"""One finished student in several forms, timed in turn: torch, plain, the chain's, the peers'."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import torch
 
+from benchmarks.contenders.quantizers import quantize_by_peers
 from benchmarks.results import Json
 from models.errors import InputError
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_network
+from stages.data.arrays import DATA_FOLDER, DataSet, ImageFile, load_data
 from stages.devices.browser.measurement import RUNTIME
 from stages.devices.proof import DeviceError
 from stages.devices.runner import open_session, time_runs
 from stages.files import read_json, sha256
+from stages.quantization.int8 import calibrate, quantize
 from stages.report_page.devices import current_rows
 from stages.runtimes.exported import Exported, load_exported
 
@@ -30,6 +35,7 @@ _WARM_UP_SECONDS = 0.5
 #: Of each way in a round: both are reached.
 _RUNS, _SECONDS = 20, 0.25
 Array = npt.NDArray[Any]
+Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Student:
 
     Attributes:
         exported: its models, proven unaltered.
+        data: what the student was trained on.
         weights: the file of the network that they were exported from.
         torch: its ``accuracy`` on the test ``images``.
         validated: by precision, the row of ``reports/validation.json`` about the whole test split.
@@ -45,6 +52,7 @@ class Student:
     """
 
     exported: Exported
+    data: DataSet
     weights: Path
     torch: Json
     validated: dict[str, Json]
@@ -86,7 +94,8 @@ def read_student(folder: Path) -> Student:
         ]
         if rows:
             browsers[content["device"]] = rows
-    return Student(exported, weights, report["torch"], validated, browsers)
+    data = load_data(folder / DATA_FOLDER)
+    return Student(exported, data, weights, report["torch"], validated, browsers)
 
 
 @dataclass(frozen=True)
@@ -96,18 +105,20 @@ class Way:
     Attributes:
         title: for the table.
         session: onnxruntime's, or what is asked as one.
-        images: the golden batch as the way takes it, ``[G, ...]``.
+        prepare: makes its input of images, uint8 ``[N, H, W, 3]``.
+        golden: the golden batch as it was.
         size: of its files, in bytes.
     """
 
     title: str
     session: Any
-    images: Array
+    prepare: Callable[[Images], Array]
+    golden: Images
     size: int
 
     def time(self, seconds: float) -> list[float]:
         """Milliseconds of each run at batch 1, over so many seconds."""
-        feed = {self.session.get_inputs()[0].name: self.images[:1]}
+        feed = {self.session.get_inputs()[0].name: self.prepare(self.golden[:1])}
         return time_runs(self.session, feed, _RUNS, seconds, sys.maxsize)
 
 
@@ -136,53 +147,89 @@ def eager(network: Backbone) -> _Function:
 
 
 def open_ways(student: Student, folder: Path) -> dict[str, Way]:
-    """``eager``, ``plain``, ``plain_bytes``, and each precision's static model; one thread each.
+    """Every way by its key, with one thread each.
+
+    ``eager``, ``plain``, ``plain_bytes``, each precision's static model, ``calibrated``, and the
+    peers' of :func:`benchmarks.contenders.quantizers.quantize_by_peers`.
 
     Args:
         student: whose network and exports are taken.
-        folder: an empty one, for the plain export.
+        folder: an empty one, for the models that are made here.
 
     Raises:
         InputError: onnxruntime does not take a file.
     """
     network, description = load_network(student.weights), student.exported.description
+    network.eval()
     images, _ = student.exported.golden_batch()
-    path = folder / "plain.onnx"
+    path = folder / "plain/model.onnx"
+    path.parent.mkdir()
     # As a user does who asks torch for a dynamic batch; a batch of 1 would be taken for a constant.
     example = torch.zeros(2, 3, *[description["image_size"]] * 2)
     shapes = ({0: "batch"},)
     torch.onnx.export(network, (example,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    plain = _open(path)
     name = plain.get_inputs()[0].name
+    pixels = partial(normalise, description=description)
 
     def from_bytes(images: Array) -> Array:
-        logits: Array = plain.run(None, {name: normalise(images, description)})[0]
+        logits: Array = plain.run(None, {name: pixels(images)})[0]
         return logits
 
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    title, pixels = "onnxruntime, plain export", normalise(images, description)
+    size = sum(file.stat().st_size for file in path.parent.iterdir())
+    title = "onnxruntime, plain export"
+    weights = student.weights.stat().st_size
     ways = {
-        "eager": Way("torch, eager", eager(network), pixels, student.weights.stat().st_size),
-        "plain": Way(title, plain, pixels, size),
-        "plain_bytes": Way(f"{title}, from bytes", _Function(from_bytes), images, size),
+        "eager": Way("torch, eager", eager(network), pixels, images, weights),
+        "plain": Way(title, plain, pixels, images, size),
+        "plain_bytes": Way(
+            f"{title}, from bytes", _Function(from_bytes), _as_they_are, images, size
+        ),
     }
-    for precision in PRECISIONS:
-        path = student.exported.file(precision, "static")
-        try:
-            session = open_session(path, threads=1)
-        except DeviceError as error:
-            raise InputError(str(error)) from None
-        ways[precision] = Way(f"static {precision}", session, images, path.stat().st_size)
+    files = {p: (f"static {p}", student.exported.file(p, "static")) for p in PRECISIONS}
+    calibration = student.data.calibration_images(description["calibration"]["images"])
+    files["calibrated"] = "static int8_u8s8, as calibrated", folder / "calibrated.onnx"
+    _calibrate(files["fp32"][1], calibration, files["calibrated"][1])
+    for key, (title, path) in files.items():
+        size = path.stat().st_size
+        ways[key] = Way(title, _open(path), _as_they_are, images, size)
+    for key, (title, path) in quantize_by_peers(network, pixels(calibration), folder).items():
+        ways[key] = Way(title, _open(path), pixels, images, path.stat().st_size)
     return ways
 
 
-def normalise(images: npt.NDArray[np.uint8], description: Mapping[str, Any]) -> Array:
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    try:
+        return open_session(path, threads=1)
+    except DeviceError as error:
+        raise InputError(str(error)) from None
+
+
+def _calibrate(float32: Path, images: Images, target: Path) -> None:
+    """int8_u8s8 without the search for what stays in float."""
+    model = onnx.load(float32)
+    onnx.save(quantize(model, "int8_u8s8", calibrate(model, images)), target)
+
+
+def _as_they_are(images: Images) -> Images:
+    return images
+
+
+def normalise(images: Images, description: Mapping[str, Any]) -> Array:
     """Images uint8 ``[G, H, W, 3]`` as the bare network takes them, float32 ``[G, 3, H, W]``."""
     mean, std = (np.array(description[key], np.float32) for key in ("mean", "std"))
     scaled = (images.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def answers(way: Way, images: ImageFile) -> npt.NDArray[np.int64]:
+    """The classes ``[N]`` that a way gives to images ``[N, H, W, 3]``, one by one."""
+    name = way.session.get_inputs()[0].name
+    found = [
+        way.session.run(None, {name: way.prepare(images[n : n + 1])})[0].argmax()
+        for n in range(len(images))
+    ]
+    return np.array(found)
 
 
 def time_in_turn(ways: Mapping[str, Way], rounds: int) -> dict[str, list[list[float]]]:

@@ -19,7 +19,7 @@ from stages.files import read_json, write_json
 from stages.params import Params
 from tests.stages.conftest import exported, made_once
 
-WAYS = ["eager", "plain", "plain_bytes", *PRECISIONS]
+WAYS = ["eager", "plain", "plain_bytes", *PRECISIONS, "calibrated", "onnxruntime"]
 PARAMS = Params.model_validate({"validate": {"batch_sizes": [1, 3, 8], "tensorrt": "off"}})
 
 
@@ -122,33 +122,40 @@ def test_a_plain_export_has_floats_and_a_free_batch(finished, tmp_path):
     options = way.session.get_session_options()
     assert options.intra_op_num_threads == 1
     images, reference = student.exported.golden_batch()
-    (logits,) = way.session.run(None, {given.name: way.images})
+    prepared = way.prepare(images)
+    (logits,) = way.session.run(None, {given.name: prepared})
     assert np.abs(logits - reference).max() < 1e-4 * np.abs(reference).max()
-    assert way.images.shape == (len(images), 3, 16, 16)
+    assert prepared.shape == (len(images), 3, 16, 16)
     assert way.size > student.weights.stat().st_size * 0.9  # weights beside the graph count
 
 
 @pytest.mark.parametrize(
-    ("speedup", "drop", "reason", "met"),
+    ("speedup", "drop", "reason", "holds", "fast"),
     [
-        (1.8, 0.005, None, True),
-        (1.8, 0.98 - 0.975, None, True),
-        (2.5, -0.01, None, True),
-        (1.79, 0.0, None, False),
-        (2.5, 0.0051, None, False),
-        (2.5, 0.0, "cosine 0.2 is below 0.95", False),
+        (1.8, 0.005, None, True, True),
+        (1.8, 0.98 - 0.975, None, True, True),
+        (1.0, -0.01, None, True, False),
+        (0.99, 0.0, None, False, False),
+        (2.5, 0.0051, None, False, True),
+        (2.5, 0.0, "cosine 0.2 is below 0.95", False, True),
     ],
 )
-def test_int8_is_to_be_quick_and_right(speedup, drop, reason, met):
+def test_int8_is_to_be_quick_and_right(speedup, drop, reason, holds, fast):
     right = {"reason": None, "samples_p50_ms": [2.0, 1.0]}
     int8 = {"speedup": {"median": speedup}, "drop": drop, "drop_low": drop, "drop_high": drop}
     rows = dict.fromkeys(("plain", "plain_bytes", "fp32"), right)
-    rows["int8_u8s8"] = right | int8 | {"reason": reason}
-    found = edge.goals(rows)
-    assert found["int8_u8s8"]["met"] is met
+    rows["int8_u8s8"] = right | int8 | {"reason": reason, "accuracy": 0.9}
+    peer = {"title": "the peer", "accuracy": 0.91, "speedup": {"median": speedup + 0.01}}
+    rows["onnxruntime"] = right | peer
+    found = edge.goals(rows, 1.8)
+    assert (found["holds"]["met"], found["fast"]["met"]) == (holds, fast)
+    assert found["peers"] == {"better": ["the peer"], "met": False}
     assert found["fp32"]["met"]
     rows["plain"] = right | {"samples_p50_ms": [1.9, 0.9]}
-    assert not edge.goals(rows)["fp32"]["met"]
+    rows["onnxruntime"] = right | peer | {"accuracy": 0.9}
+    found = edge.goals(rows, 1.8)
+    assert found["peers"]["met"]
+    assert not found["fp32"]["met"]
 
 
 def test_measurements_of_other_models_are_left_out(project):
