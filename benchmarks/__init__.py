@@ -1,1 +1,1 @@
-"""Side by side with the peers. Above the pipeline's three floors, and not installed with them."""
+"""Comparisons with other projects; may import everything else, and is not installed."""

@@ -1,9 +1,9 @@
-"""Which way of learning gives the better student? Several seeds each, on identical images.
+"""Compare variants of distillation over several seeds, on identical images.
 
 ``python -m benchmarks.comparison benchmarks/comparisons/NAME.yaml --data SOURCE --work FOLDER``
-trains one teacher and then a student for each seed and each variant of the file, by the pipeline's
-own stages. A seed gives all variants the same initial weights, and the images are the same for all.
-What is done is kept: run again after an interruption, and it goes on.
+trains one teacher and then, for each seed and each variant in the file, a student, using the
+pipeline's own stages. All variants of a seed start from the same weights. Finished trainings are
+kept; run the command again to resume.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ from models.errors import InputError
 from pipeline.comparison.seeds import paired, spread
 from stages.params import read_yaml
 
-#: Variants that a peer's own loop trains, and the contender that starts it.
+#: Variants trained by a peer's own loop, and the contender that starts it.
 _PEERS = {"RepDistiller's loop": "repdistiller", "timm's train.py": "timm_train"}
 
 
 def main(
-    plan: Annotated[Path, typer.Argument(help="YAML with params, baselines, seeds and variants")],
-    data: Annotated[str, typer.Option(help="As data.source of params.yaml")],
-    work: Annotated[Path, typer.Option(help="Folder of the trainings; kept")],
+    plan: Annotated[
+        Path, typer.Argument(help="YAML file with params, baselines, seeds and variants.")
+    ],
+    data: Annotated[str, typer.Option(help="Data source, as data.source in params.yaml.")],
+    work: Annotated[Path, typer.Option(help="Working folder; kept, so that runs can resume.")],
     teacher_checkpoint: Annotated[
-        Path | None, typer.Option(help="What an earlier run trained (its artifacts/teacher)")
+        Path | None,
+        typer.Option(help="Weights of a trained teacher, to skip its training."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Train this variant alone; may be repeated")
+        list[str] | None, typer.Option(help="Train only this variant; can be repeated.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="The first so many alone [default: the plan's]")
+        int | None, typer.Option(min=1, help="Number of seeds [default: that of the plan].")
     ] = None,
     repdistiller: Annotated[
-        Path | None, typer.Option(help="A checkout, for the variant RepDistiller's loop")
+        Path | None, typer.Option(help="RepDistiller checkout, for the variant that uses its loop.")
     ] = None,
 ) -> None:
-    """Train what is still missing, and write the table."""
+    """Train the missing students and write the table."""
     peer = check_checkout(repdistiller) if repdistiller else None
     compare(plan.stem, read_yaml(plan), data, work, teacher_checkpoint, only, seeds, peer)
 
@@ -57,7 +60,18 @@ def compare(
     seeds: int | None = None,
     checkout: str | None = None,
 ) -> None:
-    """See :func:`main`; ``content`` is that of the file named ``plan``, ``checkout`` its peer's."""
+    """Run a comparison; see :func:`main`.
+
+    Args:
+        plan: name of the results and of the table.
+        content: the parsed plan.
+        data: as ``data.source``.
+        work: working folder.
+        teacher_checkpoint: weights of a trained teacher.
+        only: variants to train; all if None.
+        seeds: number of seeds; that of the plan if None.
+        checkout: checkout of the plan's peer; without it, the peer's variant is skipped.
+    """
     variants: dict[str, Json] = content["variants"]
     unknown = set(only or []) - variants.keys()
     if unknown:
@@ -75,7 +89,7 @@ def compare(
 
 
 def sections(variant: Json, seed: int) -> dict[str, Json]:
-    """What a variant changes: keys of ``distill``, or dotted ones of another section."""
+    """Return a variant's settings by section; its keys belong to ``distill`` unless dotted."""
     changed: dict[str, Json] = {"distill": {"seed": seed}}
     for key, value in variant.items():
         section, _, name = key.rpartition(".")
@@ -84,7 +98,7 @@ def sections(variant: Json, seed: int) -> dict[str, Json]:
 
 
 def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
-    """Test accuracy of the last epoch in percent, by seed."""
+    """Return the last epoch's test accuracy in percent, by seed."""
     prefix = f"{variant}, seed "
     return {
         int(name.removeprefix(prefix)): 100 * run["accuracy"]
@@ -94,13 +108,13 @@ def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
 
 
 def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Sequence[str]) -> str:
-    """A row for each variant: mean and spread, and the paired difference from each baseline."""
+    """Return a table of each variant's mean, range, and paired difference from each baseline."""
     runs = results["runs"]
     found = {name: accuracies(runs, name) for name in variants}
-    # A peer that measures its speed is compared in that too.
+    # If a peer reports its speed, compare speeds as well.
     paced = any("images_per_second" in run for run in runs.values())
-    heads = ["", "accuracy, %", "smallest to largest", *(["images/s"] if paced else [])]
-    heads += [f"over {name}, points (95 % interval)" for name in baselines]
+    heads = ["", "accuracy, %", "range", *(["images/s"] if paced else [])]
+    heads += [f"vs {name}, points (95 % interval)" for name in baselines]
     rows = []
     for variant in variants:
         if not found[variant]:
@@ -119,7 +133,7 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Seq
 
 
 def _pace(runs: Mapping[str, Json], variant: str) -> str:
-    """Images a second in the last epoch, the mean over seeds."""
+    """Return images per second in the last epoch, averaged over seeds."""
     ours = [run for name, run in runs.items() if name.startswith(f"{variant}, seed ")]
     found = [run.get("images_per_second") or run["last_epoch"]["images_per_second"] for run in ours]
     return f"{statistics.mean(map(float, found)):.1f}"
@@ -134,7 +148,7 @@ def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]])
 
 
 def _describe(results: Mapping[str, Any]) -> str:
-    """Teacher, student and machines, as a sentence."""
+    """Describe teacher, student and machines in one sentence."""
     teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
     machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
     return (

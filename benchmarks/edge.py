@@ -1,9 +1,9 @@
-"""What each precision of a trained student costs and gains: ``python -m benchmarks.edge``.
+"""Measure accuracy, size and latency of a student in each precision: ``python -m benchmarks.edge``.
 
-A student is that of a finished project, NAME=FOLDER: accuracies are those that its stage validate
-measured on the whole test split, latencies are measured now. torch, a plain export and the chain's
-own exports take turns, round after round. ``docs/benchmarks.md`` says how to make such projects,
-and how to read the result.
+Each argument NAME=FOLDER names a project in which the chain has run. Accuracies are those that its
+stage ``validate`` measured on the whole test split. Latencies are measured here, in rounds in which
+torch, a plain export, the chain's exports and those of other quantizers take turns.
+``docs/benchmarks.md`` explains how to create such projects and how to read the result.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from stages.files import write_json
 from stages.formatting import drop, significant
 from stages.quantization.int8 import DEPTHWISE, kinds
 
-#: The accuracy that int8_u8s8 may cost, and its speed against fp32: with depthwise convolutions,
-#: whose int8 kernels are slow, and without.
+#: Goals for int8_u8s8: loss of accuracy, and speed-up over fp32 with depthwise convolutions (True),
+#: whose int8 kernels are slow, and without (False).
 MAX_DROP, MIN_SPEEDUP = 0.005, {True: 1.5, False: 1.8}
-#: int8 that the chain does not validate: it is judged here.
+#: int8 models that the chain does not validate; their accuracy is measured here.
 OTHER_INT8 = {"calibrated", "onnxruntime", "nncf"}
-# Drops are differences: 0.98 - 0.975 shall be within 0.005.
+# Rounding error of a difference: 0.98 - 0.975 must count as 0.005.
 _ROUNDING = 1e-9
 
 
 def main(
     students: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=FOLDER...", help="Finished projects, with names for them"),
+        typer.Argument(metavar="NAME=FOLDER...", help="Projects in which the chain has run."),
     ],
-    rounds: Annotated[int, typer.Option(min=1, help="In each, every way has its turn")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 15,
 ) -> None:
-    """Measure students by each way, and write the tables."""
+    """Measure the students and write the tables."""
     found = {}
     for argument in students:
         name, _, folder = argument.partition("=")
@@ -67,7 +67,7 @@ def main(
     results["machine"] |= {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     results["students"] = {}
     for name, student in found.items():
-        typer.echo(f"{name}: exports plainly, then {rounds} rounds", err=True)
+        typer.echo(f"{name}: plain export, then {rounds} rounds", err=True)
         with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as folder:
             ways = open_ways(student, Path(folder))
             samples = time_in_turn(ways, rounds)
@@ -79,12 +79,12 @@ def main(
 def summarize_student(
     student: Student, ways: Mapping[str, Way], samples: Mapping[str, Sequence[Sequence[float]]]
 ) -> Json:
-    """The rows of all ways, and what has a goal.
+    """Return the results of a student: a row for each way to run it, and the goals.
 
     Args:
-        student: whose accuracies are taken.
-        ways: those of :func:`benchmarks.latency.open_ways`.
-        samples: milliseconds, by way and round.
+        student: the measured student.
+        ways: as returned by :func:`benchmarks.latency.open_ways`.
+        samples: latencies in ms, by way and round.
     """
     medians = {key: [median_of.median(times) for times in found] for key, found in samples.items()}
     _, reference = student.exported.golden_batch()
@@ -93,7 +93,7 @@ def summarize_student(
     rows = {}
     for key, way in ways.items():
         golden = compare(run_batches(way.session, way.prepare(way.golden), 1), reference)
-        # torch is what drops are measured from, and a plain export is not validated.
+        # Drops are relative to torch, and plain exports are not validated.
         validated = student.validated.get(key, {})
         alone = {"accuracy": student.torch["accuracy"]} if key == "eager" else validated
         if key in OTHER_INT8:
@@ -128,7 +128,7 @@ def summarize_student(
 
 
 def goals(rows: Mapping[str, Json], min_speedup: float) -> Json:
-    """Whether each is met, and its numbers."""
+    """Return each goal's numbers and whether it is met."""
     int8, samples = rows["int8_u8s8"], {key: row["samples_p50_ms"] for key, row in rows.items()}
     right = {key: rows[key]["reason"] is None for key in ("plain", "fp32", "int8_u8s8")}
     against_plain = summarize(quotients(samples["plain"], samples["fp32"]))
@@ -155,7 +155,7 @@ def goals(rows: Mapping[str, Json], min_speedup: float) -> Json:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """A table of goals, then one of ways for each student."""
+    """Return a table of goals, followed by a table for each student."""
     machine = results["machine"]
     head = (
         f"{describe_run(results)} One thread, one image; torch {machine['torch']}, onnxruntime"
@@ -165,19 +165,17 @@ def markdown(results: Mapping[str, Any]) -> str:
     for name, student in results["students"].items():
         text = f"{student['network']}; accuracy on {student['test_images']:,} test images."
         if student["in_float"]:
-            text += f" In float in int8_u8s8: {', '.join(student['in_float'])}."
+            text += f" int8_u8s8 keeps in float: {', '.join(student['in_float'])}."
         parts += [f"### {name}", text, _rows(student)]
         if not any(student["browsers"].values()):
-            parts.append(
-                "Not measured in a browser: `ackd probe` in the student's project does it."
-            )
+            parts.append("Not measured in a browser; run `ackd probe` in the student's project.")
     return "\n\n".join(parts) + "\n"
 
 
 def _goals(students: Mapping[str, Json]) -> str:
     titles = {
         "holds": f"int8_u8s8 no slower than fp32, at most {100 * MAX_DROP:g} points worse",
-        "fast": f"{MIN_SPEEDUP[False]} times as fast; with depthwise kernels {MIN_SPEEDUP[True]}",
+        "fast": f"{MIN_SPEEDUP[False]} times as fast, or {MIN_SPEEDUP[True]} with depthwise layers",
         "peers": "no peer's int8 both faster and more accurate",
         "fp32": "static fp32 no slower than a plain export",
     }
@@ -198,13 +196,13 @@ def _numbers(goal: Json) -> Iterator[str]:
     if "drop" in goal:
         yield f"a drop of {drop(goal) or 'unknown size'} points"
     if "speedup_from_bytes" in goal:
-        yield f"{spread(goal['speedup_from_bytes'], 2)} times, both from bytes"
+        yield f"{spread(goal['speedup_from_bytes'], 2)} times, both starting from bytes"
     yield from goal.get("better", [])
 
 
 def _rows(student: Json) -> str:
-    heads = ["", "accuracy, %", "drop, points (95 %)", "size, MB", "relative error", "same answers"]
-    heads += ["p50, ms", "fp32 = 1"]
+    heads = ["", "accuracy, %", "drop, points (95 %)", "size, MB", "relative error"]
+    heads += ["top-1 agreement", "p50, ms", "fp32 = 1"]
     rows = []
     for row in student["rows"].values():
         accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f}"
@@ -225,7 +223,7 @@ def _title(title: str, row: Json) -> str:
 
 
 def _parity(golden: Mapping[str, float | None] | None) -> list[str]:
-    """Largest relative error and share of equal answers on the golden batch."""
+    """Format the largest relative error and the top-1 agreement on the golden batch."""
     error, agreement = ((golden or {}).get(k) for k in ("max_relative_error", "top1_agreement"))
     return [
         "" if error is None else f"{error:.1e}",

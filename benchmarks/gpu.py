@@ -1,8 +1,8 @@
-"""What the chain does on a GPU, in less than eight minutes: ``python -m benchmarks.gpu``.
+"""Measure and check the chain on a GPU in less than eight minutes: ``python -m benchmarks.gpu``.
 
-It needs a CUDA GPU, torch 2.9 or newer and what a training imports, and nothing from the internet:
-networks are drawn, images are made up. Each part runs in a process of its own until its time is up;
-one that fails says why, and the others go on.
+Needs a CUDA GPU, torch 2.9 or newer and the packages that training imports, but no internet:
+weights and images are random. Each part runs in its own process with a time limit. If a part fails,
+its reason is reported and the others continue.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PAIRS = {
 }
 
 Part = Callable[[Plan], Iterator[Json]]
-#: With their seconds; what one leaves goes to those after it.
+#: The parts with their time limits in seconds; unused time goes to later parts.
 PARTS: dict[str, tuple[Part, float]] = {
     "losses": (gpu_checks.losses, 35),
     "repeats": (gpu_checks.repeats, 45),
@@ -46,17 +46,20 @@ PARTS: dict[str, tuple[Part, float]] = {
     "tensorrt": (gpu_checks.tensorrt, 35),
     "idle": (gpu_speed.idle, 78),
 }
-#: Of each pair in each precision, after those.
+#: Time limit of the speed part for each pair and precision, which run last.
 SPEED_SECONDS = 61
 
 
 def main(
     data: Annotated[
-        Path | None, typer.Option(help="What prepare_data wrote, 32 pixels; instead of noise")
+        Path | None,
+        typer.Option(help="Folder written by prepare_data, with images of 32 pixels."),
     ] = None,
-    repdistiller: Annotated[Path | None, typer.Option(help="A checkout, to compare with")] = None,
+    repdistiller: Annotated[
+        Path | None, typer.Option(help="RepDistiller checkout, to compare with.")
+    ] = None,
 ) -> None:
-    """Measure on this machine's GPU, and write the tables."""
+    """Measure on this machine's GPU and write the tables."""
     if (found := gpu()) is None:
         raise InputError("nvidia-smi shows no GPU; run this on a machine that has one")
     with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as work:
@@ -76,7 +79,7 @@ def main(
 
 
 def parts(plan: Plan) -> dict[str, tuple[Part, float]]:
-    """What is measured, and the seconds that it may take."""
+    """Return all parts by name, with their time limits in seconds."""
     found = dict(PARTS)
     for pair in plan.pairs:
         for precision in plan.precisions:
@@ -86,7 +89,7 @@ def parts(plan: Plan) -> dict[str, tuple[Part, float]]:
 
 
 def measure(plan: Plan) -> Iterator[tuple[str, Json]]:
-    """Each part by name: its rows, its seconds, and why it ended early."""
+    """Run all parts; yield each name with rows, duration, and the reason if it ended early."""
     end = time.monotonic()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(plan.work, "compiled"))
     for name, (part, seconds) in parts(plan).items():
@@ -98,7 +101,7 @@ def measure(plan: Plan) -> Iterator[tuple[str, Json]]:
 
 
 def run_part(plan: Plan, part: Part, end: float) -> tuple[list[Json], str | None]:
-    """The rows that a part gave until the monotonic time ``end``, and why it gave no more."""
+    """Run a part until the monotonic time ``end``; return its rows and why it ended early."""
     context: Any = multiprocessing.get_context(plan.start)
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(writer, part, plan))
@@ -114,15 +117,15 @@ def run_part(plan: Plan, part: Part, end: float) -> tuple[list[Json], str | None
             return rows[:-1], rows[-1]["reason"]
         return rows, f"ended with {process.exitcode}" if process.exitcode else None
     finally:
-        with contextlib.suppress(ProcessLookupError):  # all of its group have ended
+        with contextlib.suppress(ProcessLookupError):  # its whole group has ended
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
-    return rows, "stopped, its time was up"
+    return rows, "stopped at its time limit"
 
 
 def _run(writer: Any, part: Part, plan: Plan) -> None:
-    """In the part's process, the first of a group that can be killed as one."""
+    """Run a part in its process, which leads a process group that can be killed at once."""
     os.setsid()
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory(dir=plan.work) as folder:
@@ -130,19 +133,19 @@ def _run(writer: Any, part: Part, plan: Plan) -> None:
         try:
             for row in part(plan):
                 writer.send(row)
-        except Exception as error:  # as of a row
+        except Exception as error:  # reported like the failure of a row
             writer.send({"reason": reason(error)})
         os.chdir(plan.work)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """A table of each pair's speed, then what else was looked at."""
+    """Return the tables of all parts."""
     machine, plan, parts = results["machine"], results["plan"], results["parts"]
     device = machine["gpu"]
-    images = "images of a data set" if plan["data"] else "made-up images"
+    images = "images of a data set" if plan["data"] else "random images"
     text = [
         f"{device['name']}, driver {device['driver']}, torch {machine['torch']}, {machine['cpu']},"
-        f" {machine['cores']} cores, {results['date'][:10]}; one run of {plan['seconds']:g} s a"
+        f" {machine['cores']} cores, {results['date'][:10]}; one run of {plan['seconds']:g} s per"
         f" row after a warm-up, batch {plan['batch_size']}, {images}."
     ]
     for name, pair in plan["pairs"].items():
@@ -151,7 +154,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         text += [f"### {pair['teacher']} to {pair['student']}, {pair['image_size']} pixels"]
         text += [_speeds([row for part in own for row in part["rows"]], peers)]
     student, precision = next(iter(plan["pairs"].values()))["student"], plan["precisions"][-1]
-    text += [f"### An idle GPU: {student} by KD, logits stored, {precision}"]
+    text += [f"### Idle GPU: {student} by KD, logits stored, {precision}"]
     rows = parts["idle"]["rows"]
     base = next((row["images_per_second"] for row in rows if "reason" not in row), 1.0)
     idle = [
@@ -167,18 +170,18 @@ def markdown(results: Mapping[str, Any]) -> str:
     text += [_table(idle, ["images/s", "the first = 1"], "{}")]
     text += ["### Repeatability"]
     text += [_table(parts["repeats"]["rows"], ["second run", "killed and resumed"], "{}")]
-    text += ["### The CPU's losses and the GPU's"]
+    text += ["### Losses on CPU and GPU"]
     text += [_table(parts["losses"]["rows"], ["without TF32", "as in training"], "{:.1e}")]
     text += ["### TensorRT"]
     columns = ["gpu_ms", "wall_ms", "max_relative_error", "top1_agreement"]
     text += [_table(parts["tensorrt"]["rows"], columns, "{:.3g}")]
     if ended := [f"- {name}: {part['reason']}" for name, part in parts.items() if part["reason"]]:
-        text += ["Parts that did not end, and why:", "\n".join(ended)]
+        text += ["Parts that did not finish:", "\n".join(ended)]
     return "\n\n".join(text) + "\n"
 
 
 def _speeds(rows: Sequence[Json], peers: Sequence[Json]) -> str:
-    """A table of images a second, as shares of the limit and multiples of the best peer."""
+    """Return a table of images per second, shares of the limit and ratios to the best peer."""
     rows = [*rows, *({"precision": "fp32", "compile": False} | row for row in peers)]
     best = max((row.get("images_per_second", 0.0) for row in peers), default=0.0)
     rate = {
@@ -193,21 +196,21 @@ def _speeds(rows: Sequence[Json], peers: Sequence[Json]) -> str:
         if how in rate:
             limit = rate.get((gpu_speed.LIMIT, precision, compiled))
             cells["images/s"] = f"{rate[how]:,.0f}"
-            cells["of the limit"] = f"{rate[how] / limit:.0%}" if limit else ""
+            cells["share of the limit"] = f"{rate[how] / limit:.0%}" if limit else ""
             cells["RepDistiller = 1"] = f"{rate[how] / best:.2f}" if best else ""
             cells["memory, MB"] = f"{row.get('device_memory_mb', row['peak_memory_mb']):,.0f}"
-            cells["compiles, s"] = f"{row['warm_up_seconds']:.0f}" if compiled else ""
+            cells["compilation, s"] = f"{row['warm_up_seconds']:.0f}" if compiled else ""
         else:
             cells["reason"] = row["reason"]
         shown.append(cells)
-    columns = ["images/s", "of the limit", "RepDistiller = 1", "memory, MB", "compiles, s"]
+    columns = ["images/s", "share of the limit", "RepDistiller = 1", "memory, MB", "compilation, s"]
     return _table(shown, columns, "{}")
 
 
 def _table(rows: Sequence[Json], columns: Sequence[str], form: str) -> str:
-    """The columns of the rows; of one that failed, the reason in the first."""
+    """Format rows as a table; a failed row has the reason in its first column."""
     if not rows:
-        return "Not measured, see below."
+        return "Not measured; see below."
     cells = []
     for row in rows:
         found = [row.get(key) for key in columns]

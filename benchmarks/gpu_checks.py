@@ -1,4 +1,4 @@
-"""Whether a GPU computes what it should: the parts of ``benchmarks.gpu`` that compare results."""
+"""Check that a GPU computes correct results: the comparing parts of ``benchmarks.gpu``."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from stages.training.device import prepare_device
 
 
 def repeats(plan: Plan) -> Iterator[Json]:
-    """Whether two runs, and one that was killed and run again, leave the same bytes."""
+    """Check that two runs, and one that was killed and resumed, produce the same bytes."""
     task = plan.task(plan.first)
     teacher, _ = load_pair(task)
     save_network(Path("teacher.safetensors"), teacher)
-    with ThreadPoolExecutor() as pool:  # what takes long is that processes start
+    with ThreadPoolExecutor() as pool:  # most of the time is process start-up
         waiting = [
             pool.submit(attempt, {"title": method.upper()}, _repeat, plan, task, method)
             for method in ("kd", "ackd")
@@ -46,7 +46,7 @@ def repeats(plan: Plan) -> Iterator[Json]:
 
 
 def _repeat(plan: Plan, task: Task, method: str) -> Json:
-    """The stage ``distill`` by the project's parameters, three times at once."""
+    """Run the stage ``distill`` three times in parallel, resume one of them, and compare."""
     context: Any = multiprocessing.get_context(plan.start)
     settings = {"method": method, "network": task.student, "batch_size": task.batch_size}
     params: Json = {"distill": settings | {"epochs": 2}}
@@ -83,12 +83,12 @@ def _distill(folder: Path, params: Json) -> None:
     with contextlib.chdir(folder):
         try:
             distill.main(parse_params(params))
-        except Exception as error:  # as of a row
+        except Exception as error:  # reported like the failure of a row
             Path("reason").write_text(reason(error))
 
 
 def difference(one: Path, other: Path) -> str:
-    """``same bytes``, or the first epoch and the first tensor that differ between two projects."""
+    """Return ``same bytes``, or name the first epoch and tensor that differ in two projects."""
     files = [folder / "artifacts/distilled/model.safetensors" for folder in (one, other)]
     if files[0].read_bytes() == files[1].read_bytes():
         return "same bytes"
@@ -109,7 +109,7 @@ def difference(one: Path, other: Path) -> str:
 
 
 def losses(plan: Plan) -> Iterator[Json]:
-    """One step of every method in fp32, on the CPU and here, TF32 off and as in training."""
+    """Compare one fp32 step of every method on CPU and GPU, without TF32 and as in training."""
     task = plan.task(plan.first)
     for method in get_args(Distill.model_fields["method"].annotation):
         yield attempt({"title": method}, _against_cpu, task, method)
@@ -129,7 +129,7 @@ def _against_cpu(task: Task, method: str) -> Json:
 
 
 def _one_step(task: Task, method: str, device: torch.device) -> dict[str, float]:
-    """The losses of 16 images, and the norm of all gradients."""
+    """Return the losses of 16 images and the norm of all gradients."""
     teacher, student = load_pair(task)
     data = load_data(Path(task.data))
     torch.manual_seed(0)
@@ -147,7 +147,7 @@ def _one_step(task: Task, method: str, device: torch.device) -> dict[str, float]
 
 
 def tensorrt(plan: Plan) -> Iterator[Json]:
-    """The student by the chain's own export and engine, an image at a time, against torch."""
+    """Compare the student's TensorRT engine with torch, one image at a time."""
     from stages.runtimes.tensorrt_runtime import TensorRtRuntime
     from stages.sections.export import Profile
 

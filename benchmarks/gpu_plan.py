@@ -1,4 +1,4 @@
-"""What ``benchmarks.gpu`` measures on: made-up images, drawn networks, and rows of a table."""
+"""Inputs of ``benchmarks.gpu`` (random images and weights), and rows of its tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stages.files import sha256, write_json
 
 @dataclass(frozen=True)
 class Pair:
-    """Teacher and student, and the images that are made up for them."""
+    """Teacher and student, with the size and number of their random images."""
 
     teacher: str
     student: str
@@ -30,19 +30,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and how large.
+    """Extent of the measurement.
 
     Attributes:
-        work: the folder of all that is made for it.
-        pairs: by name; the first one's student leaves a GPU idle.
-        data: what stands for the first pair's images, or None.
-        repdistiller: its checkout, or None.
-        batch_size: of every training.
-        seconds: of each row, after a warm-up.
-        precisions: the last one is that of the parts that have one alone.
-        compiled: False and True, or one of the two.
-        students: how many train at once.
-        start: how processes begin, as ``multiprocessing`` names it.
+        work: working folder.
+        pairs: pairs by name; the first one's student is small enough to leave a GPU idle.
+        data: folder of images to use for the first pair, or None.
+        repdistiller: RepDistiller checkout, or None.
+        batch_size: batch size of every training.
+        seconds: seconds per row, after a warm-up.
+        precisions: precisions to measure; parts with a single precision use the last one.
+        compiled: whether to measure without compilation, with it, or both.
+        students: numbers of students to train at once.
+        start: start method of ``multiprocessing``.
     """
 
     work: str
@@ -61,7 +61,7 @@ class Plan:
         return next(iter(self.pairs))
 
     def task(self, name: str) -> Task:
-        """For a pair, whose images and weights are made where they are missing."""
+        """Return a task for a pair, creating its images and weights if they are missing."""
         pair, folder = self.pairs[name], Path(self.work, name)
         data = folder / "data"
         if self.data is not None and name == self.first:
@@ -78,7 +78,7 @@ class Plan:
 
 
 def make_images(folder: Path, count: int, size: int) -> None:
-    """Noise of a hundred classes as ``prepare_data`` would leave it, ``count`` to train on."""
+    """Write noise in 100 classes in the format of ``prepare_data``, with ``count`` to train on."""
     folder.mkdir(parents=True)
     random, splits = np.random.default_rng(0), dict[str, Json]()
     for split in ("train", "val", "test"):
@@ -98,14 +98,14 @@ def make_images(folder: Path, count: int, size: int) -> None:
 
 
 def attempt(titles: Json, measure: Callable[..., Json], *arguments: Any, **options: Any) -> Json:
-    """A row, with the reason instead of figures where it failed."""
+    """Return a row of measurements, or one with the reason if measuring failed."""
     try:
         return titles | measure(*arguments, **options)
-    except Exception as error:  # whatever fails on a machine that nobody has seen
+    except Exception as error:  # anything can fail on an unknown machine
         return titles | {"reason": reason(error)}
 
 
 def reason(error: BaseException) -> str:
-    """An error as a cell of a table."""
+    """Format an error as a table cell."""
     text = " ".join(str(error).replace("|", "/").split())[:300]
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

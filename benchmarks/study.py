@@ -1,4 +1,4 @@
-"""Students of one teacher under several settings: what is done is kept, what is missing is run."""
+"""Train students of one teacher with several settings, and keep the finished ones."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from stages.machine import cores
 
 
 class Study:
-    """Trainings in the folder ``work``, their results in ``benchmarks/results/<name>.json``.
+    """Trainings in the folder ``work``, with results in ``benchmarks/results/<name>.json``.
 
     Args:
-        name: of the results.
-        params: the sections of ``params.yaml`` that all students share.
-        work: of artifacts and reports; kept, so that an interrupted training goes on.
+        name: name of the results.
+        params: sections of ``params.yaml`` that all students share.
+        work: folder of artifacts and reports; kept, so that an interrupted training can resume.
 
     Raises:
-        InputError: there are results of other parameters.
+        InputError: the results file has other parameters.
     """
 
     def __init__(self, name: str, params: Json, work: Path) -> None:
@@ -39,10 +39,10 @@ class Study:
             raise InputError(f"{self.output}: holds results of other settings; rename the plan")
 
     def train_teacher(self, checkpoint: Path | None) -> None:
-        """Train it, or load ``checkpoint``, unless that is done.
+        """Train the teacher, or load ``checkpoint``, unless that is done.
 
         Raises:
-            InputError: there are results with another teacher.
+            InputError: the results file has results with another teacher.
         """
         file = self.work / "artifacts/proxy/model.safetensors"
         if not file.exists():
@@ -56,7 +56,7 @@ class Study:
         trained = {"sha256": sha256(file), "accuracy": metrics["accuracy"]}
         if self.results.setdefault("teacher", trained)["sha256"] != trained["sha256"]:
             raise InputError(
-                f"{self.output}: holds results with another teacher; give its file as"
+                f"{self.output}: holds results with another teacher; pass its weights with"
                 " --teacher-checkpoint and an empty --work, or rename the plan"
             )
         write_json(self.output, self.results)
@@ -67,12 +67,12 @@ class Study:
         """Train a student unless that is done.
 
         Args:
-            name: of the run.
-            settings: what it changes, section by section.
-            peer: of ``benchmarks.contenders``, with its checkout, where it trains and not we.
+            name: name of the run.
+            settings: the parameters it changes, by section.
+            peer: contender of ``benchmarks.contenders`` that trains it, and its checkout.
 
         Raises:
-            InputError: there is a run of this name with other settings.
+            InputError: a run of this name has other settings.
         """
         done = self.results["runs"].get(name)
         if done is not None and done["settings"] != settings:
@@ -98,14 +98,14 @@ class Study:
         count = cores()
         machine = f"{cpu or platform.processor()}, {count} core{'' if count == 1 else 's'}"
         run = {"settings": settings, "machine": machine} | measured
-        if self.output.exists():  # another process may have added its own meanwhile
+        if self.output.exists():  # another process may have added runs in the meantime
             self.results["runs"] |= read_json(self.output)["runs"]
         self.results["runs"][name] = run
         print(f"{name}: {run['accuracy']:.2%}", flush=True)
         write_json(self.output, self.results)
 
     def _run(self, module: str, params: Json, *arguments: str) -> None:
-        """Run a program of this project in the folder of the trainings."""
+        """Run a module of this project in the working folder."""
         write_json(self.work / "params.yaml", params)  # JSON is YAML
         command = [sys.executable, "-m", module, *arguments]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -1,9 +1,9 @@
-"""How many images a second are trained on: here, by the peers, and by the processor's limit.
+"""Compare training throughput with that of the peers and with the processor's limit.
 
-``python -m benchmarks.training --repdistiller CHECKOUT`` measures all contenders in one run, on the
-same images, networks, weights and batch size. Each has a process of its own; in a round every one
-of them has its turn, so that a slow moment of the machine meets all. ``docs/benchmarks.md`` says
-how to read the result.
+``python -m benchmarks.training --repdistiller CHECKOUT`` measures all contenders on the same
+images, networks, weights and batch size, each in its own process. They take turns in rounds, so
+that a slow phase of the machine affects all of them. ``docs/benchmarks.md`` explains how to read
+the result.
 """
 
 from __future__ import annotations
@@ -48,39 +48,43 @@ from stages.files import write_json
 from stages.machine import cores
 
 BATCH_SIZE = 128
-#: Of RepDistiller's loader: its default, and the cores at hand. The faster one counts.
+#: Numbers of workers for RepDistiller's loader: its default, and one per core. The faster counts.
 WORKERS = sorted({8, cores()})
-#: The limits' names, and torch's.
+#: The limits, and torch's names of their types.
 LIMITS = {"fp32": "float32", "bf16": "bfloat16"}
 NO_TORCHDISTILL = "torchdistill is not installed here"
 _MODULES = "benchmarks.contenders"
 _PAIRS = ("resnet110-resnet20", "wrn_40_2-wrn_40_1")
-#: The ratios, what they are of, and what they are to reach.
+#: The ratios, with their titles and targets.
 _RATIOS = {
-    "kd_live_vs_repdistiller": ("KD with a live teacher, of RepDistiller", "2 or more"),
-    "kd_warm_store_vs_repdistiller": ("KD with a warm store, of RepDistiller", "4.5 or more"),
-    "kd_live_vs_torchdistill": ("KD with a live teacher, of torchdistill", ""),
+    "kd_live_vs_repdistiller": ("KD, live teacher: speed relative to RepDistiller", "2 or more"),
+    "kd_warm_store_vs_repdistiller": (
+        "KD, warm store: speed relative to RepDistiller",
+        "4.5 or more",
+    ),
+    "kd_live_vs_torchdistill": ("KD, live teacher: speed relative to torchdistill", ""),
     "ackd_cost_vs_macs": (
-        "ACKD's cost over KD's, of what its multiply-adds predict",
+        "ACKD's slowdown over KD, relative to its multiply-adds",
         "1.15 or less",
     ),
-    "feed_share": ("the feed's share of a step, KD with a warm store", "below 0.03"),
+    "feed_share": ("KD, warm store: share of a step spent waiting for data", "below 0.03"),
 }
 
 Rounds = Mapping[str, Sequence[Json]]
-"""What was measured, by the rows' keys."""
+"""The measurements of all rounds, by row key."""
 
 
 def main(
-    repdistiller: Annotated[Path, typer.Option(help="A checkout of RepDistiller")],
+    repdistiller: Annotated[Path, typer.Option(help="RepDistiller checkout.")],
     pair: Annotated[
-        list[str], typer.Option(metavar="TEACHER-STUDENT", help="May be repeated")
+        list[str],
+        typer.Option(metavar="TEACHER-STUDENT", help="Pair of networks; can be repeated."),
     ] = list(_PAIRS),  # noqa: B006
-    data: Annotated[Path, typer.Option(help="What prepare_data wrote")] = DATA_FOLDER,
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
-    seconds: Annotated[float, typer.Option(help="Of each contender in a round")] = 2.5,
+    data: Annotated[Path, typer.Option(help="Folder written by prepare_data.")] = DATA_FOLDER,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds per contender and round.")] = 2.5,
 ) -> None:
-    """Measure all contenders, and write the tables."""
+    """Measure all contenders and write the tables."""
     images = load_data(data)
     images.split("train")
     rows = contenders(check_checkout(repdistiller))
@@ -101,10 +105,10 @@ class Row:
     """A contender.
 
     Attributes:
-        title: for the table.
-        module: the one that trains it.
-        options: what that module asks for.
-        reason: why it cannot be measured here; None where it can.
+        title: its row's title.
+        module: the module that trains it.
+        options: the options of that module.
+        reason: why it cannot be measured here; None if it can.
     """
 
     title: str
@@ -114,14 +118,14 @@ class Row:
 
     @property
     def method(self) -> str:
-        """Whose multiply-adds it makes."""
+        """The distillation method, which determines the multiply-adds of a step."""
         return str(self.options.get("method", "kd"))
 
 
 def contenders(checkout: str) -> dict[str, Row]:
-    """All rows: large matrix products, our own, and the peers'.
+    """Return all rows by key: large matrix products, our own trainings, and the peers'.
 
-    Their keys are ``limit_fp32``, ``kd_live``, ``ackd_warm_compiled``, ``repdistiller_<workers>``,
+    Keys are ``limit_fp32``, ``kd_live``, ``ackd_warm_compiled``, ``repdistiller_<workers>``,
     ``torchdistill`` and so on.
     """
     rows = {
@@ -137,7 +141,7 @@ def contenders(checkout: str) -> dict[str, Row]:
         options = {"checkout": checkout, "workers": count}
         row = Row(f"RepDistiller, {count} workers", f"{_MODULES}.repdistiller", options)
         rows[f"repdistiller_{count}"] = row
-    # Its loader is torch's, as RepDistiller's: what is learned there need not be measured again.
+    # Like RepDistiller it uses torch's loader, so a single number of workers is enough.
     reason = NO_TORCHDISTILL if importlib.util.find_spec("torchdistill") is None else None
     title, options = f"torchdistill, {cores()} workers", {"workers": cores()}
     return rows | {"torchdistill": Row(title, f"{_MODULES}.torchdistill", options, reason)}
@@ -146,27 +150,27 @@ def contenders(checkout: str) -> dict[str, Row]:
 def measure(
     pair: str, data: DataSet, folder: Path, rows: Mapping[str, Row], rounds: int, seconds: float
 ) -> tuple[Json, dict[str, list[Json]]]:
-    """Let each contender have its turn, round after round.
+    """Measure every contender once per round.
 
     Args:
         pair: teacher and student, such as ``resnet110-resnet20``.
         data: the training images.
-        folder: an empty one, for the weights and what the contenders write.
-        rows: the contenders; those that have a reason not to be are left out.
-        rounds: how many.
-        seconds: of each contender in a round.
+        folder: an empty folder for weights and the contenders' files.
+        rows: the contenders; those with a ``reason`` are skipped.
+        rounds: number of rounds.
+        seconds: seconds per contender and round.
 
     Returns:
-        What :func:`benchmarks.networks.write_pair` returns, and what was measured.
+        The result of :func:`benchmarks.networks.write_pair`, and the measurements by row key.
 
     Raises:
         InputError: ``pair`` is no pair of networks, or a contender failed.
     """
     teacher, separator, student = pair.partition("-")
     if not separator:
-        raise InputError(f"--pair: {pair!r} is no pair; give one such as {_PAIRS[0]}")
-    # In another process, so that this one stays small: a process's peak memory begins with that
-    # of the one which started it.
+        raise InputError(f"--pair: {pair!r} is no pair; use one such as {_PAIRS[0]}")
+    # Use another process to keep this one small, because the peak memory that is measured for a
+    # contender's process starts at that of its parent.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as executor:
         names = (teacher, student, str(data.folder), str(folder))
@@ -187,7 +191,7 @@ def measure(
                 seconds=seconds,
                 options=row.options,
             )
-            # With a warm store the networks are those with a live teacher, compiled a row before.
+            # Rows with a warm store reuse the networks compiled for the row with a live teacher.
             measured[key].append(run_contender(row.title, task, folder / f"compiled_{row.method}"))
     return facts, measured
 
@@ -199,17 +203,17 @@ def _write_pair(*arguments: str) -> Json:
 
 
 def run_contender(name: str, task: Task, compiled: Path, *, gpu: bool = False) -> Json:
-    """What one contender's process measured.
+    """Run a contender in its own process and return its measurements.
 
     Args:
-        name: for messages.
-        task: what it trains.
-        compiled: the folder of compiled code, which contenders may share; empty at first, or what
-            was compiled before would be found again, and its compilation seem free.
-        gpu: whether it sees GPUs.
+        name: its name in messages.
+        task: the training to run.
+        compiled: cache folder for compiled code, which contenders may share. It must be empty at
+            first, or the measured compilation time would be too short.
+        gpu: whether the process can see GPUs.
 
     Raises:
-        InputError: it failed, with the last line of its log.
+        InputError: the contender failed; the message has the last line of its log.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
@@ -232,17 +236,17 @@ def run_contender(name: str, task: Task, compiled: Path, *, gpu: bool = False) -
 
 
 def rates(rounds: Sequence[Json]) -> list[float]:
-    """Amount a second of each round: images, or floating-point operations."""
+    """Return images, or floating-point operations, per second of each round."""
     return [measured["amount"] / measured["seconds"] for measured in rounds]
 
 
 def waits(rounds: Sequence[Json]) -> list[float]:
-    """The share of each round in which the loop waited for its next batch."""
+    """Return the share of each round that the loop spent waiting for its next batch."""
     return [measured["waited_seconds"] / measured["seconds"] for measured in rounds]
 
 
 def repdistiller_rates(measured: Rounds) -> list[float]:
-    """Of that of its rows which has the best median."""
+    """Return the rates of the RepDistiller row with the best median."""
     found = [rates(rounds) for key, rounds in measured.items() if key.startswith("repdistiller_")]
     return max(found, key=statistics.median)
 
@@ -250,12 +254,12 @@ def repdistiller_rates(measured: Rounds) -> list[float]:
 def ratios(
     measured: Rounds, macs: Mapping[str, float], suffix: str = ""
 ) -> dict[str, dict[str, float] | None]:
-    """What has a target; None for what was not measured.
+    """Return the ratios that have a title in the table; None for those not measured.
 
     Args:
-        measured: of all rows.
-        macs: multiply-adds of an image in a step without the teacher, by method.
-        suffix: of our contenders' keys, for those that are compiled.
+        measured: the measurements of all rows.
+        macs: multiply-adds per image of a step without the teacher, by method.
+        suffix: suffix of our row keys, to select compiled rows.
     """
     live, warm, ackd = (measured[f"{key}{suffix}"] for key in ("kd_live", "kd_warm", "ackd_warm"))
     reference, other = repdistiller_rates(measured), measured.get("torchdistill")
@@ -268,18 +272,18 @@ def ratios(
         if other
         else None,
         "ackd_cost_vs_macs": summarize(cost),
-        # Of the shortest step, which is where it weighs most.
+        # The shortest step is the one in which waiting weighs most.
         "feed_share": summarize(waits(warm)),
     }
 
 
 def summarize_pair(facts: Mapping[str, Any], rows: Mapping[str, Row], measured: Rounds) -> Json:
-    """A pair's part of the results.
+    """Return the results of a pair.
 
     Args:
-        facts: what ``benchmarks.networks.write_pair`` returns.
-        rows: all; one that was not measured is given with the reason.
-        measured: round by round.
+        facts: the result of ``benchmarks.networks.write_pair``.
+        rows: all rows; those not measured are listed with the reason.
+        measured: the measurements of all rounds, by row key.
     """
     macs = facts["macs"]
     limits = {name: rates(measured[f"limit_{name}"]) for name in LIMITS}
@@ -320,9 +324,9 @@ def summarize_pair(facts: Mapping[str, Any], rows: Mapping[str, Row], measured: 
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """A table of ratios, then one of rows for each pair."""
+    """Return a table of ratios, followed by a table of rows for each pair."""
     machine = results["machine"]
-    bf16 = "bf16" if machine["fast_bf16"] else "fp32, the faster one here"
+    bf16 = "bf16" if machine["fast_bf16"] else "fp32, the faster of the two here"
     head = (
         f"{describe_run(results)} Precision auto is {bf16}; torch {machine['torch']},"
         f" batch {results['batch_size']}."
@@ -337,8 +341,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         for key, (title, target) in _RATIOS.items()
     ]
     parts = [head, table(["ratio", *(name for name, _ in columns), "target"], rows)]
-    heads = ["", "precision", "images/s", "RepDistiller = 1", "of the limit", "waits for images"]
-    heads += ["peak memory, MB", "compiles, s"]
+    heads = ["", "precision", "images/s", "RepDistiller = 1", "share of the limit"]
+    heads += ["waiting for data", "peak memory, MB", "compilation, s"]
     for pair, content in results["pairs"].items():
         limits = (f"{name} {spread(v, 0)} GFLOPS" for name, v in content["limit_gflops"].items())
         found = [

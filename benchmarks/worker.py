@@ -1,8 +1,8 @@
-"""A contender's process: it trains for some seconds after a warm-up, and prints what was measured.
+"""A contender's process: train for some seconds after a warm-up and print the measurements.
 
-Started as ``python -m benchmarks.worker TASK``, where TASK is JSON; the last line of stdout is
-JSON too. Nothing of the project is imported here: a peer's checkout may have packages of the same
-names.
+Started as ``python -m benchmarks.worker TASK``, where TASK is JSON. The last line of stdout is JSON
+as well. This module imports nothing else of the project, because a peer's checkout may have
+packages of the same names.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-#: Steps that count for nothing: buffers are allocated, loaders filled, networks compiled.
+#: Uncounted steps, in which buffers are allocated, loaders filled and networks compiled.
 WARM_UP_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a contender is to train.
+    """A training for a contender to run.
 
     Attributes:
-        module: of the contender, for example ``benchmarks.contenders.ours``.
-        teacher: the network's name; of the same parameters in every contender.
-        student: likewise.
+        module: the contender's module, for example ``benchmarks.contenders.ours``.
+        teacher: the teacher's name; all contenders use the same parameters.
+        student: the student's name; likewise.
         data: the folder that ``prepare_data`` wrote.
-        weights: the folder of ``teacher.pt`` and ``student.pt``, state dicts.
-        classes: of the data.
-        batch_size: images a step.
-        seconds: how long it trains, at least; two steps are the least.
-        options: what only this contender knows.
+        weights: the folder with the state dicts ``teacher.pt`` and ``student.pt``.
+        classes: number of classes.
+        batch_size: images per step.
+        seconds: minimum duration; at least two steps are run.
+        options: options of this contender.
     """
 
     module: str
@@ -51,13 +51,13 @@ class Task:
 
 
 class Clock:
-    """Deals out a loop's batches, and measures the time between the first and the last.
+    """Feeds batches to a training loop and measures the time from the first to the last.
 
-    The loop that is measured stays as it is: whatever it does, it has done a step when it asks for
-    the next batch. On a GPU it has asked for a step, so the clock waits there before it looks.
+    The loop needs no changes, because it has finished a step when it requests the next batch. On a
+    GPU it has only launched the step, so the clock synchronizes before it reads the time.
 
     Attributes:
-        measured: what was, once the loop has ended.
+        measured: the measurements, once the loop has ended.
     """
 
     measured: dict[str, float]
@@ -66,16 +66,16 @@ class Clock:
         self.seconds = seconds
 
     def wait(self) -> None:
-        """Until the device has done what it was asked for."""
+        """Wait until the device has finished its work."""
         if (cuda := _cuda()) is not None:
             cuda.synchronize()
 
     def pace(self, batches: Iterable[Item], amount: Callable[[Item], float]) -> Iterator[Item]:
-        """The batches of the warm-up, then those that count; prints the result and exits.
+        """Yield warm-up batches, then measured ones; finally print the result and exit.
 
         Args:
-            batches: without end.
-            amount: what a batch counts for, such as its number of images.
+            batches: an endless iterable.
+            amount: returns the amount of work in a batch, such as its number of images.
         """
         source = iter(batches)
         warm_up = [time.perf_counter()]
@@ -101,8 +101,8 @@ class Clock:
             "amount": total,
             "seconds": now - start,
             "waited_seconds": waited,
-            "warm_up_seconds": max(0.0, extra),  # beyond as many steps
-            # Of this process without its loader's workers; MB = 10^6 bytes.
+            "warm_up_seconds": max(0.0, extra),  # beyond the time of as many normal steps
+            # Excludes loader workers; MB = 10^6 bytes.
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6,
         }
         if (cuda := _cuda()) is not None:
@@ -112,7 +112,7 @@ class Clock:
 
 
 def _cuda() -> Any:
-    """``torch.cuda`` where there is a GPU; a contender need not have torch."""
+    """Return ``torch.cuda`` if there is a GPU; not every contender uses torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None
 

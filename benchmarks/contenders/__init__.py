@@ -1,5 +1,5 @@
-"""Who is measured: one file each, with a function ``train(task, clock)`` that never returns.
+"""The measured contenders, one file each, with a function ``train(task, clock)``.
 
-It trains on and on in its own loop and takes its batches through the clock, which decides how many.
-Each runs in a process of its own (``benchmarks.worker``).
+``train`` runs the contender's own training loop and draws its batches through the clock, which ends
+the process when the measurement is complete. See ``benchmarks.worker``.
 """

@@ -1,4 +1,4 @@
-"""Our own training, as its stage ``distill`` runs it."""
+"""Our own training, as run by the stage ``distill``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from stages.training.logits_store import LogitsStore
 from stages.training.loop import Trainer
 from stages.training.run import setting_of
 
-#: As the peers' data sets of CIFAR-100 augment.
+#: The augmentation of the peers' CIFAR-100 data sets.
 _AUGMENTATION = Augmentation(crop_padding=4, horizontal_flip=True)
 
 
 class PacedFeed(MemoryFeed):
-    """The feed, for as long as the clock allows: an epoch is the first one again and again."""
+    """A feed that repeats the first epoch until the clock ends the measurement."""
 
     clock: Clock
 
@@ -40,10 +40,10 @@ class PacedFeed(MemoryFeed):
 
 
 def train(task: Task, clock: Clock) -> None:
-    """Train by ``task.options``.
+    """Train at the clock's pace.
 
-    They are ``method``, ``store`` (warm, or none), ``compile``, and may be ``precision`` and
-    ``ackd``, that method's own options.
+    ``task.options`` has ``method``, ``store`` (whether to use a warm logits store), ``compile``,
+    and optionally ``precision`` and ``ackd`` (the options of that method).
     """
     data, options = load_data(Path(task.data)), task.options
     precision = options.get("precision", "auto")
@@ -55,7 +55,7 @@ def train(task: Task, clock: Clock) -> None:
     method = Distill(method=options["method"], ackd=Ackd(**options.get("ackd", {})))
     distiller = distillers.build(method.method, student, setting, method.options())
     distiller = engine.place(distiller, data.image_size)
-    # The last batch of an epoch, if it is smaller, would have to be compiled for.
+    # A smaller last batch would trigger another compilation.
     plan = FeedPlan(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
     feed = PacedFeed(plan)
     feed.clock = clock
@@ -65,7 +65,7 @@ def train(task: Task, clock: Clock) -> None:
 
 
 def _warm_store(data: DataSet, teacher: Backbone) -> LogitsStore:
-    """With logits drawn at random, in the current folder: their values cost nothing."""
+    """Create a store of random logits in the current folder; their values do not affect speed."""
     samples, classes = data.count("train"), teacher.num_classes
     store = LogitsStore({}, samples, classes, root=Path("logits"), max_bytes=10**11)
     store.write(0, torch.randn(samples, classes).half())

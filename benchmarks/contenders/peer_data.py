@@ -1,4 +1,4 @@
-"""The project's images behind torchvision's CIFAR-100, which both peers read."""
+"""Serve the project's images through torchvision's CIFAR-100, which both peers read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.worker import Clock
 
 
 def serve_images(folder: Path) -> None:
-    """Let ``torchvision.datasets.CIFAR100`` give the images that ``prepare_data`` wrote there."""
+    """Make ``torchvision.datasets.CIFAR100`` return the images that ``prepare_data`` wrote."""
 
     def initialize(
         self: Any,
@@ -34,7 +34,7 @@ def serve_images(folder: Path) -> None:
 
 
 class PacedLoader:
-    """A loader whose epochs last as the clock wants; batches are ``(images, labels, ...)``."""
+    """A loader whose epoch length is set by the clock; batches are ``(images, labels, ...)``."""
 
     def __init__(self, loader: torch.utils.data.DataLoader[Any], clock: Clock) -> None:
         self.loader, self.clock = loader, clock

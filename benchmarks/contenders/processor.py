@@ -1,4 +1,4 @@
-"""The limit: what the processor makes of large matrix products, in floating-point operations."""
+"""The limit: the processor's throughput for large matrix products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIZE = 2048
 
 
 def train(task: Task, clock: Clock) -> None:
-    """Multiply square matrices of ``task.options["dtype"]``; a multiply-add is two operations."""
+    """Multiply square matrices of ``task.options["dtype"]``, counting floating-point operations."""
     dtype = getattr(torch, task.options["dtype"])
     torch.manual_seed(0)
     a, b = torch.randn(2, _SIZE, _SIZE).to(dtype)

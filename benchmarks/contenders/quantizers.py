@@ -1,4 +1,4 @@
-"""int8 models by the peers, as their guides make them: onnxruntime's defaults, and NNCF's."""
+"""int8 models of other quantizers, made as in their guides: onnxruntime's and NNCF's defaults."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def quantize_by_peers(
 ) -> dict[str, tuple[str, Path]]:
     """Quantize a network with each peer that is installed.
 
-    Both get the graph of torch's TorchScript exporter, batch 1: NNCF 3.4 breaks those of the newer
-    one (its MobileNetV3 fails in onnxruntime).
+    Both get a graph from torch's TorchScript exporter with batch size 1, because NNCF 3.4 breaks
+    graphs of the newer exporter (MobileNetV3 then fails in onnxruntime).
 
     Args:
-        network: in eval mode.
-        images: to calibrate on, normalised, ``[N, 3, H, W]``.
-        folder: an empty one.
+        network: the network in eval mode.
+        images: normalised calibration images, ``[N, 3, H, W]``.
+        folder: an empty folder.
 
     Returns:
         Title and file, by key.

@@ -1,7 +1,7 @@
-"""RepDistiller's own loop, loaders, networks and losses, from a checkout of it.
+"""RepDistiller's own loop, loaders, networks and losses, imported from a checkout.
 
-Its packages ``models`` and ``dataset`` are imported from there: nothing here may import ours.
-``python -m benchmarks.contenders.repdistiller CHECKOUT`` is a whole training for
+The checkout has packages ``models`` and ``dataset``, so this module must not import our ``models``.
+``python -m benchmarks.contenders.repdistiller CHECKOUT`` runs a complete training for
 ``benchmarks.comparison``.
 """
 
@@ -22,14 +22,14 @@ from torch import nn
 from benchmarks.contenders.peer_data import PacedLoader, serve_images
 from benchmarks.worker import Clock, Task
 
-#: Of ``scripts/run_cifar_distill.sh``: weights of classification and KD.
+#: The options of ``scripts/run_cifar_distill.sh``, with the weights of classification and KD.
 _OPTIONS = {"distill": "kd", "gamma": 0.1, "alpha": 0.9, "beta": 0.0, "print_freq": 100}
 _SGD = {"momentum": 0.9, "weight_decay": 5e-4}
 _TEMPERATURE = 4.0
 
 
 def load(checkout: str, data: Path, batch_size: int, workers: int) -> tuple[Any, Any, Any]:
-    """Its networks by name, and loaders of the train and test images in ``data``."""
+    """Return its network constructors by name, and loaders of the train and test images."""
     sys.path.insert(0, checkout)
     serve_images(data)
     loaders = importlib.import_module("dataset.cifar100").get_cifar100_dataloaders
@@ -38,9 +38,9 @@ def load(checkout: str, data: Path, batch_size: int, workers: int) -> tuple[Any,
 
 
 def arguments(student: nn.Module, teacher: nn.Module, **options: Any) -> tuple[Any, ...]:
-    """What its ``train_distill`` takes behind the epoch and the loader, as its script makes it.
+    """Return the arguments of its ``train_distill`` after epoch and loader, as its script does.
 
-    That moves all to the GPU, if there is one, and lets cuDNN try its ways.
+    Like that script, move the networks to the GPU if there is one, and enable cuDNN's autotuner.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = device == "cuda"
@@ -52,7 +52,7 @@ def arguments(student: nn.Module, teacher: nn.Module, **options: Any) -> tuple[A
 
 
 def train(task: Task, clock: Clock) -> None:
-    """Train at the clock's pace; ``task.options``: ``checkout`` and ``workers``."""
+    """Train at the clock's pace; ``task.options`` has ``checkout`` and ``workers``."""
     workers = task.options["workers"]
     build, loader, _ = load(task.options["checkout"], Path(task.data), task.batch_size, workers)
     networks = []
@@ -65,7 +65,7 @@ def train(task: Task, clock: Clock) -> None:
 
 
 def main(checkout: str) -> None:
-    """Train by ``params.yaml`` in a study's folder; write ``repdistiller.json``."""
+    """Train with the ``params.yaml`` of a study's folder, and write ``repdistiller.json``."""
     params, data = json.loads(Path("params.yaml").read_text()), Path("artifacts/data")
     distill = params["distill"]
     classes = len(json.loads((data / "manifest.json").read_text())["classes"])

@@ -1,7 +1,7 @@
 """timm's own ``train.py`` with distillation, unchanged, from a checkout of timm.
 
-``python -m benchmarks.contenders.timm_train CHECKOUT`` is a whole training for
-``benchmarks.comparison``: it reads its images from files, as people run it.
+``python -m benchmarks.contenders.timm_train CHECKOUT`` runs a complete training for
+``benchmarks.comparison``. It reads images from files, which is the usual way to run that script.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FOLDER = Path("timm_train")
 
 
 def main(checkout: str) -> None:
-    """Train by ``params.yaml`` in a study's folder; write ``timm_train.json``."""
+    """Train with the ``params.yaml`` of a study's folder, and write ``timm_train.json``."""
     params, data = json.loads(Path("params.yaml").read_text()), Path("artifacts/data")
     manifest = json.loads((data / "manifest.json").read_text())
     classes, size = len(manifest["classes"]), manifest["image_size"]
@@ -41,16 +41,16 @@ def main(checkout: str) -> None:
             sys.stderr.write(line)
             rates += re.findall(r"Train: .*Time: .*\( *[\d.]+s, +([\d.]+)/s\)", line)
     if training.returncode:
-        sys.exit("timm's train.py failed, see above")
+        sys.exit("timm's train.py failed; see its output above")
     with (_FOLDER / "run/summary.csv").open() as handle:
         *_, last = csv.DictReader(handle)
-    accuracy, rate = float(last["eval_top1"]) / 100, float(rates[-1])  # its mean over the epoch
+    accuracy, rate = float(last["eval_top1"]) / 100, float(rates[-1])  # the mean over the epoch
     measured = {"accuracy": accuracy, "images_per_second": rate}
     Path("timm_train.json").write_text(json.dumps(measured))
 
 
 def _flags(params: dict[str, Any], manifest: dict[str, Any]) -> list[Any]:
-    """Our settings under its names; what it would do besides is off."""
+    """Translate our settings to its flags, and switch off everything we do not use."""
     distill, augmentation = params["distill"], params["augmentation"]
     own = distill["normalization"] or manifest
     name = distill["network"].removeprefix("timm:")
@@ -73,7 +73,7 @@ def _flags(params: dict[str, Any], manifest: dict[str, Any]) -> list[Any]:
 
 
 def _write_images(data: Path, split: str, folder: Path) -> None:
-    """The images that ``prepare_data`` wrote, as files in a folder for each class."""
+    """Write the images of a split as files, one folder per class."""
     images, labels = (np.load(data / f"{split}_{kind}.npy") for kind in ("images", "labels"))
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / f"{label:04}" / f"{number:06}.png"
@@ -82,7 +82,7 @@ def _write_images(data: Path, split: str, folder: Path) -> None:
 
 
 def _write_teacher(teacher: dict[str, Any], classes: int, size: int) -> None:
-    """The teacher that the student learns from, as timm saves networks."""
+    """Write the teacher in the format of timm's ``local-dir``."""
     name = teacher["network"].removeprefix("timm:")
     network = timm.create_model(name, num_classes=classes)
     network.load_state_dict(load_file("artifacts/proxy/model.safetensors"))
@@ -90,7 +90,7 @@ def _write_teacher(teacher: dict[str, Any], classes: int, size: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), str(folder / "model.safetensors"))
     published = {"input_size": [3, size, size], "num_classes": classes}
-    published |= teacher["normalization"]  # its config has the same keys
+    published |= teacher["normalization"]  # timm's config uses the same keys
     config = {"architecture": name, "num_classes": classes, "pretrained_cfg": published}
     (folder / "config.json").write_text(json.dumps(config))
 

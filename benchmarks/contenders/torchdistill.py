@@ -1,7 +1,7 @@
-"""torchdistill's box and loss, from its package, around the project's plain networks.
+"""torchdistill's distillation box and loss around the project's networks.
 
-The loop over the batches is not in its package but in its example ``image_classification.py``;
-what that calls for each batch is called here.
+Its package has no loop over batches; ``train`` makes the same calls per batch as its example
+``image_classification.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.worker import Clock, Task
 
 
 def train(task: Task, clock: Clock) -> None:
-    """Train on CIFAR-100's transforms as it configures them; ``task.options``: ``workers``."""
+    """Train with its CIFAR-100 transforms; ``task.options`` has ``workers``."""
     serve_images(Path(task.data))
     train_set = datasets.CIFAR100(
         transform=transforms.Compose(

@@ -116,7 +116,7 @@ def hangs(_plan: Plan) -> Iterator[Json]:
     [
         (ends_itself, 60, "ended with -9"),
         (fails, 60, "KeyError: 'two'"),
-        (hangs, 5, "stopped, its time was up"),
+        (hangs, 5, "stopped at its time limit"),
     ],
 )
 def test_a_part_that_fails_keeps_its_rows(

@@ -338,7 +338,7 @@ def test_a_changed_runner_is_measured_by_itself(programs, phone, tmp_path):
 
 
 def test_no_command_of_the_pages_is_left_out():
-    assert sections(BOARD) == ["1. Reach it", "2. Measure", "3. Sign, once", "4. Serve"]
+    assert sections(BOARD) == ["1. Connect", "2. Measure", "3. Sign, once", "4. Serve"]
     here = ["ackd profile", "ackd run", "realpath /srv/model/served"]
     assert inline(BOARD) == here
     titles = ["1. Fetch onnxruntime-web, once", "2. Open the page on the phone"]
