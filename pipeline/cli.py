@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
@@ -20,7 +22,6 @@ from pipeline.project import InProject
 from pipeline.service import commands as service
 from pipeline.sharing import commands as sharing
 from pipeline.sweep import commands as sweep
-from pipeline.upkeep import commands as upkeep
 from stages.files import read_json
 
 if TYPE_CHECKING:
@@ -134,12 +135,9 @@ def _run_flow(params: Params) -> None:
 
     require_server(os.environ.get("PREFECT_API_URL"))
     choose_prefect_home(typer.echo)
-    # These take seconds to import.
-    from pipeline.upkeep.disk import require_space
-    from stages.preflight import check
+    from stages.preflight import check  # takes seconds to import
 
     check(params)
-    typer.echo(require_space(Path(), params))
     if code := run_guarded("pipeline.flow", env=os.environ):
         raise typer.Exit(code)
 
@@ -154,9 +152,8 @@ def status(
         ),
     ] = False,
 ) -> None:
-    """List all stages: up to date, or will run and why; and what comes to this disk."""
+    """List all stages: up to date, or will run and why; and what will be downloaded."""
     from pipeline.dvc_runner import load_status
-    from pipeline.upkeep.disk import require_space
     from stages.identify_inputs import main as identify_inputs
     from stages.params import load_params
     from stages.preflight import check, downloads
@@ -177,13 +174,9 @@ def status(
     console.print(table)
     if REPORT.exists():
         typer.echo(f"images: {describe(read_json(REPORT))}")
-    if moving:
-        try:
-            typer.echo(require_space(Path(), params))
-        except InputError as error:
-            typer.echo(f"disk: too small: {error}")
-        if wanted := downloads(params, moving):
-            typer.echo(f"will be downloaded once: {', '.join(wanted)}")
+    typer.echo(f"disk: {decimal(shutil.disk_usage('.').free)} are free")
+    if wanted := downloads(params, moving):
+        typer.echo(f"will be downloaded once: {', '.join(wanted)}")
     if time:
         from pipeline.forecast import forecast
 
@@ -217,7 +210,7 @@ def predict(
 @app.command()
 def doctor() -> None:
     """Show what of this machine is usable, and what is missing for what."""
-    from pipeline.upkeep.doctor import examine
+    from pipeline.doctor import examine
 
     table = Table("what", "found", "without it", box=None, header_style="bold")
     for finding in examine():
@@ -235,7 +228,7 @@ _ANYWHERE = (
 for command in (
     *(devices.profile, devices.probe, devices.deploy, devices.rollback, devices.deployed),
     *(sharing.release, sharing.promote, sharing.releases, sharing.fetch),
-    *(comparison.compare, comparison.choose, sweep.sweep, upkeep.gc),
+    *(comparison.compare, comparison.choose, sweep.sweep),
     *(service.server, service.worker, service.schedule),
 ):
     app.command(cls=TyperCommand if command in _ANYWHERE else InProject)(command)

@@ -57,26 +57,22 @@ class RemoteError(StageError):
     """Something on another machine did not respond; worth another try."""
 
 
-def dvc(root: Path, *arguments: str, timeout_s: float | None = None) -> str:
+def dvc(root: Path, *arguments: str) -> str:
     """What a command of DVC prints in ``root``, its warnings included.
 
     Raises:
-        InputError: it failed, with DVC's own reason but no password; or it took too long.
+        InputError: it failed, with DVC's own reason but no password.
     """
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
-            cwd=root,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"dvc {arguments[0]}: no answer within {timeout_s:g} s") from None
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     if done.returncode:
         lines = without_password(done.stdout).splitlines()
         raise InputError(f"dvc {arguments[0]}: {failure(lines, done.returncode)}")

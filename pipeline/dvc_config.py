@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from models.errors import InputError
 
@@ -29,34 +29,10 @@ def cache_folder(root: Path) -> Path:
     return Path(_read(root)["cache"].get("dir") or root / ".dvc/cache").resolve()
 
 
-def links_outputs(root: Path) -> bool:
-    """Whether outputs are links to the cache; else each is there twice."""
-    # Whether a reflink works is seen when it is tried; a copy is what it falls back to.
-    return bool(_read(root)["cache"].get("type", ["reflink"])[0] in ("hardlink", "symlink"))
-
-
-class Remote(NamedTuple):
-    """Where results are pushed to."""
-
-    name: str
-    url: str
-
-
 def default_remote(root: Path) -> str | None:
     """The name of the remote that ``dvc push`` uses, if there is one."""
     name: str | None = _read(root)["core"].get("remote")
     return name
-
-
-def remotes(root: Path) -> list[Remote]:
-    """The default one first.
-
-    Raises:
-        InputError: the configuration is damaged.
-    """
-    config = _read(root)
-    found = [Remote(name, str(one["url"])) for name, one in config["remote"].items()]
-    return sorted(found, key=lambda one: (one.name != config["core"].get("remote"), one.name))
 
 
 def shared_remote(root: Path) -> str:

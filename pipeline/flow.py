@@ -27,7 +27,6 @@ from models.errors import InputError
 from pipeline.dvc_command import RemoteError, StageBusyError, StageError
 from pipeline.dvc_config import default_remote
 from pipeline.dvc_runner import Runner, Stage, load_graph, load_status
-from pipeline.logs import start_log
 from pipeline.prefect_server import require_server
 from pipeline.resources import Resources, listed_gpus
 from pipeline.service.artifacts import Progress, show_report
@@ -118,7 +117,6 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
     """
     root = Path(root)
     try:
-        start_log()
         load_params(root / PARAMS_FILE)
         stages = load_graph(root)
         resources = Resources(listed_gpus())

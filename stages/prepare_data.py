@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ def main(params: Params) -> None:
     for note in choice.notes:
         print(printable(note))
     size = data.image_size or _own_size(data.source, choice.splits["train"])
+    _require_space(choice.splits, size, data.resize or size)
     statistics: dict[Split, Statistics] = {}
     splits: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
@@ -138,6 +140,19 @@ def describe(report: dict[str, Any]) -> str:
         more += f", {unlabeled['left_out']} left out as in the others" * bool(unlabeled["left_out"])
     line = f"{report['source']}: {sizes} images of {len(report['classes'])} classes, {size}x{size}"
     return line + more
+
+
+def _require_space(splits: Mapping[Split, ChosenSplit], size: int, train_size: int) -> None:
+    """Raises InputError, hours before the disk is full, if the images will not fit on it."""
+    sides = {name: train_size if name == "train" else size for name in splits}
+    needed = 3 * sum(len(chosen.positions) * sides[name] ** 2 for name, chosen in splits.items())
+    free = shutil.disk_usage(Path()).free
+    if needed > free:
+        raise InputError(
+            f"{DATA_FOLDER}: the images take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of this"
+            " disk are free; make room for them and for DVC's copy"
+            " (docs/how-to-keep-it-running.md)"
+        )
 
 
 def _write_unlabeled(

@@ -82,12 +82,16 @@ def type_in(folder: Path, lines: str, *replaced: tuple[str, str]) -> str:
     """
     typed = replace(lines, *replaced).replace("\\\n", "").splitlines()
     said = ""
-    for is_ackd, group in itertools.groupby(typed, lambda line: bool(_ACKD.match(line))):
-        if is_ackd:
+    for here, group in itertools.groupby(typed, _runs_here):
+        if here:
             said += "".join(_call(folder, line) for line in group)
         else:
             said += _type_in_shell(folder, "\n".join(group))
     return said
+
+
+def _runs_here(line: str) -> bool:
+    return bool(_ACKD.match(line)) and ">" not in line
 
 
 def _call(folder: Path, line: str) -> str:

@@ -98,24 +98,6 @@ def hold(folder: Path) -> Hold | None:
     return None
 
 
-@contextlib.contextmanager
-def unheld(folder: Path) -> Iterator[bool]:
-    """Whether nobody holds a folder; nobody can begin to while the context lasts.
-
-    Where there are no locks it cannot be known, and counts as held.
-    """
-    with contextlib.ExitStack() as stack:
-        free = True
-        try:
-            handle = stack.enter_context((folder / IN_USE).open("r+b"))
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            free = False
-        yield free
-
-
 def seal(identity: str, content: bytes | memoryview) -> bytes:
     """The sha256 of what a file is and what it holds."""
     digest = hashlib.sha256(identity.encode() + b"\0")

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from ruamel.yaml import YAML
 
 import models
 from models.networks.checkpoint import save_network
 from stages import report
 from stages.checkpoints.checkpoint import Checkpoints
+from stages.checkpoints.durable import IN_USE
 from stages.params import Params, load_params, read_yaml
 from tests.once import repository
 from tests.pages import ROOT, blocks, inline, programs, replace, sections, type_in
@@ -59,21 +62,24 @@ TRAINING = {
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
-def test_keep_it_running(finished, monkeypatch):
-    monkeypatch.setenv("ACKD_LOGITS", "logits")
-    Checkpoints("distill", "a" * 64).save({"weights": torch.zeros(100)})
-    for path in [*Path(".checkpoints").rglob("*"), Path(".checkpoints")]:
-        then = time.time() - 15 * 86400
-        os.utime(path, (then, then))
+def test_keep_it_running(finished):
+    abandoned, used = (Checkpoints("distill", name * 64) for name in "ab")
+    for checkpoints in (abandoned, used):
+        checkpoints.save({"weights": torch.zeros(100)})
+        long_ago = time.time() - 15 * 86400
+        os.utime(checkpoints.folder / IN_USE, (long_ago, long_ago))
+    assert abandoned._held is not None
+    abandoned._held.close()
     (finished / "last.txt").unlink()
-    disk, cache = blocks(RUNNING, "Disk")
-    before, listed, freed = (type_in(finished, line) for line in disk.splitlines())
+    status, find, cache = blocks(RUNNING, "Disk")
+    before = type_in(finished, status)
     assert "will run" in before
     assert "disk: " in before
-    assert "checkpoints: .checkpoints/distill" in listed
-    assert listed.endswith("nothing was removed; `--yes` removes it\n")
-    assert freed.endswith(" freed\n")
-    assert not list(Path(".checkpoints").rglob("*.checkpoint"))
+    find = replace(find, (" ~/.cache/ackd/logits", ""))
+    assert type_in(finished, find) == f"{abandoned.folder}\n"
+    type_in(finished, f"{find} | {delete()}")
+    assert used.folder.exists()
+    assert not abandoned.folder.exists()
     for folder in ("artifacts", "reports"):
         Path(folder, f".{folder}.1.partial").mkdir(parents=True)
     unused = Path(".dvc/cache/files/md5/00/000000000000000000000000000000")
@@ -84,17 +90,26 @@ def test_keep_it_running(finished, monkeypatch):
         assert str(path) in listed
     assert unused.exists()
 
-    run, line = blocks(RUNNING, "Logs")
+    [run] = blocks(RUNNING, "Logs")
     type_in(finished, run)
     assert Path("last.txt").read_text() == "1\n1\n"
-    told = [json.loads(text) for text in Path("logs/run.jsonl").read_text().splitlines()]
-    assert {tuple(each) for each in told} == {tuple(json.loads(line))}
+    lines = [json.loads(text) for text in Path("run.jsonl").read_text().splitlines()]
+    line = next(each for each in lines if each.get("task_run_name") == "last")
+    assert {"created", "levelname", "flow_run_name", "message"} <= set(line)
 
-    [doctor] = blocks(RUNNING, "Diagnosis")
-    found = type_in(finished, doctor)
-    # It lists workers only where the server answers within two seconds.
-    assert "Prefect server" in found
-    assert "DVC remote" in found
+    doctor, shared = blocks(RUNNING, "Diagnosis")
+    assert "CPU" in type_in(finished, doctor)
+    type_in(finished, "dvc remote add --default storage ../store && dvc push")
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="ackd", type="process"), overwrite=True)
+    told = type_in(finished, shared)
+    assert "are in sync" in told
+    assert "NOT_READY" in told
+
+
+def delete() -> str:
+    [found] = re.findall(r"`\| (xargs .*?)`", (ROOT / "docs" / RUNNING).read_text())
+    return str(found)
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")

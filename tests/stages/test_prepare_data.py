@@ -271,15 +271,22 @@ def test_damaged_images_are_named_at_once_or_skipped_but_no_class_whole(project,
         prepare(**source, damaged="skip")
 
 
-def test_a_full_disk_is_one_sentence(project, monkeypatch):
-    with small_disk(project, "size=5400k") as disk:  # room for the first array
+@pytest.mark.parametrize(
+    ("room", "sentence"),
+    [
+        ("5000k", "artifacts/data: the images take 0.00552 GB, and 0.0051"),
+        ("5400k", "no space left on the disk"),  # for the images, and not for the labels
+    ],
+)
+def test_a_full_disk_is_one_sentence(project, monkeypatch, room, sentence):
+    with small_disk(project, f"size={room}") as disk:
         (disk / "params.yaml").write_text("data: {source: digits, image_size: 32}\n")
         monkeypatch.chdir(disk)
         code, printed = run_stage("prepare_data")
         left = [path for path in disk.rglob("*") if path.is_file()]
         monkeypatch.chdir(project)
     assert code == 1
-    assert printed.splitlines()[-1].startswith("error: no space left on the disk")
+    assert printed.splitlines()[-1].startswith(f"error: {sentence}")
     assert left == [disk / "params.yaml"]
 
 

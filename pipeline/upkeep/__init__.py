@@ -1,1 +1,0 @@
-"""What keeps a machine in working order: diagnosis, disk, cleaning up."""
