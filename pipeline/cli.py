@@ -39,8 +39,11 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
+            problem = str(error)
+        except PermissionError as error:
+            problem = f"{error.filename}: permission denied; run as the user whose project this is"
+        typer.echo(f"error: {problem}", err=True)
+        raise typer.Exit(1)
 
 
 app = typer.Typer(
@@ -223,11 +226,11 @@ def doctor() -> None:
 #: All others need a project about them.
 _ANYWHERE = (
     *(devices.probe, devices.deploy, devices.rollback, devices.deployed),
-    *(sharing.releases, sharing.fetch, service.server),
+    *(sharing.fetch, service.server),
 )
 for command in (
     *(devices.profile, devices.probe, devices.deploy, devices.rollback, devices.deployed),
-    *(sharing.release, sharing.promote, sharing.releases, sharing.fetch),
+    *(sharing.release, sharing.fetch),
     *(comparison.compare, comparison.choose, sweep.sweep),
     *(service.server, service.worker, service.schedule),
 ):

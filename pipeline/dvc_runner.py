@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import subprocess
@@ -251,42 +250,19 @@ class ProjectBusyError(InputError):
 
 @contextlib.contextmanager
 def _open(root: Path) -> Iterator[Any]:
-    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
-    from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
-    from dvc.scm import SCMError
 
     try:
         with Repo(str(root)) as repo:
             yield repo
-    except NotDvcRepoError:
-        raise InputError(
-            f"{root.resolve().name}: this folder is not a DVC project;"
-            " run `git init` and `dvc init` in it"
-        ) from None
     except LockError:
         raise ProjectBusyError(
             "another DVC process holds this project; wait until it ends, then try again"
         ) from None
-    except (RWLockFileCorruptedError, RWLockFileFormatError):
-        path = root / ".dvc/tmp/rwlock"
-        raise InputError(
-            f"{path}: damaged, so no stage runs; remove it when no DVC command is running"
-        ) from None
-    except SCMError as error:
-        raise InputError(
-            f"{error}; run `git init` in it, or `dvc config core.no_scm true` to go without"
-        ) from None
     except DvcException as error:
-        raise InputError(f"dvc.yaml: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        raise InputError(
-            f"{error.filename}: {str(error.strerror).lower()}; run as the user whose project this"
-            " is, in a place that can be written"
-        ) from None
+        raise InputError(f"dvc: {' '.join(str(error).split())}") from None
 
 
 def _reasons(changes: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from matplotlib.ticker import MaxNLocator
 
@@ -53,16 +52,13 @@ def against_costs(group: Group, place: Place) -> list[Chart]:
     ]
 
 
-def _against(
-    group: Group, place: Place, axis: Literal["p50_ms", "size_mb"], label: str
-) -> list[Chart]:
+def _against(group: Group, place: Place, axis: str, label: str) -> list[Chart]:
     """Numbers stand at the points that no other beats; dozens of names would hide the points."""
     found: list[tuple[str, float, float, bool]] = []
     for variant in group.variants:
         cost = variant.on(place)
-        x = cost and getattr(cost, axis)
-        if cost and x is not None and cost.accuracy is not None:
-            found.append((variant.name, x, cost.accuracy, cost.noisy))
+        if cost and cost[axis] is not None and cost["accuracy"] is not None:
+            found.append((variant.name, cost[axis], cost["accuracy"], cost["noisy"]))
     if not found:
         return []
     found.sort(key=lambda point: point[1])

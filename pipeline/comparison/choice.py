@@ -114,14 +114,15 @@ def choose(found: Found, budget: Budget, device: str | None) -> Choice:
     for experiment in judged:
         for precision, export in experiment.exports.items():
             latency = experiment.latencies.get((precision, place)) if place else None
-            timing = (latency.p90_ms, latency.noisy) if latency else (None, False)
-            if export.accuracy is None or export.size_mb is None:
-                left_out[f"an export that has {export.status}"] += 1
-            elif timed and timing[0] is None:
+            p90_ms = latency["p90_ms"] if latency else None
+            if export["accuracy"] is None or export["size_mb"] is None:
+                left_out[f"an export that has {export['status']}"] += 1
+            elif timed and p90_ms is None:
                 left_out["not measured there, or failed there"] += 1
             else:
-                own = precision, export.accuracy, export.size_mb
-                students.append(Student(experiment, *own, *timing))
+                own = precision, export["accuracy"], export["size_mb"]
+                unsure = bool(latency and latency["noisy"])
+                students.append(Student(experiment, *own, p90_ms, unsure))
     students.sort(key=_merit)
     # Where latency does not matter, neither does noise.
     quiet = [student for student in students if not (timed and student.noisy)]

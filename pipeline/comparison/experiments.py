@@ -24,7 +24,7 @@ from pipeline.summary import LOCK, SUMMARY, outdated, refuse_other_versions
 from stages.analysis.classes import CLASSES_FILE
 from stages.formatting import threads
 from stages.params import PARAMS_FILE, parse_yaml
-from stages.tables import processor
+from stages.tables import Record, processor
 
 WORKSPACE = "workspace"
 HERE = "local:"
@@ -67,36 +67,6 @@ class Place(NamedTuple):
         return f"{self.url} ({self.processor}), {threads(self.threads)}"
 
 
-class Export(NamedTuple):
-    """A precision of a student.
-
-    Attributes:
-        accuracy: None where the export did not pass its validation.
-        size_mb: of the static file, in 10^6 bytes; None where none was made.
-        reason: why it did not pass.
-    """
-
-    status: str
-    accuracy: float | None
-    size_mb: float | None
-    reason: str | None
-
-
-class Latency(NamedTuple):
-    """A precision on a device.
-
-    Attributes:
-        p50_ms: None where it was not measured, as p90_ms.
-        noisy: whether the machine was.
-        reason: why it was not measured.
-    """
-
-    p50_ms: float | None
-    p90_ms: float | None
-    noisy: bool
-    reason: str | None
-
-
 @dataclass(frozen=True)
 class Experiment:
     """A student with what was measured of it.
@@ -111,6 +81,8 @@ class Experiment:
         accuracy: of the student in torch.
         recommended: a precision.
         paper: the part of ``reports/summary.json`` on the paper.
+        exports: its rows of exports by precision, those of LiteRT too.
+        latencies: its rows of devices by precision and device; what failed has no figures.
     """
 
     name: str
@@ -126,8 +98,8 @@ class Experiment:
     accuracy: float
     recommended: str | None
     paper: dict[str, Any] | None
-    exports: dict[str, Export]
-    latencies: dict[tuple[str, Place], Latency]
+    exports: dict[str, Record]
+    latencies: dict[tuple[str, Place], Record]
 
     @property
     def in_paper(self) -> float | None:
@@ -200,7 +172,7 @@ def parse(
             accuracy=float(student["accuracy"]),
             recommended=recommended and recommended["precision"],
             paper=summary["paper"],
-            exports={precision: _export(row) for precision, row in _exports(summary)},
+            exports=_exports(summary),
             latencies=dict(_latencies(summary)),
         )
 
@@ -264,32 +236,30 @@ def _digest(revision: str | None) -> str | None:
     return hashlib.sha256(repr(images).encode()).hexdigest()
 
 
-def _exports(summary: Any) -> Iterator[tuple[str, Any]]:
+def _exports(summary: Any) -> dict[str, Record]:
     """LiteRT's exports stand beside those of onnxruntime."""
-    yield from summary["exports"].items()
-    for precision, row in (summary["litert"] or {"exports": {}})["exports"].items():
-        yield f"{LITERT}{precision}", row
+    litert = summary["litert"]["exports"] if summary["litert"] else {}
+    found = summary["exports"] | {f"{LITERT}{name}": row for name, row in litert.items()}
+    # What failed may have been tested all the same.
+    return {
+        name: row if row["status"] == "passed" else row | {"accuracy": None}
+        for name, row in found.items()
+    }
 
 
-def _export(row: Any) -> Export:
-    accuracy = row["accuracy"] if row["status"] == "passed" else None
-    return Export(row["status"], accuracy, row["size_mb"], row["reason"])
-
-
-def _latencies(summary: Any) -> Iterator[tuple[tuple[str, Place], Latency]]:
+def _latencies(summary: Any) -> Iterator[tuple[tuple[str, Place], Record]]:
     """By precision and device; the machine that ran the chain has timed LiteRT's."""
-    exports = dict(_exports(summary))
+    exports = _exports(summary)
     for url, device in summary["devices"].items():
         rows = dict(device["exports"])
         if url == HERE:
             rows |= {name: row for name, row in exports.items() if name.startswith(LITERT)}
         for precision, row in rows.items():
             place = Place(url, processor(device), row["threads"])
-            yield (precision, place), _latency(row, exports[precision])
-
-
-def _latency(row: Any, export: Any) -> Latency:
-    blamed = export if export["status"] == "failed" else row
-    if blamed["status"] != "passed" or row["p50_ms"] is None:
-        return Latency(None, None, False, blamed["reason"] or f"it has {blamed['status']}")
-    return Latency(row["p50_ms"], row["p90_ms"], bool(row["noisy"]), None)
+            blamed = exports[precision] if exports[precision]["status"] == "failed" else row
+            if blamed["status"] == "passed" and row["p50_ms"] is not None:
+                yield (precision, place), row
+            else:
+                reason = blamed["reason"] or f"it has {blamed['status']}"
+                nothing = {"p50_ms": None, "p90_ms": None, "noisy": False, "reason": reason}
+                yield (precision, place), nothing

@@ -129,11 +129,11 @@ def costs(group: Group, place: Place) -> Table:
         agreed = "" if variant.agreed == seeds else f" ({variant.agreed} of {seeds} seeds)"
         # The quickest of those that beat it, and how many more.
         first, *more = beaten.get(variant.name, ["not judged"]) or ["none"]
-        if cost.noisy:
+        if cost["noisy"]:
             notes = [NOISY_NOTE]
         verdict = f"{first} and {len(more)} more" if more else first
-        shown = cells(cost._asdict(), *keys)
-        rows.append([variant.name, f"{variant.recommended}{agreed}", *shown, verdict])
+        precision = f"{variant.recommended}{agreed}"
+        rows.append([variant.name, precision, *cells(cost, *keys), verdict])
     return Table(head, rows, f"Recommended precision on {place.title}", _COSTS, notes)
 
 
@@ -201,10 +201,10 @@ def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
             elif name != group.baseline and variant.over_baseline is None:
                 yield "difference of", name, f"no seed is also one of {group.baseline}"
             for (precision, place), cost in variant.costs.items():
-                if cost.accuracy is None:
-                    yield f"accuracy in {precision} of", name, cost.untested
-                if place is not None and cost.p50_ms is None:
-                    yield f"latency in {precision} on {place.url} of", name, cost.untimed
+                if cost["accuracy"] is None:
+                    yield f"accuracy in {precision} of", name, cost["untested"]
+                if place is not None and cost["p50_ms"] is None:
+                    yield f"latency in {precision} on {place.url} of", name, cost["untimed"]
             if own.paper is None:
                 yield "the paper’s accuracy for", name, "report.paper is null"
             elif own.in_paper is None:

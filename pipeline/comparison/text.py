@@ -63,15 +63,15 @@ def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 yield shared | {
                     "precision": precision,
                     "recommended": precision == variant.recommended,
-                    "export_accuracy": cost.accuracy,
-                    "failed": cost.failed,
-                    "size_mb": cost.size_mb,
+                    "export_accuracy": cost["accuracy"],
+                    "failed": cost["failed"],
+                    "size_mb": cost["size_mb"],
                     "device": place and place.url,
                     "processor": place and place.processor,
                     "threads": place and place.threads,
-                    "p50_ms": cost.p50_ms,
-                    "p90_ms": cost.p90_ms,
-                    "noisy": None if cost.p50_ms is None else cost.noisy,
+                    "p50_ms": cost["p50_ms"],
+                    "p90_ms": cost["p90_ms"],
+                    "noisy": None if cost["p50_ms"] is None else cost["noisy"],
                 }
 
 

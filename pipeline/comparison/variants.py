@@ -5,38 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from models.errors import InputError
 from pipeline.comparison.experiments import HERE, Experiment, Found, Images, Place
 from pipeline.comparison.seeds import Paired, Spread, paired, spread
 from stages.report_page.recommendation import dominated_by
+from stages.tables import Record
 
 USUAL_BASELINE = "kd"
-
-
-class Cost(NamedTuple):
-    """A variant in one precision on one device, in means over the seeds.
-
-    Attributes:
-        accuracy: of the exported model; None where no seed's export passed.
-        size_mb: of the static file, in 10^6 bytes; None where none was made.
-        p50_ms: over the seeds that were measured while the machine was quiet, or over all where
-            none was; None where none was measured, as p90_ms.
-        noisy: whether none was quiet.
-        failed: how many seeds' exports failed.
-        untested: why there is no accuracy.
-        untimed: why there is no latency.
-    """
-
-    accuracy: float | None
-    size_mb: float | None
-    p50_ms: float | None
-    p90_ms: float | None
-    noisy: bool
-    failed: int
-    untested: str
-    untimed: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +24,8 @@ class Variant:
         over_baseline: None for the baseline, and where no seed is in both.
         recommended: the precision that most of them recommend; None where none does.
         agreed: how many of them do.
-        costs: by precision and device; the device is None where the group has none.
+        costs: as :func:`_cost` gives them, by precision and device; the device is None where the
+            group has none.
     """
 
     name: str
@@ -57,14 +34,14 @@ class Variant:
     over_baseline: Paired | None
     recommended: str | None
     agreed: int
-    costs: Mapping[tuple[str, Place | None], Cost]
+    costs: Mapping[tuple[str, Place | None], Record]
 
     @property
     def first(self) -> Experiment:
         """For what all seeds have in common."""
         return next(iter(self.seeds.values()))
 
-    def on(self, place: Place) -> Cost | None:
+    def on(self, place: Place) -> Record | None:
         """Its cost in its recommended precision."""
         return self.costs.get((self.recommended or "", place))
 
@@ -130,12 +107,13 @@ def beaten_by(group: Group, place: Place) -> dict[str, list[str]]:
     Each stands for its recommended precision. Only those that were measured there are judged, and
     a noisy latency is no measurement to beat others by, or to be beaten in.
     """
+    judged = ("accuracy", "size_mb", "p50_ms")
     costs = {variant.name: variant.on(place) for variant in group.variants}
     return dominated_by(
         {
-            name: {"status": "passed", **cost._asdict()}
+            name: cost | {"status": "passed"}
             for name, cost in costs.items()
-            if cost and not cost.noisy and None not in (cost.accuracy, cost.size_mb, cost.p50_ms)
+            if cost and not cost["noisy"] and all(cost[key] is not None for key in judged)
         }
     )
 
@@ -156,7 +134,7 @@ def _group(images: Images, experiments: Sequence[Experiment], baseline: str) -> 
     for experiment in experiments:
         by_name.setdefault(experiment.variant, {})[experiment.seed] = experiment
     rows = [item for e in experiments for item in e.latencies.items()]
-    measured = {place for (_, place), row in rows if row.p50_ms is not None}
+    measured = {place for (_, place), row in rows if row["p50_ms"] is not None}
     places = sorted(measured, key=lambda place: (place.url != HERE, place))
     reference = by_name.get(baseline, {})
     variants = [
@@ -185,23 +163,28 @@ def _variant(
     return Variant(name, seeds, spread(ours.values()), over, recommended, agreed, costs)
 
 
-def _cost(precision: str, place: Place | None, seeds: Sequence[Experiment]) -> Cost:
+def _cost(precision: str, place: Place | None, seeds: Sequence[Experiment]) -> Record:
+    """A variant in one precision on one device, in means over the seeds.
+
+    ``accuracy`` is the exported model's, of those that passed; ``p50_ms`` and ``p90_ms`` are over
+    the seeds that were measured while the machine was quiet, or over all where none was, which is
+    ``noisy``. None stands where no seed has it, for which ``untested`` and ``untimed`` give the
+    reasons. ``failed`` counts exports.
+    """
     exports = [e.exports[precision] for e in seeds if precision in e.exports]
     there = [e.latencies[key] for e in seeds if (key := (precision, place)) in e.latencies]
-    timed = [row for row in there if row.p50_ms is not None]
-    quiet = [row for row in timed if not row.noisy]
-    taken = quiet or timed
+    timed = [row for row in there if row["p50_ms"] is not None]
+    quiet = [row for row in timed if not row["noisy"]]
+    reasons = dict.fromkeys(export["reason"] for export in exports if export["reason"])
     nowhere = f"not measured on {place.title}" if place else ""
-    return Cost(
-        accuracy=_mean(export.accuracy for export in exports),
-        size_mb=_mean(export.size_mb for export in exports),
-        p50_ms=_mean(row.p50_ms for row in taken),
-        p90_ms=_mean(row.p90_ms for row in taken),
-        noisy=bool(timed) and not quiet,
-        failed=sum(export.status == "failed" for export in exports),
-        untested="; ".join(dict.fromkeys(e.reason for e in exports if e.reason)) or "not validated",
-        untimed=next((row.reason for row in there if row.reason), nowhere),
-    )
+    means = {key: _mean(export[key] for export in exports) for key in ("accuracy", "size_mb")}
+    means |= {key: _mean(row[key] for row in quiet or timed) for key in ("p50_ms", "p90_ms")}
+    return means | {
+        "noisy": bool(timed) and not quiet,
+        "failed": sum(export["status"] == "failed" for export in exports),
+        "untested": "; ".join(reasons) or "not validated",
+        "untimed": next((row["reason"] for row in there if row["reason"]), nowhere),
+    }
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""The commands about releases: make one, list them, move a stage, fetch a bundle."""
+"""The commands about releases: make one, fetch its bundle."""
 
 from __future__ import annotations
 
@@ -34,41 +34,6 @@ def release(
     typer.echo(f"{name} {version.removeprefix('v')}: released")
     typer.echo(f"  bundle  on the remote {remote}")
     typer.echo(f"  tags    {', '.join(tags) or 'there already'}")
-
-
-def promote(
-    name: _Model,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="One that is released.")],
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Such as prod.")],
-) -> None:
-    """Move a stage to a released version, an older one too."""
-    from pipeline.sharing.release import promote as give_stage
-
-    tags = give_stage(Path(), name, version, stage)
-    now = f"{stage} now ({', '.join(tags)})" if tags else f"{stage} already; nothing was changed"
-    typer.echo(f"{name} {version.removeprefix('v')}: {now}")
-
-
-def releases(
-    repository: Annotated[
-        str,
-        typer.Argument(
-            metavar="[REPO]",
-            help="A git repository, as URL or folder; this one, as far as its tags were fetched,"
-            " if not given.",
-        ),
-    ] = ".",
-) -> None:
-    """List the released versions, and which stages they have."""
-    from pipeline.sharing.registry import list_releases, open_registry
-
-    with open_registry(repository) as registry:
-        found = list_releases(registry)
-    if not found:
-        typer.echo("nothing is released; run `ackd release NAME VERSION`")
-    for each in found:
-        stages = f", {', '.join(each.stages)}" if each.stages else ""
-        typer.echo(f"{each.name} {each.version}, {each.day}, {each.commit[:7]}{stages}")
 
 
 def fetch(

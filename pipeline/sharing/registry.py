@@ -32,7 +32,6 @@ class Release(NamedTuple):
     version: str
     stages: list[str]
     commit: str
-    day: str
 
 
 @contextlib.contextmanager
@@ -55,19 +54,20 @@ def open_registry(repository: str) -> Iterator[GitRegistry]:
         raise InputError(without_password(f"registry of {repository}: {reason}")) from None
 
 
-def list_releases(registry: GitRegistry) -> list[Release]:
-    """All versions of all models, the newest of each first."""
+def list_releases(registry: GitRegistry, name: str) -> list[Release]:
+    """All versions of a model, the greatest first."""
     from gto.constants import VersionSort
 
+    artifact = registry.get_artifacts().get(name)  # type: ignore[no-untyped-call]
+    if artifact is None:
+        return []
+    # Of several versions that were given a stage, the last one has it.
+    staged = artifact.get_vstages(sort=VersionSort.Timestamp)
     found = []
-    for artifact in registry.get_artifacts().values():  # type: ignore[no-untyped-call]
-        # Of several versions that were given a stage, the last one has it.
-        staged = artifact.get_vstages(sort=VersionSort.Timestamp)
-        for version in artifact.get_versions():
-            number, day = version.version, f"{version.created_at:%Y-%m-%d}"
-            stages = [stage for stage, (last, *_) in staged.items() if last.version == number]
-            plain = number.removeprefix("v")
-            found.append(Release(artifact.artifact, plain, stages, version.commit_hexsha, day))
+    for version in artifact.get_versions():
+        number = version.version
+        stages = [stage for stage, (last, *_) in staged.items() if last.version == number]
+        found.append(Release(name, number.removeprefix("v"), stages, version.commit_hexsha))
     return found
 
 
@@ -94,7 +94,7 @@ def fetch(
         raise InputError("--version: the stage has a version already; leave one of the two out")
     place = without_password(repository)
     with open_registry(repository) as registry:
-        wanted = _find(list_releases(registry), name, version, stage, place)
+        wanted = _find(list_releases(registry, name), name, version, stage, place)
         path, recorded = _recorded_bundle(registry, wanted)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
@@ -133,13 +133,12 @@ def is_of(bundle: Bundle, name: str, version: str) -> bool:
 def _find(
     found: list[Release], name: str, version: str | None, stage: str | None, place: str
 ) -> Release:
-    ours = [release for release in found if release.name == name]
-    for release in ours:  # the greatest version first
+    for release in found:
         if version in (None, release.version, f"v{release.version}") and (
             stage is None or stage in release.stages
         ):
             return release
-    known = [", ".join([release.version, *release.stages]) for release in ours]
+    known = [", ".join([release.version, *release.stages]) for release in found]
     raise InputError(
         f"{name}: not released as {version or stage or 'any version'} in {place}; released are"
         f" {'; '.join(known) or 'none'}"

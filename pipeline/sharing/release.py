@@ -43,7 +43,7 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
         raise InputError(
             f"{name} {version}: exists already, of the commit {known[version].commit[:7]}; set"
             f" package.version in {PARAMS_FILE} to a new one, or give this one a stage by"
-            " `ackd promote`"
+            " `gto assign`"
         )
     if not git(root, "branch", "--remotes", "--contains", commit, "--list", "origin/*"):
         raise InputError(f"{commit[:7]}: not pushed; run `git push origin HEAD`")
@@ -59,29 +59,11 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
     return remote, _tag(root, commit, known.get(version), name, version, stage)
 
 
-def promote(root: Path, name: str, version: str, stage: str) -> list[str]:
-    """Move a stage to a released version.
-
-    Returns:
-        The new tags; none if the version had the stage already.
-
-    Raises:
-        InputError: there is no such version, or the git remote does not respond.
-    """
-    version = version.removeprefix("v")
-    known = _released(root, name)
-    if version not in known:
-        raise InputError(
-            f"{name} {version}: not released; released are {', '.join(sorted(known)) or 'none'}"
-        )
-    return _tag(root, known[version].commit, known[version], name, version, stage)
-
-
 def _released(root: Path, name: str) -> dict[str, Release]:
     """The versions of a model, including those that only the git remote had."""
     git(root, "fetch", "--quiet", "--tags", "origin")
     with open_registry(str(root)) as registry:
-        return {each.version: each for each in list_releases(registry) if each.name == name}
+        return {each.version: each for each in list_releases(registry, name)}
 
 
 def _tag(

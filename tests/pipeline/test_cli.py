@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -79,6 +80,16 @@ def test_use_lists_changes_and_sets(project):
     assert code == 0
     assert "distill.milestones: [] -> [20, 30]" in output
     assert "data.source: hf:/data/cifar100 -> hf:/data/own" in output
+
+
+def test_a_project_of_another_user_is_one_sentence(project, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", ".dvc/tmp/lock")
+
+    monkeypatch.setattr("dvc.repo.Repo.status", refuse)
+    code, _, error = invoke("run")
+    assert code == 1
+    assert error.startswith("error: .dvc/tmp/lock: permission denied; run as the user whose")
 
 
 def test_status_is_a_table_of_all_stages(project):

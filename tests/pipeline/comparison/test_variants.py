@@ -120,7 +120,7 @@ def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked():
     group = one_group(experiments)
     ((place,), (variant,)) = group.places, group.variants
     quiet = variant.costs["int8", place]
-    assert (quiet.p50_ms, quiet.p90_ms, quiet.noisy) == (1.5, 2.25, False)
+    assert (quiet["p50_ms"], quiet["p90_ms"], quiet["noisy"]) == (1.5, 2.25, False)
     assert tables.costs(group, place).rows[0][4:6] == ["1.50", "2.25"]
     noisy = one_group([replace(e, recommended="fp32") for e in experiments])
     assert tables.costs(noisy, place).rows[0][4:] == ["9.00", "9.50 *", "not judged"]
@@ -135,7 +135,7 @@ def test_what_failed_is_not_measured_and_says_why():
     assert group.places == []
     assert tables.missing(comparison)["parity is 0.5"] == ["accuracy in fp32 of kd"]
     cost = group.variants[0].costs["fp32", None]
-    assert (cost.accuracy, cost.failed) == (None, 1)
+    assert (cost["accuracy"], cost["failed"]) == (None, 1)
 
 
 def test_machines_of_one_url_are_not_one_device():
