@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import hashlib
 import tarfile
@@ -94,7 +93,7 @@ def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bun
         except DeviceError as error:
             raise InputError(str(error)) from None
         except OSError as error:
-            raise InputError(f"{error.filename}: not readable ({error.strerror})") from None
+            raise InputError(f"{error.filename or path}: {error.strerror}") from None
         for file, digest in exported.sums(*SHAPES).items():
             if manifest["files"].get(file.name, {}).get("sha256") != digest:
                 raise InputError(
@@ -164,14 +163,8 @@ def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> None:
                 _copy(stream, size, folder / name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `ackd run` packages a bundle") from None
-    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
-        number, what = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"{path}: not unpacked, as {tempfile.gettempdir()} is full; free some space there,"
-                " or set TMPDIR to another folder"
-            ) from None
-        raise InputError(f"{path}: damaged or no bundle ({what}); package it anew") from None
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, UnicodeDecodeError, zlib.error) as error:
+        raise InputError(f"{path}: damaged or no bundle ({error}); package it anew") from None
 
 
 def _members(stream: gzip.GzipFile, path: Path) -> Iterator[tuple[str, int]]:

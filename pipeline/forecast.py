@@ -20,6 +20,7 @@ from stages.data.feed.memory import MemoryFeed
 from stages.data.sources.schemes import open_source
 from stages.data.splits import choose_splits
 from stages.files import read_json
+from stages.formatting import duration
 from stages.params import Params
 from stages.prepare_data import REPORT
 from stages.schedule import compressed
@@ -87,11 +88,11 @@ def forecast(params: Params, stages: Collection[str]) -> Iterator[str]:
         seen = images.labeled + steps * training.unlabeled
         total += settings.epochs * seen / rate
         yield (
-            f"{training.what}: about {_duration(settings.epochs * seen / rate)} for"
+            f"{training.what}: about {duration(settings.epochs * seen / rate)} for"
             f" {settings.epochs} epochs of {seen:,} images, at {rate:.3g} images/s"
         )
     yield (
-        f"training: about {_duration(total)} in all, estimated from {_STEPS} steps of each,"
+        f"training: about {duration(total)} in all, estimated from {_STEPS} steps of each,"
         f" timed just now in {engine.precision}, without validation"
     )
 
@@ -191,11 +192,3 @@ def _noise(folder: Path, images: _Images, batch: int, unlabeled: int, side: int 
         "splits": {name: {"count": count} for name, count, _ in counts},
     }
     return DataSet(folder, manifest)
-
-
-def _duration(seconds: float) -> str:
-    """To two digits, in the unit that people would use."""
-    for limit, size, unit in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
-    return f"{seconds / 86400:.2g} days"

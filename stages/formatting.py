@@ -59,6 +59,14 @@ def threads(number: int) -> str:
     return "1 thread" if number == 1 else f"{number} threads"
 
 
+def duration(seconds: float) -> str:
+    """To two digits, in the unit that people would use."""
+    for limit, size, unit in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    return f"{seconds / 86400:.2g} days"
+
+
 def between(least: int, most: int) -> str:
     """``14 to 15``, or ``14`` where both are the same."""
     return count(least) if least == most else f"{count(least)} to {count(most)}"

@@ -200,18 +200,3 @@ def fetch(url: str, names: Sequence[str]) -> None:
     refs = [f"{item.path}:{item.path}" for item in list_refs(Path(), url) if item.name in names]
     if refs:
         git(Path(), "fetch", "--quiet", "--no-tags", url, *refs)
-
-
-def pull(url: str, names: Sequence[str]) -> None:
-    """Bring experiments here with their data.
-
-    Raises:
-        InputError: the data cannot be had.
-    """
-    try:
-        dvc(Path(), "exp", "pull", url, *names)
-    except InputError as error:
-        raise InputError(
-            f"the experiments are in git, and their data could not be pulled ({error}); try"
-            f" `dvc exp pull {url}` again"
-        ) from None

@@ -33,13 +33,6 @@ def sweep(
             help="Run on the workers of this Dask scheduler instead, such as tcp://host:8786.",
         ),
     ] = None,
-    git: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="The git repository that Dask's workers clone and push to; origin if not given.",
-        ),
-    ] = None,
 ) -> None:
     """Run variants with several seeds as DVC experiments that share data, teachers and logits.
 
@@ -50,8 +43,6 @@ def sweep(
     from models.errors import InputError
     from pipeline.sweep.plan import load_plan
 
-    if dask is None and git is not None:
-        raise InputError("--git is for the workers of --dask; leave it out")
     if dask is not None and jobs is not None:
         raise InputError("--jobs is for this machine; on a cluster, give the workers --nthreads")
     planned = load_plan(file)
@@ -61,7 +52,7 @@ def sweep(
     interrupts = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, _interrupt) for number in interrupts}
     try:
-        failed = _run(planned, jobs, dask, git)
+        failed = _run(planned, jobs, dask)
     except KeyboardInterrupt:
         typer.echo(
             "interrupted: every experiment is stopped; the same command goes on from here",
@@ -93,16 +84,15 @@ def _show(plan: Plan) -> None:
     typer.echo(f"{len(plan.experiments)} experiments, {len(ready)} done, {left} to run")
 
 
-def _run(plan: Plan, jobs: int | None, dask: str | None, git: str | None) -> list[Outcome]:
+def _run(plan: Plan, jobs: int | None, dask: str | None) -> list[Outcome]:
     """Run what is not done, here or on a cluster; those that failed."""
-    from pipeline import git_command
+    from pipeline.dvc_command import dvc
+    from pipeline.git_command import git
     from pipeline.sweep import cluster
     from pipeline.sweep.commits import done
     from pipeline.sweep.run import run
 
-    url = None
-    if dask:
-        url = git or git_command.git(Path(), "remote", "get-url", "origin")
+    url = git(Path(), "remote", "get-url", "origin") if dask else None
     names = [experiment.name for experiment in plan.experiments]
     failed: list[Outcome] = []
     with cluster.only_one(plan.name):
@@ -118,7 +108,7 @@ def _run(plan: Plan, jobs: int | None, dask: str | None, git: str | None) -> lis
                 failed = run(plan, ready, started, typer.echo)
         lost = {outcome.name for outcome in failed}
         if url and (taken := [name for name in names if name not in lost]):
-            cluster.pull(url, taken)
+            dvc(Path(), "exp", "pull", url, *taken)
     return failed
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.sweep.cluster import Cluster
 from pipeline.sweep.plan import Experiment, Plan
 from pipeline.sweep.worker import Outcome, run_experiment
+from stages.formatting import duration
 
 
 def run(
@@ -70,13 +71,6 @@ def run(
         took = duration(time.monotonic() - began)
         report(f"{plan.name}: {total - len(failed)} of {total} in {took}")
     return failed
-
-
-def duration(seconds: float) -> str:
-    """Such as ``42 s``, ``7 min`` or ``3.5 h``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _outcome(name: str, future: Any) -> Outcome:

@@ -56,11 +56,6 @@ def test_a_training_takes_its_images_at_the_rate_that_was_timed(
     assert line.endswith("not counted yet; ask again after prepare_data")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.123, "0.12 s"), (7300, "2 h"), (3e5, "3.5 days")])
-def test_durations(seconds: float, text: str) -> None:
-    assert forecast._duration(seconds) == text
-
-
 @pytest.mark.parametrize("method", ["kd", "ackd"])
 def test_real_steps_are_timed(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     step, sizes = Trainer.step, list[int]()

@@ -3,7 +3,7 @@
 import pytest
 
 from stages import markdown
-from stages.formatting import between, millions, points, significant, times
+from stages.formatting import between, duration, millions, points, significant, times
 from stages.tables import NOISY_NOTE, Table, of_records
 
 
@@ -14,6 +14,7 @@ def test_numbers_as_text():
     differences = {0.0139: "+1.39", -0.0139: "−1.39", 0.00001: "0.00", -0.00001: "0.00"}
     assert {x: points(x) for x in differences} == differences
     assert (millions(40813184), times(272474 / 78042)) == ("40.8 M", "3.49×")
+    assert [duration(x) for x in (0.123, 7300, 3e5)] == ["0.12 s", "2 h", "3.5 days"]
     assert (between(6, 6), between(999, 1000)) == ("6", "999 to 1,000")
 
 

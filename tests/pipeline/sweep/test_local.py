@@ -157,11 +157,8 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(proj
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--git", "x"], "--git is for the workers of --dask"),
         (["--dask", "tcp://127.0.0.1:1", "--jobs", "2"], "--jobs is for this machine"),
         (["--dask", "tcp://127.0.0.1:1"], "git remote: No such remote 'origin'"),
-        (["--dask", "tcp://127.0.0.1:1", "--git", "/nowhere"], "git ls-remote: "),
-        (["--dask", "tcp://127.0.0.1:1", "--git", "."], ".dvc/config: names no default remote"),
     ],
 )
 def test_a_mistake_is_one_sentence(project, arguments, sentence):
