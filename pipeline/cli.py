@@ -23,6 +23,7 @@ from pipeline.service import commands as service
 from pipeline.sharing import commands as sharing
 from pipeline.sweep import commands as sweep
 from stages.files import read_json
+from stages.formatting import some_of
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -56,8 +57,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_REASONS = 4
 
 
 @app.command(cls=InProject)
@@ -172,8 +171,7 @@ def status(
     for stage in stages:
         colour = {"will run": "yellow", "may run": "cyan", "up to date": "green"}.get(stage.state)
         state = f"[{colour}]{stage.state}[/]" if colour else stage.state
-        why, more = stage.reasons[:_REASONS], len(stage.reasons) - _REASONS
-        table.add_row(stage.name, state, escape("; ".join(why) + f"; and {more} more" * (more > 0)))
+        table.add_row(stage.name, state, escape(some_of(stage.reasons)))
     console.print(table)
     if REPORT.exists():
         typer.echo(f"images: {describe(read_json(REPORT))}")

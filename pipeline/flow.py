@@ -119,10 +119,9 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
     try:
         load_params(root / PARAMS_FILE)
         stages = load_graph(root)
-        resources = Resources(listed_gpus())
-        resources.check({stage.name: stage.needs for stage in stages})
     except InputError as error:
         return Failed(message=str(error), data=[])
+    resources = Resources(listed_gpus())
     name = f"nightly-{flow_run.scheduled_start_time.astimezone():%Y-%m-%d-%H%M}" if keep else None
     with Runner(root, _up_to_date(root)) as runner, watched(runner) as cancelled:
         futures: dict[str, PrefectFuture[Any]] = {}

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.dvc_runner import Runner
 from tests.once import once, repository
-from tests.warm_python import warm_python
+from tests.warm_python import warm_dvc, warm_python
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, dict[str, Any]] = {
@@ -35,11 +34,9 @@ TO_EXPORT = ("prepare_data", "train_teacher", "train_proxy", "distill", "prune",
 
 
 def call(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run ``dvc`` (or another command of the environment) as a user would in ``root``."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        arguments, cwd=root, env={**os.environ, "PATH": path}, capture_output=True, text=True
-    )
+    """Run ``dvc`` (or another command) as a user would in ``root``."""
+    command = warm_dvc(*arguments[1:]) if arguments[0] == "dvc" else arguments
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -155,11 +155,6 @@ def test_status_says_what_will_run_and_why(finished):
     [
         ("stages:", "stagess:", "^dvc: .*dvc.yaml"),
         ("deps: [source.txt]", "deps: [last.txt]", "dvc: .*both a dependency and an output"),
-        (
-            "outs: [first.txt]",
-            "outs: [first.txt]\n    meta: {prefect: {gpus: 1}}",
-            r"dvc.yaml: meta.prefect.gpus of stage first .*it takes gpu, alone",
-        ),
     ],
 )
 def test_a_broken_chain_is_one_sentence(project, old, new, sentence):

@@ -170,11 +170,10 @@ def is_of(run: FlowRun, project: Path) -> bool:
     return str(run.parameters.get("root")) == str(project)
 
 
-def test_what_cannot_be_fails_before_anything_runs(project, monkeypatch):
-    monkeypatch.setenv("ACKD_GPUS", "0")
-    change_stage(project, "outs: [last.txt]", "outs: [last.txt]\n    meta: {prefect: {gpu: 2}}")
+def test_what_cannot_be_fails_before_anything_runs(project):
+    change_stage(project, "outs: [last.txt]", "outs: [last.txt]\n    meta: {prefect: {gpus: 2}}")
     state, rows = run(project)
     assert state.is_failed()
-    assert "stage last needs 2 GPUs and ACKD_GPUS lists 1" in str(state.message)
+    assert state.message == "dvc.yaml: meta.prefect of stage last: expected gpu or alone"
     assert rows == {}
     assert not (project / "first.txt").exists()
