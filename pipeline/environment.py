@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from models.errors import InputError, show_what_it_can
+from models.errors import show_what_it_can
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _QUIET = {
@@ -50,24 +51,13 @@ def prepare() -> None:
 
 
 def choose_prefect_home(echo: Callable[[str], None]) -> None:
-    """Choose where Prefect keeps its database: in ``PREFECT_HOME``, or else in ``~/.prefect``.
+    """Prefect keeps its database in ``PREFECT_HOME``, or else in ``~/.prefect``.
 
-    If the latter cannot be written, a folder of the project takes its place, and ``echo`` a line.
-
-    Raises:
-        InputError: ``PREFECT_HOME`` names a folder that cannot be written.
+    If that cannot be written, a folder of the project takes its place, and ``echo`` a line.
     """
-    given = os.environ.get(_HOME)
-    home = Path(given or "~/.prefect").expanduser()
-    try:
+    home = Path(os.environ.get(_HOME) or "~/.prefect").expanduser()
+    with contextlib.suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(home, os.W_OK | os.X_OK) else "permission denied"
-    except OSError as error:
-        reason = str(error.strerror).lower()
-    if reason and given:
-        raise InputError(
-            f"{_HOME} is {given!r}, which cannot be written ({reason}); name a folder that is yours"
-        )
-    if reason:
+    if not os.access(home, os.W_OK | os.X_OK):
         os.environ[_HOME] = str(_OWN_HOME.resolve())
-        echo(f"{home} cannot be written ({reason}): Prefect's database is in {_OWN_HOME}")
+        echo(f"{home} cannot be written: Prefect's database is in {_OWN_HOME}")

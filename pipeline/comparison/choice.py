@@ -37,7 +37,6 @@ class Student(NamedTuple):
 
     Attributes:
         p90_ms: None where it was not measured on the device.
-        noisy: whether the machine was.
     """
 
     experiment: Experiment
@@ -45,7 +44,6 @@ class Student(NamedTuple):
     accuracy: float
     size_mb: float
     p90_ms: float | None
-    noisy: bool
 
     @property
     def name(self) -> str:
@@ -59,8 +57,6 @@ class Choice(NamedTuple):
         place: the device; None where nothing was measured on any.
         best: by precision, the most accurate within the budget, the best precision first.
         nearest: what misses the budget by least; None where nothing can be judged.
-        noisy: more accurate than the best and within the budget, if their latencies can be relied
-            on.
         left_out: how many exports could not be judged, by the reason.
     """
 
@@ -68,7 +64,6 @@ class Choice(NamedTuple):
     images: Images
     best: dict[str, Student]
     nearest: Student | None
-    noisy: list[Student]
     left_out: Mapping[str, int]
 
 
@@ -119,22 +114,18 @@ def choose(found: Found, budget: Budget, device: str | None) -> Choice:
                 left_out[f"an export that has {export['status']}"] += 1
             elif timed and p90_ms is None:
                 left_out["not measured there, or failed there"] += 1
+            elif timed and latency and latency["noisy"]:
+                left_out["timed while the machine was noisy: measure it again"] += 1
             else:
                 own = precision, export["accuracy"], export["size_mb"]
-                unsure = bool(latency and latency["noisy"])
-                students.append(Student(experiment, *own, p90_ms, unsure))
+                students.append(Student(experiment, *own, p90_ms))
     students.sort(key=_merit)
-    # Where latency does not matter, neither does noise.
-    quiet = [student for student in students if not (timed and student.noisy)]
-    loud = [student for student in students if timed and student.noisy]
     best: dict[str, Student] = {}
-    for student in quiet:
+    for student in students:
         if not misses(student, budget):
             best.setdefault(student.precision, student)
-    top = max((student.accuracy for student in best.values()), default=-1.0)
-    noisy = [s for s in loud if s.accuracy > top and not misses(s, budget)]
-    nearest = min(quiet, key=lambda s: sum(misses(s, budget).values()), default=None)
-    return Choice(place, images, best, nearest, noisy, +left_out)
+    nearest = min(students, key=lambda s: sum(misses(s, budget).values()), default=None)
+    return Choice(place, images, best, nearest, +left_out)
 
 
 def misses(student: Student, budget: Budget) -> dict[str, float]:
@@ -162,11 +153,6 @@ def lines(chosen: Choice, budget: Budget) -> Iterator[str]:
     yield f"on {where}; {chosen.images.title}"
     for student in best.values():
         yield f"  {student.precision}: {student.experiment.name}, {_shown(student)}"
-    for student in chosen.noisy:
-        yield (
-            f"  noisy: {student.experiment.name} in {student.precision} would be within the budget,"
-            f" {_shown(student)}; measure it again on a quiet machine"
-        )
     for reason, number in chosen.left_out.items():
         yield f"  left out: {number}, {reason}"
     if best:
@@ -196,7 +182,7 @@ def _shown(student: Student) -> str:
     shown = f"{percent(student.accuracy)}, {significant(student.size_mb)} MB"
     if student.p90_ms is None:
         return f"{shown}, latency not measured"
-    return f"{shown}, p90 {significant(student.p90_ms)} ms{', noisy' * student.noisy}"
+    return f"{shown}, p90 {significant(student.p90_ms)} ms"
 
 
 def _merit(student: Student) -> tuple[float, float, float, bool]:

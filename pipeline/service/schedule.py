@@ -53,11 +53,7 @@ def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
 
 
 def read_pool() -> str:
-    """The work pool of the deployments.
-
-    Raises:
-        InputError: ``prefect.yaml`` does not name it.
-    """
+    """The work pool of the deployments."""
     return str(_entry(NAMES[0])["work_pool"]["name"])
 
 
@@ -68,8 +64,7 @@ def set_schedule(schedule: CronSchedule, name: str) -> str:
         As :func:`list_schedules`, as soon as the server has planned a run.
 
     Raises:
-        InputError: no server responds, it plans nothing, it has the schedule of another project, or
-            ``prefect.yaml`` is not right.
+        InputError: no server responds, it plans nothing, or it has another project's schedule.
     """
     from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyOptions
@@ -159,14 +154,8 @@ def _tag() -> str:
 
 
 def _entry(name: str) -> Mapping[str, Any]:
-    needed = {"description", "entrypoint", "parameters", "work_pool", "concurrency_limit", "pull"}
-    for entry in read_yaml(DEPLOYMENTS).get("deployments") or []:
-        if entry.get("name") == name and needed <= set(entry):
-            return dict(entry)
-    raise InputError(
-        f"{DEPLOYMENTS}: has no deployment {name} with {', '.join(sorted(needed))}; get the file"
-        " back with `git checkout`"
-    )
+    entries = {entry["name"]: entry for entry in read_yaml(DEPLOYMENTS)["deployments"]}
+    return dict(entries[name])
 
 
 def _deployments(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:

@@ -81,6 +81,19 @@ def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def spawn(command: list[str], folder: Path, output: Path, **env: str) -> subprocess.Popen[bytes]:
+    """Start Python with these arguments, as in a terminal, whose Ctrl-C reaches the whole group."""
+    with output.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
 def change_stage(project: Path, old: str, new: str) -> None:
     """Replace a part of the chain that occurs once."""
     text = (project / "dvc.yaml").read_text()

@@ -144,25 +144,12 @@ def test_with_nothing_to_do_run_needs_no_server(finished, monkeypatch):
     assert (code, output) == (0, "nothing to do: every stage is up to date\n")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        (
-            "PREFECT_API_URL",
-            "http://127.0.0.1:9/api",
-            "no Prefect server answers at http://127.0.0.",
-        ),
-        ("PREFECT_API_URL", "ftp://prefect", "no Prefect server answers at ftp://prefect (Request"),
-        ("PREFECT_HOME", "params.yaml/prefect", "PREFECT_HOME is 'params.yaml/prefect', which can"),
-    ],
-)
-def test_what_prefect_lacks_is_one_sentence_before_anything_runs(
-    project, monkeypatch, name, value, sentence
-):
-    monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "ftp://prefect"])
+def test_a_server_that_is_not_there_is_one_sentence_before_anything_runs(project, monkeypatch, url):
+    monkeypatch.setenv("PREFECT_API_URL", url)
     code, output, error = invoke("run")
     assert (code, output) == (1, "")
-    assert error.startswith(f"error: {sentence}")
+    assert error.startswith(f"error: no Prefect server answers at {url} (")
     assert error.count("\n") == 1
     assert not (project / "first.txt").exists()
 

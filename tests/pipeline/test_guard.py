@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.guard import run_guarded, stop
-from tests.pipeline.conftest import ROOT, change_stage, prefect_home, wait_for
+from tests.pipeline.conftest import change_stage, prefect_home, spawn, wait_for
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
@@ -48,16 +47,7 @@ def none_left(mark: str, within_s: float) -> bool:
 
 def start(command: list[str], project: Path, **env: str) -> tuple[subprocess.Popen[bytes], str]:
     mark = uuid.uuid4().hex
-    with (project / OUTPUT).open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=project,
-            env={**os.environ, "PYTHONPATH": str(ROOT), MARK: mark, **env},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # As in a terminal, whose Ctrl-C reaches the whole group.
-            start_new_session=True,
-        )
+    process = spawn(command, project, project / OUTPUT, **{MARK: mark}, **env)
     wait_for(project / "started")
     return process, mark
 

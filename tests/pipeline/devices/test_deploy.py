@@ -1,4 +1,4 @@
-"""Deployment to this machine and, by a real sshd, to one that is reached by ssh."""
+"""Deployment to this machine; test_pages.py deploys to one that is reached by ssh."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from stages.devices.base import Opening
 from stages.files import sha256
 from tests.bundles import flip_byte, make_bundle, pack
 from tests.forked import forked
-from tests.sshd import needs_sshd, sshd
-
-__all__ = ["sshd"]
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 KILLS = 3
@@ -134,20 +131,6 @@ def test_signatures(bundles, tmp_path):
 def test_where_nothing_can_be_deployed(bundles, url, sentence):
     with pytest.raises(InputError, match=sentence):
         put(bundles / "1.0.0", url)
-
-
-@needs_sshd
-def test_over_ssh(bundles, tmp_path, sshd):
-    sshd.trust()
-    url = sshd.url(tmp_path / "model")
-    put(bundles / "1.0.0", url)
-    state = put(bundles / "signed", url, KEY.public_key()).state
-    assert (version(state), version(state, "previous")) == ("2.0.0", "1.0.0")
-    assert sha256(tmp_path / "model/served/golden.npz") == sha256(bundles / "signed/golden.npz")
-    flip_byte(tmp_path / "model/served/fp32.static.onnx")
-    assert "fp32.static.onnx: altered" in deployed(url, Opening())["problem"]
-    back = rollback(url, Opening())
-    assert (version(back), back["problem"]) == ("1.0.0", None)
 
 
 def test_a_deployment_killed_at_any_moment_leaves_a_whole_version(tmp_path):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -37,7 +35,7 @@ from prefect.states import Cancelling
 import models
 from models.networks.checkpoint import save_network
 from tests.once import repository
-from tests.pipeline.conftest import ROOT, answers, invoke, prefect_home, wait_until
+from tests.pipeline.conftest import ROOT, answers, invoke, prefect_home, spawn, wait_until
 from tests.pipeline.service.test_nightly import BRING, NAME
 from tests.pipeline.test_guard import MARK, left, none_left
 from tests.sshd import free_port
@@ -105,15 +103,7 @@ def ackd(line: str) -> str:
 def started(line: str, folder: Path, ready: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """``ackd server`` or ``ackd worker``, terminated at the end."""
     log = folder / f"{line.split()[1]}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *shlex.split(line)[1:]],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = spawn(["-m", "pipeline.cli", *line.split()[1:]], folder, log, **env)
     try:
         wait_until(lambda: ready in log.read_text() or process.poll() is not None, ready)
         assert process.poll() is None, log.read_text()
@@ -148,9 +138,7 @@ def weights(root: Path) -> bytes:
 def uninterrupted(project: Path, copy: Path) -> subprocess.Popen[bytes]:
     """The same training at one go, beside all else."""
     shutil.copytree(project, copy)
-    command = [sys.executable, "training.py"]
-    own = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=copy, env=own, stdout=subprocess.DEVNULL)
+    return spawn(["training.py"], copy, copy / "output.log")
 
 
 def in_state(client: SyncPrefectClient, name: str) -> list[FlowRun]:
@@ -185,14 +173,8 @@ def test_a_night(student, tmp_path):
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(
-            started(
-                f"ackd server --port {port}",
-                student,
-                f"http://127.0.0.1:{port}",
-                **own,
-            )
-        )
+        line, ready = f"ackd server --port {port}", f"http://127.0.0.1:{port}"
+        server = stack.enter_context(started(line, student, ready, **own))
         stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
         client = stack.enter_context(get_client(sync_client=True))
         wait_until(lambda: answers(f"{url}/health"), "the server")
@@ -214,7 +196,7 @@ def test_a_night(student, tmp_path):
         # A run that is planned for a few seconds from now begins by itself; the next one, which
         # is due while it goes on, does not.
         soon = IntervalSchedule(
-            interval=timedelta(seconds=20), anchor_date=datetime.now(UTC) + timedelta(seconds=8)
+            interval=timedelta(seconds=10), anchor_date=datetime.now(UTC) + timedelta(seconds=5)
         )
         client.create_deployment_schedules(
             deployment.id, [DeploymentScheduleCreate(schedule=soon, active=True)]
@@ -225,8 +207,8 @@ def test_a_night(student, tmp_path):
         (second, *_) = wait_until(lambda: in_state(client, "Cancelled"), "the end of the second")
         assert second.auto_scheduled
         assert state_name(client, first) == "Running"
-        pause = [sys.executable, "-m", *PAUSE.split()]
-        subprocess.run(pause, env={**os.environ, **own}, check=True, capture_output=True)
+        for schedule in client.read_deployment(deployment.id).schedules:  # as PAUSE does
+            client.update_deployment_schedule(deployment.id, schedule.id, active=False)
         assert "paused\n  next  none" in ackd("ackd schedule")
 
         bars = client.read_artifacts(

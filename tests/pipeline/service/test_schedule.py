@@ -1,4 +1,4 @@
-"""Schedules before any server is asked, and the deployments of prefect.yaml."""
+"""Schedules before any server is asked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from models.errors import InputError
 from pipeline.service.local import worker_variables
-from pipeline.service.schedule import NAMES, parse_cron, read_pool
-from stages.params import read_yaml
+from pipeline.service.schedule import parse_cron
 from tests.pipeline.conftest import ROOT, invoke
 from tests.sshd import free_port
 
@@ -25,18 +24,6 @@ from tests.sshd import free_port
 def test_a_wrong_schedule_is_refused(cron, zone, sentence):
     with pytest.raises(InputError, match=sentence):
         parse_cron(cron, zone)
-
-
-def test_the_deployments_say_what_a_night_needs():
-    entries = read_yaml(ROOT / "prefect.yaml")["deployments"]
-    assert [entry["name"] for entry in entries] == list(NAMES)
-    for entry in entries:
-        assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
-        (schedule,) = entry["schedules"]
-        assert schedule["slug"] == entry["name"]
-        parse_cron(schedule["cron"], schedule["timezone"])
-    # Only what is thrown away must be published.
-    assert [entry["parameters"] for entry in entries] == [{"keep": False}, {"keep": True}]
 
 
 @pytest.fixture
@@ -60,14 +47,6 @@ def test_one_thing_at_a_time(planned):
         code, _, error = invoke("schedule", *arguments)
         assert code == 1
         assert error.startswith("error: give a cron expression (and its --timezone), or --remove")
-
-
-def test_a_project_without_deployments_is_one_sentence(planned):
-    deployments = planned / "prefect.yaml"
-    for content in ("deployments:\n- {name: nightly}\n", "deployments: []\n", None):
-        deployments.unlink() if content is None else deployments.write_text(content)
-        with pytest.raises(InputError, match=r"^prefect.yaml: (has no deployment nightly|no such)"):
-            read_pool()
 
 
 def test_a_worker_knows_its_project(planned):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline import cli
 from pipeline.git_command import git
-from tests.pipeline.conftest import wait_for, wait_until
+from tests.pipeline.conftest import spawn, wait_for, wait_until
 from tests.pipeline.sweep.project import (
     LOG,
     cached,
@@ -113,17 +113,12 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(proj
     two = SWEEP.partition("  hot:")[0].replace("until: distill", "until: measure")
     write_sweep(project, two)
     mark = uuid.uuid4().hex
-    with (project / "output.log").open("wb") as output:
-        process = subprocess.Popen(
-            documented(
-                "ackd sweep docs/examples/sweep.yaml --jobs 2",
-                **{"docs/examples/sweep.yaml": "sweep.yaml"},
-            ),
-            env=environment(project, SWEEP_SLEEP="120", **{MARK: mark}),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    _, *command = documented(
+        "ackd sweep docs/examples/sweep.yaml --jobs 2",
+        **{"docs/examples/sweep.yaml": "sweep.yaml"},
+    )
+    log = project / "output.log"
+    process = spawn(command, project, log, SWEEP_SLEEP="120", **{MARK: mark})
     wait_for(project.parent / f"{LOG}.started")
     wait_until(lambda: any("sleep" in command for command in left(mark)), "a training")
 
@@ -137,7 +132,7 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(proj
     assert process.wait(timeout=60) == 130
     assert time.monotonic() - began < 20
     assert none_left(mark, within_s=1), left(mark)
-    output_text = (project / "output.log").read_text()
+    output_text = log.read_text()
     assert "measure: measured beside 1 other experiment, so that times are those of" in output_text
     assert "interrupted: every experiment is stopped; the same command goes on" in output_text
     assert "Traceback" not in output_text
