@@ -121,7 +121,7 @@ def test_many_reasons_are_cut_short(project):
     code, output, _ = invoke("status")
     assert code == 0
     (row,) = [line for line in output.splitlines() if line.split()[:1] == ["first"]]
-    assert row.rstrip().endswith(" and 3 more")
+    assert row.rstrip().endswith(" and 4 more")
     assert row.count(",") == 2
 
 
