@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,8 @@ from stages.checkpoints.checkpoint import Checkpoints, fingerprint
 from stages.checkpoints.durable import IN_USE
 from stages.files import sha256
 from tests.disk import small_disk
-from tests.forked import FORKS
 
 ROOT = Path(__file__).parents[3]
-MOST_KILLS = 12
 
 
 def checkpoints(root: Path, print_of: str = "0" * 64) -> Checkpoints:
@@ -101,39 +97,6 @@ def test_one_that_is_damaged_or_of_another_training_gives_way_to_the_one_before(
 
 
 # Whatever happens to the writer
-
-
-def save_until_killed(root: Path, done: Any) -> None:
-    keeper = checkpoints(root)
-    state = keeper.load()
-    number = 0 if state is None else number_of(state)
-    while True:
-        number += 1
-        keeper.save(made_state(number, size=200_000))
-        done.value = number
-
-
-def test_kill_9_leaves_the_last_or_the_one_that_was_being_written(tmp_path, capfd):
-    done, choose = FORKS.Value("q", 0, lock=False), random.Random(0)
-    for _ in range(MOST_KILLS):
-        before = done.value
-        writer = FORKS.Process(target=save_until_killed, args=(tmp_path, done))
-        writer.start()
-        while done.value == before:
-            assert writer.is_alive()
-            time.sleep(0.001)
-        time.sleep(choose.uniform(0, 0.03))
-        writer.kill()
-        writer.join()
-        assert writer.exitcode == -9
-        keeper = checkpoints(tmp_path)
-        assert number_of(keeper.load()) in (done.value, done.value + 1)
-        assert len(list(keeper.folder.glob("*.checkpoint"))) <= 3
-        halves = len(list(keeper.folder.glob(".*.partial")))
-        if halves == 2:  # kills that fell into a write
-            break
-    assert halves > 0, "no kill fell into a write: the test has shown nothing"
-    assert capfd.readouterr().out == ""  # nothing was damaged
 
 
 def test_a_full_disk_keeps_the_old_one(tmp_path, capsys):

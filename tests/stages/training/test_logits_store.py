@@ -15,7 +15,6 @@ import models
 from models.errors import InputError
 from stages.checkpoints.durable import IN_USE
 from stages.training.logits_store import LogitsStore, round_logits
-from tests.disk import small_disk
 from tests.forked import FORKS
 
 SAMPLES, CLASSES = 60, 10
@@ -222,23 +221,6 @@ def test_without_room_nothing_is_written_and_all_is_read(tmp_path):
 
 
 # Places that cannot be written to
-
-
-def test_a_full_disk_is_said_once(tmp_path, capsys):
-    with small_disk(tmp_path, "size=16k") as disk:
-        store = make_store(disk / "logits")
-        for epoch in range(30):
-            store.write(epoch, made_logits(epoch))
-        said = capsys.readouterr().out
-        assert said.count("\n") == 1
-        assert "No space left on device; make room there" in said
-        kept = [epoch for epoch in range(30) if path_of(store, epoch).exists()]
-        assert kept == list(range(len(kept)))
-        assert kept
-        assert len(files(disk)) == len(kept) + 1  # and no partial
-        for epoch in kept:
-            assert bits(store.read(epoch)) == bits(made_logits(epoch))
-        del store  # a disk that is held cannot be unmounted
 
 
 def test_a_place_that_is_no_folder_is_said_once(tmp_path, capsys):

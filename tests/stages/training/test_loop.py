@@ -15,6 +15,7 @@ from models.networks.backbone import Backbone
 from stages.data.arrays import DataSet
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
+from stages.data.feed.normalize import Normalize
 from stages.sections.data import Augmentation
 from stages.sections.methods import Ackd
 from stages.sections.training import EngineSettings, Training
@@ -69,11 +70,11 @@ def train(
 
 
 def run(
-    data: DataSet, method: str, teacher: Backbone | None = None, **engine_settings: Any
+    data: DataSet, method: str, teacher: Backbone | None = None, settings: Training = SETTINGS
 ) -> tuple[Distiller, Progress]:
     torch.manual_seed(0)
     distiller = distillers.build(method, models.build("resnet8", 3), SETTING, OPTIONS[method])
-    return distiller, train(data, distiller, teacher, **engine_settings)
+    return distiller, train(data, distiller, teacher, settings)
 
 
 @pytest.fixture(scope="module")
@@ -89,30 +90,26 @@ def digest(module: torch.nn.Module) -> str:
 
 
 @pytest.mark.parametrize("method", OPTIONS)
-def test_every_method_learns_repeatably_and_leaves_its_teacher_alone(data, teacher, method):
+def test_every_method_learns_and_leaves_its_teacher_alone(data, teacher, method):
     before = digest(teacher)
-    given = None if method == "scratch" else teacher
-    distiller, trained = run(data, method, given)
-    test = data.split("test")
-    feed = MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU))
-    reached = accuracy(predict(distiller.student.eval(), test, feed.normalize), test)
-    assert reached > 0.9
-    again, trained_again = run(data, method, given)
-    assert digest(distiller) == digest(again)
+    distiller, trained = run(data, method, None if method == "scratch" else teacher)
+    student, normalize = distiller.student.eval(), Normalize(data.mean, data.std, CPU)
+    test, val = data.split("test"), data.split("val")
+    assert accuracy(predict(student, test, normalize), test) > 0.9
+    # The best epoch is the first of those that are best on validation.
+    accuracies = [row["val_accuracy"] for row in trained.history]
+    assert trained.best_epoch == accuracies.index(max(accuracies)) + 1
+    student.load_state_dict(trained.best_student)
+    assert accuracy(predict(student, val, normalize), val) == max(accuracies)
     # Weights, gradients and running statistics of the teacher are as they were.
     assert digest(teacher) == before
     assert all(p.grad is None for p in teacher.parameters())
     assert not teacher.training
-    for a, b in zip(trained.history, trained_again.history, strict=True):
-        timed = {"seconds", "images_per_second"}
-        assert {k: v for k, v in a.items() if k not in timed} == {
-            k: v for k, v in b.items() if k not in timed
-        }
 
 
 def test_history_tells_of_every_term_and_learner(data, teacher):
-    _, trained = run(data, "ackd", teacher)
-    assert [row["epoch"] for row in trained.history] == list(range(1, 9))
+    _, trained = run(data, "ackd", teacher, SETTINGS.model_copy(update={"epochs": 2}))
+    assert [row["epoch"] for row in trained.history] == [1, 2]
     wanted = {"epoch", "learning_rate", "seconds", "images_per_second", "val_accuracy"}
     terms = ("total", "kd_learners", "kd_target", "ce_target", "ce_learners", "adversarial")
     wanted |= {f"loss/{term}" for term in terms}
@@ -129,17 +126,6 @@ def test_one_image_more_than_full_batches_hold(data):
     settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 95})
     student = models.build("mobilenet_v2_0.5", 3)
     train(data, distillers.build("scratch", student, SETTING, {}), settings=settings)
-
-
-def test_the_best_epoch_is_the_first_highest_on_validation(data):
-    _, trained = run(data, "scratch")
-    accuracies = [row["val_accuracy"] for row in trained.history]
-    assert trained.best_epoch == accuracies.index(max(accuracies)) + 1
-    student = models.build("resnet8", 3)
-    student.load_state_dict(trained.best_student)
-    val = data.split("val")
-    feed = MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU))
-    assert accuracy(predict(student.eval(), val, feed.normalize), val) == max(accuracies)
 
 
 def test_validation_is_in_float32_as_the_metrics_are(data):
@@ -159,17 +145,6 @@ def test_validation_is_in_float32_as_the_metrics_are(data):
     distiller = Watched(models.build("resnet8", 3), SETTING)
     train(data, distiller, settings=settings, precision="bf16")
     assert set(seen) == {False}
-
-
-def test_the_discriminators_learn_in_their_own_step_alone(data, teacher):
-    torch.manual_seed(0)
-    options = OPTIONS["ackd"] | {"lambda_adversarial": 0.0, "discriminator_learning_rate": 1e-9}
-    distiller = distillers.build("ackd", models.build("resnet8", 3), SETTING, options)
-    before = {k: v.clone() for k, v in distiller.state_dict().items() if "discriminators" in k}
-    train(data, distiller, teacher)
-    after = distiller.state_dict()
-    # Weight decay or the main learning rate would have moved them visibly.
-    assert all(torch.allclose(after[name], value, atol=1e-6) for name, value in before.items())
 
 
 def test_the_loss_of_the_log_is_the_mean_over_samples(data):
