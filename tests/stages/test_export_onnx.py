@@ -13,7 +13,6 @@ import models
 from models.errors import InputError
 from models.networks.checkpoint import load_network, save_network
 from stages import export_onnx
-from stages.data.arrays import load_data
 from stages.files import sha256
 from stages.params import Params
 from stages.quantization.int8 import calibrate, quantize, tensorrt_violations
@@ -238,14 +237,6 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys)
     assert "export.golden_images is 31: uses all 30 images there are" in printed
     assert "export.calibration_images is 49: uses all 48 images there are" in printed
     assert not list(ONNX.glob("int8*"))
-
-
-def test_calibration_images_are_spread_over_the_training_split(tiny_origin):
-    data = load_data(tiny_origin / "artifacts/data")
-    train = np.load(tiny_origin / "artifacts/data/train_images.npy")
-    np.testing.assert_array_equal(data.calibration_images(12), train[::4])
-    for count in (48, 49):
-        np.testing.assert_array_equal(data.calibration_images(count), train)
 
 
 def test_opset_20_and_one_that_is_not_honoured():

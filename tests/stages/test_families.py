@@ -16,15 +16,9 @@ from stages import distill, export_onnx, prune, validate
 from stages.files import read_json
 from stages.params import Params
 from tests.splits import write_splits
+from tests.stages.test_training_stages import OWN_CODE
 
 SIZE = 64
-OWN_CODE = """
-from torch import nn
-
-def build(num_classes):
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
-"""
 
 
 @torch.no_grad()

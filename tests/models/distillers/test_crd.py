@@ -249,30 +249,6 @@ def test_every_set_of_negatives_is_as_likely():
     assert overlap.var().item() == pytest.approx(hypergeometric, rel=0.2)
 
 
-def test_resuming_goes_on_with_the_same_memories_constants_and_draws():
-    torch.manual_seed(0)
-    teacher = Tiny(3, 2, 4, 5)
-    method = make(teacher=teacher)
-    for epoch in range(2):
-        method.begin_epoch(epoch)
-        for seed, indices in enumerate(([0, 1, 2], [3, 4, 5])):
-            batch = make_batch(indices, seed=seed)
-            losses_of(method, batch, teach(teacher, batch))
-    state = copy.deepcopy(method.state_dict())
-    assert {"seed", "memory_student.embeddings", "memory_teacher.normaliser"} <= set(state)
-    torch.manual_seed(9)
-    resumed = make(teacher=teacher)
-    resumed.load_state_dict(state)
-    batch = make_batch([6, 7, 8], seed=2)
-    losses = []
-    for each in (method, resumed):
-        each.begin_epoch(2)
-        losses.append(losses_of(each, batch, teach(teacher, batch))["total"].item())
-    assert losses[0] == losses[1]
-    after, again = method.state_dict(), resumed.state_dict()
-    assert all(torch.equal(after[name], again[name]) for name in after)
-
-
 class Processes:
     """Joins what threads hold, as several processes would."""
 

@@ -41,22 +41,6 @@ def write_folder(folder: Path, classes: tuple[str, ...], count: int = 3) -> None
 # digits
 
 
-def test_digits_are_all_there_once():
-    source = open_source(Data())
-    parts = [source.open_split(name) for name in source.split_names]
-    assert source.split_names == ["train", "test"]
-    assert source.class_names == [str(k) for k in range(10)]
-    assert [len(part.labels) for part in parts] == [1437, 360]
-    got = [
-        (np.asarray(part.image(i)).tobytes(), part.labels[i])
-        for part in parts
-        for i in range(len(part.labels))
-    ]
-    levels = np.floor(DIGITS.images * 255 / 16 + 0.5).astype(np.uint8)
-    wanted = [(image.tobytes(), label) for image, label in zip(levels, DIGITS.target, strict=True)]
-    assert sorted(got) == sorted(wanted)
-
-
 def test_digits_test_split_is_stratified_and_independent_of_the_seed():
     labels = [open_source(Data(seed=s)).open_split("test").labels for s in (0, 1)]
     assert labels[0] == labels[1]
