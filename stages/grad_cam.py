@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -58,7 +60,7 @@ def draw_looks(
         images: ``[B, H, W, 3]``.
         looks: the networks' features of these images, as :func:`grad_cam` needs them.
     """
-    names = [name if len(name) <= 10 else f"{name[:9]}…" for name in classes]
+    names = [shortened(name, 10) for name in classes]
     columns = {}
     for network, features in looks.items():
         heat = grad_cam(features, labels)[:, None]
@@ -70,6 +72,27 @@ def draw_looks(
     draw_panel(path, images, titles, columns)
 
 
+def shortened(name: str, most: int) -> str:
+    """At ``most`` so many characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+@contextmanager
+def panel(
+    path: Path, rows: int, columns: int, inches: tuple[float, float]
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure with a grid for pictures; written as a PNG at the end, the same bytes each time."""
+    # A class may be called "$".
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
+        figure = Figure(figsize=inches, dpi=160)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        yield figure, grid
+        figure.savefig(path, format="png", transparent=True, metadata={"Software": None})
+
+
 def draw_panel(
     path: Path,
     images: npt.NDArray[np.uint8],
@@ -77,13 +100,9 @@ def draw_panel(
     columns: Mapping[str, tuple[npt.NDArray[np.float32], Sequence[str]]],
 ) -> None:
     """``columns`` has by network the heat ``[B, H, W]`` in 0..1, and a caption for each image."""
-    rows = len(images)
-    # A class may be called "$".
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
-        figure = Figure(
-            figsize=(CELL_INCHES * (len(columns) + 1), CELL_INCHES * 1.18 * rows + 0.2), dpi=160
-        )
-        grid = figure.subplots(rows, len(columns) + 1, squeeze=False)
+    rows, across = len(images), len(columns) + 1
+    size = CELL_INCHES * across, CELL_INCHES * 1.18 * rows + 0.2
+    with panel(path, rows, across, size) as (figure, grid):
         for row, image in enumerate(images):
             grid[row][0].imshow(image, interpolation="nearest")
             grid[row][0].set_xlabel(titles[row], color=INK, labelpad=3)
@@ -93,9 +112,6 @@ def draw_panel(
                 axes.set_xlabel(captions[row], color=INK, labelpad=3)
         for axes, title in zip(grid[0], ["image", *columns], strict=True):
             axes.set_title(title, color=INK, fontsize=10, pad=5)
-        for axes in grid.flat:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
         figure.subplots_adjust(
             left=0.01,
             right=0.99,
@@ -104,4 +120,3 @@ def draw_panel(
             hspace=0.22,
             wspace=0.06,
         )
-        figure.savefig(path, format="png", transparent=True, metadata={"Software": None})

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 
-from stages.grad_cam import CELL_INCHES, INK
+from stages.grad_cam import CELL_INCHES, INK, panel, shortened
 
 Labels = npt.NDArray[np.integer[Any]]
 
@@ -63,22 +61,11 @@ def draw_errors(
     Below each is its label, then the answer. Equal arguments give equal bytes.
     """
     rows = -(-len(errors) // _COLUMNS)
-    # A class may be called "$".
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
-        size = 1.3 * CELL_INCHES
-        figure = Figure(figsize=(_COLUMNS * size, rows * 1.3 * size), dpi=160)
-        grid = figure.subplots(rows, _COLUMNS, squeeze=False)
-        for axes in grid.flat:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+    size = 1.3 * CELL_INCHES
+    with panel(path, rows, _COLUMNS, (_COLUMNS * size, rows * 1.3 * size)) as (figure, grid):
         for axes, image, error in zip(grid.flat, images, errors, strict=False):
             axes.imshow(image, interpolation="nearest")
-            label, answer = (_short(error[key]) for key in ("class", "answer"))
+            label, answer = (shortened(error[key], 14) for key in ("class", "answer"))
             caption = f"{label}\n{answer} {error['confidence']:.0%}"
             axes.set_xlabel(caption, color=INK, labelpad=3)
         figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.22 / rows, hspace=0.35)
-        figure.savefig(path, format="png", transparent=True, metadata={"Software": None})
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
