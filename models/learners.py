@@ -17,6 +17,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,30 @@ import models
 from models.errors import InputError
 from models.networks.backbone import Backbone, Features
 from models.networks.checkpoint import build_described, load_state, load_strictly
+
+
+class GroupOutput(NamedTuple):
+    """A forward pass of target and learners, with the trunk computed once.
+
+    Attributes:
+        weights: ``[B, M]``, how much each one counts for a sample.
+        ensemble: ``[B, K]``, float32 or more.
+    """
+
+    target: Features
+    learners: list[Features]
+    weights: Tensor
+    ensemble: Tensor
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """``[B, K]`` of the target and of each learner."""
+        return [branch.logits for branch in (self.target, *self.learners)]
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """The last one of each learner."""
+        return [learner.stages[-1] for learner in self.learners]
 
 
 class TeacherTail(nn.Module):

@@ -36,7 +36,7 @@ def main(params: Params) -> None:
         if names := distiller.learner_names():
             last, shown = progress.history[-1], [*names, "ensemble"]
             metrics["learners"] = {name: last[f"val_accuracy/{name}"] for name in shown}
-        write_reports(REPORTS, metrics, progress, engine)
+        write_reports(REPORTS, metrics, progress.history, engine)
         header = describe(student) | {
             "method": method,
             "learners": [name.partition("#")[0] for name in names],

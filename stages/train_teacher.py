@@ -7,7 +7,7 @@ from pathlib import Path
 from models.errors import InputError
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import save_network
-from stages.files import new_folder, write_csv, write_json
+from stages.files import new_folder
 from stages.launch import run_training_stage
 from stages.params import Params
 from stages.sections.training import Teacher
@@ -36,9 +36,7 @@ def main(params: Params) -> None:
             print(f"teacher: {settings.weights} has {metrics['accuracy']:.2%} on the test images")
             # Nothing was trained: one row that says where the curve would end.
             row = {"epoch": 0, "loss/total": "", "val_accuracy": metrics["val_accuracy"]}
-            write_csv(REPORTS / "history.csv", [row])
-            write_json(REPORTS / "metrics.json", metrics)
-            write_json(REPORTS / "environment.json", engine.describe())
+            write_reports(REPORTS, metrics, [row], engine)
             _save(network)
     else:
         if settings.train == "head":
@@ -46,7 +44,7 @@ def main(params: Params) -> None:
         _, progress, checkpoints = session.train("teacher", network, settings)
         if engine.is_main:
             metrics = measure_trained(network, progress, data, normalize) | start.describe()
-            write_reports(REPORTS, metrics, progress, engine)
+            write_reports(REPORTS, metrics, progress.history, engine)
             _save(network)
             checkpoints.clear()
     engine.accelerator.end_training()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from torch.optim import Adam
 from models.distillers.base import Batch, Distiller, Needs, Observation, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, cross_entropy, kl_divergence, sigmoid_ramp
 from models.errors import InputError
-from models.learners import Learners
-from models.networks.backbone import Backbone, Features
+from models.learners import GroupOutput, Learners
+from models.networks.backbone import Backbone
 
 
 class Attention(nn.Module):
@@ -109,21 +109,6 @@ class Discriminators(nn.ModuleList):
             ]
             shares.append((own + torch.stack(others).mean(0)) / 2)
         return torch.stack(shares).mean(0)
-
-
-class GroupOutput(NamedTuple):
-    """A forward pass of target and learners, with the trunk computed once."""
-
-    target: Features
-    learners: list[Features]
-    weights: Tensor
-    """``[B, M]``, Eq. 3."""
-    ensemble: Tensor
-    """``[B, K]``, Eq. 3."""
-
-    @property
-    def maps(self) -> list[Tensor]:
-        return [learner.stages[-1] for learner in self.learners]
 
 
 class Ackd(Distiller):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from models.distillers.base import Batch, Distiller, Needs, Observation, Setting, TeacherOutputs
 from models.distillers.losses import at_least_float32, cross_entropy, kl_divergence, sigmoid_ramp
-from models.learners import Learners
-from models.networks.backbone import Backbone, Features
+from models.learners import GroupOutput, Learners
+from models.networks.backbone import Backbone
 
 
 class Gate(nn.Module):
@@ -29,22 +29,6 @@ class Gate(nn.Module):
         """Weights ``[B, M]`` that sum to 1 for each sample."""
         scores = self.norm(self.weigh(shared_map.mean((2, 3))))
         return F.softmax(F.relu(at_least_float32(scores)), dim=1)
-
-
-class GroupOutput(NamedTuple):
-    """A forward pass of target and learners, with the trunk computed once."""
-
-    target: Features
-    learners: list[Features]
-    weights: Tensor
-    """``[B, M]``, of the target and the learners."""
-    ensemble: Tensor
-    """``[B, K]``, float32 or more."""
-
-    @property
-    def logits(self) -> list[Tensor]:
-        """``[B, K]`` of the target and of each learner."""
-        return [branch.logits for branch in (self.target, *self.learners)]
 
 
 class One(Distiller):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ def measure_trained(
 
 
 def write_reports(
-    folder: Path, metrics: dict[str, Any], progress: Progress, engine: Engine
+    folder: Path, metrics: dict[str, Any], history: Iterable[Mapping[str, Any]], engine: Engine
 ) -> None:
     """``metrics.json``, ``history.csv`` and ``environment.json``."""
-    write_csv(folder / "history.csv", progress.history)
+    write_csv(folder / "history.csv", history)
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "environment.json", engine.describe())

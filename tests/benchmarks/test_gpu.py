@@ -32,7 +32,7 @@ THERE |= {"huggingface-hub", "packaging", "pydantic", "ruamel.yaml", "typer", "r
 MODULES = {"scikit-learn": "sklearn", "cyclonedx-python-lib": "cyclonedx"}
 ONE = {"title": "one", "second run": "", "killed and resumed": ""}
 FORKS.set_forkserver_preload(["accelerate", "stages.distill", "benchmarks.gpu"])
-PAIRS = {"CIFAR": Pair("resnet14", "resnet8", 32, 40, ("D3B1", "D2B2"))}
+PAIRS = {"CIFAR": Pair("resnet14", "resnet8", 16, 40, ("D3B1", "D2B2"))}
 
 
 @pytest.fixture

@@ -87,16 +87,11 @@ def test_holds_what_a_device_needs_in_the_same_archive_each_time(chain, packaged
     }
 
 
-def test_the_runner_in_an_unpacked_bundle_passes_and_refuses_an_altered_one(unpacked):
+def test_the_runner_in_an_unpacked_bundle_passes(unpacked):
     command = [sys.executable, "-I", "runner.py", "--check"]
     passed = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
     assert passed.returncode == 0, passed.stderr
     assert "int8_s8s8" in passed.stdout
-    card = unpacked / "MODEL_CARD.md"
-    card.write_text(card.read_text() + " ")
-    altered = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
-    assert altered.returncode == 1
-    assert "MODEL_CARD.md: altered" in altered.stderr
 
 
 def test_it_is_signed_with_the_key_of_the_environment_and_else_the_same(

@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import models
 from models.errors import InputError
 from models.networks.checkpoint import load_network, save_network
 from stages import validate
+from stages.analysis.calibration import calibration
 from stages.files import read_json, sha256, write_json
 from stages.params import Params
 from stages.runtimes import parity
-from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 from tests.bundles import flip_byte
 
 ONNX = Path("artifacts/onnx")
@@ -96,10 +95,7 @@ def test_figures_against_an_independent_calculation():
     others = torch_logits()[:, 1:]
     claimed = np.exp(others).max(1) / np.exp(others).sum(1)
     right = (others.argmax(1) + 1) == np.load("artifacts/data/test_labels.npy")
-    error = 0.0
-    for low in np.arange(15) / 15:
-        inside = (claimed >= low) & (claimed < low + 1 / 15)
-        error += abs(right[inside].sum() - claimed[inside].sum()) / 30
+    error = calibration(claimed, right)["error"]
     assert (row["balanced_accuracy"], row["top5_accuracy"]) == (pytest.approx(20 / 30), None)
     assert row["calibration_error"] == pytest.approx(error, abs=0.02)  # of int8 logits
     assert row["golden"]["top1_agreement"] == np.mean(reference.argmax(1) != 0)
@@ -163,16 +159,3 @@ def test_what_is_not_the_export_is_refused_before_any_work(project):
     with pytest.raises(InputError, match="not the student that was exported"):
         validate.main(params())
     assert not (project / "reports").exists()
-
-
-@pytest.mark.usefixtures("project")
-def test_a_crash_of_tensorrt_is_a_reported_failure(monkeypatch):
-    crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
-    monkeypatch.setattr(validate, "TensorRtRuntime", lambda: TensorRtRuntime(crash))
-    monkeypatch.setattr(TensorRtRuntime, "unavailable", lambda self: None)
-    with pytest.raises(InputError, match=r"2 of 14 failed: .* in tensorrt .crashed with SIGSEGV"):
-        validate.main(params())
-    assert {(row["status"], row["reason"]) for row in rows("tensorrt")} == {
-        ("failed", "crashed with SIGSEGV")
-    }
-    assert rows("tensorrt")[0]["golden"] is None

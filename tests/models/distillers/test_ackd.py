@@ -15,7 +15,7 @@ from models.distillers.base import Batch, TeacherOutputs
 from models.errors import InputError
 from tests.models.distillers.test_feature_methods import in_double
 from tests.models.distillers.test_kd import ce, kl, softmax
-from tests.models.distillers.tiny import losses_of
+from tests.models.distillers.tiny import array, losses_of
 from tests.setting import make_setting
 
 OPTIONS: dict[str, Any] = {
@@ -50,10 +50,6 @@ def make(**options: Any) -> Ackd:
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     return method.eval()
-
-
-def array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().double().numpy()
 
 
 def linear(layer: nn.Module, x: np.ndarray) -> np.ndarray:

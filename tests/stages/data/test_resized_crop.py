@@ -95,13 +95,10 @@ def data(tmp_path):
     return write_splits(tmp_path, {name: t.numpy() for name, t in splits.items()}, "abcde")
 
 
-@pytest.mark.parametrize("crop", ["shift", "resized"])
-def test_streamed_and_kept_images_are_the_same(data, crop):
-    settings = Augmentation(
-        crop=crop, crop_padding=2 if crop == "shift" else 0, horizontal_flip=True
-    )
+def test_streamed_and_kept_images_are_the_same(data):
+    settings = SETTINGS.model_copy(update={"horizontal_flip": True})
     memory = MemoryFeed(FeedPlan(data, settings, 16, CPU))
-    stream = StreamFeed(FeedPlan(data, settings, 16, CPU), workers=1)
+    stream = StreamFeed(FeedPlan(data, settings, 16, CPU), workers=0)
     for kept, streamed in zip(memory.epoch(2), stream.epoch(2), strict=True):
         assert kept.batch.images.shape[2:] == (16, 16)
         assert torch.equal(kept.batch.images, streamed.batch.images)
