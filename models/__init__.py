@@ -1,4 +1,4 @@
-"""Networks and what learns in them."""
+"""Networks, weights and distillation methods."""
 
 from models.networks import build
 

@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and text that may be shown."""
+"""The exception for user errors, and helpers to show text safely."""
 
 import difflib
 import sys
@@ -11,17 +11,17 @@ _TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere, as it may go to a terminal: what that would obey is spelt out.
+    """Escape everything in untrusted text that could control a terminal.
 
-    That is control characters, line ends among them, and what turns the direction of writing; bytes
-    of a file's name that are not UTF-8 are spelt out too.
+    Escaped are control characters, including line ends, characters that change the direction of
+    writing, and bytes of file names that are not UTF-8.
     """
     return "".join(map(_spelt, text))
 
 
 def _spelt(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # as Python holds such a byte
+    if 0xDC80 <= code <= 0xDCFF:  # Python's surrogates for bytes that are not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     if category(character) in _OBEYED or bidirectional(character) in _TURNING:
         return character.encode("unicode_escape").decode()
@@ -29,17 +29,17 @@ def _spelt(character: str) -> str:
 
 
 def show_what_it_can() -> None:
-    """Write ``\\xe9`` for what this terminal's encoding lacks, where Python would raise."""
+    """Make output escape characters that the terminal's encoding lacks (``\\xe9``), not raise."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: a parameter, a file, a device.
+    """A mistake in the user's input: a parameter, a file, a device.
 
-    The message is one sentence that names the file, key or value, says what was expected and what
-    to do. Entry points print it without a traceback and exit with a non-zero status.
+    The message is one sentence that names the file, key or value, what was expected, and what to
+    do. Entry points print it without a traceback and exit with a non-zero status.
     """
 
     def __init__(self, message: str) -> None:
@@ -47,13 +47,13 @@ class InputError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """The end of a sentence about a name that does not exist: the nearest one that does.
+    """Suggest the known name closest to a misspelt one, as the end of a sentence.
 
-    Where none is near, it is ``otherwise``, or else all that are known.
+    If none is close, return ``otherwise``, or else a list of all known names.
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
-    # Upper and lower case are the likeliest slip where names are abbreviations.
+    # With abbreviations, wrong case is the most likely mistake.
     near = near or [other for other in known if name.lower() == other.lower()]
     near = near or [other for other in known if name in other]
     if near:

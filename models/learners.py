@@ -1,14 +1,13 @@
-"""Auxiliary learners: attach them to any backbone, take them off again (ACKD, section 3.2).
+"""Auxiliary learners that branch off a backbone (ACKD, section 3.2).
 
-``DNBM`` is a learner that branches off at the *input* of stage N and owns copies of the M stages
-N..S, then its own pooling and classifier. The shared trunk is computed once, for the target
-learner and for all that branch off it. The paper says "the Nth down-sampling layer" and is silent
-on the rest; the reading taken is the one under which its three learners, D3B1, D2B2 and D1B3, are
-full-depth networks of a three-stage student whose last feature maps have one shape, as Eq. 3 and
-Eq. 4 need.
+A learner ``DNBM`` branches off at the *input* of stage N and has its own copies of the M stages
+N..S, pooling and classifier. The trunk that it shares with the target is computed only once. The
+paper only says "the Nth down-sampling layer". We chose the reading in which its learners D3B1, D2B2
+and D1B3 are full-depth networks of a three-stage student with last feature maps of equal shape,
+which Eq. 3 and Eq. 4 require.
 
-``DNT`` is not in the paper: a learner that branches off there too and goes on with the teacher's
-own stages N..S, as they are.
+``DNT`` is not in the paper: this learner branches off at the same point and continues with the
+teacher's stages N..S, frozen.
 """
 
 from __future__ import annotations
@@ -53,18 +52,18 @@ class GroupOutput(NamedTuple):
 
 
 class TeacherTail(nn.Module):
-    """A teacher's stages N..S and its classifier, frozen, behind the trunk of a student.
+    """A teacher's stages N..S and classifier, frozen, on top of a student's trunk.
 
-    What it answers depends on the trunk alone, so that its losses tell the trunk what the teacher's
-    next stage can make use of, from the first step on, where a fresh learner has first to become
-    good. For detectors this is known as cross-head distillation (Wang et al. 2024).
+    Only the trunk is trained, so the losses teach it features that the teacher's next stage can
+    use, from the first step on; a freshly initialised learner has to be trained first. In object
+    detection this is known as cross-head distillation (Wang et al. 2024).
 
     Args:
-        teacher: it is copied.
+        teacher: the teacher, which is copied.
         stage: N.
-        student_map: ``[B, C, H, W]``, what the student's stage N is given.
-        teacher_map: the same of the teacher. Where the channels differ, a 1x1 convolution with
-            BatchNorm leads from the ones to the others; it is trained.
+        student_map: input of the student's stage N, ``[B, C, H, W]``.
+        teacher_map: input of the teacher's stage N. If the channels differ, a trained 1x1
+            convolution with BatchNorm maps the student's to the teacher's.
 
     Raises:
         InputError: the maps differ in height or width.
@@ -91,32 +90,32 @@ class TeacherTail(nn.Module):
         )
 
     def train(self, mode: bool = True) -> TeacherTail:
-        """The teacher's stages stay in eval mode: a frozen network's statistics must not move."""
+        """Set train mode, but keep the frozen stages in eval mode to preserve their statistics."""
         super().train(mode)
         self.tail.eval()
         return self
 
     def features_from(self, entry: Tensor, stage: int) -> Features:
-        """As :meth:`Backbone.features_from`."""
+        """Compute features like :meth:`Backbone.features_from`."""
         return self.tail.features_from(self.adapt(entry), stage)
 
 
 class Learners(nn.ModuleList):
-    """Auxiliary learners of one target; DNBM are freshly initialised from torch's random state.
+    """Auxiliary learners of a target; DNBM are initialised from torch's global random state.
 
     Args:
-        target: the network that they branch off; it is not kept.
-        codes: ``["D3B1", "D2B2"]``; the same one may stand more than once.
-        teacher: what a DNT takes its stages from.
-        image_size: height and width in pixels, which a DNT has to fit.
-        copies: give each DNBM the target's stages instead, with a classifier of its own.
+        target: the network that they branch off; no reference to it is kept.
+        codes: such as ``["D3B1", "D2B2"]``; a code may be repeated.
+        teacher: the source of the stages of DNT.
+        image_size: height and width in pixels, needed for DNT.
+        copies: initialise each DNBM with the target's stages and a new classifier instead.
 
     Attributes:
-        names: the codes, the second of its kind as ``D3B1#2``.
+        names: the codes; the second learner with the same code is ``D3B1#2``.
 
     Raises:
-        InputError: a code does not fit the target's number of stages, or the teacher's, or they
-            cannot be found.
+        InputError: a code does not fit the target's or the teacher's stages, or a network has no
+            known stages.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class Learners(nn.ModuleList):
             self.names.append(code if seen[code] == 1 else f"{code}#{seen[code]}")
 
     def forward(self, target: Features) -> list[Features]:
-        """What each learner makes of the target's features; the trunk is not computed again."""
+        """Compute each learner's features from the target's, without running the trunk again."""
         return [
             tail.features_from(target.stage_input(stage), stage)
             for tail, stage in zip(self, self.branch_stages, strict=True)
@@ -161,7 +160,7 @@ class Learners(nn.ModuleList):
 
     @torch.no_grad()
     def probe(self, target: Features) -> list[Features]:
-        """As :meth:`forward`, in eval mode: for who wants to know the shapes."""
+        """Run :meth:`forward` in eval mode, to find out the shapes."""
         training = self.training
         try:
             return self.eval()(target)  # type: ignore[no-any-return]
@@ -170,15 +169,15 @@ class Learners(nn.ModuleList):
 
 
 def is_teacher_tail(code: str) -> bool:
-    """Whether a learner is made of the teacher's stages."""
+    """Return whether a learner consists of the teacher's stages."""
     return code.endswith("T")
 
 
 def check_codes(codes: Sequence[str], target: Backbone, teacher: Backbone | None) -> list[int]:
-    """The stage at whose input each learner branches off, counted from 1.
+    """Return the stage at whose input each learner branches off, counted from 1.
 
     Raises:
-        InputError: as :class:`Learners`.
+        InputError: see :class:`Learners`.
     """
     return [_branch_stage(code, target, teacher) for code in codes]
 
@@ -192,8 +191,8 @@ def _branch_stage(code: str, target: Backbone, teacher: Backbone | None) -> int:
         teacher.require_stages(user)
         if teacher.num_stages != stages:
             raise InputError(
-                f"distill.ackd.learners: {code!r} needs a teacher of as many stages as the"
-                f" student's; {teacher.name} has {teacher.num_stages}, {target.name} {stages}"
+                f"distill.ackd.learners: {code!r} needs a teacher with as many stages as the"
+                f" student; {teacher.name} has {teacher.num_stages}, {target.name} has {stages}"
             )
     if teacher is not None:
         codes |= {f"D{n}T": n for n in range(stages, 0, -1)}
@@ -206,7 +205,7 @@ def _branch_stage(code: str, target: Backbone, teacher: Backbone | None) -> int:
 
 
 class LearnerGroup(nn.Module):
-    """A target learner with its auxiliary learners, for looking at them after the training."""
+    """A target learner with its auxiliary learners, for analysis after training."""
 
     def __init__(self, target: Backbone, learners: Learners) -> None:
         super().__init__()
@@ -215,15 +214,15 @@ class LearnerGroup(nn.Module):
         self.names = learners.names
 
     def forward(self, images: Tensor) -> tuple[Features, list[Features]]:
-        """Features of the target and of each learner for ``[B, 3, H, W]``."""
+        """Compute the features of the target and of each learner for images ``[B, 3, H, W]``."""
         target = self.target.features(images)
         return target, self.learners(target)
 
 
 def load_learners(path: Path) -> LearnerGroup:
-    """The student in ``path`` (a file of the stage ``distill``) with its learners, in eval mode.
+    """Load a student with its learners, in eval mode, from a file of the stage ``distill``.
 
-    ``learners`` is empty where the method has none.
+    ``learners`` is empty if the method has none.
 
     Raises:
         InputError: the file is missing, damaged, or was not written by that stage.

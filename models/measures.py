@@ -1,4 +1,4 @@
-"""What a network costs, and how alike two of them see the same images."""
+"""Measures of a network's cost, and of the similarity of two networks' representations."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable numbers."""
+    """Count a network's trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def count_macs(network: nn.Module, image_size: int) -> int:
-    """Multiply-adds of convolutions and linear layers for one image of ``image_size`` squared.
+    """Count the multiply-adds of convolutions and linear layers for one square image.
 
-    BatchNorm, ReLU and biases are not counted, as the field does. The network's running statistics
-    are left as they are.
+    As is customary, BatchNorm, ReLU and biases are not counted. Running statistics do not change.
     """
     total = 0
 
@@ -43,11 +42,11 @@ def count_macs(network: nn.Module, image_size: int) -> int:
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear centred kernel alignment of two embeddings of the same N images.
+    """Compute the linear centred kernel alignment of two embeddings of the same N images.
 
     ``||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F)`` with centred columns (Kornblith et al. 2019, Eq. 3), in
-    float64; 1 for equal representations up to rotation and scale. A representation that is constant
-    over the images has no similarity to any other: 0.
+    float64. It is 1 for representations that are equal up to rotation and scale, and 0 if one of
+    them is constant over the images.
 
     Args:
         x: ``[N, D1]``.

@@ -1,4 +1,4 @@
-"""The weights of others: those that torchvision and timm publish, and files of the public codes."""
+"""Load third-party weights: those published by torchvision and timm, and checkpoint files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from models.networks.checkpoint import load_state, load_strictly
 
 _HUBS = ("hf-hub:", "local-dir:")
 _IMAGENET_RESNETS = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
-# Names that public codes give to what is the same: ResNets written for CIFAR, the DenseNets of
-# torchvision's files, which are older than its code, and the two parts of MMPretrain's networks.
+# Other names of the same parameters: in ResNets written for CIFAR, in torchvision's files of
+# DenseNets, which are older than its code, and in the two parts of MMPretrain's networks.
 _RENAMES = (
     (r"(^|\.)shortcut\.", r"\1downsample."),
     (r"^linear\.", "fc."),
     (r"\.(norm|conv)\.([12])\.", r".\1\2."),
     (r"^(backbone|head)\.", ""),
 )
-#: What profilers register beside the weights.
+#: Buffers that profilers register beside the weights.
 _COUNTERS = ("total_ops", "total_params")
-#: What training scripts leave beside the weights: data alone, which unpickling them cannot run.
+#: Types that training scripts store beside the weights and that are safe to unpickle.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     defaultdict,
@@ -55,21 +55,21 @@ _HARMLESS: list[Any] = [
 
 
 class Normalization(NamedTuple):
-    """Per channel, of images scaled to 0..1."""
+    """Mean and standard deviation per channel, of images scaled to 0..1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 class Origin(NamedTuple):
-    """Where the weights of a network come from.
+    """The origin of a network's weights.
 
     Attributes:
-        source: a file, or the library and its name for them.
-        sha256: of the file, or of the published tensors.
-        licence: that their publisher states, if any.
-        normalization: that they were trained with, where it is published.
-        notes: what was taken off, left out or made new, for a line of output.
+        source: the file, or the library and its name for the weights.
+        sha256: the checksum of the file, or of the published tensors.
+        licence: the licence stated by the publisher, if any.
+        normalization: the normalisation the weights were trained with, if published.
+        notes: changes made while loading, for a line of output.
     """
 
     source: str
@@ -83,15 +83,14 @@ def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True
     """Load the weights that a training starts from.
 
     Args:
-        network: whose parameters they must be.
-        weights: ``pretrained`` for those that its library publishes, downloaded once; ``hf-hub:``
-            or ``local-dir:`` with a name of timm's; or a file, see :func:`load_checkpoint`.
-        new_classifier: keep the network's own classifier where theirs is of other classes, or
-            where they have none.
+        network: the network to load them into.
+        weights: ``pretrained`` for the weights that the network's library publishes, downloaded
+            once; ``hf-hub:`` or ``local-dir:`` as in timm; or a file, see :func:`load_checkpoint`.
+        new_classifier: keep the network's own classifier if the weights have none, or one for other
+            classes.
 
     Raises:
-        InputError: there are no such weights, they cannot be had from here, or they are not this
-            network's.
+        InputError: the weights do not exist, cannot be downloaded, or do not fit the network.
     """
     if weights != "pretrained" and not weights.startswith(_HUBS):
         path = Path(weights).expanduser()
@@ -116,10 +115,10 @@ def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True
 
 
 def download(name: str, weights: str) -> str | None:
-    """What :func:`load_weights` would download for a network, its size and its licence.
+    """Describe what :func:`load_weights` would download for a network, with size and licence.
 
-    None where that is nothing, as for a file or for what was downloaded before. It is known without
-    asking anyone; a name on the hub has its size and licence there alone.
+    Return None if nothing would be downloaded. Works offline, and so gives no size and licence for
+    ``hf-hub:`` names.
     """
     library, _, own_name = name.rpartition(":")
     if weights.startswith("hf-hub:"):
@@ -141,7 +140,7 @@ def _download_of_timm(name: str) -> str | None:
         return None
     if published.hf_hub_id and _is_cached(published.hf_hub_id):
         return None
-    with torch.device("meta"):  # which takes no memory
+    with torch.device("meta"):  # allocates no memory
         state = timm.create_model(name).state_dict()
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6
     source = f"timm:{published.architecture}.{published.tag}"
@@ -170,7 +169,7 @@ def _is_cached(repository: str) -> bool:
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Of every name, type, shape and number of a state dict."""
+    """Return the checksum of all names, types, shapes and values of a state dict."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -187,7 +186,7 @@ def _from_torchvision(name: str) -> _Published:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
         network = torchvision.models.get_model(name, weights=weights, progress=False)
-    except (OSError, RuntimeError) as error:  # the second where what came is damaged
+    except (OSError, RuntimeError) as error:  # RuntimeError: the download is damaged
         raise _unreachable(f"torchvision:{name}", error) from None
     transforms = weights.transforms()
     normalization = Normalization(tuple(transforms.mean), tuple(transforms.std))
@@ -203,7 +202,7 @@ def _from_timm(name: str) -> _Published:
             raise InputError(f"weights: pretrained: timm publishes none for {name}; name a file")
     try:
         network: Any = timm.create_model(name, pretrained=True)
-    except Exception as error:  # of whichever client the weights come by
+    except Exception as error:  # the download client may raise anything
         raise _unreachable(name, error) from None
     config = network.pretrained_cfg
     normalization = Normalization(tuple(config["mean"]), tuple(config["std"]))
@@ -215,14 +214,14 @@ def _unreachable(name: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(
         f"the weights of {name} cannot be downloaded ({reason:.200}); go online once, or get the"
-        " file elsewhere and name it as weights"
+        " file elsewhere and set weights to its path"
     )
 
 
 def _load(
     network: nn.Module, state: dict[str, Tensor], source: str | Path, new_classifier: bool
 ) -> list[str]:
-    """Load a state dict, with the network's own classifier where that is new.
+    """Load a state dict, keeping the network's own classifier if theirs does not fit.
 
     Returns:
         Notes for :class:`Origin`.
@@ -238,8 +237,8 @@ def _load(
         ]
         theirs = next((f"{len(state[name])}" for name in others if name in state), "no")
         if others and new_classifier:
-            # As libraries draw it for a thousand classes, it is too large for a few: the first
-            # steps would undo what the trunk has learned.
+            # A library's initialisation for a thousand classes is too large for a few: the first
+            # steps would destroy what the trunk has learned.
             for layer in network.last_layer().modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     layer.reset_parameters()
@@ -255,19 +254,19 @@ def _load(
 
 
 def load_checkpoint(path: Path, network: nn.Module, *, new_classifier: bool = False) -> list[str]:
-    """Load the weights from elsewhere: safetensors, or a torch file read without unpickling code.
+    """Load weights from a safetensors file, or from a torch file without unpickling code.
 
-    They may lie under any keys and prefixes (``state_dict``, ``model_ema``, ``module.``): those
-    under which most of the network's parameters are found are taken; of equal ones the averaged
-    (EMA) ones, then the student's. Counters of profilers are left out, and BatchNorm's
-    ``num_batches_tracked`` may be missing. What the public codes of ResNet for CIFAR call
-    ``shortcut`` and ``linear`` becomes ``downsample`` and ``fc`` where the network has these.
+    The weights may be under any keys and prefixes (``state_dict``, ``model_ema``, ``module.``); the
+    prefix with the most of the network's parameters is used. Averaged (EMA) weights win a tie, then
+    the student's. Profiler counters are ignored, and BatchNorm's ``num_batches_tracked`` may be
+    missing. Names of other ResNet implementations for CIFAR, ``shortcut`` and ``linear``, are
+    translated to ``downsample`` and ``fc``.
 
     Returns:
-        What was taken off, left out or made new; empty where nothing was.
+        Notes on prefixes, ignored tensors and a new classifier, if any.
 
     Raises:
-        InputError: the file cannot be read so, its parameters are not the network's, or are not
+        InputError: the file cannot be read, or its parameters do not fit the network or are not
             finite.
     """
     content = load_state(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
@@ -305,8 +304,8 @@ def _read_torch(path: Path) -> object:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a stranger's file can fail anywhere in torch
-        # torch's own message advises to switch its protection off.
+    except Exception as error:  # an arbitrary file can fail anywhere in torch
+        # torch's own message suggests disabling its protection.
         refused = re.search(r"GLOBAL (\S+)", str(error))
     problem = "damaged or not a torch file; get it again, or correct the path"
     if zipfile.is_zipfile(path) and any(
@@ -328,7 +327,7 @@ def _read_torch(path: Path) -> object:
 
 
 def _tensors(content: object, prefix: str = "", levels: int = 8) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of nested mappings, under its keys joined by dots."""
+    """Yield every tensor of nested mappings, named by its keys joined by dots."""
     if isinstance(content, Mapping) and levels:
         for key, value in content.items():
             if isinstance(value, Tensor):
@@ -338,7 +337,7 @@ def _tensors(content: object, prefix: str = "", levels: int = 8) -> Iterator[tup
 
 
 def _prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What stands before most names that are the network's; of equal ones see load_checkpoint."""
+    """Return the prefix of most of the network's parameters; ties as in load_checkpoint."""
     votes: Counter[str] = Counter()
     for name, tensor in tensors.items():
         starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
@@ -352,6 +351,6 @@ def _prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
-    """The network's name of a parameter; the given one where it has none."""
+    """Return the network's name of a parameter, or the given name if it has no such parameter."""
     candidates = (name, *(re.sub(pattern, new, name) for pattern, new in _RENAMES))
     return next((candidate for candidate in candidates if candidate in own), name)

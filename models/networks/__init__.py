@@ -1,4 +1,4 @@
-"""Networks by name. torch is imported when a network is built, not before."""
+"""Build networks by name. torch is imported only when a network is built."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def build(name: str, num_classes: int) -> Backbone:
-    """A freshly initialised network by name, drawn from torch's global random state.
+    """Build a network by name, initialised from torch's global random state.
 
-    ``resnet50`` and ``resnet152`` are the ImageNet networks, although 50 and 152 are 6 n + 2 too.
+    ``resnet50`` and ``resnet152`` are the ImageNet networks, although both depths are 6 n + 2.
 
     Raises:
         InputError: no family of networks has this name.

@@ -1,4 +1,4 @@
-"""The contract of every network: a stem, stages 1..S, and a head."""
+"""The interface of all networks: a stem, stages 1..S, and a head."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.errors import InputError
 
 
 class Features(NamedTuple):
-    """What a network computes on its way to the logits.
+    """The intermediate results of a network.
 
     Attributes:
         stem: ``[B, C0, H0, W0]``, the input of stage 1.
         stages: the output of each stage, ``[B, Cs, Hs, Ws]``; the last is the map before pooling.
-            Empty where a network's stages cannot be found.
+            Empty for a network without known stages.
         embedding: ``[B, D]``, the pooled last map.
         logits: ``[B, K]``.
     """
@@ -29,26 +29,24 @@ class Features(NamedTuple):
     logits: Tensor
 
     def stage_input(self, stage: int) -> Tensor:
-        """The feature map that enters ``stage`` (counted from 1)."""
+        """Return the feature map that enters ``stage`` (counted from 1)."""
         return self.stem if stage == 1 else self.stages[stage - 2]
 
 
 class Backbone(nn.Module):
     """A classification network that declares its parts without renaming its parameters.
 
-    A subclass names the modules of its stem and of each stage (dotted names relative to itself;
-    whatever else it has is the head), and says how the stem, the pooling and the classifier run
-    where that is not what is written here.
-    State dicts of the public model zoos therefore load as they are, and auxiliary learners can be
-    attached to any network.
+    A subclass names the modules of its stem and of each stage by dotted names relative to itself;
+    all other modules are the head. It overrides how the stem, the pooling and the classifier run if
+    the defaults do not fit. As parameters keep their names, state dicts of public model zoos load
+    unchanged.
 
     Attributes:
         name: the name it was built by, e.g. ``resnet20``; ``models.build(name, num_classes)``
-            makes another one of the same shape.
+            builds another network of the same shape.
         num_classes: the number of logits.
-        input_size: height and width that the network sees images in, whatever is given; None is
-            what is given.
-        is_fused: whether :meth:`fuse_branches` changed it.
+        input_size: height and width that images are resized to; None leaves them unchanged.
+        is_fused: whether :meth:`fuse_branches` changed the network.
     """
 
     stem_parts: ClassVar[tuple[str, ...]]
@@ -62,7 +60,7 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Not persistent: a state dict is the network's alone.
+        # Not persistent, to keep the state dict that of the plain network.
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
         self.trunk_is_frozen = False
@@ -70,10 +68,9 @@ class Backbone(nn.Module):
         self.is_fused = False
 
     def set_input(self, scale: Sequence[float], shift: Sequence[float]) -> None:
-        """Have each channel of the images multiplied and shifted before the stem.
+        """Multiply and shift each channel of the images before the stem.
 
-        A network that was trained with another normalisation than the data's then takes what all
-        others take.
+        This adapts a network that was trained with another normalisation to the data's.
         """
         parameter = next(self.parameters())
         for name, values in (("input_scale", scale), ("input_shift", shift)):
@@ -81,10 +78,10 @@ class Backbone(nn.Module):
             setattr(self, name, tensor.to(parameter))
 
     def renormalize(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` as the stem takes them.
+        """Prepare images ``[B, 3, H, W]`` for the stem.
 
-        They are brought to ``input_size`` where that is set, by bicubic interpolation, and
-        normalised as :meth:`set_input` says.
+        Resizes them to ``input_size``, if set, by bicubic interpolation, and applies
+        :meth:`set_input`.
         """
         if self.input_size is not None:
             size = (self.input_size, self.input_size)
@@ -94,35 +91,35 @@ class Backbone(nn.Module):
         return images * self.input_scale + self.input_shift
 
     def stem(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` to the input of stage 1."""
+        """Map images ``[B, 3, H, W]`` to the input of stage 1."""
         for part in self.stem_parts:
             images = self.get_submodule(part)(images)
         return images
 
     def embed(self, last_map: Tensor) -> Tensor:
-        """The last stage's map ``[B, C, H, W]`` to the pooled embedding ``[B, D]``.
+        """Pool the last stage's map ``[B, C, H, W]`` to the embedding ``[B, D]``.
 
-        The mean over the map, not a pooling window of its size, so that any input size works.
+        Takes the mean over the map instead of a fixed pooling window, so any input size works.
         """
         return last_map.mean((2, 3))
 
     def last_layer(self) -> nn.Module:
-        """Whose parameters are of these classes."""
+        """Return the layer whose parameters depend on the classes."""
         return self.get_submodule(self.classifier_part)
 
     def classify(self, embedding: Tensor) -> Tensor:
-        """The pooled embedding ``[B, D]`` to logits ``[B, K]``."""
+        """Map the pooled embedding ``[B, D]`` to logits ``[B, K]``."""
         logits: Tensor = self.last_layer()(embedding)
         return logits
 
     def freeze_trunk(self) -> None:
-        """Leave only the classifier to be trained; the rest stays as it is in eval mode."""
+        """Freeze everything but the classifier; the rest stays in eval mode."""
         self.requires_grad_(False)
         self.last_layer().requires_grad_(True)
         self.trunk_is_frozen = True
 
     def train(self, mode: bool = True) -> Self:
-        """As torch's; a frozen trunk keeps its running statistics."""
+        """Set train mode, except that a frozen trunk keeps its running statistics."""
         return super().train(mode and not self.trunk_is_frozen)
 
     @property
@@ -130,10 +127,10 @@ class Backbone(nn.Module):
         return len(self.stage_parts)
 
     def require_stages(self, user: str) -> None:
-        """Refuse a network whose stages cannot be found.
+        """Reject a network without known stages.
 
         Raises:
-            InputError: says that ``user``, such as a method, needs them.
+            InputError: names ``user``, such as a method, which needs the stages.
         """
         if self.num_stages == 0:
             raise InputError(
@@ -142,14 +139,14 @@ class Backbone(nn.Module):
             )
 
     def features(self, images: Tensor) -> Features:
-        """Every intermediate result for ``images`` of ``[B, 3, H, W]``."""
+        """Compute all intermediate results for images ``[B, 3, H, W]``."""
         return self.features_from(self.stem(self.renormalize(images)), stage=1)
 
     def features_from(self, entry: Tensor, stage: int) -> Features:
-        """As :meth:`features`, entering at ``stage`` (counted from 1) with that stage's input.
+        """Compute the intermediate results from ``stage`` (counted from 1) on, given its input.
 
-        ``Features.stem`` is then the given ``entry``, and ``Features.stages`` holds the maps of
-        the stages that ran.
+        ``Features.stem`` is then ``entry``, and ``Features.stages`` has the maps of the stages that
+        ran.
         """
         maps = []
         feature_map = entry
@@ -161,22 +158,22 @@ class Backbone(nn.Module):
         return Features(entry, tuple(maps), embedding, self.classify(embedding))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` to logits ``[B, K]``, always and only."""
+        """Map images ``[B, 3, H, W]`` to logits ``[B, K]``."""
         return self.features(images).logits
 
     def fuse_branches(self) -> bool:
-        """Merge the branches that only help training, in place, as their network's authors mean it.
+        """Merge branches that only help training, in place, as designed by the network's authors.
 
         Returns:
-            Whether there are any. Afterwards the network is in eval mode, and can only be run.
+            Whether there are any. Afterwards the network is in eval mode and cannot be trained.
         """
         return False
 
     @torch.no_grad()
     def probe(self, image_size: int) -> Features:
-        """Every intermediate result for one black image: whoever builds on them reads the shapes.
+        """Compute all intermediate results for one black image, to find out their shapes.
 
-        It runs in eval mode, because a pass in train mode would change the running statistics.
+        Runs in eval mode, because a pass in train mode would change the running statistics.
         """
         training = self.training
         parameter = next(self.parameters())
@@ -187,9 +184,9 @@ class Backbone(nn.Module):
             self.train(training)
 
     def keep_tail(self, stage: int) -> None:
-        """Drop the stem and the stages before ``stage``; what is left keeps its parameter names.
+        """Drop the stem and the stages before ``stage``; the rest keeps its parameter names.
 
-        Afterwards only :meth:`features_from` at ``stage`` makes sense.
+        Afterwards only :meth:`features_from` with this ``stage`` works.
         """
         dropped = [
             *self.stem_parts,

@@ -1,4 +1,4 @@
-"""Networks on disk: safetensors that say what they hold."""
+"""Save and load networks as safetensors files with a description in the header."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import models
 from models.errors import InputError
 from models.networks.backbone import Backbone
 
-# All metadata go under one key: safetensors keeps its metadata in a hash map, whose order is not
-# reproducible, and equal networks shall give equal bytes.
+# All metadata go under one key, because safetensors keeps metadata in a hash map with random order,
+# and equal networks must give equal bytes.
 _KEY = "ackd"
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Tensors with a JSON-able description in the file's header."""
+    """Save tensors with a JSON-serialisable description in the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # Not safetensors' own save_file: its error hides that the disk is full.
+    # safetensors' own save_file hides that the disk is full.
     path.write_bytes(save(tensors, {_KEY: json.dumps(header, sort_keys=True)}))
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the description that :func:`save_state` wrote.
+    """Load the tensors and the description that :func:`save_state` wrote.
 
     Raises:
-        InputError: the file is missing, truncated, or holds no description.
+        InputError: the file is missing or damaged.
     """
     try:
         with safe_open(path, "pt") as handle:
@@ -43,13 +43,13 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     except SafetensorError as error:
         raise InputError(
-            f"{path}: damaged or not a safetensors file ({error}); make or get it again"
+            f"{path}: damaged or not a safetensors file ({error}); create or download it again"
         ) from None
     return state, json.loads(header) if header else {}
 
 
 def describe(network: Backbone) -> dict[str, Any]:
-    """A header with its name, number of classes and what was made of it since it was built."""
+    """Return a header with a network's name, number of classes and changes since it was built."""
     header: dict[str, Any] = {"network": network.name, "num_classes": network.num_classes}
     if network.input_size is not None:
         header["input_size"] = network.input_size
@@ -62,7 +62,7 @@ def describe(network: Backbone) -> dict[str, Any]:
 
 
 def build_described(header: Mapping[str, Any]) -> Backbone:
-    """A fresh network as :func:`describe` describes it."""
+    """Build a network from the header returned by :func:`describe`, without its weights."""
     network = models.build(header["network"], header["num_classes"])
     network.input_size = header.get("input_size")
     if header.get("fused"):
@@ -73,12 +73,12 @@ def build_described(header: Mapping[str, Any]) -> Backbone:
 
 
 def save_network(path: Path, network: Backbone) -> None:
-    """A network with its description."""
+    """Save a network with its description."""
     save_state(path, network.state_dict(), describe(network))
 
 
 def load_network(path: Path) -> Backbone:
-    """The network that :func:`save_network` wrote, in eval mode.
+    """Load the network that :func:`save_network` wrote, in eval mode.
 
     Raises:
         InputError: the file is missing, damaged, or does not fit the network that it names.
@@ -94,10 +94,10 @@ def load_network(path: Path) -> Backbone:
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
-    """Load ``state``, refusing any difference in names or shapes.
+    """Load a state dict, rejecting any difference in names or shapes.
 
     Raises:
-        InputError: names the first few parameters that are missing, unknown or of another shape.
+        InputError: names the first parameters that are missing, unknown or have another shape.
     """
     own = network.state_dict()
     differences = [f"{name} is missing" for name in own if name not in state]

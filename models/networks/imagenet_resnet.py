@@ -1,6 +1,6 @@
-"""ImageNet residual networks, resnet18 to resnet152 (He et al. 2016, table 1), and two stems.
+"""ImageNet residual networks, resnet18 to resnet152 (He et al. 2016, table 1), with two stems.
 
-The layers are torchvision's own, and so are the parameter names: its checkpoints load unchanged.
+Layers and parameter names are torchvision's, so its checkpoints load unchanged.
 ``resnet18_cifar``, ``resnet34_cifar`` and ``resnet50_cifar`` begin with a 3x3 convolution of
 stride 1 and no pooling, as is usual for images of 32 to 64 pixels; all other names stay the same.
 """
@@ -27,7 +27,7 @@ _NAMES |= {f"resnet{depth}_cifar": (depth, True) for depth in (18, 34, 50)}
 
 
 class ImageNetResNet(Backbone):
-    """A residual network of four stages.
+    """A residual network with four stages.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -45,7 +45,7 @@ class ImageNetResNet(Backbone):
 
     def __init__(self, depth: int, cifar_stem: bool, num_classes: int) -> None:
         super().__init__()
-        # torchvision takes a second to import, and other networks do not need it.
+        # Importing torchvision takes a second, and other networks do not need it.
         from torchvision.models import resnet
 
         block = resnet.BasicBlock if depth < 50 else resnet.Bottleneck
@@ -66,7 +66,7 @@ class ImageNetResNet(Backbone):
 
 
 def match(name: str, num_classes: int) -> ImageNetResNet | None:
-    """The network called ``resnet<depth>`` or ``resnet<depth>_cifar``."""
+    """Build the network called ``resnet<depth>`` or ``resnet<depth>_cifar``, or return None."""
     if name not in _NAMES:
         return None
     depth, cifar_stem = _NAMES[name]

@@ -1,4 +1,4 @@
-"""What the CIFAR networks of the public zoos have in common."""
+"""Helpers shared by the CIFAR networks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def blocks(
     count: int,
     stride: int,
 ) -> nn.Sequential:
-    """``count`` blocks in a row, of which the first changes the channels and the resolution.
+    """Build a sequence of blocks, the first of which changes channels and resolution.
 
     Args:
-        block: makes one of its input's channels, its output's, and its stride.
-        in_channels: of the first one's input.
-        channels: of what each gives.
-        count: how many.
-        stride: of the first one.
+        block: constructor that takes input channels, output channels and stride.
+        in_channels: input channels of the first block.
+        channels: output channels of every block.
+        count: number of blocks.
+        stride: stride of the first block.
     """
     first = block(in_channels, channels, stride)
     return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(count - 1)))
 
 
 def draw_convolutions(network: nn.Module) -> None:
-    """Draw the convolutions' weights anew, each by its fan-out (He et al. 2015)."""
+    """Initialise the weights of all convolutions by their fan-out (He et al. 2015)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

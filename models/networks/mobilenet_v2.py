@@ -1,10 +1,10 @@
 """CIFAR MobileNetV2 ``mobilenet_v2_<width factor>`` (Sandler et al. 2018).
 
-Parameter names are those of the public CIFAR-100 model zoos, whose network is not torchvision's:
-ReLU instead of ReLU6, a first block that expands by 1 with a convolution of its own, widths that
-are cut to whole numbers instead of rounded to eights, strides for small images, no dropout. Stage
-features are the linear bottlenecks before a change of resolution; the last 1x1 convolution is the
-head's.
+Parameter names are those of the public CIFAR-100 model zoos, whose network differs from
+torchvision's: ReLU instead of ReLU6, an expansion convolution also in the first block, widths
+truncated to integers instead of rounded to multiples of eight, strides for small images, and no
+dropout. Stage features are the linear bottlenecks before a change of resolution; the last 1x1
+convolution belongs to the head.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.networks.backbone import Backbone
 from models.networks.layers import blocks, draw_convolutions
 
-# Expansion, channels at width 1, blocks and stride of the first one (their table 2).
+# Expansion, channels at width 1, number of blocks, and stride of the first block (table 2).
 _SETTINGS = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -31,7 +31,7 @@ _SETTINGS = (
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; a shortcut where the shape stays."""
+    """Expansion, depthwise convolution, projection, and a shortcut if the shape is unchanged."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Backbone):
-    """Seventeen blocks in four resolutions; ``width`` scales every number of channels.
+    """Seventeen blocks in four resolutions; ``width`` scales the channels.
 
-    The embedding never has less than 1280 numbers.
+    The embedding has at least 1280 dimensions.
     """
 
     stem_parts: ClassVar[tuple[str, ...]] = ("conv1",)
@@ -100,7 +100,7 @@ def _conv_bn_relu(in_channels: int, channels: int, kernel: int, stride: int) -> 
 
 
 def match(name: str, num_classes: int) -> MobileNetV2 | None:
-    """The network called ``mobilenet_v2_<width factor>``, of 1/16 at least."""
+    """Build the network called ``mobilenet_v2_<width factor>`` (at least 1/16), or return None."""
     found = re.fullmatch(r"mobilenet_v2_(\d+(?:\.\d+)?)", name)
     if found is None or int(16 * float(found[1])) < 1:
         return None

@@ -1,4 +1,4 @@
-"""Networks of the user's own code: ``python:<module>:<function>``."""
+"""Networks from the user's own code: ``python:<module>:<function>``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PREFIX = "python:"
 
 
 def build_own(name: str, num_classes: int) -> nn.Module:
-    """What ``function(num_classes=...)`` of the module returns, which is looked for here first.
+    """Call ``function(num_classes=...)`` of a module, which is first searched in this folder.
 
     Args:
-        name: what follows the prefix.
+        name: ``<module>:<function>``, without the prefix.
         num_classes: the number of logits.
 
     Raises:
-        InputError: there is no such function, it fails, or it returns no network.
+        InputError: the function does not exist, fails, or does not return a network.
     """
     from torch import nn
 
@@ -36,7 +36,7 @@ def build_own(name: str, num_classes: int) -> nn.Module:
     code_sha256(PREFIX + name)
     try:
         network = getattr(importlib.import_module(module), function)(num_classes=num_classes)
-    except Exception as error:  # a stranger's code
+    except Exception as error:  # the user's code may raise anything
         reason = " ".join(str(error).split())
         raise InputError(
             f"{problem} cannot be built ({type(error).__name__}: {reason:.200}); correct the code"
@@ -47,16 +47,16 @@ def build_own(name: str, num_classes: int) -> nn.Module:
 
 
 def code_sha256(name: str) -> str | None:
-    """Of the file with the code of an own network; None for another one.
+    """Return the checksum of the file that defines an own network; None for other networks.
 
     Raises:
-        InputError: there is no such module.
+        InputError: the module does not exist.
     """
     if not name.startswith(PREFIX):
         return None
     module = name.removeprefix(PREFIX).partition(":")[0]
     here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:  # python -m has it, a command has not
+    if here not in sys.path and "" not in sys.path:  # only python -m adds the current folder
         sys.path.insert(0, here)
     try:
         spec = importlib.util.find_spec(module)

@@ -1,8 +1,7 @@
 """CIFAR residual networks, resnet8 to resnet110 (He et al. 2016, section 4.2).
 
-The shortcut is a 1x1 convolution with BatchNorm (option B) and the parameter names are those of
-the public CIFAR-100 model zoos, so that their checkpoints load unchanged. Stage features are taken
-after the ReLU.
+Shortcuts are 1x1 convolutions with BatchNorm (option B). Parameter names are those of the public
+CIFAR-100 model zoos, so their checkpoints load unchanged. Stage features are taken after the ReLU.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(Backbone):
-    """A CIFAR residual network of ``depth = 6 n + 2`` layers.
+    """A CIFAR residual network with ``depth = 6 n + 2`` layers.
 
     Args:
         depth: 8, 14, 20, 32, 44, 56, 110, ...; 50 and 152 are in ``imagenet_resnet.py``.
-        channels: of the stem and the three stages.
+        channels: channels of the stem and the three stages.
         num_classes: the number of logits.
     """
 
@@ -68,7 +67,7 @@ class ResNet(Backbone):
 
 
 def match(name: str, num_classes: int) -> ResNet | None:
-    """The network called ``resnet<depth>`` or, four times as wide, ``resnet<depth>x4``."""
+    """Build ``resnet<depth>`` or, four times as wide, ``resnet<depth>x4``, or return None."""
     found = re.fullmatch(r"resnet(\d+)(x4)?", name)
     if found is None or int(found[1]) < 8 or (int(found[1]) - 2) % 6:
         return None

@@ -1,8 +1,8 @@
-"""CIFAR ShuffleNet ``shufflenet_v1`` (Zhang et al. 2018), three groups.
+"""CIFAR ShuffleNet ``shufflenet_v1`` (Zhang et al. 2018) with three groups.
 
-Parameter names are those of the public CIFAR-100 model zoos. Their network departs from the paper:
-a 1x1 stem of stride 1 without pooling, and a ReLU after the depthwise convolution. Stage features
-are taken after the ReLU.
+Parameter names are those of the public CIFAR-100 model zoos, whose network differs from the
+paper's: a 1x1 stem with stride 1 and no pooling, and a ReLU after the depthwise convolution. Stage
+features are taken after the ReLU.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _STEM = 24
 
 
 class ShuffleUnit(nn.Module):
-    """1x1 by groups, shuffle, 3x3 by channels, 1x1 by groups; the first of a stage halves the map.
+    """Grouped 1x1 convolution, channel shuffle, 3x3 depthwise and grouped 1x1 convolution.
 
-    Where it halves, the pooled input is put beside the result instead of added to it.
+    The first unit of a stage halves the resolution, and concatenates the pooled input with its
+    result instead of adding it.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -31,7 +32,7 @@ class ShuffleUnit(nn.Module):
         self.stride = stride
         branch = channels if stride == 1 else channels - in_channels
         hidden = branch // 4
-        # The stem's channels are too few to be grouped (their section 3.2).
+        # The stem has too few channels for groups (section 3.2).
         self.groups = 1 if in_channels == _STEM else _GROUPS
         self.conv1 = nn.Conv2d(in_channels, hidden, 1, groups=self.groups, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
@@ -71,5 +72,5 @@ class ShuffleNetV1(Backbone):
 
 
 def match(name: str, num_classes: int) -> ShuffleNetV1 | None:
-    """The network called ``shufflenet_v1``."""
+    """Build the network called ``shufflenet_v1``, or return None."""
     return ShuffleNetV1(num_classes) if name == "shufflenet_v1" else None

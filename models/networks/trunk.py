@@ -1,8 +1,8 @@
-"""Where the stem and the stages of a network lie that does not declare them.
+"""Find the stem and the stages of a network that does not declare them.
 
-The trunk of a network is the chain of modules that lead from the images to the last feature map,
-each fed by the one before and by nothing else. It is found by running the network once and looking
-at what goes in and out of its modules; a stage is a run of them in one resolution.
+The trunk of a network is the chain of modules from the images to the last feature map, in which
+each module reads only the output of the previous one. It is found by running the network once and
+recording the inputs and outputs of its modules. A stage is a run of modules with one resolution.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-_STEM_REDUCTION = 4  # a first run that is as coarse as this has blocks in it, not the stem alone
+_STEM_REDUCTION = 4  # a first run with this reduction contains blocks besides the stem
 
 
 class Trunk(NamedTuple):
-    """Dotted names of the modules of the stem and of each stage, in the order that they run."""
+    """Dotted names of the modules of the stem and of each stage, in execution order."""
 
     stem: tuple[str, ...]
     stages: tuple[tuple[str, ...], ...]
@@ -27,7 +27,7 @@ class Trunk(NamedTuple):
 class _Part(NamedTuple):
     name: str
     size: int
-    """Of the map that it gives."""
+    """Height of the output map."""
     has_parameters: bool
 
 
@@ -40,17 +40,17 @@ class _Call(NamedTuple):
 def find_trunk(
     network: nn.Module, run: Callable[[Tensor], object], images: Tensor, head: Collection[str]
 ) -> Trunk | None:
-    """The trunk, or None where the network has no such chain or fewer than two resolutions.
+    """Find the trunk; return None if there is no such chain, or fewer than two resolutions.
 
-    A stem is what runs in the first resolution, with the pooling that follows it; where that is a
-    quarter of the images' or less, the first part alone. Modules in a resolution of their own that
-    have no parameters belong to the stage before.
+    The stem consists of the modules in the first resolution and the pooling after them. If this
+    resolution is at most a quarter of the images', the stem is only the first module. Modules
+    without parameters that have a resolution of their own belong to the previous stage.
 
     Args:
-        network: in eval mode; none of its modules may work in place.
-        run: runs it, from the images to the last map or further.
-        images: ``[B, 3, H, H]`` to run it on.
-        head: children that come after the last map.
+        network: the network in eval mode; none of its modules may work in place.
+        run: runs the network from the images at least to the last map.
+        images: images to run it on, ``[B, 3, H, H]``.
+        head: names of children that come after the last map.
     """
     calls: dict[nn.Module, _Call] = {}
 
@@ -74,9 +74,9 @@ def _chain(
     calls: dict[nn.Module, _Call],
     head: Collection[str] = (),
 ) -> tuple[list[_Part], Tensor]:
-    """The children of ``parent`` that run one after the other, and the last one's map.
+    """Return the chain of children of ``parent``, and the output of the last one.
 
-    A sequence in which the map changes its size more than once holds stages: it is taken apart.
+    A sequence in which the size of the map changes more than once is split into its children.
     """
     parts: list[_Part] = []
     names = {child: name for name, child in parent.named_children()}

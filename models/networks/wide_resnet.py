@@ -1,7 +1,8 @@
 """Wide residual networks ``wrn_<depth>_<width>`` (Zagoruyko & Komodakis 2016).
 
-Pre-activation blocks, no dropout; parameter names are those of the public CIFAR-100 model zoos.
-Stage features are the sums before the next BatchNorm and ReLU; the final ``bn1`` is the head's.
+Pre-activation blocks without dropout. Parameter names are those of the public CIFAR-100 model zoos.
+Stage features are the sums before the next BatchNorm and ReLU; the final ``bn1`` belongs to the
+head.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from models.networks.layers import blocks, draw_convolutions
 
 
 class WideBlock(nn.Module):
-    """BatchNorm, ReLU, 3x3 convolution, twice; the shortcut reads the activated input."""
+    """BatchNorm, ReLU and 3x3 convolution, twice; the shortcut reads the activated input."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class WideBlock(nn.Module):
 
 
 class WideStage(nn.Module):
-    """A run of blocks; exists for its parameter names (``block1.layer.0...``)."""
+    """A sequence of blocks, which exists for its parameter names (``block1.layer.0...``)."""
 
     def __init__(self, in_channels: int, channels: int, count: int, stride: int) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class WideStage(nn.Module):
 
 
 class WideResNet(Backbone):
-    """``depth = 6 n + 4`` layers, ``width`` times 16, 32 and 64 channels."""
+    """A network with ``depth = 6 n + 4`` layers and ``width`` times 16, 32 and 64 channels."""
 
     stem_parts: ClassVar[tuple[str, ...]] = ("conv1",)
     stage_parts: ClassVar[tuple[tuple[str, ...], ...]] = (("block1",), ("block2",), ("block3",))
@@ -73,7 +74,7 @@ class WideResNet(Backbone):
 
 
 def match(name: str, num_classes: int) -> WideResNet | None:
-    """The network called ``wrn_<depth>_<width>``."""
+    """Build the network called ``wrn_<depth>_<width>``, or return None."""
     found = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
     if found is None or int(found[1]) < 10 or (int(found[1]) - 4) % 6 or int(found[2]) < 1:
         return None

@@ -1,13 +1,12 @@
 """Networks of other code: ``torchvision:NAME``, ``timm:NAME`` and ``python:MODULE:FUNCTION``.
 
-Parameter names are the library's own, so that its checkpoints load unchanged. Where the stages of a
-network can be found (see ``trunk.py``), methods and auxiliary learners work on it as on any other.
-Where they cannot, as with transformers, it has no stages: it trains, teaches and learns by its
-logits and its embedding alone.
+Parameter names are the library's own, so its checkpoints load unchanged. If the stages of a network
+can be found (see ``trunk.py``), all methods and auxiliary learners work with it. Otherwise, as for
+transformers, it has no stages, and only methods that use logits and embeddings work with it.
 
-Modules that work in place are told not to, because learners branch off the maps that they would
-change. GoogLeNet and Inception are built without their auxiliary classifiers, and change their
-input as torchvision's own weights want it.
+In-place operations are disabled, because they would change maps that learners branch off. GoogLeNet
+and Inception are built without auxiliary classifiers, and transform their input as torchvision's
+weights require.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ from models.networks.trunk import Trunk, find_trunk
 
 LIBRARIES = ("torchvision", "timm", "python")
 
-# The size of the image that stages are looked for with: five halvings of it still differ.
+# Image size for finding stages; it can be halved five times and the sizes still differ.
 _PROBE_SIZE = 128
-# What torchvision's networks run after the last map.
+# Children that torchvision's networks run after the last map.
 _TORCHVISION_HEAD = ("avgpool", "classifier", "fc", "head", "heads", "norm", "permute", "dropout")
 
 
 class ZooNetwork(Backbone):
-    """A library's network whose stages are known; what it registers is what that registers.
+    """A library's network with known stages; it registers the same parameters as that network.
 
     Args:
-        network: the library's.
-        trunk: its stem and its stages.
+        network: the library's network.
+        trunk: its stem and stages.
     """
 
     network: nn.Module
 
     def __init__(self, network: nn.Module, trunk: Trunk) -> None:
         super().__init__()
-        # Names stay what they are, because the network itself is not registered: the two share
-        # the dictionaries of what is.
+        # Share the network's dictionaries instead of registering it as a child, which would add a
+        # prefix to all names.
         self.__dict__["network"] = network
         for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             registered = getattr(network, kind)
@@ -52,7 +51,7 @@ class ZooNetwork(Backbone):
             self.__dict__[kind] = registered
         self.stem_parts, self.stage_parts = trunk  # type: ignore[misc]
 
-    # A library's child may be called as a method here is, such as ``features``.
+    # A library's child may have the name of a method here, such as ``features``.
     def get_submodule(self, target: str) -> nn.Module:
         return self.network.get_submodule(target)
 
@@ -65,24 +64,24 @@ class ZooNetwork(Backbone):
         return self
 
     def fuse_branches(self) -> bool:
-        """By timm's ``reparameterize_model``, which knows MobileOne, RepVGG, RepViT and others."""
+        """Fuse with timm's ``reparameterize_model`` (MobileOne, RepVGG, RepViT and others)."""
         from timm.utils.model import reparameterize_model
 
-        self.eval()  # some can be fused in this mode only
+        self.eval()  # some networks can only be fused in this mode
         before = self.state_dict().keys()
         reparameterize_model(self.network, inplace=True)
         self.is_fused = self.state_dict().keys() != before
         return self.is_fused
 
     def probe(self, image_size: int) -> Features:
-        """As :meth:`Backbone.probe`.
+        """Probe like :meth:`Backbone.probe`.
 
         Raises:
-            InputError: the network cannot take images of this size.
+            InputError: the network does not accept images of this size.
         """
         try:
             return super().probe(image_size)
-        except Exception as error:  # another library's code
+        except Exception as error:  # another library may raise anything
             reason = str(error).strip().partition("\n")[0]
             config = getattr(self.network, "pretrained_cfg", None) or {}
             fixed = config.get("input_size") if config.get("fixed_input_size") else None
@@ -95,7 +94,7 @@ class ZooNetwork(Backbone):
 
 
 class TorchvisionNetwork(ZooNetwork):
-    """Pooling, flattening, and a classifier whose last layer is linear."""
+    """A torchvision network: pooling, flattening, and a classifier with a linear last layer."""
 
     def embed(self, last_map: Tensor) -> Tensor:
         from torchvision.models import DenseNet
@@ -120,7 +119,7 @@ class TorchvisionNetwork(ZooNetwork):
 
 
 class TimmNetwork(ZooNetwork):
-    """timm's own division of what comes after the last map."""
+    """A timm network, with timm's own split of the head into pooling and classifier."""
 
     def embed(self, last_map: Tensor) -> Tensor:
         network: Any = self.network
@@ -141,9 +140,9 @@ class TimmNetwork(ZooNetwork):
 
 
 class WholeNetwork(ZooNetwork):
-    """A library's network whose stages cannot be found.
+    """A library's network without known stages.
 
-    Its embedding is what goes into its last layer, averaged over positions if it has any.
+    Its embedding is the input of its last layer, averaged over positions if there are any.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -177,12 +176,12 @@ class WholeNetwork(ZooNetwork):
         )
 
 
-# By network: several are built in a row, for one that has learners.
+# Cached by name, because a network with learners is built several times in a row.
 _trunks: dict[str, Trunk | None] = {}
 
 
 def match(name: str, num_classes: int) -> Backbone | None:
-    """The network called ``torchvision:NAME``, ``timm:NAME`` or ``python:MODULE:FUNCTION``.
+    """Build ``torchvision:NAME``, ``timm:NAME`` or ``python:MODULE:FUNCTION``, or return None.
 
     Raises:
         InputError: there is no classification network of this name.
@@ -193,7 +192,7 @@ def match(name: str, num_classes: int) -> Backbone | None:
     is_timm = library == "timm"
     builders = {"timm": _build_timm, "torchvision": _build_torchvision, "python": build_own}
     network = builders[library](own_name, num_classes)
-    if isinstance(network, Backbone):  # own code that declares its stages itself
+    if isinstance(network, Backbone):  # own code that declares its stages
         return network
     for module in network.modules():
         if hasattr(module, "inplace"):
@@ -209,8 +208,8 @@ def match(name: str, num_classes: int) -> Backbone | None:
 
 @torch.no_grad()
 def _verified_trunk(network: Any, kind: type[ZooNetwork]) -> Trunk | None:
-    """The trunk by which a network gives the very logits that the library's code gives."""
-    # Neither constant, which many mistakes would not change, nor from the global random state.
+    """Return the trunk if it reproduces the logits of the library's code exactly, else None."""
+    # Constant images would hide many mistakes; the global random state must not change.
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
     try:
@@ -220,7 +219,7 @@ def _verified_trunk(network: Any, kind: type[ZooNetwork]) -> Trunk | None:
             trunk = find_trunk(network, network, images, _TORCHVISION_HEAD)
         if trunk is not None and torch.equal(kind(network, trunk)(images), network(images)):
             return trunk
-    except Exception:  # another library's code, on what it may not be made for
+    except Exception:  # the library's code may not support this use
         return None
     return None
 
@@ -245,7 +244,7 @@ def _build_timm(name: str, num_classes: int) -> nn.Module:
         raise _unknown("timm", name, timm.list_models())
     try:
         network: nn.Module = timm.create_model(name, num_classes=num_classes)
-    except (RuntimeError, ValueError) as error:  # a tag that the network does not have
+    except (RuntimeError, ValueError) as error:  # unknown tag
         raise InputError(
             f"network 'timm:{name}' cannot be built: {error}; correct its name"
         ) from None
