@@ -1,4 +1,4 @@
-"""The methods, one file each."""
+"""Distillation methods, one file each."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _CLASSES = {
 
 
 def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, Any]) -> Distiller:
-    """A method by name; only its own file is imported.
+    """Build a method by name, importing only its own file.
 
     Args:
-        name: of a file beside this one.
-        student: the target learner; it becomes part of the distiller.
-        setting: what it is built for.
+        name: the name of the method and of its file.
+        student: the target learner, which becomes part of the distiller.
+        setting: the training that the method is built for.
         options: the keyword arguments of the method's class.
 
     Raises:
@@ -47,7 +47,7 @@ def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, 
 
 
 def needs(name: str) -> Needs:
-    """What a method needs of the teacher.
+    """Return what a method needs from the teacher.
 
     Raises:
         InputError: there is no such method.
@@ -57,10 +57,10 @@ def needs(name: str) -> Needs:
 
 
 def check_unlabeled(name: str) -> None:
-    """Refuse a method that learns nothing from images without labels.
+    """Reject a method that cannot learn from unlabelled images.
 
     Raises:
-        InputError: names those that do.
+        InputError: names the methods that can.
     """
     if _load(name).needs_labels:
         fitting = [other for other in _CLASSES if not _load(other).needs_labels]

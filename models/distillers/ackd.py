@@ -1,8 +1,8 @@
 """Adversarial collaborative knowledge distillation (Liu, Huang & Liu, section 3).
 
-The teacher's knowledge goes to the attention-weighted ensemble of auxiliary learners, theirs goes
-to the target learner, and discriminators keep the learners apart. Where the paper leaves a reading
-open, the one taken is named beside the equation.
+The teacher teaches the attention-weighted ensemble of auxiliary learners, the ensemble teaches the
+target learner, and discriminators keep the learners diverse. Our reading of ambiguous passages of
+the paper is stated beside each equation.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from models.networks.backbone import Backbone
 
 
 class Attention(nn.Module):
-    """Eq. 3: how much each of M learners counts for a sample, from their last feature maps.
+    """Eq. 3: weight M learners per sample, from their last feature maps.
 
-    The maps ``M x [B, C, H, W]`` are flattened and concatenated, ``[B, M*C*H*W]``, and pass a
-    two-layer perceptron with a softmax. The printed shape of ``g`` does not fit a perceptron with M
-    outputs; flattening all of a sample does. The hidden width is free in the paper, and C here.
+    The maps ``M x [B, C, H, W]`` are flattened and concatenated to ``[B, M*C*H*W]``, the input of a
+    two-layer perceptron with a softmax. The shape of ``g`` printed in the paper does not fit a
+    perceptron with M outputs; flattening everything per sample does. The paper does not state the
+    hidden width; we use C.
 
     Args:
-        map_shapes: ``(C, H, W)`` of each learner; those of a teacher's stages may be other ones.
-        pooled: the perceptron sees each map's mean over its positions instead, ``[B, M*C]``.
+        map_shapes: ``(C, H, W)`` of each learner; a teacher tail may differ from the others.
+        pooled: use each map's mean over positions instead, ``[B, M*C]``.
     """
 
     def __init__(self, map_shapes: Sequence[Sequence[int]], pooled: bool) -> None:
@@ -44,16 +45,16 @@ class Attention(nn.Module):
         self.weigh = nn.Linear(channels, len(map_shapes))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Weights ``[B, M]`` that sum to 1 for each sample."""
+        """Compute weights ``[B, M]`` that sum to 1 for each sample."""
         parts = [m.mean((2, 3)) if self.pooled else m.flatten(1) for m in maps]
         scores = self.weigh(F.relu(self.hidden(torch.cat(parts, dim=1))))
         return F.softmax(at_least_float32(scores), dim=1)
 
 
 class Discriminator(nn.Module):
-    """1x1 convolutions with ReLU, C to C/2 to C/4 to a logit at each position.
+    """1x1 convolutions with ReLU, from C to C/2 to C/4 channels to one logit per position.
 
-    No BatchNorm: its statistics would mix the maps of the two sources.
+    There is no BatchNorm, because its statistics would mix the maps of both sources.
     """
 
     def __init__(self, channels: int) -> None:
@@ -68,23 +69,23 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to logits ``[B, 1, H, W]``; positive means "this is my learner's"."""
+        """Map ``[B, C, H, W]`` to logits ``[B, 1, H, W]``, positive for its own learner's maps."""
         logits: Tensor = self.layers(feature_map)
         return logits
 
 
 class Discriminators(nn.ModuleList):
-    """One discriminator a learner, and their common objective."""
+    """One discriminator per learner, and their common objective."""
 
     def __init__(self, learners: int, channels: int) -> None:
         super().__init__(Discriminator(channels) for _ in range(learners))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Eq. 4 and 5: the adversarial objective, which the discriminators maximise.
+        """Eq. 4 and 5: compute the adversarial objective, which the discriminators maximise.
 
-        ``L_ad^i = E log D_i(h_i) + 1/(M-1) sum_{j != i} E log(1 - D_i(h_j))``, averaged over i; the
-        fraction is read as standing before the whole sum, and the mean is over samples and
-        positions. At best 0; ``-2 log 2`` where no discriminator can tell.
+        ``L_ad^i = E log D_i(h_i) + 1/(M-1) sum_{j != i} E log(1 - D_i(h_j))``, averaged over i. We
+        read the fraction as applying to the whole sum; the expectation is over samples and
+        positions. The maximum is 0; discriminators that guess reach ``-2 log 2``.
         """
         terms = []
         for i, discriminator in enumerate(self):
@@ -98,7 +99,7 @@ class Discriminators(nn.ModuleList):
         return torch.stack(terms).mean()
 
     def accuracy(self, maps: Sequence[Tensor]) -> Tensor:
-        """``[B]``: the share of right answers, own and others' maps counting the same."""
+        """Compute the discriminators' accuracy ``[B]``; own and others' maps count equally."""
         shares = []
         for i, discriminator in enumerate(self):
             own = (discriminator(maps[i]) > 0).float().flatten(1).mean(1)
@@ -115,31 +116,35 @@ class Ackd(Distiller):
     """``L = l1 L_kd^a + l2 L_kd^s + l3 L_ad + l4 L_ce`` (Eq. 7).
 
     * ``L_kd^a`` (Eq. 2): teacher to ensemble, ``T^2 KL(p_t || p_e)``.
-    * ``L_kd^s`` (Eq. 6): ensemble to target, ``T^2 KL(p_e || p_s)``; the ensemble is detached, or
-      the learners would be drawn down to the target. As printed, Eq. 6 would maximise the
-      divergence; the text minimises it.
+    * ``L_kd^s`` (Eq. 6): ensemble to target, ``T^2 KL(p_e || p_s)``. The ensemble is detached, or
+      the learners would be pulled towards the target. As printed, Eq. 6 would maximise the
+      divergence, but according to the text it is minimised.
     * ``L_ad`` (Eq. 4-5): the discriminators maximise it in a step of their own before the main
       step, on detached maps; in the main step they are frozen and the learners minimise it
       (``minimax``) or help the discriminators (``diversity``).
     * ``L_ce``: cross entropy of the target and of each learner, summed.
 
-    Beside the letter of the paper, and 0 by default, stand ``T^2 KL(p_t || p_k)`` of each learner,
-    summed (``lambda_teacher_to_each``), the same of the target (``lambda_teacher_to_target``), a
-    rise of ``l2`` over the first epochs as ONE has it (``ramp_up``): at the start the ensemble
-    knows less than the teacher, and a fall of all that the learners minimise over the last ones,
-    the same curve turned round (``ramp_down``): what serves them need not be best for the target.
-    As published, the attention soon puts all weight on one learner. Against that, as in mixtures of
-    experts, stand ``M sum_k a_k^2 - 1`` of the batch's mean weights ``a``, the squared coefficient
-    of variation (Shazeer et al. 2017, section 4), 0 for even weights and M - 1 for one learner
-    alone (``attention_balance``), and even weights over the first epochs (``attention_warm_up``).
+    These extensions are not in the paper and are off by default:
+
+    * ``lambda_teacher_to_each``: ``T^2 KL(p_t || p_k)`` of each learner, summed;
+    * ``lambda_teacher_to_target``: the same for the target;
+    * ``ramp_up``: ``l2`` rises over the first epochs as in ONE, because the ensemble knows little
+      at the start;
+    * ``ramp_down``: the learners' own losses fall over the last epochs, by the same curve reversed,
+      because the trunk that suits the learners need not be the best one for the target;
+    * ``attention_balance``: ``M sum_k a_k^2 - 1`` of the batch's mean weights ``a``, the squared
+      coefficient of variation used in mixtures of experts (Shazeer et al. 2017, section 4). It is 0
+      for equal weights and M - 1 if one learner has all the weight, which happens soon as
+      published;
+    * ``attention_warm_up``: equal weights in the first epochs, for the same reason.
 
     Args:
         student: the target learner.
-        setting: the attention takes its size from the images'.
-        learners: for example ``["D3B1", "D2B2"]``. One learner alone has no attention and no
-            adversary, as Eq. 4 divides by M - 1.
-        attention: False weighs every learner the same.
-        adversarial: False leaves out the discriminators.
+        setting: the training that the method is built for.
+        learners: for example ``["D3B1", "D2B2"]``. A single learner has neither attention nor
+            adversary, because Eq. 4 divides by M - 1.
+        attention: False weights all learners equally.
+        adversarial: False omits the discriminators.
 
     Attributes:
         temperature: T of Eq. 1.
@@ -147,15 +152,15 @@ class Ackd(Distiller):
         lambda_learners_to_target: l2.
         lambda_adversarial: l3.
         lambda_ce: l4.
-        lambda_teacher_to_each: of the teacher's divergence from each learner.
-        lambda_teacher_to_target: of the teacher's divergence from the target.
-        ramp_up: the share of all epochs in which l2 rises.
-        ramp_down: the share of all epochs in which the learners' own losses fall.
-        attention_pool: ``avg`` shows the attention each map's mean over positions.
-        attention_balance: of the term that keeps the mean weights even.
-        attention_warm_up: the share of all epochs, at the start, in which weights are even.
-        objective: the learners' part in the adversarial game.
-        discriminator_learning_rate: of their Adam; the paper names neither.
+        lambda_teacher_to_each: weight of the teacher's divergence from each learner.
+        lambda_teacher_to_target: weight of the teacher's divergence from the target.
+        ramp_up: fraction of all epochs in which l2 rises.
+        ramp_down: fraction of all epochs in which the learners' own losses fall.
+        attention_pool: ``avg`` feeds each map's mean over positions to the attention.
+        attention_balance: weight of the term that balances the mean weights.
+        attention_warm_up: fraction of all epochs, at the start, with equal weights.
+        objective: whether the learners work against the discriminators or with them.
+        discriminator_learning_rate: learning rate of Adam; the paper states neither.
     """
 
     needs: ClassVar[Needs] = "logits"
@@ -208,7 +213,7 @@ class Ackd(Distiller):
         return self.learners.names
 
     def forward(self, images: Tensor) -> GroupOutput:
-        """Target, learners, and their attention-weighted ensemble (Eq. 3)."""
+        """Compute target, learners, and the learners' attention-weighted ensemble (Eq. 3)."""
         target = self.student.features(images)
         learners = self.learners(target)
         logits = torch.stack([learner.logits for learner in learners], dim=1)
@@ -217,7 +222,7 @@ class Ackd(Distiller):
         else:
             weights = self.attention([learner.stages[-1] for learner in learners])
             if self.epoch < self.attention_warm_up * self.epochs:
-                # Part of the graph, as several processes wait for its gradients.
+                # Keep the attention in the graph, because data parallelism waits for its gradients.
                 weights = 0 * weights + 1 / len(learners)
         ensemble = (weights.unsqueeze(2) * at_least_float32(logits)).sum(1)
         return GroupOutput(target, learners, weights, ensemble)
@@ -267,7 +272,7 @@ class Ackd(Distiller):
         return self.discriminators
 
     def adversary_loss(self, outputs: GroupOutput) -> Tensor:
-        """What the discriminators minimise: ``-L_ad`` on detached maps."""
+        """Return the discriminators' loss, ``-L_ad`` on detached maps."""
         assert self.discriminators is not None
         objective: Tensor = self.discriminators(
             [feature_map.detach() for feature_map in outputs.maps]

@@ -12,15 +12,15 @@ from models.networks.backbone import Features
 
 
 class At(FeatureDistiller):
-    """Where a stage is active in the teacher, it shall be active in the student.
+    """Match the student's spatial attention maps to the teacher's.
 
     ``L_feature = sum_i mean_{b,hw} (A(f_s^i) - A(f_t^i))^2`` with the attention map ``A(f) =
-    vec(mean_c f^2) / ||vec(mean_c f^2)||_2`` of each sample; ``i`` runs over the stages that both
-    networks have, stage i meets stage i, and the larger map is pooled to the smaller.
+    vec(mean_c f^2) / ||vec(mean_c f^2)||_2`` of each sample. ``i`` runs over the stages that both
+    networks have; the larger of the two maps is pooled to the size of the smaller.
 
-    Zagoruyko & Komodakis 2017, section 3.1, Eq. 2, with their sum of squares over the channels. The
-    paper adds up half of the norms, not squared; its public code, the benchmark codes of the field
-    and this one take the mean of the squares. Their weights are ce 1, kd 0, feature 1000.
+    Zagoruyko & Komodakis 2017, section 3.1, Eq. 2, with the sum of squares over channels. The paper
+    sums half the norms, not squared; its public code, the usual benchmarks and this code take the
+    mean of the squares. The benchmarks' weights are ce 1, kd 0, feature 1000.
     """
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
@@ -32,5 +32,5 @@ class At(FeatureDistiller):
 
 
 def _attention(feature_map: Tensor) -> Tensor:
-    """``[B, C, H, W]`` to ``[B, H*W]`` of norm 1 for each sample."""
+    """Map ``[B, C, H, W]`` to ``[B, H*W]`` with norm 1 for each sample."""
     return F.normalize(feature_map.square().mean(1).flatten(1), dim=1)

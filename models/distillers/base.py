@@ -1,4 +1,4 @@
-"""The contract of every method: what it trains, what it needs, and its losses by name."""
+"""The interface of all methods: what they train, what they need, and their losses by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from models.networks.backbone import Backbone, Features
 
 Needs = Literal["nothing", "logits", "features"]
-"""What a method asks of the teacher."""
+"""What a method needs from the teacher."""
 
 
 def _alone(own: Tensor) -> Tensor:
@@ -19,19 +19,20 @@ def _alone(own: Tensor) -> Tensor:
 
 
 class Setting(NamedTuple):
-    """What is known before a training, and what methods take their sizes from.
+    """Properties of a training that methods are built for.
 
     Attributes:
-        teacher: None where there is none; a method may look at its shapes, and copy parts of it.
+        teacher: the teacher, if any. A method may read its shapes and copy parts of it.
         image_size: height and width in pixels.
-        labels: ``[N]``, of the training images in the order of their indices.
-        batch_size: images a step of one process.
-        epochs: of the training.
-        gather: joins what each process holds, ``[B, ...]``, along the first axis, in the order of
-            the processes; B may differ. A method that remembers single samples keeps its memory
-            alike in all processes by it; the training loop averages BatchNorm's statistics alone.
-        copies: whether what branches off the student starts as a copy of its stages, which hold
-            weights from elsewhere, and not afresh.
+        labels: labels of the training images by index, ``[N]``.
+        batch_size: images per step of one process.
+        epochs: number of epochs.
+        gather: concatenates the tensors ``[B, ...]`` of all processes in the order of the
+            processes; B may differ. Methods with a memory of samples use it to keep the memory
+            identical in all processes, because the training loop only synchronises BatchNorm
+            statistics.
+        copies: whether branches of the student start as copies of its stages, because these have
+            pretrained weights, or are initialised from scratch.
     """
 
     teacher: Backbone | None
@@ -44,18 +45,17 @@ class Setting(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A part of the training images.
+    """A batch of training images.
 
     Attributes:
-        images: normalised, ``[B, 3, H, W]``.
-        labels: ``[B]``, of the samples themselves, also where others are mixed into them; -1 where
-            there is none.
-        indices: ``[B]``, of the samples.
-        targets: ``[B, K]``, what the classes' probabilities should be, where that is not all on
-            the label: smoothed, mixed or weighted. Without a label they are 0, and larger by as
-            much in the other rows, so that the mean over all rows is the mean over those.
-        slots: ``[B]``, on the CPU: the place of each sample in its epoch, which the teacher's
-            logits are kept by.
+        images: normalised images, ``[B, 3, H, W]``.
+        labels: labels of the samples, ``[B]``, even if others are mixed in; -1 if unlabelled.
+        indices: indices of the samples, ``[B]``.
+        targets: target probabilities, ``[B, K]``, if they are smoothed, mixed or weighted, else
+            None. Rows of unlabelled images are 0 and the other rows are scaled up, so the mean over
+            all rows equals the mean over the labelled ones.
+        slots: positions of the samples in their epoch, ``[B]``, on the CPU; the index of the stored
+            teacher logits.
     """
 
     images: Tensor
@@ -66,19 +66,19 @@ class Batch(NamedTuple):
 
 
 class TeacherOutputs(NamedTuple):
-    """What the teacher computes for a batch; only what the method declared that it needs."""
+    """The teacher's outputs for a batch, as far as the method declares that it needs them."""
 
     logits: Tensor | None = None
     features: Features | None = None
 
 
 class Observation(NamedTuple):
-    """What there is to see of a method on a batch, without training it.
+    """A method's outputs for a batch in validation.
 
     Attributes:
-        logits: ``[B, K]`` by learner; ``target`` always, and first.
-        embeddings: ``[B, D]`` of each auxiliary learner, whose likeness is of interest.
-        measures: further figures by name, each ``[B]``, one a sample.
+        logits: logits ``[B, K]`` by learner; ``target`` comes first.
+        embeddings: embeddings ``[B, D]`` of the auxiliary learners, whose similarity is reported.
+        measures: other measures by name, one value per sample, ``[B]``.
     """
 
     logits: dict[str, Tensor]
@@ -87,29 +87,32 @@ class Observation(NamedTuple):
 
 
 class Distiller(nn.Module):
-    """A student, and everything that is trained beside it.
+    """A student and everything that is trained with it.
 
-    A training step calls, in this order, ``outputs = distiller(images)``, the part that several
-    processes wrap; ``distiller.adversary_loss(outputs)`` where there is an adversary, which its own
-    optimizer steps; and ``distiller.losses(outputs, batch, teacher)``.
+    A training step calls, in this order:
 
-    As all of it is submodules, parameters, state dict, device moves and distribution are right by
-    construction. The teacher is not part of it: what it computes comes as :class:`TeacherOutputs`.
+    1. ``outputs = distiller(images)``, which data parallelism wraps;
+    2. ``distiller.adversary_loss(outputs)`` if there is an adversary, which has its own optimizer;
+    3. ``distiller.losses(outputs, batch, teacher)``.
+
+    Everything trained is a submodule, so parameters, state dict, device moves and distribution work
+    without further code. The teacher is no submodule; its results are passed as
+    :class:`TeacherOutputs`.
 
     Args:
-        student: the target learner; it becomes a part of this.
-        setting: what the method is built for.
-        **options: those of the method's section of ``params.yaml``; they become attributes, which
-            its class declares.
+        student: the target learner, which becomes a submodule.
+        setting: the training that the method is built for.
+        **options: the method's section of ``params.yaml``; they become the attributes that its
+            class declares.
 
     Attributes:
         student: the target learner.
-        epoch: the one that is going on, counted from 0.
-        epochs: of the training.
-        adversary: what works against the rest, or None. It is frozen except in its own step.
-        needs_labels: whether it learns nothing from an image without a label.
-        needs_full_batches: whether every batch must hold ``setting.batch_size`` samples; the
-            training loop then leaves out the rest of an epoch that does not fill one.
+        epoch: the current epoch, counted from 0.
+        epochs: number of epochs.
+        adversary: the module trained against the others, or None; frozen except in its own step.
+        needs_labels: whether the method cannot learn from unlabelled images.
+        needs_full_batches: whether every batch must have ``setting.batch_size`` samples; the
+            training loop then drops an incomplete last batch.
     """
 
     needs: ClassVar[Needs]
@@ -127,29 +130,29 @@ class Distiller(nn.Module):
         return None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before the steps of an epoch, counted from 0, or before those that are left."""
+        """Start an epoch, counted from 0; also called when a training resumes within an epoch."""
         self.epoch = epoch
 
     def forward(self, images: Tensor) -> Any:
-        """What the losses are made of: here the target's logits, ``[B, 3, H, W]`` to ``[B, K]``."""
+        """Compute the inputs of the losses; by default the target's logits, ``[B, K]``."""
         return self.student(images)
 
     def losses(self, outputs: Any, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
-        """The losses by name, scalars of float32 or more, ``total`` among them."""
+        """Return the losses by name, including ``total``, as scalars of at least float32."""
         raise NotImplementedError
 
     def adversary_loss(self, outputs: Any) -> Tensor:
-        """What the adversary minimises, a scalar that depends on its parameters alone."""
+        """Return the adversary's loss, a scalar that depends only on the adversary's parameters."""
         raise NotImplementedError
 
     def adversary_optimizer(self) -> Optimizer:
-        """Over the adversary's parameters."""
+        """Return an optimizer of the adversary's parameters."""
         raise NotImplementedError
 
     def observe(self, images: Tensor) -> Observation:
-        """What the learners make of ``[B, 3, H, W]``; called in eval mode without gradients."""
+        """Observe the learners on images ``[B, 3, H, W]``, in eval mode without gradients."""
         return Observation({"target": self.student(images)}, {}, {})
 
     def learner_names(self) -> list[str]:
-        """The auxiliary learners, in the order of their parameters."""
+        """Return the names of the auxiliary learners, in the order of their parameters."""
         return []

@@ -1,4 +1,4 @@
-"""Correlation congruence (Peng et al. 2019), as compared in benchmarks and as published."""
+"""Correlation congruence (Peng et al. 2019), in its benchmark variant and as published."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from models.distillers.feature import FeatureDistiller, probe_both
 from models.distillers.losses import at_least_float32
 from models.networks.backbone import Backbone, Features
 
-# Of the benchmark's linear embeddings, and of the paper's kernel.
+# Size of the benchmark variant's embeddings, and parameters of the published kernel.
 _EMBEDDING = 128
 _GAMMA = 0.4
 _ORDER = 2
 
 
 class Cc(FeatureDistiller):
-    """How samples relate to each other in the teacher, they shall in the student.
+    """Match the relations between samples in the student to those in the teacher.
 
-    Peng et al. 2019, section 3, print ``L_feature = ||K(f_s) - K(f_t)||_F^2 / B^2`` on the pooled
-    embeddings. The code that they gave to RepDistiller, which most comparisons ran, the one in the
-    ACKD paper among them, computes something else; hence two variants.
+    Peng et al. 2019, section 3, define ``L_feature = ||K(f_s) - K(f_t)||_F^2 / B^2`` on the pooled
+    embeddings. Their code in RepDistiller, which most comparisons use, including that of the ACKD
+    paper, computes a different loss. We therefore have two variants:
 
     * ``repdistiller``: ``mean_{i<B} sum_j d_ij d_{i+1,j}`` with ``d = |e_s - e_t|``, where ``e`` is
-      a trained linear embedding of 128 numbers for either network. Each sample is paired with the
-      next of the batch, so the loss depends on the order. As both embeddings are trained, they
-      lower most of it by themselves, whatever the student does; this is kept, because it is what
-      was compared. Weights ce 1, kd 0, feature 0.02.
-    * ``rbf``: the printed loss with the Gaussian kernel, expanded to order P = 2: ``K_ij = sum_{p
-      <= P} exp(-2g) (2g)^p / p! (f_i . f_j)^p`` for ``f`` of norm 1 and g = 0.4. Nothing is
-      trained beside the student. A public code of it takes ce 1, kd 0, feature 100.
+      a trained linear embedding of size 128 for each network. Each sample is paired with the next
+      one in the batch, so the loss depends on their order. As both embeddings are trained, they
+      reduce most of the loss without the student; we keep this, because published comparisons use
+      it. Weights ce 1, kd 0, feature 0.02.
+    * ``rbf``: the published loss with the Gaussian kernel, expanded to order P = 2:
+      ``K_ij = sum_{p <= P} exp(-2g) (2g)^p / p! (f_i . f_j)^p`` with ``f`` normalised to 1 and g =
+      0.4. Only the student is trained. A public implementation uses ce 1, kd 0, feature 100.
 
-    Width, resolution and number of stages are free in both. The batch is what one process sees.
+    Both variants work with any width, resolution and number of stages. The batch is that of one
+    process.
 
     Attributes:
-        variant: which of the two.
+        variant: ``repdistiller`` or ``rbf``.
     """
 
     compares_maps: ClassVar[bool] = False
@@ -60,7 +61,7 @@ class Cc(FeatureDistiller):
 
 
 class Neighbours(nn.Module):
-    """The loss of ``repdistiller``; embeddings ``[B, student_width]``, ``[B, teacher_width]``."""
+    """The loss of ``repdistiller``, on embeddings ``[B, D]`` with the given widths D."""
 
     def __init__(self, student_width: int, teacher_width: int) -> None:
         super().__init__()
@@ -74,14 +75,14 @@ class Neighbours(nn.Module):
 
 
 class Kernels(nn.Module):
-    """The loss of ``rbf``; embeddings ``[B, D]`` of any two D."""
+    """The loss of ``rbf`` on embeddings ``[B, D]``; D may differ between the networks."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return F.mse_loss(_kernel(student), _kernel(teacher))
 
 
 def _kernel(embedding: Tensor) -> Tensor:
-    """``[B, D]`` to ``[B, B]``."""
+    """Compute the kernel matrix ``[B, B]`` of embeddings ``[B, D]``."""
     unit = F.normalize(embedding, dim=1)
     cosines = unit @ unit.T
     terms = [(2 * _GAMMA * cosines) ** p / math.factorial(p) for p in range(_ORDER + 1)]

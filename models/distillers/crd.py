@@ -17,16 +17,16 @@ from models.networks.backbone import Backbone, Features
 
 _EPSILON = 1e-7
 _INT64 = torch.iinfo(torch.int64)
-# 2^64 divided by the golden ratio, as int64 holds its bits: an odd number, by which to multiply is
-# a bijection that carries every bit upwards.
+# The bits of 2^64 divided by the golden ratio, as int64. Multiplication by this odd number is a
+# bijection that propagates every bit upwards.
 _SCATTER = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 class Memory(nn.Module):
-    """One network's embeddings of all N training samples, as they were when last seen.
+    """A network's embeddings of all N training samples, as of the last time each was seen.
 
     Attributes:
-        embeddings: ``[N, D]``, random at first, with an expected squared length of 1.
+        embeddings: ``[N, D]``, initially random with an expected squared norm of 1.
         normaliser: Z of :class:`Crd`, a scalar; 0 until it is set.
     """
 
@@ -40,45 +40,46 @@ class Memory(nn.Module):
         self.register_buffer("normaliser", torch.zeros(()))
 
     def likeness(self, anchors: Tensor, temperature: float) -> Tensor:
-        """``exp(m_j . v_b / t)`` of ``[B, D]`` anchors with all that is remembered, ``[B, N]``."""
-        # Of a copy, because the backward pass must not meet the rows that change before it. To
-        # gather the thousands of rows that an anchor is compared with would cost far more.
+        """Compute ``exp(m_j . v_b / t)`` of anchors ``[B, D]`` and all memories, ``[B, N]``."""
+        # Use a copy, because the memory is updated before the backward pass. Gathering the
+        # thousands of rows that each anchor is compared with would be far more expensive.
         return torch.exp(anchors @ self.embeddings.clone().T / temperature)
 
     def update(self, indices: Tensor, embeddings: Tensor, momentum: float) -> None:
-        """``m_i <- normalise(momentum * m_i + (1 - momentum) * v_i)``."""
+        """Update ``m_i <- normalise(momentum * m_i + (1 - momentum) * v_i)``."""
         mixed = momentum * self.embeddings[indices] + (1 - momentum) * embeddings
         self.embeddings[indices] = F.normalize(mixed)
 
 
 class Crd(FeatureDistiller):
-    """``L_feature = L_s + L_t``, each a noise-contrastive estimation over K negatives.
+    """``L_feature = L_s + L_t``, each a noise-contrastive estimation with K negatives.
 
     ``L_side = -1/B sum_b [log(P_b / (P_b + K/N)) + sum_k log((K/N) / (P_bk + K/N))]``, where
-    ``P_bj = exp(m_j . v_b / t) / Z``. ``v_b`` is the pooled embedding of sample b, passed through a
-    linear layer that is trained for either network, and L2-normalised. ``L_s`` compares the
-    student's with the memory of the teacher's, ``m_j``, and ``L_t`` the other way round: ``P_b`` is
-    that of the sample itself, the ``P_bk`` those of K samples of other classes. Z is N times the
-    mean of the first batch's exponentials, for either side, and constant from then on. After each
-    batch the memories of its samples follow, ``m <- normalise(momentum * m + (1 - momentum) * v)``.
+    ``P_bj = exp(m_j . v_b / t) / Z``. ``v_b`` is the pooled embedding of sample b after a trained
+    linear layer and L2 normalisation. ``L_s`` compares the student's embeddings ``v_b`` with the
+    memory ``m_j`` of the teacher's, and ``L_t`` vice versa. ``P_b`` belongs to the sample itself,
+    the ``P_bk`` to K samples of other classes. For each side, Z is N times the mean of the first
+    batch's exponentials, and constant from then on. After each batch its samples are updated in the
+    memories, ``m <- normalise(momentum * m + (1 - momentum) * v)``.
 
-    The authors' code is followed. Unlike the paper's critic (Eq. 19) it has Z, and it adds 1e-7 to
-    each denominator. It ships the negatives' indices from the loader; here they are drawn where
-    the images are. Where there are fewer than K samples of other classes, it draws with
-    replacement; here each of them counts as often as it would be drawn on average. The reference's
-    weights are ``ce_weight`` 1, ``kd_weight`` 0 (1 for its CRD+KD) and ``feature_weight`` .8.
+    Follows the authors' code, which differs from the paper's critic (Eq. 19) in having Z and in
+    adding 1e-7 to each denominator. Their loader provides the indices of negatives; here they are
+    drawn on the training device. With fewer than K samples of other classes, their code draws with
+    replacement; here each of these samples is weighted by the expected number of draws. The
+    reference's weights are ``ce_weight`` 1, ``kd_weight`` 0 (1 for CRD+KD) and ``feature_weight``
+    .8.
 
-    What is drawn is a function of the seed, the epoch and the sample alone. Several processes have
-    equal memories, because each is told all embeddings.
+    Negatives are a function of seed, epoch and sample. All processes have equal memories, because
+    they exchange their embeddings.
 
     Attributes:
         embedding_size: D; 128 in the reference.
         negatives: K; 16384 in the reference.
         contrast_temperature: t; .07 in the reference.
-        momentum: of the memories; .5 in the reference.
+        momentum: momentum of the memories; .5 in the reference.
 
     Raises:
-        InputError: all samples are of one class.
+        InputError: all samples belong to one class.
     """
 
     compares_maps: ClassVar[bool] = False
@@ -96,7 +97,7 @@ class Crd(FeatureDistiller):
         super().__init__(student, setting, **options)
         if bool((setting.labels == setting.labels[0]).all()):
             raise InputError(
-                "crd sets samples of different classes apart, but all training images are of one;"
+                "crd contrasts samples of different classes, but all training images belong to one;"
                 " use another method"
             )
         samples, size = len(setting.labels), self.embedding_size
@@ -116,11 +117,11 @@ class Crd(FeatureDistiller):
         generator = torch.Generator().manual_seed(int(self.seed) + epoch)
         shape = self.noise.shape
         self.noise.copy_(torch.randint(_INT64.min, _INT64.max, shape, generator=generator))
-        # Asked here, because to ask the device in each step would make it wait.
+        # Read once per epoch, because reading in each step would synchronise the device.
         self.normalised = bool(self.memory_teacher.normaliser > 0)
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        # exp(1 / .07) is 1.6e6, which is too much for less than float32.
+        # exp(1 / .07) is 1.6e6, which needs float32.
         with torch.autocast(batch.images.device.type, enabled=False):
             of_student = F.normalize(self.embed_student(at_least_float32(student.embedding)))
             of_teacher = F.normalize(self.embed_teacher(at_least_float32(teacher.embedding)))
@@ -133,10 +134,9 @@ class Crd(FeatureDistiller):
         return loss
 
     def draw_negatives(self, batch: Batch) -> Tensor:
-        """Which samples each of the batch is contrasted with, ``[B, N]`` bool.
+        """Draw the samples that each sample of the batch is contrasted with, ``[B, N]`` bool.
 
-        K samples of other classes without replacement, every set of K as likely as any other, or
-        all of them where they are fewer.
+        Draws K samples of other classes uniformly without replacement, or all if there are fewer.
         """
         others = self.labels != batch.labels.unsqueeze(1)
         anchors, samples = self.noise
@@ -148,7 +148,7 @@ class Crd(FeatureDistiller):
         return drawn
 
     def _contrast(self, anchors: Tensor, memory: Memory, indices: Tensor, drawn: Tensor) -> Tensor:
-        """``L_s`` or ``L_t``."""
+        """Compute ``L_s`` or ``L_t``."""
         likeness = memory.likeness(anchors, self.contrast_temperature)
         own = likeness.gather(1, indices.unsqueeze(1)).squeeze(1)
         count = drawn.sum(1)
@@ -159,7 +159,8 @@ class Crd(FeatureDistiller):
         own, likeness = own / memory.normaliser, likeness / memory.normaliser
         noise = self.negatives / len(self.labels)
         positive = torch.log(own / (own + noise + _EPSILON))
-        # The logarithms of numbers next to 1, of which there are thousands, as float32 needs them.
+        # log1p, because logarithms of numbers close to 1 are inaccurate in float32, and there are
+        # thousands of them.
         negative = -torch.log1p((likeness + _EPSILON) / noise) * drawn
         loss: Tensor = -(positive + self.negatives * negative.sum(1) / count).mean()
         return loss

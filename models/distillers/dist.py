@@ -14,21 +14,22 @@ from models.distillers.losses import at_least_float32, cross_entropy
 class Dist(Distiller):
     """``ce_weight * CE(z_s, y) + beta * L_inter + gamma * L_intra``.
 
-    The student matches how the teacher's probabilities rank, not their values, of which a strong
-    teacher's are hard to reach: ``L_inter = T^2 (1 - mean_b rho(p_s[b, :], p_t[b, :]))`` over the
-    classes of each sample, and ``L_intra = T^2 (1 - mean_k rho(p_s[:, k], p_t[:, k]))`` over the
-    samples of a batch for each class, where ``p = softmax(z / T)`` and ``rho`` is Pearson's
-    correlation.
+    The student matches the relations between the teacher's probabilities instead of their values,
+    which are hard to match for a strong teacher, with ``p = softmax(z / T)`` and Pearson's
+    correlation ``rho``:
+
+    * ``L_inter = T^2 (1 - mean_b rho(p_s[b, :], p_t[b, :]))`` over the classes of each sample;
+    * ``L_intra = T^2 (1 - mean_k rho(p_s[:, k], p_t[:, k]))`` over the batch for each class.
 
     Huang, You, Wang, Qian & Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,
-    section 4; the factor T^2 and the 1e-8 in rho's denominator are of their code. The batch is what
-    one process sees.
+    section 4. The factor T^2 and the 1e-8 in rho's denominator come from their code. The batch is
+    that of one process.
 
     Attributes:
         temperature: T.
-        ce_weight: of the cross entropy.
-        beta: of L_inter.
-        gamma: of L_intra.
+        ce_weight: weight of the cross entropy.
+        beta: weight of L_inter.
+        gamma: weight of L_intra.
     """
 
     needs: ClassVar[Needs] = "logits"
@@ -51,7 +52,7 @@ class Dist(Distiller):
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """The mean of Pearson's correlation between the rows of two matrices of one shape."""
+    """Return the mean Pearson correlation between corresponding rows of two matrices."""
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     correlations: Tensor = (a * b).sum(1) / (lengths + 1e-8)

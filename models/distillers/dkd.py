@@ -22,23 +22,23 @@ from models.distillers.losses import (
 class Dkd(Distiller):
     """``ce_weight * CE(z_s, y) + w(t) * (alpha * TCKD + beta * NCKD)``.
 
-    KD is ``TCKD + (1 - p_t(y)) NCKD``, so that what the teacher says of the other classes counts
-    least where it is surest of the right one. DKD gives either part a weight of its own.
+    KD is ``TCKD + (1 - p_t(y)) NCKD``, so the more confident the teacher is, the less its other
+    probabilities count. DKD weights the two parts separately.
 
-    * ``TCKD = T^2 KL`` between "class y" and "another class", teacher to student.
-    * ``NCKD = T^2 KL`` between the probabilities of the classes other than y, among themselves.
+    * ``TCKD = T^2 KL`` of the binary probabilities of class y and of all other classes.
+    * ``NCKD = T^2 KL`` of the probabilities of the classes other than y, renormalised.
 
     Zhao, Cui, Song, Qiu & Liang, *Decoupled Knowledge Distillation*, CVPR 2022, Eq. 7. On CIFAR-100
-    they weigh ce 1, alpha 1, beta 8 at T = 4, and their code lets ``w`` rise linearly to 1 over the
-    first 20 of 240 epochs, here over as large a share. Without a label, the teacher's first class
-    stands for y.
+    they use ce 1, alpha 1, beta 8 at T = 4. In their code, ``w`` rises linearly to 1 over the first
+    20 of 240 epochs; here over the same fraction of all epochs. Without a label, y is the teacher's
+    top class.
 
     Attributes:
         temperature: T.
-        ce_weight: of the cross entropy.
-        alpha: of TCKD.
-        beta: of NCKD.
-        ramp_up: the share of all epochs in which w rises.
+        ce_weight: weight of the cross entropy.
+        alpha: weight of TCKD.
+        beta: weight of NCKD.
+        ramp_up: fraction of all epochs in which w rises.
         standardize: as in :class:`models.distillers.kd.Kd`.
     """
 

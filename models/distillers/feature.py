@@ -1,4 +1,4 @@
-"""What the methods that compare feature maps have in common."""
+"""Base class and helpers of the methods that compare feature maps or embeddings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from models.networks.backbone import Backbone, Features
 class FeatureDistiller(Distiller):
     """``ce_weight * CE(z_s, y) + kd_weight * T^2 KL(p_t || p_s) + feature_weight * L_feature``.
 
-    With ``kd_weight`` a method is combined with KD; it is 0 where the reference has it alone.
+    A ``kd_weight`` above 0 combines the method with KD; it is 0 if the reference uses no KD.
 
     Raises:
-        InputError: the method compares maps, and a network's stages cannot be found.
+        InputError: the method compares maps, but a network has no known stages.
     """
 
     needs: ClassVar[Needs] = "features"
     compares_maps: ClassVar[bool] = True
-    """Of stages; or embeddings alone, which every network has."""
+    """Whether it compares the maps of stages, or only embeddings, which every network has."""
     temperature: float
-    """Of KD, where that takes part."""
+    """The temperature of KD."""
     ce_weight: float
     kd_weight: float
     feature_weight: float
@@ -38,7 +38,7 @@ class FeatureDistiller(Distiller):
                     network.require_stages(f"distill.method {type(self).__name__.lower()}")
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """The method's own term, a scalar of float32 or more; ``teacher`` has no gradient."""
+        """Return the method's own loss, a scalar of at least float32, without teacher gradients."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Features:
@@ -57,22 +57,22 @@ class FeatureDistiller(Distiller):
 
 
 def probe_both(student: Backbone, setting: Setting) -> tuple[Features, Features]:
-    """What student and teacher make of one image of the setting's size, for the shapes."""
+    """Compute the features of student and teacher for one image, to find out their shapes."""
     assert setting.teacher is not None
     return student.probe(setting.image_size), setting.teacher.probe(setting.image_size)
 
 
 def at_common_size(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps ``[B, C, H, W]``, average-pooled to the smaller H and the smaller W of both."""
+    """Average-pool two maps ``[B, C, H, W]`` to the smaller H and the smaller W of the two."""
     height, width = (min(student_map.shape[i], teacher_map.shape[i]) for i in (2, 3))
     return average_pool(student_map, height, width), average_pool(teacher_map, height, width)
 
 
 def average_pool(feature_map: Tensor, height: int, width: int) -> Tensor:
-    """``[B, C, H, W]`` to ``[B, C, height, width]``, at least float32.
+    """Pool ``[B, C, H, W]`` to ``[B, C, height, width]`` in at least float32.
 
-    The windows are those of ``adaptive_avg_pool2d``, which has no deterministic gradient on a GPU:
-    they are written as a matrix for the rows and one for the columns.
+    The windows are those of ``adaptive_avg_pool2d``, whose gradient is not deterministic on a GPU.
+    Pooling is therefore written as products with one matrix for rows and one for columns.
     """
     feature_map = at_least_float32(feature_map)
     if feature_map.shape[2:] == (height, width):
@@ -84,7 +84,7 @@ def average_pool(feature_map: Tensor, height: int, width: int) -> Tensor:
 
 
 def _windows(length: int, parts: int, device: torch.device) -> Tensor:
-    """``[parts, length]``: each row averages one of the windows."""
+    """Return a matrix ``[parts, length]`` whose rows average one window each."""
     part = torch.arange(parts, device=device).unsqueeze(1)
     place = torch.arange(length, device=device)
     first, last = part * length // parts, ((part + 1) * length - 1) // parts

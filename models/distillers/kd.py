@@ -13,15 +13,15 @@ from models.distillers.losses import cross_entropy, kl_divergence, standardize
 class Kd(Distiller):
     """``ce_weight * CE(z_s, y) + kd_weight * T^2 KL(p_t || p_s)``.
 
-    The reference benchmarks of the field weigh the two .1 and .9 at T = 4.
+    The usual benchmarks use the weights .1 and .9 at T = 4.
 
     Attributes:
         temperature: T.
-        ce_weight: of the cross entropy.
-        kd_weight: of the divergence.
-        standardize: gives both networks' logits mean 0 and variance 1 before the divergence (Sun et
-            al., *Logit Standardization in Knowledge Distillation*, CVPR 2024), whose weights on
-            CIFAR-100 are .1 and 9 at T = 2.
+        ce_weight: weight of the cross entropy.
+        kd_weight: weight of the divergence.
+        standardize: standardize the logits of both networks to mean 0 and variance 1 (Sun et al.,
+            *Logit Standardization in Knowledge Distillation*, CVPR 2024). Its weights on CIFAR-100
+            are .1 and 9 at T = 2.
     """
 
     needs: ClassVar[Needs] = "logits"

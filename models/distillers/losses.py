@@ -1,4 +1,4 @@
-"""Loss terms that several methods share."""
+"""Loss terms shared by several methods."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from models.distillers.base import Batch
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """``tensor`` in float32 where autocast has given it less; float64 stays float64."""
+    """Convert a tensor of lower precision to float32; float64 stays float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """``-1/B sum_b sum_k t_bk log softmax(z_b)_k`` with the batch's targets, or its labels.
+    """Compute ``-1/B sum_b sum_k t_bk log softmax(z_b)_k`` with the batch's targets or labels.
 
     Args:
         logits: ``[B, K]``.
-        batch: of the same samples.
+        batch: the batch with the same samples.
     """
     targets = batch.labels if batch.targets is None else batch.targets
     return F.cross_entropy(at_least_float32(logits), targets)
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T))`` (Hinton et al. 2015).
+    """Compute ``T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T))`` (Hinton et al. 2015).
 
-    The factor ``T^2`` keeps the gradient's size independent of the temperature. The ACKD paper
-    prints the divergence the other way round (Eq. 2) yet calls it "the common KD approach", which
-    is this direction; so do the codes that it builds on.
+    The factor ``T^2`` makes the scale of the gradient independent of the temperature. The ACKD
+    paper prints the divergence in the opposite direction (Eq. 2), but calls it "the common KD
+    approach", which is this direction and that of the code it builds on.
 
     Args:
         student_logits: ``[B, K]``.
@@ -45,10 +45,10 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 
 
 def standardize(logits: Tensor) -> Tensor:
-    """``(z - mean) / (1e-7 + std)`` over the classes of each sample (Sun et al. 2024, Algorithm 1).
+    """Compute ``(z - mean) / (1e-7 + std)`` per sample (Sun et al. 2024, Algorithm 1).
 
-    The student then learns how the teacher's logits relate to each other, not how large they are.
-    As in the authors' code, the variance is over K - 1.
+    The student then learns how the teacher's logits relate to each other, not their magnitude. As
+    in the authors' code, the variance is divided by K - 1.
 
     Args:
         logits: ``[B, K]``.
@@ -59,9 +59,9 @@ def standardize(logits: Tensor) -> Tensor:
 
 
 def target_classes(batch: Batch, teacher_logits: Tensor) -> Tensor:
-    """``[B]``: each sample's class; the one that the teacher puts first where there is no label.
+    """Return each sample's class, ``[B]``; without a label, the teacher's top class.
 
-    Of a mixed image it is the class of the larger share.
+    For a mixed image it is the class with the larger share.
     """
     own = batch.labels if batch.targets is None else batch.targets.argmax(1)
     return torch.where(batch.labels < 0, teacher_logits.argmax(1), own)
@@ -74,14 +74,14 @@ def binary_divergence(
     teacher_classes: Tensor,
     temperature: float,
 ) -> Tensor:
-    """``T^2 / B * sum_b KL`` between two answers: "this class" and "another one".
+    """Compute ``T^2 / B * sum_b KL`` of the binary probabilities of one class against all others.
 
     Args:
         student_logits: ``[B, K]``.
-        student_classes: ``[B]``, which class is "this" one in the student's answer.
+        student_classes: the class in the student's distribution, ``[B]``.
         teacher_logits: ``[B, K]``.
-        teacher_classes: ``[B]``, the same in the teacher's.
-        temperature: T, of the softmax over all classes.
+        teacher_classes: the class in the teacher's distribution, ``[B]``.
+        temperature: T of the softmax over all classes.
     """
     log_p = _this_or_another(student_logits, student_classes, temperature)
     log_q = _this_or_another(teacher_logits, teacher_classes, temperature)
@@ -89,7 +89,7 @@ def binary_divergence(
 
 
 def _this_or_another(logits: Tensor, classes: Tensor, temperature: float) -> Tensor:
-    """Log probabilities ``[B, 2]``."""
+    """Return the log probabilities of a class and of all others, ``[B, 2]``."""
     log_p = F.log_softmax(at_least_float32(logits) / temperature, dim=1)
     this = classes.unsqueeze(1)
     another = log_p.scatter(1, this, -math.inf).logsumexp(1, keepdim=True)
@@ -99,39 +99,39 @@ def _this_or_another(logits: Tensor, classes: Tensor, temperature: float) -> Ten
 def divergence_without(
     masked: Tensor, student_logits: Tensor, teacher_logits: Tensor, temperature: float
 ) -> Tensor:
-    """:func:`kl_divergence` over the classes that are left of each sample, 0 where none is.
+    """Compute :func:`kl_divergence` over the unmasked classes of each sample, 0 if there are none.
 
     Args:
-        masked: ``[B, K]`` bool, the classes to leave out.
+        masked: the classes to leave out, ``[B, K]`` bool.
         student_logits: ``[B, K]``.
         teacher_logits: ``[B, K]``.
         temperature: T.
     """
-    # Not -inf: the difference of two of them is nan.
+    # Not -inf, because -inf minus -inf is nan.
     student_logits = at_least_float32(student_logits).masked_fill(masked, -1e9)
     teacher_logits = at_least_float32(teacher_logits).masked_fill(masked, -1e9)
     return kl_divergence(student_logits, teacher_logits, temperature)
 
 
 def linear_ramp(epoch: int, share: float, epochs: int) -> float:
-    """``min((t + 1) / R, 1)`` in epoch t, counted from 0.
+    """Compute ``min((t + 1) / R, 1)`` for epoch t, counted from 0.
 
     Args:
         epoch: t.
-        share: R as a share of all epochs; with 0 there is no ramp.
-        epochs: of the training.
+        share: R as a fraction of all epochs; 0 disables the ramp.
+        epochs: number of epochs.
     """
     length = share * epochs
     return min((epoch + 1) / length, 1.0) if length > 0 else 1.0
 
 
 def sigmoid_ramp(epoch: int, share: float, epochs: int) -> float:
-    """``exp(-5 (1 - t/R)^2)`` in epoch t, counted from 0, where ``t < R``; 1 from then on.
+    """Compute ``exp(-5 (1 - t/R)^2)`` for epoch t < R, counted from 0, and 1 afterwards.
 
     Args:
         epoch: t.
-        share: R as a share of all epochs; with 0 there is no ramp.
-        epochs: of the training.
+        share: R as a fraction of all epochs; 0 disables the ramp.
+        epochs: number of epochs.
     """
     length = share * epochs
     done = min(epoch / length, 1.0) if length > 0 else 1.0

@@ -1,4 +1,4 @@
-"""On-the-fly native ensemble (Lan, Zhu & Gong 2018): learning without a teacher."""
+"""On-the-fly native ensemble (Lan, Zhu & Gong 2018), a method without a teacher."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from models.networks.backbone import Backbone
 
 
 class Gate(nn.Module):
-    """How much each of M branches counts for a sample, from the map that all of them branch off.
+    """Weight M branches per sample, from the map that all of them branch off.
 
-    ``softmax(ReLU(BatchNorm(Linear(mean_hw(h)))))`` of ``h``, ``[B, C, H, W]``.
+    Computes ``softmax(ReLU(BatchNorm(Linear(mean_hw(h)))))`` of the map ``h``, ``[B, C, H, W]``.
     """
 
     def __init__(self, channels: int, branches: int) -> None:
@@ -26,7 +26,7 @@ class Gate(nn.Module):
         self.norm = nn.BatchNorm1d(branches)
 
     def forward(self, shared_map: Tensor) -> Tensor:
-        """Weights ``[B, M]`` that sum to 1 for each sample."""
+        """Compute weights ``[B, M]`` that sum to 1 for each sample."""
         scores = self.norm(self.weigh(shared_map.mean((2, 3))))
         return F.softmax(F.relu(at_least_float32(scores)), dim=1)
 
@@ -34,24 +34,24 @@ class Gate(nn.Module):
 class One(Distiller):
     """``ce_weight * (CE(z_e, y) + sum_k CE(z_k, y)) + kd_weight w(t) sum_k T^2 KL(p_e || p_k)``.
 
-    The student's last stage gets M - 1 copies beside it, each with a classifier of its own, all
-    initialised afresh; what comes before is shared. A gate weighs the M logits for each sample,
-    ``z_e = sum_k g_k z_k``, and the ensemble, detached, teaches its own members. Every loss is a
-    mean over the batch. In epoch t, counted from 0, ``w(t) = exp(-5 (1 - t/R)^2)`` where ``t < R``,
-    and 1 from then on.
+    M - 1 freshly initialised branches, each with its own last stage and classifier, are added to
+    the student and share its earlier stages. A gate weights the M logits of each sample,
+    ``z_e = sum_k g_k z_k``, and the detached ensemble teaches all branches. Every loss is a mean
+    over the batch. In epoch t, counted from 0, ``w(t) = exp(-5 (1 - t/R)^2)`` for ``t < R``, and 1
+    afterwards.
 
-    The source is the paper's section 3 with the authors' code, of which the ramp ``w`` is, over the
-    first 80 of 300 epochs; R is as large a share of any other number of epochs. The code adds 1e-7
-    to ``p_e`` against log 0, which a log-softmax does not need, and gives its networks of 44 layers
-    and more bottlenecks, where a student here stays what it is. The reference's weights are 1 and
-    1, with T = 3 and M = 3, and the branch that it reports is the student.
+    Follows section 3 of the paper and the authors' code, which adds the ramp ``w`` over the first
+    80 of 300 epochs; here R is the same fraction of all epochs. To avoid log 0, the code adds 1e-7
+    to ``p_e``, which is unnecessary with log-softmax. It also uses bottlenecks in networks of 44
+    layers and more; here the student's architecture does not change. The reference's weights are 1
+    and 1, with T = 3 and M = 3, and the branch it reports is the student.
 
     Attributes:
         temperature: T.
-        ce_weight: of the cross entropies.
-        kd_weight: of the divergences, once the ramp is over.
-        branches: M, the student's own last stage among them.
-        ramp_up: R as a share of all epochs.
+        ce_weight: weight of the cross entropies.
+        kd_weight: weight of the divergences after the ramp.
+        branches: M, including the student's own last stage.
+        ramp_up: R as a fraction of all epochs.
     """
 
     needs: ClassVar[Needs] = "nothing"
@@ -75,7 +75,7 @@ class One(Distiller):
         return self.learners.names
 
     def forward(self, images: Tensor) -> GroupOutput:
-        """Target, learners, and their gated ensemble."""
+        """Compute target, learners, and their gated ensemble."""
         target = self.student.features(images)
         learners = self.learners(target)
         weights = self.gate(target.stage_input(self.student.num_stages))

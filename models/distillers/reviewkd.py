@@ -17,7 +17,7 @@ _MAX_WIDTH = 512
 
 
 class Fusion(nn.Module):
-    """A level of the student joined with what the levels above it gave, ABF in the paper."""
+    """Fuses a level of the student with the levels above it; ABF in the paper."""
 
     def __init__(self, own: int, width: int, teacher: int, topmost: bool) -> None:
         super().__init__()
@@ -26,12 +26,12 @@ class Fusion(nn.Module):
         self.gate = None if topmost else nn.Conv2d(2 * width, 2, 1)
 
     def forward(self, own: Tensor, above: Tensor | None, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """What is compared with the teacher's map, and what the next level below gets.
+        """Return the map to compare with the teacher's, and the fused map for the level below.
 
         Args:
             own: the student's map.
-            above: what the level above gave; None for the topmost.
-            teacher: its map of this level.
+            above: the fused map of the level above; None for the topmost level.
+            teacher: the teacher's map of this level.
         """
         fused: Tensor = self.reduce(own)
         if self.gate is not None:
@@ -45,27 +45,27 @@ class Fusion(nn.Module):
 
 
 class ReviewKd(FeatureDistiller):
-    """``L_feature = w(t) sum_i H(E_i(g_i), f_t^i)``: every level learns from those above it too.
+    """``L_feature = w(t) sum_i H(E_i(g_i), f_t^i)``, where each level includes those above it.
 
-    The levels are the stages that both networks have, stage i with stage i, and on top of them the
-    embeddings as maps of one pixel. From the top down, ``g_i`` joins the student's level i, reduced
-    to at most 512 channels, with ``g_{i+1}``, enlarged to its size, by two gates for each position;
-    ``E_i`` brings it to the teacher's channels. ``H`` is the mean squared error of the maps and of
-    both pooled to those of 4x4, 2x2 and 1x1 pixels that are smaller, weighted 1, 1/2, 1/4 and so
-    on, over the sum of the weights.
+    The levels are the stages that both networks have, paired by number, and on top of them the
+    embeddings as maps of one pixel. From the top down, ``g_i`` fuses the student's level i, reduced
+    to at most 512 channels, with the upsampled ``g_{i+1}`` by two gates per position; ``E_i`` maps
+    it to the teacher's channels. ``H`` is the mean squared error of the maps, plus that of both
+    maps pooled to each smaller size of 4x4, 2x2 and 1x1, weighted 1, 1/2, 1/4 and so on and divided
+    by the sum of the weights.
 
     Chen, Liu, Zhao & Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021, section 3. Their
-    code compares with the teacher's maps before the last ReLU of a stage, this one after it, as all
-    methods here do. Its weights are ce 1, kd 0 and feature .6 to 1 for thin ResNets on CIFAR-100, 5
-    to 8 for wide ones; ``w`` rises linearly to 1 over the first 20 of 240 epochs, here over as
-    large a share.
+    code uses the teacher's maps before the last ReLU of a stage; like all methods here, this code
+    uses them after it. Their weights are ce 1, kd 0 and feature .6 to 1 for thin ResNets on
+    CIFAR-100, 5 to 8 for wide ones. ``w`` rises linearly to 1 over the first 20 of 240 epochs; here
+    over the same fraction of all epochs.
 
-    It was chosen before SimKD (CVPR 2022), whose student carries the teacher's classifier and a
-    projector of convolutions for good. What is trained here beside the student is dropped, and of
-    the feature methods that Zhao et al. 2022 (DKD) compare, it is the strongest.
+    We chose it over SimKD (CVPR 2022), whose student keeps the teacher's classifier and a
+    convolutional projector after training. Here all auxiliary modules are dropped. In the
+    comparison of Zhao et al. 2022 (DKD), it is the strongest feature method.
 
     Attributes:
-        ramp_up: the share of all epochs in which w rises.
+        ramp_up: fraction of all epochs in which w rises.
     """
 
     ramp_up: float
@@ -95,14 +95,14 @@ def _convolution(channels: int, wanted: int, size: int) -> nn.Sequential:
 
 
 def _levels(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
-    """The maps ``[B, C, H, W]`` of both, from the top down."""
+    """Return pairs of the student's and the teacher's maps ``[B, C, H, W]``, from the top down."""
     stages = list(zip(student.stages, teacher.stages, strict=False))
     top = tuple(f.embedding.unsqueeze(2).unsqueeze(3) for f in (student, teacher))
     return [(top[0], top[1]), *reversed(stages)]
 
 
 def _context_loss(ours: Tensor, theirs: Tensor) -> Tensor:
-    """``H`` of two maps of one shape."""
+    """Compute ``H`` of two maps of equal shape."""
     loss, weight, weights = F.mse_loss(ours, theirs), 1.0, 1.0
     for side in (4, 2, 1):
         if side < min(ours.shape[2:]):

@@ -21,26 +21,26 @@ class Rld(Distiller):
 
     The teacher's mistakes are not passed on:
 
-    * sample confidence, ``SCD = KL`` at T = 1 between "the class that I put first" of the teacher
-      and "class y" of the student, each against all others: the student learns how sure to be, of
-      the right class;
-    * masked correlation, ``MCD = T^2 KL`` between the probabilities of the classes that the teacher
-      puts below y, among themselves; y and what the teacher puts above it are left out.
+    * sample confidence, ``SCD = KL`` at T = 1 of binary probabilities: those of the teacher's top
+      class against all others, and those of class y against all others in the student. The student
+      learns the teacher's confidence, but for the correct class;
+    * masked correlation, ``MCD = T^2 KL`` of the renormalised probabilities of the classes that the
+      teacher ranks below y; y and all classes ranked above it are left out.
 
     Sun, Chen, Lyu, Chen, Chen & Wang, *Knowledge Distillation with Refined Logits*, 2024 (arXiv
-    2408.07703). Their code weighs ce 1, alpha 1, beta 8 at T = 4, with the ``w`` of DKD. Without a
-    label, the teacher's first class stands for y.
+    2408.07703). Their code uses ce 1, alpha 1, beta 8 at T = 4, with the ``w`` of DKD. Without a
+    label, y is the teacher's top class.
 
-    It was chosen before multi-level logit distillation (CVPR 2023), whose figures come from two
-    views of each image and twice the epochs, while this one costs what KD does, reads the same
-    store of logits, and is reported above KD and DKD at KD's schedule.
+    We chose it over multi-level logit distillation (CVPR 2023), whose results need two views of
+    each image and twice the epochs. RLD costs the same as KD, uses the same stored logits, and is
+    reported to outperform KD and DKD with KD's schedule.
 
     Attributes:
         temperature: T of MCD.
-        ce_weight: of the cross entropy.
-        alpha: of SCD.
-        beta: of MCD.
-        ramp_up: the share of all epochs in which w rises.
+        ce_weight: weight of the cross entropy.
+        alpha: weight of SCD.
+        beta: weight of MCD.
+        ramp_up: fraction of all epochs in which w rises.
     """
 
     needs: ClassVar[Needs] = "logits"

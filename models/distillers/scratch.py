@@ -1,4 +1,4 @@
-"""Plain supervised training: the method that needs no teacher."""
+"""Plain supervised training, without a teacher."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from models.networks.backbone import Backbone, Features
 
 
 class Projection(nn.Module):
-    """Rows of a similarity matrix ``[B, B]`` to unit vectors ``[B, D]``."""
+    """Maps the rows of a similarity matrix ``[B, B]`` to unit vectors ``[B, D]``."""
 
     def __init__(self, batch_size: int, size: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Projection(nn.Module):
 
 
 class Regressor(nn.Sequential):
-    """A student's map to the channels of a teacher's, by way of twice as many."""
+    """Maps a student's map to the channels of a teacher's, with twice as many hidden channels."""
 
     def __init__(self, student_channels: int, teacher_channels: int) -> None:
         hidden = 2 * teacher_channels
@@ -48,23 +48,23 @@ class Regressor(nn.Sequential):
 class SemCkd(FeatureDistiller):
     """``L_feature = 1/(B S) sum_b sum_ij alpha_bij * mean_chw (R_ij(f_i^s) - f_j^t)^2``.
 
-    Every one of the student's S stages i learns from every stage j of the teacher; ``R_ij`` is a
-    convolutional regressor, and the larger of the two maps is pooled to the smaller's size before
-    it. How much a pair counts for a sample is learned: ``alpha_bi = softmax_j(q_bi . k_bj)``, where
-    queries and keys are made by perceptrons of how similar the sample is to each of its batch:
+    Each of the student's S stages i learns from every stage j of the teacher; ``R_ij`` is a
+    convolutional regressor, and the larger of the two maps is first pooled to the size of the
+    smaller. The weight of a pair for a sample is learned: ``alpha_bi = softmax_j(q_bi . k_bj)``,
+    where perceptrons compute queries and keys from the similarities of the sample to the batch:
     ``q_i = MLP_i(M_i M_i')`` and ``k_j = MLP_j(M_j M_j')``, where ``M`` is the map as ``[B, CHW]``.
-    The similarities are not normalised; queries and keys are, to unit length, so that the weights
-    stay near to uniform.
+    The similarities are not normalised. Queries and keys are normalised to unit length, so the
+    weights stay close to uniform.
 
-    This is what the authors' code computes. The perceptrons are as wide as the batch: an epoch's
-    rest that does not fill one is left out, and each process has its share of the batch. The
-    reference's weights are ``ce_weight`` 1, ``kd_weight`` 1 at T = 4, and ``feature_weight`` 400,
-    or 50 on ImageNet. They belong to its learning rate of .05: the regressors end
-    without a normalisation, and what their last convolutions bear is rate times weight. On
-    CIFAR-100 with 400 they blew up as the rate passed .06; 75 steps with 100, at up to .2, did not.
+    Follows the authors' code. The input of the perceptrons has the size of the batch of one
+    process, so an incomplete last batch is dropped. The reference's weights are ``ce_weight`` 1,
+    ``kd_weight`` 1 at T = 4, and ``feature_weight`` 400, or 50 on ImageNet. They assume its
+    learning rate of .05: the regressors do not end with a normalisation, so the product of rate and
+    weight limits the stability of their last convolutions. On CIFAR-100, they diverged with 400
+    when the rate exceeded .06; with 100, 75 steps at rates of up to .2 stayed finite.
 
     Raises:
-        InputError: the batch is too small for queries and keys, which have a quarter of its size.
+        InputError: the batch is too small for queries and keys, whose size is a quarter of it.
     """
 
     needs_full_batches: ClassVar[bool] = True
@@ -85,7 +85,7 @@ class SemCkd(FeatureDistiller):
         self.regressors = nn.ModuleList(Regressor(own, other) for own, other in product(*widths))
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        # Sums over whole maps, which are too large for fp16.
+        # Sums over whole maps overflow in fp16.
         with torch.autocast(batch.images.device.type, enabled=False):
             queries = _project(self.queries, student.stages)
             keys = _project(self.keys, teacher.stages)
@@ -97,7 +97,7 @@ class SemCkd(FeatureDistiller):
 
 
 def _project(projections: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
-    """Queries or keys ``[stages, B, D]``."""
+    """Compute queries or keys, ``[stages, B, D]``."""
     flat = [at_least_float32(feature_map).flatten(1) for feature_map in maps]
     return torch.stack(
         [project(rows @ rows.T) for project, rows in zip(projections, flat, strict=True)]
@@ -105,6 +105,6 @@ def _project(projections: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
 
 
 def _distance(regressor: nn.Module, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """``[B]``: the mean squared error over channels and positions."""
+    """Compute the mean squared error over channels and positions, ``[B]``."""
     own, other = at_common_size(student_map, teacher_map)
     return (at_least_float32(regressor(own)) - other).square().mean((1, 2, 3))

@@ -13,15 +13,15 @@ from models.networks.backbone import Features
 
 
 class Sp(FeatureDistiller):
-    """Images that are alike for the teacher shall be alike for the student.
+    """Match the similarities between images in the student to those in the teacher.
 
-    ``L_feature = ||G_s - G_t||_F^2 / B^2``, where ``G = f f^T`` is ``[B, B]`` with each row scaled
-    to norm 1, and ``f`` is the last stage's map, flattened. Number of stages, width and resolution
-    of the two networks are free, as their matrices have one shape.
+    ``L_feature = ||G_s - G_t||_F^2 / B^2``, where ``G = f f^T`` is ``[B, B]`` with each row
+    normalised to 1, and ``f`` is the flattened map of the last stage. As the matrices always have
+    the same shape, the networks may differ in number of stages, width and resolution.
 
-    Tung & Mori 2019, section 3. The paper adds up any set of pairs of layers; the benchmark codes
-    of the field and this one take the last stage alone, with the weights ce 1, kd 0, feature 3000.
-    The batch is what one process sees.
+    Tung & Mori 2019, section 3. The paper sums over any set of layer pairs; the usual benchmarks
+    and this code use only the last stage, with weights ce 1, kd 0, feature 3000. The batch is that
+    of one process.
     """
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
@@ -29,8 +29,8 @@ class Sp(FeatureDistiller):
 
 
 def _similarities(feature_map: Tensor) -> Tensor:
-    """``[B, C, H, W]`` to ``[B, B]`` with rows of norm 1."""
+    """Compute similarities ``[B, B]`` of maps ``[B, C, H, W]``, with rows of norm 1."""
     flat = at_least_float32(feature_map).flatten(1)
-    # The products of whole maps pass the end of float16: 2e5 for 512 channels of 7x7 pixels.
+    # Products of whole maps overflow in float16: 2e5 for 512 channels of 7x7 pixels.
     with torch.autocast(flat.device.type, enabled=False):
         return F.normalize(flat @ flat.T, dim=1)

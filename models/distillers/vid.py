@@ -19,15 +19,15 @@ _MIN_VARIANCE = 1e-5
 
 
 class Vid(FeatureDistiller):
-    """The teacher's maps shall be predictable from the student's: a bound on what both share.
+    """Maximise a lower bound on the mutual information of the student's and the teacher's maps.
 
-    ``L_feature = sum_i mean_{b,c,hw} -log q(f_t^i | f_s^i)``, without the constant; ``i`` runs over
-    the stages that both networks have, stage i meets stage i, and the larger map is pooled to the
-    smaller. ``q`` is a :class:`Gaussian`, one for each stage, trained with the student.
+    ``L_feature = sum_i mean_{b,c,hw} -log q(f_t^i | f_s^i)``, without the constant. ``i`` runs over
+    the stages that both networks have; the larger of the two maps is pooled to the size of the
+    smaller. Each stage has its own :class:`Gaussian` ``q``, trained with the student.
 
-    Ahn, Hu, Damianou, Lawrence & Dai 2019, section 2. The paper adds up channels and positions with
-    a weight for each layer; the benchmark codes of the field, after the authors', and this one take
-    the mean and one weight: ce 1, kd 0, feature 1.
+    Ahn, Hu, Damianou, Lawrence & Dai 2019, section 2. The paper sums over channels and positions,
+    with a weight per layer. Like the authors' code and the usual benchmarks, this code takes the
+    mean and a single weight: ce 1, kd 0, feature 1.
     """
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
@@ -45,10 +45,10 @@ class Vid(FeatureDistiller):
 
 
 class Gaussian(nn.Module):
-    """``q(f_t | f_s)``: a mean for each position, a variance for each of the teacher's channels.
+    """``q(f_t | f_s)`` with a mean per position and a variance per channel of the teacher.
 
     The mean is ``W3 relu(W2 relu(W1 f_s))`` with 1x1 convolutions as wide as the teacher's map; the
-    variance is ``softplus(rho_c) + 1e-5``, 5 at first.
+    variance is ``softplus(rho_c) + 1e-5``, initially 5.
     """
 
     def __init__(self, student_channels: int, teacher_channels: int) -> None:
@@ -64,7 +64,7 @@ class Gaussian(nn.Module):
         self.rho = nn.Parameter(torch.full((teacher_channels,), rho))
 
     def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-        """The mean of ``-log q`` over samples, channels and positions, without ``log(2 pi) / 2``.
+        """Compute the mean of ``-log q``, without ``log(2 pi) / 2``.
 
         Args:
             student_map: ``[B, Cs, H, W]``.

@@ -97,7 +97,7 @@ def test_an_adapter_between_other_widths_is_trained():
 
 def test_a_teacher_whose_stages_do_not_fit_is_refused():
     target = models.build("resnet8", 7)
-    with pytest.raises(InputError, match="resnet18_cifar has 4, resnet8 3"):
+    with pytest.raises(InputError, match="resnet18_cifar has 4, resnet8 has 3"):
         Learners(target, ["D3T"], models.build("resnet18_cifar", 7), 32)
     with pytest.raises(InputError, match="stages of timm:test_vit"):
         Learners(target, ["D3T"], models.build("timm:test_vit", 7), 32)

@@ -336,5 +336,5 @@ def test_float32_suffices_for_thousands_of_negatives():
 
 def test_images_of_one_class_are_refused():
     setting = make_setting(teacher=Tiny(3, 2), labels=torch.full((48,), 2), image_size=8)
-    with pytest.raises(InputError, match="all training images are of one"):
+    with pytest.raises(InputError, match="all training images belong to one"):
         Crd(Tiny(2, 3), setting, **OPTIONS)
