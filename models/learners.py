@@ -28,11 +28,11 @@ from models.networks.checkpoint import build_described, load_state, load_strictl
 
 
 class GroupOutput(NamedTuple):
-    """A forward pass of target and learners, with the trunk computed once.
+    """The results of a forward pass of target and learners.
 
     Attributes:
-        weights: ``[B, M]``, how much each one counts for a sample.
-        ensemble: ``[B, K]``, float32 or more.
+        weights: the weights of M ensemble members per sample, ``[B, M]``.
+        ensemble: the ensemble's logits, ``[B, K]``, at least float32.
     """
 
     target: Features
@@ -42,21 +42,21 @@ class GroupOutput(NamedTuple):
 
     @property
     def logits(self) -> list[Tensor]:
-        """``[B, K]`` of the target and of each learner."""
+        """The logits ``[B, K]`` of the target and of each learner."""
         return [branch.logits for branch in (self.target, *self.learners)]
 
     @property
     def maps(self) -> list[Tensor]:
-        """The last one of each learner."""
+        """The last feature map of each learner."""
         return [learner.stages[-1] for learner in self.learners]
 
 
 class TeacherTail(nn.Module):
     """A teacher's stages N..S and classifier, frozen, on top of a student's trunk.
 
-    Only the trunk is trained, so the losses teach it features that the teacher's next stage can
-    use, from the first step on; a freshly initialised learner has to be trained first. In object
-    detection this is known as cross-head distillation (Wang et al. 2024).
+    As its stages are frozen, its losses train the trunk to produce features that the teacher's next
+    stage can use, from the first step on; a freshly initialised learner has to be trained first. In
+    object detection this is known as cross-head distillation (Wang et al. 2024).
 
     Args:
         teacher: the teacher, which is copied.
