@@ -10,13 +10,12 @@ import contextlib
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.errors import InputError
 from stages.checkpoints.durable import (
     DamagedFileError,
     Hold,
@@ -40,40 +39,20 @@ _PLUMBING = {
 }
 
 
-def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Iterable[Path]) -> str:
+def fingerprint(stage: str, settings: Mapping[str, Any], data: Path) -> str:
     """The sha256 of what decides a training's result.
 
-    That is the stage, its settings, its inputs, torch's version, and the code: every module of
-    ``models`` and ``stages`` that is imported by now.
-
-    Args:
-        inputs: files and folders. A folder with a ``manifest.json`` counts by that alone, because
-            it holds the sums of what lies beside it.
-
-    Raises:
-        InputError: an input is missing.
+    That is the stage, its settings, its data set by the manifest, torch's version, and the code:
+    every module of ``models`` and ``stages`` that is imported by now.
     """
     content = {
         "stage": stage,
         "settings": settings,
-        "inputs": {path.as_posix(): _input_sums(path) for path in inputs},
+        "data": sha256(data / "manifest.json"),
         "torch": torch.__version__,
         "code": {name: sha256(path) for name, path in _imported_code()},
     }
     return json_sha256(content)
-
-
-def _input_sums(path: Path) -> dict[str, str]:
-    manifest = path / "manifest.json"
-    if manifest.is_file():
-        files = [manifest]
-    elif path.is_dir():
-        files = [inner for inner in path.rglob("*") if inner.is_file()]
-    elif path.is_file():
-        files = [path]
-    else:
-        raise InputError(f"{path}: no such file or folder; run `dvc repro` to make it")
-    return {file.relative_to(path).as_posix(): sha256(file) for file in files}
 
 
 def _imported_code() -> Iterator[tuple[str, Path]]:

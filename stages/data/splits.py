@@ -72,25 +72,21 @@ def choose_splits(source: Source, data: Data) -> Choice:
         notes.append(f"{missing} of {len(classes)} classes have no training image")
 
     positions = {split: np.arange(len(values)) for split, values in labels.items()}
+
+    def take(split: Split, origin: Split, chosen: _Array) -> None:
+        opened[split], labels[split] = opened[origin], labels[origin]
+        positions[split] = chosen
+
     # Test before validation, so that val_fraction does not move the images that are tested.
     for split, fraction in (("test", TEST_FRACTION), ("val", data.val_fraction)):
         if split not in names and fraction == 0:
-            opened[split], positions[split], labels[split] = (
-                opened["test"],
-                positions["test"],
-                labels["test"],
-            )
+            take(split, "test", positions["test"])
             notes.append(f"{split} has the images of the test; they decide nothing")
         elif split not in names:
-            carved = _draw(
-                positions["train"], labels["train"], _seed(data, split), fraction, classes
-            )
+            seed = _seed(data, split)
+            carved = _draw(positions["train"], labels["train"], seed, fraction, classes)
             positions["train"] = np.setdiff1d(positions["train"], carved, assume_unique=True)
-            opened[split], positions[split], labels[split] = (
-                opened["train"],
-                carved,
-                labels["train"],
-            )
+            take(split, "train", carved)
             notes.append(f"{split} is carved from {names['train']!r}: {fraction:.0%} of each class")
     if data.train_per_class is not None:
         positions["train"] = _first_drawn(

@@ -16,7 +16,7 @@ from models.networks.backbone import Backbone
 from models.networks.own import code_sha256
 from models.weights import Origin, load_weights, state_sha256
 from stages.checkpoints.checkpoint import Checkpoints, fingerprint
-from stages.data.arrays import DATA_FOLDER, DataSet, load_data
+from stages.data.arrays import DataSet, load_data
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.choice import build_feed
 from stages.data.feed.normalize import Normalize
@@ -190,7 +190,7 @@ class Session:
             "compile": params.training.compile,
             "sync_batchnorm": params.training.sync_batchnorm,
         }
-        checkpoints = Checkpoints(self.stage, fingerprint(self.stage, chosen, [DATA_FOLDER]))
+        checkpoints = Checkpoints(self.stage, fingerprint(self.stage, chosen, data.folder))
         if params.training.tracker != "none":
             accelerator.init_trackers(self.stage)
         trainer = Trainer(

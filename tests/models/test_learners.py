@@ -10,6 +10,7 @@ from models.learners import LearnerGroup, Learners, load_learners
 from models.measures import count_parameters
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import save_state
+from tests.models.distillers.tiny import settle
 
 
 @pytest.mark.parametrize(
@@ -130,10 +131,7 @@ def test_written_and_read_again(tmp_path):
 def settled(name: str) -> Backbone:
     """A network whose statistics are unlike the initial ones, in eval mode."""
     network = models.build(name, 7)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    settle(network)
     return network.eval()
 
 

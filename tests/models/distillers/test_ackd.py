@@ -15,7 +15,7 @@ from models.distillers.base import Batch, TeacherOutputs
 from models.errors import InputError
 from tests.models.distillers.test_feature_methods import in_double
 from tests.models.distillers.test_kd import ce, kl, softmax
-from tests.models.distillers.tiny import array, losses_of
+from tests.models.distillers.tiny import array, losses_of, settle
 from tests.setting import make_setting
 
 OPTIONS: dict[str, Any] = {
@@ -45,10 +45,7 @@ def make(**options: Any) -> Ackd:
     torch.manual_seed(0)
     method = distillers.build("ackd", models.build("resnet8", 5), make_setting(), OPTIONS | options)
     assert isinstance(method, Ackd)
-    for module in method.modules():  # statistics unlike the initial ones
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    settle(method)
     return method.eval()
 
 

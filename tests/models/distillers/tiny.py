@@ -39,6 +39,14 @@ class Tiny(Backbone):
         return F.softplus(self.conv(images))
 
 
+def settle(module: nn.Module) -> None:
+    """Give every BatchNorm statistics unlike the initial ones, as after a training."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(part.running_mean, -0.5, 0.5)
+            nn.init.uniform_(part.running_var, 0.5, 2.0)
+
+
 def losses_of(
     method: Distiller, batch: Batch, teacher: TeacherOutputs | None = None
 ) -> dict[str, Tensor]:
