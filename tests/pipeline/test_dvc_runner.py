@@ -14,7 +14,7 @@ import pytest
 from models.errors import InputError
 from pipeline.dvc_command import StageBusyError, StageError
 from pipeline.dvc_runner import Runner, load_graph, load_status, nothing_to_do
-from tests.pipeline.conftest import ROOT, change_stage, set_temperature, wait_for
+from tests.pipeline.conftest import change_stage, set_temperature, wait_for
 from tests.warm_python import warm_dvc
 
 
@@ -36,24 +36,6 @@ def test_the_graph_is_in_order_and_names_what_each_stage_depends_on(project):
         "right": ("first",),
         "last": ("left", "right"),
     }
-
-
-def test_the_graph_of_this_project_has_the_stages_that_dvc_lists():
-    listed = subprocess.run(
-        warm_dvc("stage", "list", "--name-only"),
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    stages = {stage.name: stage for stage in load_graph(ROOT)}
-    assert sorted(stages) == sorted(listed)
-    assert stages["profile_latency"].needs.alone
-    assert stages["distill"].needs.gpu == 1
-    assert [name for name, stage in stages.items() if stage.always_runs] == [
-        "identify_device",
-        "identify_inputs",
-    ]
 
 
 def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project):

@@ -12,6 +12,7 @@ from scipy import stats
 from models.errors import InputError
 from pipeline.comparison import tables
 from pipeline.comparison.experiments import Experiment, Found, parse
+from pipeline.comparison.seeds import spread
 from pipeline.comparison.variants import Comparison, Group, beaten_by, compare
 from tests.pipeline.comparison.exps import export, row, summary
 
@@ -55,6 +56,11 @@ def test_means_ranks_and_paired_intervals():
         expected = stats.ttest_rel(own, results["kd"]).confidence_interval(0.95)
         difference = np.mean(np.subtract(own, results["kd"]))
         assert variant.over_baseline == pytest.approx((difference, *expected, 5))
+
+
+def test_the_mean_of_equal_figures_is_theirs():
+    results = [n / 1000 for n in range(1, 1000)]
+    assert [spread([one] * 3).mean for one in results] == results
 
 
 def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for():
