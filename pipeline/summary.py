@@ -71,13 +71,12 @@ def outdated(lock: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
 
 def _print(console: Console, summary: dict[str, Any]) -> None:
     data = summary["data"]
-    size = "" if data["image_size"] is None else f", {data['image_size']} x {data['image_size']}"
     title = f"{summary['student']['network']}, {origin(summary)}"
     console.print(f"[bold]{escape(title)}[/]", highlight=False)
     console.print(
         f"[bold]{escape(str(data['source']))}[/]: {data['train']:,} training,"
         f" {data['val']:,} validation, {data['test']:,} test images,"
-        f" {data['classes']} classes{size}",
+        f" {data['classes']} classes, {data['image_size']} x {data['image_size']}",
         highlight=False,
     )
     if LOCK.exists() and (old := outdated(read_yaml(LOCK), read_yaml(PARAMS_FILE))):

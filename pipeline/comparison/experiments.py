@@ -37,22 +37,18 @@ _NOT_REPORTED = "the chain was not run to its report"
 
 
 class Images(NamedTuple):
-    """The test images that an accuracy is of.
-
-    Attributes:
-        digest: of pixels and labels; None where it was not kept.
-    """
+    """The test images that an accuracy is of; the digest is of pixels and labels."""
 
     source: str
     number: int
     classes: int
-    size: int | None
-    digest: str | None
+    size: int
+    digest: str
 
     @property
     def title(self) -> str:
-        size = f" of {self.size}×{self.size}" if self.size is not None else ""
-        return f"{self.source}, {self.number:,} test images{size} in {self.classes:,} classes"
+        images = f"{self.number:,} test images of {self.size}×{self.size}"
+        return f"{self.source}, {images} in {self.classes:,} classes"
 
 
 class Place(NamedTuple):
@@ -146,7 +142,7 @@ def find(sweep: str | None, revisions: Sequence[str] = ()) -> Found:
 
 
 def parse(
-    name: str, command: str | None, params: dict[str, Any], summary: Any, digest: str | None
+    name: str, command: str | None, params: dict[str, Any], summary: Any, digest: str
 ) -> Experiment:
     """An experiment from its ``params.yaml`` and its ``reports/summary.json``.
 
@@ -227,11 +223,8 @@ def _commit(text: str) -> str:
         ) from None
 
 
-def _digest(revision: str | None) -> str | None:
-    try:
-        rows = list(csv.DictReader(_read(CLASSES_FILE, revision).splitlines()))
-    except InputError:
-        return None
+def _digest(revision: str | None) -> str:
+    rows = csv.DictReader(_read(CLASSES_FILE, revision).splitlines())
     images = [(row.get("class"), row.get("images_digest")) for row in rows]
     return hashlib.sha256(repr(images).encode()).hexdigest()
 

@@ -82,7 +82,7 @@ def _shared(baseline: str, group: Group, variant: Variant, rank: int) -> dict[st
         "rank": rank,
         "data": group.images.source,
         "test_images": group.images.number,
-        "test_images_digest": (group.images.digest or "")[:16],
+        "test_images_digest": group.images.digest[:16],
         "teacher": first.teacher,
         "student": first.student,
         "method": first.method,
