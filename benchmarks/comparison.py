@@ -38,8 +38,8 @@ def main(
     only: Annotated[
         list[str] | None, typer.Option(help="Train only this variant; can be repeated.")
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds [default: that of the plan].")
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Only this seed; repeatable [default: all of the plan]")
     ] = None,
     repdistiller: Annotated[
         Path | None, typer.Option(help="RepDistiller checkout, for the variant that uses its loop.")
@@ -47,7 +47,7 @@ def main(
 ) -> None:
     """Train the missing students and write the table."""
     peer = check_checkout(repdistiller) if repdistiller else None
-    compare(plan.stem, read_yaml(plan), data, work, teacher_checkpoint, only, seeds, peer)
+    compare(plan.stem, read_yaml(plan), data, work, teacher_checkpoint, only, seed, peer)
 
 
 def compare(
@@ -57,7 +57,7 @@ def compare(
     work: Path,
     teacher_checkpoint: Path | None = None,
     only: Sequence[str] | None = None,
-    seeds: int | None = None,
+    seeds: Sequence[int] | None = None,
     checkout: str | None = None,
 ) -> None:
     """Run a comparison; see :func:`main`.
@@ -69,7 +69,7 @@ def compare(
         work: working folder.
         teacher_checkpoint: weights of a trained teacher.
         only: variants to train; all if None.
-        seeds: number of seeds; that of the plan if None.
+        seeds: all of the plan if None.
         checkout: checkout of the plan's peer; without it, the peer's variant is skipped.
     """
     variants: dict[str, Json] = content["variants"]
@@ -79,7 +79,7 @@ def compare(
     params = content["params"] | {"data": content["params"].get("data", {}) | {"source": data}}
     study = Study(plan, params, work)
     study.train_teacher(teacher_checkpoint)
-    for seed in range(seeds or content["seeds"]):
+    for seed in seeds or range(content["seeds"]):
         for name, variant in variants.items():
             if name not in (only or variants) or (name in _PEERS and checkout is None):
                 continue
@@ -151,8 +151,9 @@ def _describe(results: Mapping[str, Any]) -> str:
     """Describe teacher, student and machines in one sentence."""
     teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
     machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
+    accuracies = " and ".join(f"{value:.2%}" for value in sorted(results["teachers"].values()))
     return (
-        f"{teacher['network']} ({teacher['epochs']} epochs, {results['teacher']['accuracy']:.2%})"
+        f"{teacher['network']} ({teacher['epochs']} epochs, {accuracies})"
         f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
         f" epoch; {machines}."
     )

@@ -34,9 +34,7 @@ def main(
     only: Annotated[
         list[str] | None, typer.Option(help="Train only this variant; can be repeated.")
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds [default: that of the plan].")
-    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="As in benchmarks.comparison.")] = None,
     timm: Annotated[Path | None, typer.Option(help="timm checkout, to compare with.")] = None,
 ) -> None:
     """Convert the weights to timm's names and train the missing students."""
@@ -49,7 +47,7 @@ def main(
     content = read_yaml(_PLANS / f"{plan}.yaml")
     if checkout is None:
         content["params"]["data"]["unlabeled"] = data  # all images not used with labels
-    compare(plan, content, data, work, only=only, seeds=seeds, checkout=checkout)
+    compare(plan, content, data, work, only=only, seeds=seed, checkout=checkout)
 
 
 def convert(source: Path, network: str, target: Path) -> None:

@@ -32,18 +32,14 @@ class Study:
     def __init__(self, name: str, params: Json, work: Path) -> None:
         self.params, self.work, self.output = params, work, FOLDER / f"{name}.json"
         work.mkdir(parents=True, exist_ok=True)
-        self.results: Json = {"params": params, "runs": {}}
+        self.results: Json = {"params": params, "teachers": {}, "runs": {}}
         if self.output.exists():
             self.results = read_json(self.output)
         if self.results["params"] != params:
             raise InputError(f"{self.output}: holds results of other settings; rename the plan")
 
     def train_teacher(self, checkpoint: Path | None) -> None:
-        """Train the teacher, or load ``checkpoint``, unless that is done.
-
-        Raises:
-            InputError: the results file has results with another teacher.
-        """
+        """Train the teacher, or load ``checkpoint``, unless that is done."""
         file = self.work / "artifacts/proxy/model.safetensors"
         if not file.exists():
             chosen = self.params
@@ -53,13 +49,8 @@ class Study:
             for stage in ("prepare_data", "train_teacher", "train_proxy"):
                 self._run(f"stages.{stage}", chosen)
         metrics = read_json(self.work / "reports/teacher/metrics.json")
-        trained = {"sha256": sha256(file), "accuracy": metrics["accuracy"]}
-        if self.results.setdefault("teacher", trained)["sha256"] != trained["sha256"]:
-            raise InputError(
-                f"{self.output}: holds results with another teacher; pass its weights with"
-                " --teacher-checkpoint and an empty --work, or rename the plan"
-            )
-        write_json(self.output, self.results)
+        self.teacher = sha256(file)
+        self.results["teachers"][self.teacher] = metrics["accuracy"]
 
     def distil(
         self, name: str, settings: Mapping[str, Json], peer: tuple[str, str] | None = None
@@ -68,17 +59,30 @@ class Study:
 
         Args:
             name: name of the run.
-            settings: the parameters it changes, by section.
+            settings: the parameters it changes, by section, ``distill.seed`` among them.
             peer: contender of ``benchmarks.contenders`` that trains it, and its checkout.
 
         Raises:
-            InputError: a run of this name has other settings.
+            InputError: a run of this name has other settings, or the seed has another teacher.
         """
         done = self.results["runs"].get(name)
         if done is not None and done["settings"] != settings:
             raise InputError(f"{self.output}: {name} had other settings; give it another name")
         if done is not None:
             return
+        seed = settings["distill"]["seed"]
+        learns = settings["distill"].get("method") != "scratch"
+        others = {
+            run["teacher"]
+            for run in self.results["runs"].values()
+            if run["settings"]["distill"]["seed"] == seed and run["teacher"]
+        }
+        if learns and others - {self.teacher}:
+            raise InputError(
+                f"{self.output}: seed {seed} has students of another teacher, which cannot be"
+                " compared; pass its weights with --teacher-checkpoint and an empty --work, or"
+                " choose other seeds with --seed"
+            )
         chosen = self.params | {
             section: self.params.get(section, {}) | values for section, values in settings.items()
         }
@@ -91,15 +95,18 @@ class Study:
             measured = read_json(self.work / "reports/distill/metrics.json")
             with (self.work / "reports/distill/history.csv").open(encoding="utf-8") as handle:
                 *_, measured["last_epoch"] = csv.DictReader(handle)
-        self._keep(name, settings, measured)
+        teacher = self.teacher if learns else None
+        self._keep(name, {"settings": settings, "teacher": teacher} | measured)
 
-    def _keep(self, name: str, settings: Mapping[str, Json], measured: Json) -> None:
+    def _keep(self, name: str, measured: Json) -> None:
         cpu, _ = cpu_of_linux(CPUINFO)
         count = cores()
         machine = f"{cpu or platform.processor()}, {count} core{'' if count == 1 else 's'}"
-        run = {"settings": settings, "machine": machine} | measured
+        run = {"machine": machine} | measured
         if self.output.exists():  # another process may have added runs in the meantime
-            self.results["runs"] |= read_json(self.output)["runs"]
+            kept = read_json(self.output)
+            self.results["runs"] |= kept["runs"]
+            self.results["teachers"] |= kept["teachers"]
         self.results["runs"][name] = run
         print(f"{name}: {run['accuracy']:.2%}", flush=True)
         write_json(self.output, self.results)

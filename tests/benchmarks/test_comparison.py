@@ -23,7 +23,7 @@ variants:
   warm: {method: kd, temperature: 8.0, augmentation.crop_padding: 0}
 """
 
-TEACHER = {"teacher": {"sha256": "0", "accuracy": 0.5}}
+TEACHER = {"teachers": {"0": 0.5}}
 
 
 @pytest.mark.usefixtures("forked_stages")
@@ -83,7 +83,7 @@ def test_the_loop_of_a_peer_trains_its_variant(page, monkeypatch):
 
     ran: list[tuple[str, ...]] = []
     monkeypatch.setattr(Study, "_run", run)
-    monkeypatch.setattr(Study, "train_teacher", lambda study, _: study.results.update(TEACHER))
+    monkeypatch.setattr(Study, "train_teacher", lambda study, _: setattr(study, "teacher", "0"))
     plan, checkout = Path("plan.yaml"), Path("rep").absolute()
     plan.write_text(PLAN.replace("warm", "RepDistiller's loop"))
     (checkout / "helper").mkdir(parents=True)
@@ -96,22 +96,29 @@ def test_the_loop_of_a_peer_trains_its_variant(page, monkeypatch):
 
 
 @pytest.mark.usefixtures("page")
-def test_a_teacher_that_is_another_is_refused():
-    teacher = Path("work/artifacts/proxy/model.safetensors")
-    teacher.parent.mkdir(parents=True)
-    teacher.write_bytes(b"one")
-    write_json(Path("work/reports/teacher/metrics.json"), {"accuracy": 0.5})
-    Study("one", {"teacher": {}}, Path("work")).train_teacher(None)
-    teacher.write_bytes(b"another")
-    with pytest.raises(InputError, match="holds results with another teacher"):
-        Study("one", {"teacher": {}}, Path("work")).train_teacher(None)
+def test_the_students_of_a_seed_have_one_teacher(monkeypatch):
+    def run(study: Study, _module: str, _params: object) -> None:
+        write_json(study.work / "reports/distill/metrics.json", {"accuracy": 0.5})
+        (study.work / "reports/distill/history.csv").write_text("epoch\n1\n")
 
-
-@pytest.mark.usefixtures("page")
-def test_studies_that_share_their_results_keep_each_others_runs():
-    one, other = (Study("one", {"teacher": {}}, Path(name)) for name in ("a", "b"))
-    one._keep("kd, seed 0", {}, {"accuracy": 0.5})
-    other._keep("kd, seed 1", {}, {"accuracy": 0.6})
-    one._keep("kd, seed 2", {}, {"accuracy": 0.7})
+    monkeypatch.setattr(Study, "_run", run)
+    studies = []
+    for name, weights, accuracy in (("a", b"one", 0.5), ("b", b"another", 0.625)):
+        work = Path(name)
+        (work / "artifacts/proxy").mkdir(parents=True)
+        (work / "artifacts/proxy/model.safetensors").write_bytes(weights)
+        write_json(work / "reports/teacher/metrics.json", {"accuracy": accuracy})
+        studies.append(Study("one", {"teacher": {"network": "a", "epochs": 1}}, work))
+        studies[-1].train_teacher(None)
+    one, other = studies
+    one.distil("kd, seed 0", {"distill": {"seed": 0, "method": "kd"}})
+    other.distil("kd, seed 1", {"distill": {"seed": 1, "method": "kd"}})
+    other.distil("scratch, seed 0", {"distill": {"seed": 0, "method": "scratch"}})
+    with pytest.raises(InputError, match="seed 0 has students of another teacher"):
+        other.distil("sp, seed 0", {"distill": {"seed": 0, "method": "sp"}})
+    results = read_json(FOLDER / "one.json")
+    results["params"]["distill"] = results["params"]["teacher"]
+    assert "a (1 epochs, 50.00% and 62.50%)" in comparison.markdown(results, ["kd"], [])
+    one.distil("sp, seed 0", {"distill": {"seed": 0, "method": "sp"}})
     runs = read_json(FOLDER / "one.json")["runs"]
-    assert [run["accuracy"] for _, run in sorted(runs.items())] == [0.5, 0.6, 0.7]
+    assert list(runs) == ["kd, seed 0", "kd, seed 1", "scratch, seed 0", "sp, seed 0"]
