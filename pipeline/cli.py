@@ -41,8 +41,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except InputError as error:
             problem = str(error)
-        except PermissionError as error:
-            problem = f"{error.filename}: permission denied; run as the user whose project this is"
+        except OSError as error:  # a full disk, a place that cannot be written
+            problem = f"{error.filename or Path.cwd()}: {(error.strerror or str(error)).lower()}"
+            if isinstance(error, PermissionError):
+                problem += "; run as the user whose project this is"
         typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(1)
 

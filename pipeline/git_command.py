@@ -9,6 +9,17 @@ from pathlib import Path
 
 from models.errors import InputError
 
+_NOISE = ("hint:", "warning:", "remote:", "To ", "Please make sure", "and the repository exists")
+
+_REMEDIES = {
+    "Please tell me who you are": "does not know who you are; run `git config user.name NAME` and"
+    " `git config user.email ADDRESS`",
+    "'origin' does not appear": "this repository has no origin; run `git remote add origin URL`",
+    "not a git repository (or": "not a repository; run ackd in the project's root, and `git init`"
+    " where it is new",
+}
+"""What to do about an error of git, by a part of its message."""
+
 
 def git(root: Path, *arguments: str) -> str:
     """What a git command in the folder ``root`` prints.
@@ -47,7 +58,12 @@ def without_password(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["failed"]
-    marked = [line for line in lines if line.startswith(("fatal:", "error:", "!"))]
-    reason = [*marked, lines[-1]][0]
-    return without_password(reason.removeprefix("fatal: ").removeprefix("error: "))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if known := next((_REMEDIES[part] for part in _REMEDIES if part in text), None):
+        return known
+    if remedy := next((line for line in lines if "--add safe.directory" in line), None):
+        return f"this repository is another user's; if you trust it, run `{remedy}`"
+    own = [line for line in lines if not line.startswith(_NOISE)]
+    marked = [line for line in own if line.startswith(("fatal:", "error:", "!"))]
+    chosen = (marked or own or lines or ["failed"])[0]
+    return without_password(chosen.removeprefix("fatal: ").removeprefix("error: "))

@@ -65,10 +65,11 @@ def use(
     """
     old = read_yaml(PARAMS_FILE)
     before = leaves(old)
-    text = PARAMS_FILE.read_text(encoding="utf-8")
+    text = PARAMS_FILE.read_text(encoding="utf-8-sig")
+    newline = "\r\n" if b"\r\n" in PARAMS_FILE.read_bytes() else "\n"
     text = laid(text, names, dict(map(_setting, settings)), source=source, epochs=epochs)
     with new_file(PARAMS_FILE) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline=newline)
     return [
         f"{key}: {_shown(value_at(old, key))} -> {_shown(value)}"
         for key, value in leaves(read_yaml(PARAMS_FILE)).items()

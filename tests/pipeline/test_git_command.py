@@ -27,8 +27,18 @@ def test_changed_files_are_those_that_git_tracks(repository):
 
 
 def test_what_git_lacks_is_one_sentence(repository, monkeypatch):
-    with pytest.raises(InputError, match=r"^git fetch: 'origin' does not appear to be a git repo"):
+    with pytest.raises(InputError, match=r"^git fetch: this repository has no origin; run `git re"):
         git(repository, "fetch", "origin")
+    git(repository, "config", "user.useConfigOnly", "true")
+    git(repository, "config", "--unset", "user.email")
+    with pytest.raises(InputError, match=r"^git commit: does not know who you are; run `git conf"):
+        git(repository, "commit", "--allow-empty", "-m", "Second")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    remedy = f"run `git config --global --add safe.directory {repository}`"
+    with pytest.raises(
+        InputError, match=f"^git remote: this repository is another user's; .*{remedy}"
+    ):
+        git(repository, "remote")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match=r"^git: not installed here; install it$"):
         git(repository, "remote")

@@ -221,6 +221,15 @@ def test_a_mapping_that_becomes_null_is_shown_as_it_was():
     ]
 
 
+def test_the_ends_of_lines_stay_as_they_are():
+    path = Path("params.yaml")
+    whole = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
+    presets.use([], ["distill.temperature=2.5"])
+    changed = whole.replace(b"\n  temperature: 4.0", b"\n  temperature: 2.5")
+    assert path.read_bytes() == changed.replace(b"\n", b"\r\n")
+
+
 def test_a_section_that_params_lacks_is_added():
     PARAMS_FILE.write_text("distill:\n  network: resnet8  # small\n", encoding="utf-8")
     presets.use([], ["gate.min_accuracy=0.5"])
