@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,19 +25,12 @@ from stages.checkpoints.durable import (
     open_sealed,
     seal,
 )
-from stages.checkpoints.places import checkpoints_root
 from stages.files import json_sha256, sha256
 
 _SUFFIX = ".checkpoint"
 _KEPT = 2
 # They start, show and save a training; what it computes does not depend on them.
-_PLUMBING = {
-    "stages.entry",
-    "stages.progress",
-    "stages.display",
-    "stages.launch",
-    "stages.checkpoints.places",
-}
+_PLUMBING = {"stages.entry", "stages.progress", "stages.display", "stages.launch"}
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], data: Path) -> str:
@@ -76,7 +70,7 @@ class Checkpoints:
     """
 
     def __init__(self, stage: str, fingerprint: str, root: Path | None = None) -> None:
-        self.root = checkpoints_root() if root is None else root
+        self.root = root or Path(os.environ.get("ACKD_CHECKPOINTS") or ".checkpoints")
         self.folder = self.root / stage / fingerprint
         self._identity = f"{stage} {fingerprint}"
         self._failing = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +28,10 @@ from stages.checkpoints.durable import (
     open_sealed,
     seal,
 )
-from stages.checkpoints.places import LOGITS, LOGITS_BOUND, logits_bound, logits_root
 from stages.files import json_sha256
 
+_PLACE, _BOUND = "ACKD_LOGITS", "ACKD_LOGITS_MAX_GB"
+_DEFAULT_GB = "10"
 _BYTES_PER_LOGIT = 2
 
 
@@ -86,8 +88,8 @@ class LogitsStore:
         max_bytes: int | None = None,
     ) -> None:
         self.shape = (samples, classes)
-        self.root = logits_root() if root is None else root
-        self.max_bytes = logits_bound() if max_bytes is None else max_bytes
+        self.root = _root() if root is None else root
+        self.max_bytes = _bound() if max_bytes is None else max_bytes
         self.name = json_sha256(key)
         self.folder = self.root / self.name
         self._key_content = (json.dumps(key, sort_keys=True, indent=2) + "\n").encode()
@@ -130,10 +132,10 @@ class LogitsStore:
         except _BoundReachedError:
             self._stop(
                 f"{self.max_bytes / 1e9:g} GB are reached; remove folders there that are no longer"
-                f" needed, or set {LOGITS_BOUND} higher"
+                f" needed, or set {_BOUND} higher"
             )
         except OSError as error:
-            self._stop(f"{error.strerror}; make room there, or set {LOGITS} to another folder")
+            self._stop(f"{error.strerror}; make room there, or set {_PLACE} to another folder")
 
     def describe(self, epochs: int) -> str:
         """One line: how many of ``epochs`` epochs are there, by name and size, and where."""
@@ -142,7 +144,7 @@ class LogitsStore:
         line = f"teacher logits: {present} of {epochs} epochs are in {self.folder}"
         if present == epochs or self.max_bytes > 0:
             return line
-        return f"{line}; no more are written, because {LOGITS_BOUND} is 0"
+        return f"{line}; no more are written, because {_BOUND} is 0"
 
     @property
     def _file_bytes(self) -> int:
@@ -188,3 +190,39 @@ def _file_size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _root() -> Path:
+    """The folder of all teachers' logits: ACKD_LOGITS, or ``ackd/logits`` in the user's cache.
+
+    Raises:
+        InputError: no place is known.
+    """
+    if place := os.environ.get(_PLACE):
+        return Path(place)
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise InputError(
+            f"no home folder is known to keep the teacher's logits in; set {_PLACE} to a folder, or"
+            " training.logits_store to false"
+        ) from None
+    return Path(cache) / "ackd" / "logits"
+
+
+def _bound() -> int:
+    """Bytes that they may take in all: ACKD_LOGITS_MAX_GB, or 10 GB.
+
+    Raises:
+        InputError: the variable cannot be understood.
+    """
+    text = os.environ.get(_BOUND) or _DEFAULT_GB
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 <= gigabytes < math.inf:
+        raise InputError(
+            f"{_BOUND} is {text!r}, expected a number of GB, such as 2.5, or 0 to write none"
+        )
+    return int(gigabytes * 1e9)
