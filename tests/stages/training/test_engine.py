@@ -25,6 +25,10 @@ from tests.setting import make_setting
 CPU = torch.device("cpu")
 
 
+def scratch(network: str = "resnet8") -> Distiller:
+    return distillers.build("scratch", models.build(network, 3), make_setting(), {})
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "fast"),
     [
@@ -58,19 +62,15 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch):
             start_engine(EngineSettings(tracker="mlflow"))
     engine = start_engine(EngineSettings(sync_batchnorm=True, precision="fp32"))
     if engine.device.type == "cpu":
-        distiller = distillers.build("scratch", models.build("resnet8", 3), make_setting(), {})
         with pytest.raises(InputError, match="sync_batchnorm is true, but there is no GPU"):
-            engine.place(distiller, 16)
+            engine.place(scratch(), 16)
 
 
 def test_batchnorms_that_hold_an_activation_are_not_taken_apart():
-    def method(network: str) -> Distiller:
-        return distillers.build("scratch", models.build(network, 3), make_setting(), {})
-
     for name in ("resnet8", "timm:test_resnet"):
-        _require_plain_batchnorms(method(name))
+        _require_plain_batchnorms(scratch(name))
     with pytest.raises(InputError, match="timm:test_efficientnet has BatchNorms of its own kind"):
-        _require_plain_batchnorms(method("timm:test_efficientnet"))
+        _require_plain_batchnorms(scratch("timm:test_efficientnet"))
 
 
 def test_under_reduced_precision_losses_and_weights_stay_float32():
@@ -109,9 +109,7 @@ def test_compiled_networks_learn_the_same(monkeypatch):
     for compile_ in (False, True):
         engine = start_engine(EngineSettings(precision="fp32", compile=compile_))
         torch.manual_seed(0)
-        distiller = engine.place(
-            distillers.build("scratch", models.build("resnet8", 3), make_setting(), {}), 16
-        )
+        distiller = engine.place(scratch(), 16)
         torch.manual_seed(1)
         images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
         labels = torch.arange(8) % 3
