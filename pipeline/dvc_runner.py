@@ -253,6 +253,7 @@ def _open(root: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
+    from dvc.scm import SCMError
 
     try:
         with Repo(str(root)) as repo:
@@ -260,6 +261,10 @@ def _open(root: Path) -> Iterator[Any]:
     except LockError:
         raise ProjectBusyError(
             "another DVC process holds this project; wait until it ends, then try again"
+        ) from None
+    except SCMError as error:
+        raise InputError(
+            f"{error}; run `git init` in it, or `dvc config core.no_scm true` to go without"
         ) from None
     except DvcException as error:
         raise InputError(f"dvc: {' '.join(str(error).split())}") from None

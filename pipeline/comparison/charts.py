@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from matplotlib.ticker import MaxNLocator
 
@@ -21,6 +22,7 @@ from stages.report_page.svg import (
     scale_accuracies,
     to_svg,
 )
+from stages.tables import Record
 
 _MANY = 40
 
@@ -45,24 +47,30 @@ def over_baseline(group: Group) -> list[Chart]:
 
 
 def against_costs(group: Group, place: Place) -> list[Chart]:
-    """Accuracy against latency on a device and against size, in the recommended precisions."""
+    """Chart the accuracy of every export against its latency on a device, and against its size."""
+    exports = {
+        f"{variant.name}, {precision}": cost
+        for variant in group.variants
+        for (precision, there), cost in variant.costs.items()
+        if there == place
+    }
     return [
-        *_against(group, place, "p50_ms", "latency, p50, ms"),
-        *_against(group, place, "size_mb", "size, MB"),
+        *_against(exports, "p50_ms", "latency, p50, ms"),
+        *_against(exports, "size_mb", "size, MB"),
     ]
 
 
-def _against(group: Group, place: Place, axis: str, label: str) -> list[Chart]:
-    """Numbers stand at the points that no other beats; dozens of names would hide the points."""
-    found: list[tuple[str, float, float, bool]] = []
-    for variant in group.variants:
-        cost = variant.on(place)
-        if cost and cost[axis] is not None and cost["accuracy"] is not None:
-            found.append((variant.name, cost[axis], cost["accuracy"], cost["noisy"]))
+def _against(exports: Mapping[str, Record], axis: str, label: str) -> list[Chart]:
+    """Number the points that no other beats; dozens of names would hide the points."""
+    found = [
+        (name, cost[axis], cost["accuracy"], cost["noisy"])
+        for name, cost in exports.items()
+        if cost[axis] is not None and cost["accuracy"] is not None
+    ]
     if not found:
         return []
     found.sort(key=lambda point: point[1])
-    beaten = beaten_by(group, place)
+    beaten = beaten_by(exports)
     legend: list[tuple[str, str, bool]] = []
     with new_axes(height=300) as (figure, axes):
         scale_accuracies(axes, [accuracy for _, _, accuracy, _ in found])

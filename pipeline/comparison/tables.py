@@ -118,7 +118,7 @@ def costs(group: Group, place: Place) -> Table:
     """What each variant costs on a device, in the precision that it recommends."""
     keys = ("accuracy", "size_mb", "p50_ms", "p90_ms")
     head = ["variant", "precision", *headings(*keys), "beaten by"]
-    beaten = beaten_by(group, place)
+    beaten = beaten_by({variant.name: variant.on(place) for variant in group.variants})
     rows: list[list[Cell]] = []
     notes: list[str] = []
     for variant in group.variants:

@@ -101,14 +101,14 @@ def compare(found: Found, baseline: str | None) -> Comparison:
     return Comparison(chosen, groups, missing)
 
 
-def beaten_by(group: Group, place: Place) -> dict[str, list[str]]:
-    """For each variant those that leave no reason to take it on a device, the quickest first.
+def beaten_by(costs: Mapping[str, Record | None]) -> dict[str, list[str]]:
+    """For each name those that leave no reason to take it on a device, the fastest first.
 
-    Each stands for its recommended precision. Only those that were measured there are judged, and
-    a noisy latency is no measurement to beat others by, or to be beaten in.
+    Args:
+        costs: as :func:`_cost` gives them, all on one device. Only what was measured is judged, and
+            a noisy latency neither beats nor is beaten.
     """
     judged = ("accuracy", "size_mb", "p50_ms")
-    costs = {variant.name: variant.on(place) for variant in group.variants}
     return dominated_by(
         {
             name: cost | {"status": "passed"}

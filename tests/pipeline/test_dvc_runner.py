@@ -56,7 +56,7 @@ def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project):
     ("break_it", "sentence"),
     [
         ("rm -rf .dvc", "^dvc: you are not inside of a DVC repository"),
-        ("rm -rf .git", "^dvc: .* is not a git repository"),
+        ("rm -rf .git", "is not a git repository; run `git init` in it, or"),
         ("echo 1 > .dvc/tmp/rwlock", "^dvc: RWLock-file '.*' format error"),
     ],
 )

@@ -113,6 +113,7 @@ stages:
     outs:
     - artifacts/onnx
     - reports/summary.json: {cache: false}
+    - reports/classes.csv: {cache: false}
 """
 REPORT = """\
 import json
@@ -131,6 +132,7 @@ for folder in ("artifacts/onnx", "reports"):
     Path(folder).mkdir(parents=True, exist_ok=True)
 Path("artifacts/onnx/fp32.static.onnx").write_text(f"{method} {seed}")
 Path("reports/summary.json").write_text(json.dumps(summary))
+Path("reports/classes.csv").write_text("class,images,images_digest\\n0,40,aa\\n")
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from models.errors import InputError
-from pipeline.comparison import tables
+from pipeline.comparison import charts, tables
 from pipeline.comparison.experiments import Experiment, Found, parse
 from pipeline.comparison.seeds import spread
 from pipeline.comparison.variants import Comparison, Group, beaten_by, compare
@@ -138,6 +138,14 @@ def test_what_failed_is_not_measured_and_says_why():
     assert (cost["accuracy"], cost["failed"]) == (None, 1)
 
 
+def test_the_charts_have_every_export():
+    group = one_group([experiment("night.kd.seed0", summary(0.5))])
+    latency, size = charts.against_costs(group, group.places[0])
+    assert latency.describes.endswith("kd, int8 49.00 % at 1.00; kd, fp32 50.00 % at 2.00")
+    assert size.describes.endswith("kd, int8 49.00 % at 0.100; kd, fp32 50.00 % at 0.300")
+    assert [name for name, *_ in latency.legend] == ["1 kd, int8", "2 kd, fp32"]
+
+
 def test_machines_of_one_url_are_not_one_device():
     experiments = [
         experiment("night.kd.seed0", with_rows(0.5, int8=row(5.0, 5.5), cpu="Slow CPU")),
@@ -150,7 +158,8 @@ def test_machines_of_one_url_are_not_one_device():
         "local: (Slow CPU), 1 thread",
     ]
     for place in group.places:
-        assert all(not others for others in beaten_by(group, place).values())
+        costs = {variant.name: variant.on(place) for variant in group.variants}
+        assert all(not others for others in beaten_by(costs).values())
     quick = {cells[0]: cells[4:] for cells in tables.costs(group, group.places[0]).rows}
     assert quick == {
         "ackd": ["1.00", "1.50", "none"],
