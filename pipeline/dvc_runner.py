@@ -253,6 +253,7 @@ def _open(root: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
+    from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
     from dvc.scm import SCMError
 
     try:
@@ -262,6 +263,9 @@ def _open(root: Path) -> Iterator[Any]:
         raise ProjectBusyError(
             "another DVC process holds this project; wait until it ends, then try again"
         ) from None
+    except (RWLockFileCorruptedError, RWLockFileFormatError):
+        path = root / ".dvc/tmp/rwlock"
+        raise InputError(f"{path}: damaged; remove it when no DVC command is running") from None
     except SCMError as error:
         raise InputError(
             f"{error}; run `git init` in it, or `dvc config core.no_scm true` to go without"
