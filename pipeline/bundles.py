@@ -89,7 +89,7 @@ def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bun
                 _unpack(path, folder, key)
             content = _read_head(folder, key)
             manifest = verify(folder)
-            exported = Exported(folder, read_description(folder, "package the bundle anew"))
+            exported = Exported(folder, read_description(folder, "package the bundle again"))
         except DeviceError as error:
             raise InputError(str(error)) from None
         except OSError as error:
@@ -203,7 +203,7 @@ def _require_self_contained(file: Path) -> None:
     try:
         model = onnx.load_model(file, load_external_data=False)
     except DecodeError:
-        raise InputError(f"{file.name}: no ONNX model; package the bundle anew") from None
+        raise InputError(f"{file.name}: no ONNX model; package the bundle again") from None
     if _has_external_data(model):
         raise InputError(
             f"{file.name}: has weights in another file; export it with all weights inside"

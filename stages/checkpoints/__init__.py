@@ -1,1 +1,1 @@
-"""Where a training is kept until it is done: whole files, held by who uses them."""
+"""Checkpoints of running trainings, in atomic files and locked folders."""

@@ -1,7 +1,7 @@
-"""Where an interrupted training goes on from.
+"""Checkpoints from which an interrupted training resumes.
 
-A checkpoint belongs to a fingerprint of all that decides the result, so that one of an older
-setting, of other data or of changed code is never taken up.
+Each belongs to a fingerprint of all that determines the result, so a training never resumes from
+other settings, data or code.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from stages.files import json_sha256, sha256
 
 _SUFFIX = ".checkpoint"
 _KEPT = 2
-# They start, show and save a training; what it computes does not depend on them.
+# These modules do not affect what a training computes.
 _PLUMBING = {"stages.entry", "stages.progress", "stages.display", "stages.launch"}
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], data: Path) -> str:
-    """The sha256 of what decides a training's result.
+    """Return the sha256 of everything that determines a training's result.
 
-    That is the stage, its settings, its data set by the manifest, torch's version, and the code:
-    every module of ``models`` and ``stages`` that is imported by now.
+    That is the stage, its settings, the data set's manifest, torch's version, and the code of every
+    module of ``models`` and ``stages`` imported so far.
     """
     content = {
         "stage": stage,
@@ -51,7 +51,7 @@ def fingerprint(stage: str, settings: Mapping[str, Any], data: Path) -> str:
 
 def _imported_code() -> Iterator[tuple[str, Path]]:
     for module in list(sys.modules.values()):
-        # By its spec: the stage that runs is called __main__ otherwise.
+        # The spec has the true name of the running stage, which is otherwise __main__.
         spec = getattr(module, "__spec__", None)
         if spec is None or spec.origin is None or spec.name in _PLUMBING:
             continue
@@ -62,11 +62,11 @@ def _imported_code() -> Iterator[tuple[str, Path]]:
 class Checkpoints:
     """The checkpoints of one training; the last two are kept.
 
-    From the first one on, the folder is held (see ``durable.py``). They never stop a
-    training: what cannot be written is said, and the older ones stay.
+    The first use holds the folder (see ``durable.py``). Checkpoints never stop a training: a
+    failure to write is reported, and the older ones stay.
 
     Args:
-        root: by default the environment variable ACKD_CHECKPOINTS, or ``.checkpoints`` here.
+        root: by default the environment variable ACKD_CHECKPOINTS, or ``.checkpoints``.
     """
 
     def __init__(self, stage: str, fingerprint: str, root: Path | None = None) -> None:
@@ -77,17 +77,17 @@ class Checkpoints:
         self._held: Hold | None = None
 
     def load(self) -> dict[str, Any] | None:
-        """The last state that was saved, on the CPU; None where there is none.
+        """Load the last saved state to the CPU; None if there is none.
 
-        A damaged checkpoint is named in one line and removed, and the one before it is used.
+        A damaged checkpoint is reported and removed, and the one before it is used.
         """
         self._hold()
         for path in reversed(self._paths()):
             try:
                 content = open_sealed(path, self._identity)
             except DamagedFileError:
-                print(f"{path}: damaged; going on from an older one, if there is one", flush=True)
-                # It would count as one of the last two.
+                print(f"{path}: damaged; resuming from an older one, if any", flush=True)
+                # Left there, it would count as one of the last two.
                 with contextlib.suppress(OSError):
                     path.unlink()
             except OSError as error:
@@ -100,7 +100,7 @@ class Checkpoints:
         return None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write a state of dicts, lists, tensors, numbers and strings; older ones then go."""
+        """Write a state of dicts, lists, tensors, numbers and strings, and remove old ones."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
@@ -116,11 +116,11 @@ class Checkpoints:
             for old in older[: 1 - _KEPT]:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            # Said once, not after every epoch.
+            # Report a failure once, not after every epoch.
             if not self._failing:
                 print(
-                    f"{path}: not written ({error.strerror}); training goes on, and would resume"
-                    f" from {older[-1].name if older else 'its beginning'}",
+                    f"{path}: could not be written ({error.strerror}); training continues, but an"
+                    f" interruption would resume from {older[-1].name if older else 'the start'}",
                     flush=True,
                 )
             self._failing = True
@@ -128,13 +128,13 @@ class Checkpoints:
             self._failing = False
 
     def clear(self) -> None:
-        """Remove the checkpoints, which a finished training needs no longer."""
+        """Remove the checkpoints of a finished training."""
         if self._held is not None:
             self._held.close()
             self._held = None
         shutil.rmtree(self.folder, ignore_errors=True)
         for parent in (self.folder.parent, self.root):
-            with contextlib.suppress(OSError):  # others are in it
+            with contextlib.suppress(OSError):  # not empty
                 parent.rmdir()
 
     def _hold(self) -> None:
@@ -142,5 +142,5 @@ class Checkpoints:
             self._held = hold(self.folder)
 
     def _paths(self) -> list[Path]:
-        """Oldest first."""
+        """List the checkpoints, oldest first."""
         return sorted(self.folder.glob(f"[0-9]*{_SUFFIX}"))

@@ -1,7 +1,7 @@
-"""Files that survive: whole or absent whatever happens to their writer, and proof of their bytes.
+"""Files that are either complete or absent, whatever happens to their writer, and sealed.
 
-Stronger than ``stages.files.new_file``, which guards what a stage can make again: these files are
-written beside a training that may be killed at any moment, by several runs at once.
+Safer than ``stages.files.new_file``, whose files a stage can make again: several runs may write
+these at once, and each may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-#: In a folder that trainings use: locked while one does, and as old as its last use.
+#: Lock file of a folder, locked while a training uses it; its mtime is the last use.
 IN_USE = ".in-use"
 
-#: Bytes of the seal, which stands before the content.
+#: Bytes of the seal, which precedes the content.
 SEAL_BYTES = hashlib.sha256().digest_size
 
-_ABANDONED_SECONDS = 3600.0  # no writer takes as long
+_ABANDONED_SECONDS = 3600.0  # no writer takes this long
 
 
 class DamagedFileError(Exception):
-    """The content is not what its seal was made for."""
+    """The content does not match its seal."""
 
 
 @contextlib.contextmanager
 def durable_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write to, which takes the place of ``path`` once it is on the disk.
+    """Open a file that replaces ``path`` once it is on disk.
 
-    What writers that were killed left beside it goes.
+    Removes leftovers of killed writers beside it.
 
     Raises:
-        OSError: the disk is full, or the place cannot be written to; ``path`` is as it was.
+        OSError: the disk is full or the folder not writable; ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for partial in path.parent.glob(".*.partial"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                 partial.unlink()
-    # Not by the process's number, as in new_file: containers that share a folder have the same.
+    # Not named by process id, as in new_file, because containers may share a folder and the id.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as handle:
@@ -54,7 +54,7 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    # A rename is on the disk when its folder is.
+    # A rename is durable once its folder is synced.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -63,7 +63,7 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class Hold:
-    """A folder that others do not clear away until this is closed, or forgotten.
+    """A lock that keeps others from removing a folder, until it is closed or collected.
 
     It ends at the latest with the process, however that ends.
     """
@@ -81,16 +81,16 @@ class Hold:
 
 
 def hold(folder: Path) -> Hold | None:
-    """Keep others from clearing a folder away, and mark it as used now.
+    """Keep others from removing a folder, and mark it as used now.
 
-    None where there is no such folder, or where its file system has no locks.
+    Returns None if there is no such folder, or its file system has no locks.
     """
     with contextlib.suppress(OSError):
         while True:
             descriptor = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
             held = Hold(descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            # Somebody may have cleared it away before it was locked.
+            # Another process may have removed it before it was locked.
             if os.fstat(descriptor).st_nlink:
                 os.utime(descriptor)
                 return held
@@ -99,20 +99,20 @@ def hold(folder: Path) -> Hold | None:
 
 
 def seal(identity: str, content: bytes | memoryview) -> bytes:
-    """The sha256 of what a file is and what it holds."""
+    """Return the sha256 of a file's identity and content."""
     digest = hashlib.sha256(identity.encode() + b"\0")
     digest.update(content)
     return digest.digest()
 
 
 def open_sealed(path: Path, identity: str) -> memoryview:
-    """The content of a file that begins with its :func:`seal`, memory-mapped.
+    """Return the content of a file that begins with its :func:`seal`, memory-mapped.
 
     Writing to the memory does not change the file.
 
     Raises:
-        DamagedFileError: a byte is another, some are missing, or it is some other file.
-        OSError: there is no such file, or it cannot be read.
+        DamagedFileError: bytes differ or are missing, or the file has another identity.
+        OSError: there is no such file, or it is not readable.
     """
     with path.open("rb") as handle:
         if os.fstat(handle.fileno()).st_size < SEAL_BYTES:

@@ -1,1 +1,1 @@
-"""Where a model runs; runner.py is the one file that runs on all of them."""
+"""Devices that measure models; ``runner.py`` runs on all that have Python."""

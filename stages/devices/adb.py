@@ -1,4 +1,4 @@
-"""``adb:``: an Android device on a cable or in the network, by its browser or a native program."""
+"""``adb:``: measure on an Android device, in its browser or with a native program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.files import sha256
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
-#: Where programs may be put and run without being installed.
+#: Where Android lets a shell store and run programs.
 FOLDER = "/data/local/tmp"
 #: A browser must load the page within this time; a person may have to choose one first.
 BEGIN_SECONDS = 90.0
@@ -32,7 +32,7 @@ _LOOK_SECONDS = 5.0
 
 
 class AdbDevice(Device):
-    """Measures in the device's browser, or with a program that the user names."""
+    """Measures in the device's browser, or with the program given by ``?runner=``."""
 
     def __init__(self, url: DeviceUrl, adb: Adb) -> None:
         super().__init__(url)
@@ -49,7 +49,7 @@ class AdbDevice(Device):
             if runner is None:
                 report = self._report(exported, profile)
                 after = thermal(self.adb)
-                # The page decides when models start, so the state of each is not known.
+                # The page decides when models start, so the state at each start is unknown.
                 rows = [mark(row, before, after) for row in report.rows]
                 description = report.description | description
             else:
@@ -74,16 +74,16 @@ class AdbDevice(Device):
         """Measure on the probe's page in the device's browser.
 
         Raises:
-            InputError: no browser opened the page or finished in time.
+            InputError: no browser opened the page, or none finished in time.
         """
         if self.url.threads:
             profile = profile.model_copy(update={"threads": self.url.threads})
         with probing(exported, profile, Reach()) as probe:
             port = urlsplit(probe.address).port
-            assert port is not None  # it is a free one
+            assert port is not None  # the server chose a free one
             with self.adb.reversed(port):
                 self._open(probe.address + START)
-                print(f"{self.name}: its browser measures; keep the page in front", flush=True)
+                print(f"{self.name}: measuring; keep the page in the foreground", flush=True)
                 return self._wait(probe)
 
     def _wait(self, probe: Probe) -> Report:
@@ -97,9 +97,9 @@ class AdbDevice(Device):
                 late = f"measured within {limit:g} s"
             if late is not None:
                 raise InputError(
-                    f"{self.name}: no browser has {late}; unlock the device, open the page if it"
-                    " asks by which browser, and keep it in front (ACKD_DEVICE_TIMEOUT sets how"
-                    " long to wait for all of it)"
+                    f"{self.name}: no browser has {late}; unlock the device, choose a browser if it"
+                    " asks for one, and keep the page in the foreground (ACKD_DEVICE_TIMEOUT sets"
+                    " how long to wait in all)"
                 )
         return report
 
@@ -117,11 +117,11 @@ class AdbDevice(Device):
     def _native_rows(
         self, files: list[Path], exported: Exported, profile: Profile
     ) -> Iterator[Row]:
-        """A fresh process for each precision and number of threads.
+        """Measure each precision and number of threads in a fresh process.
 
         Raises:
-            InputError: a file arrived altered, or the program does not run or prints no valid
-                answer.
+            InputError: a file was altered in transfer, or the program does not run or prints no
+                valid answer.
         """
         program, folder = files[0].name, f"{FOLDER}/ackd-{new_token()}"
         sums = exported.sums("static")
@@ -149,16 +149,16 @@ class AdbDevice(Device):
                 row = judge(row, answer, answer.golden.model_dump(), "runner")
                 yield mark(row, before, thermal(self.adb))
         finally:
-            # Must not hide the error that ended the measurement.
+            # A failing cleanup must not hide the error that ended the measurement.
             with contextlib.suppress(InputError):
                 self.adb.shell("rm", "-rf", folder)
 
     def _does_not_run(self, why: str) -> InputError:
         abi = self.adb.shell("getprop", "ro.product.cpu.abi").out.strip()
         return InputError(
-            f"{self.name}: the runner does not run there ({why}); build it for Android's"
-            f" {abi or 'ABI of the device'}, with its shared libraries beside it in the folder that"
-            " ?runner= names"
+            f"{self.name}: the device cannot run the runner ({why}); build it for Android's"
+            f" {abi or 'ABI of the device'}, and put its shared libraries beside it in the folder"
+            " given by ?runner="
         )
 
     def _prove(self, folder: str, sums: Mapping[str, str]) -> None:
@@ -168,11 +168,11 @@ class AdbDevice(Device):
         for name, digest in sums.items():
             if found.get(name) != digest:
                 raise InputError(
-                    f"{self.name}: {name} arrived altered, or was altered here since it was made;"
-                    " make or copy the models again"
+                    f"{self.name}: {name} was altered, in transfer or here since it was exported;"
+                    " export or copy the models again"
                 )
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> AdbDevice:
-    """Raises InputError if the device is not attached or not usable."""
+    """Open the device; raises InputError if it is not attached or not usable."""
     return AdbDevice(url, find(url.host, url.text))

@@ -1,4 +1,4 @@
-"""An Android device by the system's adb client."""
+"""Control an Android device through the system's adb client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from models.errors import InputError
 from stages.devices.commands import Finished, last_line, run_program
 
-# What the client itself prints when the device is gone, as opposed to a program there.
+# What adb prints when it has lost the device, as opposed to the output of a program there.
 _LOST = re.compile(
     r"^(?:adb|error): (?:error: )?(?:failed to get feature set: )?"
     r"(device .*(?:not found|offline|unauthorized)|no devices|closed|protocol fault"
@@ -33,10 +33,10 @@ class Adb:
         return f"adb://{self.serial}"
 
     def run(self, *arguments: str) -> Finished:
-        """One command of the client.
+        """Run one adb command.
 
         Raises:
-            InputError: the device is gone, or does not answer in time.
+            InputError: the device is gone or does not answer in time.
         """
         finished = run_program(["adb", "-s", self.serial, *arguments], self.url)
         # `adb push` reports a lost device on stdout.
@@ -44,55 +44,55 @@ class Adb:
         lost = _LOST.search(output) if finished.code else None
         if lost:
             raise InputError(
-                f"{self.url}: the connection was lost (adb: {lost[1]}); check the cable, and run"
+                f"{self.url}: the connection was lost (adb: {lost[1]}); check the cable and run"
                 " again"
             )
         return finished
 
     def shell(self, *command: str) -> Finished:
-        """Run a program of the device; the arguments reach it unchanged."""
+        """Run a program on the device; the arguments reach it unchanged."""
         return self.run("shell", shlex.join(command))
 
     def require_attached(self) -> None:
-        """Raises InputError if the device is gone; asks only adb's server."""
+        """Raise InputError if the device is gone; asks only adb's server."""
         self.run("get-state")
 
     def push(self, files: Sequence[Path], folder: str) -> None:
-        """Copy files into a folder there.
+        """Copy files into a folder on the device.
 
         Raises:
-            InputError: they could not be copied, for example because its storage is full.
+            InputError: copying failed, for example because the storage is full.
         """
         finished = self.run("push", *map(str, files), f"{folder}/")
         if finished.code:
             why = last_line(finished.err or finished.out)
-            raise InputError(f"{self.url}: nothing could be copied there ({why})")
+            raise InputError(f"{self.url}: could not copy the files to the device ({why})")
 
     @contextlib.contextmanager
     def reversed(self, port: int) -> Iterator[None]:
         """Forward a port of the device to the same port here, until the block ends.
 
         Raises:
-            InputError: the port is in use there.
+            InputError: the port is in use on the device.
         """
         place = f"tcp:{port}"
         finished = self.run("reverse", "--no-rebind", place, place)
         if finished.code:
             why = last_line(finished.err)
-            raise InputError(f"{self.url}: port {port} cannot be used there ({why}); run again")
+            raise InputError(f"{self.url}: the device cannot use port {port} ({why}); run again")
         try:
             yield
         finally:
-            # Must not hide the error that ended the block.
+            # A failing cleanup must not hide the error that ended the block.
             with contextlib.suppress(InputError):
                 self.run("reverse", "--remove", place)
 
 
 def find(serial: str | None, url: str) -> Adb:
-    """The device with this serial number, or the only one.
+    """Return the device with this serial number, or the only device.
 
     Raises:
-        InputError: adb is missing, the device is not attached or not usable, or there are several.
+        InputError: adb is missing, the device is not attached or not usable, or several are.
     """
     if shutil.which("adb") is None:
         raise InputError(
@@ -105,8 +105,8 @@ def find(serial: str | None, url: str) -> Adb:
     if found.code or state != "device":
         why = " ".join(found.err.split()).removeprefix("error: ").rstrip(".")
         raise InputError(
-            f"{url}: no device can be used ({why or f'its state is {state}'}); attach one that runs"
-            " Android with USB debugging switched on, unlock it and allow this machine, and where"
-            " `adb devices` lists several name one as adb://SERIAL"
+            f"{url}: no usable device ({why or f'its state is {state}'}); attach an Android device"
+            " with USB debugging enabled, unlock it and allow this machine; if `adb devices` lists"
+            " several, choose one with adb://SERIAL"
         )
     return Adb(serial or run_program(["adb", "get-serialno"], url).out.strip())

@@ -1,17 +1,17 @@
-"""Runs on the device: receives bundles, verifies them, serves them and rolls back.
+"""Receive, verify, serve and roll back bundles on the device.
 
-Needs only Python 3.8 or newer; it is sent with each request and never stored there. A request is
-``<command> FOLDER [ARGUMENTS]``, its answer one line of JSON.
+Needs only Python 3.8 or newer; each request carries this program, and the device never stores it.
+A request is ``<command> FOLDER [ARGUMENTS]``, the answer one line of JSON.
 
-A folder that serves a model looks like this::
+A serving folder looks like this::
 
     served -> releases/<name>/bundle       the only thing that a switch changes
     releases/<name>/bundle/...             the files of the bundle, flat
-    releases/<name>/record.json            what was deployed and when, and what was served before
-    required-key                           the key that must have signed bundles, if any: 64 digits
+    releases/<name>/record.json            what was deployed, when, and what it replaced
+    required-key                           the key that must sign bundles, if any: 64 digits
     .new-<token>/                          being received; never served
 
-``served`` is replaced by one rename, after everything that it leads to is on disk and verified.
+One rename replaces ``served``, once its target is verified and on disk.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ RECORD = "record.json"
 KEY = "required-key"
 NEW = ".new-"
 OLD = ".old-"
-#: How often to send a line, so that a broken connection is noticed.
+#: How often to send an empty line, which reveals a broken connection.
 _SIGN_OF_LIFE_SECONDS = 15.0
 
 
 def receive(base: Path, token: str) -> None:
-    """Unpack a tar stream from stdin into ``.new-<token>``, and keep that until stdin ends.
+    """Unpack a tar stream from stdin into ``.new-<token>``, and keep the folder until stdin ends.
 
-    The folder lasts as long as the sending process. Leftovers of earlier ones are removed first.
+    The folder lives as long as the sending process. Leftovers of earlier ones are removed first.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -56,19 +56,19 @@ def receive(base: Path, token: str) -> None:
                 folder.mkdir(mode=0o755)
                 held.enter_context(_locked(folder))
         except OSError as error:
-            raise DeviceError(f"{base}: cannot be written to ({error.strerror})") from None
+            raise DeviceError(f"{base}: not writable ({error.strerror})") from None
         try:
             _unpack(base, folder)
             print(json.dumps({"folder": str(folder)}), flush=True)
             _wait_for_end()
         finally:
-            with _locked(base):  # not while it becomes a release
+            with _locked(base):  # activate() may be turning the folder into a release
                 shutil.rmtree(str(folder), ignore_errors=True)
 
 
 def _unpack(base: Path, folder: Path) -> None:
     try:
-        # As a stream, because stdin stays open.
+        # Read as a stream, because stdin stays open.
         with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
             for member in archive:
                 content = archive.extractfile(member) if member.isreg() else None
@@ -78,7 +78,7 @@ def _unpack(base: Path, folder: Path) -> None:
         raise DeviceError(f"{folder}: the transfer was incomplete; try again") from None
     except OSError as error:
         raise DeviceError(
-            f"{folder}: not written ({error.strerror}); free some space in {base}"
+            f"{folder}: could not be written ({error.strerror}); free some space in {base}"
         ) from None
 
 
@@ -100,13 +100,13 @@ def _wait_for_end() -> None:
 
 
 def activate(base: Path, token: str, order: str) -> dict[str, Any]:
-    """Serve what :func:`receive` wrote, if it is complete and not older than what is served.
+    """Serve the received bundle if it is complete and not older than the served one.
 
     Args:
         base: the serving folder.
-        token: of the received folder, whose bundle is in ``bundle/``.
-        order: JSON with ``manifest_sha256``, ``allow_downgrade``, ``record``, which is kept, and
-            ``key``, which must sign bundles from now on: 64 digits or null.
+        token: of the folder that :func:`receive` wrote, with the bundle in ``bundle/``.
+        order: JSON with ``manifest_sha256``, ``allow_downgrade``, ``record`` (stored with the
+            release) and ``key`` (must sign bundles from now on: 64 digits or null).
     """
     wanted = json.loads(order)
     with _locked(base):
@@ -124,7 +124,7 @@ def activate(base: Path, token: str, order: str) -> dict[str, Any]:
                 "key_id": key and key_id(key),
                 "manifest_sha256": wanted["manifest_sha256"],
                 "deployed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                # A damaged release that is served again is nothing to go back to.
+                # Deploying a served bundle again repairs it; the damaged copy is no way back.
                 "previous": None if before is None else before["previous" if same else "name"],
             }
         )
@@ -144,11 +144,11 @@ def activate(base: Path, token: str, order: str) -> dict[str, Any]:
 
 
 def refuse_older(version: str, manifest_sha256: str, served: dict[str, Any]) -> None:
-    """Raises DeviceError unless ``version`` is newer than that of ``served``."""
+    """Raise DeviceError for an older version, or for the served one with other contents."""
     new, old = _order(version), _order(served["version"])
     if new < old:
         raise DeviceError(
-            "version {} is older than {}, which is served; pass --allow-downgrade to serve it"
+            "version {} is older than the served {}; pass --allow-downgrade to serve it"
             " anyway".format(version, served["version"])
         )
     if new == old and manifest_sha256 != served["manifest_sha256"]:
@@ -159,7 +159,7 @@ def refuse_older(version: str, manifest_sha256: str, served: dict[str, Any]) -> 
 
 
 def rollback(base: Path, token: str) -> dict[str, Any]:
-    """Serve the previous release, verified with the key that it was deployed with."""
+    """Serve the previous release, verified with the key from its deployment."""
     with _locked(base):
         served = _served(base)
         if served is None:
@@ -173,7 +173,7 @@ def rollback(base: Path, token: str) -> dict[str, Any]:
 
 
 def status(base: Path) -> dict[str, Any]:
-    """The records ``served`` and ``previous`` or None, a ``problem`` of ``served``, and ``key``."""
+    """Return the records ``served`` and ``previous``, the served one's ``problem``, and ``key``."""
     served = _served(base)
     problem = None
     if served is not None:
@@ -192,35 +192,35 @@ def status(base: Path) -> dict[str, Any]:
 
 
 def _prove(bundle: Path, manifest_sha256: str, key: str | None) -> dict[str, Any]:
-    """The manifest of a bundle that is complete, the intended one, and signed with the key.
+    """Return the manifest of a bundle that is complete, the expected one, and signed with the key.
 
     Raises:
         DeviceError: it is not; the message names the file.
     """
     manifest = verify(bundle)
     if sha256(bundle / MANIFEST) != manifest_sha256:
-        raise DeviceError(f"{MANIFEST}: not the one that was deployed; deploy again")
+        raise DeviceError(f"{MANIFEST}: not the deployed one; deploy again")
     if key is not None:
         signed = manifest["key_id"] is not None and is_signed_by(
             bytes.fromhex(key), (bundle / MANIFEST).read_bytes(), read_small(bundle / SIGNATURE, 64)
         )
         if not signed:
             raise DeviceError(
-                f"{MANIFEST}: not signed with the key {key_id(key)}, which is required here;"
-                " package the bundle anew with that key"
+                f"{MANIFEST}: not signed with the required key {key_id(key)};"
+                " package the bundle again with that key"
             )
     return manifest
 
 
 def _prove_release(base: Path, record: dict[str, Any]) -> None:
-    """Verify a release; one that is older than the required key needs no signature by it."""
+    """Verify a release; if it predates the required key, it needs no signature."""
     key = _pinned(base)
     key = key if key and key_id(key) == record["key_id"] else None
     _prove(base / RELEASES / record["name"] / "bundle", record["manifest_sha256"], key)
 
 
 def _pinned(base: Path) -> str | None:
-    """The required key, if any."""
+    """Return the required key, if any."""
     try:
         key = (base / KEY).read_text(encoding="ascii").strip()
         if len(bytes.fromhex(key)) == 32:
@@ -229,11 +229,11 @@ def _pinned(base: Path) -> str | None:
         return None
     except ValueError:
         pass
-    raise DeviceError(f"{base / KEY}: damaged; remove it, and deploy with --key again")
+    raise DeviceError(f"{base / KEY}: damaged; remove it and deploy with --key again")
 
 
 def key_id(key: str) -> str:
-    """The id in a manifest of a key of 64 hexadecimal digits."""
+    """Return the id by which manifests name a key of 64 hexadecimal digits."""
     return hashlib.sha256(bytes.fromhex(key)).hexdigest()[:16]
 
 
@@ -248,7 +248,7 @@ def _served(base: Path) -> dict[str, Any] | None:
     parts = Path(target).parts
     record = _record(base, parts[1]) if len(parts) == 3 and parts[0] == RELEASES else None
     if record is None:
-        raise DeviceError(f"{link}: leads to {target}, which was not deployed; move it away")
+        raise DeviceError(f"{link}: points to {target}, not to a release; move it away")
     return record
 
 
@@ -263,7 +263,7 @@ def _record(base: Path, name: str | None) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError, TypeError):
         record = {}
     if not {"version", "manifest_sha256", "key_id", "previous"} <= set(record):
-        raise DeviceError(f"{path}: damaged; remove {base / SERVED}, and deploy again")
+        raise DeviceError(f"{path}: damaged; remove {base / SERVED} and deploy again")
     return record
 
 
@@ -280,7 +280,7 @@ def _switch(base: Path, name: str, token: str) -> None:
 
 
 def _prune(base: Path, *kept: str | None) -> None:
-    """Remove all other releases; each is renamed first, so that none is ever there in part."""
+    """Remove all other releases; each is renamed first, so a partial one is never a release."""
     for path in (base / RELEASES).iterdir():
         if path.name not in kept and not path.name.startswith(OLD):
             path.rename(path.with_name(OLD + path.name))
@@ -304,15 +304,15 @@ def _remove_leftovers(base: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Lock a folder; the lock ends with the process, however that ends.
+    """Lock a folder; the lock ends with the process, however it ends.
 
-    On the serving folder it permits one switch at a time; on a received one it shows that the
-    folder is in use.
+    A lock on the serving folder allows one switch at a time; on a received folder it marks the
+    folder as in use.
 
     Raises:
         BlockingIOError: another process holds the lock, and ``wait`` is false.
     """
-    import fcntl  # Windows, where a bundle may come from, has none
+    import fcntl  # not on Windows, where this module is imported to send bundles
 
     if not folder.is_dir():
         raise DeviceError(f"{folder}: no such folder; deploy a bundle first")
@@ -352,11 +352,11 @@ def main(command: str, base: str, *arguments: str) -> int:
     except DeviceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    if answer is not None:  # else it was printed already
+    if answer is not None:  # receive() prints its own
         print(json.dumps(answer))
     return 0
 
 
-# True on stdin too.
+# Also true when run from stdin.
 if __name__ == "__main__":
     sys.exit(main(*sys.argv[2:]))

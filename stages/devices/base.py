@@ -1,4 +1,4 @@
-"""The contract of a device: take a folder of models, verify it there, and measure."""
+"""The contract of a device: take a folder of models, verify it and measure."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Opening:
     """What the user allows when a device is opened.
 
     Attributes:
-        accept_host_key: the fingerprint (``SHA256:...``) of a host that is new to this machine.
-        ask: shows a question and returns the answer; None if nobody can be asked.
+        accept_host_key: the fingerprint (``SHA256:...``) to accept from an unknown host.
+        ask: shows a question and returns the answer; None in batch mode.
     """
 
     accept_host_key: str | None = None
@@ -42,9 +42,9 @@ class Measurement:
 
     Attributes:
         device: its URL, without secrets.
-        description: of the device: ``system``, ``machine``, ``cpu``, ``cores``, ``governor``,
-            ``python``, ``runtime``; None for what it does not report.
-        results: rows of ``reports/latency.json``, as ``docs/files.md`` describes them.
+        description: ``system``, ``machine``, ``cpu``, ``cores``, ``governor``, ``python`` and
+            ``runtime`` of the device; each None if unknown.
+        results: rows of ``reports/latency.json``; see ``docs/files.md``.
         samples: times in ms by ``<device>|<runtime>|<precision>|<threads>``.
     """
 
@@ -62,26 +62,27 @@ class Measurement:
 
 
 class Device(ABC):
-    """Where models run; :func:`stages.devices.urls.open_device` makes one by its URL."""
+    """A place where models run; :func:`stages.devices.urls.open_device` opens one by its URL."""
 
     def __init__(self, url: DeviceUrl) -> None:
         self.url = url
 
     def settings(self, exported: Exported, profile: Profile) -> Iterator[tuple[str, int]]:
-        """Each precision with each number of threads; shows progress."""
+        """Yield each precision with each number of threads, and show progress."""
         threads = self.url.threads or profile.threads
         every = [*itertools.product(exported.precisions, threads)]
         return track(every, f"profile {self.url.text}")
 
     @abstractmethod
     def measure(self, exported: Exported, profile: Profile) -> Measurement:
-        """Latency at batch 1 and parity of each precision's static model, for each thread count.
+        """Measure each precision's static model: latency at batch 1 and parity.
 
         Returns:
             A row for each precision and number of threads; ``failed`` if it did not run.
 
         Raises:
-            InputError: the device is unreachable or lacks a program, or a file arrived altered.
+            InputError: the device is unreachable or lacks a program, or a file was altered in
+                transfer.
         """
 
 
@@ -93,7 +94,7 @@ def unmeasured(
     reason: str | None,
     status: str = "failed",
 ) -> Row:
-    """A row without times, of a model with the ``path`` and ``sha256`` of ``entry``."""
+    """Return a row without times for the model with the ``path`` and ``sha256`` of ``entry``."""
     return {
         "runtime": runtime,
         "precision": precision,

@@ -1,4 +1,4 @@
-"""Run programs of this machine that reach a device, and read their output."""
+"""Run the local programs that reach a device, and parse their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEFAULT_TIMEOUT_S = 1800.0
 
 
 class Finished(NamedTuple):
-    """A command that ended: its status and what it printed."""
+    """The status and output of a command that ended."""
 
     code: int
     out: str
@@ -24,13 +24,13 @@ class Finished(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """The last line of stderr, or else the status."""
+        """Return the last line of stderr, or else the status."""
         line = last_line(self.err).removeprefix("error: ")
         return line or f"the process ended with status {self.code}"
 
 
 def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Finished:
-    """Run a program of this machine to its end.
+    """Run a local program to its end.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such program.
@@ -48,16 +48,16 @@ def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Fini
 
 
 def timeout_s() -> float:
-    """Seconds that one command on a device may take.
+    """Return how many seconds one command on a device may take.
 
     Raises:
-        InputError: ``ACKD_DEVICE_TIMEOUT`` is no positive number.
+        InputError: ``ACKD_DEVICE_TIMEOUT`` is not a positive number.
     """
     text = os.environ.get(_TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
     with contextlib.suppress(ValueError):
         if 0 < (seconds := float(text)) < float("inf"):
             return seconds
-    raise InputError(f"{_TIMEOUT} is {text!r}, expected seconds above 0; correct or unset it")
+    raise InputError(f"{_TIMEOUT} is {text!r}, expected a number above 0; correct or unset it")
 
 
 def no_answer(device: str, limit: float) -> InputError:
@@ -65,7 +65,7 @@ def no_answer(device: str, limit: float) -> InputError:
 
 
 def last_json(text: str) -> dict[str, Any] | None:
-    """The object in the last line, with printable strings; a shell's greeting may precede it."""
+    """Parse the object in the last line, with printable strings; ignore a greeting before it."""
     lines = text.strip().splitlines()
     with contextlib.suppress(ValueError, RecursionError, IndexError):
         found = _printable(json.loads(lines[-1]))
@@ -82,6 +82,6 @@ def _printable(value: Any) -> Any:
 
 
 def last_line(text: str) -> str:
-    """The last line of a program's output, printable, without a full stop."""
+    """Return the last line of a program's output, printable and without a full stop."""
     lines = text.strip().splitlines()
     return printable(lines[-1].strip().rstrip(".")) if lines else ""

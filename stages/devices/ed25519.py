@@ -1,4 +1,4 @@
-"""Verification of Ed25519 signatures on devices that have no library for it.
+"""Verify Ed25519 signatures on devices that lack a library for it.
 
 Needs only Python 3.8 or newer; inlined into ``agent.py``.
 """
@@ -12,16 +12,16 @@ _P = 2**255 - 19
 _ORDER = 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 if TYPE_CHECKING:
-    #: x, y, z and t of the curve's points: x/z and y/z are affine, and t is xy/z.
+    #: Extended coordinates x, y, z, t of a point: x/z and y/z are affine, and t = xy/z.
     _Point = tuple[int, int, int, int]
 
 
 def is_signed_by(key: bytes, content: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` (64 bytes) over ``content`` is by ``key`` (32 bytes).
+    """Return whether ``signature`` (64 bytes) over ``content`` is by ``key`` (32 bytes).
 
-    Takes some milliseconds. The time may depend on the values, as none of them is secret.
+    Takes a few milliseconds. No value is secret, so the time may depend on them.
 
-    Source: RFC 8032, sections 5.1.3, 5.1.4 and 5.1.7, without the cofactor, as OpenSSL does it.
+    Source: RFC 8032, sections 5.1.3, 5.1.4 and 5.1.7, without the cofactor, like OpenSSL.
     """
     if len(signature) != 64:
         return False
@@ -38,7 +38,7 @@ def is_signed_by(key: bytes, content: bytes, signature: bytes) -> bool:
 
 
 def _point(encoded: bytes) -> _Point | None:
-    """Decode a point of 32 bytes; None if there is none."""
+    """Decode a point from 32 bytes; None if they encode none."""
     number = int.from_bytes(encoded, "little")
     y, sign = number & (1 << 255) - 1, number >> 255
     square = (y * y - 1) * pow(_D * y * y + 1, _P - 2, _P) % _P

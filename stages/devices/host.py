@@ -1,4 +1,4 @@
-"""Devices with Python: models are copied there, verified, and run by runner.py."""
+"""Devices with Python: copy models there, verify them and run them with ``runner.py``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 _AGENT = single_file(AGENT)
-# Its stdin has its own source first, then the data.
+# The agent reads its own source from stdin, then the data.
 _BOOT = "import sys;exec(compile(sys.stdin.buffer.read(int(sys.argv[1])),'agent','exec'))"
 
 
@@ -33,8 +33,8 @@ class Place:
     """Where models and runner are on the device.
 
     Attributes:
-        token: the agent's name for the folder that was sent, with a manifest of the models; None if
-            the models were already there.
+        token: the agent's name for the folder of models and manifest that was sent; None if the
+            models were already there.
     """
 
     models: str
@@ -46,7 +46,7 @@ class Host(Device):
     """A device with Python 3.8 or newer and a file system.
 
     Attributes:
-        folder: where bundles are deployed to; None if the URL names none and there is no default.
+        folder: where bundles are deployed; None if the URL names none and there is no default.
     """
 
     folder: str | None
@@ -58,25 +58,25 @@ class Host(Device):
     @property
     @abstractmethod
     def python(self) -> str:
-        """Name or path of the interpreter there."""
+        """Name or path of the device's Python interpreter."""
 
     @abstractmethod
     def line(self, command: Sequence[str]) -> list[str]:
-        """The local command that runs a command there, with English messages."""
+        """Return the local command that runs a command on the device, with English messages."""
 
     def require_connection(self, finished: Finished) -> None:
-        """Raises InputError if the connection failed."""
+        """Raise InputError if the connection failed."""
 
     @contextlib.contextmanager
     @abstractmethod
     def placed(self, exported: Exported) -> Iterator[Place]:
-        """Models and runner on the device, until the block ends."""
+        """Keep models and runner on the device until the block ends."""
 
     def run(self, command: Sequence[str], given: bytes = b"") -> Finished:
-        """Run a command there to its end.
+        """Run a command on the device to its end.
 
         Raises:
-            InputError: the device is unreachable, or does not finish within :func:`timeout_s`.
+            InputError: the device is unreachable, or the command exceeds :func:`timeout_s`.
         """
         try:
             finished = run_program(self.line(command), self.url.text, given)
@@ -87,16 +87,16 @@ class Host(Device):
 
     @contextlib.contextmanager
     def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Place]:
-        """Send files and the runner; they are removed there afterwards unless activated."""
+        """Send files and the runner; unless activated, they are removed when the block ends."""
         token, sent = new_token(), {**files, "runner.py": single_file(RUNNER)}
         with self._held(sent, str(self.folder), token) as folder:
             yield Place(f"{folder}/bundle", f"{folder}/runner.py", token)
 
     @contextlib.contextmanager
     def _held(self, files: Mapping[str, Path | bytes], base: str, token: str) -> Iterator[str]:
-        """Send files to a folder there, which the agent removes when the block ends.
+        """Send files to a folder on the device, which the agent removes when the block ends.
 
-        If this process dies, the agent's stdin ends, which also makes it remove the folder.
+        The agent also removes it if this process dies, because then its stdin ends.
         """
         limit = timeout_s()
         with subprocess.Popen(
@@ -110,7 +110,7 @@ class Host(Device):
             ending = threading.Timer(limit, agent.kill)
             ending.start()
             try:
-                with contextlib.suppress(BrokenPipeError):  # its output has the reason
+                with contextlib.suppress(BrokenPipeError):  # the agent's output has the reason
                     agent.stdin.write(_AGENT)
                     _write_tar(agent.stdin, files)
                     agent.stdin.flush()
@@ -139,7 +139,7 @@ class Host(Device):
         return measurement
 
     def ask_runner(self, place: Place, *arguments: str) -> dict[str, Any]:
-        """The runner's line of JSON.
+        """Run ``runner.py`` and parse its line of JSON.
 
         Raises:
             InputError: it printed none; the message has its reason.
@@ -151,7 +151,7 @@ class Host(Device):
         return answer
 
     def ask_agent(self, command: str, *arguments: str) -> dict[str, Any]:
-        """The answer of ``agent.py``, which runs on the device."""
+        """Run ``agent.py`` on the device and return its answer."""
         finished = self.run(self._agent(command, *arguments), _AGENT)
         answer = last_json(finished.out)
         if finished.code or answer is None:
@@ -159,7 +159,7 @@ class Host(Device):
         return answer
 
     def _agent(self, *arguments: str) -> list[str]:
-        """The command of an agent, which first reads its own source."""
+        """Return the command that starts an agent, which first reads its own source."""
         return [self.python, "-I", "-c", _BOOT, str(len(_AGENT)), *arguments]
 
     def _row(
@@ -170,7 +170,7 @@ class Host(Device):
         threads: int,
         profile: Profile,
     ) -> Row:
-        """Measure in a fresh process; if it fails or crashes, the row has the reason."""
+        """Measure in a fresh process; if it fails or crashes, the row states the reason."""
         entry = exported.entry(precision, "static")
         model, golden = f"{place.models}/{entry['path']}", f"{place.models}/{exported.golden.name}"
         finished = self._run_runner(place, *profile_arguments(model, golden, threads, profile))
@@ -182,11 +182,11 @@ class Host(Device):
         if "cpus" in self.url.options:
             command += ["--cpus", self.url.options["cpus"]]
         code, out, err = self.run(command)
-        # The report has no use for the device's temporary folder.
+        # Reports should not show the device's temporary folder.
         return Finished(code, out, err.replace(f"{place.models}/", ""))
 
     def _broken_off(self, agent: subprocess.Popen[bytes], limit: float) -> InputError:
-        """Why an agent ended without an answer."""
+        """Explain why an agent ended without an answer."""
         out, err = (text.decode(errors="replace") for text in agent.communicate())
         if agent.returncode == -signal.SIGKILL:
             return no_answer(self.url.text, limit)
@@ -196,13 +196,13 @@ class Host(Device):
 
     def _failure(self, finished: Finished) -> InputError:
         reason = finished.reason
-        if finished.code in (126, 127):  # of a shell, and of env
-            reason = f"{self.python} cannot be run there; choose another with ?python=<program>"
+        if finished.code in (126, 127):  # from a shell or env
+            reason = f"cannot run {self.python} there; choose another with ?python=<program>"
         return InputError(f"{self.url.text}: {reason}")
 
 
 def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -> list[str]:
-    """The runner's arguments to time one model; the paths are the device's."""
+    """Return the runner's arguments to time one model, with paths on the device."""
     arguments = ["--profile", "--model", model, "--golden", golden, "--threads", str(threads)]
     for option, value in profile.model_dump(exclude={"devices", "threads"}).items():
         arguments += [f"--{option.replace('_', '-')}", str(value)]
@@ -210,14 +210,14 @@ def profile_arguments(model: str, golden: str, threads: int, profile: Profile) -
 
 
 def new_token() -> str:
-    """A unique name for a request."""
+    """Return a unique name for a request."""
     return secrets.token_hex(4)
 
 
 def _write_tar(target: IO[bytes], files: Mapping[str, Path | bytes]) -> None:
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for name, file in files.items():
-            # Not gettarinfo: owner and date here do not matter there.
+            # Not gettarinfo, which would send owner and date.
             content = file if isinstance(file, bytes) else file.read_bytes()
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

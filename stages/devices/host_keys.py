@@ -1,4 +1,4 @@
-"""Host keys of ssh devices: a new one is shown, confirmed, and added to known_hosts."""
+"""Show a new ssh host key, have it confirmed, and add it to known_hosts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NOBODY = ("PubkeyAuthentication=no", "GSSAPIAuthentication=no", "HostbasedAuthe
 
 
 def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -> None:
-    """Add the key that the host presents to known_hosts, if the user accepts its fingerprint.
+    """Add the host's key to known_hosts if the user accepts its fingerprint.
 
-    ssh itself fetches the key, in the same way as for later connections: through jump hosts, under
-    the alias of the configuration, and of the type that ssh prefers.
+    ssh fetches the key just as for later connections: through jump hosts, under the configured
+    alias, and of the type it prefers.
 
     Args:
         ssh: connects to the host, with these arguments before the usual ones.
@@ -38,7 +38,7 @@ def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -
     if known_hosts.exists() and run_program(find, url).out:
         raise InputError(
             f"{url}: the host presents a key of another type than the one in {known_hosts}"
-            f" ({found}), so this may be another machine; if you know why, remove the old key with"
+            f" ({found}) and may be another machine; if you know why, remove the old key with"
             f" `ssh-keygen -R '{name}'`"
         )
     _require_acceptance(url, name, line.split()[1], found, opening)
@@ -50,7 +50,7 @@ def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -
 
 
 def fingerprint(line: str) -> str:
-    """``SHA256:...`` of the key in a line of known_hosts."""
+    """Return ``SHA256:...`` for the key in a line of known_hosts."""
     digest = hashlib.sha256(base64.b64decode(line.split()[2])).digest()
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
@@ -59,14 +59,14 @@ def _require_acceptance(url: str, name: str, kind: str, found: str, opening: Ope
     if opening.accept_host_key is not None:
         if found != opening.accept_host_key:
             raise InputError(
-                f"{url}: the host presents a key with the fingerprint {found}, expected"
-                f" {opening.accept_host_key}; nothing was trusted"
+                f"{url}: the host's key has the fingerprint {found}, expected"
+                f" {opening.accept_host_key}; the key was not accepted"
             )
         return
-    compare = "`ssh-keygen -lf` prints on the device of its own key below /etc/ssh"
+    compare = "`ssh-keygen -lf` prints on the device for its key in /etc/ssh"
     if opening.ask is None:
         raise InputError(
-            f"{url}: the host is not known; its key {kind} has the fingerprint {found}: compare it"
+            f"{url}: the host is unknown; its key {kind} has the fingerprint {found}: compare it"
             f" with what {compare}, and repeat with --accept-host-key {found}"
         )
     if not opening.ask(
@@ -90,7 +90,7 @@ def _presented_key(url: str, ssh: Callable[..., Finished]) -> str:
 
 
 def _known_hosts(ssh: Callable[..., Finished]) -> Path:
-    """The first file that ssh reads."""
+    """Return the first known_hosts file that ssh reads."""
     found = re.search(r"^userknownhostsfile (?!none\b)([^\s%]+)(\s|$)", ssh("-G").out, re.MULTILINE)
     if found is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The measurement of one model as a page or a program sends it, and its row in the report."""
+"""Turn the measurement that a page or a program sends into a row of the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 
 
 class Timed(BaseModel):
-    """One model, timed; what follows from these values is computed here, not taken."""
+    """Times of one model; statistics are computed here, never accepted from the sender."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -33,16 +33,16 @@ class Timed(BaseModel):
 def judge(
     row: Row, timed: Timed, parity: dict[str, float | None], clock: str, trouble: str | None = None
 ) -> Row:
-    """The row of one measurement, by the rules of ``runner.py``.
+    """Return the row of one measurement, judged by the rules of ``runner.py``.
 
     Args:
-        parity: as returned by ``rules.compare``.
+        parity: from ``rules.compare``.
         trouble: why the times are invalid; None if they are valid.
     """
     if timed.threads != row["threads"]:
-        trouble = f"ran with {timed.threads} threads, where {row['threads']} were asked for"
+        trouble = f"ran with {timed.threads} threads instead of {row['threads']}"
     elif trouble is None and not any(timed.samples_ms):
-        trouble = f"every run was shorter than a step of the {clock}'s clock"
+        trouble = f"every run was shorter than a tick of the {clock}'s clock"
     times: Row = {}
     if trouble is None:
         times = statistics(timed.samples_ms)

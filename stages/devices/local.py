@@ -17,7 +17,7 @@ from stages.runtimes.exported import Exported
 
 
 class LocalDevice(Host):
-    """Measures the models where they are; ``local:/folder`` is a place to deploy bundles to."""
+    """Measures the models in place; ``local:/folder`` is a folder to deploy bundles to."""
 
     def __init__(self, url: DeviceUrl, opening: Opening) -> None:
         super().__init__(url, opening)
@@ -35,7 +35,7 @@ class LocalDevice(Host):
     def placed(self, exported: Exported) -> Iterator[Place]:
         if self.folder is not None:
             raise InputError(
-                f"{self.url.text}: a folder is where bundles are deployed to; measure on local:"
+                f"{self.url.text}: a folder is only for deploying bundles; measure on local:"
             )
         with tempfile.TemporaryDirectory() as temporary:
             runner = Path(temporary) / "runner.py"

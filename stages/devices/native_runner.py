@@ -1,7 +1,7 @@
-"""A user's own program that measures on an Android device, in place of runner.py.
+"""A user's program that measures on an Android device instead of ``runner.py``.
 
-It takes the arguments of ``runner.py --profile`` and prints one line of JSON;
-``docs/how-to-phone.md`` has the whole contract.
+It takes the arguments of ``runner.py --profile`` and prints one line of JSON; see
+``docs/how-to-phone.md``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Golden(BaseModel):
-    """As :func:`stages.devices.rules.compare` gives it."""
+    """Parity, as :func:`stages.devices.rules.compare` returns it."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -33,7 +33,7 @@ class Golden(BaseModel):
 
 
 class Answer(Timed):
-    """What the program prints; other keys are ignored."""
+    """The program's line of JSON; other keys are ignored."""
 
     runtime: Text
     samples_ms: Annotated[list[Milliseconds], Field(min_length=1)]
@@ -42,17 +42,17 @@ class Answer(Timed):
 
 
 def files_of(given: str, url: str) -> list[Path]:
-    """The program, followed by the other files if ``given`` is a folder.
+    """Return the program, then the folder's other files if ``given`` is a folder.
 
     Raises:
-        InputError: it is missing or not executable.
+        InputError: the program is missing or not executable.
     """
     path = Path(given)
     program = path / PROGRAM if path.is_dir() else path
     if not program.is_file():
         raise InputError(
-            f"{url}: {program}: no such file; name by ?runner=FILE a program for the device, or a"
-            f" folder in which it is called {PROGRAM}"
+            f"{url}: {program}: no such file; ?runner= expects a program for the device, or a"
+            f" folder with a program called {PROGRAM}"
         )
     if not os.access(program, os.X_OK):
         raise InputError(f"{url}: {program}: not executable; run `chmod +x {program}`")
@@ -79,6 +79,6 @@ def parse(text: str, url: str) -> Answer:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{url}: the runner's line of JSON does not fit at {key}: {first['msg'].lower()};"
-            " docs/how-to-phone.md has its keys"
+            f"{url}: the runner's JSON is wrong at {key}: {first['msg'].lower()}; see"
+            " docs/how-to-phone.md for its keys"
         ) from None

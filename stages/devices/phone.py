@@ -1,4 +1,4 @@
-"""An Android device's description, thermal state and fixed-performance mode."""
+"""Description, thermal state and fixed-performance mode of an Android device."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from models.errors import InputError, printable
 from stages.devices.adb_client import Adb
 from stages.devices.base import Row
 
-#: Of android.os.Temperature; the skin is what thermal limits are about.
+#: From android.os.Temperature; thermal limits apply to the skin.
 _SENSORS = {"skin": 3, "battery": 2}
 _COOL = 0
 
 
 class Thermal(NamedTuple):
-    """The thermal state of a device; None for what it does not report.
+    """The thermal state of a device; None for unknown values.
 
     Attributes:
-        status: of android.os.PowerManager, from 0 (none) to 6 (shutdown); throttled from 1 on.
-        sensor: the one that gives the temperature, ``skin`` or ``battery``.
+        status: from android.os.PowerManager, 0 (none) to 6 (shutdown); throttled from 1 on.
+        sensor: the source of the temperature, ``skin`` or ``battery``.
         temperature: in degrees Celsius.
     """
 
@@ -31,7 +31,7 @@ class Thermal(NamedTuple):
 
 
 def describe(adb: Adb) -> dict[str, Any]:
-    """The device as in ``docs/files.md``, without the runtime."""
+    """Describe the device as in ``docs/files.md``, without the runtime."""
     listed = re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE)
     known = {name: printable(value) for name, value in listed}
 
@@ -64,7 +64,7 @@ def thermal(adb: Adb) -> Thermal:
 def parse_thermal(text: str) -> Thermal:
     """Parse the output of ``dumpsys thermalservice`` of Android 10 and newer."""
     status = re.search(r"^\s*Thermal Status: (\d+)", text, re.MULTILINE)
-    # The section before lists cached readings, which may be old.
+    # The section before this one lists cached readings, which may be stale.
     readings = _readings(text.partition("Current temperatures from HAL:")[2]) or _readings(text)
     sensor = next((sensor for sensor, kind in _SENSORS.items() if kind in readings), None)
     warmest = None if sensor is None else round(max(readings[_SENSORS[sensor]]), 1)
@@ -72,7 +72,7 @@ def parse_thermal(text: str) -> Thermal:
 
 
 def _readings(text: str) -> dict[int, list[float]]:
-    """Temperatures by kind of sensor."""
+    """Return temperatures by kind of sensor."""
     found: dict[int, list[float]] = {}
     for value, kind in re.findall(r"\bTemperature\{mValue=(-?\d+(?:\.\d+)?), mType=(\d+),", text):
         if float(value) != 0:  # sensors that the device lacks report 0
@@ -81,7 +81,7 @@ def _readings(text: str) -> dict[int, list[float]]:
 
 
 def mark(row: Row, before: Thermal, after: Thermal) -> Row:
-    """Add the temperatures to a row; it is noisy if the device was throttled."""
+    """Add the temperatures to a row, and call it noisy if the device was throttled."""
     if row["n"] is None:
         return row
     slowed = any(state.status not in (None, _COOL) for state in (before, after))
@@ -94,10 +94,10 @@ def mark(row: Row, before: Thermal, after: Thermal) -> Row:
 
 @contextlib.contextmanager
 def fixed_performance(adb: Adb) -> Iterator[str | None]:
-    """Limit the device to clock speeds that it can sustain, until the block ends.
+    """Limit the device to sustainable clock speeds until the block ends.
 
     Yields:
-        Why the device does not offer this; None if it does.
+        Why the device refuses; None if it complies.
 
     Raises:
         InputError: the device was lost before the mode could be switched off.
@@ -110,11 +110,11 @@ def fixed_performance(adb: Adb) -> Iterator[str | None]:
         trouble = str(error)
         raise
     finally:
-        # Also if it is unknown whether the mode is on, as after Ctrl-C.
+        # Also after Ctrl-C, when the mode may or may not be on.
         if refusal is None and not _ended(adb):
             raise InputError(
                 f"{trouble or f'{adb.url}: the connection was lost'}; the device may still be in"
-                " its fixed-performance mode: restart it, or run"
+                " fixed-performance mode: restart it, or run"
                 f" `adb -s {adb.serial} shell {_FIXED} false`"
             )
 
@@ -123,7 +123,7 @@ _FIXED = "cmd power set-fixed-performance-mode-enabled"
 
 
 def _set_fixed(adb: Adb, *, on: bool) -> str | None:
-    """Why the device refuses; None if it obeys, which it does without output."""
+    """Switch the mode; return why the device refuses, or None (success prints nothing)."""
     finished = adb.shell(*_FIXED.split(), "true" if on else "false")
     output = printable(" ".join((finished.err + finished.out).split()))
     if finished.code or output:

@@ -1,4 +1,4 @@
-"""The programs that run on a device, each in one file: ``runner.py`` and ``agent.py``."""
+"""The programs sent to devices, each as a single file: ``runner.py`` and ``agent.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FUTURE = "from __future__ import annotations\n"
 
 
 def single_file(program: Path) -> bytes:
-    """A program with what it imports from this folder, such as proof.py, inlined."""
+    """Return a program with its imports from this folder, such as ``proof.py``, inlined."""
 
     def inlined(found: re.Match[str]) -> str:
         text = program.with_name(f"{found[1]}.py").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The manifest of a bundle and the verification of its files, here and on a device.
+"""Verify a bundle's files against its manifest, here and on a device.
 
 Needs only Python 3.8 or newer; inlined into ``runner.py`` and ``agent.py``.
 """
@@ -19,9 +19,9 @@ class DeviceError(Exception):
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
-#: Also ensures that a signature is valid for a manifest of this format only.
+#: Part of what is signed, so a signature is valid for this format only.
 FORMAT = "ackd-bundle-1"
-#: Limits of a manifest: its bytes and its files.
+#: The most bytes and files of a manifest.
 MAX_MANIFEST = 1 << 20
 MAX_FILES = 1000
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -33,7 +33,7 @@ _NUMBERS = ("num_classes", "image_size")
 
 
 def read_manifest(content: bytes) -> dict[str, Any]:
-    """Parse ``manifest.json``; every key that is used is there and well formed.
+    """Parse ``manifest.json`` and check every key that is used.
 
     Raises:
         DeviceError: it is damaged or has another format.
@@ -55,25 +55,25 @@ def read_manifest(content: bytes) -> dict[str, Any]:
         )
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise DeviceError(
-            f"{MANIFEST}: damaged or not of a bundle of the form {FORMAT}; get the bundle again"
+            f"{MANIFEST}: damaged, or not in the format {FORMAT}; get the bundle again"
         ) from None
     if altered:
         raise DeviceError(f"{MANIFEST}: altered since it was packaged; get the bundle again")
     if not well_formed:
         raise DeviceError(
-            f"{MANIFEST}: expected the form {FORMAT}, a version such as 1.2.0, and one file or more"
-            " with plain names, sha256 and bytes; package the bundle anew"
+            f"{MANIFEST}: expected the format {FORMAT}, a version such as 1.2.0, and at least one"
+            " file with a plain name, sha256 and bytes; package the bundle again"
         )
     return dict(manifest)
 
 
 def manifest_sum(manifest: dict[str, Any]) -> str:
-    """``sha256`` of a manifest, over its other keys."""
+    """Return the ``sha256`` of a manifest, over its other keys."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle that has exactly the files stated there.
+    """Check that a bundle has exactly the files of its manifest, and return the manifest.
 
     Raises:
         DeviceError: names the first file that is missing, altered or not listed.
@@ -88,19 +88,19 @@ def verify(folder: Path) -> dict[str, Any]:
             raise DeviceError(f"{name}: altered since it was packaged; get the bundle again")
     for path in sorted(folder.iterdir()):
         if path.name not in {MANIFEST, *signature, *manifest["files"]}:
-            raise DeviceError(f"{path.name!a}: not in {MANIFEST} of the bundle; remove it")
+            raise DeviceError(f"{path.name!a}: not listed in {MANIFEST}; remove it")
     return manifest
 
 
 def _is(path: Path, entry: dict[str, Any]) -> bool:
-    """Whether a file matches the manifest; a pipe or a file of another size is not read."""
+    """Return whether a file matches the manifest; pipes and files of another size are not read."""
     found = path.stat()
     regular = stat.S_ISREG(found.st_mode) and found.st_size == entry["bytes"]
     return regular and sha256(path) == entry["sha256"]
 
 
 def read_description(folder: Path, remedy: str) -> dict[str, Any]:
-    """``model.json`` of exported models; it names no files outside ``folder``.
+    """Parse ``model.json`` of exported models and check that it names only files in ``folder``.
 
     Raises:
         DeviceError: it is missing or damaged, or names no model; the message ends with ``remedy``.
@@ -129,17 +129,17 @@ def read_description(folder: Path, remedy: str) -> dict[str, Any]:
 
 
 def read_small(path: Path, limit: int) -> bytes:
-    """Read a file of the bundle, of at most ``limit`` bytes.
+    """Read a file of the bundle of at most ``limit`` bytes.
 
     Raises:
-        DeviceError: it is missing, or larger.
+        DeviceError: it is missing or larger.
     """
     if not path.is_file():
         raise DeviceError(f"{path.name}: missing in {path.parent}; give a bundle")
     with path.open("rb") as handle:
         content = handle.read(limit + 1)
     if len(content) > limit:
-        raise DeviceError(f"{path.name}: larger than any bundle's; give a bundle")
+        raise DeviceError(f"{path.name}: too large; give a bundle")
     return content
 
 

@@ -1,4 +1,4 @@
-"""How a measurement is judged: parity with torch, and statistics of times.
+"""Judge a measurement: parity with torch, and statistics of times.
 
 Needs only Python 3.8 or newer and numpy; inlined into ``runner.py``.
 """
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 MAX_RELATIVE_ERROR_FP32 = 1e-4
-# Wide: some 16 golden images show little of the agreement, and the export was judged on the whole
-# test split. These limits catch arithmetic that goes wrong on this device. The relative error of
-# fp16 grows with depth, and says nothing of the answers.
+# Wide limits, which catch wrong arithmetic on a device: the export was validated on the whole test
+# split, and a few golden images estimate agreement poorly. fp16 has no limit on the relative error,
+# which grows with depth while the answers stay the same.
 MIN_COSINE_FP16, MIN_COSINE_INT8 = 0.999, 0.95
 MIN_AGREEMENT = 0.75
 
-#: With fewer samples the 99th percentile would rest on fewer than five of them.
+#: With fewer samples, fewer than five would determine the 99th percentile.
 MIN_SAMPLES_P99 = 500
 #: Coefficient of variation above which a measurement is called noisy.
 NOISY_CV = 0.2
 
 
 def compare(logits: Array, reference: Array) -> dict[str, float | None]:
-    """How far ``logits`` ``[N, K]`` are from ``reference`` ``[N, K]``.
+    """Compare ``logits`` ``[N, K]`` with ``reference`` ``[N, K]``.
 
     Returns:
         ``max_relative_error`` (``max|a-b| / max|b|``), ``cosine`` (of the two arrays as vectors)
@@ -46,11 +46,11 @@ def compare(logits: Array, reference: Array) -> dict[str, float | None]:
 
 
 def breach(precision: str, parity: dict[str, float | None]) -> str | None:
-    """Why ``parity`` on the golden batch is not good enough for ``precision``; None if it is."""
+    """Return why ``parity`` on the golden batch misses the limits of ``precision``, or None."""
     relative_error, cosine = parity["max_relative_error"], parity["cosine"]
     agreement = parity["top1_agreement"]
     if relative_error is None or cosine is None or agreement is None:
-        return "logits of another shape than torch's, or not finite"
+        return "logits are not finite, or their shape is not torch's"
     min_cosine = MIN_COSINE_FP16 if precision == "fp16" else MIN_COSINE_INT8
     if precision == "fp32":
         if relative_error > MAX_RELATIVE_ERROR_FP32:
@@ -63,12 +63,12 @@ def breach(precision: str, parity: dict[str, float | None]) -> str | None:
 
 
 def outcome(reason: str | None) -> dict[str, str | None]:
-    """``status`` and ``reason`` of a row."""
+    """Return ``status`` and ``reason`` of a row."""
     return {"status": "failed" if reason else "passed", "reason": reason}
 
 
 def statistics(samples: list[float]) -> dict[str, Any]:
-    """Percentiles (linear between ranks), mean and coefficient of variation of times in ms."""
+    """Compute percentiles (linear between ranks), mean and coefficient of variation, in ms."""
     times = np.asarray(samples)
     p50, p90, p99 = (round(float(q), 4) for q in np.percentile(times, [50, 90, 99]))
     return {

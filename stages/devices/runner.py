@@ -1,10 +1,10 @@
 """Check and time the exported models on this machine.
 
-Needs only Python 3.8 or newer, numpy and onnxruntime, as it travels in the bundle.
-``python runner.py --check [FOLDER]`` verifies that the files are unaltered and that every model
-gives torch's answers on the golden batch; ``python runner.py --profile --model FILE --golden FILE``
-times one model and prints one line of JSON; ``python runner.py --describe [FOLDER]`` describes the
-machine, after it has verified the files of FOLDER. ``--cpus 0,1`` pins to those processors.
+Part of every bundle; needs only Python 3.8 or newer, numpy and onnxruntime.
+``python runner.py --check [FOLDER]`` verifies the files, and every model's outputs on the golden
+batch; ``python runner.py --profile --model FILE --golden FILE`` times one model and prints one line
+of JSON; ``python runner.py --describe [FOLDER]`` verifies the files of FOLDER and describes the
+machine. ``--cpus 0,1`` pins to these processors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-#: How long to measure, by the names of the options that change it.
+#: How long to measure, by option name.
 PROFILE = {
     "warmup-runs": 10,
     "warmup-seconds": 0.5,
@@ -49,23 +49,23 @@ PROFILE = {
 
 
 def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU.
+    """Open a session on the CPU.
 
     Raises:
-        DeviceError: onnxruntime does not load the file.
+        DeviceError: onnxruntime cannot load the file.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # On shared cores, spinning threads take time from the working one.
+    # On shared cores, spinning threads steal time from working ones.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions share no other base class.
+    # onnxruntime's exceptions share no narrower base class.
     except Exception as error:
         raise DeviceError(
-            f"{model}: onnxruntime {onnxruntime.__version__} does not load it ({_one_line(error)})"
+            f"{model}: onnxruntime {onnxruntime.__version__} cannot load it ({_one_line(error)})"
         ) from None
 
 
@@ -74,52 +74,52 @@ def _one_line(error: Exception) -> str:
 
 
 def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size: int) -> Array:
-    """Logits float32 ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``.
+    """Return logits float32 ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``.
 
     Raises:
-        DeviceError: the model does not accept the images, or does not run.
+        DeviceError: the model rejects the images or does not run.
     """
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     try:
         feed = session.get_inputs()[0].name
         return np.concatenate([session.run(None, {feed: batch})[0] for batch in batches])
     except Exception as error:
-        raise DeviceError(f"a model does not run ({_one_line(error)})") from None
+        raise DeviceError(f"a model failed to run ({_one_line(error)})") from None
 
 
 def load_golden(path: Path) -> tuple[Array, Array]:
-    """The images uint8 ``[G, H, W, 3]`` and torch's logits float32 ``[G, K]``.
+    """Load the images uint8 ``[G, H, W, 3]`` and torch's logits float32 ``[G, K]``.
 
     Raises:
         DeviceError: the file is missing or damaged.
     """
     try:
         with zipfile.ZipFile(str(path)) as packed:
-            # Compressed members may unpack to any size.
+            # Compressed members could unpack to any size.
             stored = not any(member.compress_type for member in packed.infolist())
         with np.load(str(path), allow_pickle=False) as golden:
             arrays = [golden[name] for name in ("images", "logits")] if stored else []
     except FileNotFoundError:
         raise DeviceError(f"{path}: no such file; copy the whole bundle") from None
-    except Exception as error:  # zipfile, zlib and numpy each have their own
+    except Exception as error:  # zipfile, zlib and numpy each raise their own kinds
         raise DeviceError(f"{path}: damaged ({error}); copy the bundle again") from None
     forms = [(array.dtype, array.ndim) for array in arrays]
     if forms != [("u1", 4), ("f4", 2)] or not 0 < len(arrays[0]) == len(arrays[1]):
         raise DeviceError(
-            f"{path}: expected images uint8 [G, H, W, 3] and logits float32 [G, K] of one image or"
-            " more, not compressed; package the bundle anew"
+            f"{path}: expected images uint8 [G, H, W, 3] and logits float32 [G, K] of at least one"
+            " image, uncompressed; package the bundle again"
         )
     return arrays[0], arrays[1]
 
 
 def profile(model: Path, golden: Path, threads: int, settings: Any) -> dict[str, Any]:
-    """Time one model at batch 1, in ms, with parity on the golden batch in the same run.
+    """Time one model at batch 1, in ms, and check parity on the golden batch in the same run.
 
     Args:
         settings: as for :func:`time_model`.
 
     Raises:
-        DeviceError: a file is missing or damaged, or cannot be loaded.
+        DeviceError: a file is missing or damaged.
     """
     if not model.is_file():
         raise DeviceError(f"{model}: no such file; give an exported .onnx file")
@@ -140,13 +140,13 @@ def profile(model: Path, golden: Path, threads: int, settings: Any) -> dict[str,
 
 
 def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> tuple[Any, dict[str, Any]]:
-    """A session with its times and parity.
+    """Time a model, and return its session with times and parity.
 
     No outliers are removed. Warm-up and measurement each last until both their runs and their
-    seconds are reached; ``max_runs`` ends the measurement in any case.
+    seconds are reached; the measurement never exceeds ``max_runs``.
 
     Args:
-        load: opens the session, of onnxruntime or with the same methods.
+        load: opens a session, onnxruntime's or one with the same methods.
         golden: the file of the golden batch.
         settings: has ``warmup_runs``, ``warmup_seconds``, ``min_runs``, ``min_seconds`` and
             ``max_runs``.
@@ -179,7 +179,7 @@ def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> tuple[An
 
 
 def time_run(session: onnxruntime.InferenceSession, feed: dict[str, Array]) -> float:
-    """Wall time of one run in ms."""
+    """Return the wall time of one run in ms."""
     start = time.perf_counter_ns()
     session.run(None, feed)
     return (time.perf_counter_ns() - start) / 1e6
@@ -192,7 +192,7 @@ def time_runs(
     min_seconds: float,
     max_runs: int,
 ) -> list[float]:
-    """Wall times in ms of at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``."""
+    """Time at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``, in ms."""
     samples: list[float] = []
     end = time.perf_counter() + min_seconds
     while len(samples) < max_runs and (len(samples) < min_runs or time.perf_counter() < end):
@@ -201,13 +201,13 @@ def time_runs(
 
 
 def peak_rss_mb() -> float | None:
-    """The peak memory of this process in MB; None if unknown."""
-    # Preferred to getrusage, whose value on Linux includes the peak of the parent process.
+    """Return the peak memory of this process in MB; None if unknown."""
+    # On Linux, the value of getrusage includes the peak of the parent process.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    with contextlib.suppress(ImportError):  # Windows has no such module
+    with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
         bytes_per_unit = 1 if sys.platform == "darwin" else 1024
@@ -216,12 +216,12 @@ def peak_rss_mb() -> float | None:
 
 
 def load_average() -> float | None:
-    """Runnable processes over the last minute; None if the system does not report it."""
+    """Return the runnable processes over the last minute; None if unknown."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def temperature() -> float | None:
-    """The warmest thermal zone in degrees Celsius; None if none can be read."""
+    """Return the warmest thermal zone in degrees Celsius; None if none is readable."""
     readings = []
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         with contextlib.suppress(OSError, ValueError):
@@ -238,10 +238,10 @@ def check(folder: Path) -> dict[str, Any]:
         ``reason`` of each model.
 
     Raises:
-        DeviceError: the folder is no bundle, or a file is missing, altered or cannot be loaded.
+        DeviceError: the folder is no bundle, or a file is missing, altered or not loadable.
     """
     manifest = verify(folder)
-    description = read_description(folder, "package the bundle anew")
+    description = read_description(folder, "package the bundle again")
     images, reference = load_golden(folder / description["golden"]["path"])
     results = []
     for precision, files in description["files"].items():
@@ -276,7 +276,7 @@ def print_table(checked: dict[str, Any]) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Describe this machine; None for what it does not report."""
+    """Describe this machine; None for unknown values."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
@@ -289,7 +289,7 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_name() -> str | None:
-    """The kernel's name for the processor, or else the board's name."""
+    """Return the kernel's name for the processor, or else the board's."""
     fields: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -309,7 +309,7 @@ def pin(cpus: str) -> None:
     """Pin this process and its future threads to processors such as ``0,2-3``.
 
     Raises:
-        DeviceError: the system lacks these processors, or cannot pin.
+        DeviceError: the system lacks these processors or cannot pin.
     """
     wanted: set[int] = set()
     try:
@@ -318,17 +318,15 @@ def pin(cpus: str) -> None:
             wanted.update(range(int(first), int(last or first) + 1))
         os.sched_setaffinity(0, wanted)
     except AttributeError:
-        raise DeviceError(f"--cpus needs Linux, and this is {platform.system()}") from None
+        raise DeviceError(f"--cpus works only on Linux, not on {platform.system()}") from None
     except (ValueError, OSError):
         there = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        raise DeviceError(f"--cpus {cpus}: expected some of this machine's, {there}") from None
+        raise DeviceError(f"--cpus {cpus}: expected processors among {there}") from None
 
 
 def arguments() -> argparse.Namespace:
-    """Those of the command line; ends the process where they are wrong."""
-    parser = argparse.ArgumentParser(
-        description="Check or time the exported models on this machine."
-    )
+    """Parse the command line; ends the process if it is wrong."""
+    parser = argparse.ArgumentParser(description="Check or time exported models on this machine.")
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument(
         "--check",
@@ -336,7 +334,7 @@ def arguments() -> argparse.Namespace:
         type=Path,
         const=Path(__file__).resolve().parent,
         metavar="FOLDER",
-        help="verify files and parity of every model in FOLDER; default: this file's folder",
+        help="verify the files in FOLDER and every model's parity; default: this file's folder",
     )
     mode.add_argument(
         "--profile", action="store_true", help="time --model and print one line of JSON"
@@ -347,11 +345,11 @@ def arguments() -> argparse.Namespace:
         type=Path,
         const=False,
         metavar="FOLDER",
-        help="describe this machine in one line of JSON, after verifying the files of FOLDER",
+        help="print this machine's description as one line of JSON; first verify FOLDER, if given",
     )
     parser.add_argument("--json", action="store_true", help="with --check: print one line of JSON")
     parser.add_argument(
-        "--cpus", metavar="LIST", help="pin to these processors, such as 0,1 (Linux)"
+        "--cpus", metavar="LIST", help="pin to these processors, such as 0,1 (Linux only)"
     )
     parser.add_argument("--model", type=Path, metavar="FILE", help="a static model, batch 1")
     parser.add_argument(

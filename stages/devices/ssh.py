@@ -1,7 +1,7 @@
-"""``ssh://``: a machine that the system's OpenSSH client reaches.
+"""``ssh://``: measure on a machine that the system's OpenSSH client reaches.
 
-Host keys are checked strictly: against the user's known_hosts; a new one must be confirmed, a
-changed one is refused. Users log in by key or agent; passwords are never asked for.
+Host keys are checked strictly against the user's known_hosts: a new one must be confirmed, a
+changed one is refused. Login is by key or agent, never by password.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stages.runtimes.exported import Exported
 
 _CONFIG = "ACKD_SSH_CONFIG"
 _DEFAULT_FOLDER = "ackd"
-# 15 s without an answer count as no connection, during and after its setup.
+# A connection fails after 15 s without an answer, during and after its setup.
 _OPTIONS = (
     *("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no"),
     *("ConnectTimeout=15", "ConnectionAttempts=1"),
@@ -39,7 +39,7 @@ _CONNECTION_FAILED = 255
 
 
 class SshDevice(Host):
-    """A POSIX machine with Python behind an sshd."""
+    """A POSIX machine with Python and sshd."""
 
     def __init__(self, url: DeviceUrl, opening: Opening) -> None:
         super().__init__(url, opening)
@@ -50,10 +50,10 @@ class SshDevice(Host):
         return self.url.options.get("python", "python3")
 
     def connect(self) -> None:
-        """Connect once; asks to confirm a new host key.
+        """Connect once, and ask to confirm a new host key.
 
         Raises:
-            InputError: the device is unreachable or not trusted, or refuses the user.
+            InputError: the device is unreachable, not trusted or refuses the user.
         """
         finished = self._visit()
         if finished.code == _CONNECTION_FAILED and _is_unknown(finished.err):
@@ -66,7 +66,7 @@ class SshDevice(Host):
 
     @contextlib.contextmanager
     def placed(self, exported: Exported) -> Iterator[Place]:
-        """The static models and the golden batch, with a manifest of these."""
+        """Send the static models and the golden batch, with their manifest."""
         sums = exported.sums("static")
         manifest = describe(sums, "models", "0", None)
         files: dict[str, Path | bytes] = {f"bundle/{path.name}": path for path in sums}
@@ -75,11 +75,11 @@ class SshDevice(Host):
             yield place
 
     def line(self, command: Sequence[str], *first: str) -> list[str]:
-        """As in :class:`Host`; ``first`` overrides the options, as ssh takes the first value."""
+        """As in :class:`Host`; ``first`` overrides options, as ssh takes the first value."""
         options = [*first, *(f"-o{option}" for option in _OPTIONS)]
         if path := os.environ.get(_CONFIG):
             if not Path(path).is_file():
-                raise InputError(f"{_CONFIG} is {path!r}, which is no file; correct or unset it")
+                raise InputError(f"{_CONFIG} is {path!r}, expected a file; correct or unset it")
             options += ["-F", path]
         options += ["-p", str(self.url.port)] if self.url.port else []
         options += ["-l", self.url.user] if self.url.user else []
@@ -96,32 +96,32 @@ class SshDevice(Host):
                 f" remove the old key with `ssh-keygen -R {known_name(self.url)}`"
             )
         if _is_unknown(output):
-            raise InputError(f"{url}: the host key is not known and was not accepted")
+            raise InputError(f"{url}: the host key is unknown and was not accepted")
         why = last_line(output) or "ssh gave no reason"
         if "Permission denied" in output:
             raise InputError(
-                f"{url}: login refused ({why}); install your public key there with ssh-copy-id, and"
-                " load the private one with ssh-add if it has a passphrase"
+                f"{url}: login refused ({why}); install your public key there with ssh-copy-id;"
+                " if the private key has a passphrase, load it with ssh-add"
             )
-        raise InputError(f"{url}: not reached ({why})")
+        raise InputError(f"{url}: unreachable ({why})")
 
 
 def _is_unknown(output: str) -> bool:
-    """Whether ssh knows no key of the host."""
+    """Return whether ssh knows no key of the host."""
     return "host key is known for" in output and "strict checking" in output
 
 
 def known_name(url: DeviceUrl) -> str:
-    """The host's name in known_hosts, quoted for a shell if necessary."""
+    """Return the host's name in known_hosts, quoted for a shell if necessary."""
     return str(url.host) if url.port in (None, 22) else f"'[{url.host}]:{url.port}'"
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> SshDevice:
-    """Raises InputError if the host is unreachable or not trusted, or refuses the user."""
+    """Connect; raises InputError if the host is unreachable, not trusted or refuses the user."""
     for program in ("ssh", "ssh-keygen"):
         if shutil.which(program) is None:
             raise InputError(
-                f"{url.text}: {program} is not installed here; install OpenSSH's client"
+                f"{url.text}: {program} is not installed here; install the OpenSSH client"
             )
     device = SshDevice(url, opening)
     device.connect()

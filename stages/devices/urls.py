@@ -1,4 +1,4 @@
-"""Devices by URL: what a URL may hold, and which module opens it."""
+"""Parse device URLs, and open devices with the module of their scheme."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class _Scheme(NamedTuple):
     """One kind of device; the module of the same name opens it."""
 
     form: str
-    """How a URL looks, for messages."""
+    """The form of a URL, for messages."""
     place: re.Pattern[str]
-    """What lies between the scheme and ``?``."""
+    """The part between the scheme and ``?``."""
     options: frozenset[str]
 
 
-# None may begin with a dash: they are passed on command lines.
+# None may begin with a dash, because they are passed on command lines.
 _USER = r"[A-Za-z0-9_.][A-Za-z0-9_.+@\\$-]*"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9]+)?\]"
 # As `adb devices` lists them; some are an address and port.
@@ -63,10 +63,10 @@ class DeviceUrl:
     """A valid URL.
 
     Attributes:
-        text: as given; it has no secret, as passwords are refused.
+        text: as given; it has no secrets, as passwords are refused.
         host: a name, an address or, for adb, a serial number.
         folder: on the device; absolute, or relative to the user's home (``/~/``).
-        options: what followed ``?``, each once.
+        options: what follows ``?``, each once.
     """
 
     text: str
@@ -85,22 +85,22 @@ class DeviceUrl:
 
     @property
     def in_browser(self) -> bool:
-        """Whether a phone's browser measures, which somebody must keep in the foreground."""
+        """Whether a phone's browser measures, which a person must keep in the foreground."""
         return self.scheme == "adb" and "runner" not in self.options
 
 
 def parse_url(text: str) -> DeviceUrl:
-    """Raises InputError if ``text`` is no valid URL; the message never has a password."""
+    """Parse a URL; raises InputError if it is invalid, never with the password in the message."""
     if found := _PASSWORD.match(text):
         raise InputError(
-            f"the URL of {found['host']} has a password; leave it out, and use a key or an agent"
+            f"the URL of {found['host']} has a password; remove it, and log in by key or agent"
         )
     name, colon, rest = text.partition(":")
     scheme = _SCHEMES.get(name)
     if not colon or scheme is None:
         *forms, last = (known.form for known in _SCHEMES.values())
         raise InputError(
-            f"the device {text!r} has no known scheme; give {', '.join(forms)} or {last}"
+            f"the device {text!r} has no known scheme; expected {', '.join(forms)} or {last}"
         )
     place, _, query = rest.partition("?")
     found = scheme.place.fullmatch(place)
@@ -134,10 +134,10 @@ def _folder(path: str, text: str) -> str:
 
 
 def open_device(url: str, opening: Opening) -> Device:
-    """The device of a URL, connected and ready.
+    """Connect to the device of a URL.
 
     Raises:
-        InputError: the URL is wrong, or the device cannot be reached or trusted.
+        InputError: the URL is wrong, or the device is unreachable or not trusted.
     """
     parsed = parse_url(url)
     module = importlib.import_module(f"stages.devices.{parsed.scheme}")

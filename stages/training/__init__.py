@@ -1,1 +1,1 @@
-"""One training loop for every method."""
+"""The training loop that all methods share."""

@@ -1,4 +1,4 @@
-"""A moving average of what is trained, which is often better than its last step."""
+"""An exponential moving average of the weights, often better than the last step's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class Average:
-    """``a <- d a + (1 - d) w`` after each step, of weights and of BatchNorm's statistics.
+    """``a <- d a + (1 - d) w`` after each step, for weights and BatchNorm statistics.
 
-    In step t, counted from 0, ``d = min(decay, (1 + t) / (10 + t))``: the first weights count
-    little (as in TensorFlow's ExponentialMovingAverage, and timm's).
+    In step t, counted from 0, ``d = min(decay, (1 + t) / (10 + t))``, so the first weights count
+    little, as in TensorFlow's ExponentialMovingAverage and in timm.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -27,14 +27,14 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of a step."""
+        """Add the weights after a step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.averaged, self._tensors(), 1 - decay)
         self.steps += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module with the averaged weights, for as long as this lasts."""
+        """Give the module the averaged weights until the block ends."""
         own = [tensor.clone() for tensor in self._tensors()]
         self.apply()
         try:
@@ -44,7 +44,7 @@ class Average:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Give the module the averaged weights for good."""
+        """Replace the module's weights by their average."""
         torch._foreach_copy_(self._tensors(), self.averaged)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Depthwise convolutions in float32, where bf16 would slow their gradients down."""
+"""Run depthwise convolutions in float32 where their bf16 gradients would be slow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def keep_depthwise_in_float32(network: nn.Module) -> None:
-    """Take the depthwise convolutions out of a CPU's autocast, in place.
+    """Exclude depthwise convolutions from the CPU's autocast, in place.
 
-    oneDNN takes up to seven times as long for their gradients in bf16 as in float32 (torch 2.14):
-    a network of many of them would train more slowly than without bf16.
+    In oneDNN their bf16 gradients take up to seven times as long as in float32 (torch 2.14), so a
+    network with many of them would train more slowly in bf16.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:

@@ -1,4 +1,4 @@
-"""Where a network runs, and how its arithmetic is made repeatable."""
+"""Choose the device, and make its arithmetic deterministic."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def prepare_device() -> torch.device:
-    """The GPU where there is one, otherwise the CPU; deterministic algorithms on either."""
-    # cuBLAS is repeatable only with a fixed workspace, and reads this when it starts.
+    """Return the GPU, or the CPU if there is none, and enable deterministic algorithms."""
+    # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # It would also fill all new memory with NaN, a tenth of a step, to show who reads it unwritten.
+    # Filling new memory with NaN, a debugging aid, would take a tenth of each step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

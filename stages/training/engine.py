@@ -1,4 +1,4 @@
-"""What trains: devices, processes and precision, by way of Accelerate."""
+"""Devices, processes and precision of a training, through Accelerate."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ RUNS_FOLDER = Path("runs")
 
 @dataclass(frozen=True)
 class Engine:
-    """The processes of a training, and how they compute.
+    """The processes of a training, and their device and precision.
 
     Attributes:
-        accelerator: knows this process's device and number.
-        precision: what ``auto`` became.
+        accelerator: knows this process's device and index.
+        precision: with ``auto`` resolved.
     """
 
     accelerator: Accelerator
@@ -50,11 +50,11 @@ class Engine:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and lines."""
+        """Whether this process writes files and output."""
         return bool(self.accelerator.is_main_process)
 
     def place(self, distiller: Distiller, image_size: int) -> Distiller:
-        """Move a distiller to this process's device, in the layout that convolutions like best."""
+        """Move a distiller to this process's device, in channels-last layout, and prepare it."""
         distiller.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         mask_padding_gradients(distiller, image_size, self.device)
         if self.device.type == "cpu" and self.precision == "bf16":
@@ -62,8 +62,8 @@ class Engine:
         if self.settings.sync_batchnorm:
             if self.device.type != "cuda":
                 raise InputError(
-                    "training.sync_batchnorm is true, but there is no GPU, and torch has it only"
-                    " there; set it to false"
+                    "training.sync_batchnorm is true, but torch supports it only on GPUs, and there"
+                    " is none; set it to false"
                 )
             _require_plain_batchnorms(distiller)
             nn.SyncBatchNorm.convert_sync_batchnorm(distiller)  # type: ignore[no-untyped-call]
@@ -74,18 +74,17 @@ class Engine:
         return distiller
 
     def distribute(self, distiller: Distiller) -> nn.Module:
-        """The distiller with gradients averaged over processes, where there are several."""
+        """Wrap the distiller to average gradients over processes, if there are several."""
         if self.accelerator.num_processes == 1:
             return distiller
         devices = [self.device] if self.device.type == "cuda" else None
-        # BatchNorm goes by process; average_statistics is called when the statistics matter.
+        # BatchNorm statistics are local; average_statistics merges them when they matter.
         return DistributedDataParallel(distiller, devices, broadcast_buffers=False)
 
     def average_statistics(self, module: nn.Module) -> None:
         """Give every process the mean of all processes' BatchNorm statistics.
 
-        Each is a moving average, which is linear in what it averages: the mean is the moving
-        average of what all processes have seen.
+        Moving averages are linear, so their mean is the moving average over all processes' batches.
         """
         for part in module.modules() if self.accelerator.num_processes > 1 else ():
             if isinstance(part, _BatchNorm) and part.running_mean is not None:
@@ -94,12 +93,12 @@ class Engine:
                     statistic.copy_(self.average(statistic.clone()))
 
     def average(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes."""
+        """Return the mean over all processes."""
         mean: Tensor = self.accelerator.reduce(tensor, reduction="mean")
         return mean
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """What every process holds, ``[B, ...]`` each with its own B, along the first axis."""
+        """Concatenate all processes' tensors ``[B, ...]`` along the first axis; B may differ."""
         accelerator = self.accelerator
         if accelerator.num_processes == 1:
             return tensor
@@ -109,20 +108,20 @@ class Engine:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def broadcast(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The main process's content, in every process; what the others give is not looked at."""
+        """Return the main process's content in every process; the others' is ignored."""
         box = [content]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(box)
         return box[0]
 
     def kernels(self, batch_size: int) -> list[str | int]:
-        """What a network's last bits depend on besides its weights, its input and torch."""
+        """Return what a network's last bits depend on besides weights, input and torch."""
         if self.device.type == "cuda":
             return [_device_name(self.device), batch_size, self.accelerator.num_processes]
         return [torch.backends.cpu.get_cpu_capability()]  # see ``stages.training.inference``
 
     def describe(self) -> dict[str, Any]:
-        """What a result depends on besides parameters and code; nothing that changes by itself."""
+        """Describe what a result depends on besides parameters and code; the same in every run."""
         packages = ("torch", "accelerate", "numpy")
         return {
             "git_revision": _git("rev-parse", "HEAD"),
@@ -141,14 +140,14 @@ def start_engine(settings: EngineSettings) -> Engine:
     """Join this process to the others, if there are any.
 
     Raises:
-        InputError: the precision or the tracker is not to be had here.
+        InputError: the precision or the tracker is not available here.
     """
     device = prepare_device()
     precision = choose_precision(settings.precision, device)
     if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:
         raise InputError(
             f"training.tracker is {settings.tracker}, which is not installed; install it with"
-            f" `pip install -e '.[{settings.tracker}]'`, or set none"
+            f" `pip install -e '.[{settings.tracker}]'`, or set it to none"
         )
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -162,10 +161,9 @@ def start_engine(settings: EngineSettings) -> Engine:
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto`` is bf16 where that is the faster arithmetic, and fp32 elsewhere.
+    """Resolve ``auto``: bf16 if the processor computes it faster, otherwise fp32.
 
-    It goes by what the processor is, not by a measurement: the next run on the same machine must
-    choose the same.
+    The processor's features decide, not a measurement, so every run on a machine chooses the same.
 
     Raises:
         InputError: fp16 without a GPU.
@@ -179,10 +177,10 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the hardware makes bf16 products, and faster than those of fp32.
+    """Return whether the hardware multiplies bf16 faster than fp32.
 
-    Of Intel's processors only those with AMX count: ``avx512_bf16`` alone makes half as many
-    products a second as fp32 there (measured, docs/benchmarks.md). Others are taken at their word.
+    Among Intel processors, only those with AMX do: with ``avx512_bf16`` alone, bf16 runs at half
+    the speed of fp32 (see docs/benchmarks.md). For others, support is taken to mean speed.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -196,27 +194,27 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def _require_plain_batchnorms(distiller: Distiller) -> None:
-    """Some of timm's BatchNorms hold the activation after them, which torch would drop."""
+    """Refuse timm's BatchNorms with a built-in activation, which the conversion would drop."""
     for network in distiller.modules():
         if isinstance(network, Backbone) and any(
             isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d
             for module in network.modules()
         ):
             raise InputError(
-                f"training.sync_batchnorm is true, but {network.name} has BatchNorms of its own"
-                " kind, which torch cannot join; set it to false, or choose another network"
+                f"training.sync_batchnorm is true, but torch cannot convert the custom BatchNorms"
+                f" of {network.name}; set it to false, or choose another network"
             )
 
 
 def compile_network(network: Backbone) -> None:
-    """Compile what a network does between its stem and its logits, in place.
+    """Compile a network from its stem to its logits, in place.
 
-    Every shape gets its own code: shapes that are found out to vary would give other last bits to
-    a resumed training, which finds it out elsewhere.
+    Each shape gets its own code. Dynamic shapes would be detected at another step in a resumed
+    training, and change its last bits.
     """
-    # A student and its learners share a method, and each meets a few sizes of batch.
+    # A student and its learners share a method, and each meets a few batch sizes.
     torch._dynamo.config.recompile_limit = 64
-    if network.num_stages == 0:  # all of it is the code of another library
+    if network.num_stages == 0:  # a whole network of another library
         network.forward = torch.compile(network.forward, dynamic=False)  # type: ignore[method-assign]
         return
     compiled = torch.compile(network.features_from, dynamic=False)

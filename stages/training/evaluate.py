@@ -1,4 +1,4 @@
-"""What a network answers on a whole split."""
+"""Run a network on a whole split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCH = 256
 
 
 class Seen(NamedTuple):
-    """A split as learners see it: by name, ``[N, ...]`` each, on the CPU."""
+    """The learners' outputs on a split, by name: ``[N, ...]`` each, on the CPU."""
 
     logits: dict[str, Tensor]
     embeddings: dict[str, Tensor]
@@ -27,20 +27,20 @@ class Seen(NamedTuple):
 
 
 def batches(split: Images, normalize: Normalize) -> Iterator[Tensor]:
-    """The split's images in order, normalised."""
+    """Yield the split's images in order, normalised."""
     for start in range(0, len(split), _BATCH):
         yield normalize(split.images[start : start + _BATCH])
 
 
 @torch.no_grad()
 def predict(network: Callable[[Tensor], Tensor], split: Images, normalize: Normalize) -> Tensor:
-    """Logits ``[N, K]`` float32 on the CPU; the network must be in eval mode."""
+    """Return logits ``[N, K]`` float32 on the CPU; the network must be in eval mode."""
     return torch.cat([network(images).float().cpu() for images in batches(split, normalize)])
 
 
 @torch.no_grad()
 def observe(look: Callable[[Tensor], Observation], split: Images, normalize: Normalize) -> Seen:
-    """All that a method shows of a split."""
+    """Collect a method's observations on a split."""
     seen = [look(images) for images in batches(split, normalize)]
     return Seen(*(_joined([getattr(part, kind) for part in seen]) for kind in Seen._fields))
 
@@ -50,6 +50,6 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def accuracy(logits: Tensor, split: Images) -> float:
-    """Top-1 accuracy of logits ``[N, K]``, a fraction."""
+    """Return the top-1 accuracy of logits ``[N, K]`` as a fraction."""
     right = logits.argmax(1) == torch.from_numpy(np.array(split.labels))
     return float(right.double().mean())

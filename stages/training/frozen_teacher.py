@@ -12,19 +12,18 @@ from stages.training.engine import Engine
 from stages.training.inference import FrozenNetwork
 from stages.training.logits_store import LogitsStore, round_logits
 
-_PART = 1 << 14  # samples whose logits the processes exchange at once
+_PART = 1 << 14  # samples per exchange of logits between processes
 
 
 class FrozenTeacher:
-    """The teacher's outputs, epoch by epoch.
+    """Gives the teacher's outputs for each batch.
 
-    Logits are rounded to float16 wherever they come from, so that a student's weights are the same
-    with the store warm, cold or off. Features are never stored.
+    Logits are always rounded to float16, so the student's weights are the same with the store warm,
+    cold or off. Features are never stored.
 
     Args:
-        teacher: on the engine's device; it is put into eval mode, as a frozen teacher's running
-            statistics must not move.
-        slots: of an epoch, all processes together.
+        teacher: on the engine's device; put into eval mode, which freezes its running statistics.
+        slots: samples of an epoch, over all processes.
 
     Raises:
         InputError: the method needs a teacher and there is none.
@@ -52,7 +51,7 @@ class FrozenTeacher:
             self.answers = FrozenNetwork(teacher, engine.settings.compile)
 
     def begin_epoch(self, epoch: int, start_step: int) -> None:
-        """Look into the store; what an interrupted epoch did before ``start_step`` is not there."""
+        """Read the epoch from the store, or prepare to keep it if it starts at its first step."""
         self.kept = None
         self.stored = None if self.store is None else self.store.read(epoch)
         if self.store is not None and self.stored is None and start_step == 0:
@@ -60,13 +59,12 @@ class FrozenTeacher:
             self.kept = torch.zeros(self.slots, classes, dtype=torch.float16)
 
     def end_epoch(self, epoch: int) -> None:
-        """Keep what was computed, if that is all of the epoch."""
+        """Store the epoch's logits if all of them were computed."""
         if self.store is None or self.kept is None:
             return
         if self.engine.accelerator.num_processes > 1:
-            # Each process has filled its own rows of zeros: the sum of the bits is the whole. As
-            # int32, because processes on CPUs cannot add int16; in parts, because all of it would
-            # be twice as large again.
+            # Each process filled its own rows and left zeros elsewhere, so summing the bits merges
+            # them: as int32, because CPU processes cannot add int16, and in parts to save memory.
             for part in torch.split(self.kept.view(torch.int16), _PART):
                 bits = part.to(self.engine.device, torch.int32)
                 part.copy_(self.engine.accelerator.reduce(bits, reduction="sum"))
@@ -76,7 +74,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutputs:
-        """What the method needs of a batch."""
+        """Return the outputs that the method needs for a batch."""
         if self.needs == "nothing":
             return TeacherOutputs()
         if self.needs == "features":

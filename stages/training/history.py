@@ -1,4 +1,4 @@
-"""What a training has seen so far: losses step by step, accuracies epoch by epoch."""
+"""A training's history: losses of each step, accuracies of each epoch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from stages.training.evaluate import accuracy, observe
 
 Row = dict[str, float]
 
-#: Steps after which a GPU is asked whether its losses were finite, which makes it wait.
+#: Steps between checks on a GPU that losses are finite; each check makes it wait.
 _ASK_EVERY = 50
 
 
 @dataclass
 class Progress:
-    """How far a training is; what a checkpoint holds besides weights and optimizers.
+    """The progress of a training, as checkpoints keep it beside weights and optimizers.
 
     Attributes:
-        epoch: counted from 0; the one that is going on.
-        step: batches of it that are done.
-        sums: each loss, summed over the epoch's samples of this process so far.
+        epoch: the current one, counted from 0.
+        step: batches done in the epoch.
+        sums: each loss, summed over this process's samples of the epoch so far.
         seconds: spent on the epoch so far.
-        history: a row for each epoch that is done.
-        best_epoch: counted from 1, the first with the highest accuracy on validation.
-        best_accuracy: its accuracy.
-        best_student: the student's state dict of that epoch.
+        history: a row for each finished epoch.
+        best_epoch: the first with the highest validation accuracy, counted from 1.
+        best_accuracy: its validation accuracy.
+        best_student: the student's state dict after it.
     """
 
     epoch: int = 0
@@ -48,7 +48,7 @@ class Progress:
     best_student: dict[str, Tensor] = field(default_factory=dict)
 
     def keep(self, row: Row, student: Mapping[str, Tensor]) -> None:
-        """An epoch's row, and its student where it is the best so far."""
+        """Keep an epoch's row, and its student if it is the best so far."""
         self.history.append(row)
         if row["val_accuracy"] > self.best_accuracy:
             self.best_epoch, self.best_accuracy = self.epoch + 1, row["val_accuracy"]
@@ -59,17 +59,17 @@ class Progress:
 
 
 class Losses:
-    """Adds up the losses of an epoch in its progress, and refuses one that is not finite."""
+    """Sums up the losses of an epoch in its progress, and refuses one that is not finite."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, losses: Mapping[str, Tensor], samples: int) -> None:
-        """Count the means of a step's ``samples``.
+        """Add a step's losses, each a mean over ``samples``.
 
         Raises:
-            InputError: as :meth:`require_finite`, which is called often enough.
+            InputError: as in :meth:`require_finite`, which runs every few steps.
         """
         detached = {name: loss.detach() for name, loss in losses.items()}
         self._unchecked.append((self.progress.step, detached))
@@ -81,7 +81,7 @@ class Losses:
             sums[name] = sums[name] + part if name in sums else part
 
     def require_finite(self) -> None:
-        """Look at the losses that came since the last look.
+        """Check the losses added since the last check.
 
         Raises:
             InputError: one is not finite.
@@ -100,7 +100,7 @@ class Losses:
 
 @torch.no_grad()
 def validate(distiller: Distiller, val: Images, normalize: Normalize) -> Row:
-    """Accuracy of each learner on validation, what else the method measures, and CKA by pair."""
+    """Measure each learner's validation accuracy, the method's own measures, and CKA by pair."""
     seen = observe(distiller.eval().observe, val, normalize)
     accuracies = {name: accuracy(logits, val) for name, logits in seen.logits.items()}
     row: Row = {"val_accuracy": accuracies.pop("target")}

@@ -1,4 +1,4 @@
-"""A network that only answers: its cheapest form that computes the same function."""
+"""Run a frozen network in its fastest form."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.networks.backbone import Backbone
 
-# On a CPU the maps of so many images stay in its caches: a third faster than a batch of 128.
+# Feature maps of this many images fit a CPU's caches: a third faster than batches of 128.
 _PART = 32
-# Compiled, where ReLU and shortcut are joined to what comes before, more of them do.
+# Compiled, with ReLU and shortcut fused into the layer before, those of more images do.
 _COMPILED_PART = 64
-# Kernels go by the number of images. With multiples of this, an image's logits do not depend on
-# the other images of its batch, to the bit (measured on x86, where vectors have 16 floats).
+# The batch size selects kernels. In multiples of this, an image's logits are the same to the bit
+# whatever the other images (measured on x86, where vectors have 16 floats).
 _GRANULE = 16
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
@@ -26,14 +26,13 @@ _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 class FrozenNetwork:
-    """A network in eval mode without gradients, every BatchNorm that allows it folded away.
+    """A network in eval mode without gradients, its BatchNorms folded into convolutions.
 
-    Folding scales a convolution's weights by what the BatchNorm after it would do to its output.
-    Where what a network does cannot be traced, it runs as it is.
+    A network that cannot be traced runs unfolded.
 
     Args:
-        network: on its device; it is put into eval mode and left as it is otherwise.
-        compiled: compile it; every batch then has one size on a CPU.
+        network: on its device; put into eval mode, otherwise unchanged.
+        compiled: compile it; on a CPU, all batches then have the same size.
     """
 
     def __init__(self, network: Backbone, compiled: bool = False) -> None:
@@ -42,7 +41,7 @@ class FrozenNetwork:
         if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
             try:
                 folded = _folded(network).eval()
-            except Exception:  # what tracing meets in the code of other libraries
+            except Exception:  # other libraries' code makes tracing fail in many ways
                 folded = network
         self.folded = folded.to(memory_format=torch.channels_last)
         self.part, self.granule = _PART, _GRANULE
@@ -52,7 +51,7 @@ class FrozenNetwork:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` to logits ``[B, K]``."""
+        """Map images ``[B, 3, H, W]`` to logits ``[B, K]``."""
         if images.device.type != "cpu":
             logits: Tensor = self.folded(images)
             return logits
@@ -69,9 +68,9 @@ class FrozenNetwork:
 
 
 class _Tracer(fx.Tracer):
-    """Sees timm's convolutions and BatchNorms as wholes, as it does torch's own.
+    """Treats timm's convolutions and BatchNorms as leaves, like torch's.
 
-    Others that inherit from these may do something else to their weights.
+    Other subclasses are traced, as they may transform their weights.
     """
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
@@ -79,9 +78,9 @@ class _Tracer(fx.Tracer):
 
 
 def _folded(network: Backbone) -> fx.GraphModule:
-    """What a network does, as a graph of modules, of which it shares those that stay."""
+    """Trace a network and fold its BatchNorms; unfolded modules are shared with the network."""
     graph = _Tracer().trace(network)
-    # By name in a dictionary: a child may be called as one of the network's methods is.
+    # A dictionary, because a child may have the name of one of the network's methods.
     named: dict[str, Any] = dict(network.named_modules())
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:

@@ -1,8 +1,7 @@
-"""The teacher's logits, kept from one run to the next.
+"""Store the teacher's logits from one run to the next.
 
-The feed gives every sample of an epoch as a pure function of the data seed, so what a frozen
-teacher says of an epoch is worth keeping: whoever trains with the same teacher, images and
-augmentation reads it instead of running the teacher.
+Each sample of an epoch is a pure function of the data seed, so a frozen teacher's logits are too:
+later runs with the same teacher, images and augmentation read them instead of running the teacher.
 """
 
 from __future__ import annotations
@@ -36,46 +35,45 @@ _BYTES_PER_LOGIT = 2
 
 
 def round_logits(logits: Tensor) -> Tensor:
-    """Logits as they are stored, in float16.
+    """Round logits to float16, as they are stored.
 
-    Every use of a teacher's logits rounds them so, stored or not: a student's weights are then the
-    same whether they were computed now or read.
+    Every use of a teacher's logits rounds them, stored or not, so the student's weights do not
+    depend on whether they were computed or read.
 
     Raises:
-        InputError: a logit is not finite, or beyond the 65504 that float16 reaches.
+        InputError: a logit is not finite, or exceeds 65504, the maximum of float16.
     """
     rounded = logits.to(torch.float16)
     if not bool(rounded.isfinite().all()):
         largest = float(logits.detach().abs().max())
         raise InputError(
-            f"the teacher gives a logit of size {largest:.6g}, expected finite ones up to 65504;"
-            " train the teacher again with a smaller learning_rate, or take another checkpoint"
+            f"the teacher's largest logit is {largest:.6g}, expected at most 65504;"
+            " train the teacher again with a smaller learning_rate, or use another checkpoint"
         )
     return rounded
 
 
 class LogitsStore:
-    """The logits of one teacher on one augmented data set, a file an epoch.
+    """The logits of one teacher on one augmented data set, one file per epoch.
 
-    A file holds its seal (see ``durable.py``) and ``[N, K]`` float16 in the order of
-    the samples' indices, nothing else. It is sealed with the key, the epoch and the shape, so that
-    a file from elsewhere is as little taken for one's own as a damaged one.
+    A file holds its seal (see ``durable.py``) and ``[N, K]`` float16 in the order of the samples'
+    indices. The seal covers key, epoch and shape, so files of other stores are rejected like
+    damaged ones.
 
-    Several runs may share a store; each holds what it uses (see ``durable.py``). It
-    never stops a training: what cannot be read is computed, and what cannot be written is said once
-    and left.
+    Several runs may share a store; each holds the folder it uses (see ``durable.py``). The store
+    never stops a training: unreadable logits are computed, and a failure to write is reported once.
 
     Args:
-        key: all that the logits depend on, JSON-able.
+        key: everything that the logits depend on; must be JSON-serializable.
         samples: N, the training images.
         classes: K.
         root: the folder of all keys; by default the environment variable ACKD_LOGITS, or
             ``ackd/logits`` in the user's cache.
-        max_bytes: what all keys together may take; by default ACKD_LOGITS_MAX_GB, or 10 GB
-            (GB = 10^9 bytes). With 0 nothing is written.
+        max_bytes: limit for all keys together; by default ACKD_LOGITS_MAX_GB, or 10 GB
+            (GB = 10^9 bytes). With 0, nothing is written.
 
     Raises:
-        InputError: an environment variable cannot be understood, or no place is known.
+        InputError: an environment variable is invalid, or the home folder is unknown.
     """
 
     def __init__(
@@ -97,9 +95,9 @@ class LogitsStore:
         self._held: Hold | None = None
 
     def read(self, epoch: int) -> Tensor | None:
-        """The logits of an epoch, ``[N, K]`` float16, memory-mapped; None where they are not there.
+        """Read an epoch's logits ``[N, K]`` float16, memory-mapped; None if they are not stored.
 
-        Files that are damaged or not of this key are named in one line.
+        Reports files that are damaged or belong to another key.
         """
         self._hold()
         path = self._path(epoch)
@@ -108,17 +106,17 @@ class LogitsStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except DamagedFileError:
-            print(f"{path}: damaged, or of another teacher; computed again", flush=True)
+            print(f"{path}: damaged, or from another teacher; computing it again", flush=True)
             return None
         except OSError as error:
-            print(f"{path}: not readable ({error.strerror}); computed again", flush=True)
+            print(f"{path}: not readable ({error.strerror}); computing it again", flush=True)
             return None
         return torch.frombuffer(content, dtype=torch.float16).view(self.shape)
 
     def write(self, epoch: int, logits: Tensor) -> None:
-        """Keep the logits of an epoch, ``[N, K]`` float16, on any device.
+        """Store an epoch's logits ``[N, K]`` float16, from any device.
 
-        Where that is not possible it is said in one line, and nothing more is written.
+        If that fails, reports it in one line and writes nothing more.
         """
         if not self._writing:
             return
@@ -131,20 +129,20 @@ class LogitsStore:
             self._write_file(self._path(epoch), seal(self._identity(epoch), content), content)
         except _BoundReachedError:
             self._stop(
-                f"{self.max_bytes / 1e9:g} GB are reached; remove folders there that are no longer"
-                f" needed, or set {_BOUND} higher"
+                f"the limit of {self.max_bytes / 1e9:g} GB is reached; remove folders that you no"
+                f" longer need, or raise {_BOUND}"
             )
         except OSError as error:
-            self._stop(f"{error.strerror}; make room there, or set {_PLACE} to another folder")
+            self._stop(f"{error.strerror}; free some space, or set {_PLACE} to another folder")
 
     def describe(self, epochs: int) -> str:
-        """One line: how many of ``epochs`` epochs are there, by name and size, and where."""
+        """Return a line that says how many of ``epochs`` epochs are stored, and where."""
         paths = map(self._path, range(epochs))
         present = sum(_file_size(path) == self._file_bytes for path in paths)
-        line = f"teacher logits: {present} of {epochs} epochs are in {self.folder}"
+        line = f"teacher logits: {present} of {epochs} epochs stored in {self.folder}"
         if present == epochs or self.max_bytes > 0:
             return line
-        return f"{line}; no more are written, because {_BOUND} is 0"
+        return f"{line}; no more will be stored, because {_BOUND} is 0"
 
     @property
     def _file_bytes(self) -> int:
@@ -154,7 +152,7 @@ class LogitsStore:
         return self.folder / f"epoch-{epoch:05d}.logits"
 
     def _identity(self, epoch: int) -> str:
-        # The processor's order of bytes, for a store that different machines share.
+        # With the byte order, because different machines may share a store.
         return f"{self.name} {epoch} {self.shape} {sys.byteorder}"
 
     def _hold(self) -> None:
@@ -167,8 +165,8 @@ class LogitsStore:
     def _write_file(self, path: Path, *parts: bytes | memoryview) -> None:
         replaced = _file_size(path)
         with durable_file(path) as handle:
-            # It shows its full size first, and is then counted: of several who write at once, each
-            # sees what the others will take, so that together they stay within the bound.
+            # Reserve the full size before counting, so that concurrent writers count each other's
+            # files and stay within the limit together.
             handle.truncate(sum(len(part) for part in parts))
             if self._used() - replaced > self.max_bytes:
                 raise _BoundReachedError
@@ -177,7 +175,7 @@ class LogitsStore:
 
     def _stop(self, reason: str) -> None:
         self._writing = False
-        print(f"teacher logits: no more are kept in {self.root}: {reason}", flush=True)
+        print(f"teacher logits: storing no more in {self.root}: {reason}", flush=True)
 
 
 class _BoundReachedError(Exception):
@@ -185,7 +183,7 @@ class _BoundReachedError(Exception):
 
 
 def _file_size(path: Path) -> int:
-    """0 where there is no such file, or none any more."""
+    """Return the size of a file, or 0 if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:
@@ -193,10 +191,10 @@ def _file_size(path: Path) -> int:
 
 
 def _root() -> Path:
-    """The folder of all teachers' logits: ACKD_LOGITS, or ``ackd/logits`` in the user's cache.
+    """Return the folder of all teachers' logits.
 
     Raises:
-        InputError: no place is known.
+        InputError: the home folder is unknown.
     """
     if place := os.environ.get(_PLACE):
         return Path(place)
@@ -204,17 +202,17 @@ def _root() -> Path:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
         raise InputError(
-            f"no home folder is known to keep the teacher's logits in; set {_PLACE} to a folder, or"
-            " training.logits_store to false"
+            f"the teacher's logits cannot be stored, because the home folder is unknown; set"
+            f" {_PLACE} to a folder, or training.logits_store to false"
         ) from None
     return Path(cache) / "ackd" / "logits"
 
 
 def _bound() -> int:
-    """Bytes that they may take in all: ACKD_LOGITS_MAX_GB, or 10 GB.
+    """Return the limit in bytes for all teachers' logits.
 
     Raises:
-        InputError: the variable cannot be understood.
+        InputError: ACKD_LOGITS_MAX_GB is invalid.
     """
     text = os.environ.get(_BOUND) or _DEFAULT_GB
     try:
@@ -223,6 +221,6 @@ def _bound() -> int:
         gigabytes = math.nan
     if not 0 <= gigabytes < math.inf:
         raise InputError(
-            f"{_BOUND} is {text!r}, expected a number of GB, such as 2.5, or 0 to write none"
+            f"{_BOUND} is {text!r}, expected a number of GB, such as 2.5, or 0 to store nothing"
         )
     return int(gigabytes * 1e9)

@@ -1,4 +1,4 @@
-"""One loop for every method: the teacher, the proxies and the student are all trained here."""
+"""The training loop of teacher, assistants and student, whatever the method."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from stages.training.resume import Resume
 
 
 class Trainer:
-    """Trains a student and all that belongs to its method.
+    """Trains a student and everything that its method trains beside it.
 
-    The weights in the distiller are those of the last epoch, or their average where one is kept.
+    Afterwards the distiller has the weights of the last epoch, or their moving average if one is
+    kept.
 
     Args:
-        val: what accuracy is watched on; it decides nothing but which epoch was best.
-        checkpoints: where an interrupted training goes on from; None keeps none.
+        val: validation images; they only decide which epoch was best.
+        checkpoints: for resuming an interrupted training; None keeps none.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Trainer:
         self.resume = Resume(parts, engine, checkpoints)
 
     def train(self) -> Progress:
-        """Train all epochs, or those that an interrupted training has left.
+        """Train all epochs, or the remaining ones of an interrupted training.
 
         Raises:
             InputError: a loss is not finite.
@@ -71,7 +72,7 @@ class Trainer:
         if done and main:
             step = f", step {progress.step + 1}" if progress.step else ""
             where = f"epoch {progress.epoch + 1}{step}"
-            print(f"{self.what}: an interrupted training goes on at {where}", flush=True)
+            print(f"{self.what}: resuming an interrupted training at {where}", flush=True)
         shown = self.what if main else None
         with Display(shown, settings.epochs, self.feed.steps, self.feed.seen, done) as display:
             while progress.epoch < settings.epochs:
@@ -109,7 +110,7 @@ class Trainer:
         progress.seconds = time.perf_counter() - start
 
     def step(self, shard: Shard) -> dict[str, Tensor]:
-        """Forward, the adversary's step, the losses, the step of all others."""
+        """Run the forward pass, the adversary's step, the losses and the main step."""
         autocast = self.engine.accelerator.autocast
         batch = shard.batch
         teacher = self.teacher(batch)
@@ -141,10 +142,10 @@ class Trainer:
             assert parameter.grad is not None
             parameter.grad.copy_(self.engine.average(parameter.grad))
         self.adversary_optimizer.step()
-        adversary.requires_grad_(False)  # the main step moves the learners alone
+        adversary.requires_grad_(False)  # the main step updates only the learners
 
     def _end_epoch(self, progress: Progress) -> Row:
-        """Sum up the epoch, look at validation, and begin the next."""
+        """Sum up and validate the epoch, and begin the next."""
         engine, seen = self.engine, self.feed.seen
         sums = torch.stack(list(progress.sums.values()))
         totals = engine.average(sums) * engine.accelerator.num_processes
@@ -159,7 +160,7 @@ class Trainer:
             row[f"loss/{name}"] = total / seen
         if engine.is_main:
             averaged = nullcontext() if self.average is None else self.average.applied()
-            with averaged:  # in float32, as the metrics are measured
+            with averaged:  # in float32, like the final metrics
                 row |= validate(self.distiller, self.val, self.feed.normalize)
                 progress.keep(row, self.distiller.student.state_dict())
         progress.next_epoch()

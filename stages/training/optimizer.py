@@ -1,4 +1,4 @@
-"""Optimizers and their schedules."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _START, _END = 0.04, 1e-4
 def build_optimizer(
     module: nn.Module, settings: Training, steps_per_epoch: int
 ) -> tuple[Optimizer, LambdaLR]:
-    """The optimizer, and the learning rate step by step.
+    """Build the optimizer and its learning-rate schedule, which advances with each step.
 
     Args:
-        module: a distiller, or a network alone; what is frozen in it stays as it is.
+        module: a distiller or a network; frozen parameters are skipped.
 
     Raises:
-        InputError: the layers of the network are not known, where ``layer_decay`` needs them.
+        InputError: ``layer_decay`` is set, but the network's layers are not known.
     """
     groups = _groups(module, settings)
     optimizer: Optimizer
@@ -49,7 +49,7 @@ def build_optimizer(
     total = settings.epochs * steps_per_epoch
 
     def one_cycle(step: int) -> float:
-        """Linear rise, then a cosine to nearly nothing (after Smith & Topin 2019)."""
+        """Rise linearly, then fall as a cosine to almost 0 (after Smith & Topin 2019)."""
         warmup = max(1, round(_WARMUP_SHARE * total))
         if step < warmup:
             return _START + (1 - _START) * step / warmup
@@ -57,12 +57,12 @@ def build_optimizer(
         return _END + (1 - _END) * 0.5 * (1 + math.cos(math.pi * done))
 
     def multi_step(step: int) -> float:
-        """Divided by ten after each milestone epoch."""
+        """Divide by ten after each milestone epoch."""
         epochs_done = step // steps_per_epoch
         return float(0.1 ** sum(epochs_done >= milestone for milestone in settings.milestones))
 
     def cosine(step: int) -> float:
-        """Linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+        """Rise linearly, then fall as half a cosine to 0 (Loshchilov & Hutter 2017)."""
         warmup = round(settings.warmup * total)
         if step < warmup:
             return (step + 1) / (warmup + 1)
@@ -73,9 +73,9 @@ def build_optimizer(
 
 
 def _groups(module: nn.Module, settings: Training) -> list[dict[str, Any]]:
-    """What takes weight decay and what does not, and the student's layers by their rate.
+    """Group parameters by weight decay and, for the student's layers, by learning rate.
 
-    What learns beside the student is new, and takes the full rate.
+    Whatever trains beside the student is new and takes the full rate.
     """
     decay, spares = settings.weight_decay, settings.optimizer == "adamw"
     if settings.layer_decay == 1:
@@ -87,7 +87,7 @@ def _groups(module: nn.Module, settings: Training) -> list[dict[str, Any]]:
     if not hasattr(library_network, "group_matcher"):
         raise InputError(
             f"layer_decay is {settings.layer_decay}, but the layers of this network are not known;"
-            " set it to 1, or take one of timm's"
+            " set it to 1, or use one of timm's networks"
         )
     beside = nn.Module()
     for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""Gradients of weights that only ever meet padding."""
+"""Zero the gradients of weights that only ever meet padding."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from models.distillers.base import Distiller
 
 @torch.no_grad()
 def mask_padding_gradients(distiller: Distiller, image_size: int, device: torch.device) -> None:
-    """Set the gradient of weights that meet nothing but padding to 0, which it is.
+    """Set the gradients of weights that only meet padding to 0, their true value.
 
-    On maps of one pixel that is all but one weight of each kernel. In bf16 on a CPU, oneDNN leaves
-    these entries of a strided convolution's gradient uninitialised (torch 2.14), so that weights
-    become anything, nan among them.
+    On maps of one pixel, these are all but one weight of each kernel. In bf16 on a CPU, oneDNN
+    leaves their gradients uninitialised in strided convolutions (torch 2.14), so the weights would
+    take arbitrary values, even NaN.
     """
     strided = [m for m in distiller.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
     on_one_pixel: list[nn.Conv2d] = []
@@ -32,7 +32,7 @@ def mask_padding_gradients(distiller: Distiller, image_size: int, device: torch.
         handle.remove()
     for convolution in on_one_pixel:
         meets = torch.zeros(convolution.kernel_size, dtype=torch.bool, device=device)
-        # Where the padding is 0, it is one of timm's that pad their input themselves, evenly.
+        # Padding 0 means one of timm's convolutions that pad their input themselves, evenly.
         padding, kernel = np.array(convolution.padding), np.array(convolution.kernel_size)
         top, left = np.where(padding, padding, (kernel - 1) // 2)
         meets[top, left] = True

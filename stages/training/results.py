@@ -1,4 +1,4 @@
-"""What every training writes: metrics, a history row by row, and where it was made."""
+"""Write a training's metrics, history and environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.training.history import Progress
 
 
 def measure(network: Backbone, data: DataSet, normalize: Normalize) -> dict[str, Any]:
-    """Accuracies, in float32, and costs of a network, for its metrics file."""
+    """Measure a network's accuracies, in float32, and its costs."""
     test, val = data.split("test"), data.split("val")
     return {
         "network": network.name,
@@ -31,9 +31,9 @@ def measure(network: Backbone, data: DataSet, normalize: Normalize) -> dict[str,
 def measure_trained(
     network: Backbone, progress: Progress, data: DataSet, normalize: Normalize
 ) -> dict[str, Any]:
-    """As :func:`measure`, with what the best epoch on validation would have given on test.
+    """As :func:`measure`, with the accuracies of the best epoch on validation.
 
-    The network ends with the last epoch's weights, which are the ones that are kept.
+    The network keeps the last epoch's weights.
     """
     metrics = measure(network, data, normalize)
     last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -51,7 +51,7 @@ def measure_trained(
 def write_reports(
     folder: Path, metrics: dict[str, Any], history: Iterable[Mapping[str, Any]], engine: Engine
 ) -> None:
-    """``metrics.json``, ``history.csv`` and ``environment.json``."""
+    """Write ``metrics.json``, ``history.csv`` and ``environment.json``."""
     write_csv(folder / "history.csv", history)
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "environment.json", engine.describe())

@@ -1,4 +1,4 @@
-"""All that changes while a training runs: saved as it goes on, restored when it is run again."""
+"""Save the state of a training as it runs, and restore it in the next run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stages.checkpoints.checkpoint import Checkpoints
 from stages.training.engine import Engine
 from stages.training.history import Progress
 
-#: Steps after which all processes agree on whether a checkpoint is due, which makes them wait.
+#: Steps between agreements of all processes on whether a checkpoint is due; each makes them wait.
 _ASK_EVERY = 50
 
 
@@ -22,7 +22,7 @@ class _Stateful(Protocol):
 
 
 class Resume:
-    """Takes and restores the state of a training."""
+    """Saves and restores the state of a training."""
 
     def __init__(
         self, parts: Mapping[str, _Stateful], engine: Engine, checkpoints: Checkpoints | None
@@ -33,7 +33,7 @@ class Resume:
         self.last_saved = time.monotonic()
 
     def load(self) -> Progress:
-        """Where the training begins: anew, or after the last step that was saved."""
+        """Restore the last saved state, if any, and return its progress."""
         state = None if self.checkpoints is None else self.checkpoints.load()
         if state is None:
             return Progress()
@@ -47,7 +47,7 @@ class Resume:
         return progress
 
     def save(self, progress: Progress) -> None:
-        """Save the state, in the main process."""
+        """Save the state; only the main process writes."""
         if self.checkpoints is not None and self.engine.is_main:
             state = {name: part.state_dict() for name, part in self.parts.items()}
             random = {
@@ -58,7 +58,7 @@ class Resume:
         self.last_saved = time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after ``step`` steps of an epoch; the same answer in all processes."""
+        """Return whether to save after ``step`` steps of an epoch; the same in all processes."""
         if self.checkpoints is None:
             return False
         several = self.engine.accelerator.num_processes > 1

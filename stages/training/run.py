@@ -1,4 +1,4 @@
-"""From parameters to a training: what the stages that train have in common."""
+"""Set up and run a training from parameters; shared by all stages that train."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from stages.training.loop import Trainer
 
 
 def weights_sha256(network: Backbone) -> str:
-    """Of the network's name, every number of its state dict, and what it makes of its input."""
+    """Hash the network's name, its state dict and how it transforms its input."""
     inputs = {"input_scale": network.input_scale, "input_shift": network.input_shift}
     state = network.state_dict() | {k: t for k, t in inputs.items() if t is not None}
     known = [network.name, network.input_size, state_sha256(state)]
@@ -41,7 +41,7 @@ def weights_sha256(network: Backbone) -> str:
 def setting_of(
     data: DataSet, settings: Training, engine: Engine, teacher: Backbone | None = None
 ) -> Setting:
-    """What a method is built for."""
+    """Describe to a method the training that it is built for."""
     return Setting(
         teacher,
         data.image_size,
@@ -54,13 +54,13 @@ def setting_of(
 
 
 class Start(NamedTuple):
-    """A network as its training begins, and where its weights come from; None is nowhere."""
+    """A network before its training, and the origin of its weights; None if drawn from the seed."""
 
     network: Backbone
     origin: Origin | None
 
     def describe(self) -> dict[str, Any]:
-        """The origin for a metrics file."""
+        """Describe the origin for a metrics file."""
         if self.origin is None:
             return {}
         described = self.origin._asdict()
@@ -69,12 +69,12 @@ class Start(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a training leaves.
+    """The result of a training.
 
     Attributes:
-        distiller: with the weights of the last epoch; the network is its student.
-        progress: the rest.
-        checkpoints: to be cleared when all that the stage writes is written.
+        distiller: with the final weights; the network is its student.
+        progress: with the history and the best epoch.
+        checkpoints: to be cleared once the stage has written its outputs.
     """
 
     distiller: Distiller
@@ -84,7 +84,7 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """What the trainings of a stage have in common."""
+    """What all trainings of a stage share."""
 
     stage: str
     params: Params
@@ -98,16 +98,16 @@ class Session:
     def start(
         self, what: str, name: str, settings: Training, *, new_classifier: bool = True
     ) -> Start:
-        """A network for these images and classes, drawn from the seed or from weights.
+        """Build a network for these images and classes, with random or given weights.
 
-        It takes images that are normalised as the data are, whatever its weights were trained with.
+        It takes images with the data's normalisation, whatever its weights were trained with.
 
         Args:
-            new_classifier: as of :func:`models.weights.load_weights`.
+            new_classifier: as in :func:`models.weights.load_weights`.
 
         Raises:
-            InputError: the network is not known, or cannot take images of this size; the weights
-                cannot be had, or are not its own.
+            InputError: the network is unknown or cannot take images of this size, or the weights
+                are unavailable or belong to another network.
         """
         data = self.data
         torch.manual_seed(settings.seed)
@@ -119,14 +119,14 @@ class Session:
         origin = load_weights(network, settings.weights, new_classifier=new_classifier)
         own = settings.normalization or origin.normalization
         if own is not None:
-            # x data_std + data_mean is the pixel; less own mean, by own std, the network's input.
+            # x is a normalised pixel; the network expects (x data_std + data_mean - mean) / std.
             channels = list(zip(data.mean, data.std, own.mean, own.std, strict=True))
             scale = [data_std / own_std for _, data_std, _, own_std in channels]
             shift = [(mean - own_mean) / own_std for mean, _, own_mean, own_std in channels]
             network.set_input(scale, shift)
         if self.engine.is_main:
             notes = "; ".join(origin.notes) or "every parameter, unchanged"
-            print(f"{what}: weights of {origin.source}: {notes}", flush=True)
+            print(f"{what}: weights from {origin.source}: {notes}", flush=True)
         return Start(network, origin)
 
     def train(
@@ -139,7 +139,7 @@ class Session:
         teacher: Backbone | None = None,
         unlabeled: int = 0,
     ) -> Trained:
-        """Train a network, going on from where an interrupted run of the same training ended."""
+        """Train a network, resuming an interrupted run of the same training."""
         data, params, engine = self.data, self.params, self.engine
         options = options or {}
         setting = setting_of(data, settings, engine, teacher)
@@ -167,7 +167,7 @@ class Session:
             key = feed.identity() | {
                 "teacher_sha256": taught_by,
                 "precision": engine.precision,
-                # What else rounds: other kernels give other last bits.
+                # Other kernels round differently.
                 "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
                 "compile": params.training.compile,
             }
@@ -207,12 +207,12 @@ class Session:
 
 
 def _plain(value: Any) -> Any:
-    """Of a parameter, as JSON has it."""
+    """Return a parameter's value in JSON form."""
     return value.model_dump() if isinstance(value, Section) else value
 
 
 def start_session(stage: str, params: Params) -> Session:
-    """Open the data set, and join this process to the others of the stage.
+    """Load the data set, and join this process to the others of the stage.
 
     Raises:
         InputError: the data set is missing or damaged, or the engine cannot start.

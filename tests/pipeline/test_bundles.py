@@ -115,7 +115,7 @@ def test_another_key_and_none(bundle):
 
 def test_what_is_missing_or_too_many(bundle):
     (bundle / "more\x1b[2J.py").write_text("")
-    assert refusal(bundle).startswith(r"'more\x1b[2J.py': not in manifest.json")
+    assert refusal(bundle).startswith(r"'more\x1b[2J.py': not listed in manifest.json")
     (bundle / "more\x1b[2J.py").unlink()
     (bundle / MODEL).unlink()
     assert refusal(bundle).startswith(f"{MODEL}: missing")
@@ -270,7 +270,7 @@ def test_json_that_is_none_or_nested_without_end(bundle, name, content):
         assert refusal(path).startswith(f"{name}: ")
 
 
-DAMAGED = "damaged, or names no exported model; package the bundle anew"
+DAMAGED = "damaged, or names no exported model; package the bundle again"
 
 
 def escape(model: dict[str, object], path: str) -> None:

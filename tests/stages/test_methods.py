@@ -76,7 +76,7 @@ def test_stopped_within_an_epoch_it_ends_in_the_same_weights_and_leaves_a_plain_
             distill.main(params)
     assert not STUDENT.exists()
     distill.main(params)
-    assert "an interrupted training goes on at epoch 2, step 2" in capsys.readouterr().out
+    assert "resuming an interrupted training at epoch 2, step 2" in capsys.readouterr().out
     assert STUDENT.read_bytes() == wanted
     assert METRICS.read_bytes() == measured
 

@@ -1,1 +1,1 @@
-"""Any browser as a device: a page runs the student with onnxruntime-web and sends the results."""
+"""Any browser as a device: a page runs the models with onnxruntime-web and sends the results."""

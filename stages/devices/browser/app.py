@@ -22,7 +22,7 @@ from stages.devices.browser.runs import Runs
 
 PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = ("index.html", "style.css", "page.js", "measuring.js", "picture.js", "worker.js")
-# Not from the system's table, which varies.
+# The system's table varies, so it is not used.
 _MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -32,15 +32,15 @@ _MEDIA_TYPES = {
     ".onnx": "application/octet-stream",
 }
 
-#: Time limits for a whole request body and for a whole answer.
+#: Time limits for a request body and for an answer.
 BODY_SECONDS = 30.0
 ANSWER_SECONDS = 900.0
 _MAX_INTRODUCTION = 16 * 1024
 
-#: Of every answer, including the server's refusals.
+#: Sent with every answer, including the server's refusals.
 HEADERS = {
-    # Browsers give shared memory and the fine clock to a page that shares no window and loads
-    # nothing from elsewhere.
+    # Browsers give shared memory and the precise clock only to a page that is isolated from other
+    # windows and loads nothing from elsewhere.
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-embedder-policy": "require-corp",
     "cross-origin-resource-policy": "same-origin",
@@ -56,7 +56,7 @@ M = TypeVar("M", bound=measurement.Message)
 
 
 def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
-    """Serves everything below ``/<token>/`` and answers any other request with 404."""
+    """Serve everything below ``/<token>/`` and answer any other request with 404."""
     routes = [Route("/", _file(PAGE / "index.html"))]
     routes += [Route(f"/{name}", _file(PAGE / name)) for name in _PAGE_FILES]
     routes += [Route(f"/models/{path.name}", _file(path)) for path in runs.models]
@@ -79,7 +79,7 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
         sent = await _read(request, Sent, runs.max_message)
         run, number = request.path_params["run"], request.path_params["number"]
         try:
-            # Not by Starlette: Python refuses numbers of more than 4,300 digits.
+            # Not Starlette's converter, which fails on more than 4,300 digits.
             return JSONResponse(runs.take(run, int(number), sent.result))
         except (KeyError, ValueError):
             raise HTTPException(404) from None
@@ -98,7 +98,7 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
 
 
 def _file(path: Path, *, compressed: bool = False) -> Callable[[Request], FileResponse]:
-    """Serves a file; with ``compressed``, the one beside it with the suffix ``.gz``."""
+    """Serve a file; with ``compressed``, its gzipped copy with the suffix ``.gz``."""
     media_type = _MEDIA_TYPES[path.suffix]
     sent = path.with_name(f"{path.name}.gz") if compressed else path
     headers = {"content-encoding": "gzip"} if compressed else {}
@@ -113,7 +113,7 @@ async def _read(request: Request, kind: type[M], limit: int) -> M:
     """Parse the body of a request.
 
     Raises:
-        HTTPException: it is too long, too slow or not valid.
+        HTTPException: it is too long, too slow or invalid.
     """
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared[:20]) > limit:
@@ -126,7 +126,7 @@ async def _read(request: Request, kind: type[M], limit: int) -> M:
                 if len(body) > limit:
                     raise HTTPException(413, f"a body of more than {limit} bytes")
     except TimeoutError:
-        raise HTTPException(408, "the body came too slowly") from None
+        raise HTTPException(408, "the body took too long") from None
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:
@@ -137,7 +137,7 @@ async def _read(request: Request, kind: type[M], limit: int) -> M:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    # The client may go on sending; nothing more is read.
+    # Close the connection: the client may go on sending, and nothing more is read.
     return PlainTextResponse(
         error.detail.lower(), error.status_code, headers={"connection": "close"}
     )

@@ -1,4 +1,4 @@
-"""What a browser is to measure, what it sends, and the resulting row."""
+"""Plan a browser's measurements, parse what it sends, and turn it into rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNTIME = "onnxruntime-web"
 
 
 class Message(BaseModel):
-    """What a page sends; unknown keys are refused."""
+    """A page's message; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -46,29 +46,29 @@ class Browser(Message):
     platform: Text | None
     """The operating system; None if only the user agent names it."""
     model: Text | None
-    """The phone, which only browsers based on Chromium name, and only to secure pages."""
+    """The phone's model, which only Chromium-based browsers report, and only to secure pages."""
     cores: Count
     isolated: bool
-    """Whether the page has shared memory, which threads need, and the precise clock."""
+    """Whether the page has shared memory, as threads require, and the precise clock."""
     secure: bool
-    """Whether the page came by HTTPS or from the device itself, which WebGPU needs."""
+    """Whether the page came over HTTPS or from the device itself, as WebGPU requires."""
     timer_ms: Milliseconds
-    """The smallest step of its clock."""
+    """The resolution of its clock."""
     gpu: Gpu | None
 
 
 class Measured(Message, Timed):
-    """One model, timed: ``[G, K]`` logits as base64 of little-endian float32, times in ms."""
+    """Times of one model in ms, and its ``[G, K]`` logits as base64 of little-endian float32."""
 
     provider: Literal["wasm", "webgpu", "webgpu+wasm"]
-    """The last if the GPU ran only some of the nodes."""
+    """``webgpu+wasm`` if the GPU ran only some of the nodes."""
     logits: str
     hidden: bool
-    """Whether the page was hidden meanwhile, which slows it down."""
+    """Whether the page was hidden meanwhile, which slows it."""
 
 
 class Failed(Message):
-    """One model that did not run."""
+    """The error of a model that did not run."""
 
     error: Text
 
@@ -81,7 +81,7 @@ class Sent(Message):
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement of the model with this ``path`` and ``sha256``, or the reason for none."""
+    """A measurement of the model with ``entry``'s ``path`` and ``sha256``, or why to skip it."""
 
     precision: str
     entry: Mapping[str, Any]
@@ -90,17 +90,17 @@ class Task:
     reason: str | None = None
 
     def row(self, status: str, reason: str | None) -> Row:
-        """Without times."""
+        """Return the row, without times."""
         row = unmeasured(self.entry, self.precision, self.threads, RUNTIME, reason, status)
         return row | {"provider": self.provider}
 
 
 class WrongMessageError(Exception):
-    """A page sent something that does not fit its task; the message is one sentence."""
+    """A page's message does not fit its task; the text is one sentence."""
 
 
 def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
-    """Every static model on the CPU with each number of threads, and float models on the GPU."""
+    """Plan every static model on the CPU with each thread count, and float models on the GPU."""
     tasks = []
     for precision in exported.precisions:
         entry = exported.entry(precision, "static")
@@ -108,7 +108,7 @@ def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
             Task(precision, entry, "wasm", threads, _lacks_threads(threads, browser))
             for threads in profile.threads
         ]
-        # There are no GPU kernels for quantized layers: wasm would run them, between copies.
+        # The GPU has no kernels for quantized layers; wasm would run them, at the cost of copies.
         if precision.startswith("fp"):
             tasks.append(Task(precision, entry, "webgpu", 1, _lacks_gpu(precision, browser)))
     return tasks
@@ -118,7 +118,7 @@ def _lacks_threads(threads: int, browser: Browser) -> str | None:
     if threads > 1 and not browser.isolated:
         return "threads need an isolated page: HTTPS, or an address on the device itself"
     if threads > browser.cores:
-        return f"the browser offers no more than {browser.cores} threads"
+        return f"the browser offers only {browser.cores} threads"
     return None
 
 
@@ -130,15 +130,15 @@ def _lacks_gpu(precision: str, browser: Browser) -> str | None:
             else "WebGPU needs a secure page: HTTPS, or an address on the device itself"
         )
     if precision == "fp16" and not browser.gpu.half_precision:
-        return "the GPU's shaders have no float16"
+        return "the GPU's shaders lack float16"
     return None
 
 
 def slug(browser: Browser) -> str:
-    """A file name, such as ``pixel-8-chrome-156``."""
+    """Return a file name, such as ``pixel-8-chrome-156``."""
     agent = browser.user_agent
     device = browser.model or system(browser)
-    # The order matters: each also claims to be some of the later ones.
+    # In this order, because each also claims to be some of the later ones.
     for name, mark in (
         *(("Edge", r"Edg(?:A|iOS)?"), ("Opera", "OPR"), ("Samsung", "SamsungBrowser")),
         *(("Firefox", r"(?:Firefox|FxiOS)"), ("Chrome", r"(?:HeadlessChrome|Chrome|CriOS)")),
@@ -151,7 +151,7 @@ def slug(browser: Browser) -> str:
 
 
 def system(browser: Browser) -> str:
-    """The kind of device, by the user agent."""
+    """Return the kind of device, by the user agent."""
     kinds = ("iPhone", "iPad", "Android", "Windows", "Macintosh", "CrOS", "Linux")
     return next((kind for kind in kinds if kind in browser.user_agent), "device")
 
@@ -162,16 +162,16 @@ def judge(
     reference: npt.NDArray[np.float32],
     max_runs: int,
 ) -> Row:
-    """The row of one measurement, by the rules of the other devices.
+    """Return the row of one measurement, judged by the rules for all devices.
 
     Args:
         reference: torch's logits ``[G, K]``.
 
     Raises:
-        WrongMessageError: it does not answer ``task``.
+        WrongMessageError: ``sent`` does not answer ``task``.
     """
     if isinstance(sent, Failed):
-        return task.row("failed", sent.error or "no reason was given")
+        return task.row("failed", sent.error or "no reason given")
     if not 1 <= len(sent.samples_ms) <= max_runs:
         raise WrongMessageError(f"{len(sent.samples_ms)} samples, expected 1 to {max_runs}")
     if not sent.provider.startswith(task.provider):

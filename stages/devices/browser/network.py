@@ -16,14 +16,14 @@ LOOPBACK = "127.0.0.1"
 
 
 def lan_address() -> str:
-    """The address of this machine in its network.
+    """Return this machine's address in its network.
 
     Raises:
         InputError: it is in no network.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # Sends no packet: the system reports the address that it would send from. 192.0.2.1 is
+            # Sends no packet, only asks which address the system would send from. 192.0.2.1 is
             # reserved for documentation.
             probe.connect(("192.0.2.1", 9))
             address = str(probe.getsockname()[0])
@@ -32,13 +32,13 @@ def lan_address() -> str:
     if ipaddress.ip_address(address).is_loopback:
         raise InputError(
             "this machine is in no network that a phone could share; connect it to the phone's"
-            " Wi-Fi, or leave --lan out and use a cable (`adb reverse`)"
+            " Wi-Fi, or omit --lan and use a cable (`adb reverse`)"
         )
     return address
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Open a listening socket; port 0 takes a free one.
 
     Raises:
         InputError: the port is in use or not allowed.
@@ -48,14 +48,14 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise InputError(
             f"port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}); choose"
-            " another with --port, or leave it out"
+            " another with --port, or omit it"
         ) from None
 
 
 def self_signed(host: str) -> tuple[ssl.SSLContext, str]:
-    """A certificate for the address ``host``, valid for a day, and its SHA-256 as browsers show it.
+    """Make a certificate for ``host``, valid for a day, and its SHA-256 as browsers show it.
 
-    The key does not stay on disk. Source: RFC 5280. Browsers look at the subject alternative name.
+    The key does not stay on disk. Source: RFC 5280. Browsers read the subject alternative name.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -71,7 +71,7 @@ def self_signed(host: str) -> tuple[ssl.SSLContext, str]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # a phone's clock may be late
+        .not_valid_before(now - datetime.timedelta(hours=1))  # a phone's clock may be slow
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(
             x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]),
@@ -87,7 +87,7 @@ def self_signed(host: str) -> tuple[ssl.SSLContext, str]:
         serialization.NoEncryption(),
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # ssl loads it from files only.
+    # ssl loads certificates only from files.
     with tempfile.TemporaryDirectory(prefix="ackd-") as folder:
         path = Path(folder) / "certificate.pem"
         path.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""The probe: a page that measures a bundle in the browser that opens it."""
+"""The probe: a page that measures a bundle in any browser that opens it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.devices.browser.server import serving
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
-#: Appended to its address, it makes the page measure at once.
+#: Appended to the address, makes the page measure at once.
 START = "#measure"
 
 
@@ -24,7 +24,7 @@ class Reach:
     """Where the page can be opened, and how.
 
     Attributes:
-        lan: on other devices of this network, not only on this machine.
+        lan: from other devices in this network, not only from this machine.
         https: encrypted, with a certificate that a person must accept.
         port: 0 takes a free one.
     """
@@ -39,7 +39,7 @@ class Probe:
     """A page that is being served.
 
     Attributes:
-        address: of the page; its path is a secret of this run.
+        address: of the page; the path is secret.
         fingerprint: SHA-256 of the certificate; None without HTTPS.
     """
 
@@ -48,7 +48,7 @@ class Probe:
     runs: Runs
 
     def wait(self, seconds: float | None = None) -> Report | None:
-        """The next report; None if there is none in time."""
+        """Wait for the next report; None if none comes in time."""
         try:
             return self.runs.reports.get(timeout=seconds)
         except queue.Empty:

@@ -1,4 +1,4 @@
-"""Measurements in progress, and reports of finished ones."""
+"""Track measurements in progress, and report finished ones."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Report:
     """The results of one browser.
 
     Attributes:
-        rows: as in ``reports/latency.json``, with ``samples_ms`` and without ``device``;
-            ``skipped`` with the reason for what the browser could not run.
+        rows: as in ``reports/latency.json``, with ``samples_ms`` and without ``device``; what the
+            browser could not run is ``skipped``, with the reason.
     """
 
     browser: Browser
@@ -35,12 +35,12 @@ class Report:
 
     @property
     def name(self) -> str:
-        """Derived from what the browser reports, such as ``pixel-8-chrome-156``."""
+        """A name by what the browser reports, such as ``pixel-8-chrome-156``."""
         return measurement.slug(self.browser)
 
     @property
     def description(self) -> dict[str, Any]:
-        """Of the device; None for what browsers do not report."""
+        """The device's description; None for what browsers do not report."""
         browser = self.browser
         return {
             "system": browser.platform or measurement.system(browser),
@@ -62,7 +62,7 @@ class _Run:
 
 
 class Runs:
-    """The measurements of a bundle by pages.
+    """The runs of all pages that measure a bundle.
 
     Args:
         exported: the models, with ``labels.json`` beside them.
@@ -107,11 +107,11 @@ class Runs:
 
     @property
     def max_message(self) -> int:
-        """The most bytes that a message needs: logits in base64, samples in decimal."""
+        """The most bytes of a message: logits in base64, samples in decimal."""
         return self.reference.nbytes * 4 // 3 + self.profile.max_runs * 24 + 16 * 1024
 
     def begin(self, browser: Browser) -> dict[str, Any]:
-        """Start a run: its id and tasks; those that cannot run already have a row."""
+        """Start a run, and return its id and tasks; those that cannot run already have a row."""
         tasks = measurement.plan(self.exported, self.profile, browser)
         run = _Run(browser, tasks)
         for number, task in enumerate(tasks):
@@ -140,11 +140,11 @@ class Runs:
     def take(self, name: str, number: int, sent: Measured | Failed) -> dict[str, Any]:
         """Judge one measurement; the last one of a run completes its report.
 
-        A page that missed the answer may send again, and gets the same one.
+        A page that missed the answer may send again and gets the same answer.
 
         Raises:
             KeyError: there is no such run or task.
-            WrongMessageError: it does not answer this task.
+            WrongMessageError: ``sent`` does not answer this task.
         """
         run = self._runs[name]
         if not 0 <= number < len(run.tasks):
@@ -168,7 +168,7 @@ def _labels(path: Path, count: int) -> list[str]:
     except (OSError, ValueError, RecursionError):
         labels = None
     if not isinstance(labels, list) or len(labels) != count:
-        raise InputError(f"{path}: expected the names of {count} classes; make the bundle again")
+        raise InputError(f"{path}: expected {count} class names; package the bundle again")
     return [str(label) for label in labels]
 
 

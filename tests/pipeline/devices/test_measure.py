@@ -30,7 +30,7 @@ def test_one_device_that_fails_costs_the_others_nothing(bundle):
 def test_what_is_wrong_is_found_before_anything_runs(bundle):
     with pytest.raises(InputError, match="'telnet://x' has no known scheme"):
         list(measure(["local:", "telnet://x"], bundle, PROFILE, Opening()))
-    with pytest.raises(InputError, match="a folder is where bundles are deployed to; measure on l"):
+    with pytest.raises(InputError, match="a folder is only for deploying bundles; measure on l"):
         list(measure(["local:/srv/model"], bundle, PROFILE, Opening()))
     key = Ed25519PrivateKey.generate().public_key()
     with pytest.raises(InputError, match="not signed, and the key .* is required"):

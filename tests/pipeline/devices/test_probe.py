@@ -105,7 +105,7 @@ def test_a_users_mistakes_are_one_sentence(project):
 
 def test_without_its_files_it_says_how_to_get_them(project, monkeypatch):
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(project / "none"))
-    assert "run `ackd probe --install` once, which fetches it with npm (33 MB)" in refused()
+    assert "run `ackd probe --install` once to fetch it with npm (33 MB)" in refused()
     monkeypatch.setenv("PATH", str(project))
-    assert "error: npm, which fetches onnxruntime-web" in refused("--install")
+    assert "error: npm is needed to fetch onnxruntime-web" in refused("--install")
     assert "other.tgz: No such file" in refused("--install-from", "other.tgz")

@@ -27,7 +27,7 @@ SUMMARY = ROOT / "reports/summary.json"
         ("teacher: epoch 1/4, step 5 of 10  total 2.1  310 img/s  12 s left", 12.5),
         ("validate fp32: 4 of 16, 9 s left", 25.0),
         ("read: 3 of 4", 75.0),
-        ("kd: an interrupted training goes on at epoch 3, step 1", None),
+        ("kd: resuming an interrupted training at epoch 3, step 1", None),
         ("3 of 4 passed: no", None),
         ("", None),
     ],

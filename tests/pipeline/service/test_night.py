@@ -249,7 +249,7 @@ def test_a_night(student, tmp_path):
             return any(t.name == stage and t.state and t.state.is_completed() for t in tasks)
 
         wait_until(lambda: ended("distill"), "the end of the training")
-        wait_until(lambda: told("an interrupted training goes on at"), "the line that says so", 60)
+        wait_until(lambda: told("resuming an interrupted training at"), "the line that says so", 60)
         assert reference.wait() == 0
         assert weights(student) == weights(tmp_path / "uninterrupted")
         wait_until(lambda: stages_of(mark), "the stage that waits")

@@ -163,7 +163,7 @@ def test_serve_twice_and_go_back(tmp_path):
     back = agent.rollback(tmp_path, "token")
     assert (back["served"]["version"], back["previous"]) == ("1.0", None)
     assert served_text(tmp_path) == "one"
-    with refused("version 0.9 is older than 1.0, which is served"):
+    with refused("version 0.9 is older than the served 1.0"):
         serve(tmp_path, "0.9", "old")
     third = serve(tmp_path, "0.9", "old", allow_downgrade=True)
     assert third["previous"]["version"] == "1.0"
@@ -174,8 +174,8 @@ def test_serve_twice_and_go_back(tmp_path):
 @pytest.mark.parametrize(
     ("served", "given", "wanted"),
     [
-        ("1.10", "1.9", "version 1.9 is older than 1.10, which is served; pass --allow-downgrade"),
-        ("2", "1.9.9", "version 1.9.9 is older than 2, which is served"),
+        ("1.10", "1.9", "version 1.9 is older than the served 1.10; pass --allow-downgrade"),
+        ("2", "1.9.9", "version 1.9.9 is older than the served 2"),
         ("1.0", "1", "version 1 is already served with other contents"),
         ("1.9", "1.10", None),
         ("1", "1.0.1", None),
@@ -194,7 +194,7 @@ def test_what_was_altered_on_its_way_is_not_served(tmp_path):
     serve(tmp_path, "1", "one")
     files, digest = make_files("2", "two")
     bundle = tmp_path / ".new-token/bundle"
-    for name, wanted in (("manifest.json", "not the one"), ("model.onnx", "altered")):
+    for name, wanted in (("manifest.json", "not the deployed one"), ("model.onnx", "altered")):
         write_files(tmp_path / ".new-token", files)
         (bundle / name).write_bytes((bundle / name).read_bytes() + b" ")
         with refused(f"{name}: {wanted}"):
@@ -212,7 +212,7 @@ def test_a_key_is_required_from_its_first_use_on(tmp_path):
     assert (back["served"]["version"], back["served"]["key_id"], back["key"]) == ("1", None, PUBLIC)
     name = key_id(KEY.public_key())
     for signer in (None, OTHER):
-        with refused(f"manifest.json: not signed with the key {name}, which is required"):
+        with refused(f"manifest.json: not signed with the required key {name}"):
             serve(tmp_path, "3", "three", signer)
     assert served_text(tmp_path) == "one"
     assert serve(tmp_path, "3", "three", KEY)["served"]["key_id"] == name
@@ -232,8 +232,8 @@ def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_pa
         write_files(release, files)
         record = json.loads((release / "record.json").read_text())
         (release / "record.json").write_text(json.dumps({**record, "manifest_sha256": digest}))
-    assert "not signed with the key" in agent.status(tmp_path)["problem"]
-    with refused("not signed with the key"):
+    assert "not signed with the required key" in agent.status(tmp_path)["problem"]
+    with refused("not signed with the required key"):
         agent.rollback(tmp_path, "token")
     (tmp_path / "required-key").write_text("no key")
     with refused(f"{tmp_path}/required-key: damaged"):
@@ -291,7 +291,8 @@ def test_a_full_disk(tmp_path):
     with small_disk(tmp_path, "size=64k") as disk:
         answer = ask("receive", str(disk), "t", given=tar({"bundle/model.onnx": bytes(100_000)}))
         assert answer == (
-            f"{disk}/.new-t: not written (No space left on device); free some space in {disk}"
+            f"{disk}/.new-t: could not be written (No space left on device);"
+            f" free some space in {disk}"
         )
         assert list(disk.iterdir()) == []
 
@@ -301,7 +302,7 @@ def test_a_damaged_record(tmp_path):
     record = tmp_path / "releases" / name / "record.json"
     for content in ("{}", "[]", "null", "{", "[" * 100_000):
         record.write_text(content)
-        with refused(f"{record}: damaged; remove {tmp_path}/served, and deploy again"):
+        with refused(f"{record}: damaged; remove {tmp_path}/served and deploy again"):
             agent.status(tmp_path)
     (tmp_path / "served").unlink()
     assert serve(tmp_path, "1", "one")["problem"] is None
@@ -315,7 +316,7 @@ def test_folders_that_do_not_serve(tmp_path):
     with refused("nothing is served here"):
         agent.rollback(tmp_path, "token")
     served.symlink_to("elsewhere")
-    with refused(f"{served}: leads to elsewhere"):
+    with refused(f"{served}: points to elsewhere"):
         agent.status(tmp_path)
     served.unlink()
     served.mkdir()
@@ -323,7 +324,7 @@ def test_folders_that_do_not_serve(tmp_path):
         agent.status(tmp_path)
     (tmp_path / "file").write_text("")
     given = tar(make_files("1")[0])
-    assert "cannot be written to" in ask("receive", str(tmp_path / "file"), "t", given=given)
+    assert "not writable" in ask("receive", str(tmp_path / "file"), "t", given=given)
 
 
 class _Killed(BaseException):

@@ -120,7 +120,7 @@ def test_a_golden_batch_of_something_else_or_that_unpacks_to_any_size(tmp_path, 
         runner.load_golden(path)
     images = np.zeros((1, 8, 8, 3), np.uint8)
     np.savez_compressed(path, images=images, logits=np.zeros((1, 2), np.float32))
-    with pytest.raises(DeviceError, match="of one image or more, not compressed"):
+    with pytest.raises(DeviceError, match="of at least one image, uncompressed"):
         runner.load_golden(path)
 
 
@@ -156,7 +156,7 @@ def test_it_reports_what_machine_it_is(bundle):
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are chosen on Linux")
 def test_processors():
     here = sorted(os.sched_getaffinity(0))
-    expected = f"expected some of this machine's, {','.join(map(str, here))}"
+    expected = f"expected processors among {','.join(map(str, here))}"
     try:
         for cpus, chosen in ((f"{here[-1]}", {here[-1]}), (f"{here[0]}-{here[0]}", {here[0]})):
             runner.pin(cpus)
@@ -191,7 +191,7 @@ def test_profile_of_what_cannot_be_read(bundle):
     for given, golden, sentence in (
         (Path("/nowhere/a.onnx"), bundle / "golden.npz", "/nowhere/a.onnx: no such file"),
         (model, Path("/nowhere/g.npz"), "/nowhere/g.npz: no such file"),
-        (labels, bundle / "golden.npz", "does not load it"),
+        (labels, bundle / "golden.npz", "cannot load it"),
         (model, labels, "labels.json: damaged"),
     ):
         with pytest.raises(DeviceError, match=sentence):
@@ -215,7 +215,7 @@ def test_compare():
 def test_what_cannot_be_compared_is_a_breach(logits):
     parity = rules.compare(logits, np.ones((1, 2)))
     assert set(parity.values()) == {None}
-    assert rules.breach("fp32", parity) == "logits of another shape than torch's, or not finite"
+    assert rules.breach("fp32", parity) == "logits are not finite, or their shape is not torch's"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_parts_of_a_url():
 
 @pytest.mark.parametrize("text", ["", "local", "telnet://board"])
 def test_a_kind_that_is_not_known(text):
-    with pytest.raises(InputError, match="no known scheme; give local:.*, ssh://.* or adb:"):
+    with pytest.raises(InputError, match="no known scheme; expected local:.*, ssh://.* or adb:"):
         parse_url(text)
 
 
@@ -63,7 +63,7 @@ def test_folders_that_are_none(folder):
 
 
 def test_a_password_is_refused_and_not_repeated():
-    with pytest.raises(InputError, match=r"^the URL of board has a password; leave it out") as c:
+    with pytest.raises(InputError, match=r"^the URL of board has a password; remove it, and") as c:
         parse_url("ssh://pi:hunter2@board/x")
     assert "hunter2" not in str(c.value)
 
@@ -72,7 +72,7 @@ def test_params_take_devices_that_exist_as_kinds():
     devices = ["local:?cpus=0", "ssh://pi@board", "adb://R58M?runner=bench"]
     assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
     for wrong, sentence in (
-        (["locl:"], "profile: the device 'locl:' has no known scheme; give local:"),
+        (["locl:"], "profile: the device 'locl:' has no known scheme; expected local:"),
         (["local:", "local:"], "profile: devices must name each device once"),
         ([], "at least 1 item"),
         (["local:", "adb:"], "'adb:' measures in a phone's browser, .* `ackd profile`, or add"),

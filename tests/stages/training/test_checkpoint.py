@@ -85,7 +85,7 @@ def test_one_that_is_damaged_or_of_another_training_gives_way_to_the_one_before(
         newest.write_bytes(damaged)
         assert number_of(keeper.load()) == 0
         said = capsys.readouterr().out
-        assert said == f"{newest}: damaged; going on from an older one, if there is one\n"
+        assert said == f"{newest}: damaged; resuming from an older one, if any\n"
     # The damaged one does not count as one of the last two: the good one stays beside the next.
     keeper.save(made_state(2))
     assert number_of(keeper.load()) == 2
@@ -109,7 +109,7 @@ def test_a_full_disk_keeps_the_old_one(tmp_path, capsys):
             assert {path.name: sha256(path) for path in keeper.folder.iterdir()} == old
         said = capsys.readouterr().out
         assert said.count("\n") == 1
-        assert "not written (No space left on device)" in said
+        assert "could not be written (No space left on device)" in said
         assert "would resume from 00000001.checkpoint" in said
         # As soon as there is room it goes on, and says so when that ends again.
         keeper.save(made_state(6))
@@ -128,8 +128,8 @@ def test_a_place_that_cannot_be_written_to_is_said_once(tmp_path, capsys):
         assert keeper.load() is None
     said = capsys.readouterr().out
     assert said.count("\n") == 1
-    assert "not written (Not a directory); training goes on" in said
-    assert "would resume from its beginning" in said
+    assert "could not be written (Not a directory); training continues" in said
+    assert "would resume from the start" in said
     keeper.clear()
     assert (tmp_path / "file").exists()
 

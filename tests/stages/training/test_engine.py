@@ -62,14 +62,14 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch):
             start_engine(EngineSettings(tracker="mlflow"))
     engine = start_engine(EngineSettings(sync_batchnorm=True, precision="fp32"))
     if engine.device.type == "cpu":
-        with pytest.raises(InputError, match="sync_batchnorm is true, but there is no GPU"):
+        with pytest.raises(InputError, match="true, but torch supports it only on GPUs"):
             engine.place(scratch(), 16)
 
 
 def test_batchnorms_that_hold_an_activation_are_not_taken_apart():
     for name in ("resnet8", "timm:test_resnet"):
         _require_plain_batchnorms(scratch(name))
-    with pytest.raises(InputError, match="timm:test_efficientnet has BatchNorms of its own kind"):
+    with pytest.raises(InputError, match="custom BatchNorms of timm:test_efficientnet"):
         _require_plain_batchnorms(scratch("timm:test_efficientnet"))
 
 

@@ -66,7 +66,7 @@ def test_logits_are_rounded_as_ieee_says_and_refused_where_float16_cannot_hold_t
     assert round_logits(logits).numpy().tobytes() == expected.tobytes()
     assert round_logits(torch.tensor([65504.0, -65519.0])).tolist() == [65504.0, -65504.0]
     for bad in (65520.0, -1e9, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="expected finite ones up to 65504"):
+        with pytest.raises(InputError, match="expected at most 65504"):
             round_logits(torch.tensor([[1.0, bad]]))
 
 
@@ -121,7 +121,8 @@ def test_what_is_damaged_or_of_something_else_is_computed_again(tmp_path, capsys
     for reader, epoch in ((store, 0), (other, 0), (store, 1), (turned, 0)):
         assert reader.read(epoch) is None
         said = capsys.readouterr().out
-        assert said == f"{path_of(reader, epoch)}: damaged, or of another teacher; computed again\n"
+        path = path_of(reader, epoch)
+        assert said == f"{path}: damaged, or from another teacher; computing it again\n"
     store.write(0, live)
     assert bits(store.read(0)) == bits(live)
     assert files(store.folder) == ["epoch-00000.logits", "epoch-00001.logits", "key.json"]
@@ -195,7 +196,7 @@ def test_the_bound_is_for_all_keys_together(tmp_path, capsys):
     assert used(tmp_path) == bound
     said = capsys.readouterr().out
     assert said.count("\n") == 1
-    assert f"no more are kept in {tmp_path}" in said
+    assert f"storing no more in {tmp_path}" in said
     assert "ACKD_LOGITS_MAX_GB" in said
 
     make_store(tmp_path, bound, precision="bf16").write(0, made_logits())
@@ -211,11 +212,11 @@ def test_the_bound_is_for_all_keys_together(tmp_path, capsys):
 def test_without_room_nothing_is_written_and_all_is_read(tmp_path):
     rich, store = make_store(tmp_path), make_store(tmp_path, 0)
     rich.write(0, made_logits())
-    assert rich.describe(2) == f"teacher logits: 1 of 2 epochs are in {rich.folder}"
+    assert rich.describe(2) == f"teacher logits: 1 of 2 epochs stored in {rich.folder}"
     store.write(1, made_logits())
     assert "epoch-00001.logits" not in files(tmp_path)
     assert bits(store.read(0)) == bits(made_logits())
-    assert store.describe(2).endswith("no more are written, because ACKD_LOGITS_MAX_GB is 0")
+    assert store.describe(2).endswith("no more will be stored, because ACKD_LOGITS_MAX_GB is 0")
     path_of(store).write_bytes(b"short")  # a file that is cut short does not count
     assert rich.describe(1).startswith("teacher logits: 0 of 1 epochs")
 

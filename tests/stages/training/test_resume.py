@@ -19,7 +19,7 @@ from tests.stages.conftest import write_unlabeled
 
 STUDENT = Path("artifacts/distilled/model.safetensors")
 HISTORY = Path("reports/distill/history.csv")
-RESUMED = "an interrupted training goes on at"
+RESUMED = "resuming an interrupted training at"
 # What a training is about to call for which time when it is killed. A checkpoint is written after
 # every step, and the teacher's logits after every epoch.
 KILLS = [

@@ -74,11 +74,11 @@ def test_what_a_browser_lacks_is_skipped_with_the_reason():
     assert "isolated" in (plain["fp32", "wasm", 4] or "")
     assert "secure page" in (plain["fp32", "webgpu", 1] or "")
     assert planned(gpu=None)["fp32", "webgpu", 1] == "the browser offers no WebGPU"
-    assert "no more than 2 threads" in (planned(cores=2)["fp16", "wasm", 4] or "")
+    assert "only 2 threads" in (planned(cores=2)["fp16", "wasm", 4] or "")
     gpu = {"vendor": "", "architecture": "", "description": "", "half_precision": False}
     coarse = planned(gpu=gpu)
     assert coarse["fp32", "webgpu", 1] is None
-    assert coarse["fp16", "webgpu", 1] == "the GPU's shaders have no float16"
+    assert coarse["fp16", "webgpu", 1] == "the GPU's shaders lack float16"
 
 
 def test_the_figures_are_those_of_numpy():
@@ -116,9 +116,9 @@ def test_wrong_answers_fail_by_the_runners_tolerance():
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"threads": 2}, "ran with 2 threads, where 1 were asked for"),
+        ({"threads": 2}, "ran with 2 threads instead of 1"),
         ({"hidden": True}, "the page was hidden while it measured"),
-        ({"samples_ms": [0.0, 0.0]}, "every run was shorter than a step of the browser's clock"),
+        ({"samples_ms": [0.0, 0.0]}, "every run was shorter than a tick of the browser's clock"),
     ],
 )
 def test_what_was_not_measured_as_asked_has_no_times(given, reason):

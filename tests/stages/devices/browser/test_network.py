@@ -47,7 +47,7 @@ def test_no_network(monkeypatch):
             raise OSError(101, "Network is unreachable")
 
     monkeypatch.setattr(network.socket, "socket", Unreachable)
-    with pytest.raises(InputError, match=r"in no network .*leave --lan out"):
+    with pytest.raises(InputError, match=r"in no network .*omit --lan"):
         network.lan_address()
 
 

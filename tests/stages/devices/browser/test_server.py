@@ -161,7 +161,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(probe, monkeypatch):
         connection.sendall(head.encode())
         answer = received(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert answer.endswith(b"the body came too slowly")
+    assert answer.endswith(b"the body took too long")
     assert stands(probe)
 
 
