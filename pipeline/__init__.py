@@ -1,1 +1,1 @@
-"""Prefect around DVC: the flow, what it runs stages with, and the command line."""
+"""The Prefect flow around DVC, sweeps, comparisons, devices, sharing, and the command line."""

@@ -1,4 +1,4 @@
-"""Opens bundles from anywhere: of an archive, nothing is read before its manifest."""
+"""Opens and verifies bundles from untrusted sources, manifest first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from stages.runtimes.exported import SHAPES, Exported
 
 _SIGNATURE_BYTES = 64
 _TAR_BLOCK = 512
-#: gzip takes some percent off a model; what it makes so small is no bundle.
+#: gzip shrinks a model by a few percent; an archive beyond this ratio is no bundle.
 _MAX_RATIO = 100
 
 
@@ -44,7 +44,7 @@ class Bundle:
     Attributes:
         folder: its files, flat.
         manifest: the content of ``manifest.json``.
-        manifest_sha256: of that file, which stands for the whole bundle.
+        manifest_sha256: SHA-256 of that file, which identifies the whole bundle.
         exported: its models, all of them files of ``folder``.
     """
 
@@ -63,24 +63,24 @@ class Bundle:
 
     @property
     def signer(self) -> str | None:
-        """The id of the key that, by its manifest, the bundle is signed with."""
+        """The id of the signing key that the manifest names."""
         return None if self.manifest["key_id"] is None else str(self.manifest["key_id"])
 
     def require_signature(self, key: Ed25519PublicKey) -> None:
-        """Raises InputError unless it is signed with this key."""
+        """Raise InputError unless the bundle is signed with this key."""
         _read_head(self.folder, key)
 
 
 @contextlib.contextmanager
 def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bundle]:
-    """A bundle as ``package`` wrote it, the file or the folder, verified.
+    """Open and verify a bundle, an archive or a folder.
 
-    The manifest is read first and its signature, which ``key`` must have made, next; then no other
-    files than it lists, each of the size that it states.
+    The manifest is read first, then its signature, then only the files that it lists, each with its
+    stated size.
 
     Raises:
-        InputError: it is no bundle, a file is altered, missing or additional, it has no model or
-            needs a file that is not in it, or it is not signed with ``key``.
+        InputError: it is no bundle; a file is altered, missing or additional; it has no model or
+            needs a file from outside; or it is not signed with ``key``.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = path if path.is_dir() else Path(temporary)
@@ -97,7 +97,7 @@ def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bun
         for file, digest in exported.sums(*SHAPES).items():
             if manifest["files"].get(file.name, {}).get("sha256") != digest:
                 raise InputError(
-                    f"model.json: {file.name} is not the file of {MANIFEST}; package it anew"
+                    f"model.json: {file.name} is not the file of {MANIFEST}; package it again"
                 )
             if file.suffix == ".onnx":
                 _require_self_contained(file)
@@ -105,14 +105,14 @@ def open_bundle(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Bun
 
 
 def _read_head(folder: Path, key: Ed25519PublicKey | None) -> bytes:
-    """The manifest, if the key has signed it."""
+    """Return the manifest's bytes; with a key, verify the signature first."""
     content = read_small(folder / MANIFEST, MAX_MANIFEST)
     if key is None:
         return content
     wanted, signer = key_id(key), read_manifest(content)["key_id"]
     if signer is None or not (folder / SIGNATURE).exists():
         raise InputError(
-            f"{MANIFEST}: not signed, and the key {wanted} is required; package it anew with"
+            f"{MANIFEST}: not signed, but the key {wanted} is required; package it again with"
             " ACKD_SIGNING_KEY set"
         )
     if is_signed_by(key, content, read_small(folder / SIGNATURE, _SIGNATURE_BYTES)):
@@ -120,16 +120,16 @@ def _read_head(folder: Path, key: Ed25519PublicKey | None) -> bytes:
     if signer != wanted:
         raise InputError(
             f"{MANIFEST}: signed with the key {signer}, expected {wanted}; package it"
-            " anew with that key, or give the other one's public key"
+            f" again with the expected key, or give the public key of {signer}"
         )
     raise InputError(
-        f"{SIGNATURE}: not the signature of {MANIFEST} by the key {wanted}, so one of the two was"
-        " altered; package it anew"
+        f"{SIGNATURE}: not a signature of {MANIFEST} by the key {wanted}; one of the two files was"
+        " altered; package it again"
     )
 
 
 def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> None:
-    """Write the files of an archive into ``folder``, once the key has signed its manifest."""
+    """Unpack an archive into ``folder`` after checking the signature of its manifest."""
     try:
         with gzip.open(path) as stream:
             members = _members(stream, path)
@@ -139,7 +139,7 @@ def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> None:
                 if name != wanted or not 0 <= size <= limit:
                     raise InputError(
                         f"{path}: has {name} of {size} bytes where a bundle has {wanted}; give a"
-                        " file that `ackd run` packaged, or the folder"
+                        " file or folder that `ackd run` packaged"
                     )
                 _copy(stream, size, folder / name)
 
@@ -151,37 +151,37 @@ def _unpack(path: Path, folder: Path, key: Ed25519PublicKey | None) -> None:
             sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
             if sum(sizes.values()) > _MAX_RATIO * path.stat().st_size:
                 raise InputError(
-                    f"{path}: would unpack to more than {_MAX_RATIO} times its size, as no bundle"
-                    " does; get it from another place"
+                    f"{path}: would unpack to more than {_MAX_RATIO} times its size, unlike any"
+                    " bundle; get it from another source"
                 )
             for name, size in members:
                 if sizes.pop(name, None) != size:
                     raise InputError(
-                        f"{path}: {name} is not in {MANIFEST} or not of the size that is stated"
+                        f"{path}: {name} is not in {MANIFEST} or does not have the size stated"
                         " there; get the bundle again"
                     )
                 _copy(stream, size, folder / name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `ackd run` packages a bundle") from None
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, UnicodeDecodeError, zlib.error) as error:
-        raise InputError(f"{path}: damaged or no bundle ({error}); package it anew") from None
+        raise InputError(f"{path}: damaged or no bundle ({error}); package it again") from None
 
 
 def _members(stream: gzip.GzipFile, path: Path) -> Iterator[tuple[str, int]]:
-    """Name and size of each file; its bytes are to be read before the next one is asked for.
+    """Yield the name and size of each file; the caller reads its bytes before the next one.
 
-    Not by ``tarfile``, which follows whatever is in an archive: links, files with holes of any
-    size, names of any length.
+    ``tarfile`` would follow whatever an archive contains: links, sparse files of any size, names of
+    any length.
 
     Raises:
-        InputError: a member is no plain file, or not in a folder together with the others.
+        InputError: a member is no plain file, or not directly in a folder.
     """
     while (block := stream.read(_TAR_BLOCK)).strip(b"\0"):
         member = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
         folder, _, name = member.name.rpartition("/")
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or "/" in folder or not folder:
             raise InputError(
-                f"{path}: {member.name} is no plain file of a bundle; give one that `ackd run`"
+                f"{path}: {member.name} is no plain file in a folder; give a bundle that `ackd run`"
                 " packaged"
             )
         yield name, member.size
@@ -199,14 +199,14 @@ def _copy(stream: gzip.GzipFile, size: int, path: Path) -> None:
 
 
 def _require_self_contained(file: Path) -> None:
-    """Raises InputError if a model has weights in another file, which could be any."""
+    """Raise InputError if a model loads weights from another file, which could be any file."""
     try:
         model = onnx.load_model(file, load_external_data=False)
     except DecodeError:
         raise InputError(f"{file.name}: no ONNX model; package the bundle again") from None
     if _has_external_data(model):
         raise InputError(
-            f"{file.name}: has weights in another file; export it with all weights inside"
+            f"{file.name}: keeps weights in another file; export it with all weights inside"
         )
 
 

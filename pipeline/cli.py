@@ -1,4 +1,4 @@
-"""The command line, ``ackd``; what a command needs is imported when it runs: help stays quick."""
+"""The command line, ``ackd``. Commands import what they need when they run, so help is fast."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from stages.formatting import some_of
 if TYPE_CHECKING:
     from stages.params import Params
 
-# A fingerprint's :CD: is none of the pictures that rich would make of it.
+# rich would turn the :CD: of a fingerprint into an emoji.
 console = Console(emoji=False)
 
 
 class _Commands(TyperGroup):
-    """Ends a user's mistake with one sentence and exit status 1, whichever command finds it."""
+    """Reports a user's mistake in one sentence, with exit status 1, for all commands."""
 
     def invoke(self, ctx: Any) -> Any:
         prepare()
@@ -41,10 +41,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except InputError as error:
             problem = str(error)
-        except OSError as error:  # a full disk, a place that cannot be written
+        except OSError as error:  # such as a full disk or a read-only folder
             problem = f"{error.filename or Path.cwd()}: {(error.strerror or str(error)).lower()}"
             if isinstance(error, PermissionError):
-                problem += "; run as the user whose project this is"
+                problem += "; run ackd as the owner of this project"
         typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(1)
 
@@ -53,7 +53,7 @@ app = typer.Typer(
     cls=_Commands,
     help="From images and a big teacher to a small student on a device.\n\n"
     "The chain is in dvc.yaml and its parameters in params.yaml: choose a preset with"
-    " `ackd use`, see what would happen with `ackd status`, run it with `ackd run` (or with"
+    " `ackd use`, see what would run with `ackd status`, run it with `ackd run` (or"
     " `dvc repro`), and look at the result with `ackd show`.",
     no_args_is_help=True,
     add_completion=False,
@@ -67,8 +67,8 @@ def use(
         list[str] | None,
         typer.Argument(
             metavar="[PRESET]...",
-            help="Their names, laid in this order, such as cifar100/resnet110_resnet20"
-            " methods/eskd; without one, the presets are listed.",
+            help="Presets to apply, in order, such as cifar100/resnet110_resnet20"
+            " methods/eskd. Without any, list all presets.",
         ),
     ] = None,
     settings: Annotated[
@@ -77,20 +77,22 @@ def use(
             "--set-param",
             "-S",
             metavar="KEY=VALUE",
-            help="Set one parameter after all else, such as distill.temperature=2."
+            help="Set a parameter after applying presets, such as distill.temperature=2."
             " May be repeated.",
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Where the images are, such as hf:/data/cifar100."),
+        typer.Option(metavar="SOURCE", help="Source of the images, such as hf:/data/cifar100."),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Of the student; teacher, proxy and milestones shrink in proportion."),
+        typer.Option(
+            help="Epochs of the student; teacher, proxy and milestones scale in proportion."
+        ),
     ] = None,
 ) -> None:
-    """Lay presets over params.yaml, whose comments stay."""
+    """Apply presets to params.yaml, keeping its comments."""
     from pipeline import presets
     from stages.params import PARAMS_FILE
 
@@ -106,17 +108,16 @@ def use(
     console.print(
         f"{PARAMS_FILE}: {len(changes)} changed; `ackd status` shows what this reruns"
         if changes
-        else f"{PARAMS_FILE}: nothing to change"
+        else f"{PARAMS_FILE}: unchanged"
     )
 
 
 @app.command(cls=InProject)
 def run() -> None:
-    """Run the chain as a Prefect flow: independent stages side by side, unchanged ones skipped.
+    """Run the chain as a Prefect flow: independent stages in parallel, unchanged ones skipped.
 
-    Without PREFECT_API_URL a temporary server on this machine is used; without anything to do,
-    none. ACKD_GPUS=0,1 hands out those GPUs, each to one training at a time. Ctrl-C stops every
-    stage.
+    Without PREFECT_API_URL it starts a temporary server on this machine, unless there is nothing to
+    do. ACKD_GPUS=0,1 assigns each of those GPUs to one training at a time. Ctrl-C stops all stages.
     """
     from pipeline.dvc_runner import nothing_to_do
     from pipeline.summary import SUMMARY, show
@@ -152,11 +153,11 @@ def status(
         bool,
         typer.Option(
             "--time",
-            help="Time some steps of each training, and estimate from them how long it takes.",
+            help="Estimate how long each training takes by timing a few of its steps.",
         ),
     ] = False,
 ) -> None:
-    """List all stages: up to date, or will run and why; and what will be downloaded."""
+    """List which stages will run and why, and what will be downloaded."""
     from pipeline.dvc_runner import load_status
     from stages.identify_inputs import main as identify_inputs
     from stages.params import load_params
@@ -164,7 +165,7 @@ def status(
     from stages.prepare_data import REPORT, describe
 
     params = load_params()
-    identify_inputs(params)  # where they were replaced, DVC then sees it
+    identify_inputs(params)  # so that DVC notices replaced inputs
     stages = load_status(Path())
     moving = [stage.name for stage in stages if stage.state in ("will run", "may run")]
     if moving:
@@ -200,9 +201,9 @@ def show() -> None:
 @app.command(cls=InProject)
 def predict(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", show_default=False)],
-    precision: Annotated[str, typer.Option(help="Of the export that answers.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Precision of the export to use.")] = "fp32",
 ) -> None:
-    """Show the exported student's answers for pictures of your own."""
+    """Classify your own pictures with the exported student."""
     from pipeline.predict import predict as answer
     from stages.params import load_params
 
@@ -212,7 +213,7 @@ def predict(
 
 @app.command()
 def doctor() -> None:
-    """Show what of this machine is usable, and what is missing for what."""
+    """Show what this machine offers, and what each missing part prevents."""
     from pipeline.doctor import examine
 
     table = Table("what", "found", "without it", box=None, header_style="bold")
@@ -223,7 +224,7 @@ def doctor() -> None:
     console.print(table)
 
 
-#: All others need a project about them.
+#: Commands that also run outside a project.
 _ANYWHERE = (
     *(devices.probe, devices.deploy, devices.rollback, devices.deployed),
     *(sharing.fetch, service.server),

@@ -1,4 +1,4 @@
-"""What of this machine the chain can use, and what each missing part means."""
+"""Diagnoses this machine: what the chain can use, and what each missing part prevents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MIN_DISK_GB = 5.0
 
 
 class Finding(NamedTuple):
-    """A line of ``ackd doctor``; ``missing``: what an absence means, and what to do."""
+    """A line of ``ackd doctor``; ``missing`` states what its absence prevents, and the remedy."""
 
     what: str
     usable: bool
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> Iterator[Finding]:
-    """The whole diagnosis, in the order of a table; works in any folder."""
+    """Yield all findings in the order of the table, in any folder."""
     device = identify()
     yield from _machine(device)
     yield from _accelerators(device)
@@ -41,21 +41,21 @@ def _machine(device: dict[str, Any]) -> Iterator[Finding]:
     features = device["cpu_features"]
     if "sse4_2" in features:  # x86
         exact = any("vnni" in feature for feature in features)
-        clips = "onnxruntime clips some sums of int8_u8s8, which then answers less accurately"
+        clips = "onnxruntime clips some sums of int8_u8s8, which lowers its accuracy"
         yield Finding("int8 products", exact, f"{'' if exact else 'no '}VNNI", clips)
     memory = device["memory_gb"]
     yield Finding(
         "memory",
         memory is not None and memory >= _MIN_MEMORY_GB,
         "unknown" if memory is None else f"{memory} GB",
-        f"large data sets may not fit; {_MIN_MEMORY_GB:g} GB are enough for the presets",
+        f"large data sets may not fit; {_MIN_MEMORY_GB:g} GB suffice for the presets",
     )
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     yield Finding(
         "disk",
         free >= _MIN_DISK_GB,
         f"{free:.1f} GB free here",
-        f"a run on a large data set may fill it; free {_MIN_DISK_GB:g} GB",
+        f"a large data set may fill it; free {_MIN_DISK_GB:g} GB",
     )
 
 
@@ -79,7 +79,7 @@ def _accelerators(device: dict[str, Any]) -> Iterator[Finding]:
     providers = [
         name.removesuffix("ExecutionProvider")
         for name in onnxruntime.get_available_providers()
-        if not name.startswith("Azure")  # the cloud, which is offered everywhere
+        if not name.startswith("Azure")  # remote inference, listed everywhere
     ]
     yield Finding("onnxruntime on", bool(providers), ", ".join(providers), "nothing is validated")
 
@@ -92,4 +92,4 @@ def _programs() -> Iterator[Finding]:
         ("adb", shutil.which("adb"), "no devices at adb:: install Android's platform tools"),
         ("git", shutil.which("git"), "no history, no experiments: install git"),
     ):
-        yield Finding(name, found is not None, found or "not here", missing)
+        yield Finding(name, found is not None, found or "not found", missing)

@@ -1,4 +1,4 @@
-"""Commands of DVC, and what their output means: whether a stage ran, and whether to try again."""
+"""Runs DVC commands and interprets their output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOUSEKEEPING = (
     "Reproducing experiment '",
     "WARNING: No file hash info found for '",
 )
-"""How the lines begin that dvc itself writes around a stage's own output."""
+"""Prefixes of the lines that dvc writes around a stage's own output."""
 
 _TRANSFER = re.compile(r"ERROR: failed to transfer '[^']*' - ")
 _UNREACHABLE = re.compile(
@@ -42,26 +42,26 @@ _UNREACHABLE = re.compile(
     r"|service unavailable|bad gateway|too many requests",
     re.IGNORECASE,
 )
-"""What the network's errors are called by git, DVC's remotes, the hub and the system."""
+"""Network errors as git, DVC's remotes, the hub and the operating system word them."""
 
 
 class StageError(RuntimeError):
-    """A stage failed; the message is its own last line."""
+    """A stage failed; the message is the reason that it gave."""
 
 
 class StageBusyError(StageError):
-    """Another DVC process holds the files of this stage; worth another try."""
+    """Another DVC process holds the files of this stage; a retry may succeed."""
 
 
 class RemoteError(StageError):
-    """Something on another machine did not respond; worth another try."""
+    """A remote did not respond; a retry may succeed."""
 
 
 def dvc(root: Path, *arguments: str) -> str:
-    """What a command of DVC prints in ``root``, its warnings included.
+    """Run a DVC command in ``root`` and return its output, including warnings.
 
     Raises:
-        InputError: it failed, with DVC's own reason but no password.
+        InputError: it failed; the message is DVC's reason, without passwords.
     """
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
@@ -80,8 +80,8 @@ def dvc(root: Path, *arguments: str) -> str:
 
 
 def outcome(stage: str, lines: Sequence[str]) -> Outcome:
-    """What a successful ``dvc repro`` of one stage did."""
-    # dvc's exit code is about failure and success, and nothing more.
+    """Return what a successful ``dvc repro`` of one stage did."""
+    # dvc's exit code does not distinguish these.
     if any(line.startswith(f"Stage '{stage}' didn't change, skipping") for line in lines):
         return "unchanged"
     if any(line.startswith(f"Stage '{stage}' is cached - skipping run") for line in lines):
@@ -90,14 +90,14 @@ def outcome(stage: str, lines: Sequence[str]) -> Outcome:
 
 
 def failure(lines: Sequence[str], code: int) -> StageError:
-    """The error of a command of dvc that ended with an exit status other than 0.
+    """Return the error of a dvc command that exited with a status other than 0.
 
-    The reason is what the stage gives as such, or why dvc could not transfer a file, or the last
-    line of the stage, or else dvc's own.
+    Its message is, in this order of preference, the stage's ``error:`` line, why dvc could not
+    transfer a file, the stage's last line, or dvc's own error.
     """
     text = "\n".join(lines)
     if "is busy, it is being blocked by" in text or "Unable to acquire lock" in text:
-        return StageBusyError("another DVC process is at work on its files")
+        return StageBusyError("another DVC process is using its files")
     sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     transfers = [_TRANSFER.sub("", line) for line in lines if _TRANSFER.match(line)]
     own = [line for line in lines if line and not line.startswith(HOUSEKEEPING)]
@@ -106,6 +106,6 @@ def failure(lines: Sequence[str], code: int) -> StageError:
         last.append(f"ended by {signal.Signals(-code).name}")
     found = (sentences or transfers or own or last or [f"exit status {code}"])[-1]
     message = re.sub(r"^ERROR: (unexpected error - )?|\[Errno -?\d+\] ", "", found).rstrip(".")
-    # That line alone: there may have been such trouble before, and a failure for another reason.
+    # Check only this line: earlier network errors may not be the reason for the failure.
     kind = RemoteError if _UNREACHABLE.search(message) else StageError
     return kind(message)

@@ -1,4 +1,4 @@
-"""A project's DVC configuration, by DVC's own reader, but without opening the project."""
+"""Reads a project's DVC configuration with DVC's own parser, without opening the project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from models.errors import InputError
 
 CONFIG = ".dvc/config"
-"""What git carries; ``.dvc/config.local`` stays on this machine."""
+"""The configuration in git; ``.dvc/config.local`` stays on this machine."""
 
 
 def _read(root: Path) -> Any:
@@ -21,7 +21,7 @@ def _read(root: Path) -> Any:
 
 
 def cache_folder(root: Path) -> Path:
-    """Where DVC keeps the outputs of all stages; it need not exist.
+    """Return the folder where DVC caches the outputs of all stages; it need not exist.
 
     Raises:
         InputError: the configuration is damaged.
@@ -30,21 +30,21 @@ def cache_folder(root: Path) -> Path:
 
 
 def default_remote(root: Path) -> str | None:
-    """The name of the remote that ``dvc push`` uses, if there is one."""
+    """Return the name of the remote that ``dvc push`` uses, if there is one."""
     name: str | None = _read(root)["core"].get("remote")
     return name
 
 
 def shared_remote(root: Path) -> str:
-    """The default remote of all who clone the project, whatever this machine's own default is.
+    """Return the default remote of every clone, ignoring this machine's own settings.
 
     Raises:
-        InputError: the file that git carries names none, or the configuration is damaged.
+        InputError: the configuration in git names none or is damaged.
     """
     name = _read(root).load_one("repo")["core"].get("remote")
     if name is None:
         raise InputError(
-            f"{CONFIG}: names no default remote, from which others could fetch; run"
+            f"{CONFIG}: names no default remote for others to fetch from; run"
             f" `dvc remote add --default NAME URL` and commit {CONFIG}"
         )
     return str(name)

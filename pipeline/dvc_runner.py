@@ -1,4 +1,4 @@
-"""The chain as DVC knows it: graph, state, and the run of one stage; nothing else imports dvc."""
+"""Reads the chain's graph and state from DVC, and runs single stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.params import read_yaml
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of ``dvc.yaml`` and the names of those it directly depends on."""
+    """A stage of ``dvc.yaml`` and the names of the stages that it directly depends on."""
 
     name: str
     upstream: tuple[str, ...]
@@ -33,7 +33,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Whether the next run executes the stage, and why, a short phrase for each reason."""
+    """Whether the next run executes the stage, with a short phrase for each reason."""
 
     name: str
     state: Literal["up to date", "will run", "may run", "always runs"]
@@ -41,10 +41,10 @@ class StageStatus:
 
 
 def load_graph(root: Path) -> list[Stage]:
-    """The stages in an order in which each follows those it depends on.
+    """Return the stages in topological order.
 
     Raises:
-        InputError: ``root`` is no DVC project, or its ``dvc.yaml`` is not valid.
+        InputError: ``root`` is no DVC project, or its ``dvc.yaml`` is invalid.
     """
     with _open(root) as repo:
         return _graph(repo)
@@ -69,10 +69,10 @@ def _graph(repo: Any) -> list[Stage]:
 
 
 def load_status(root: Path) -> list[StageStatus]:
-    """What the next run would do with every stage, in the order of the chain.
+    """Return what the next run would do with every stage, in the order of the chain.
 
-    A stage below one that will run may run: only if it then finds other inputs. One that always
-    runs, such as ``identify_device``, does not by itself put those below it in doubt.
+    A stage downstream of one that will run may run, depending on that one's results. Stages that
+    always run, such as ``identify_device``, do not make their downstream stages uncertain.
 
     Raises:
         InputError: as :func:`load_graph`, or another DVC process holds the project.
@@ -82,7 +82,7 @@ def load_status(root: Path) -> list[StageStatus]:
 
 
 def nothing_to_do(root: Path) -> bool:
-    """Whether a run would change nothing; what always runs is run to know it.
+    """Return whether a run would change nothing; to find out, run the stages that always run.
 
     Raises:
         InputError: as :func:`load_graph`.
@@ -112,7 +112,7 @@ def nothing_to_do(root: Path) -> bool:
 def _status(repo: Any, lock: Path) -> list[StageStatus]:
     from dvc.repo import lock_repo
 
-    with lock_repo(repo):  # or each of the two would read all files for itself
+    with lock_repo(repo):  # or each of the two would read all files
         stages, changes = _graph(repo), repo.status()
     recorded = read_yaml(lock).get("stages", {}) if lock.exists() else {}
     statuses: dict[str, StageStatus] = {}
@@ -139,11 +139,11 @@ def _status(repo: Any, lock: Path) -> list[StageStatus]:
 
 
 class Runner:
-    """Runs stages in processes of their own, and leaves none of them behind.
+    """Runs each stage in its own process, and stops all of them on exit.
 
     Args:
         root: folder of ``dvc.yaml``.
-        up_to_date: stages that :func:`load_status` has just found so.
+        up_to_date: stages that :func:`load_status` has just reported as up to date.
     """
 
     def __init__(self, root: Path, up_to_date: Iterable[str] = ()) -> None:
@@ -162,16 +162,16 @@ class Runner:
         self.stop_all()
 
     def stop_all(self, grace_s: float = GRACE_S) -> None:
-        """Interrupt, terminate, kill every running stage; none starts afterwards."""
+        """Stop every running stage by interrupt, terminate, then kill; no other starts."""
         with self._lock:
             self._stopping = True
             groups = sorted(self._live)
         stop(groups, grace_s)
 
     def is_settled(self, stage: Stage) -> bool:
-        """Whether it was up to date at the beginning and nothing above it has run since.
+        """Return whether the stage was up to date at first and no upstream stage has run since.
 
-        A process of dvc would take a second for the same answer.
+        A dvc process would take a second to find out.
         """
         with self._lock:
             settled = stage.name in self._up_to_date and self._unchanged.issuperset(stage.upstream)
@@ -182,9 +182,9 @@ class Runner:
     def repro(
         self, stage: str, log: Callable[[str], None], env: Mapping[str, str] | None = None
     ) -> Outcome:
-        """Bring one stage up to date with its inputs as they are; those above it are left alone.
+        """Bring one stage up to date with its current inputs, without running upstream stages.
 
-        ``log`` takes each line that the stage itself writes; ``env`` adds to this process's own.
+        ``log`` receives each line that the stage writes; ``env`` extends this process's own.
 
         Raises:
             StageError: as :meth:`dvc`.
@@ -201,11 +201,11 @@ class Runner:
         log: Callable[[str], None],
         env: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """Run a command of dvc as :meth:`repro` runs a stage's; returns all lines that it wrote.
+        """Run a dvc command with the arguments of :meth:`repro`; return all lines that it wrote.
 
         Raises:
-            StageBusyError: another DVC process works on the same files.
-            RemoteError: a remote, of git or of DVC, cannot be reached.
+            StageBusyError: another DVC process is using the same files.
+            RemoteError: a git or DVC remote cannot be reached.
             StageError: it failed or was stopped.
         """
         lines: list[str] = []
@@ -215,7 +215,7 @@ class Runner:
             if lines[-1] and not line.startswith(HOUSEKEEPING):
                 log(lines[-1])
         code = process.wait()
-        with process, self._lock:  # which closes its pipes
+        with process, self._lock:  # closes its pipes
             self._live.discard(-process.pid)
         if code and self._stopping:
             raise StageError("stopped")
@@ -227,8 +227,8 @@ class Runner:
         with self._lock:
             if self._stopping:
                 raise StageError("stopped before it began")
-            # --wait-for-lock must stand before the command: without it a finished training is
-            # thrown away when another process holds the lock at its end.
+            # Without --wait-for-lock, which must precede the command, dvc discards a finished
+            # training if another process holds the lock at that moment.
             process = start(
                 "dvc",
                 "--wait-for-lock",
@@ -261,7 +261,7 @@ def _open(root: Path) -> Iterator[Any]:
             yield repo
     except LockError:
         raise ProjectBusyError(
-            "another DVC process holds this project; wait until it ends, then try again"
+            "another DVC process holds this project; try again when it has ended"
         ) from None
     except (RWLockFileCorruptedError, RWLockFileFormatError):
         path = root / ".dvc/tmp/rwlock"

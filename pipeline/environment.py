@@ -1,4 +1,4 @@
-"""The environment of a command and of the processes that it starts."""
+"""Prepares the environment of a command and its child processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.errors import show_what_it_can
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _QUIET = {
-    # A first start creates a database, which takes longer than the default of 20 s allows.
+    # The first start creates a database, which may take longer than the default of 20 s.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -25,20 +25,20 @@ _OWN_HOME = Path(".dvc/tmp/prefect")
 
 
 def prepare() -> None:
-    """Set what this process and its children need, unless the environment has it already.
+    """Set variables for this process and its children, keeping those that are already set.
 
-    Output fits the terminal, tools are quiet, proxies are not used for the loopback interface, and
-    this Python comes first in ``PATH``.
+    Output is limited to the terminal's character set, tools are quiet, loopback connections bypass
+    proxies, and this Python comes first in ``PATH``.
     """
     show_what_it_can()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    # Some programs read the one and some the other.
+    # Some programs read only one of the two spellings.
     listed = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
     exempt = [host.strip() for host in listed if host.strip()]
     exempt += [host for host in _LOOPBACK if host not in exempt]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(exempt)
-    # Containers may run as a user without an entry in the system; dvc needs home and name.
+    # Containers may run as a user unknown to the system, but dvc needs a home folder and a name.
     if os.path.expanduser("~") == "~":  # noqa: PTH111
         os.environ["HOME"] = "/"
     try:
@@ -51,13 +51,14 @@ def prepare() -> None:
 
 
 def choose_prefect_home(echo: Callable[[str], None]) -> None:
-    """Prefect keeps its database in ``PREFECT_HOME``, or else in ``~/.prefect``.
+    """Use a folder of the project for Prefect's database if the usual one is not writable.
 
-    If that cannot be written, a folder of the project takes its place, and ``echo`` a line.
+    The usual one is ``PREFECT_HOME``, by default ``~/.prefect``. ``echo`` receives a line if the
+    folder of the project is used.
     """
     home = Path(os.environ.get(_HOME) or "~/.prefect").expanduser()
     with contextlib.suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
     if not os.access(home, os.W_OK | os.X_OK):
         os.environ[_HOME] = str(_OWN_HOME.resolve())
-        echo(f"{home} cannot be written: Prefect's database is in {_OWN_HOME}")
+        echo(f"{home} is not writable: Prefect's database is in {_OWN_HOME}")

@@ -1,4 +1,4 @@
-"""DVC's experiments as git knows them: each a commit that a name under ``refs/exps`` stands for."""
+"""Lists DVC's experiments: commits that git refs under ``refs/exps`` point to."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 from pipeline.git_command import git
 
-# Beside them lie DVC's own notes, such as refs/exps/exec and refs/exps/stash.
+# Does not match DVC's internal refs, such as refs/exps/exec and refs/exps/stash.
 _REF = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 
 
 class Ref(NamedTuple):
-    """An experiment; several may have one name, on different commits.
+    """An experiment; several may share a name, on different commits.
 
     Attributes:
         baseline: the commit that it started from.
         revision: its own commit.
-        path: its full name in git.
+        path: the full name of its ref.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Ref(NamedTuple):
 
 
 def list_refs(root: Path, remote: str | None = None) -> list[Ref]:
-    """Every experiment of a repository, the newest first, or of a git remote."""
+    """Return all experiments of a repository, newest first, or of a git remote."""
     if remote is None:
         form = "--format=%(objectname)\t%(refname)"
         text = git(root, "for-each-ref", "--sort=-committerdate", form, "refs/exps")

@@ -1,4 +1,4 @@
-"""The Prefect flow: a task for each stage of ``dvc.yaml``, run by DVC, with DVC as the only cache.
+"""The Prefect flow: one task per stage of ``dvc.yaml``, run and cached by DVC alone.
 
 ``python -m pipeline.flow`` runs it in the working directory, as ``ackd run`` does.
 """
@@ -41,7 +41,7 @@ _MESSAGES = {"ran": "ran", "unchanged": "unchanged", "restored": "restored from 
 
 
 def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Locks are given back and remotes come back; whatever else failed would fail again."""
+    """Return whether to retry: locks are released and remotes recover, other failures persist."""
     return state.name in (_BUSY, _UNREACHABLE)
 
 
@@ -53,7 +53,7 @@ def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
     **_RETRIES,
 )
 def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
-    """Bring one stage up to date; a state holds what happened, so that no traceback is logged."""
+    """Bring one stage up to date; return a state, because raising would log a traceback."""
     log = get_run_logger()
     progress = Progress(stage.name, log.warning)
 
@@ -80,15 +80,15 @@ def run_stage(stage: Stage, runner: Runner, resources: Resources) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass, **_RETRIES)
 def publish(root: Path, runner: Runner, name: str, done: Sequence[str]) -> State[Any]:
-    """Keep the results of a clone as a DVC experiment, and push it to the clone's origin.
+    """Save the results of a clone as a DVC experiment, and push it to the clone's origin.
 
-    Metrics go to the git remote ``origin``, as ``refs/exps``, on no branch. Data go to DVC's
-    default remote, if there is one; otherwise the project has them in the cache that they share.
+    Metrics go to ``refs/exps`` of the git remote ``origin``, not to a branch. Data go to DVC's
+    default remote if there is one; otherwise they are in the cache shared with the project.
     """
     log = get_run_logger().info
     cached = [] if default_remote(root) else ["--no-cache"]
     try:
-        # Without names, dvc takes every stage for done, and stops at one whose outputs are missing.
+        # Without names, dvc expects the outputs of all stages and fails if one is missing.
         runner.dvc(["exp", "save", "--force", "--name", name, *done], log)
         runner.dvc(["exp", "push", *cached, "origin", name], log)
     except StageError as error:
@@ -103,17 +103,17 @@ def _failed(error: StageError) -> State[Any]:
 
 @flow(name="compress", validate_parameters=False)
 def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
-    """Run the chain of ``root/dvc.yaml``; independent stages run side by side.
+    """Run the chain of ``root/dvc.yaml``; independent stages run in parallel.
 
     Args:
         root: folder of ``dvc.yaml``.
-        keep: whether ``root`` is a clone that is deleted afterwards, so that its results are
-            pushed to its origin, as a DVC experiment.
+        keep: push the results to the origin of ``root`` as a DVC experiment, because ``root`` is a
+            clone that is deleted afterwards.
 
     Returns:
-        A completed state whose data lists ``stage``, ``state`` and ``message`` of every stage; a
-        failed one whose message names what failed, why, and what did not run (nothing, if
-        ``params.yaml`` or ``dvc.yaml`` is not right); or a cancelled one.
+        A completed state, a failed one whose message states what failed, why, and what did not run,
+        or a cancelled one. Its data lists ``stage``, ``state`` and ``message`` of every stage; it
+        is empty if ``params.yaml`` or ``dvc.yaml`` is invalid.
     """
     root = Path(root)
     try:
@@ -133,19 +133,19 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
                 wait_for=[futures[name] for name in stage.upstream],
                 return_state=False,
             )
-        # An interrupt or a termination signal arrives here; leaving the runner stops every stage.
+        # Interrupts and termination signals arrive here; leaving the runner stops all stages.
         for future in futures.values():
             future.wait()
         states = {stage: future.state for stage, future in futures.items()}
         done = [stage for stage, state in states.items() if state.is_completed()]
-        # A student that misses a goal is worth a look, too.
+        # Publish failed runs too, such as a student that misses a goal.
         if name is not None and done and not cancelled.is_set():
             states["publish"] = publish(root, runner, name, done, return_state=True)
     rows = [_row(stage, state) for stage, state in states.items()]
     create_table_artifact(key="stages", table=rows, description="The last run of the chain")
     if cancelled.is_set():
         return Cancelled(
-            message="every stage is stopped; the next run goes on from here", data=rows
+            message="all stages are stopped; the next run resumes from here", data=rows
         )
     if _REPORT in done and (root / SUMMARY).exists():
         show_report(root, name)
@@ -161,8 +161,8 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
 def _up_to_date(root: Path) -> list[str]:
     try:
         return [status.name for status in load_status(root) if status.state == "up to date"]
-    except InputError as error:  # a lock: each stage will wait for it, and look for itself
-        get_run_logger().info(f"{error}; every stage is looked at by itself")
+    except InputError as error:  # locked: each stage waits for the lock and checks its own state
+        get_run_logger().info(f"{error}; each stage is checked separately")
         return []
 
 
@@ -182,7 +182,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: every stage is stopped; `ackd run` goes on from here", file=sys.stderr)
+        print("interrupted: all stages are stopped; `ackd run` resumes from here", file=sys.stderr)
         return 130
     rows: Any = state.result(raise_on_failure=False)
     table = Table("stage", "state", "what happened", box=None, header_style="bold")

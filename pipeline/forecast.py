@@ -1,4 +1,4 @@
-"""How long the trainings of a run will take: by some steps of each, on this machine."""
+"""Estimates how long trainings will take by timing some steps of each on this machine."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import Trainer
 from stages.training.run import setting_of
 
-_STEPS = 3  # after one that does not count
+_STEPS = 3  # after a warm-up step
 
 
 class _Training(NamedTuple):
     """A training that will run.
 
     Attributes:
-        what: the name that its progress will be shown under.
-        network: that is trained.
-        settings: its own.
-        method: by which it learns.
-        options: of the method.
+        what: the name shown with its progress.
+        network: the network that is trained.
+        settings: its section of ``params.yaml``.
+        method: its distillation method.
+        options: options of the method.
         teacher: the network that teaches it.
-        unlabeled: images of a batch that have no label.
+        unlabeled: number of unlabelled images per batch.
     """
 
     what: str
@@ -56,7 +56,7 @@ class _Training(NamedTuple):
 
 
 class _Images(NamedTuple):
-    """What will be trained on: labeled images, their classes, height and width."""
+    """The training set: number of labelled images and of classes, height and width in pixels."""
 
     labeled: int
     classes: int
@@ -64,10 +64,10 @@ class _Images(NamedTuple):
 
 
 def forecast(params: Params, stages: Collection[str]) -> Iterator[str]:
-    """A line for each training of these stages, as soon as its steps are timed, and their sum.
+    """Yield a line for each training of these stages once it is timed, and then their sum.
 
-    The networks are untrained and the images random, which changes no time. The teacher's outputs
-    are computed, as in a first run. Validation and what follows a training are left out.
+    Untrained networks and random images take the same time as real ones. The teacher's outputs are
+    computed, as in a first run. Validation and everything after training are left out.
 
     Raises:
         InputError: the folder of images has the wrong layout.
@@ -76,7 +76,7 @@ def forecast(params: Params, stages: Collection[str]) -> Iterator[str]:
     images = _images(params, stages) if trainings else None
     if images is None:
         if trainings:
-            yield "training: the images are not counted yet; ask again after prepare_data"
+            yield "training: the number of images is unknown until prepare_data has run"
         return
     engine = start_engine(params.training.model_copy(update={"compile": False, "tracker": "none"}))
     total = 0.0
@@ -92,8 +92,8 @@ def forecast(params: Params, stages: Collection[str]) -> Iterator[str]:
             f" {settings.epochs} epochs of {seen:,} images, at {rate:.3g} images/s"
         )
     yield (
-        f"training: about {duration(total)} in all, estimated from {_STEPS} steps of each,"
-        f" timed just now in {engine.precision}, without validation"
+        f"training: about {duration(total)} in total without validation, estimated from {_STEPS}"
+        f" steps each in {engine.precision}"
     )
 
 
@@ -119,7 +119,7 @@ def _trainings(params: Params, stages: Collection[str]) -> Iterator[_Training]:
 
 
 def _images(params: Params, stages: Collection[str]) -> _Images | None:
-    """None where they cannot be counted without reading or downloading a data set."""
+    """Return the training set, or None if counting it means reading or downloading data."""
     data = params.data
     if "prepare_data" not in stages:
         report = read_json(REPORT)
@@ -134,12 +134,12 @@ def _images(params: Params, stages: Collection[str]) -> _Images | None:
 def _images_per_second(
     training: _Training, params: Params, images: _Images, engine: Engine, folder: Path
 ) -> float:
-    """Measured in an empty ``folder``."""
+    """Measure a training's throughput, with its data in an empty ``folder``."""
     settings, unlabeled = training.settings, training.unlabeled
     data = _noise(folder, images, settings.batch_size - unlabeled, unlabeled, params.data.resize)
     teacher = None
     if training.teacher is not None:
-        # An assistant sees what the student sees.
+        # Assistants see images of the student's size.
         sees = params.teacher if training.teacher == params.teacher.network else None
         teacher = _build(training.teacher, images.classes, sees).to(engine.device)
     student = _build(training.network, images.classes, settings)
@@ -157,7 +157,7 @@ def _images_per_second(
     start = 0.0
     for epoch in range(1 + _STEPS):  # of one step each
         for shard in feed.epoch(epoch):
-            trainer.step(shard)["total"].item()  # a GPU has done it only then
+            trainer.step(shard)["total"].item()  # waits for the GPU
         start = start or time.perf_counter()
     return _STEPS * settings.batch_size / (time.perf_counter() - start)
 
@@ -169,14 +169,14 @@ def _build(name: str, classes: int, settings: Training | None) -> Backbone:
 
 
 def _noise(folder: Path, images: _Images, batch: int, unlabeled: int, side: int | None) -> DataSet:
-    """A batch of random images and two to validate, as ``prepare_data`` would leave them.
+    """Write random images in the format of ``prepare_data``: a batch, and two for validation.
 
     Args:
-        folder: where they are written.
+        folder: folder to write to.
         images: their size and classes.
-        batch: labeled images.
-        unlabeled: images.
-        side: of training images, where that is larger.
+        batch: number of labelled images.
+        unlabeled: number of unlabelled images.
+        side: size of training images, if larger.
     """
     random, stored = np.random.default_rng(0), side or images.size
     counts = (("train", batch, stored), ("val", 2, images.size), ("unlabeled", unlabeled, stored))

@@ -1,4 +1,4 @@
-"""Commands of git."""
+"""Runs git commands."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _REMEDIES = {
     "not a git repository (or": "not a repository; run ackd in the project's root, and `git init`"
     " where it is new",
 }
-"""What to do about an error of git, by a part of its message."""
+"""Remedies for git's errors, by a part of the message."""
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What a git command in the folder ``root`` prints.
+    """Run a git command in the folder ``root`` and return its output.
 
     Raises:
-        InputError: with git's own reason.
+        InputError: it failed; the message has git's reason.
     """
     try:
         done = subprocess.run(
@@ -45,14 +45,14 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def changed_files(root: Path) -> list[str]:
-    """Tracked files that differ from the last commit."""
+    """List the tracked files that differ from the last commit."""
     lines = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
     return [line.strip().split(maxsplit=1)[1] for line in lines]
 
 
 def without_password(text: str) -> str:
-    """A text without the passwords and tokens of its URLs."""
-    # In a URL of http, a token stands in place of the user.
+    """Remove the passwords and tokens from the URLs in a text."""
+    # In HTTP URLs, a token may take the place of the user.
     text = re.sub(r"(https?://)[^/@\s]*@", r"\1", text)
     return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", text)
 

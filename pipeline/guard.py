@@ -1,8 +1,8 @@
-"""Starts processes that end when the process that started them does, however that ends.
+"""Starts processes that cannot outlive the process that started them, even after ``kill -9``.
 
-This file is the main program of each: it runs a module as ``python -m`` does, in a process group of
-its own, and stops the whole group when the pipe to its starter breaks, even by ``kill -9``. Linux's
-parent-death signal would reach dvc alone and leave the training that dvc started.
+This file is the main program of each: it runs a module as ``python -m`` does, in its own process
+group, and stops the whole group when the pipe to its starter breaks. Linux's parent-death signal
+would only reach dvc and leave the training that dvc started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 GRACE_S = 5.0
 PATIENCE_S = 30.0
-"""How long a command may take to end its own children before it is stopped itself."""
+"""How long a command may take to stop its children before it is stopped."""
 
 
 def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
@@ -37,7 +37,7 @@ def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]
 
 
 def stop(targets: Iterable[int], grace_s: float = GRACE_S) -> None:
-    """Interrupt, then terminate, then kill, until none is left.
+    """Interrupt, then terminate, then kill processes until none is left.
 
     Args:
         targets: as for ``kill(2)``: a process, or a process group as its negative number.
@@ -57,14 +57,14 @@ def stop(targets: Iterable[int], grace_s: float = GRACE_S) -> None:
 def run_guarded(
     module: str, *arguments: str, env: Mapping[str, str], with_children: bool = False
 ) -> int:
-    """Run ``python -m module``, and end with nothing of its process group left.
+    """Run ``python -m module``, and leave nothing of its process group behind.
 
-    A signal to stop is passed on as an interrupt to the module alone, so that it, and not the
-    terminal, decides in which order its own children end. ``with_children`` terminates them as
-    well, where it would wait for them.
+    Stop signals are passed on as an interrupt to the module alone, so it decides in which order its
+    children end. ``with_children`` also terminates the children, for a module that would wait for
+    them.
 
     Returns:
-        Its exit status; 128 plus the signal's number if one ended it or was passed on.
+        Its exit status, or 128 plus the number of the signal that ended it or was passed on.
     """
     received: list[int] = []
     running: list[int] = []
@@ -80,14 +80,14 @@ def run_guarded(
             for child in _children(process) if with_children else ():
                 _send(child, signal.SIGTERM)
 
-    # Handlers come first: a child would inherit that a shell in the background ignores SIGINT.
+    # Set handlers first, because a child inherits that background shells ignore SIGINT.
     forwarded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, pass_on) for number in forwarded}
     try:
         child = start(module, *arguments, env=env)
         running.append(child.pid)
         code = child.wait()
-        with child:  # which closes the pipe
+        with child:  # closes the pipe
             stop([-child.pid])
     finally:
         for number, handler in before.items():
@@ -115,7 +115,7 @@ def _children(process: int) -> list[int]:
 
 
 def _stop_without(starter: int) -> None:
-    """Stop this process group once the pipe of its starter is closed."""
+    """Stop this process group when the pipe from its starter closes."""
     os.read(starter, 1)
     stop([-os.getpgrp()])
 
@@ -124,8 +124,8 @@ def _main() -> None:
     starter, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     threading.Thread(target=_stop_without, args=[starter], daemon=True).start()
-    # SIGTERM is for what dvc has started: dvc itself would die of it with its locks still written
-    # down, and gives them back once its command has ended.
+    # Ignore SIGTERM, which would end dvc with its locks still on disk. It ends the command that dvc
+    # runs, and dvc then releases its locks.
     signal.signal(signal.SIGTERM, lambda *_: None)
     sys.path[0] = str(Path.cwd())
     del sys.argv[0]

@@ -1,4 +1,4 @@
-"""``ackd predict``: the exported student's answers for pictures of one's own."""
+"""``ackd predict``: classifies the user's pictures with the exported student."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SHOWN = 3  # classes of each picture
 
 
 def predict(pictures: Sequence[Path], precision: str, params: Params) -> list[str]:
-    """A line for each picture: its most probable classes. It is prepared as the test images were.
+    """Return a line per picture with its most probable classes; prepare it like a test image.
 
     Raises:
-        InputError: nothing of this precision was exported, or a picture cannot be read; all that
-            cannot are named.
+        InputError: this precision was not exported, or pictures cannot be read; all of them are
+            named.
     """
     exported, data = load_exported(), load_data()
     classes, resize = data.classes, params.data.resize
@@ -45,7 +45,7 @@ def predict(pictures: Sequence[Path], precision: str, params: Params) -> list[st
         except DamagedImageError as error:
             damaged.append(str(error))
     if damaged:
-        raise InputError(f"cannot read {', '.join(damaged)}; name pictures that can be read")
+        raise InputError(f"cannot read {', '.join(damaged)}; give readable pictures")
     job = Job(np.stack(images), batch_size=1)
     (logits,) = OnnxRuntime().run(exported.file(precision, "static"), [job]).logits
     lines = []

@@ -1,4 +1,4 @@
-"""The Prefect server that commands talk to."""
+"""Connects to the Prefect server."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 HOST, PORT = "127.0.0.1", 4200
-"""Where ``ackd server`` starts one by default."""
+"""The default address of ``ackd server``."""
 
 
 def api_url() -> str:
-    """``PREFECT_API_URL``, or the address of the default server."""
+    """Return ``PREFECT_API_URL``, or the address of the default server."""
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url or f"http://{HOST}:{PORT}/api"
 
 
 def require_server(url: str | None) -> None:
-    """Raises InputError unless a server responds at its API's URL in two seconds, if there is one.
+    """Raise InputError unless a server responds at the API's URL, if any, within two seconds.
 
-    A server that asks for a user and a password is a server as well.
+    A server that requires authentication counts as responding.
     """
     if not url:
         return
@@ -39,16 +39,17 @@ def require_server(url: str | None) -> None:
     if problem:
         raise InputError(
             f"no Prefect server answers at {url} ({problem}); start one with `ackd server` in"
-            " another terminal, or correct PREFECT_API_URL, without which `ackd run` starts its own"
+            " another terminal, or correct or unset PREFECT_API_URL: without it, `ackd run` starts"
+            " its own server"
         )
 
 
 @contextlib.contextmanager
 def connect() -> Iterator[SyncPrefectClient]:
-    """A client of the server.
+    """Open a client of the server.
 
     Raises:
-        InputError: none responds.
+        InputError: no server responds.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings

@@ -1,4 +1,4 @@
-"""Presets: short YAML files applied to ``params.yaml``, which keeps its comments."""
+"""Applies presets, short YAML files, to ``params.yaml`` and keeps its comments."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stages.schedule import compressed
 
 PRESETS_FOLDER = Path("presets")
 
-#: Names every key that a preset of a whole chain may change.
+#: The preset that sets every key that a preset of a whole chain may change.
 _DEFAULT = "digits"
-# Keys of the data section that name parts of one source.
+# Keys of the data section that are specific to a source.
 _OF_A_SOURCE = (
     *("config", "image_column", "label_column"),
     *("train_split", "val_split", "test_split"),
@@ -30,7 +30,7 @@ _OF_A_SOURCE = (
 
 
 class _PlainNull(RoundTripRepresenter):
-    """Writes null as ``null``, which ruamel would leave empty."""
+    """Writes null as ``null``; ruamel would write nothing."""
 
 
 _PlainNull.add_representer(
@@ -39,7 +39,7 @@ _PlainNull.add_representer(
 
 
 def list_presets() -> dict[str, str]:
-    """Names of this project's presets, such as ``cifar100/trial``, to their descriptions."""
+    """Return the descriptions of this project's presets by name, such as ``cifar100/trial``."""
     return {
         path.relative_to(PRESETS_FOLDER).with_suffix("").as_posix(): (
             path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
@@ -55,7 +55,7 @@ def use(
     source: str | None = None,
     epochs: int | None = None,
 ) -> list[str]:
-    """Apply presets in order, and then single settings, to ``params.yaml``, as :func:`laid`.
+    """Apply presets in order, and then single settings, to ``params.yaml`` with :func:`laid`.
 
     Returns:
         The changes, as ``section.key: old -> new``.
@@ -85,16 +85,16 @@ def laid(
     source: str | None = None,
     epochs: int | None = None,
 ) -> str:
-    """A ``params.yaml`` with presets and settings laid over it.
+    """Return the text of ``params.yaml`` with presets and settings applied.
 
     Args:
-        text: of ``params.yaml``.
-        names: of :func:`list_presets`; may be empty.
-        settings: ``section.key`` to value; applied last.
-        source: replaces ``data.source``, and resets the names of splits and columns, which belong
-            to a source.
-        epochs: of the student, in a compressed schedule. Epochs of teacher and proxy, and
-            milestones, shrink in proportion. Goals of accuracy become null.
+        text: content of ``params.yaml``.
+        names: names from :func:`list_presets`; may be empty.
+        settings: values by ``section.key``; applied last.
+        source: replaces ``data.source``, and resets the names of splits and columns, which are
+            specific to a source.
+        epochs: epochs of the student. Epochs of teacher and proxy, and milestones, scale in
+            proportion. Accuracy goals become null.
 
     Raises:
         InputError: a preset, a setting or the result is invalid.
@@ -102,7 +102,7 @@ def laid(
     params: CommentedMap = _yaml().load(text)
     for name in names:
         overlay = _overlay(name)
-        if overlay.keys() >= {"teacher", "distill"}:  # it leaves nothing of the one before
+        if overlay.keys() >= {"teacher", "distill"}:  # replaces the previous preset entirely
             _lay(_overlay(_DEFAULT), params)
         _lay(overlay, params)
     if source is not None:
@@ -116,7 +116,7 @@ def laid(
 
 
 def value_at(tree: Mapping[str, Any], key: str) -> Any:
-    """What stands under a dotted key, which may be a mapping; None if nothing does."""
+    """Return the value or mapping of a dotted key, or None if there is none."""
     first, _, rest = key.partition(".")
     value = tree.get(first)
     if not rest:
@@ -125,7 +125,7 @@ def value_at(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``section.key`` to value."""
+    """Flatten a tree to values by ``section.key``."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         inner = isinstance(value, Mapping)
@@ -134,7 +134,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
-    """An overlay that compresses every schedule in proportion to the student's."""
+    """Return an overlay that compresses all schedules in proportion to the student's."""
     if epochs < 1:
         raise InputError(f"--epochs is {epochs}, expected 1 or more")
 
@@ -145,12 +145,12 @@ def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
     teacher = compressed(params.teacher, scaled(params.teacher.epochs))
     proxy = scaled(params.proxy.early_stopped.epochs)
     if params.proxy.method == "early_stopped":
-        compressed(teacher, proxy)  # fails here rather than after the teacher is trained
+        compressed(teacher, proxy)  # fail now rather than after training the teacher
     return {
         "teacher": {"epochs": teacher.epochs, "milestones": teacher.milestones},
         "proxy": {"early_stopped": {"epochs": proxy}},
         "distill": {"epochs": student.epochs, "milestones": student.milestones},
-        # These are goals for the full schedule.
+        # Accuracy goals apply to the full schedule.
         "gate": {"min_accuracy": None, "max_drop_from_teacher": None},
     }
 
@@ -193,7 +193,7 @@ def _setting(text: str) -> tuple[str, Any]:
     try:
         return key, YAML().load(value)
     except YAMLError:
-        raise InputError(f"-S {text}: {value!r} is not a YAML value; quote or correct it") from None
+        raise InputError(f"-S {text}: {value!r} is not valid YAML; quote or correct it") from None
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -214,14 +214,14 @@ def _lay(overlay: Mapping[str, Any], params: CommentedMap, prefix: str = "") -> 
 
 
 def _without_comment(value: Any) -> Any:
-    """A copy, without the comment that follows a list in the preset."""
+    """Copy a value without the comment that follows a list in the preset."""
     if isinstance(value, list):
         return YAML().load(_dumped(list(value), flow=True))
     return copy.deepcopy(value)
 
 
 def _move_comment(params: CommentedMap, key: str) -> None:
-    """Move the comment two columns behind the new value; ruamel would not."""
+    """Move the comment to two columns after the new value; ruamel keeps its old column."""
     comment = params.ca.items.get(key)
     if comment and comment[2]:
         _, column = params.lc.key(key)

@@ -1,4 +1,4 @@
-"""The folder that a command runs in."""
+"""Checks that commands run in the root of a project."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InProject(TyperCommand):
 
 
 def require_project() -> None:
-    """Raises InputError outside the root of a project."""
+    """Raise InputError outside the root of a project."""
     for name in ("dvc.yaml", "params.yaml"):
         if not Path(name).is_file():
             raise InputError(

@@ -1,4 +1,4 @@
-"""What stages need while they run, and which may run at once."""
+"""Shares GPUs between stages, and lets stages that measure time run alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.errors import InputError
 
 
 class Needs(NamedTuple):
-    """``meta.prefect`` of a stage in ``dvc.yaml``: what it needs while it runs.
+    """What a stage needs while it runs, from ``meta.prefect`` in ``dvc.yaml``.
 
     Attributes:
-        gpu: GPUs for itself, of those that ``ACKD_GPUS`` lists, or all of these.
-        alone: no other stage beside it, because it measures time.
+        gpu: number of exclusive GPUs, at most all that ``ACKD_GPUS`` lists.
+        alone: whether no other stage may run at the same time, because it measures time.
     """
 
     gpu: int = 0
@@ -24,7 +24,7 @@ class Needs(NamedTuple):
 
 
 def parse_needs(stage: str, meta: Mapping[str, Any] | None) -> Needs:
-    """The needs of a stage from its ``meta``, which DVC itself ignores.
+    """Parse the needs of a stage from its ``meta``, which DVC ignores.
 
     Raises:
         InputError: a key is unknown.
@@ -38,15 +38,15 @@ def parse_needs(stage: str, meta: Mapping[str, Any] | None) -> Needs:
 
 
 def listed_gpus() -> list[str]:
-    """What ``ACKD_GPUS`` lists: ids separated by commas, such as ``0,1``; unset means none."""
+    """Return the GPU ids in ``ACKD_GPUS``, such as ``0,1``; none if it is unset."""
     return [part.strip() for part in os.environ.get("ACKD_GPUS", "").split(",") if part.strip()]
 
 
 class Resources:
-    """GPUs and quiet for the stages that run at once.
+    """Assigns GPUs to running stages, and keeps the machine quiet for those that measure time.
 
     Args:
-        gpus: ids as ``CUDA_VISIBLE_DEVICES`` takes them; with none, every stage sees every GPU.
+        gpus: ids for ``CUDA_VISIBLE_DEVICES``; if empty, every stage sees every GPU.
     """
 
     def __init__(self, gpus: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Resources:
 
     @contextlib.contextmanager
     def hold(self, needs: Needs) -> Iterator[dict[str, str]]:
-        """Wait for what is needed; yields the environment that confines a stage to its GPUs."""
+        """Wait for the needed resources; yield the variables that confine a stage to its GPUs."""
         count = min(needs.gpu, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._fits(count, needs.alone))

@@ -1,4 +1,4 @@
-"""Tables of results on a terminal."""
+"""Prints tables of results on a terminal."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rich.table import Table as RichTable
 
 from stages.tables import Table
 
-# Of a cell: a space to either side, and a line.
+# Columns that a cell adds to its text: a space on either side, and a line.
 _BORDER = 3
 
 
 def wide_console() -> Console:
-    """As wide as the terminal; of 200 columns if the output goes elsewhere."""
+    """Return a console as wide as the terminal, or of 200 columns if output is redirected."""
     console = Console(emoji=False)
     return console if console.is_terminal else Console(width=200, emoji=False)
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print it with its notes, in parts if the terminal is too narrow for all columns."""
+    """Print a table with its notes, in parts if the terminal is too narrow for all columns."""
     rows, numeric = table.texts("-"), table.numeric()
     narrow = _widths([title.split() for title in table.head], rows)
     wide = _widths([[title] for title in table.head], rows)
@@ -35,7 +35,7 @@ def print_table(console: Console, table: Table) -> None:
             shown.add_column(
                 escape(table.head[column]),
                 justify="right" if numeric[column] else "left",
-                # Alone beside the first, a column may be wider than the terminal.
+                # A part of two columns may be wider than the terminal.
                 width=widths[column] if len(part) > 2 else None,
             )
         for row in rows:
@@ -46,7 +46,7 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def _widths(heads: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Of each column, with the lines that its heading may be broken into."""
+    """Return the width of each column, given the lines that its heading may be broken into."""
     return [
         max(map(cell_len, ["", *lines, *(row[column] for row in rows)]))
         for column, lines in enumerate(heads)
@@ -54,7 +54,7 @@ def _widths(heads: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> li
 
 
 def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
-    """The columns of each part; the first stands in all of them."""
+    """Return the columns of each part; the first column is in all of them."""
     parts = [[0]]
     for column in range(1, len(widths)):
         part = [*parts[-1], column]

@@ -1,4 +1,4 @@
-"""What the commands that open bundles share: the key that must have signed, and what was not."""
+"""The ``--key`` option of all commands that open bundles, and the note if it is missing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 KeyOption = Annotated[
     Path | None,
-    typer.Option("--key", metavar="PUBLIC", help="The public key that must have signed it."),
+    typer.Option("--key", metavar="PUBLIC", help="Public key that the bundle must be signed with."),
 ]
 
 
 def read_key(path: Path | None) -> Ed25519PublicKey | None:
-    """The key of a ``--key``, if it was given."""
+    """Read the key given with ``--key``, if any."""
     from stages.bundle.keys import read_public_key
 
     return None if path is None else read_public_key(path)
 
 
 def report_unchecked(key_id: str | None) -> None:
-    """State that nobody checked the signature by a key, if there is one."""
+    """Print that the signature, if there is one, was not checked."""
     if key_id is not None:
         typer.echo(
-            f"the signature by the key {key_id} was not checked; name the public key by --key"
+            f"the signature by the key {key_id} was not checked; pass its public key with --key"
         )

@@ -1,4 +1,4 @@
-"""``reports/summary.json``: its tables on a terminal, and whether it is up to date."""
+"""Shows ``reports/summary.json`` on a terminal, and checks whether it is up to date."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ LOCK = Path("dvc.lock")
 
 
 def show(console: Console) -> None:
-    """Print the networks, the exports, warnings, what was skipped and where the results lie.
+    """Print networks, exports, warnings, what was skipped and where the results are.
 
     Raises:
         InputError: there is no summary yet, it is damaged, or another version wrote it.
     """
     summary = read_json(SUMMARY)
-    # Whole, or not at all.
-    with refuse_other_versions("run `dvc repro` to make it anew"), console.capture() as shown:
+    # Print nothing if an error occurs halfway.
+    with refuse_other_versions("run `dvc repro` to make it again"), console.capture() as shown:
         _print(console, summary)
     console.file.write(shown.get())
 
 
 @contextmanager
 def refuse_other_versions(remedy: str) -> Iterator[None]:
-    """Raises InputError, which ends with the remedy, where a summary lacks what is read of it."""
+    """Raise InputError, with this remedy, if a summary lacks something that the block reads."""
     try:
         yield
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{SUMMARY}: not as this version of ackd writes it ({error!r}); {remedy}"
+            f"{SUMMARY}: written by another version of ackd ({error!r}); {remedy}"
         ) from None
 
 
 def outdated(lock: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
-    """How the results that ``dvc.lock`` records differ from what a run would give, in phrases.
+    """Return phrases that state why the results in ``dvc.lock`` are outdated, if they are.
 
-    A parameter may have changed, or a stage may have run and not those below it.
+    A parameter may have changed, or a stage may have run without its downstream stages.
     """
     stages: Mapping[str, Any] = lock.get("stages") or {}
     now, used = leaves(params), dict[str, Any]()
@@ -80,7 +80,7 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
         highlight=False,
     )
     if LOCK.exists() and (old := outdated(read_yaml(LOCK), read_yaml(PARAMS_FILE))):
-        warning = f"these results are {' and '.join(old)}; `ackd run` makes them anew"
+        warning = f"these results are {' and '.join(old)}; `ackd run` updates them"
         console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
     tables = [networks(summary), scores(summary), exports(summary), litert(summary)]
     if len(summary["devices"]) > 1:
@@ -96,9 +96,9 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
         for reason, missing in by_reason(summary["skipped"]).items():
             console.print(f"  {', '.join(missing)}: {reason}", highlight=False, markup=False)
     console.print()
-    # A missed goal leaves the report and stops the bundle.
+    # If a goal is missed, there is a report but no bundle.
     for result, path, remedy in (
-        ("report", PAGE, "`ackd run` makes it"),
+        ("report", PAGE, "`ackd run` creates it"),
         ("bundle", BUNDLE, "see the goals in reports/gate.json"),
     ):
         place = str(path) if path.exists() else f"none; {remedy}"

@@ -1,1 +1,1 @@
-"""Experiments beside each other: what `ackd compare` and `ackd choose` are made of."""
+"""Comparison of experiments: `ackd compare` and `ackd choose`."""

@@ -1,4 +1,4 @@
-"""The charts of a comparison."""
+"""Draws the charts of a comparison."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MANY = 40
 
 
 def over_baseline(group: Group) -> list[Chart]:
-    """The differences from the baseline, where there are any."""
+    """Draw the differences from the baseline, if there are any."""
     rows = [
         (v.name, Gain(over.mean, *(math.nan if end is None else end for end in over[1:3])))
         for v in group.variants[:_MANY]
@@ -39,15 +39,15 @@ def over_baseline(group: Group) -> list[Chart]:
     listed = "; ".join(f"{label} {points(gain.gain)}" for label, gain in rows)
     describes = f"Differences from {group.baseline} in points: {listed}"
     reading = (
-        f"A point is the mean difference from {group.baseline} over the same seeds, its line the"
-        " 95 % interval; a line that stays clear of the dotted zero is a difference that seeds"
-        " alone do not explain, and a point without a line has a single seed."
+        f"Points are mean differences from {group.baseline} over the same seeds, and lines their"
+        " 95 % intervals. A line that does not reach the dotted zero is a difference beyond the"
+        " variation of seeds. A point without a line has a single seed."
     )
     return [differences(f"Accuracy over {group.baseline}", rows, describes, reading)]
 
 
 def against_costs(group: Group, place: Place) -> list[Chart]:
-    """Chart the accuracy of every export against its latency on a device, and against its size."""
+    """Draw the accuracy of every export against its latency on a device, and against its size."""
     exports = {
         f"{variant.name}, {precision}": cost
         for variant in group.variants
@@ -61,7 +61,7 @@ def against_costs(group: Group, place: Place) -> list[Chart]:
 
 
 def _against(exports: Mapping[str, Record], axis: str, label: str) -> list[Chart]:
-    """Number the points that no other beats; dozens of names would hide the points."""
+    """Draw accuracy against a cost; only the points that no other beats are numbered."""
     found = [
         (name, cost[axis], cost["accuracy"], cost["noisy"])
         for name, cost in exports.items()
@@ -88,10 +88,10 @@ def _against(exports: Mapping[str, Record], axis: str, label: str) -> list[Chart
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         svg = to_svg(figure)
     against, _, unit = label.partition(", ")
-    hollow = "; a hollow one was measured while the machine was noisy, and beats none"
+    hollow = " Hollow points were measured on a noisy machine and beat no others."
     reading = (
-        "Up and to the left is better. A grey point is beaten by another in accuracy, size and"
-        f" latency together{hollow if any(noisy for *_, noisy in found) else ''}."
+        "Up and to the left is better. Grey points are beaten by another one in accuracy, size and"
+        f" latency together.{hollow if any(noisy for *_, noisy in found) else ''}"
     )
     listed = "; ".join(
         f"{v} {percent(accuracy)} at {significant(x)}" for v, x, accuracy, _ in found

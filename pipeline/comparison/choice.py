@@ -1,4 +1,4 @@
-"""The best student within a device's budget, of all experiments and of the workspace."""
+"""Finds the best student within a device's budget, among all experiments and the workspace."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from stages.formatting import percent, significant
 _MS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
 _MB = {"MB": 1.0, "kB": 1e-3, "KB": 1e-3, "MiB": 2**20 / 1e6, "KiB": 2**10 / 1e6}
 _FRACTION = {"%": 0.01, "": 1.0}
-# Numbers that were rounded on their way: 0.97 is within 97 %.
+# Tolerates rounded numbers: 0.97 meets 97 %.
 _ROUNDING = 1e-9
 
 
 class Budget(NamedTuple):
-    """What is asked for; None where it does not matter.
+    """Limits that a student must meet; None sets no limit.
 
     Attributes:
-        max_p90_ms: of one image, batch 1.
-        max_size_mb: of the file, in 10^6 bytes.
-        min_accuracy: a fraction.
+        max_p90_ms: latency of one image, batch 1.
+        max_size_mb: size of the file, in 10^6 bytes.
+        min_accuracy: accuracy as a fraction.
     """
 
     max_p90_ms: float | None
@@ -36,7 +36,7 @@ class Student(NamedTuple):
     """An export that passed its validation.
 
     Attributes:
-        p90_ms: None where it was not measured on the device.
+        p90_ms: latency on the device; None if not measured.
     """
 
     experiment: Experiment
@@ -51,13 +51,13 @@ class Student(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The answer.
+    """The result of a search.
 
     Attributes:
-        place: the device; None where nothing was measured on any.
-        best: by precision, the most accurate within the budget, the best precision first.
-        nearest: what misses the budget by least; None where nothing can be judged.
-        left_out: how many exports could not be judged, by the reason.
+        place: the device; None if no latency was measured at all.
+        best: the most accurate student within the budget by precision, the best precision first.
+        nearest: the student that misses the budget by least; None if none can be judged.
+        left_out: the number of exports that could not be judged, by reason.
     """
 
     place: Place | None
@@ -68,10 +68,10 @@ class Choice(NamedTuple):
 
 
 def parse_budget(p90: str | None, size: str | None, accuracy: str | None) -> Budget:
-    """The options of the command.
+    """Parse the options of the command.
 
     Raises:
-        InputError: a number or its unit is not right.
+        InputError: a number or its unit is invalid.
     """
     budget = Budget(
         _quantity("--max-p90", p90, _MS, "5ms, 800us or 0.1s"),
@@ -86,11 +86,11 @@ def parse_budget(p90: str | None, size: str | None, accuracy: str | None) -> Bud
 def choose(found: Found, budget: Budget, device: str | None) -> Choice:
     """Judge every export of every experiment that has results.
 
-    ``device`` is a URL, or a part of a processor's name; None takes the only one, or the first of
-    the workspace's report.
+    ``device`` is a URL or a part of a processor's name; None means the only device, or the first
+    one in the workspace's report.
 
     Raises:
-        InputError: there is nothing to choose from, or it is not clear from what.
+        InputError: there is nothing to choose from, or the device or the images are ambiguous.
     """
     if not found.experiments:
         why = "".join(f": {name}: {reason}" for name, reason in found.missing[:1])
@@ -113,9 +113,9 @@ def choose(found: Found, budget: Budget, device: str | None) -> Choice:
             if export["accuracy"] is None or export["size_mb"] is None:
                 left_out[f"an export that has {export['status']}"] += 1
             elif timed and p90_ms is None:
-                left_out["not measured there, or failed there"] += 1
+                left_out["not measured on this device, or failed there"] += 1
             elif timed and latency and latency["noisy"]:
-                left_out["timed while the machine was noisy: measure it again"] += 1
+                left_out["timed on a noisy machine: measure it again"] += 1
             else:
                 own = precision, export["accuracy"], export["size_mb"]
                 students.append(Student(experiment, *own, p90_ms))
@@ -129,7 +129,7 @@ def choose(found: Found, budget: Budget, device: str | None) -> Choice:
 
 
 def misses(student: Student, budget: Budget) -> dict[str, float]:
-    """What of the budget it misses, a phrase for each limit, and by what part of that limit."""
+    """Return a phrase per missed limit, with the excess as a fraction of that limit."""
     found = {}
     for what, value, limit, unit in (
         ("p90", student.p90_ms, budget.max_p90_ms, "ms"),
@@ -147,7 +147,7 @@ def misses(student: Student, budget: Budget) -> dict[str, float]:
 
 
 def lines(chosen: Choice, budget: Budget) -> Iterator[str]:
-    """The answer for a terminal."""
+    """Yield the lines of the answer for a terminal."""
     place, best = chosen.place, chosen.best
     where = place.title if place else "no device: no latency was measured"
     yield f"on {where}; {chosen.images.title}"
@@ -160,19 +160,19 @@ def lines(chosen: Choice, budget: Budget) -> Iterator[str]:
         command, file = student.experiment.command, _file(student.precision)
         yield f"best     {student.name}: {_shown(student)}"
         if command is None:
-            yield f"get it   it is the student of this workspace: {file}"
+            yield f"get it   the student of this workspace: {file}"
         else:
             yield f"get it   {command}"
-            yield f"         its file is then {file}"
+            yield f"         the file is then {file}"
     elif chosen.nearest:
         missed = " and ".join(misses(chosen.nearest, budget))
         yield f"nothing is within the budget; nearest {chosen.nearest.name}: {missed}"
     else:
-        yield "nothing to choose: no export has all that the budget asks for"
+        yield "nothing to choose: no export has all the measurements that the budget needs"
 
 
 def _file(precision: str) -> str:
-    """Its path in a project that has the experiment."""
+    """Return the path of an export in a project that has the experiment."""
     if precision.startswith(LITERT):
         return f"artifacts/litert/{precision.removeprefix(LITERT)}.tflite"
     return f"artifacts/onnx/{precision}.static.onnx"
@@ -186,20 +186,20 @@ def _shown(student: Student) -> str:
 
 
 def _merit(student: Student) -> tuple[float, float, float, bool]:
-    """The most accurate first, then the quickest, then the smallest, then what is at hand."""
+    """Return a sort key: most accurate, then fastest, then smallest, then in the workspace."""
     p90_ms = float("inf") if student.p90_ms is None else student.p90_ms
     return -student.accuracy, p90_ms, student.size_mb, student.experiment.command is not None
 
 
 def _images(experiments: Sequence[Experiment]) -> Images:
-    """Those of the workspace, or those that all have."""
+    """Return the images of the workspace, or those that all experiments share."""
     own = [e.images for e in experiments if e.name == WORKSPACE]
     found = own or list(dict.fromkeys(e.images for e in experiments))
     if len(found) > 1:
         raise InputError(
             "the experiments were tested on different images"
-            f" ({'; '.join(images.title for images in found)}), so their accuracies cannot be"
-            " compared; name one sweep, as in `ackd choose SWEEP`"
+            f" ({'; '.join(images.title for images in found)}), so their accuracies are not"
+            " comparable; name one sweep, as in `ackd choose SWEEP`"
         )
     return found[0]
 
@@ -217,7 +217,7 @@ def _place(judged: Sequence[Experiment], wanted: str | None) -> Place | None:
     if not known and wanted is None:
         return None
     option = "--device" if wanted is None else f"--device {wanted}"
-    problem = "several devices fit" if found else "nothing was measured there"
+    problem = "several devices match" if found else "no latency was measured there"
     listed = ", ".join(place.title for place in found or known) or "none: no latency was measured"
     raise InputError(f"{option}: {problem}; expected one of {listed}")
 

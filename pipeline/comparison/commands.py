@@ -1,4 +1,4 @@
-"""The commands that set experiments beside each other: compare, choose."""
+"""The commands that compare experiments: compare, choose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Sweep = Annotated[
     str | None,
     typer.Argument(
         metavar="[SWEEP]",
-        help="The name of a sweep; without it, all experiments and the workspace.",
+        help="Name of a sweep; by default all experiments and the workspace.",
     ),
 ]
 _Revisions = Annotated[
@@ -19,7 +19,7 @@ _Revisions = Annotated[
     typer.Option(
         "--rev",
         metavar="REVISION",
-        help="A commit, branch or tag besides, such as main. May be repeated.",
+        help="Also include a commit, branch or tag, such as main. May be repeated.",
     ),
 ]
 
@@ -30,14 +30,14 @@ def compare(
         str | None,
         typer.Option(
             metavar="VARIANT",
-            help="What the others are set against, seed by seed; kd, or the first by name, if not"
-            " given.",
+            help="Variant that the others are compared with, seed by seed; by default kd, or the"
+            " first by name.",
         ),
     ] = None,
     revisions: _Revisions = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page with charts, which works offline."),
+        typer.Option(metavar="FILE", help="Write a page with charts that works offline."),
     ] = None,
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")
@@ -46,16 +46,15 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write a row for each variant, precision and device: accuracies as fractions,"
+            help="Write a row per variant, precision and device: accuracies as fractions,"
             " latencies in ms, sizes in MB (10^6 bytes).",
         ),
     ] = None,
 ) -> None:
     """Compare experiments: mean and spread over seeds, differences with intervals, costs.
 
-    A variant is what experiments share that differ in the seed alone: SWEEP.VARIANT.seedN. An
-    experiment of another name is a variant of its own. What was not measured is listed, with the
-    reason.
+    Experiments named SWEEP.VARIANT.seedN that differ only in the seed form a variant. Any other
+    experiment is a variant by itself. Missing measurements are listed with their reasons.
     """
     from pipeline.comparison import text
     from pipeline.comparison.experiments import find
@@ -84,34 +83,36 @@ def choose(
         typer.Option(
             "--max-p90",
             metavar="TIME",
-            help="Nine of ten images must take no longer, such as 5ms, 800us or 0.1s.",
+            help="Largest 90th percentile of the latency, such as 5ms, 800us or 0.1s.",
         ),
     ] = None,
     max_size: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="The file must be no larger, such as 2MB (10^6 bytes), 500kB or 1.5MiB.",
+            help="Largest file, such as 2MB (10^6 bytes), 500kB or 1.5MiB.",
         ),
     ] = None,
     min_accuracy: Annotated[
         str | None,
-        typer.Option(metavar="FRACTION", help="On the test images, such as 60% or 0.6."),
+        typer.Option(
+            metavar="FRACTION", help="Lowest accuracy on the test images, such as 60% or 0.6."
+        ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
             metavar="DEVICE",
-            help="Its URL, such as ssh://pi@board, or a part of its processor's name; without it,"
-            " the first of this project's report.",
+            help="URL, such as ssh://pi@board, or part of the processor's name; by default the"
+            " first device of this project's report.",
         ),
     ] = None,
     revisions: _Revisions = None,
 ) -> None:
-    """Name the most accurate student that a device can carry, and how to get it.
+    """Find the most accurate student within a device's budget, and how to get it.
 
-    All experiments and the workspace are judged, each precision by itself. Where none is within the
-    budget, the nearest is named with what it misses, and the exit status is 1.
+    Judges each precision of all experiments and of the workspace. If none is within the budget, it
+    names the nearest one and what it misses, with exit status 1.
     """
     from pipeline.comparison import choice
     from pipeline.comparison.experiments import find

@@ -1,6 +1,6 @@
-"""The experiments of this project and what they measured, read from git and from the workspace.
+"""Reads the results of this project's experiments from git and the workspace.
 
-An experiment is a commit that DVC keeps under ``refs/exps``. What ``ackd sweep`` runs is called
+An experiment is a commit that DVC keeps under ``refs/exps``. ``ackd sweep`` names its experiments
 ``SWEEP.VARIANT.seedN``.
 """
 
@@ -29,15 +29,15 @@ from stages.tables import Record, processor
 WORKSPACE = "workspace"
 HERE = "local:"
 LITERT = "litert_"
-"""Before the name of a precision that LiteRT runs."""
+"""Prefix of the names of LiteRT's precisions."""
 
 _NAME = re.compile(r"(?P<sweep>[a-z0-9_-]+)\.(?P<variant>[a-z0-9_-]+)\.seed(?P<seed>\d+)")
 _AFTER_REPORT = ("gate", "package")
-_NOT_REPORTED = "the chain was not run to its report"
+_NOT_REPORTED = "the chain was not run up to its report"
 
 
 class Images(NamedTuple):
-    """The test images that an accuracy is of; the digest is of pixels and labels."""
+    """The test images behind an accuracy; the digest covers pixels and labels."""
 
     source: str
     number: int
@@ -52,7 +52,7 @@ class Images(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a latency holds for. The same URL may be another machine elsewhere."""
+    """What a latency was measured on; a URL may mean different machines in different places."""
 
     url: str
     processor: str
@@ -65,20 +65,20 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A student with what was measured of it.
+    """A student and its measurements.
 
     Attributes:
-        name: of DVC's experiment, the branch, tag or commit that was asked for, or ``workspace``.
-        sweep: None for what no sweep made.
-        variant: what its seeds share; its own name for what no sweep made.
-        seed: of the student's training.
-        command: that brings it into the workspace; None for what is there.
-        params: ``params.yaml``, not validated: an older version may have had other keys.
-        accuracy: of the student in torch.
-        recommended: a precision.
-        paper: the part of ``reports/summary.json`` on the paper.
-        exports: its rows of exports by precision, those of LiteRT too.
-        latencies: its rows of devices by precision and device; what failed has no figures.
+        name: name of the DVC experiment, the requested branch, tag or commit, or ``workspace``.
+        sweep: the sweep that ran it, if any.
+        variant: the name that its seeds share; without a sweep, the experiment's own.
+        seed: seed of the student's training.
+        command: the command that brings it into the workspace; None if it is there.
+        params: ``params.yaml``, not validated, because older versions may have had other keys.
+        accuracy: accuracy of the student in torch.
+        recommended: the recommended precision, if any.
+        paper: the paper's part of ``reports/summary.json``.
+        exports: rows of exports by precision, including LiteRT's.
+        latencies: rows of devices by precision and device; failed ones have no numbers.
     """
 
     name: str
@@ -99,19 +99,19 @@ class Experiment:
 
     @property
     def in_paper(self) -> float | None:
-        """The paper's accuracy of its method."""
+        """The paper's accuracy for its method."""
         return None if self.paper is None else self.paper["accuracies"].get(self.paper["method"])
 
 
 class Found(NamedTuple):
-    """Experiments with results, and the names of those without, each with the reason."""
+    """Experiments with results, and the names and reasons of those without."""
 
     experiments: list[Experiment]
     missing: list[tuple[str, str]]
 
 
 def find(sweep: str | None, revisions: Sequence[str] = ()) -> Found:
-    """The experiments of a sweep, or all of them and the workspace; and of other ``revisions``.
+    """Find the experiments of a sweep, or all and the workspace, and those of ``revisions``.
 
     Raises:
         InputError: this is no git repository, or it has no such sweep or revision.
@@ -122,7 +122,7 @@ def find(sweep: str | None, revisions: Sequence[str] = ()) -> Found:
     found = Found([], [])
     for ref in refs:
         if ref.name not in sources:
-            # DVC would not know which of several is meant by the name.
+            # DVC requires a commit if several experiments share the name.
             unique = ref.name if names[ref.name] == 1 else ref.revision[:10]
             sources[ref.name] = ref.revision, f"dvc exp apply {unique}"
         else:
@@ -144,7 +144,7 @@ def find(sweep: str | None, revisions: Sequence[str] = ()) -> Found:
 def parse(
     name: str, command: str | None, params: dict[str, Any], summary: Any, digest: str
 ) -> Experiment:
-    """An experiment from its ``params.yaml`` and its ``reports/summary.json``.
+    """Build an experiment from its ``params.yaml`` and its ``reports/summary.json``.
 
     Raises:
         InputError: another version of ackd wrote the summary.
@@ -174,14 +174,14 @@ def parse(
 
 
 def _refs(sweep: str | None) -> list[Ref]:
-    """The newest first."""
+    """Return the refs of a sweep, or all of them, newest first."""
     refs = list_refs(Path())
     if sweep is None:
         return refs
     sweeps = {ref: match["sweep"] for ref in refs if (match := _NAME.fullmatch(ref.name))}
     if sweep not in sweeps.values():
         known = ", ".join(sorted(set(sweeps.values())))
-        hint = f"expected one of {known}" if known else "there is none yet"
+        hint = f"expected one of {known}" if known else "there are no sweeps yet"
         raise InputError(f"{sweep}: no such sweep here; {hint}")
     return [ref for ref, own in sweeps.items() if own == sweep]
 
@@ -203,11 +203,11 @@ def _load(name: str, revision: str | None, command: str | None) -> Experiment:
 
 
 def _read(path: Path, revision: str | None) -> str:
-    """A file of a commit, or of the workspace."""
+    """Read a file of a commit, or of the workspace."""
     try:
         if revision is None:
             return path.read_text(encoding="utf-8", errors="replace")
-        # From the working directory, which may lie below git's root.
+        # Relative to the working directory, which may be below git's root.
         return git(Path(), "show", f"{revision}:./{path}")
     except (OSError, InputError):
         raise InputError(f"{path} is missing: {_NOT_REPORTED}") from None
@@ -230,10 +230,10 @@ def _digest(revision: str | None) -> str:
 
 
 def _exports(summary: Any) -> dict[str, Record]:
-    """LiteRT's exports stand beside those of onnxruntime."""
+    """Return onnxruntime's and LiteRT's exports by precision."""
     litert = summary["litert"]["exports"] if summary["litert"] else {}
     found = summary["exports"] | {f"{LITERT}{name}": row for name, row in litert.items()}
-    # What failed may have been tested all the same.
+    # Failed exports may have been tested anyway; ignore their accuracies.
     return {
         name: row if row["status"] == "passed" else row | {"accuracy": None}
         for name, row in found.items()
@@ -241,7 +241,7 @@ def _exports(summary: Any) -> dict[str, Record]:
 
 
 def _latencies(summary: Any) -> Iterator[tuple[tuple[str, Place], Record]]:
-    """By precision and device; the machine that ran the chain has timed LiteRT's."""
+    """Yield rows by precision and device; LiteRT's were timed on the machine of the chain."""
     exports = _exports(summary)
     for url, device in summary["devices"].items():
         rows = dict(device["exports"])
@@ -253,6 +253,6 @@ def _latencies(summary: Any) -> Iterator[tuple[tuple[str, Place], Record]]:
             if blamed["status"] == "passed" and row["p50_ms"] is not None:
                 yield (precision, place), row
             else:
-                reason = blamed["reason"] or f"it has {blamed['status']}"
+                reason = blamed["reason"] or f"its status is {blamed['status']}"
                 nothing = {"p50_ms": None, "p90_ms": None, "noisy": False, "reason": reason}
                 yield (precision, place), nothing

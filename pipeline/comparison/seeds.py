@@ -1,4 +1,4 @@
-"""Several seeds of the same training: mean, spread, and paired differences."""
+"""Statistics over seeds of the same training: mean, spread, and paired differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CONFIDENCE = 0.95
 
 
 class Spread(NamedTuple):
-    """Of a value over so many seeds, in its own unit."""
+    """Mean, smallest and largest value over a number of seeds."""
 
     mean: float
     low: float
@@ -19,10 +19,10 @@ class Spread(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """The mean difference over the seeds that both have, with its interval.
+    """The mean difference over shared seeds, with its interval.
 
     Attributes:
-        low: end of Student's 95 % interval; None where a single pair gives none.
+        low: lower end of Student's 95 % interval; None with a single pair.
     """
 
     mean: float
@@ -32,17 +32,17 @@ class Paired(NamedTuple):
 
 
 def spread(values: Collection[float]) -> Spread:
-    """Mean, smallest and largest of one value or more."""
+    """Return the mean, smallest and largest of at least one value."""
     low, high = min(values), max(values)
-    # The mean of equal values may be rounded away from them, and would then seem to be better.
+    # Rounding may push the mean of equal values outside their range, which would look better.
     return Spread(min(max(statistics.fmean(values), low), high), low, high, len(values))
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
-    """Ours minus theirs, both by seed; None where no seed is in both.
+    """Return ours minus theirs, paired by seed, or None without a shared seed.
 
-    A seed gives both the same initial weights and images, so much of what it does to one it does to
-    the other, and the difference is surer than the two means are.
+    A seed gives both the same initial weights and images, which correlates their results, so the
+    paired difference varies less than the two means.
     """
     differences = [ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs]
     count = len(differences)
@@ -51,7 +51,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | N
     mean = statistics.fmean(differences)
     if count == 1:
         return Paired(mean, None, None, 1)
-    from scipy import stats  # takes a second to import, and one seed needs none
+    from scipy import stats  # takes a second to import
 
     error = statistics.stdev(differences) / count**0.5
     reach = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error

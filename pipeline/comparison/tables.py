@@ -1,4 +1,4 @@
-"""What a comparison shows, section by section, for a terminal, Markdown and the page alike."""
+"""Builds the tables of a comparison for the terminal, Markdown and the page."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from stages.report_page.svg import Chart
 from stages.tables import NOISY_NOTE, Cell, Table, cells, headings
 
 _ACCURACY = (
-    "Accuracy is top-1 on the test images after the last epoch, the mean over the seeds. A"
-    " difference is the mean over the seeds that both have, seed by seed, with Student’s 95 %"
-    " interval: one that has 0 in it may be chance."
+    "Accuracy is top-1 on the test images after the last epoch, averaged over seeds. A difference"
+    " is the mean over shared seeds, paired by seed, with Student’s 95 % interval: if the interval"
+    " contains 0, the difference may be chance."
 )
 _COSTS = (
-    "Each variant in the precision that its experiments recommend, batch 1; accuracy is the"
-    " exported model’s, MB are 10⁶ bytes of its file, and all are means over the seeds. A variant"
-    " is beaten by those that are no worse in accuracy, size and p50, and better in one of them at"
-    " least; a noisy latency is not judged."
+    "Each variant in the precision that its experiments recommend, batch 1. Accuracy is the"
+    " exported model’s, MB are 10⁶ bytes of its file, and all values are means over seeds. A"
+    " variant is beaten by those that are no worse in accuracy, size and p50, and better in at"
+    " least one of them. Noisy latencies are not judged."
 )
 _PAPER = (
-    "The paper’s accuracies are as printed. Compare its gains over the baseline rather than the"
-    " accuracies, as a shorter schedule may lower all variants alike."
+    "The paper’s accuracies are as printed. Compare gains over the baseline rather than"
+    " accuracies, because a shorter schedule may lower all variants alike."
 )
-_PARAMETERS = "Where the variants’ params.yaml differ, but for the seeds."
+_PARAMETERS = "Differences between the variants’ params.yaml, except seeds."
 
-#: Of ``params.yaml``: what the seeds of one variant differ in.
+#: The parameters that differ between the seeds of a variant.
 _SEEDS = frozenset({"distill.seed", "teacher.seed"})
 
 
@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 
 def lede(comparison: Comparison) -> str:
-    """The result in one or two sentences."""
+    """Summarise the result in one or two sentences."""
     group = comparison.groups[0]
     best, count = group.variants[0], len(group.variants)
     seeds, over = len(best.seeds), best.over_baseline
@@ -58,12 +58,12 @@ def lede(comparison: Comparison) -> str:
         return text
     between = f"95 % interval {_interval(over)}"
     if over.low is None:
-        between = "one seed in both gives no interval"
+        between = "a single shared seed gives no interval"
     return f"{text} That is {points(over.mean)} points over {group.baseline} ({between})."
 
 
 def parts(comparison: Comparison, *, draw: bool = False) -> Iterator[Part]:
-    """All of a comparison, in order; with ``draw`` also its charts, which take seconds."""
+    """Yield the parts of a comparison in order; ``draw`` adds charts, which take seconds."""
     for group in comparison.groups:
         part = Part(accuracies(group), [])
         if draw:
@@ -82,22 +82,22 @@ def parts(comparison: Comparison, *, draw: bool = False) -> Iterator[Part]:
 
 
 def accuracies(group: Group) -> Table:
-    """A row for each variant, the most accurate first."""
+    """Build a table with a row per variant, the most accurate first."""
     over = f"over {group.baseline or 'the baseline'}, points"
     head = ["variant", "rank", "accuracy", over, "95 % interval", "smallest to largest"]
     rows = [_accuracy(rank, variant, group) for rank, variant in enumerate(group.variants, 1)]
     notes = []
     if single := [v.name for v in group.variants if len(v.seeds) == 1]:
         notes.append(
-            "One seed gives no interval, and a second one may change the rank:"
+            "A single seed gives no interval, and a second one may change the rank:"
             f" {', '.join(single)}."
         )
     for role in ("teacher", "student"):
         networks = sorted({getattr(v.first, role) for v in group.variants})
         if len(networks) > 1:
             notes.append(
-                f"The variants have different {role}s ({', '.join(networks)}): a difference is that"
-                " of the whole, not of the method alone."
+                f"The variants have different {role}s ({', '.join(networks)}), so differences are"
+                " not due to the method alone."
             )
     caption = f"Accuracy on {group.images.title}"
     return Table([*head, "seeds", "student"], rows, caption, _ACCURACY, notes)
@@ -115,7 +115,7 @@ def _accuracy(rank: int, variant: Variant, group: Group) -> list[Cell]:
 
 
 def costs(group: Group, place: Place) -> Table:
-    """What each variant costs on a device, in the precision that it recommends."""
+    """Build a table of each variant's costs on a device, in its recommended precision."""
     keys = ("accuracy", "size_mb", "p50_ms", "p90_ms")
     head = ["variant", "precision", *headings(*keys), "beaten by"]
     beaten = beaten_by({variant.name: variant.on(place) for variant in group.variants})
@@ -127,7 +127,7 @@ def costs(group: Group, place: Place) -> Table:
             rows.append([variant.name, "none is recommended"])
             continue
         agreed = "" if variant.agreed == seeds else f" ({variant.agreed} of {seeds} seeds)"
-        # The quickest of those that beat it, and how many more.
+        # Name the fastest of those that beat it, and count the rest.
         first, *more = beaten.get(variant.name, ["not judged"]) or ["none"]
         if cost["noisy"]:
             notes = [NOISY_NOTE]
@@ -138,7 +138,7 @@ def costs(group: Group, place: Place) -> Table:
 
 
 def paper(group: Group) -> Table | None:
-    """The paper's accuracies beside these; None where it has none for any of these variants."""
+    """Build a table of the paper's accuracies and ours; None if the paper has none of these."""
     reference = next((v.first for v in group.variants if v.name == group.baseline), None)
     over = f"over {group.baseline or 'the baseline'}"
     head = ["variant", "in the paper", "paper", "here", "difference, points"]
@@ -161,11 +161,11 @@ def paper(group: Group) -> Table | None:
         rows.append([variant.name, called, *shown, *gains])
     head += [f"paper: {over}", f"here: {over}"]
     notes = [f"Not comparable: {', '.join(names)}: {why}." for why, names in differs.items()]
-    return Table(head, rows, "The paper’s accuracies beside these", _PAPER, notes) if rows else None
+    return Table(head, rows, "Comparison with the paper", _PAPER, notes) if rows else None
 
 
 def parameters(group: Group) -> Table | None:
-    """What the variants differ in; None where in nothing."""
+    """Build a table of the parameters that differ between variants; None if none do."""
     found = {variant.name: leaves(variant.first.params) for variant in group.variants}
     keys = dict.fromkeys(key for own in found.values() for key in own if key not in _SEEDS)
     shown = {name: {key: _value(own.get(key)) for key in keys} for name, own in found.items()}
@@ -176,7 +176,7 @@ def parameters(group: Group) -> Table | None:
 
 
 def missing(comparison: Comparison) -> dict[str, list[str]]:
-    """What was not measured, by its reason."""
+    """Return what was not measured, by reason."""
     found: dict[str, dict[str, list[str]]] = {}
     for what, name, reason in _missing(comparison):
         names = found.setdefault(reason, {}).setdefault(what, [])
@@ -189,7 +189,7 @@ def missing(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
-    """What, of which variant or experiment, and why."""
+    """Yield what is missing, the variant or experiment, and the reason."""
     for name, reason in comparison.missing:
         yield "", name, reason
     for group in comparison.groups:
@@ -199,7 +199,7 @@ def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
                 reason = f"{comparison.baseline} was not tested on {group.images.title}"
                 yield "difference of", name, reason
             elif name != group.baseline and variant.over_baseline is None:
-                yield "difference of", name, f"no seed is also one of {group.baseline}"
+                yield "difference of", name, f"it shares no seed with {group.baseline}"
             for (precision, place), cost in variant.costs.items():
                 if cost["accuracy"] is None:
                     yield f"accuracy in {precision} of", name, cost["untested"]
@@ -214,7 +214,7 @@ def _missing(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
 
 
 def _interval(over: Paired) -> str:
-    """In points, or that there is none."""
+    """Format an interval in points, or state that there is none."""
     if over.low is None or over.high is None:
         return "none: one seed"
     return f"{points(over.low)} to {points(over.high)}"

@@ -1,4 +1,4 @@
-"""A comparison on a terminal, as Markdown, as CSV, and as a page that needs no other file."""
+"""Renders a comparison for the terminal, as Markdown, as CSV, and as a self-contained page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.markdown import bullets, plain, section
 
 
 def show(title: str, comparison: Comparison, console: Console) -> None:
-    """Print the tables, each with how to read it."""
+    """Print the tables, each with an explanation."""
     console.print(f"[bold]{escape(title)}[/]")
     console.print(lede(comparison), highlight=False, markup=False)
     for table, _ in parts(comparison):
@@ -29,7 +29,7 @@ def show(title: str, comparison: Comparison, console: Console) -> None:
 
 
 def markdown(title: str, comparison: Comparison) -> str:
-    """The same for a README, an issue or a wiki."""
+    """Render Markdown, for a README, an issue or a wiki."""
     found = [f"# {plain(title)}", plain(lede(comparison))]
     for table, _ in parts(comparison):
         found += [f"## {plain(table.caption)}", section(table)]
@@ -38,7 +38,7 @@ def markdown(title: str, comparison: Comparison) -> str:
 
 
 def page(title: str, comparison: Comparison) -> str:
-    """The same as HTML, with charts."""
+    """Render an HTML page with charts."""
     from stages.report_page.page import page_template
 
     return page_template(Path(__file__).with_name("comparison.html")).render(
@@ -55,7 +55,7 @@ def _missing(comparison: Comparison) -> list[str]:
 
 
 def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """A row for each variant, precision and device; fractions, ms and MB, empty where unknown."""
+    """Yield a row per variant, precision and device: fractions, ms and MB, empty if unknown."""
     for group in comparison.groups:
         for rank, variant in enumerate(group.variants, 1):
             shared = _shared(comparison.baseline, group, variant, rank)

@@ -1,4 +1,4 @@
-"""From experiments to variants: what their seeds show together, on the same test images."""
+"""Groups experiments into variants, and compares variants tested on the same images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ USUAL_BASELINE = "kd"
 
 @dataclass(frozen=True)
 class Variant:
-    """Experiments that differ in nothing but the seed.
+    """Experiments that differ only in the seed.
 
     Attributes:
-        seeds: the experiments.
-        over_baseline: None for the baseline, and where no seed is in both.
-        recommended: the precision that most of them recommend; None where none does.
-        agreed: how many of them do.
-        costs: as :func:`_cost` gives them, by precision and device; the device is None where the
-            group has none.
+        seeds: the experiments by seed.
+        over_baseline: None for the baseline itself, and without a shared seed.
+        recommended: the precision that most experiments recommend; None if none does.
+        agreed: the number of experiments that recommend it.
+        costs: the results of :func:`_cost` by precision and device; the device is None if the group
+            has none.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Variant:
 
     @property
     def first(self) -> Experiment:
-        """For what all seeds have in common."""
+        """An arbitrary experiment, for properties that all seeds share."""
         return next(iter(self.seeds.values()))
 
     def on(self, place: Place) -> Record | None:
-        """Its cost in its recommended precision."""
+        """Return the cost on a device in the recommended precision."""
         return self.costs.get((self.recommended or "", place))
 
 
@@ -51,7 +51,7 @@ class Group:
     """Variants that were tested on the same images, the most accurate first.
 
     Attributes:
-        baseline: a name of ``variants``; None where it was not tested on these images.
+        baseline: name of one of the variants; None if it was not tested on these images.
         places: the devices that measured any of them, this machine first.
     """
 
@@ -63,12 +63,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was compared.
+    """The result of a comparison.
 
     Attributes:
-        baseline: the variant that the others are set against.
-        groups: by test images, the one with most experiments first.
-        missing: experiments without results, each with its reason.
+        baseline: name of the variant that the others are compared with.
+        groups: one per set of test images, the one with the most experiments first.
+        missing: names and reasons of experiments without results.
     """
 
     baseline: str
@@ -77,9 +77,9 @@ class Comparison:
 
 
 def compare(found: Found, baseline: str | None) -> Comparison:
-    """Experiments by variant, and variants by test images.
+    """Group experiments by variant, and variants by test images.
 
-    Without a ``baseline``, it is ``kd``, or the first by name.
+    The default ``baseline`` is ``kd``, or the first variant by name.
 
     Raises:
         InputError: no experiment has results, or there is no such baseline.
@@ -102,11 +102,11 @@ def compare(found: Found, baseline: str | None) -> Comparison:
 
 
 def beaten_by(costs: Mapping[str, Record | None]) -> dict[str, list[str]]:
-    """For each name those that leave no reason to take it on a device, the fastest first.
+    """Return for each name the names that dominate it on a device, fastest first.
 
     Args:
-        costs: as :func:`_cost` gives them, all on one device. Only what was measured is judged, and
-            a noisy latency neither beats nor is beaten.
+        costs: results of :func:`_cost` on one device. Without a latency, or with a noisy one, they
+            are not judged and dominate none.
     """
     judged = ("accuracy", "size_mb", "p50_ms")
     return dominated_by(
@@ -164,12 +164,11 @@ def _variant(
 
 
 def _cost(precision: str, place: Place | None, seeds: Sequence[Experiment]) -> Record:
-    """A variant in one precision on one device, in means over the seeds.
+    """Average a variant's costs in one precision on one device over its seeds.
 
-    ``accuracy`` is the exported model's, of those that passed; ``p50_ms`` and ``p90_ms`` are over
-    the seeds that were measured while the machine was quiet, or over all where none was, which is
-    ``noisy``. None stands where no seed has it, for which ``untested`` and ``untimed`` give the
-    reasons. ``failed`` counts exports.
+    ``accuracy`` averages the exports that passed. ``p50_ms`` and ``p90_ms`` average the seeds that
+    were measured on a quiet machine, or all seeds if none was (``noisy``). Values that no seed has
+    are None, for the reasons in ``untested`` and ``untimed``. ``failed`` counts exports.
     """
     exports = [e.exports[precision] for e in seeds if precision in e.exports]
     there = [e.latencies[key] for e in seeds if (key := (precision, place)) in e.latencies]

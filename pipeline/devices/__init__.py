@@ -1,1 +1,1 @@
-"""The user's own devices: measured, served, shown the page of a browser."""
+"""Measurement on the user's devices, deployment to them, and the browser's page."""

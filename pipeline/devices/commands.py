@@ -1,4 +1,4 @@
-"""The commands that are about devices: profile, probe, deploy, rollback, deployed, keys."""
+"""The commands for devices: profile, probe, deploy, rollback, deployed, keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AcceptHostKey = Annotated[
 ]
 _Device = Annotated[str, typer.Argument(metavar="DEVICE", help="local:/folder or ssh://host.")]
 
-keys = typer.Typer(no_args_is_help=True, help="Keys that bundles are signed with.")
+keys = typer.Typer(no_args_is_help=True, help="Manage the keys that sign bundles.")
 
 
 def profile(
@@ -36,16 +36,16 @@ def profile(
     ],
     bundle: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Of a bundle; without it, artifacts/onnx is measured."),
+        typer.Option(metavar="FILE", help="Bundle to measure; by default artifacts/onnx."),
     ] = None,
     key: KeyOption = None,
     accept_host_key: _AcceptHostKey = None,
 ) -> None:
     """Measure latency and parity on devices, and keep the results for the report.
 
-    A device is local:, ssh://user@host:port/folder, of which only the host is needed, or adb:, the
-    Android device on the cable. Options follow, as in ssh://host?threads=1,4:
-    docs/how-to-own-device.md and docs/how-to-phone.md list them.
+    A device is local:, ssh://[user@]host[:port][/folder], or adb: for an Android device on the
+    cable. Options follow, as in ssh://host?threads=1,4: docs/how-to-own-device.md and
+    docs/how-to-phone.md list them.
     """
     from pipeline.devices import measure
     from pipeline.rich_tables import print_table, wide_console
@@ -55,43 +55,43 @@ def profile(
     opening = _opening(accept_host_key)
     for measured, path in measure.measure(devices, bundle, settings, opening, read_key(key)):
         print_table(wide_console(), measure.results(measured))
-        typer.echo(f"kept  {path}; `ackd run` brings it into the report")
+        typer.echo(f"kept  {path}; `ackd run` adds it to the report")
 
 
 def probe(
     bundle: Annotated[
-        Path, typer.Option(metavar="FILE", help="A bundle, packed or as a folder.")
+        Path, typer.Option(metavar="FILE", help="Bundle, an archive or a folder.")
     ] = Path("artifacts/bundle"),
     key: KeyOption = None,
     lan: Annotated[
-        bool, typer.Option("--lan", help="Let other devices of this network open the page.")
+        bool, typer.Option("--lan", help="Let other devices in this network open the page.")
     ] = False,
     https: Annotated[
         bool,
         typer.Option(
             "--https",
-            help="Encrypt it, which threads, a fine clock and the GPU need on another device."
-            " The certificate is made for this run.",
+            help="Serve over HTTPS, which other devices require for threads, a fine clock and the"
+            " GPU. The certificate is created for this run.",
         ),
     ] = False,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="0 takes a free one.", show_default=False)
+        int, typer.Option(min=0, max=65535, help="Port; by default a free one.", show_default=False)
     ] = 0,
     name: Annotated[
         str | None,
-        typer.Option(help="Of the device; without it, made of its browser's description."),
+        typer.Option(help="Name of the device; by default from its browser's description."),
     ] = None,
     install: Annotated[
-        bool, typer.Option("--install", help="Fetch onnxruntime-web with npm, and do no more.")
+        bool, typer.Option("--install", help="Only install onnxruntime-web, with npm.")
     ] = False,
     install_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Take onnxruntime-web from what `npm pack` has written instead."
+            metavar="FILE", help="Only install onnxruntime-web, from a file of `npm pack`."
         ),
     ] = None,
 ) -> None:
-    """Measure and try the student in the browser of any phone: a page, until Ctrl-C.
+    """Serve a page that measures the student in the browser of any phone, until Ctrl-C.
 
     Results are kept in reports/devices.
     """
@@ -109,7 +109,7 @@ def probe(
 
 def deploy(
     bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="Such as artifacts/bundle.tar.gz.")
+        Path, typer.Argument(metavar="BUNDLE", help="Bundle, such as artifacts/bundle.tar.gz.")
     ],
     device: _Device,
     key: KeyOption = None,
@@ -118,7 +118,7 @@ def deploy(
     ] = False,
     accept_host_key: _AcceptHostKey = None,
 ) -> None:
-    """Serve a bundle on a device, once its files and its models' outputs there are verified."""
+    """Serve a bundle on a device after verifying its files and its models' outputs there."""
     from pipeline.devices import deploy as deployment
 
     opening = _opening(accept_host_key)
@@ -126,7 +126,7 @@ def deploy(
         bundle, device, read_key(key), allow_downgrade=allow_downgrade, opening=opening
     )
     if done.results is None:
-        typer.echo("this bundle is served already; nothing was changed")
+        typer.echo("this bundle is already served; nothing was changed")
     for result in done.results or []:
         error = result["golden"]["max_relative_error"]
         typer.echo(f"  {result['precision']}.{result['shape']}: relative error {error:.1e}")
@@ -135,14 +135,14 @@ def deploy(
 
 
 def rollback(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
-    """Serve what the device served before."""
+    """Serve the device's previous bundle again."""
     from pipeline.devices import deploy as deployment
 
     _report(deployment.rollback(device, _opening(accept_host_key)))
 
 
 def deployed(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
-    """Show what a device serves, and verify its files there; status 1 if they are damaged."""
+    """Show what a device serves and verify its files; exit status 1 if they are damaged."""
     from pipeline.devices import deploy as deployment
 
     state = deployment.deployed(device, _opening(accept_host_key))
@@ -155,10 +155,10 @@ def deployed(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
 def new(
     path: Annotated[
         Path | None,
-        typer.Argument(help="Of the private key; without it, ackd/signing.key in ~/.config."),
+        typer.Argument(help="Private key file; by default ~/.config/ackd/signing.key."),
     ] = None,
 ) -> None:
-    """Make a key to sign bundles with: a private file, and a public one for whoever deploys."""
+    """Create a key pair for signing bundles: a private file, and a public one for deployment."""
     from stages.bundle.keys import new_key
 
     if path is None:
@@ -167,12 +167,12 @@ def new(
     public, key_id = new_key(path)
     typer.echo(f"key id       {key_id}")
     typer.echo(f"private key  {path}: keep it secret; ACKD_SIGNING_KEY={path} signs with it")
-    typer.echo(f"public key   {public}: give it to whoever deploys, as `ackd deploy --key`")
+    typer.echo(f"public key   {public}: deploy with `ackd deploy --key {public}`")
 
 
 @keys.callback()
 def _keys() -> None:
-    # With a single command, typer would leave its name out.
+    # Without a callback, typer omits the name of a single command.
     pass
 
 
@@ -198,7 +198,7 @@ def _report(state: State) -> None:
             f" {signed}, {record['runtime']}"
         )
     if state["key"] is not None:
-        typer.echo(f"required  a signature with {key_id(state['key'])}")
+        typer.echo(f"required  a signature by {key_id(state['key'])}")
     if state["served"] is not None:
         whole = state["problem"] or "as they were packaged"
         typer.echo(f"files     {state['folder']}/served: {whole}")

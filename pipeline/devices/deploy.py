@@ -1,4 +1,4 @@
-"""Bundles on devices: proven, then served in one step; and back: `ackd deploy`, `ackd rollback`."""
+"""Deploys bundles to devices: `ackd deploy`, `ackd rollback`, `ackd deployed`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stages.devices.host import Host, new_token
 from stages.devices.urls import open_device, parse_url
 
 State = dict[str, Any]
-"""What a device serves, as ``stages.devices.agent.status`` gives it."""
+"""What a device serves, as returned by ``stages.devices.agent.status``."""
 
 
 class Deployment(NamedTuple):
-    """What became of a deployment.
+    """The result of a deployment.
 
     Attributes:
-        state: of the device afterwards.
-        results: of the parity check there; None if the bundle was served already.
-        unverified_key: the id of a key that the bundle names but nobody checked.
+        state: state of the device afterwards.
+        results: results of the parity check there; None if the bundle was already served.
+        unverified_key: id of the bundle's signing key if its signature was not checked.
     """
 
     state: State
@@ -40,14 +40,14 @@ def deploy(
     allow_downgrade: bool = False,
     opening: Opening,
 ) -> Deployment:
-    """Serve a bundle on a device, once its files and its models' outputs there are verified.
+    """Serve a bundle on a device after verifying its files and its models' outputs there.
 
-    What is served stays so until the last step, which is one rename on the device. The device
-    requires ``key`` from then on; without one here, the one that it requires already applies.
+    The device serves its current bundle until the last step, a single rename. From then on it
+    requires ``key``; by default, the key that it already requires applies.
 
     Raises:
         InputError: the bundle is altered, not signed by the key, older than what is served, or
-            misses torch's outputs on the device; or the device is not reached.
+            fails parity on the device; or the device cannot be reached.
     """
     with open_bundle(bundle, key) as opened:
         host = _host(url, opening)
@@ -79,27 +79,27 @@ def deploy(
 
 
 def rollback(url: str, opening: Opening) -> State:
-    """Serve what the device served before.
+    """Serve the device's previous bundle again.
 
     Raises:
-        InputError: nothing is served there, or no older release is kept whole.
+        InputError: nothing is served there, or no intact older release is left.
     """
     host = _host(url, opening)
     return host.ask_agent("rollback", str(host.folder), new_token())
 
 
 def deployed(url: str, opening: Opening) -> State:
-    """What the device serves, with its checksums verified there.
+    """Return what the device serves, after verifying its checksums there.
 
     Raises:
-        InputError: the device is not reached, or its folder is not one that serves.
+        InputError: the device cannot be reached, or its folder is not one for deployments.
     """
     host = _host(url, opening)
     return host.ask_agent("status", str(host.folder))
 
 
 def _host(url: str, opening: Opening) -> Host:
-    # An Android device need not be there to be refused.
+    # Refuse Android devices without connecting to them.
     device = None if parse_url(url).scheme == "adb" else open_device(url, opening)
     if not isinstance(device, Host):
         raise InputError(f"{url}: nothing can be deployed there; give local:/folder or ssh://host")

@@ -1,4 +1,4 @@
-"""Latency and parity on devices, kept for the report: `ackd profile` and `ackd probe`."""
+"""Measures latency and parity on devices, and keeps the results for the report."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def measure(
     """Measure a bundle, or ``artifacts/onnx``, on each device in turn; keep each result at once.
 
     Yields:
-        The measurement of a device, and the file that it is kept in.
+        The measurement of a device, and the file with its results.
 
     Raises:
-        InputError: a URL is wrong (before anything runs), or some devices could not be measured
-            (after all the others were).
+        InputError: a URL is invalid (before anything runs), or some devices could not be measured
+            (after all others were).
     """
     for url in urls:
         parse_url(url)
     if bundle is None and key is not None:
-        raise InputError("--key: only a bundle is signed; name one by --bundle, or leave it out")
+        raise InputError("--key: only bundles are signed; name one with --bundle, or omit --key")
     problems = []
     with contextlib.ExitStack() as stack:
         if bundle is None:
@@ -63,7 +63,7 @@ def measure(
 
 
 def keep(measured: Measurement) -> Path:
-    """Write ``reports/devices/<device>.json``, as ``docs/files.md`` describes it."""
+    """Write ``reports/devices/<device>.json``, which ``docs/files.md`` describes."""
     path = file_for(measured.device)
     kept = {"device": measured.device, "description": measured.description}
     write_json(path, {**kept, "results": measured.results})
@@ -71,7 +71,7 @@ def keep(measured: Measurement) -> Path:
 
 
 def file_for(url: str) -> Path:
-    """Where the measurements of a device are kept, by a name that a reader recognises."""
+    """Return the file for the measurements of a device, with a recognisable name."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", url).strip("-").lower()
     path = FOLDER / f"{name}.json"
     if path.exists() and read_json(path).get("device") != url:
@@ -81,7 +81,7 @@ def file_for(url: str) -> Path:
 
 
 def results(measured: Measurement) -> Table:
-    """What a device gave, for a terminal."""
+    """Build a table of a device's measurements for the terminal."""
     who = measured.description
     unknown = dict.fromkeys(_OF_GOLDEN)
     reasons = [
@@ -109,7 +109,7 @@ def results(measured: Measurement) -> Table:
 
 
 def _conditions(description: Mapping[str, Any]) -> Iterator[str]:
-    """What a phone was like while it measured."""
+    """Yield the conditions of a phone's measurement."""
     if fixed := description.get("fixed_performance"):
         thermal = description["thermal"]
         speed = "Fixed performance" if fixed["on"] else f"No fixed performance ({fixed['reason']})"

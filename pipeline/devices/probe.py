@@ -1,4 +1,4 @@
-"""``ackd probe``: serves the page that measures in a browser, until Ctrl-C."""
+"""``ackd probe``: serves a page that measures in a browser, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 def install(packed: Path | None) -> None:
-    """Fetch onnxruntime-web, or take it from a file."""
+    """Install onnxruntime-web from npm, or from a file."""
     wanted = f"{web_runtime.PACKAGE} {web_runtime.VERSION}"
     if packed is not None or not web_runtime.installed():
         if packed is None:
@@ -42,10 +42,10 @@ def run(
 ) -> None:
     """Serve the page, and keep and show what each browser measures, until Ctrl-C.
 
-    Without a ``name``, the device's is made of its browser and model.
+    Without a ``name``, the device is named after its browser and model.
 
     Raises:
-        InputError: the bundle, onnxruntime-web or the network is missing, or ``name`` is no name.
+        InputError: the bundle, onnxruntime-web or the network is missing, or ``name`` is invalid.
     """
     if name is not None and not _NAME.fullmatch(name):
         raise InputError(
@@ -66,7 +66,7 @@ def run(
 
 
 def measurement(report: Report, name: str | None) -> Measurement:
-    """A report as other devices give it; the device is called ``browser:<name>``."""
+    """Convert a browser's report to a measurement of the device ``browser:<name>``."""
     measured = Measurement(f"browser:{name or report.name}", report.description)
     for row in report.rows:
         measured.add(row)
@@ -79,26 +79,26 @@ def _invitation(probe: Probe, reach: Reach) -> str:
     if not reach.lan:
         parts = [
             "Open this page on this machine, or on a phone with a cable after"
-            f" `adb reverse tcp:{port} tcp:{port}`; --lan opens it to the network:"
+            f" `adb reverse tcp:{port} tcp:{port}`. --lan opens it to the network:"
         ]
     elif sys.stdout.isatty():
         parts.append(qr_code(probe.address))
     parts.append(f"  {probe.address}")
     if probe.fingerprint is not None:
         parts.append(
-            "The browser will warn that it does not know the certificate, made for this run. Its"
+            "The browser will warn about the certificate, which was created for this run. Its"
             f" SHA-256 is\n  {probe.fingerprint}"
         )
     elif reach.lan:
         parts.append(
-            "Without --https browsers give it one thread, a coarse clock and no GPU, and others in"
-            " the network can read along."
+            "Without --https, browsers limit the page to one thread, a coarse clock and no GPU, and"
+            " others in the network can read the traffic."
         )
-    return "\n\n".join([*parts, "Ctrl-C ends it."])
+    return "\n\n".join([*parts, "Press Ctrl-C to stop."])
 
 
 def qr_code(address: str) -> str:
-    """A QR code of half blocks, white on black whatever the terminal's own colours are."""
+    """Draw a QR code of half blocks, white on black regardless of the terminal's colours."""
     import segno
 
     drawn = io.StringIO()

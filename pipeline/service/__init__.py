@@ -1,1 +1,1 @@
-"""Prefect's side: server, worker, schedule, and what a run shows there."""
+"""Integration with Prefect: server, worker, schedule, cancellation and artifacts."""

@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's pages: its progress, tables, a picture, the report."""
+"""Creates the artifacts of a run in Prefect's pages: progress, tables, a chart, the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ITEM = re.compile(r".+?: (\d+) of (\d+)(?:, \d+ s left)?$")
 
 
 def percent_done(line: str) -> float | None:
-    """How far a stage is by its line, from 0 to 100; None for another line."""
+    """Parse the progress of a stage, from 0 to 100, from a line; None for other lines."""
     if epoch := _EPOCH.match(line):
         number, epochs, step, steps = (int(group or 0) for group in epoch.groups())
         done = number if not steps else number - 1 + step / steps
@@ -43,29 +43,29 @@ def percent_done(line: str) -> float | None:
 
 
 class Progress:
-    """A bar in Prefect's pages that follows the lines of one stage; it moves every 5 s at most.
+    """A progress bar in Prefect's pages for one stage, updated every 5 s at most.
 
     Args:
-        stage: its name in ``dvc.yaml``.
-        warn: takes a sentence if Prefect refuses the bar; the stage goes on without.
+        stage: name of the stage in ``dvc.yaml``.
+        warn: receives a message if Prefect rejects the bar; the stage continues without it.
     """
 
     def __init__(self, stage: str, warn: Callable[[str], None]) -> None:
-        # Prefect's keys have neither capitals nor underscores.
+        # Prefect's keys allow neither capitals nor underscores.
         self._key = f"progress-{re.sub('[^a-z0-9]+', '-', stage.lower())}"
         self._stage, self._warn = stage, warn
         self._artifact: UUID | None = None
         self._next = float("-inf")
 
     def see(self, line: str) -> None:
-        """A line that the stage has written."""
+        """Update the bar from a line that the stage has written."""
         percent = percent_done(line)
         if percent is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY_SECONDS
             self._show(percent, line)
 
     def finish(self) -> None:
-        """The stage has come to its end."""
+        """Complete the bar."""
         if self._artifact is not None and self._next < float("inf"):
             self._show(100.0, f"{self._stage}: done")
 
@@ -73,22 +73,22 @@ class Progress:
         try:
             if self._artifact is None:
                 created = create_progress_artifact(percent, self._key, line)
-                assert isinstance(created, UUID)  # a coroutine where there is an event loop
+                assert isinstance(created, UUID)  # a coroutine only within an event loop
                 self._artifact = created
             else:
                 update_progress_artifact(self._artifact, percent, line)
-        # Whatever is wrong with the bar, hours of training are not thrown away for it.
+        # No problem with the bar is worth losing hours of training.
         except Exception as error:
             self._next = float("inf")
-            self._warn(f"{self._stage}: Prefect shows its progress no longer ({error})")
+            self._warn(f"{self._stage}: Prefect no longer shows its progress ({error})")
 
 
 def show_report(root: Path, kept_as: str | None) -> None:
-    """Tables, picture and place of the report in ``root``.
+    """Create artifacts for the tables, the chart and the location of the report in ``root``.
 
     Args:
         root: folder of ``dvc.yaml``, with a finished report.
-        kept_as: the experiment that holds it, where ``root`` itself is given up after the run.
+        kept_as: the experiment with the report, if ``root`` is deleted after the run.
 
     Raises:
         InputError: the summary is damaged.
@@ -108,8 +108,8 @@ def show_report(root: Path, kept_as: str | None) -> None:
         create_image_artifact(picture, "accuracy-against-latency", "Every export, up and left best")
     if kept_as is not None:
         create_markdown_artifact(
-            f"`dvc exp pull origin {kept_as} && dvc exp apply {kept_as}` in a clone brings the"
-            f" whole run there, and `{PAGE.as_posix()}` with it.",
+            f"Run `dvc exp pull origin {kept_as} && dvc exp apply {kept_as}` in a clone to get the"
+            f" results of this run, including `{PAGE.as_posix()}`.",
             "report",
             "Where the report is",
         )
@@ -119,17 +119,17 @@ def show_report(root: Path, kept_as: str | None) -> None:
         page.as_uri(),
         page.name,
         "report",
-        "The whole report, a file of the machine that ran it. A browser does not follow a link from"
-        " here to a file: copy it to the address bar.",
+        "The full report, a file on the machine that ran the chain. Browsers do not follow links"
+        " from here to files: copy the link to the address bar.",
     )
 
 
 def accuracy_against_latency(summary: Mapping[str, Any]) -> str | None:
-    """The report's chart as the address of an image by itself; None without latencies."""
+    """Return the report's chart as a data URL of a standalone image; None without latencies."""
     charts = trade_offs(dict(summary))
     if not charts:
         return None
-    # The page's style sheet has the colours, the light ones first; an image has no page about it.
+    # Inline the light colours, which come first in the page's style sheet.
     style = Path(report_page.__path__[0], "style.css").read_text(encoding="utf-8")
     colours = dict(reversed(re.findall(r"(--[a-z0-9-]+):\s*(#[0-9a-fA-F]+)", style)))
     svg = re.sub(r"var\((--[a-z0-9-]+)\)", lambda name: colours[name[1]], str(charts[0].svg))

@@ -1,7 +1,7 @@
-"""Stops a run that is cancelled in Prefect, or whose worker is gone, within a second or two.
+"""Stops a run within seconds if it is cancelled in Prefect or its worker is gone.
 
-A worker stops the process of a cancelled run too, but it may be slow to notice, and a run of
-`ackd run` has no worker. So the run looks itself.
+A worker also stops a cancelled run, but may notice late, and `ackd run` has no worker. Therefore
+the run polls its own state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prefect.runtime import flow_run
 from pipeline.dvc_runner import Runner
 
 _EVERY_SECONDS = 1.0
-# Set by a worker, and by no one else, in the process of a run.
+# Only workers set this in the process of a run.
 _BY_A_WORKER = "PREFECT__FLOW_RUN_ID"
 
 
@@ -32,10 +32,10 @@ def watched(runner: Runner) -> Iterator[threading.Event]:
     """Stop the runner's stages when this flow run is cancelled.
 
     Yields:
-        What is set then.
+        An event that is set when it is.
     """
     over, cancelled = threading.Event(), threading.Event()
-    # A thread has none of the settings of the one that starts it.
+    # Threads do not inherit Prefect's settings.
     context = contextvars.copy_context()
     watch = threading.Thread(
         target=context.run, args=[_watch, runner, over, cancelled, os.getppid()], daemon=True
@@ -52,11 +52,11 @@ def _watch(runner: Runner, over: threading.Event, cancelled: threading.Event, pa
     with get_client(sync_client=True) as client:
         while not over.wait(_EVERY_SECONDS):
             if _BY_A_WORKER in os.environ and os.getppid() != parent:
-                log.error("the worker is gone, and this run stops with it")
-                # As the worker itself would have ended it.
+                log.error("the worker is gone; stopping this run")
+                # The signal that a worker sends to stop a run.
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
-            # A server that is restarted, or too busy to answer, cancels nothing.
+            # Ignore a server that is restarting or too busy to answer.
             with contextlib.suppress(httpx.HTTPError, PrefectException):
                 state = client.read_flow_run(run).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()):

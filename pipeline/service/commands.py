@@ -1,4 +1,4 @@
-"""The commands of a run by the clock: server, worker, schedule."""
+"""The commands for scheduled runs: server, worker, schedule."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.prefect_server import PORT
 
 def server(
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Of this machine's loopback interface.")
+        int, typer.Option(min=1, max=65535, help="Port of the loopback interface.")
     ] = PORT,
 ) -> None:
-    """Run a Prefect server on this machine, until Ctrl-C: it plans the runs and shows them.
+    """Run a Prefect server, which plans and shows runs, until Ctrl-C.
 
-    Only this machine reaches it. Its database is in PREFECT_HOME, by default ~/.prefect.
+    Only this machine can reach it. Its database is in PREFECT_HOME, by default ~/.prefect.
     """
     from pipeline.environment import choose_prefect_home
     from pipeline.service.local import run_server
@@ -28,10 +28,10 @@ def server(
 
 
 def worker() -> None:
-    """Start the runs that are due, in this project, until Ctrl-C, which ends those as well.
+    """Start this project's due runs until Ctrl-C, which also stops the runs.
 
-    The server is the one at PREFECT_API_URL, by default that of `ackd server`. A training that was
-    stopped goes on from its last checkpoint with the next run.
+    The server is at PREFECT_API_URL, by default that of `ackd server`. A stopped training resumes
+    from its last checkpoint in the next run.
     """
     from pipeline.environment import choose_prefect_home
     from pipeline.prefect_server import api_url
@@ -41,7 +41,7 @@ def worker() -> None:
     pool = read_pool()
     choose_prefect_home(typer.echo)
     require_own()
-    typer.echo(f"a worker of the pool {pool} at {api_url()}; Ctrl-C ends it and what it runs")
+    typer.echo(f"a worker of the pool {pool} at {api_url()}; Ctrl-C stops it and its runs")
     raise typer.Exit(run_worker(pool, Path()))
 
 
@@ -50,30 +50,30 @@ def schedule(
         str | None,
         typer.Argument(
             metavar="[CRON]",
-            help='Minute, hour, day, month and day of the week, such as "0 2 * * *" for every'
-            " night at two; without it, what is scheduled is shown.",
+            help='Minute, hour, day, month and day of the week, such as "0 2 * * *" for 02:00'
+            " every night. Without it, show the schedules.",
         ),
     ] = None,
     timezone: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Of the hours, such as Europe/Berlin; this machine's if not given."
+            metavar="NAME", help="Time zone, such as Europe/Berlin; by default this machine's."
         ),
     ] = None,
     clone: Annotated[
         bool,
         typer.Option(
             "--clone",
-            help="Run in a fresh clone of what is committed, and push the results as a DVC"
-            " experiment. Without it, the runs are in the project itself.",
+            help="Run in a fresh clone of the last commit, and push the results as a DVC"
+            " experiment. By default, runs use the project's folder.",
         ),
     ] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Forget the schedule.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the schedule.")] = False,
 ) -> None:
-    """Run the chain by the clock: set a schedule, see it, remove it.
+    """Set, show or remove a schedule for running the chain.
 
-    A run that is due while the last one goes on is cancelled. `ackd server` plans the runs and
-    `ackd worker` starts them: both must be running then.
+    A run that is due during another one is cancelled. `ackd server` plans the runs and
+    `ackd worker` starts them, so both must be running at that time.
     """
     from pipeline.service import schedule as schedules
 
@@ -86,5 +86,5 @@ def schedule(
         schedules.remove(name)
         typer.echo(f"{schedules.FLOW}/{name}: removed")
     else:
-        nothing = 'nothing is scheduled; `ackd schedule "0 2 * * *"` sets every night at two'
+        nothing = 'nothing is scheduled; `ackd schedule "0 2 * * *"` runs every night at 02:00'
         typer.echo("\n".join(schedules.list_schedules()) or nothing)

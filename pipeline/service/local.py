@@ -1,4 +1,4 @@
-"""The local Prefect server and its worker: on loopback, quiet, and ended with all below them."""
+"""Runs a Prefect server on the loopback interface, and a worker, with their child processes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipeline.prefect_server import HOST, api_url
 
 
 def run_server(port: int) -> int:
-    """Run a server on this port until a signal stops it; returns its exit status."""
-    # Without it, the pages ask the default port, whichever the server has.
+    """Run a server on this port until a signal stops it; return its exit status."""
+    # By default, the pages call the default port even if the server uses another one.
     pages = {"PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api"}
     command = ("--no-prompt", "server", "start", "--host", HOST, "--port", str(port))
     return run_guarded("prefect", *command, env={**pages, **os.environ})
 
 
 def run_worker(pool: str, root: Path) -> int:
-    """Run a worker for the project ``root`` until a signal stops it and the runs it has begun.
+    """Run a worker for the project ``root`` until a signal stops it and its runs.
 
-    The work pool is created, of type process, if it is missing. Returns the exit status.
+    Creates the work pool, of type process, if it is missing. Returns the exit status.
     """
     command = ("--no-prompt", "worker", "start", "--type", "process", "--pool", pool)
     env = {**worker_variables(root), **os.environ, "PREFECT_API_URL": api_url()}
@@ -30,12 +30,12 @@ def run_worker(pool: str, root: Path) -> int:
 
 
 def worker_variables(root: Path) -> dict[str, str]:
-    """What ``prefect.yaml`` leaves to the worker: the variables by which it finds a project."""
+    """Return the variables that ``prefect.yaml`` takes from its worker to locate the project."""
     from pipeline.dvc_config import cache_folder
     from pipeline.git_command import git
 
     def ask(*arguments: str) -> str:
-        with contextlib.suppress(InputError):  # a project without git has no nights in clones
+        with contextlib.suppress(InputError):  # without git, there are no runs in clones
             return git(root, *arguments)
         return ""
 

@@ -1,4 +1,4 @@
-"""The nightly deployments on the Prefect server: set, shown, removed."""
+"""Sets, shows and removes scheduled deployments on the Prefect server."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _SHOWN, _PATIENCE_S = 3, 60.0
 
 
 def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
-    """A schedule in a time zone by its IANA name; None takes this machine's.
+    """Parse a schedule in a time zone with an IANA name, by default this machine's.
 
     Raises:
-        InputError: one of them is not right.
+        InputError: one of them is invalid.
     """
     from prefect.client.schemas.schedules import CronSchedule
     from pydantic import ValidationError
@@ -48,20 +48,20 @@ def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
             ) from None
         raise InputError(
             f"{cron!r} is no cron expression; expected minute, hour, day, month and day of the week"
-            ' in quotes, such as "0 2 * * *" for every night at two'
+            ' in quotes, such as "0 2 * * *" for 02:00 every night'
         ) from None
 
 
 def read_pool() -> str:
-    """The work pool of the deployments."""
+    """Return the work pool of the deployments."""
     return str(_entry(NAMES[0])["work_pool"]["name"])
 
 
 def set_schedule(schedule: CronSchedule, name: str) -> str:
-    """Create or update a deployment of ``prefect.yaml``, with this schedule and no other.
+    """Create or update a deployment of ``prefect.yaml`` with this schedule only.
 
     Returns:
-        As :func:`list_schedules`, as soon as the server has planned a run.
+        Its entry of :func:`list_schedules`, once the server has planned a run.
 
     Raises:
         InputError: no server responds, it plans nothing, or it has another project's schedule.
@@ -96,35 +96,35 @@ def set_schedule(schedule: CronSchedule, name: str) -> str:
         while not _runs(client, deployment)[0]:
             if time.monotonic() > end:
                 raise InputError(
-                    f"{FLOW}/{name} is on the server, which has planned no run of it within"
-                    f" {_PATIENCE_S:g} s; look at its log, or start it again by `ackd server`"
+                    f"{FLOW}/{name} is on the server, but the server has planned no run within"
+                    f" {_PATIENCE_S:g} s; check its log, or restart it with `ackd server`"
                 )
             time.sleep(0.5)
         return _description(client, deployment)
 
 
 def require_own() -> None:
-    """Make sure that a worker of this project would not run another one's nights in it.
+    """Ensure that a worker of this project would not run another project's schedule.
 
     Raises:
-        InputError: no server responds, or it has the schedule of another project.
+        InputError: no server responds, or it has another project's schedule.
     """
     with connect() as client:
         for deployment in _deployments(client):
-            # One that Prefect's own commands have set has no such tag.
+            # Deployments created by Prefect's own commands have no such tag.
             owners = [tag for tag in deployment.tags if tag.startswith(_PROJECT)]
             if owners and _tag() not in owners:
                 clone = " --clone" * (deployment.name == NAMES[1])
                 raise InputError(
-                    f"{FLOW}/{deployment.name} on this server is of the project"
-                    f" {owners[0].removeprefix(_PROJECT)}, and a server serves one; give this one a"
-                    " server of its own (another PREFECT_HOME, and `ackd server --port`), or run"
+                    f"{FLOW}/{deployment.name} on this server belongs to the project"
+                    f" {owners[0].removeprefix(_PROJECT)}, and a server serves one project; start"
+                    " another server (with another PREFECT_HOME, and `ackd server --port`), or run"
                     f" `ackd schedule --remove{clone}` first"
                 )
 
 
 def remove(name: str) -> None:
-    """Remove a schedule; its past runs stay in Prefect's pages.
+    """Remove a schedule; past runs stay in Prefect's pages.
 
     Raises:
         InputError: no server responds, or it has no such schedule.
@@ -134,13 +134,13 @@ def remove(name: str) -> None:
             if deployment.name == name:
                 return client.delete_deployment(deployment.id)
     raise InputError(
-        f"{FLOW}/{name} is not on the server; `ackd schedule` lists what is, and"
-        ' `ackd schedule "0 2 * * *"` sets it'
+        f"{FLOW}/{name} is not on the server; `ackd schedule` lists the schedules, and"
+        ' `ackd schedule "0 2 * * *"` sets one'
     )
 
 
 def list_schedules() -> list[str]:
-    """Each schedule on the server, the next runs, and how the last one ended, in lines.
+    """Describe each schedule on the server, its next runs, and how the last run ended.
 
     Raises:
         InputError: no server responds.
@@ -169,7 +169,7 @@ def _deployments(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
 def _runs(
     client: SyncPrefectClient, deployment: DeploymentResponse
 ) -> tuple[list[FlowRun], list[FlowRun]]:
-    """The planned runs, the next one first, and the others, the last one first."""
+    """Return planned runs, earliest first, and all others, latest first."""
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
     from prefect.client.schemas.sorting import FlowRunSort
 

@@ -1,1 +1,1 @@
-"""Results for others: remotes, published experiments, releases."""
+"""Releases of bundles with DVC's registry."""

@@ -1,4 +1,4 @@
-"""The commands about releases: make one, fetch its bundle."""
+"""The commands for releases: release, fetch."""
 
 from __future__ import annotations
 
@@ -9,57 +9,55 @@ import typer
 
 from pipeline.signatures import KeyOption, read_key, report_unchecked
 
-_Model = Annotated[str, typer.Argument(metavar="NAME", help="Of dvc.yaml: artifacts.")]
+_Model = Annotated[str, typer.Argument(metavar="NAME", help="Name under artifacts in dvc.yaml.")]
 
 
 def release(
     name: _Model,
     version: Annotated[
         str,
-        typer.Argument(metavar="VERSION", help="By semantic versioning, such as 1.2.0."),
+        typer.Argument(metavar="VERSION", help="Semantic version, such as 1.2.0."),
     ],
     stage: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="For this version to have, such as prod."),
+        typer.Option(metavar="STAGE", help="Stage to assign to this version, such as prod."),
     ] = None,
 ) -> None:
-    """Give the committed bundle a version, by which others fetch it without a clone.
+    """Release the committed bundle, so that others can fetch it without a clone.
 
-    The bundle goes to the default DVC remote, and the version as a tag to the git remote. The
-    version must be the bundle's own, package.version in params.yaml.
+    Pushes the bundle to the default DVC remote, and the version as a tag to the git remote. The
+    version must be the bundle's package.version in params.yaml.
     """
     from pipeline.sharing.release import release as make_release
 
     remote, tags = make_release(Path(), name, version, stage)
     typer.echo(f"{name} {version.removeprefix('v')}: released")
     typer.echo(f"  bundle  on the remote {remote}")
-    typer.echo(f"  tags    {', '.join(tags) or 'there already'}")
+    typer.echo(f"  tags    {', '.join(tags) or 'already there'}")
 
 
 def fetch(
     repository: Annotated[
-        str, typer.Argument(metavar="REPO", help="A git repository, as URL or folder.")
+        str, typer.Argument(metavar="REPO", help="Git repository, a URL or a folder.")
     ],
     name: _Model,
     version: Annotated[
-        str | None, typer.Option(help="Which; the greatest if no stage is given either.")
+        str | None, typer.Option(help="Version; by default that of --stage, or the latest.")
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="The version that has this stage, such as prod.")
+        str | None, typer.Option(help="Fetch the version with this stage, such as prod.")
     ] = None,
     out: Annotated[
         Path,
-        typer.Option(
-            metavar="FOLDER", file_okay=False, help="Where to put it.", show_default=False
-        ),
+        typer.Option(metavar="FOLDER", file_okay=False, help="Target folder.", show_default=False),
     ] = Path(),
     key: KeyOption = None,
 ) -> None:
-    """Download a released bundle by its name, without a clone, and verify it."""
+    """Download and verify a released bundle, without a clone."""
     from pipeline.sharing import registry
 
     public = read_key(key)
     file, manifest = registry.fetch(repository, name, out, version=version, stage=stage, key=public)
-    typer.echo(f"{file}: {name} {manifest['version']}, {len(manifest['files'])} files, all whole")
+    typer.echo(f"{file}: {name} {manifest['version']}, {len(manifest['files'])} files verified")
     if public is None:
         report_unchecked(manifest["key_id"])

@@ -1,4 +1,4 @@
-"""DVC's registry, as git tags have it: which versions are released, and the bundle of one."""
+"""Reads releases from DVC's registry, which consists of git tags, and fetches their bundles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHAIN, LOCK = "dvc.yaml", "dvc.lock"
 
 
 class Release(NamedTuple):
-    """A version of a model, and the stages that it has now, such as ``prod``."""
+    """A version of a model, with its current stages, such as ``prod``."""
 
     name: str
     version: str
@@ -36,16 +36,16 @@ class Release(NamedTuple):
 
 @contextlib.contextmanager
 def open_registry(repository: str) -> Iterator[GitRegistry]:
-    """The registry of a folder, or of the URL of a git repository, which is cloned temporarily.
+    """Open the registry of a folder, or of a git URL, which is cloned temporarily.
 
     Raises:
-        InputError: there is no such repository, or the registry refuses what is done with it.
+        InputError: there is no such repository, or a registry operation fails.
     """
     from gto.exceptions import GTOException
     from gto.registry import GitRegistry
     from scmrepo.exceptions import SCMError
 
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the error says what its retries met
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the final error covers its retries
     try:
         with GitRegistry.from_url(repository) as registry:
             yield registry
@@ -55,13 +55,13 @@ def open_registry(repository: str) -> Iterator[GitRegistry]:
 
 
 def list_releases(registry: GitRegistry, name: str) -> list[Release]:
-    """All versions of a model, the greatest first."""
+    """Return all versions of a model, the latest first."""
     from gto.constants import VersionSort
 
     artifact = registry.get_artifacts().get(name)  # type: ignore[no-untyped-call]
     if artifact is None:
         return []
-    # Of several versions that were given a stage, the last one has it.
+    # A stage belongs to the version that it was assigned to last.
     staged = artifact.get_vstages(sort=VersionSort.Timestamp)
     found = []
     for version in artifact.get_versions():
@@ -80,9 +80,9 @@ def fetch(
     stage: str | None,
     key: Ed25519PublicKey | None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Download a released bundle as ``folder/NAME-VERSION.tar.gz``; verify it before it appears.
+    """Download a released bundle and verify it before placing it in ``folder``.
 
-    Without ``version`` and ``stage`` it is the greatest version.
+    The file is ``NAME-VERSION.tar.gz``. Without ``version`` and ``stage``, fetch the latest.
 
     Returns:
         The file, and the manifest of the bundle.
@@ -91,7 +91,7 @@ def fetch(
         InputError: there is no such release, its remote does not respond, or it is damaged.
     """
     if version is not None and stage is not None:
-        raise InputError("--version: the stage has a version already; leave one of the two out")
+        raise InputError("--version: --stage already selects a version; omit one of the two")
     place = without_password(repository)
     with open_registry(repository) as registry:
         wanted = _find(list_releases(registry, name), name, version, stage, place)
@@ -105,18 +105,19 @@ def fetch(
         except InputError as error:
             raise InputError(
                 f"{name} {wanted.version}: not fetched ({error}); the DVC remote of {place} must"
-                " be reached from here, and have this file"
+                " be reachable from here and have this file"
             ) from None
         if not file.is_file() or _md5(file) != recorded:
             raise InputError(
-                f"{name} {wanted.version}: the remote has another file than {LOCK} of the commit"
-                f" {wanted.commit[:7]} records; have who released it send it again"
+                f"{name} {wanted.version}: the remote's file differs from the one in {LOCK} of the"
+                f" commit {wanted.commit[:7]}; ask its author to push it again"
             )
         with open_bundle(file, key) as bundle:
             if not is_of(bundle, name, wanted.version):
                 raise InputError(
-                    f"{name} {wanted.version}: the commit {wanted.commit[:7]} that has this tag"
-                    f" holds a bundle of {bundle.name} {bundle.version}; have it released anew"
+                    f"{name} {wanted.version}: the commit {wanted.commit[:7]} with this tag"
+                    f" has a bundle of {bundle.name} {bundle.version}; ask its author to release it"
+                    " again"
                 )
             target = folder / f"{name.replace('/', '-')}-{bundle.version}.tar.gz"
             manifest = bundle.manifest
@@ -125,7 +126,7 @@ def fetch(
 
 
 def is_of(bundle: Bundle, name: str, version: str) -> bool:
-    """Whether a bundle has this name, and as its one to three numbers this semantic version."""
+    """Return whether a bundle has this name and, in one to three numbers, this version."""
     numbers = [*bundle.version.split("."), "0", "0"][:3]
     return bundle.name == name and numbers == re.split("[-+]", version)[0].split(".")
 
@@ -140,13 +141,13 @@ def _find(
             return release
     known = [", ".join([release.version, *release.stages]) for release in found]
     raise InputError(
-        f"{name}: not released as {version or stage or 'any version'} in {place}; released are"
+        f"{name}: not released as {version or stage or 'any version'} in {place}; releases:"
         f" {'; '.join(known) or 'none'}"
     )
 
 
 def _recorded_bundle(registry: GitRegistry, release: Release) -> tuple[str, str]:
-    """Path and MD5 of a release's file, by ``dvc.yaml`` and ``dvc.lock`` of its commit."""
+    """Return path and MD5 of a release's file from ``dvc.yaml`` and ``dvc.lock`` of its commit."""
     files = registry.scm.get_fs(release.commit)
     try:
         chain, lock = (parse_yaml(files.cat_file(name), name) for name in (CHAIN, LOCK))
@@ -156,11 +157,11 @@ def _recorded_bundle(registry: GitRegistry, release: Release) -> tuple[str, str]
     except (FileNotFoundError, KeyError, TypeError, AttributeError, StopIteration):
         raise InputError(
             f"{release.name} {release.version}: {CHAIN} and {LOCK} of the commit"
-            f" {release.commit[:7]} do not say which file it is; have it released anew"
+            f" {release.commit[:7]} do not name its file; ask its author to release it again"
         ) from None
 
 
 def _md5(path: Path) -> str:
-    """Hex digest of a file's bytes, by which DVC names it."""
+    """Return the hex digest that DVC identifies a file by."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "md5").hexdigest()

@@ -1,4 +1,4 @@
-"""Releases by DVC's registry, only of what others can rely on."""
+"""Releases bundles with DVC's registry after checking that they are reproducible."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _RUNNING = re.compile(r"^Running stage '([^']+)'", re.M)
 
 
 def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str, list[str]]:
-    """Give the committed bundle a version, and push it and the version's tag.
+    """Push the committed bundle, then a tag for its version.
 
-    The bundle goes first, so that whoever finds the version finds its file. ``name`` is one of
-    ``dvc.yaml: artifacts``.
+    The bundle is pushed first, so that a visible version always has its file. ``name`` is a key of
+    ``artifacts`` in ``dvc.yaml``.
 
     Returns:
-        The DVC remote that has the bundle, and the new tags.
+        The DVC remote with the bundle, and the new tags.
 
     Raises:
-        InputError: the results are not committed and pushed or not those of the code, the gate is
-            not passed, the version is another commit's or not the bundle's own, the bundle is
-            damaged or missing, or a remote does not respond.
+        InputError: the results are outdated, or not committed and pushed; the gate failed; the
+            version belongs to another commit or differs from the bundle's; the bundle is damaged or
+            missing; or a remote does not respond.
     """
     version = version.removeprefix("v")
     path = _artifact_path(root, name)
@@ -41,8 +41,8 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
     known = _released(root, name)
     if version in known and known[version].commit != commit:
         raise InputError(
-            f"{name} {version}: exists already, of the commit {known[version].commit[:7]}; set"
-            f" package.version in {PARAMS_FILE} to a new one, or give this one a stage by"
+            f"{name} {version}: already exists for the commit {known[version].commit[:7]}; set"
+            f" package.version in {PARAMS_FILE} to a new one, or give this one a stage with"
             " `gto assign`"
         )
     if not git(root, "branch", "--remotes", "--contains", commit, "--list", "origin/*"):
@@ -53,14 +53,14 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
     remote = shared_remote(root)
     if "neither locally nor on remote" in dvc(root, "push", "--remote", remote, path):
         raise InputError(
-            f"{path}: neither in DVC's cache nor on the remote {remote}; run `ackd run` to make"
-            " it, or `dvc fetch` from where it is"
+            f"{path}: neither in DVC's cache nor on the remote {remote}; create it with `ackd run`,"
+            " or `dvc fetch` it from another remote"
         )
     return remote, _tag(root, commit, known.get(version), name, version, stage)
 
 
 def _released(root: Path, name: str) -> dict[str, Release]:
-    """The versions of a model, including those that only the git remote had."""
+    """Return the versions of a model, including those fetched from the git remote."""
     git(root, "fetch", "--quiet", "--tags", "origin")
     with open_registry(str(root)) as registry:
         return {each.version: each for each in list_releases(registry, name)}
@@ -69,14 +69,14 @@ def _released(root: Path, name: str) -> dict[str, Release]:
 def _tag(
     root: Path, commit: str, known: Release | None, name: str, version: str, stage: str | None
 ) -> list[str]:
-    """Tag a version and its stage here and on the git remote, or neither; returns the new tags."""
+    """Tag a version and its stage both here and on the git remote; return the new tags."""
     made: list[str] = []
     try:
         with open_registry(str(root)) as registry:
             if known is None:
                 made.append(registry.register(name, commit, f"v{version}", simple=True).ref)
             if stage is not None and (known is None or stage not in known.stages):
-                # Forced, as a version may get a stage back that another one had meanwhile.
+                # Forced, because a version may get back a stage that it lost to another one.
                 made.append(registry.assign(name, stage, f"v{version}", force=True).ref)
         refs = [f"refs/tags/{name}{mark}*:refs/tags/{name}{mark}*" for mark in "@#"]
         git(root, "push", "--quiet", "--atomic", "origin", *refs)
@@ -91,8 +91,8 @@ def _artifact_path(root: Path, name: str) -> str:
     artifacts = read_yaml(root / CHAIN).get("artifacts") or {}
     if name not in artifacts:
         raise InputError(
-            f"{name}: not among the artifacts of {CHAIN} ({', '.join(artifacts) or 'none'}); write"
-            " it there with path: artifacts/bundle.tar.gz and type: model, and commit that"
+            f"{name}: not among the artifacts of {CHAIN} ({', '.join(artifacts) or 'none'}); add it"
+            " with path: artifacts/bundle.tar.gz and type: model, and commit the change"
         )
     return str(artifacts[name]["path"])
 
@@ -103,8 +103,7 @@ def _require_committed(root: Path) -> None:
     loose = [*changed_files(root), *(name for name in needed if name not in tracked)]
     if loose:
         raise InputError(
-            f"{some_of(loose)}: not committed as it is here; a release is of a"
-            " commit, so commit it first"
+            f"{some_of(loose)}: changed or untracked; a release refers to a commit, so commit first"
         )
 
 
@@ -113,8 +112,8 @@ def _require_passed(root: Path) -> None:
     if not gate["passed"]:
         missed = ", ".join(dict.fromkeys(g["goal"] for g in gate["goals"] if not g["met"]))
         raise InputError(
-            f"{GATE}: the gate is not passed ({missed}), so there is nothing to release; better"
-            f" the student, or change gate in {PARAMS_FILE}"
+            f"{GATE}: the gate failed ({missed}), so there is nothing to release; improve the"
+            f" student, or change gate in {PARAMS_FILE}"
         )
 
 
@@ -124,18 +123,18 @@ def _require_up_to_date(root: Path) -> None:
     stale = [name for name in would_run if not stages.get(name, {}).get("always_changed")]
     if stale:
         raise InputError(
-            f"{LOCK}: not of the present code and parameters ({some_of(stale)} would"
-            " run); run `ackd run` and commit the results"
+            f"{LOCK}: outdated by changes of code or parameters ({some_of(stale)} would run); run"
+            " `ackd run` and commit the results"
         )
 
 
 def _require_bundle(file: Path, name: str, version: str) -> None:
     if not file.is_file():
-        raise InputError(f"{file}: not here; run `dvc pull {file}`, or `ackd run`")
+        raise InputError(f"{file}: not found; run `dvc pull {file}`, or `ackd run`")
     with open_bundle(file) as bundle:
-        # A device compares the bundles' own versions to see which is newer.
+        # Devices compare the versions in bundles to refuse older ones.
         if not is_of(bundle, name, version):
             raise InputError(
-                f"{file}: is {bundle.name} {bundle.version}, and {name} {version} is to be"
-                f" released; set package in {PARAMS_FILE}, run `ackd run` and commit the results"
+                f"{file}: is {bundle.name} {bundle.version}, expected {name} {version}; set package"
+                f" in {PARAMS_FILE}, run `ackd run` and commit the results"
             )

@@ -1,1 +1,1 @@
-"""Variants and seeds as DVC experiments, here or on a cluster."""
+"""Sweeps: variants and seeds as DVC experiments, on this machine or on a cluster."""

@@ -1,4 +1,4 @@
-"""What the stages of a sweep read and make, as ``dvc.yaml`` declares it."""
+"""Derives from ``dvc.yaml`` what the stages of a sweep read and write."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _DVC_YAML = "dvc.yaml"
 
 
 class Chain:
-    """The stages that end in one of them, in order.
+    """A stage and all its upstream stages, in order.
 
     Args:
         until: the last stage.
-        path: of the sweep's file, named in messages.
+        path: the sweep's file, for messages.
 
     Raises:
         InputError: there is no such stage.
@@ -43,9 +43,10 @@ class Chain:
         self._declared: dict[str, dict[str, Any]] = read_yaml(Path(_DVC_YAML)).get("stages", {})
 
     def results(self, params: Mapping[str, Any]) -> set[str]:
-        """A key for each stage's result: its name and every parameter that it depends on.
+        """Return a key per stage result, made of its name and all parameters it depends on.
 
-        This decides who waits for whom; what exists already, DVC's run cache knows.
+        The keys decide which experiments wait for each other. DVC's run cache knows which results
+        already exist.
         """
         read: dict[str, dict[str, Any]] = {}
         for stage in self.stages:
@@ -55,12 +56,12 @@ class Chain:
                 read[stage.name] |= read[above]
         made = {stage.name: read[stage.name] for stage in self.stages if not stage.always_runs}
         if "train_proxy" in made and _reads_logits(params):
-            # They are no stage: the first student that needs them leaves them for the others.
+            # Logits are no stage's output: the first student that needs them stores them.
             made["logits"] = made["train_proxy"] | {"augmentation": params["augmentation"]}
         return {json.dumps([name, made[name]], sort_keys=True, default=str) for name in made}
 
     def files(self, params: Iterable[Mapping[str, Any]]) -> list[str]:
-        """What the stages read that no stage makes."""
+        """Return the files that stages read but no stage writes."""
         found = list(params)
         made, read = {PARAMS_FILE.as_posix()}, {_DVC_YAML}
         for stage in self.stages:
@@ -71,7 +72,7 @@ class Chain:
         return sorted(read - made)
 
     def _entries(self, stage: str, kind: str) -> list[str]:
-        """Paths or parameters; those with options of their own are mappings of one key."""
+        """Return paths or parameters; those with options are mappings with one key."""
         entries = self._declared.get(stage, {}).get(kind, [])
         return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 

@@ -1,4 +1,4 @@
-"""The Dask cluster that runs a sweep: one of this machine's processes, or one that is there."""
+"""Provides the Dask cluster that runs a sweep: processes of this machine, or an existing one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _WORKERS_S = 60
 
 
 class Cluster(NamedTuple):
-    """Where experiments run.
+    """A cluster that is set up for a sweep.
 
     Attributes:
-        client: of Dask.
-        workshop: the name by which its workers know theirs.
-        slots: how many experiments at once, at this moment.
+        client: Dask's client.
+        workshop: name of the plugin :class:`Workshop` on all workers.
+        slots: returns how many experiments can run at once at this moment.
     """
 
     client: Any
@@ -45,10 +45,10 @@ class Cluster(NamedTuple):
 
 @contextlib.contextmanager
 def only_one(sweep: str) -> Iterator[None]:
-    """Hold the name of a sweep, which no other process may run here meanwhile.
+    """Lock the name of a sweep in this project against other processes.
 
     Raises:
-        InputError: one does.
+        InputError: another process runs it.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / f"{sweep}.lock").open("w") as handle:
@@ -56,7 +56,7 @@ def only_one(sweep: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
-                f"the sweep {sweep} is running already in this project; wait until it ends, or"
+                f"the sweep {sweep} is already running in this project; wait until it ends, or"
                 " interrupt it"
             ) from None
         yield
@@ -64,10 +64,10 @@ def only_one(sweep: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> Iterator[Cluster]:
-    """Processes of this machine, each with a GPU where ACKD_GPUS lists some.
+    """Start worker processes on this machine, each with one of the GPUs in ACKD_GPUS, if any.
 
-    ``jobs`` of them, or one for each GPU, or one. ``report`` takes a line where fewer run, or where
-    times are measured.
+    ``jobs`` defaults to the number of these GPUs, or 1. ``report`` receives a line if fewer can run
+    or if measured times will be affected.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -75,16 +75,16 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
     gpus = listed_gpus()
     jobs = jobs or max(1, len(gpus))
     if 0 < len(gpus) < jobs:
-        report(f"{len(gpus)} at once: ACKD_GPUS lists no more GPUs")
+        report(f"running {len(gpus)} at once, because ACKD_GPUS lists no more GPUs")
         jobs = len(gpus)
     if plan.measuring and jobs > 1:
         report(
             f"{', '.join(plan.measuring)}: measured beside {jobs - 1} other"
-            f" experiment{'s' * (jobs > 2)}, so that times are those of a busy machine"
+            f" experiment{'s' * (jobs > 2)}, so times are those of a busy machine"
         )
     folder = FOLDER / plan.name
     try:
-        # Left to itself, Dask gives every process below a worker one thread to compute with.
+        # By default, Dask limits all child processes of a worker to one compute thread.
         with (
             dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
             LocalCluster(
@@ -92,7 +92,7 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
                 threads_per_worker=1,
                 memory_limit=None,
                 security=True,  # or other users of this machine could send it work
-                # None would be port 8787, which another sweep has.
+                # The default port 8787 may be taken by another sweep.
                 scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 local_directory=str(folder / "workers"),
                 silence_logs=logging.CRITICAL,
@@ -108,11 +108,11 @@ def start_here(plan: Plan, jobs: int | None, report: Callable[[str], None]) -> I
 
 @contextlib.contextmanager
 def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
-    """A cluster whose workers clone the git repository ``url``, and push to it.
+    """Connect to a cluster whose workers clone the git repository ``url`` and push to it.
 
     Raises:
-        InputError: the scheduler does not answer or has no workers, or the workers could not get at
-            the commit or at the data.
+        InputError: the scheduler does not answer or has no workers, or the workers cannot access
+            the commit or the data.
     """
     from distributed import Client
 
@@ -123,14 +123,14 @@ def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
         client = Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--dask {address}: no scheduler answers there ({error}); start one by `dask scheduler`"
+            f"--dask {address}: no scheduler answers ({error}); start one with `dask scheduler`"
         ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=_WORKERS_S)
         except TimeoutError:
             raise InputError(
-                f"--dask {address}: the scheduler has no workers; start some by"
+                f"--dask {address}: the scheduler has no workers; start some with"
                 f" `dask worker {address} --nthreads 1`"
             ) from None
         with _open(client, plan, url) as name:
@@ -139,7 +139,7 @@ def connect(plan: Plan, address: str, url: str) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _open(client: Any, plan: Plan, url: str | None) -> Iterator[str]:
-    """Give every worker its workshop; yields its name. Without a URL, they are this machine's."""
+    """Install the workshop on all workers, on this machine if there is no URL; yield its name."""
     try:
         author = git(Path(), "config", "user.name"), git(Path(), "config", "user.email")
     except InputError:
@@ -158,16 +158,15 @@ def _open(client: Any, plan: Plan, url: str | None) -> Iterator[str]:
     try:
         yield name
     finally:
-        with contextlib.suppress(OSError, ValueError, TimeoutError):  # Dask itself has gone
+        with contextlib.suppress(OSError, ValueError, TimeoutError):  # Dask is gone
             client.unregister_worker_plugin(name)
 
 
 def _lock(commit: str, *, here: bool) -> str | None:
-    """``dvc.lock`` without the stages whose results are lost, here or in the remote.
+    """Return ``dvc.lock`` without the stages whose results are missing here or in the remote.
 
-    DVC restores a stage of the lock with the results that stand there and no others. It would not
-    see that another experiment has just run it, on a processor that gives other last bits, and run
-    it again.
+    DVC restores a stage in the lock only with exactly the recorded results. It would rerun such a
+    stage even if another experiment has just run it, on a processor that rounds differently.
     """
     try:
         text = git(Path(), "show", f"{commit}:dvc.lock")
@@ -187,16 +186,16 @@ def _lock(commit: str, *, here: bool) -> str | None:
 
 
 def _has_commit(url: str, commit: str) -> bool:
-    """Whether a branch or tag of the repository contains it."""
+    """Return whether a branch or tag of the repository contains the commit."""
     for line in git(Path(), "ls-remote", url).splitlines():
-        with contextlib.suppress(InputError):  # it does not, or is not known here
+        with contextlib.suppress(InputError):  # not contained, or unknown here
             git(Path(), "merge-base", "--is-ancestor", commit, line.split("\t")[0])
             return True
     return False
 
 
 def fetch(url: str, names: Sequence[str]) -> None:
-    """Bring experiments here from the git remote, without their data."""
+    """Fetch experiments from the git remote, without their data."""
     refs = [f"{item.path}:{item.path}" for item in list_refs(Path(), url) if item.name in names]
     if refs:
         git(Path(), "fetch", "--quiet", "--no-tags", url, *refs)

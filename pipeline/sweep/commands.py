@@ -1,4 +1,4 @@
-"""The command that runs a sweep."""
+"""The command for sweeps: sweep."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML of variants and seeds.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML of variants and seeds.")],
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would run and what is done; run nothing.")
+        bool, typer.Option("--plan", help="Print which experiments are done and would run.")
     ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Experiments at once on this machine; if not given, as many as ACKD_GPUS lists,"
+            help="Parallel experiments on this machine; by default the number of GPUs in ACKD_GPUS,"
             " or 1.",
         ),
     ] = None,
@@ -30,21 +30,21 @@ def sweep(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Run on the workers of this Dask scheduler instead, such as tcp://host:8786.",
+            help="Run on the workers of this Dask scheduler, such as tcp://host:8786.",
         ),
     ] = None,
 ) -> None:
     """Run variants with several seeds as DVC experiments that share data, teachers and logits.
 
-    FILE has a name, presets, variants, seeds and parameter lists: docs/how-to-sweep.md. What is
-    done is skipped, and a failure does not stop the others. Ctrl-C stops all; the same command
-    goes on.
+    FILE has a name, presets, variants, seeds and parameter lists: see docs/how-to-sweep.md.
+    Finished experiments are skipped, and a failure does not stop the others. After Ctrl-C, the same
+    command resumes.
     """
     from models.errors import InputError
     from pipeline.sweep.plan import load_plan
 
     if dask is not None and jobs is not None:
-        raise InputError("--jobs is for this machine; on a cluster, give the workers --nthreads")
+        raise InputError("--jobs is for this machine; with --dask, use `dask worker --nthreads`")
     planned = load_plan(file)
     if plan:
         _show(planned)
@@ -55,7 +55,7 @@ def sweep(
         failed = _run(planned, jobs, dask)
     except KeyboardInterrupt:
         typer.echo(
-            "interrupted: every experiment is stopped; the same command goes on from here",
+            "interrupted: all experiments are stopped; the same command resumes from here",
             err=True,
         )
         raise typer.Exit(130) from None
@@ -85,7 +85,7 @@ def _show(plan: Plan) -> None:
 
 
 def _run(plan: Plan, jobs: int | None, dask: str | None) -> list[Outcome]:
-    """Run what is not done, here or on a cluster; those that failed."""
+    """Run all unfinished experiments, here or on a cluster; return those that failed."""
     from pipeline.dvc_command import dvc
     from pipeline.git_command import git
     from pipeline.sweep import cluster

@@ -1,4 +1,4 @@
-"""What of a sweep git knows: the commit that it starts from, and the experiments that exist."""
+"""Checks the commit that a sweep starts from, and finds its finished experiments in git."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _UNTIL = "until: "
 
 
 def check_committed() -> None:
-    """Raises InputError where a tracked file is not committed, or the clone is a shallow one."""
+    """Raise InputError if tracked files have uncommitted changes or the clone is shallow."""
     if git(Path(), "rev-parse", "--is-shallow-repository") == "true":
         raise InputError(
-            "git: this is a shallow clone, which takes no experiments from the clones that they"
-            " run in; run `git fetch --unshallow` first"
+            "git: this is a shallow clone, which experiments cannot be pushed to; run"
+            " `git fetch --unshallow` first"
         )
     if changed := changed_files(Path()):
         raise InputError(
-            f"{some_of(changed)}: changed and not committed; commit first, for every"
-            " experiment of a sweep starts from the last commit"
+            f"{some_of(changed)}: changed and not committed; commit first, because all"
+            " experiments of a sweep start from the last commit"
         )
 
 
 def check_in_git(params: Mapping[str, Any]) -> None:
-    """Refuse a path of this folder that git does not know: experiments run in other folders.
+    """Refuse relative paths that are not in git, because experiments run in other folders.
 
     Raises:
-        InputError: a parameter names one.
+        InputError: a parameter names such a path.
     """
     for key, value in leaves(params).items():
         if not isinstance(value, str) or not value:
@@ -48,21 +48,21 @@ def check_in_git(params: Mapping[str, Any]) -> None:
             continue
         if not git(Path(), "ls-files", "--", place.as_posix()):
             raise InputError(
-                f"{key} is {value!r}, which git does not know; an experiment runs in a folder of"
-                " its own: give the whole path, beginning with /"
+                f"{key} is {value!r}, which is not in git; experiments run in other folders: give"
+                " the absolute path"
             )
 
 
 def message(plan: Plan) -> str:
-    """Of an experiment's commit: whose it is, and how far its chain went."""
+    """Return the message of an experiment's commit, with its sweep and last stage."""
     return f"ackd sweep {plan.name}\n\n{_UNTIL}{plan.until}"
 
 
 def done(plan: Plan) -> set[str]:
-    """Names of the plan's experiments that exist.
+    """Return the names of the plan's experiments that exist.
 
     Raises:
-        InputError: one of these names stands for something else.
+        InputError: one of these names belongs to a different experiment.
     """
     planned = {item.name: item for item in plan.experiments}
     others: dict[str, str] = {}
@@ -76,7 +76,7 @@ def done(plan: Plan) -> set[str]:
     for name, difference in others.items():
         if name not in ready:
             raise InputError(
-                f"{name} exists {difference}; give the sweep another name, or remove it by"
+                f"{name} exists {difference}; give the sweep another name, or remove it with"
                 f" `dvc exp remove {name}`"
             )
     return ready

@@ -1,4 +1,4 @@
-"""The plan of a sweep: a file of variants and seeds, and the experiments that it asks for."""
+"""Plans a sweep: reads a file of variants and seeds, and lists its experiments."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 
 
 class Variant(BaseModel):
-    """What sets one variant apart; in the file itself, what all have in common."""
+    """The settings of a variant, or at the top level of the file, of all variants."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     presets: list[str] = []
     settings: dict[str, Any] = Field(default={}, alias="set")
-    """``section.key`` to value, laid over the presets."""
+    """Values by ``section.key``, applied after the presets."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    """``section.key`` to values, of which every combination is a variant of its own."""
+    """Lists of values by ``section.key``; every combination becomes a variant."""
 
 
 class SweepFile(Variant):
@@ -50,13 +50,13 @@ class SweepFile(Variant):
 
     name: _Word
     data: str | None = None
-    """Takes the place of the presets' ``data.source``, as ``ackd use --data``."""
+    """Replaces the presets' ``data.source``, like ``ackd use --data``."""
     epochs: int | None = Field(default=None, ge=1)
-    """Of the student in a short schedule, as ``ackd use --epochs``."""
+    """Epochs of the student in a shorter schedule, like ``ackd use --epochs``."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    """Which, or how many, counted from 0."""
+    """Seeds, or a number of seeds, which then count from 0."""
     until: str = "report"
-    """The last stage to run. ``gate`` would throw away what misses a goal."""
+    """The last stage to run. With ``gate``, experiments that miss a goal would be discarded."""
     variants: dict[_Word, Variant | None] = Field(min_length=1)
 
     @field_validator("seeds", mode="before")
@@ -67,14 +67,14 @@ class SweepFile(Variant):
 
 @dataclass(frozen=True)
 class Experiment:
-    """One variant with one seed.
+    """A variant with a seed.
 
     Attributes:
-        name: of the DVC experiment, ``SWEEP.VARIANT.seedN``.
-        text: of its ``params.yaml``.
+        name: name of the DVC experiment, ``SWEEP.VARIANT.seedN``.
+        text: text of its ``params.yaml``.
         params: the same, parsed.
-        shared: what it has in common with other experiments of the sweep, such as a teacher; those
-            with something in common must not make it side by side.
+        shared: keys of the results that it shares with other experiments of the sweep, such as a
+            teacher; no two experiments may compute the same one at the same time.
     """
 
     name: str
@@ -88,8 +88,8 @@ class Plan:
     """All experiments of a sweep, on one commit.
 
     Attributes:
-        measuring: the stages that measure times.
-        files: what the stages read of the repository: a change in them makes other experiments.
+        measuring: the stages that measure time.
+        files: the repository's files that stages read; changing them makes other experiments.
     """
 
     name: str
@@ -101,11 +101,11 @@ class Plan:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read the file, and make sure that every experiment that it asks for is possible.
+    """Read a sweep's file, and check that all its experiments are possible.
 
     Raises:
-        InputError: a key or a value is not right, a variant is not possible, or files of the
-            project are not committed.
+        InputError: a key or value is invalid, a variant is impossible, or files of the project are
+            not committed.
     """
     content = _parse(path)
     check_committed()
@@ -143,7 +143,7 @@ def _parse(path: Path) -> SweepFile:
 
 
 def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
-    """The ``params.yaml`` of each experiment, by its name."""
+    """Return the text of each experiment's ``params.yaml`` by name."""
     found: dict[str, str] = {}
     for variant, presets, settings in _variants(content, path):
         for seed in content.seeds:
@@ -164,7 +164,7 @@ def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
 
 
 def _variants(content: SweepFile, path: Path) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
-    """Names, presets and settings; a grid's values go before those of ``set``."""
+    """Yield names, presets and settings; values of a grid override those of ``set``."""
     for name, given in content.variants.items():
         variant = given or Variant()
         grid = {**content.grid, **variant.grid}

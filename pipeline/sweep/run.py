@@ -1,4 +1,4 @@
-"""Runs the experiments of a plan on a cluster: what is shared is made once, and by one alone."""
+"""Runs the experiments of a plan on a cluster, computing each shared result once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stages.formatting import duration
 def run(
     plan: Plan, done: Iterable[str], cluster: Cluster, report: Callable[[str], None]
 ) -> list[Outcome]:
-    """Run all that is not ``done`` by name; a failure does not stop the others. Returns those.
+    """Run the experiments not in ``done``, regardless of failures, and return the failed ones.
 
-    An experiment waits while another makes something that both need, such as their teacher or its
-    logits: it would make it a second time. ``report`` takes a line for each start and each end.
+    An experiment waits while another one computes a result that both need, such as a teacher or its
+    logits. ``report`` receives a line for each start and each end.
     """
     ready = set(done)
     made = {key for item in plan.experiments if item.name in ready for key in item.shared}
-    # The longest first: what one with fewer epochs needs of a teacher, it has left behind.
+    # The longest first, because its stored logits cover all epochs of the shorter ones.
     pending = sorted(
         (item for item in plan.experiments if item.name not in ready),
         key=lambda item: -int(item.params["distill"]["epochs"]),
@@ -80,7 +80,7 @@ def _outcome(name: str, future: Any) -> Outcome:
     if future.status == "error":
         error = future.exception()
         return Outcome(name, 0, f"{type(error).__name__}: {error}")
-    return Outcome(name, 0, "Dask has given it up; is its scheduler alive?")
+    return Outcome(name, 0, "Dask gave it up; check that its scheduler is running")
 
 
 def _left(outcomes: list[Outcome], left: int, slots: int) -> str:

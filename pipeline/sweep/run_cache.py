@@ -1,8 +1,8 @@
-"""Sends what DVC's run cache names beside the outputs that are pushed anyway.
+"""Pushes the metrics and plots that DVC's run cache needs to restore a run elsewhere.
 
-``dvc exp push --run-cache`` sends the entries of the run cache, and outputs go with their
-experiment. Metrics and plots do not, as git has them; yet DVC restores no run elsewhere without
-the copies that its cache has.
+``dvc exp push --run-cache`` pushes the entries of the run cache, and the experiment's outputs. It
+leaves out metrics and plots, which are in git, but DVC cannot restore a run without the copies in
+its cache.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from stages.params import read_yaml
 
 
 def push_copies(clone: Path) -> None:
-    """Push what the entries of a clone's run cache name and its cache has.
+    """Push all files that a clone's run cache refers to and its cache has.
 
     Raises:
-        StageError: the remote did not take it.
+        StageError: the push failed.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

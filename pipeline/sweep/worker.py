@@ -1,7 +1,7 @@
-"""What a worker of Dask does for a sweep: each experiment in a clone that nothing else touches.
+"""Runs a sweep's experiments on Dask workers, each in its own clone.
 
-It is imported on the worker from its own installation of this project. A worker that dies takes
-what it has started with it (:mod:`pipeline.guard`); Dask then gives the experiment to another.
+Workers import this module from their own installation of this project. If a worker dies, its child
+processes end too (:mod:`pipeline.guard`), and Dask gives the experiment to another worker.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Outcome:
     """How an experiment ended.
 
     Attributes:
-        seconds: that it took.
-        reason: why it failed; None where it did not.
-        where: the worker, or an empty text on the project's own machine.
+        seconds: its duration.
+        reason: why it failed; None if it succeeded.
+        where: the worker; empty on the project's own machine.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Outcome:
 
 @dataclass(eq=False)
 class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are partial
-    """What a worker has for one sweep; Dask gives it to every worker, also to one that comes later.
+    """A worker's setup for one sweep; Dask installs it on every worker, including later ones.
 
     Attributes:
-        url: of the git repository that is cloned, or its folder.
-        here: the sweep's name where the worker runs in the project's folder; it then shares its
-            cache, its checkpoints and its ``.dvc/config.local``. None elsewhere.
-        commit: that the experiments start from.
+        url: URL or folder of the git repository to clone.
+        here: the sweep's name if workers run in the project's folder and share its cache,
+            checkpoints and ``.dvc/config.local``; None on a cluster.
+        commit: the commit that experiments start from.
         until: the last stage.
-        message: of the experiments' commits.
-        author: name and address, as git has them; None leaves it to the machine.
-        lock: ``dvc.lock`` to start from; None where the commit has none.
+        message: message of the experiments' commits.
+        author: git's name and e-mail address; None uses the worker's own configuration.
+        lock: content of ``dvc.lock`` to start from; None if the commit has none.
     """
 
     url: str
@@ -76,20 +76,20 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
         own = Path(worker.local_directory).resolve()
         self._folder = FOLDER / self.here if self.here else own / "sweep"
         self._cache = cache_folder(Path()) if self.here else own / "cache"
-        # What must outlive a clone, which goes when its experiment fails.
+        # Checkpoints must outlive the clone, which is deleted even if its experiment fails.
         checkpoints = Path(".checkpoints") if self.here else own / "checkpoints"
         self._env = {"ACKD_CHECKPOINTS": str(checkpoints.resolve())}
         for name in ("ACKD_CHECKPOINTS", "ACKD_LOGITS"):
             if os.environ.get(name):
                 self._env[name] = str(Path(os.environ[name]).resolve())
         if self.here:
-            # The terminal sends an interrupt here too; it is the command that ends this worker.
+            # Ignore the terminal's interrupt, because the command ends this worker.
             signal.signal(signal.SIGINT, lambda *_: None)
             if gpus := listed_gpus():
                 self._env["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name)]
 
     def teardown(self, worker: Any) -> None:
-        """Stop what runs here; nothing starts afterwards."""
+        """Stop all running experiments; no other starts."""
         self._closed = True
         for runner in list(self._runners):
             runner.stop_all()
@@ -118,7 +118,7 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
         return Outcome(name, time.monotonic() - began, reason, where)
 
     def _make(self, clone: Path, params: str) -> None:
-        """A clone at the commit, with the experiment's parameters and the cache to share."""
+        """Clone the commit with the experiment's parameters and the shared cache."""
         shutil.rmtree(clone, ignore_errors=True)
         clone.parent.mkdir(parents=True, exist_ok=True)
         git(Path(), "clone", "--quiet", "--no-checkout", self.url, str(clone))
@@ -127,8 +127,8 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
             git(clone, "config", key, value)
         settings = configparser.ConfigParser(interpolation=None)
         if self.here:
-            settings.read(_LOCAL, encoding="utf-8")  # which git does not know, and may not exist
-        # DVC's notes on a clone go with it.
+            settings.read(_LOCAL, encoding="utf-8")  # not in git; may not exist
+        # Keep DVC's state of the clone inside it, so that both are deleted together.
         own = {"site_cache_dir": str(clone / ".dvc/tmp/site")}
         settings.read_dict({"cache": {"dir": str(self._cache)}, "core": own})
         with (clone / _LOCAL).open("w", encoding="utf-8") as handle:
@@ -144,7 +144,7 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
                 runner.dvc(arguments, lambda line: print(line, file=handle), env=self._env)
 
         if not self.here and any(item.name == name for item in list_refs(Path(), self.url)):
-            # Another worker died after it had pushed the commit; perhaps the data as well.
+            # Another worker died after pushing the commit and perhaps the data.
             with contextlib.suppress(StageError):
                 return dvc("exp", "pull", self.url, name)
         pull = [] if self.here else ["--pull"]
@@ -161,9 +161,9 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
 
 
 def run_experiment(workshop: str, name: str, params: str, leads: bool) -> Outcome:
-    """Run one experiment on this worker to its end, by the workshop that it has for the sweep.
+    """Run one experiment on this worker, with the sweep's :class:`Workshop`.
 
-    ``leads`` says whether others wait for what it makes.
+    ``leads`` states whether other experiments wait for its results.
     """
     found: Workshop = get_worker().plugins[workshop]
     return found.run(name, params, leads)

@@ -88,9 +88,7 @@ def test_a_file_that_was_made_to_fit_is_refused_by_its_signature(bundle):
     flip_byte(bundle / "labels.json")
     seal(bundle, "1.0.0", KEY)
     (bundle / "manifest.sig").write_bytes(signature)
-    assert refusal(bundle, signed=True).startswith(
-        "manifest.sig: not the signature of manifest.json"
-    )
+    assert refusal(bundle, signed=True).startswith("manifest.sig: not a signature of manifest.json")
 
 
 def test_another_key_and_none(bundle):
@@ -107,7 +105,7 @@ def test_another_key_and_none(bundle):
     assert refusal(bundle).startswith("manifest.sig: missing")
     seal(bundle)
     for path in (bundle, pack(bundle)):
-        required = f"manifest.json: not signed, and the key {key_id(PUBLIC)} is required"
+        required = f"manifest.json: not signed, but the key {key_id(PUBLIC)} is required"
         assert refusal(path, signed=True).startswith(required)
         with open_bundle(path) as opened:
             assert opened.signer is None
@@ -162,9 +160,9 @@ def replaced(name: str, entry: tarfile.TarInfo, content: bytes = b"") -> Archive
     return write
 
 
-NO_FILE = "is no plain file of a bundle; give one that `ackd run` packaged"
+NO_FILE = "is no plain file in a folder; give a bundle that `ackd run` packaged"
 FIRST = "where a bundle has manifest.json"
-NOT_LISTED = "is not in manifest.json or not of the size that is stated there"
+NOT_LISTED = "is not in manifest.json or does not have the size stated there"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +309,7 @@ def test_models_that_are_none_or_have_weights_elsewhere(bundle):
     external_data_helper.set_external_data(tensor, "../../../../etc/passwd")
     tensor.ClearField("raw_data")
     put(model.SerializeToString())
-    assert refusal(bundle).startswith(f"{MODEL}: has weights in another file")
+    assert refusal(bundle).startswith(f"{MODEL}: keeps weights in another file")
     put(b"no model")
     assert refusal(pack(bundle)).startswith(f"{MODEL}: no ONNX model")
 

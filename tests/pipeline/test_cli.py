@@ -89,7 +89,7 @@ def test_a_project_of_another_user_is_one_sentence(project, monkeypatch):
     monkeypatch.setattr("dvc.repo.Repo.status", refuse)
     code, _, error = invoke("run")
     assert code == 1
-    assert error.startswith("error: .dvc/tmp/lock: permission denied; run as the user whose")
+    assert error.startswith("error: .dvc/tmp/lock: permission denied; run ackd as the owner")
 
 
 def test_status_is_a_table_of_all_stages(project):

@@ -69,5 +69,5 @@ def test_prefects_home_is_where_it_can_be_written(tmp_path):
     choose_prefect_home(lines.append)
     assert os.environ["PREFECT_HOME"] == str(tmp_path / ".dvc/tmp/prefect")
     assert lines == [
-        f"{tmp_path}/file/prefect cannot be written: Prefect's database is in .dvc/tmp/prefect"
+        f"{tmp_path}/file/prefect is not writable: Prefect's database is in .dvc/tmp/prefect"
     ]

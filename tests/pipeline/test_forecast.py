@@ -44,7 +44,7 @@ def test_a_training_takes_its_images_at_the_rate_that_was_timed(
         "assistant resnet14: about 3 min for 10 epochs of 90 images, at 5 images/s",
         "kd: about 12 min for 4 epochs of 180 images, at 1 images/s",
     ]
-    assert total.startswith("training: about 16 min in all, estimated from 3 steps of each")
+    assert total.startswith("training: about 16 min in total without validation, estimated from 3")
     assert [training.teacher for training in timed] == [None, "resnet8", "resnet14"]
     # What is prepared is counted by its report.
     write_json(REPORT, {"splits": {"train": {"count": 7}}, "classes": ["a", "b"], "image_size": 8})
@@ -53,7 +53,7 @@ def test_a_training_takes_its_images_at_the_rate_that_was_timed(
     assert list(forecast.forecast(params(), ["report"])) == []
     unknown = params(data={"source": "hf:some/where"})
     (line,) = forecast.forecast(unknown, STAGES)
-    assert line.endswith("not counted yet; ask again after prepare_data")
+    assert line.endswith("is unknown until prepare_data has run")
 
 
 @pytest.mark.parametrize("method", ["kd", "ackd"])

@@ -77,7 +77,7 @@ def test_an_interrupt_stops_the_run_and_all_below_it(long_project, prefect_serve
     assert none_left(mark, within_s=5), left(mark)
     assert locks(long_project) == {}
     output = (long_project / OUTPUT).read_text()
-    assert "interrupted: every stage is stopped" in output
+    assert "interrupted: all stages are stopped" in output
     assert "prefect/" not in output, "a traceback"
 
 

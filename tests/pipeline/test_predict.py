@@ -54,7 +54,7 @@ def test_what_cannot_be_read_is_named(project):
     code, output, error = invoke("predict", "straight.png", "text.jpg", "absent.jpg")
     assert (code, output) == (1, "")
     assert error.startswith("error: cannot read text.jpg (not an image), absent.jpg (")
-    assert error.endswith("; name pictures that can be read\n")
+    assert error.endswith("; give readable pictures\n")
     assert error.count("\n") == 1
 
 

@@ -249,7 +249,7 @@ def test_a_section_that_params_lacks_is_added():
         ("own", [], r"distill.epoch is not a parameter"),
         (None, ["distill.epochs"], r"-S distill.epochs: expected section.key=value"),
         (None, ["=2"], r"-S =2: expected section.key=value"),
-        (None, ["data.source=["], r"-S data.source=\[: .* is not a YAML value"),
+        (None, ["data.source=["], r"-S data.source=\[: .* is not valid YAML"),
         (None, ["data.source.name=x"], r"data.source is 'digits' and has no keys"),
         ("digits", ["teacher.milestones=[9]"], r"milestones apply to schedule: multi_step"),
     ],

@@ -124,10 +124,10 @@ def test_a_table_wider_than_the_terminal_is_in_parts_that_fit():
 @pytest.mark.parametrize(
     ("place", "value", "problem"),
     [
-        (("litert",), ..., "not as this version of ackd writes it (KeyError('litert'))"),
-        (("skipped",), ..., "not as this version of ackd writes it (KeyError('skipped'))"),
-        (("teacher", "accuracy"), "high", "not as this version of ackd writes it (ValueError("),
-        (("exports",), [], "not as this version of ackd writes it (AttributeError("),
+        (("litert",), ..., "written by another version of ackd (KeyError('litert'))"),
+        (("skipped",), ..., "written by another version of ackd (KeyError('skipped'))"),
+        (("teacher", "accuracy"), "high", "written by another version of ackd (ValueError("),
+        (("exports",), [], "written by another version of ackd (AttributeError("),
         ((), None, "no such file; run `dvc repro` to make it"),
     ],
 )
@@ -153,11 +153,11 @@ def test_show_says_whose_result_it_is(finished):
     assert "these results" not in invoke("show")[1]
     set_temperature(finished, 2.5)
     output = " ".join(invoke("show")[1].split())
-    assert "made with distill.temperature 4.0 (now 2.5); `ackd run` makes them anew" in output
+    assert "made with distill.temperature 4.0 (now 2.5); `ackd run` updates them" in output
     (finished / "source.txt").write_text("2\n")
     command = warm_dvc("repro", "--quiet", "--single-item", "first")
     subprocess.run(command, check=True)
-    assert "2.5) and older than first.txt; `ackd run` makes them" in " ".join(
+    assert "2.5) and older than first.txt; `ackd run` updates them" in " ".join(
         invoke("show")[1].split()
     )
 

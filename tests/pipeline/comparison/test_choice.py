@@ -91,8 +91,8 @@ def test_noisy_and_failed_ones_are_named_and_not_taken():
     assert chosen.left_out == {
         "an experiment without results, see `ackd compare`": 1,
         "an export that has failed": 1,
-        "not measured there, or failed there": 1,
-        "timed while the machine was noisy: measure it again": 1,
+        "not measured on this device, or failed there": 1,
+        "timed on a noisy machine: measure it again": 1,
     }
     # Where latency does not matter, neither does noise.
     assert chosen_of(students, None, 1.0).best["int8"].accuracy == 0.9
@@ -110,10 +110,13 @@ def test_the_device_is_named_by_url_or_processor_and_never_guessed():
     for wanted, message in (
         (
             None,
-            r"--device: several devices fit; expected one of local: \(Slow CPU\), 1 thread, ssh",
+            r"--device: several devices match; expected one of local: \(Slow CPU\), 1 thread, ssh",
         ),
-        ("local:", r"--device local:: several devices fit; expected one of local: \(Slow CPU\), 1"),
-        ("phone", "--device phone: nothing was measured there; expected one of local:"),
+        (
+            "local:",
+            r"--device local:: several devices match; expected one of local: \(Slow CPU\), 1",
+        ),
+        ("phone", "--device phone: no latency was measured there; expected one of local:"),
     ):
         with pytest.raises(InputError, match=message):
             chosen_of(students, 5.0, on=wanted)

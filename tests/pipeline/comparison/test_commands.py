@@ -83,7 +83,7 @@ def test_what_litert_runs_is_compared_and_chosen_too(project):
     code, output, _ = invoke("choose", "lite", "--max-p90", "0.6ms")
     assert code == 0
     assert "best     lite.kd.seed1, litert_int8: 70.50 %, 0.0900 MB, p90 0.500 ms" in output
-    assert output.splitlines()[-1].strip() == "its file is then artifacts/litert/int8.tflite"
+    assert output.splitlines()[-1].strip() == "the file is then artifacts/litert/int8.tflite"
     code, output, error = invoke("choose", "lite", "--max-p90", "0.1ms", "--device", "desk")
     assert (code, error) == (1, "")
     assert (

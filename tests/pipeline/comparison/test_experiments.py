@@ -46,7 +46,7 @@ def test_names_seeds_and_accuracies(repository):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        ({"params.yaml": None}, "params.yaml is missing: the chain was not run to its report"),
+        ({"params.yaml": None}, "params.yaml is missing: the chain was not run up to its report"),
         ({"params.yaml": "a: [1"}, "params.yaml: not readable as YAML"),
         ({"dvc.lock": "schema: '2.0'\n"}, "dvc.lock has no stage report: the chain was not run"),
         (
@@ -55,13 +55,13 @@ def test_names_seeds_and_accuracies(repository):
         ),
         (
             {"dvc.lock": str(exps.files("")["dvc.lock"]).replace("kd0", "kd1", 1)},
-            "reports/summary.json is older than artifacts/distilled: the chain was not run to its",
+            "reports/summary.json is older than artifacts/distilled: the chain was not run up to",
         ),
         ({"reports/summary.json": None}, "reports/summary.json is missing: the chain was not run"),
         ({"reports/summary.json": "{"}, "reports/summary.json is not readable as JSON"),
         (
             {"reports/summary.json": '{"data": {}}'},
-            "reports/summary.json: not as this version of ackd writes it (KeyError('student')); run"
+            "reports/summary.json: written by another version of ackd (KeyError('student')); run"
             " that experiment again",
         ),
     ],
@@ -77,7 +77,7 @@ def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(damage, rea
     assert "\n" not in why
     assert workspace == (
         "workspace",
-        "params.yaml is missing: the chain was not run to its report",
+        "params.yaml is missing: the chain was not run up to its report",
     )
 
 

@@ -86,7 +86,7 @@ def test_one_seed_has_no_interval_and_no_common_seed_no_difference():
         "kd": ["the baseline", "", "50.00 % to 60.00 %", "2"],
         "at": [None, "", "one seed", "1"],
     }
-    assert tables.missing(comparison)["no seed is also one of kd"] == ["difference of at"]
+    assert tables.missing(comparison)["it shares no seed with kd"] == ["difference of at"]
     assert table.notes[0].endswith("may change the rank: ackd, at.")
 
 

@@ -26,7 +26,7 @@ def test_profile(project):
     assert (code, error) == (0, "")
     assert output.startswith("local:: ")
     assert re.search(r"fp32 +│ CPUExecutionProvider +│ +1 │ passed +│", output)
-    assert "\nkept  reports/devices/local.json; `ackd run` brings it" in output
+    assert "\nkept  reports/devices/local.json; `ackd run` adds it" in output
     rows = json.loads(Path("reports/devices/local.json").read_text())["results"]
     assert [(row["status"], "samples_ms" in row) for row in rows] == [("passed", False)] * 4
     assert invoke("profile", "local:", "--bundle", "artifacts/bundle")[0] == 0
@@ -54,18 +54,18 @@ def test_keys_deploy_and_rollback(project, monkeypatch):
     url = f"local:{project}/model"
     assert invoke("deployed", url)[1] == "served    nothing\nprevious  nothing\n"
     output = invoke("deploy", "1", url)[1]
-    assert f"the signature by the key {name} was not checked; name the public key" in output
+    assert f"the signature by the key {name} was not checked; pass its public key" in output
     output = invoke("deploy", "2", url, "--key", f"{private}.pub")[1]
     for part in (
         "  fp32.dynamic: relative error 0.0e+00\n",
         "served    2, resnet8, deployed 20",
         f"signed with {name}, onnxruntime",
         "previous  1, resnet8",
-        f"required  a signature with {name}\n",
+        f"required  a signature by {name}\n",
         f"files     {project}/model/served: as they were packaged\n",
     ):
         assert part in output
-    assert "served already; nothing was changed" in invoke("deploy", "2", url)[1]
+    assert "already served; nothing was changed" in invoke("deploy", "2", url)[1]
     assert "version 1 is older than the served 2; pass --al" in invoke("deploy", "1", url)[2]
     assert invoke("deploy", "1", url, "--allow-downgrade")[0] == 0
     assert invoke("rollback", url)[1].startswith("served    2,")

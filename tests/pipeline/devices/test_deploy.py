@@ -102,7 +102,7 @@ def test_signatures(bundles, tmp_path):
     # What is served already is sent again where its key is to be required.
     assert put(bundles / "signed", url, public).state["key"] == public.public_bytes_raw().hex()
     shutil.rmtree(tmp_path / "model")
-    with pytest.raises(InputError, match=r"not signed, and the key .* is required"):
+    with pytest.raises(InputError, match=r"not signed, but the key .* is required"):
         put(bundles / "1.0.0", url, public)
     assert not (tmp_path / "model").exists()
     done = put(bundles / "signed", url, public)
@@ -110,7 +110,7 @@ def test_signatures(bundles, tmp_path):
     assert done.state["served"]["key_id"] == key_id(public)
     # The device wants that key from then on.
     newer = make_bundle(tmp_path / "unsigned", "4")
-    with pytest.raises(InputError, match=r"not signed, and the key .* is required"):
+    with pytest.raises(InputError, match=r"not signed, but the key .* is required"):
         put(newer, url)
     foreign = Ed25519PrivateKey.generate()
     newer = make_bundle(tmp_path / "foreign", "4", foreign)

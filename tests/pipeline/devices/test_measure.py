@@ -33,12 +33,12 @@ def test_what_is_wrong_is_found_before_anything_runs(bundle):
     with pytest.raises(InputError, match="a folder is only for deploying bundles; measure on l"):
         list(measure(["local:/srv/model"], bundle, PROFILE, Opening()))
     key = Ed25519PrivateKey.generate().public_key()
-    with pytest.raises(InputError, match="not signed, and the key .* is required"):
+    with pytest.raises(InputError, match="not signed, but the key .* is required"):
         list(measure(["local:"], bundle, PROFILE, Opening(), key))
     flip_byte(bundle / "runner.py")
     with pytest.raises(InputError, match=r"^runner\.py: altered since it was packaged"):
         list(measure(["local:"], bundle, PROFILE, Opening()))
-    with pytest.raises(InputError, match="--key: only a bundle is signed; name one by --bundle"):
+    with pytest.raises(InputError, match="--key: only bundles are signed; name one with --bundle"):
         list(measure(["local:"], None, PROFILE, Opening(), key))
     assert not Path("reports").exists()
 

@@ -219,7 +219,7 @@ def test_the_page_is_there_until_ctrl_c(bundle, line):
                 assert more, said
                 said += more
 
-        read_until("Ctrl-C ends it.")
+        read_until("Press Ctrl-C to stop.")
         [address] = re.findall(r"https?://[\d.]+:\d+/[\w-]{22}/", said)
         assert (address.startswith("https:"), "//127.0.0.1:" in address) == (https, not lan)
         anyone = ssl._create_unverified_context()

@@ -96,7 +96,7 @@ def test_a_users_mistakes_are_one_sentence(project):
     assert "nowhere.tar.gz: no such file; `ackd run`" in refused("--bundle", "nowhere.tar.gz")
     assert "--name is '../x', expected letters" in refused("--name", "../x")
     public, key_id = new_key(Path("signing.key"))
-    assert f"not signed, and the key {key_id} is required" in refused("--key", str(public))
+    assert f"not signed, but the key {key_id} is required" in refused("--key", str(public))
     (project / "artifacts/bundle/labels.json").write_text('["one"]')
     assert "labels.json: altered since it was packaged" in refused()
     Path("dvc.yaml").unlink()

@@ -90,7 +90,7 @@ def test_a_stage_goes_on_without_a_bar(monkeypatch):
     progress.see("kd: epoch 1/2")
     progress.see("kd: epoch 2/2")
     progress.finish()
-    assert warnings == ["distill: Prefect shows its progress no longer (no server)"]
+    assert warnings == ["distill: Prefect no longer shows its progress (no server)"]
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -190,7 +190,7 @@ def test_a_night(student, tmp_path):
             for command in (["schedule", "0 5 * * *"], ["worker"]):
                 code, _, error = invoke(*command)
                 assert code == 1
-                assert f"compress/nightly on this server is of the project {student}" in error
+                assert f"compress/nightly on this server belongs to the project {student}" in error
         worker = stack.enter_context(started("ackd worker", student, "started!", **own))
 
         # A run that is planned for a few seconds from now begins by itself; the next one, which

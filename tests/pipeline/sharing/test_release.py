@@ -61,10 +61,10 @@ def test_a_release_is_fetched_by_name(project, store, monkeypatch):
     assert git(project, "for-each-ref", "refs/heads", "refs/remotes") == branches
     first = git(project, "rev-parse", "HEAD").strip()[:7]
     # Once more it changes nothing, and of another commit it is refused.
-    assert "there already" in invoke("release", "student", "v1.0.0", "--stage", "prod")[1]
+    assert "already there" in invoke("release", "student", "v1.0.0", "--stage", "prod")[1]
     next_bundle(project, "1.1.0")
     assert refusal("release", "student", "1.0.0").startswith(
-        f"student 1.0.0: exists already, of the commit {first}; set package.version in params.yaml"
+        f"student 1.0.0: already exists for the commit {first}; set package.version in params.yaml"
     )
     assert invoke("release", "student", "v1.1.0")[0] == 0
 
@@ -90,8 +90,8 @@ def test_a_release_is_fetched_by_name(project, store, monkeypatch):
     stored.write_bytes((empty / "student-1.0.0.tar.gz").read_bytes())
     second = git(project, "rev-parse", "HEAD").strip()
     assert refusal("fetch", origin, "student", "--stage", "prod") == (
-        f"student 1.1.0: the remote has another file than dvc.lock of the commit {second[:7]}"
-        " records; have who released it send it again"
+        f"student 1.1.0: the remote's file differs from the one in dvc.lock of the"
+        f" commit {second[:7]}; ask its author to push it again"
     )
     stored.write_bytes(content)
     tree = f"{first}^{{tree}}"
@@ -99,8 +99,8 @@ def test_a_release_is_fetched_by_name(project, store, monkeypatch):
     git(project, "tag", "--force", "-a", "student@v1.1.0", other, "-m", "moved")
     git(project, "push", "--quiet", "--force", "origin", "student@v1.1.0")
     assert refusal("fetch", origin, "student", "--version", "v1.1.0") == (
-        f"student 1.1.0: the commit {other[:7]} that has this tag holds a bundle of student"
-        " 1.0.0; have it released anew"
+        f"student 1.1.0: the commit {other[:7]} with this tag has a bundle of student"
+        " 1.0.0; ask its author to release it again"
     )
     assert not list(project.glob("student-*"))
 
@@ -113,13 +113,13 @@ def test_what_cannot_be_fetched_leaves_nothing(project, store, monkeypatch):
     monkeypatch.chdir(empty)
     public, key_id = new_key(project.parent / "signing.key")
     assert refusal("fetch", origin, "student", "--key", str(public)).startswith(
-        f"manifest.json: not signed, and the key {key_id} is required"
+        f"manifest.json: not signed, but the key {key_id} is required"
     )
     assert refusal("fetch", origin, "student", "--version", "3.0.0") == (
-        f"student: not released as 3.0.0 in {origin}; released are 1.0.0"
+        f"student: not released as 3.0.0 in {origin}; releases: 1.0.0"
     )
     assert refusal("fetch", origin, "student", "--version", "1.0.0", "--stage", "prod").startswith(
-        "--version: the stage has a version already"
+        "--version: --stage already selects a version"
     )
     secret = "http://me:password@127.0.0.1:9/x.git"
     assert "password" not in refusal("fetch", secret, "student")
@@ -140,21 +140,21 @@ def test_a_release_whose_file_cannot_be_known(project):
 def test_what_is_not_to_be_released_is_refused(project, store):
     release = ["release", "student", "1.0.0"]
     assert refusal("release", "other", "1.0.0").startswith(
-        "other: not among the artifacts of dvc.yaml (student); write it there"
+        "other: not among the artifacts of dvc.yaml (student); add it with"
     )
     for version in ("2.0.0", "1.0"):
         assert refusal("release", "student", version).startswith(
-            f"artifacts/bundle.tar.gz: is student 1.0.0, and student {version} is to be released;"
+            f"artifacts/bundle.tar.gz: is student 1.0.0, expected student {version};"
             " set package in params.yaml"
         )
     assert "a b" in refusal(*release, "--stage", "a b")
     (project / "params.yaml").write_text("gate: {min_accuracy: 0.7}\n")
-    assert refusal(*release).startswith("params.yaml: not committed as it is here; a release is of")
+    assert refusal(*release).startswith("params.yaml: changed or untracked; a release refers to")
     git(project, "commit", "--quiet", "--all", "-m", "Change")
     assert refusal(*release).endswith(": not pushed; run `git push origin HEAD`")
     git(project, "push", "--quiet", "origin", "HEAD")
     assert refusal(*release) == (
-        "dvc.lock: not of the present code and parameters (gate would run); run `ackd run` and"
+        "dvc.lock: outdated by changes of code or parameters (gate would run); run `ackd run` and"
         " commit the results"
     )
     (project / "goals.json").write_text(
@@ -163,7 +163,7 @@ def test_what_is_not_to_be_released_is_refused(project, store):
     dvc(project, "repro", "--quiet")
     commit(project)
     assert refusal(*release).startswith(
-        "reports/gate.json: the gate is not passed (min_accuracy), so there is nothing to release"
+        "reports/gate.json: the gate failed (min_accuracy), so there is nothing to release"
     )
     assert git(project, "tag") == ""
     assert tags(project) == []
@@ -174,9 +174,9 @@ def test_a_remote_that_is_this_machines_alone_and_a_bundle_of_another_name(proje
     (project / ".dvc/config.local").write_text(
         "[core]\n    remote = mine\n['remote \"mine\"']\n    url = ../../mine\n"
     )
-    assert refusal(*release).startswith(".dvc/config: names no default remote, from which others")
+    assert refusal(*release).startswith(".dvc/config: names no default remote for others")
     next_bundle(project, "1.0.0", name="teacher")
-    assert "is teacher 1.0.0, and student 1.0.0 is to be released" in refusal(*release)
+    assert "is teacher 1.0.0, expected student 1.0.0" in refusal(*release)
 
 
 def test_a_bundle_that_is_nowhere_is_refused(project, store):
@@ -186,7 +186,7 @@ def test_a_bundle_that_is_nowhere_is_refused(project, store):
     )
     (project / "artifacts/bundle.tar.gz").unlink()
     assert refusal("release", "student", "1.0.0") == (
-        "artifacts/bundle.tar.gz: not here; run `dvc pull artifacts/bundle.tar.gz`, or `ackd run`"
+        "artifacts/bundle.tar.gz: not found; run `dvc pull artifacts/bundle.tar.gz`, or `ackd run`"
     )
     assert git(project, "tag") == ""
 

@@ -95,7 +95,7 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(project, monkeypatch):
     assert refused.exit_code == 1
     assert refused.output == (
         "error: t.hot.seed0 exists with other settings (distill.temperature: 12, not 11); give"
-        " the sweep another name, or remove it by `dvc exp remove t.hot.seed0`\n"
+        " the sweep another name, or remove it with `dvc exp remove t.hot.seed0`\n"
     )
     assert runs(project).total() == 4
 
@@ -125,7 +125,7 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(proj
     # The name is taken while it runs.
     second = sweep()
     assert second.exit_code == 1
-    assert "the sweep t is running already in this project" in second.output
+    assert "the sweep t is already running in this project" in second.output
 
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
@@ -133,8 +133,8 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(proj
     assert time.monotonic() - began < 20
     assert none_left(mark, within_s=1), left(mark)
     output_text = log.read_text()
-    assert "measure: measured beside 1 other experiment, so that times are those of" in output_text
-    assert "interrupted: every experiment is stopped; the same command goes on" in output_text
+    assert "measure: measured beside 1 other experiment, so times are those of" in output_text
+    assert "interrupted: all experiments are stopped; the same command resumes" in output_text
     assert "Traceback" not in output_text
     assert results(project) == {}
     assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""

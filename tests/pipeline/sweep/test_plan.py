@@ -117,7 +117,7 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed; list it"),
         (
             "variants: {a: {set: {teacher.weights: own.pt}}}",
-            "teacher.weights is 'own.pt', which git does not know",
+            "teacher.weights is 'own.pt', which is not in git",
         ),
     ],
 )
