@@ -1,11 +1,11 @@
-# `make` lists the targets. Everything is installed in .venv; nothing else is to be set by hand.
+# `make` lists the targets. Everything is installed in .venv.
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format clean
 
 BIN := .venv/bin
-# Every python3 from 3.11 to 3.13 that is found, the best tested first.
+# Supported Pythons, the best tested first.
 PYTHONS := python3.11 python3.12 python3.13 python3
-# The stages are `python -m stages.<name>`: they take python from PATH.
+# Stages run `python -m stages.<name>` with the python in PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
@@ -16,10 +16,10 @@ demo: .venv/installed ## Train, distil, export, measure and pack on handwritten 
 	@$(BIN)/python -m dvc repro
 	@$(BIN)/ackd show
 
-test: lint ## Every check: format, types, layers and tests
+test: lint ## Run all checks: format, types, layers and tests
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
-lint: .venv/installed-dev ## The checks of the code alone
+lint: .venv/installed-dev ## Check format, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -41,7 +41,7 @@ clean: ## Remove the environment and the tools' caches; results and DVC's cache 
 	echo "error: no Python 3.11, 3.12 or 3.13 was found; install one of them and run make again" >&2; \
 	exit 1
 
-# The stamps are older than what they were installed from exactly when that has changed.
+# Reinstall when a requirement has changed since the stamp.
 .venv/installed: pyproject.toml requirements.lock | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
 	@touch $@

@@ -1,9 +1,9 @@
 """Classify pictures with the model that ``ackd deploy`` serves.
 
-``python classify.py /srv/model/served cat.jpg dog.jpg`` answers for each picture; without pictures
-it reads their names from standard input, a line each, as a service would. A version that is
-deployed in between answers from the next picture on. It needs Python 3.8 or newer, numpy,
-onnxruntime and pillow, and nothing of the project.
+``python classify.py /srv/model/served cat.jpg dog.jpg`` classifies each picture; without pictures
+it reads their names from standard input, one per line, as a service would. After a deployment, the
+new version classifies the next picture. Requires Python 3.8 or newer, numpy, onnxruntime and
+pillow, but not this project.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FITS = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize
 
 
 class ServedModel:
-    """What a link ``served`` leads to, read anew when that is another version."""
+    """The model that the link ``served`` points to, reloaded when the link changes."""
 
     def __init__(self, served: Path, precision: str) -> None:
         self._served = served
@@ -30,9 +30,9 @@ class ServedModel:
         self._follow()
 
     def classify(self, picture: Image.Image) -> tuple[str, float, str]:
-        """The most probable class, its probability, and the version that says so."""
+        """Return the most probable class, its probability, and the version of the model."""
         self._follow()
-        # As the training images were made.
+        # Preprocess like the training images.
         upright = ImageOps.exif_transpose(picture).convert("RGB")
         fitted = self._fit(upright, (self._size, self._size), Image.Resampling.BICUBIC)
         pixels = np.asarray(fitted)
@@ -43,14 +43,14 @@ class ServedModel:
 
     def _follow(self) -> None:
         while True:
-            # Once for all files, so that none is of another version.
+            # Resolve once, so that all files are of the same version.
             folder = self._served.resolve()
             if folder == self._folder:
                 return
             try:
                 self._load(folder)
             except FileNotFoundError:
-                # Deployed twice while it was read: that version is gone, and there is a newer one.
+                # Two deployments during loading removed this version: load the newest one.
                 if self._served.resolve() == folder:
                     raise
             else:
