@@ -1,4 +1,4 @@
-"""Small bundles, as ``package`` writes them, of models that answer with a mean colour."""
+"""Builds small bundles in the format of ``package``, with models that return a mean colour."""
 
 import contextlib
 import json
@@ -26,13 +26,13 @@ def make_bundle(
     *,
     wrong: bool = False,
 ) -> Path:
-    """``folder`` with a bundle's files.
+    """Write a bundle's files to ``folder``.
 
     Args:
         folder: must not exist.
-        version: of the bundle.
-        key: to sign with.
-        wrong: whether the golden logits are others than the models'.
+        version: the bundle's version.
+        key: key to sign with.
+        wrong: whether the golden logits differ from the models'.
     """
     origin = folder.with_name(folder.name + "-origin")
     origin.mkdir(parents=True)
@@ -62,7 +62,7 @@ def seal(
     *,
     name: str = "student",
 ) -> Path:
-    """Describe the files as they are now."""
+    """Write the manifest and signature of the current files."""
     for old in (MANIFEST, SIGNATURE):
         (folder / old).unlink(missing_ok=True)
     write_manifest(folder, name, version, key)
@@ -71,14 +71,14 @@ def seal(
 
 @contextlib.contextmanager
 def changed(path: Path) -> Iterator[dict[str, Any]]:
-    """What a JSON file says, to be changed."""
+    """Edit the content of a JSON file within the block."""
     content = json.loads(path.read_text())
     yield content
     path.write_text(json.dumps(content))
 
 
 def pack(folder: Path) -> Path:
-    """The same in one file."""
+    """Pack a bundle's folder into an archive."""
     path = folder.with_suffix(".tar.gz")
     write_archive(path, folder, "bundle")
     return path

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by its own protocol: pages as a person would see them."""
+"""Drives headless Chromium through its DevTools protocol."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-#: Software for a GPU: right answers, no meaningful times.
+#: A software GPU: correct answers, meaningless times.
 SOFTWARE_GPU = (
     *("enable-unsafe-webgpu", "enable-features=Vulkan", "use-webgpu-adapter=swiftshader"),
     "use-vulkan=swiftshader",
@@ -27,12 +27,12 @@ _FLAGS = (
 
 
 class Page:
-    """One tab."""
+    """A tab."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
-        #: What the page said on its console, and what it failed with.
+        #: The page's console messages and errors.
         self.complaints: list[str] = []
         for domain in ("Page", "Runtime", "Log", "DOM"):
             self.send(f"{domain}.enable")
@@ -63,7 +63,7 @@ class Page:
         self.wait_for("location.protocol != 'about:' && document.readyState == 'complete'")
 
     def evaluate(self, expression: str) -> Any:
-        """The value of ``expression``, awaited."""
+        """Return the value of ``expression``, awaited."""
         result = self.send(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -71,7 +71,7 @@ class Page:
         return result["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 60) -> Any:
-        """The value of ``expression`` as soon as it is true."""
+        """Return the value of ``expression`` as soon as it is true."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
             if time.monotonic() > end:
@@ -86,7 +86,7 @@ class Page:
         self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
 
     def look(self, path: Path, width: int, *, dark: bool = False, phone: bool = False) -> None:
-        """A picture of the whole page, ``width`` pixels wide."""
+        """Take a screenshot of the whole page, ``width`` pixels wide."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         size = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": phone}
@@ -100,11 +100,11 @@ class Page:
 
 @contextlib.contextmanager
 def opened_page(profile: Path, *flags: str) -> Iterator[Page]:
-    """A tab of a fresh Chromium, which ends with the block.
+    """Open a tab of a new Chromium, which is closed after the block.
 
     Args:
-        profile: a folder of its own.
-        flags: besides the usual ones, without dashes.
+        profile: folder for its profile.
+        flags: extra flags, without dashes.
     """
     assert CHROMIUM is not None
     command = [CHROMIUM, *(f"--{flag}" for flag in (*_FLAGS, *flags))]

@@ -1,4 +1,4 @@
-"""What the machine's owner has set, and what tools would send or keep, stays out of the tests."""
+"""Isolates the tests from the user's settings and from what tools would send or keep."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ import pytest
 
 from tests import once
 
-# As many threads in all as there are cores: more of them wait for each other. Set in the workers
-# alone, as they inherit what the process that starts them has set.
+# Use as many threads in total as there are cores, because more would wait for each other. Set this
+# in the workers only, which inherit the variables of their parent.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     _WORKERS = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
-# Before anything imports the tools, because they read these when they are imported.
+# Set these before importing the tools, which read them on import.
 _PRIVATE = Path(tempfile.mkdtemp(prefix="ackd-tests-"))
 for _name in [name for name in os.environ if name.startswith(("ACKD_", "DVC_", "PREFECT_"))]:
     del os.environ[_name]
@@ -34,14 +34,14 @@ os.environ.update(
     PREFECT_HOME=str(_PRIVATE / "prefect"),
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
-    # Rich takes its width and colours from the terminal that pytest happens to run in.
+    # Rich would take its width and colours from pytest's terminal.
     COLUMNS="200",
     TERM="dumb",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest first, so that no worker is left with one of them at the end.
+    # Run the longest tests first, so that none is left for the end.
     longest = ("test_chain.py", "test_night.py", "test_dask.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
@@ -59,7 +59,7 @@ def _private_folders():
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
-    """A process has one precision for good; what runs next is to choose its own."""
+    """Reset accelerate, which otherwise keeps one precision per process."""
     yield
     state = sys.modules.get("accelerate.state")
     if state is not None:

@@ -1,4 +1,4 @@
-"""A disk that is soon full."""
+"""Mounts a small disk that is soon full."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[Path]:
-    """A tmpfs below ``folder``, mounted with ``options``; skips where that is not allowed."""
+    """Mount a tmpfs below ``folder`` with ``options``; skip the test if that is not allowed."""
     mount, disk = shutil.which("mount"), folder / "disk"
     disk.mkdir()
     if mount is None or os.geteuid() != 0:
@@ -22,5 +22,5 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
     try:
         yield disk
     finally:
-        # Lazily: what a failed write had mapped keeps it busy until that is collected.
+        # Lazily, because memory mapped by a failed write keeps the disk busy until it is collected.
         subprocess.run(["umount", "--lazy", disk], check=True)

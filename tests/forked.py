@@ -1,7 +1,6 @@
-"""Processes of their own that start at once, forked from one that has imported torch and stages.
+"""Forks processes from one that has imported torch and stages, so that they start at once.
 
-They can be killed, have their own environment, and print where nobody else does; what an import
-costs is paid once for all tests.
+Each can be killed, and has its own environment and output; imports are paid for only once.
 """
 
 import contextlib
@@ -18,18 +17,18 @@ FORKS.set_forkserver_preload(["accelerate", "stages.distill"])
 
 
 class Child(NamedTuple):
-    """A process that runs.
+    """A running process.
 
     Attributes:
-        process: with ``kill`` and ``exitcode``.
-        output: what it prints on stdout and stderr, line by line.
+        process: the process, with ``kill`` and ``exitcode``.
+        output: its stdout and stderr, line by line.
     """
 
     process: Any
     output: TextIO
 
     def finish(self) -> str:
-        """The rest of what it prints, once it has ended."""
+        """Wait for its end and return the rest of its output."""
         rest = self.output.read()
         self.process.join()
         return rest
@@ -37,11 +36,11 @@ class Child(NamedTuple):
 
 @contextlib.contextmanager
 def forked(function: Callable[..., object], *arguments: Any, **variables: str) -> Iterator[Child]:
-    """``function(*arguments)`` in the current folder; killed at the end of the block.
+    """Run ``function(*arguments)`` in the current folder, and kill it after the block.
 
     Args:
-        function: of a module, and so are all of its arguments.
-        variables: of its environment, besides this process's.
+        function: a module's function; pickling requires the same of its arguments.
+        variables: environment variables to add.
     """
     reader, writer = FORKS.Pipe(duplex=False)
     given = (Path.cwd(), {**os.environ, **variables}, writer, function, arguments)
@@ -76,14 +75,14 @@ def _call(
 
 
 def run_module(name: str, *arguments: str) -> None:
-    """As ``python -m NAME``."""
+    """Run a module like ``python -m NAME``."""
     sys.modules.pop(name, None)
     sys.argv = [name, *arguments]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def run_stage(name: str, **variables: str) -> tuple[int, str]:
-    """The exit code of ``python -m stages.NAME`` in the current folder, and all that it printed."""
+    """Run ``python -m stages.NAME`` in the current folder; return its exit code and output."""
     with forked(run_module, f"stages.{name}", **variables) as child:
         printed = child.finish()
         return child.process.exitcode, printed

@@ -1,4 +1,4 @@
-"""What is costly to make and is only read: made once a session, by whichever worker comes first."""
+"""Creates expensive read-only folders once a session, in whichever worker comes first."""
 
 import fcntl
 import os
@@ -14,23 +14,23 @@ _GUARDED = '"$@" & while kill -0 "$0"; do sleep 1; done 2>/dev/null; kill $!'
 
 
 def begin() -> None:
-    """Choose the folder; the workers of xdist inherit it from the process that starts them."""
+    """Choose the base folder, which xdist's workers inherit from their parent process."""
     if _PLACE not in os.environ:
         os.environ[_PLACE] = tempfile.mkdtemp(prefix="ackd-tests-shared-")
         os.environ[_OWNER] = str(os.getpid())
 
 
 def end() -> None:
-    """Remove all that was made."""
+    """Remove all folders."""
     shutil.rmtree(os.environ[_PLACE], ignore_errors=True)
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
-    """The folder of this name, which every worker shares and none may change.
+    """Return the folder of this name, which all workers share and none may change.
 
     Args:
-        name: of the folder.
-        make: fills the folder, which is there and empty.
+        name: name of the folder.
+        make: fills the empty folder.
     """
     shared = Path(os.environ[_PLACE])
     folder, made, failed = shared / name, shared / f"{name}.made", shared / f"{name}.failed"
@@ -49,17 +49,17 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
 
 
 def keep_running(command: list[str], log: Path, env: Mapping[str, str]) -> None:
-    """Start a server that ends with the tests, however they end."""
+    """Start a server that stops with the tests, however these end."""
     guarded = ["sh", "-c", _GUARDED, os.environ[_OWNER], *command]
     with log.open("wb") as output:
         process = subprocess.Popen(
             guarded, env=env, stdout=output, stderr=output, start_new_session=True
         )
-    process.returncode = 0  # this worker may end before it, and does not wait for it
+    process.returncode = 0  # this worker may end first and does not wait
 
 
 def repository(folder: Path) -> Path:
-    """``git init`` and ``dvc init`` in a folder, which may have files already."""
+    """Run ``git init`` and ``dvc init`` in a folder, which may already have files."""
     shutil.copytree(once("repository", _init), folder, symlinks=True, dirs_exist_ok=True)
     return folder
 

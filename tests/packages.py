@@ -1,4 +1,4 @@
-"""Packages that a few tests need, fetched when these run; nothing of them lies in the project."""
+"""Fetches packages that a few tests need, when they run."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ _SECONDS = 120
 
 
 def run_or_skip(command: list[str], what: str, **settings: object) -> None:
-    """Run a program that fetches or builds ``what``; skip the test with its words if it fails."""
+    """Run a program that fetches or builds ``what``; if it fails, skip the test with its output."""
     try:
         process = subprocess.run(
             command,
@@ -31,7 +31,7 @@ def run_or_skip(command: list[str], what: str, **settings: object) -> None:
 
 
 def pip(*arguments: str, what: str) -> None:
-    """As :func:`run_or_skip`; wheels alone, since what builds itself may fetch anything."""
+    """Run pip like :func:`run_or_skip`, for wheels only, because builds may fetch anything."""
     verb, *rest = arguments
     options = ["--quiet", "--disable-pip-version-check", "--timeout=20", "--retries=1"]
     run_or_skip(

@@ -1,4 +1,4 @@
-"""What pages of docs tell to type, and a shell to type it in."""
+"""Extracts the commands in the docs, and runs them in a shell."""
 
 import contextlib
 import itertools
@@ -27,12 +27,12 @@ _INLINE = re.compile(rf"`((?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)})[\w-]* [^`]+)
 _ACKD = re.compile(r"(?:[A-Z_]+=\S+ )*ackd ")
 
 _TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
-_LONGEST = 500.0  # seconds, on a machine that has other work to do
+_LONGEST = 500.0  # seconds, on a busy machine
 
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """A folder with ``ackd`` and ``dvc`` as a shell finds them, of this code; first in PATH."""
+    """Put a folder with this code's ``ackd`` and ``dvc`` first in PATH."""
     folder = tmp_path / "programs"
     folder.mkdir()
     for name, command in (("ackd", [sys.executable, "-m", "pipeline.cli"]), ("dvc", warm_dvc())):
@@ -44,18 +44,18 @@ def programs(tmp_path, monkeypatch):
 
 
 def write_program(path: Path, lines: str) -> Path:
-    """A shell script that can be called."""
+    """Write an executable shell script."""
     path.write_text(f"#!/bin/sh\n{lines}\n")
     path.chmod(stat.S_IRWXU)
     return path
 
 
 def blocks(page: str, section: str) -> list[str]:
-    """The indented lines of a section, those that follow each other together.
+    """Return the indented blocks of a section.
 
     Args:
-        page: of docs.
-        section: how its title begins; "" is what stands before the first.
+        page: page of docs.
+        section: beginning of its title; "" for the text before the first.
     """
     [part] = [
         part
@@ -66,19 +66,19 @@ def blocks(page: str, section: str) -> list[str]:
 
 
 def sections(page: str) -> list[str]:
-    """The titles of all sections with indented lines; "" is what stands before the first."""
+    """Return the titles of all sections with indented lines; "" for the text before the first."""
     return [title for title, part in _sections(page) if _indented(part)]
 
 
 def inline(page: str) -> list[str]:
-    """The commands within sentences, sorted; a program's name alone is none."""
+    """Return the commands within sentences, sorted; a program's name alone does not count."""
     return sorted(set(_INLINE.findall(_text(page))))
 
 
 def type_in(folder: Path, lines: str, *replaced: tuple[str, str]) -> str:
-    """What the lines print, typed in the folder; each word to replace must occur.
+    """Run lines in the folder and return their output; each word to replace must occur.
 
-    ackd runs in this process, which has often imported what it needs.
+    ackd runs in this process, which may have imported most of it already.
     """
     typed = replace(lines, *replaced).replace("\\\n", "").splitlines()
     said = ""
@@ -116,7 +116,7 @@ def _type_in_shell(folder: Path, lines: str) -> str:
 
 
 def type_at_terminal(folder: Path, lines: str, *answers: tuple[str, str]) -> str:
-    """What a terminal shows; each answer is given as soon as its question stands there."""
+    """Run lines in a terminal, answer questions as they appear, and return what it shows."""
     process = subprocess.Popen(
         [sys.executable, "-c", _TERMINAL, "bash", "-e", "-c", lines],
         cwd=folder,
@@ -151,7 +151,7 @@ def replace(lines: str, *replaced: tuple[str, str]) -> str:
 
 
 def make_project(folder: Path, *stages: str) -> Path:
-    """A repository with this project's code, its parameters, and these stages of its chain."""
+    """Create a repository with this project's code and parameters, and some of its stages."""
     shutil.copytree(once("code", _copy_code), folder, symlinks=True)
     yaml = YAML()
     chain = yaml.load(ROOT / "dvc.yaml")
@@ -174,7 +174,7 @@ def _text(page: str) -> str:
 
 
 def _sections(page: str) -> list[tuple[str, str]]:
-    """Titles and all that is below them."""
+    """Yield titles and the text below them."""
     first, *rest = _text(page).split("\n## ")
     return [("", first), *((part.partition("\n")[0], part) for part in rest)]
 

@@ -1,6 +1,6 @@
-"""A phone for tests: an ``adb`` that runs the device's commands on this machine.
+"""A fake phone: an ``adb`` that runs the device's commands on this machine.
 
-It takes the calls of :mod:`stages.devices.adb_client`, and fails as the client 1.0.41 does.
+It accepts the calls of :mod:`stages.devices.adb_client`, and fails like adb 1.0.41.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ PROPERTIES = """\
 [ro.soc.manufacturer]: [Google]
 [ro.soc.model]: [Tensor G3]
 """
-# As Android 16 lists them: cached readings, then those of the sensors, then limits.
+# Listed like on Android 16: cached readings, then current ones, then limits.
 THERMAL = """\
 IsStatusOverride: false
 Thermal Status: {status}
@@ -37,7 +37,7 @@ Current cooling devices from HAL:
 Temperature static thresholds from HAL:
 \tTemperatureThreshold{{mType=3, mName=VIRTUAL-SKIN, mHotThrottlingThresholds=[NaN, 39.0, 43.0]}}
 """
-#: The folders of all phones are in {phones}, named by their serial numbers.
+#: {phones} has a folder for each phone, named by its serial number.
 _ADB = """\
 #!{python} -IS
 import os, shutil, subprocess, sys
@@ -85,7 +85,7 @@ _PROGRAMS = {
 
 
 class Phone:
-    """A device with the shell of this machine, and a folder for /data/local/tmp.
+    """A device with this machine's shell, and a folder for /data/local/tmp.
 
     Attributes:
         state_folder: files that its programs read and write: ``thermalservice``, ``properties``,
@@ -111,12 +111,12 @@ class Phone:
         (self.state_folder / name).write_text(text)
 
     def calls(self, program: str) -> list[str]:
-        """The arguments of each call of ``cmd`` or ``reverse``."""
+        """Return the arguments of each call of ``cmd`` or ``reverse``."""
         path = self.state_folder / program
         return path.read_text().splitlines() if path.exists() else []
 
     def attach(self, state: str = "device") -> None:
-        """Connect it to adb, where it may be ``unauthorized`` or ``offline``."""
+        """Connect the phone to adb, optionally as ``unauthorized`` or ``offline``."""
         (self._root / "attached").write_text(state)
 
     def unplug(self) -> None:
@@ -125,7 +125,7 @@ class Phone:
 
 @pytest.fixture
 def phones(tmp_path, monkeypatch):
-    """The folder of all phones, of which adb finds those that are attached."""
+    """The folder of all phones, of which adb lists the attached ones."""
     folder, programs = tmp_path / "phones", tmp_path / "adb"
     for path in (folder, programs):
         path.mkdir()
@@ -137,7 +137,7 @@ def phones(tmp_path, monkeypatch):
 
 @pytest.fixture
 def phone(phones):
-    """One that is attached."""
+    """An attached phone."""
     made = Phone(phones)
     made.attach()
     return made
@@ -145,7 +145,7 @@ def phone(phones):
 
 @contextlib.contextmanager
 def whoever_opens(phone: Phone, act: Callable[[str], None]) -> Iterator[None]:
-    """Have ``act`` do what the phone's browser does with the address that it is given."""
+    """Run ``act`` in place of the phone's browser when it receives an address."""
     given_up = threading.Event()
     opened = phone.state_folder / "opened"
 
@@ -154,7 +154,7 @@ def whoever_opens(phone: Phone, act: Callable[[str], None]) -> Iterator[None]:
             if opened.exists() and (address := opened.read_text()):
                 try:
                     act(address)
-                except OSError:  # nobody answers once the measurement has given up
+                except OSError:  # the measurement may have given up
                     if not given_up.wait(5):
                         raise
                 return

@@ -1,4 +1,4 @@
-"""A small project with results to share, and what it is shared through."""
+"""A small project with results to share, and the remotes to share them through."""
 
 import contextlib
 import os
@@ -67,7 +67,7 @@ def commit(project: Path) -> None:
 
 
 def _make_project(folder: Path) -> None:
-    """``folder/project`` with results, committed and pushed to ``folder/origin.git``."""
+    """Create ``folder/project`` with results, committed and pushed to ``folder/origin.git``."""
     project = folder / "project"
     (project / "artifacts").mkdir(parents=True)
     (project / "reports").mkdir()
@@ -93,7 +93,7 @@ def project(tmp_path, monkeypatch):
 
 
 def clone(project: Path) -> Path:
-    """Another checkout of what was pushed, with the settings that git does not carry."""
+    """Clone what was pushed, and copy the settings that are not in git."""
     elsewhere = project.parent / "elsewhere"
     git(project.parent, "clone", "--quiet", "origin.git", str(elsewhere))
     if (local := project / ".dvc/config.local").exists():
@@ -102,7 +102,7 @@ def clone(project: Path) -> Path:
 
 
 def assert_up_to_date(folder: Path) -> None:
-    """Nothing is to be done, and the data are those of the project."""
+    """Check that nothing would run, and that the data equal the project's."""
     assert "Data and pipelines are up to date." in dvc(folder, "status")
     assert "Running stage" not in dvc(folder, "repro", "--dry")
 

@@ -1,4 +1,4 @@
-"""Data as ``prepare_data`` leaves them, of images that a test makes."""
+"""Writes a test's images in the format of ``prepare_data``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ def write_splits(
     mean: Sequence[float] = (0.5, 0.4, 0.3),
     std: Sequence[float] = (0.25, 0.2, 0.1),
 ) -> DataSet:
-    """Images ``[N, H, H, 3]`` by split, of which each class has every so many.
+    """Write images ``[N, H, H, 3]`` by split, with cyclic labels.
 
-    The size is that of the test images; training images that are larger have a margin.
+    The test images determine the size; larger training images have a margin.
     """
     folder.mkdir(parents=True, exist_ok=True)
     described: dict[str, dict[str, int | str]] = {}

@@ -1,4 +1,4 @@
-"""A real sshd on loopback with keys of its own, and a client that knows no others."""
+"""Runs sshd on loopback with its own keys, and a client that only knows these."""
 
 import contextlib
 import getpass
@@ -23,11 +23,11 @@ needs_sshd = pytest.mark.skipif(
 
 @dataclass
 class Sshd:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         folder: of its keys and of the client's files.
-        process: of the server itself; each connection has processes of its own.
+        process: the server's process; each connection has its own processes.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Sshd:
 
     @property
     def fingerprint(self) -> str:
-        """As ssh-keygen says on the device, of the key's own file."""
+        """Return the fingerprint that ssh-keygen prints on the device for the key's file."""
         key = self.folder / "host_key.pub"
         told = subprocess.run(
             ["ssh-keygen", "-lf", str(key)], capture_output=True, text=True, check=True
@@ -52,7 +52,7 @@ class Sshd:
         return f"ssh://{user}@127.0.0.1:{self.port}{folder}?python={sys.executable}{query}"
 
     def trust(self) -> None:
-        """As after a first visit."""
+        """Let the client know the server's key, as after a first connection."""
         key = (self.folder / "host_key.pub").read_text().split()[:2]
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {' '.join(key)}\n")
 
@@ -71,13 +71,13 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(folder: Path, port: int | None = None, home: Path | None = None) -> Iterator[Sshd]:
-    """A server whose keys are in ``folder``; they are made where there are none.
+    """Run a server with the keys in ``folder``, which are created if missing.
 
     Args:
         folder: of its keys and of the client's files.
-        port: None takes a free one.
-        home: where sessions begin in place of the user's own, with the keys that it lets in, and
-            with this Python as ``python3``.
+        port: by default a free one.
+        home: home folder of sessions, with the accepted keys and this Python as ``python3``; by
+            default the user's own.
     """
     assert SSHD is not None
     port = port or free_port()
@@ -106,10 +106,10 @@ def running(folder: Path, port: int | None = None, home: Path | None = None) -> 
         session.chmod(0o755)
         with (folder / "sshd_config").open("a") as config:
             config.write(f"ForceCommand {session}\n")
-    if os.getuid() == 0:  # sshd gives privileges up in it
+    if os.getuid() == 0:  # sshd drops its privileges in it
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     end = time.monotonic() + 20
-    while _listens(port) and time.monotonic() < end:  # what was stopped may still hold the port
+    while _listens(port) and time.monotonic() < end:  # the stopped server may still hold the port
         time.sleep(0.05)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
@@ -140,7 +140,7 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture
 def sshd(tmp_path, monkeypatch):
-    """A server that the client has never visited."""
+    """A server whose key the client does not know."""
     folder = tmp_path / "sshd"
     folder.mkdir()
     with running(folder) as server:

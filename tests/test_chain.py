@@ -1,4 +1,4 @@
-"""The whole chain by `dvc repro`, on the embedded digits with a small schedule."""
+"""Run the whole chain with `dvc repro` on the embedded digits, with a small schedule."""
 
 import csv
 import hashlib
@@ -51,7 +51,7 @@ def change(root: Path, **sections: dict[str, Any]) -> None:
 
 
 def write_project(root: Path) -> None:
-    """This project's code with small parameters, as it is after a clone, started quickly."""
+    """Copy this project's code as a clone has it, with small parameters and a warm Python."""
     files = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout
     for name in files.splitlines():
         made = name.startswith(("reports/", "dvc.lock")) and "reports/devices/" not in name
@@ -63,7 +63,7 @@ def write_project(root: Path) -> None:
 
 
 def repro(root: Path, *arguments: str, check: bool = True) -> tuple[list[str], str]:
-    """The stages that ran, and all that was printed."""
+    """Run ``dvc repro``; return the stages that ran, and the output."""
     done = call(root, "dvc", "repro", *arguments, check=check)
     return re.findall(r"Running stage '(\w+)'", done.stdout), done.stdout + done.stderr
 
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_it_ends_with_a_report_and_a_bundle_that_proves_itself(chain, tmp_path):
+def test_it_ends_with_a_report_and_a_verifiable_bundle(chain, tmp_path):
     summary = read(chain / "reports/summary.json")
     assert summary["student"]["network"] == "resnet8"
     assert summary["student"]["accuracy"] > 0.15
@@ -112,7 +112,7 @@ def test_it_ends_with_a_report_and_a_bundle_that_proves_itself(chain, tmp_path):
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_a_second_run_asks_only_what_there_is_with_and_without_data(copy, tmp_path):
+def test_a_second_run_only_identifies_inputs_and_device(copy, tmp_path):
     ran, _ = repro(copy)
     assert set(ran) == {"identify_device", "identify_inputs"}
     assert call(copy, "git", "status", "--porcelain").stdout == ""
@@ -121,7 +121,7 @@ def test_a_second_run_asks_only_what_there_is_with_and_without_data(copy, tmp_pa
     assert set(ran) == {"identify_device", "identify_inputs"}
 
 
-def test_another_process_makes_the_same_bytes_elsewhere(chain, tmp_path):
+def test_results_are_identical_in_another_folder_and_process(chain, tmp_path):
     write_project(tmp_path)
     lines = ["from stages.params import load_params"]
     for stage in TO_EXPORT:
@@ -154,7 +154,7 @@ def test_an_experiment_with_another_method_does_not_train_the_teacher_again(copy
     assert {name: export["status"] for name, export in summary["exports"].items()} == {
         "fp32": "passed"
     }
-    # What a DVC user asks next.
+    # Typical next commands of DVC users.
     assert re.search(r"distill\.epochs\s+3\s+2", call(copy, "dvc", "params", "diff").stdout)
     assert "reports/summary.json" in call(copy, "dvc", "metrics", "diff").stdout
     assert "reports/distill/metrics.json" in call(copy, "dvc", "metrics", "show").stdout
@@ -162,8 +162,8 @@ def test_an_experiment_with_another_method_does_not_train_the_teacher_again(copy
     assert "Validation accuracy" in (copy / "dvc_plots/index.html").read_text()
 
 
-def test_trainings_are_restored_rather_than_repeated(copy):
-    # They write to git as well, what DVC may put beside its cache.
+def test_trainings_are_restored_from_the_run_cache(copy):
+    # DVC also restores their metrics and plots, which are in git.
     stages = TO_EXPORT[:4]
     reports = [copy / "reports/data.json", *copy.glob("reports/*/metrics.json")]
     assert len(reports) == 4
@@ -186,7 +186,7 @@ def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy):
     assert ran[2:] == ["report", "gate", "package"]
     devices = read(copy / "reports/summary.json")["devices"]
     assert list(devices) == ["local:", url]
-    # How good int8 is depends on the processor: on x86 without VNNI it may fail.
+    # int8 may fail on x86 processors without VNNI.
     assert devices[url]["exports"]["fp32"]["status"] == "passed"
     assert devices[url]["exports"].keys() == devices["local:"]["exports"].keys()
     assert (copy / "artifacts/bundle.tar.gz").read_bytes() == before
@@ -208,7 +208,7 @@ def test_a_changed_export_is_made_again(copy):
     good = file.read_bytes()
     file.chmod(0o644)
     file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    # Asked directly, the stage names the file; DVC notices by itself and restores it.
+    # The stage names the changed file; DVC notices and restores it.
     done = call(copy, sys.executable, "-m", "stages.validate", check=False)
     assert done.returncode == 1
     assert "fp32.static.onnx" in done.stderr

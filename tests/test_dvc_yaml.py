@@ -1,4 +1,4 @@
-"""dvc.yaml says what the code does: the files and the parameters that a stage depends on."""
+"""dvc.yaml lists exactly the files that each stage depends on."""
 
 import tomllib
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages.sections.methods import Distill
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
-# What decides no result, or by params.yaml alone: DVC tracks the parameters themselves.
+# Code that does not affect results, or only through params.yaml, which DVC tracks.
 PLUMBING = {
     "models/errors.py",
     "stages/checkpoints",
@@ -31,7 +31,7 @@ PLUMBING = {
 METHOD = "models/distillers/${distill.method}.py"
 _NAMES = get_args(Distill.model_fields["method"].annotation)
 METHODS = {f"models/distillers/{name}.py" for name in _NAMES}
-# What no import leads to: methods and devices by their names, processes, files that are read.
+# Not imported: methods and devices selected by name, other processes, files that are read.
 BY_NAME: dict[str, set[str]] = {
     "train_teacher": {"models/distillers/scratch.py"},
     "train_proxy": {"models/distillers/scratch.py", "models/distillers/kd.py"},
@@ -43,7 +43,7 @@ BY_NAME: dict[str, set[str]] = {
     "report": {f"stages/report_page/{name}" for name in ("page.html", "macros.html", "style.css")},
     "package": {"stages/bundle/card.md.jinja", "stages/devices/runner.py"},
 }
-# What a stage has no use for, of a folder that it depends on.
+# Files that a stage does not use of a folder that it depends on.
 UNUSED = {
     "validate": {"stages/runtimes/litert_runtime.py"},
 }
@@ -51,16 +51,16 @@ UNUSED = {
 
 @pytest.fixture(scope="module")
 def graph():
-    """What imports what at run time, at any level of indentation."""
+    """Return the graph of all run-time imports, at any level of indentation."""
     graph = grimp.build_graph(
         "models", "stages", exclude_type_checking_imports=True, cache_dir=None
     )
-    graph.remove_module("stages.preflight")  # it refuses, and leaves no result
+    graph.remove_module("stages.preflight")  # rejects parameters but affects no result
     return graph
 
 
 def code_of(stage: str, graph: grimp.ImportGraph) -> set[str]:
-    """The files that a stage runs or reads of this project's code, packages' own files apart."""
+    """Return the files of this project that a stage runs or reads, except ``__init__.py``."""
     start = {f"stages/{stage}.py"} | BY_NAME.get(stage, set())
     modules = {path[:-3].replace("/", ".") for path in start if path.endswith(".py")}
     imported = {up for module in modules for up in graph.find_upstream_modules(module)}
@@ -69,7 +69,7 @@ def code_of(stage: str, graph: grimp.ImportGraph) -> set[str]:
 
 
 def files_in(place: str) -> set[str]:
-    """A file, or those of a folder, packages' own apart."""
+    """Return a file, or the files of a folder, except ``__init__.py``."""
     if place == METHOD:
         return METHODS
     if (ROOT / place).is_file():
@@ -92,7 +92,7 @@ def test_the_stages_are_those_that_meet_only_through_their_files():
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(name, graph):
+def test_a_stage_depends_on_exactly_the_code_that_it_runs(name, graph):
     places = [dep for dep in STAGES[name]["deps"] if dep.startswith(("models/", "stages/"))]
     declared = [files_in(place) for place in places]
     plumbing = set().union(*map(files_in, PLUMBING))
@@ -106,13 +106,13 @@ def test_a_stage_depends_on_the_code_that_it_runs_and_no_more(name, graph):
 
 
 @pytest.mark.parametrize("name", ["prepare_data", "train_teacher", "train_proxy", "distill"])
-def test_the_run_cache_takes_what_takes_long(name):
-    # DVC keeps no run of a stage that leaves something in git which is no metric and no plot.
-    # Without it a sweep would train the teacher for each experiment.
+def test_the_run_cache_keeps_trainings(name):
+    # DVC's run cache skips stages with uncached outputs other than metrics and plots. Without the
+    # run cache, a sweep would train the teacher for each experiment.
     assert all(isinstance(out, str) for out in STAGES[name]["outs"])
 
 
-def test_every_dependency_is_there_or_some_stages_output():
+def test_every_dependency_exists_or_is_an_output():
     made = set()
     for stage in STAGES.values():
         for kind in ("outs", "metrics", "plots"):
@@ -132,6 +132,6 @@ def flat(content: dict, prefix: str = "") -> set[str]:
 
 
 def test_params_yaml_is_valid_and_has_every_key():
-    # A key that is left out would take its default from the code, where DVC does not see a change.
+    # DVC would not notice a changed default of a missing key.
     content = load_params(ROOT / "params.yaml").model_dump(by_alias=True)
     assert flat(YAML(typ="safe").load(ROOT / "params.yaml")) == flat(content)

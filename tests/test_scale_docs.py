@@ -1,4 +1,4 @@
-"""docs/scale.md: its presets are accepted, and its examples run with stand-ins for a cluster."""
+"""docs/scale.md: its presets are valid, and its examples run with stand-ins for a cluster."""
 
 import os
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 SLURM = ROOT / "docs/examples/slurm.sbatch"
 
-# Runs until it is stopped, which takes it a moment.
+# Runs until it is stopped, and takes a moment to stop.
 STAND_IN = """\
 #!/bin/bash
 echo "$@" >> "$CALLS"
@@ -48,7 +48,7 @@ def test_its_presets_and_settings_are_accepted(tmp_path, monkeypatch):
 
 
 def container() -> dict[str, Any]:
-    """That of the Kubernetes Job, all of whose volumes and variables are there."""
+    """Return the container of the Kubernetes Job after checking its volumes and variables."""
     volume, job = YAML(typ="safe").load_all(ROOT / "docs/examples/kubernetes.yaml")
     assert (volume["kind"], job["kind"]) == ("PersistentVolumeClaim", "Job")
     pod = job["spec"]["template"]["spec"]
@@ -66,7 +66,7 @@ def container() -> dict[str, Any]:
     ("ends", "stopped", "code"), [("0", False, 0), ("1", False, 1), ("", True, 130)]
 )
 @pytest.mark.parametrize("example", ["slurm", "kubernetes"])
-def test_a_script_waits_stops_and_goes_on_only_with_what_is_whole(
+def test_scripts_wait_for_stopping_runs_and_push_only_complete_ones(
     example, ends, stopped, code, tmp_path
 ):
     programs, calls = tmp_path / "programs", tmp_path / "calls"

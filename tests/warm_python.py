@@ -1,6 +1,6 @@
-"""Stages and commands of dvc that start at once, as forks of a process that has imported them.
+"""Forks stages and dvc commands from a process that has imported them, so they start at once.
 
-``python -m stages.NAME`` takes some seconds for its imports, which are paid once here.
+``python -m stages.NAME`` would spend some seconds on imports each time.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from tests.once import keep_running, once
 FORK = multiprocessing.get_context("fork")
 _STAGES = ["prepare_data", "train_teacher", "train_proxy", "distill", "prune", "export_onnx"]
 _STAGES += ["validate", "profile_latency", "analyze", "report", "gate", "package"]
-# What they import when they need it.
+# Their lazy imports.
 _LATE = ["accelerate", "onnxscript", "onnxruntime", "scipy.stats", "stages.data.sources.digits"]
 _LATE += ["matplotlib.pyplot", "stages.preflight", "dvc.cli.parser", "dvc.repo.reproduce"]
 _CLIENT = """\
@@ -35,7 +35,7 @@ sys.exit(code[0] if code else 1)
 
 
 def warm_python() -> Path:
-    """What runs ``-m stages.NAME`` and ``-m dvc`` as ``python`` would."""
+    """Create a program that runs ``-m stages.NAME`` and ``-m dvc`` like ``python``."""
 
     def make(folder: Path) -> None:
         address = str(folder / "socket")
@@ -53,7 +53,7 @@ def warm_python() -> Path:
 
 
 def warm_dvc(*arguments: str) -> list[str]:
-    """A command of dvc."""
+    """Run a dvc command."""
     return [str(warm_python()), "-m", "dvc", *arguments]
 
 
@@ -61,13 +61,13 @@ def _serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{address}.new")
         listener.listen(64)
-        Path(f"{address}.new").rename(address)  # whoever connects waits for the imports
+        Path(f"{address}.new").rename(address)  # clients wait until the imports are done
         _import_all()
         while True:
             connection, _ = listener.accept()
             FORK.Process(target=_answer, args=(connection,)).start()
             connection.close()
-            FORK.active_children()  # waits for those that have ended
+            FORK.active_children()  # reaps finished forks
 
 
 def _import_all() -> None:
@@ -79,7 +79,7 @@ def _import_all() -> None:
 
     for name in [*_LATE, *(f"stages.{name}" for name in _STAGES)]:
         importlib.import_module(name)
-    # An export imports much more. Threads that it starts would be missing in the forks.
+    # An export imports much more. Use one thread, because forks would lack the others.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng():
@@ -89,7 +89,7 @@ def _import_all() -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    """Run what is asked in another fork, and send its exit code."""
+    """Run the requested command in a fork, and send its exit code."""
     _, files, _, _ = socket.recv_fds(connection, 1, 3)
     asked = json.loads(connection.makefile().readline())
     process = FORK.Process(target=_run, args=(files, *asked))
@@ -114,7 +114,7 @@ def _run(files: list[int], folder: str, variables: dict[str, str], arguments: li
 
     torch.set_num_threads(torch.get_num_threads())
     name, *rest = arguments
-    # The package itself stays, as its modules are imported.
+    # Keep the package, because its modules are imported.
     run_module("dvc.__main__" if name == "dvc" else name, *rest)
 
 

@@ -17,7 +17,7 @@ COUNT, CLASSES, SIZE = 102, 6, 32
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
-    """Noise, as prepare_data would leave it."""
+    """Write random images in the format of prepare_data."""
     folder = tmp_path_factory.mktemp("benchmark-data")
     random = np.random.default_rng(0)
     shape = (COUNT, SIZE, SIZE, 3)
@@ -28,14 +28,14 @@ def data_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def weights(data_folder, tmp_path_factory):
-    """The folder of a pair's weights, and what is known of it."""
+    """Return the folder with a pair's weights, and its description."""
     folder = tmp_path_factory.mktemp("benchmark-weights")
     return folder, write_pair("resnet14", "resnet8", str(data_folder), str(folder))
 
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
-    """A page of docs in the current folder, with room for every table."""
+    """Write a page of docs with markers for every table to the current folder."""
     monkeypatch.chdir(tmp_path)
     DOCS.mkdir()
     names = ("plan", "edge", "gpu", "overhead", "training")
@@ -45,7 +45,7 @@ def page(tmp_path, monkeypatch):
 
 @pytest.fixture
 def forked_stages(monkeypatch):
-    """What a study starts begins at once: stages are forked, not started."""
+    """Fork stages instead of starting them, so that they begin at once."""
 
     def run(command: list[str], cwd: Path, env: dict[str, str], check: bool) -> None:
         assert check

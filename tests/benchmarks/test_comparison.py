@@ -1,4 +1,4 @@
-"""A small study by the real stages, and its arithmetic against figures worked out by hand."""
+"""Run a small study with the real stages; compare its arithmetic with results by hand."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_a_study_is_trained_once_and_becomes_a_table(page, capfd, monkeypatch):
     plan.write_text(PLAN)
 
     def compare() -> list[str]:
-        """The trainings that ran."""
+        """Run the comparison and return the trainings that ran."""
         comparison.main(plan, "digits", Path("work").absolute())
         shown = capfd.readouterr().out.splitlines()
         return [line.split(":")[0] for line in shown if ", seed " in line]
@@ -74,7 +74,7 @@ def test_a_peer_that_measures_its_speed_is_compared_in_it():
     assert "| timm's train.py | 40.00 | 40.00 to 40.00 (1 seed) | 10.0 |  |" in text
 
 
-def test_the_loop_of_a_peer_trains_its_variant(page, monkeypatch):
+def test_a_variant_may_be_trained_by_the_loop_of_a_peer(page, monkeypatch):
     def run(study: Study, module: str, params: object, *arguments: str) -> None:
         ran.append((module, *arguments))
         for file in ("repdistiller.json", "reports/distill/metrics.json"):

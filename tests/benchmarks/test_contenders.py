@@ -1,4 +1,4 @@
-"""Each contender's own loop, at the clock's pace."""
+"""Each contender's own training loop, timed by the common clock."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def task(data_folder, weights):
 
 
 def measured(train: Any, capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
-    """What a contender prints before it ends: of two steps after three."""
+    """Return what a contender prints after three warm-up steps and two timed ones."""
     with pytest.raises(SystemExit):
         train(options.pop("task"), Clock(0.0), **options)
     found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -40,7 +40,7 @@ def measured(train: Any, capsys: pytest.CaptureFixture[str], **options: Any) -> 
     return found
 
 
-def test_the_clock_counts_what_comes_after_the_warm_up(capsys):
+def test_the_clock_starts_after_the_warm_up(capsys):
     def train(_task: None, clock: Clock) -> None:
         for _ in clock.pace(range(100), lambda number: 10.0 * number):
             pass
@@ -66,7 +66,7 @@ def test_the_limit_counts_operations(task, monkeypatch, capsys):
     assert measured(processor.train, capsys, task=chosen)["amount"] == 2 * 2 * 16**3
 
 
-def test_contenders_have_the_same_weights_whose_logits_are_sane(task, weights):
+def test_contenders_start_with_the_same_sane_weights(task, weights):
     teacher, student = load_pair(task)
     with torch.no_grad():
         assert float(teacher.eval()(torch.randn(4, 3, SIZE, SIZE)).abs().max()) < 1000
@@ -84,7 +84,7 @@ def test_contenders_have_the_same_weights_whose_logits_are_sane(task, weights):
     assert 1.5 * macs["kd"] < macs["ackd"] < 3 * macs["kd"]
 
 
-#: In the place of timm's train.py: it takes the same flags, and shows what they lead to.
+#: Replaces timm's train.py: takes the same flags, and prints what they select.
 STAND_IN = """
 import csv, json, sys
 from pathlib import Path

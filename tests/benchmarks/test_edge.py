@@ -1,4 +1,4 @@
-"""A small student, really exported and validated, by every way; and folders that are no such."""
+"""Compare the ways to export a small student; reject folders without a finished one."""
 
 import shutil
 from pathlib import Path
@@ -25,13 +25,13 @@ PARAMS = Params.model_validate({"validate": {"batch_sizes": [1, 3, 8], "tensorrt
 
 @pytest.fixture(scope="session")
 def finished():
-    """A project's root after its stage validate; not to be written to."""
+    """A project after its stage validate; read-only."""
     return made_once("validated", lambda: validate.main(PARAMS), exported())
 
 
 @pytest.fixture
 def project(finished, tmp_path):
-    """A copy to write to."""
+    """A writable copy of :func:`finished`."""
     return Path(shutil.copytree(finished, tmp_path / "project"))
 
 
@@ -50,7 +50,7 @@ def browser_row(precision: str, digest: str, **changes: Any) -> dict[str, Any]:
 
 
 def measure_in_browser(project: Path, digest: str | None = None) -> None:
-    """What `ackd probe` would have kept; of other models where ``digest`` is given."""
+    """Write the results of `ackd probe`, for other models if ``digest`` is given."""
     files = read_json(project / "artifacts/onnx/model.json")["files"]
     fp32, int8 = (digest or files[p]["static"]["sha256"] for p in ("fp32", "int8_u8s8"))
     rows = [
@@ -140,7 +140,7 @@ def test_a_plain_export_has_floats_and_a_free_batch(finished, tmp_path):
         (2.5, 0.0, "cosine 0.2 is below 0.95", False, True),
     ],
 )
-def test_int8_is_to_be_quick_and_right(speedup, drop, reason, holds, fast):
+def test_int8_must_be_fast_and_accurate(speedup, drop, reason, holds, fast):
     right = {"reason": None, "samples_p50_ms": [2.0, 1.0]}
     int8 = {"speedup": {"median": speedup}, "drop": drop, "drop_low": drop, "drop_high": drop}
     rows = dict.fromkeys(("plain", "plain_bytes", "fp32"), right)
@@ -184,7 +184,7 @@ def with_another_student(project: Path) -> None:
         (without_a_row, "has no validated fp16; add to export.precisions"),
     ],
 )
-def test_a_folder_that_is_no_finished_project_is_refused(project, spoil, message):
+def test_an_unfinished_project_is_refused(project, spoil, message):
     spoil(project)
     with pytest.raises(InputError, match=message) as error:
         read_student(project)

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, small and on the CPU, by the same code."""
+"""Run the GPU benchmark on the CPU with small settings."""
 
 import dataclasses
 import os
@@ -26,7 +26,7 @@ from stages.files import read_json, write_csv
 from stages.sections.methods import Distill
 from tests.forked import FORKS
 
-#: What a machine with a GPU and a few small wheels has, of the distributions that we depend on.
+#: Our dependencies that a GPU machine has, with a few small wheels.
 THERE = {"torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy", "psutil"}
 THERE |= {"huggingface-hub", "packaging", "pydantic", "ruamel.yaml", "typer", "rich", "networkx"}
 MODULES = {"scikit-learn": "sklearn", "cyclonedx-python-lib": "cyclonedx"}
@@ -50,7 +50,7 @@ def test_the_command_measures_all_parts_and_writes_json_and_page(
     monkeypatch.setattr(gpu, "gpu", lambda: device)
     monkeypatch.setattr(gpu, "Plan", lambda *_: plan)
     parts = {name: (part, 300.0) for name, (part, _) in gpu.PARTS.items()}
-    # Processes of processes would each import torch anew; the next test has this part.
+    # Nested processes would each import torch; the next test covers this part.
     monkeypatch.setattr(gpu, "PARTS", parts | {"repeats": (fails, 300.0)})
     monkeypatch.setattr(gpu, "SPEED_SECONDS", 300.0)
     gpu.main()
@@ -76,7 +76,7 @@ def test_the_command_measures_all_parts_and_writes_json_and_page(
 
 
 @pytest.mark.usefixtures("page")
-def test_runs_of_one_seed_leave_the_same_bytes_killed_or_not(plan: Plan) -> None:
+def test_runs_with_one_seed_are_identical_even_if_killed(plan: Plan) -> None:
     same = {"second run": "same bytes", "killed and resumed": "same bytes"}
     assert list(repeats(plan)) == [{"title": "KD"} | same, {"title": "ACKD"} | same]
 
@@ -86,7 +86,7 @@ def test_the_budget_is_below_eight_minutes() -> None:
     assert sum(seconds for _, seconds in planned.values()) < 480 - 10  # the command's own start
 
 
-def test_it_imports_what_a_training_needs_and_no_more() -> None:
+def test_it_imports_only_what_a_training_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {line.split(">")[0].split("<")[0].split("[")[0] for line in project["dependencies"]}
     absent = {MODULES.get(name, name.replace("-", "_")) for name in names - THERE}
@@ -131,7 +131,7 @@ def test_without_a_gpu_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> Non
         gpu.main()
 
 
-def test_students_at_once_are_added_up() -> None:
+def test_throughputs_of_parallel_students_are_added() -> None:
     task = Task("tests.benchmarks.fake", "", "", "", "", 3, 4, 0.0)
     found = at_once(task, 2)
     assert found["steps"] == 2 * 2

@@ -1,4 +1,4 @@
-"""What is measured are real runs of dvc; the flow has tests of its own, and a server to start."""
+"""Measure real dvc runs; the flow, which needs a server, is tested elsewhere."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_a_round_of_real_runs_becomes_a_table(page, capsys):
     assert row in capsys.readouterr().out
 
 
-def test_a_run_that_fails_is_named_with_its_last_words(tmp_path):
+def test_a_failed_run_is_named_with_its_last_line(tmp_path):
     overhead.make_chain(tmp_path, 1)
     with pytest.raises(overhead.InputError, match="`dvc repro` failed: .*f0"):
         overhead.seconds("dvc", tmp_path, {})

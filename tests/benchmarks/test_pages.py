@@ -1,4 +1,4 @@
-"""The pages show what the files of results hold, as the commands write it."""
+"""The pages show the tables that the commands generate from the result files."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from stages.params import read_yaml
 
 
 def section(name: str) -> str:
-    """What stands between the marker lines, in whichever page has them."""
+    """Return the text between the marker lines, in whichever page has them."""
     begin, end = markers(name)
     pages = (page.read_text(encoding="utf-8") for page in (ROOT / DOCS).glob("*.md"))
     (rest,) = (text.partition(begin)[2] for text in pages if begin in text)

@@ -1,4 +1,4 @@
-"""Weights under the names of others, and the plan that they go into."""
+"""Convert weights with other libraries' names, and plan trainings with them."""
 
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,6 @@ def test_weights_under_other_names_become_timms(tmp_path, monkeypatch):
     (name, plan, *_), more = ran[-1]
     assert (name, more["checkout"]) == ("photos_timm", str(tmp_path))
     assert "unlabeled" not in plan["params"]["data"]
-    # From the same teacher, which is trained once.
+    # Both have the same teacher, which is trained once.
     same = read_yaml(Path("benchmarks/comparisons/photos.yaml"))["params"]["teacher"]
     assert plan["params"]["teacher"] == same

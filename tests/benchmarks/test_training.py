@@ -1,4 +1,4 @@
-"""Who is compared, what is computed from it, and what is written."""
+"""The training benchmark: contenders, computed ratios and written results."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from stages.files import read_json
 from stages.machine import cores
 
 FAKE = "tests.benchmarks.fake"
-PEER = f"repdistiller_{training.WORKERS[0]}"  # by the cores of this machine
+PEER = f"repdistiller_{training.WORKERS[0]}"  # depends on this machine's cores
 MACS = {"teacher": 250.0, "kd": 100.0, "ackd": 200.0}
 
 
@@ -26,7 +26,7 @@ def rounds(*rates: float, waited: float = 0.0) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def measured():
-    """Two rounds; the second is half as fast for all."""
+    """Two rounds, the second at half speed for all."""
     found = {
         "limit_fp32": rounds(2e6, 1e6),
         "limit_bf16": rounds(4e6, 2e6),
@@ -43,7 +43,7 @@ def measured():
 
 @pytest.fixture
 def checkout(tmp_path):
-    """What passes for one, as nothing is imported from it."""
+    """A fake checkout, from which nothing is imported."""
     (tmp_path / "rep/helper").mkdir(parents=True)
     (tmp_path / "rep/helper/loops.py").touch()
     return tmp_path / "rep"
@@ -63,7 +63,7 @@ def test_ratios_are_taken_round_by_round(measured):
     assert compiled == {"median": 4.0, "min": 4.0, "max": 4.0}
 
 
-def test_a_row_has_the_share_of_its_precisions_limit(measured, checkout):
+def test_a_row_states_its_fraction_of_the_precisions_limit(measured, checkout):
     every = training.contenders(str(checkout)).items()
     rows = {key: row for key, row in every if key in measured}
     facts = {"macs": MACS, "precision": "bf16"}
@@ -116,7 +116,7 @@ def test_a_mistake_is_one_sentence(tmp_path, data_folder, checkout):
             training.main(where, [pair], data)
 
 
-def test_a_contender_that_fails_is_named_with_its_last_words(tmp_path):
+def test_a_failed_contender_is_named_with_its_last_line(tmp_path):
     task = Task(FAKE, "", "", "", "", 3, 4, 0.0, {"fails": True})
     with pytest.raises(InputError, match="the fake failed: RuntimeError: the fake is broken"):
         training.run_contender("the fake", task, tmp_path)

@@ -1,4 +1,4 @@
-"""Networks on disk: equal bytes for equal networks, and a sentence for everything that is wrong."""
+"""Networks on disk: equal networks give equal bytes, and errors are one sentence."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""Auxiliary learners: what they cost, what they share, and that they leave no trace."""
+"""Auxiliary learners: their cost, their sharing, and their removal without a trace."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_the_trunk_is_computed_once():
     assert calls == ["conv1", "layer1", "layer2", "layer3"]
 
 
-def test_learners_are_fresh_and_unlike_each_other():
+def test_learners_are_initialised_independently():
     target = models.build("resnet8", 7)
     learners = Learners(target, ["D3B1", "D3B1"])
     first, second = (tail.layer3[0].conv1.weight for tail in learners)
@@ -63,7 +63,7 @@ def test_a_code_that_does_not_fit_is_refused(code):
         Learners(models.build("resnet8", 7), [code])
 
 
-def test_a_teacher_tail_behind_the_teachers_own_trunk_is_the_teacher():
+def test_a_teacher_tail_on_the_teachers_trunk_equals_the_teacher():
     teacher = settled("resnet20")
     learners = Learners(teacher, ["D3T", "D1T"], teacher, 32).eval()
     features = teacher.features(torch.randn(4, 3, 32, 32))
@@ -81,7 +81,7 @@ def test_a_teacher_tail_teaches_the_trunk_and_is_frozen():
     assert target.layer3[0].conv1.weight.grad is None
     assert all(p.grad is None and not p.requires_grad for p in learners.parameters())
     assert all(p.requires_grad for p in teacher.parameters())
-    # Nor do the statistics of its BatchNorms move.
+    # Its BatchNorm statistics do not change either.
     assert all(torch.equal(t, before[name]) for name, t in learners.state_dict().items())
 
 
@@ -109,11 +109,11 @@ def test_a_teacher_whose_stages_do_not_fit_is_refused():
         Learners(models.build("resnet18", 7), ["D4T"], other, 32)
 
 
-def test_written_and_read_again(tmp_path):
+def test_saved_learners_load_unchanged(tmp_path):
     target = models.build("wrn_16_1", 7)
     learners = Learners(target, ["D3B1", "D3T"], settled("wrn_16_2"), 32)
     group = LearnerGroup(target, learners)
-    group.train()(torch.randn(4, 3, 32, 32))  # moves the running statistics
+    group.train()(torch.randn(4, 3, 32, 32))  # updates the running statistics
     group.eval()
     whole = nn.ModuleDict({"student": group.target, "learners": group.learners})
     header = {"network": "wrn_16_1", "num_classes": 7, "learners": learners.names}
@@ -129,7 +129,7 @@ def test_written_and_read_again(tmp_path):
 
 
 def settled(name: str) -> Backbone:
-    """A network whose statistics are unlike the initial ones, in eval mode."""
+    """Build a network with statistics that differ from the initial ones, in eval mode."""
     network = models.build(name, 7)
     settle(network)
     return network.eval()

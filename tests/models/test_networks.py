@@ -1,4 +1,4 @@
-"""The networks are those of the public zoos: their sizes, costs, names and shapes."""
+"""The networks match those of public zoos in size, cost, names and shapes."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ IMAGENET = {
 def test_size_cost_and_shapes(name):
     parameters, macs, keys, stages, width = (TABLE | IMAGENET)[name]
     size, classes = (224, 1000) if name in IMAGENET else (32, 100)
-    with torch.device("meta"):  # shapes alone, at once
+    with torch.device("meta"):  # computes shapes only
         network = models.build(name, classes).eval()
         features = network.features(torch.zeros(2, 3, size, size))
     assert count_parameters(network) == parameters
@@ -71,12 +71,12 @@ def test_state_dict_names_of_the_zoos():
         " block1.layer.0.convShortcut.weight bn1.running_var",
     }.items():
         assert set(keys.split()) <= set(models.build(name, 100).state_dict())
-    # With width 1 the first stage changes no channels and has no shortcut.
+    # With width 1, the first stage keeps the channels and needs no shortcut convolution.
     assert "block1.layer.0.convShortcut.weight" not in models.build("wrn_40_1", 100).state_dict()
 
 
 def conv_bn(conv: str, bn: str, out: int, into: int, kernel: int) -> dict[str, tuple[int, ...]]:
-    """What the zoos' files hold of a convolution and the BatchNorm after it."""
+    """Return the zoos' entries for a convolution and its BatchNorm."""
     statistics = ("weight", "bias", "running_mean", "running_var")
     return {
         f"{conv}.weight": (out, into, kernel, kernel),
@@ -86,7 +86,7 @@ def conv_bn(conv: str, bn: str, out: int, into: int, kernel: int) -> dict[str, t
 
 
 def mobilenet_v2_shapes(width: float) -> dict[str, tuple[int, ...]]:
-    """By the names in the zoos and the rules in the paper: stem, blocks, 1x1 head, classifier."""
+    """Derive shapes from the zoos' names and the paper: stem, blocks, 1x1 head, classifier."""
     into = int(32 * width)
     shapes = conv_bn("conv1.0", "conv1.1", into, 3, 3)
     table = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1)]
@@ -107,7 +107,7 @@ def mobilenet_v2_shapes(width: float) -> dict[str, tuple[int, ...]]:
 
 
 def shufflenet_v1_shapes() -> dict[str, tuple[int, ...]]:
-    """Three groups; the first unit of a stage makes what its pooled input does not bring along."""
+    """Derive shapes for three groups; a stage's first unit adds channels to its pooled input."""
     shapes = conv_bn("conv1", "bn1", 24, 3, 1)
     into = 24
     for stage, (out, units) in enumerate([(240, 4), (480, 8), (960, 4)], 1):
@@ -137,7 +137,7 @@ def test_a_state_dict_of_the_zoos_loads(name, shapes):
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_torchvisions_checkpoints_load_and_give_its_answers(depth):
+def test_torchvisions_checkpoints_give_its_outputs(depth):
     theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10).eval()
     ours = models.build(f"resnet{depth}", 10).eval()
     ours.load_state_dict(theirs.state_dict())
@@ -147,7 +147,7 @@ def test_torchvisions_checkpoints_load_and_give_its_answers(depth):
 
 
 @pytest.mark.parametrize("depth", [50, 152])
-def test_depths_that_cifar_networks_have_too_are_torchvisions(depth):
+def test_torchvision_names_win_over_cifar_depths(depth):
     with torch.device("meta"):
         ours = models.build(f"resnet{depth}", 10)
         theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=10)
@@ -166,7 +166,7 @@ FAMILIES = "resnet8 resnet8x4 wrn_16_2 mobilenet_v2_0.5 shufflenet_v1 resnet18 r
 
 @pytest.mark.parametrize("name", FAMILIES.split())
 def test_any_input_size_and_features_that_end_in_the_logits(name):
-    # A fixed pooling window turned one image of 64x64 into four samples in a reference code.
+    # A reference code's fixed pooling window turned one 64x64 image into four samples.
     network = models.build(name, 10).eval()
     with torch.no_grad():
         for size in (48, 64):
@@ -176,7 +176,7 @@ def test_any_input_size_and_features_that_end_in_the_logits(name):
             assert torch.equal(network.features(images).logits, logits)
 
 
-def test_counting_leaves_the_network_as_it_was():
+def test_counting_does_not_change_the_network():
     network = models.build("resnet8", 10).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     count_macs(network, 32)

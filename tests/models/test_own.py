@@ -1,4 +1,4 @@
-"""Networks of the user's own code."""
+"""Networks from the user's own code."""
 
 import sys
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_a_function_of_ones_own_makes_a_network(name):
     assert (network.name, network.num_classes) == (f"python:own_nets:{name}", 5)
 
 
-def test_the_file_is_known_by_its_content():
+def test_a_file_is_identified_by_its_content():
     before = code_sha256("python:own_nets:transformer")
     assert before
     Path("own_nets.py").write_text(CODE + "# changed")
@@ -80,6 +80,6 @@ def test_the_file_is_known_by_its_content():
         ("own_nets:nothing", "is NoneType, expected a torch.nn.Module"),
     ],
 )
-def test_what_is_no_network_is_one_sentence(name, said):
+def test_anything_but_a_network_is_refused_in_one_sentence(name, said):
     with pytest.raises(InputError, match=said):
         models.build(f"python:{name}", 5)

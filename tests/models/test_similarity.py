@@ -28,5 +28,5 @@ def test_rotation_and_scale_do_not_matter():
     assert abs(linear_cka(x, 3 * x @ rotation + 1) - 1) < 1e-12
 
 
-def test_a_constant_representation_is_like_nothing():
+def test_a_constant_representation_has_no_similarity():
     assert linear_cka(torch.ones(5, 3), torch.randn(5, 3)) == 0.0

@@ -1,4 +1,4 @@
-"""The weights of others, published or in a file: taken where they fit, or one sentence."""
+"""Published weights and weight files: loaded if they fit, else refused in one sentence."""
 
 import argparse
 import collections
@@ -33,13 +33,13 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
         lambda state: {"student": {f"_orig_mod.{k}": v for k, v in state.items()}},
         lambda state: {"net": {f"architecture.{k}": v for k, v in state.items()}, "acc": 70.1},
         lambda state: {"opt": argparse.Namespace(lr=0.05, decay=[150, 180]), "model": state},
-        # A method's file: the student's part is taken, not the teacher's.
+        # From a method's file, the student is loaded, not the teacher.
         lambda state: {
             "model": {f"module.student.{k}": v for k, v in state.items()}
             | {f"module.teacher.{k}": v + 1 for k, v in state.items()}
         },
         lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {0: {}}}},
-        # As in timm, averaged weights come first.
+        # As in timm, averaged weights are preferred.
         lambda state: {
             "state_dict": {k: v + 1 for k, v in state.items()},
             "state_dict_ema": {f"_orig_mod.module.{k}": v for k, v in state.items()},
@@ -49,7 +49,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
         ),
         lambda state: {"checkpoint": {"params": {f"net.model.{k}": v for k, v in state.items()}}},
         lambda state: {f"{'head' * ('fc.' in k) or 'backbone'}.{k}": v for k, v in state.items()},
-        # Files older than torch 0.4.1, and profilers.
+        # From files older than torch 0.4.1, and from profilers.
         lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
         lambda state: state | {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
         lambda state: {
@@ -68,7 +68,7 @@ def test_wrappers_of_the_public_zoos(tmp_path, wrap):
     assert same(source, network)
 
 
-def test_what_was_taken_off_and_left_out_is_said(tmp_path):
+def test_stripped_prefixes_and_skipped_keys_are_reported(tmp_path):
     network = models.build("resnet8", 10)
     state = network.state_dict()
     torch.save(state, tmp_path / "a.pth")
@@ -108,7 +108,7 @@ def not_finite(path: Path) -> None:
         (lambda path: path.mkdir(), "Is a directory; correct the path"),
     ],
 )
-def test_files_are_named_for_what_they_are(tmp_path, write, said):
+def test_descriptions_of_files(tmp_path, write, said):
     write(tmp_path / "a.pth")
     with pytest.raises(InputError, match=re.escape(f"a.pth: {said}")):
         load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
@@ -129,12 +129,12 @@ def renamed(state: dict[str, torch.Tensor], *pairs: tuple[str, str]) -> dict[str
             [(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2")],
             "features.denseblock1.denselayer1.norm.1.weight",
         ),
-        # These have a ``linear`` and a ``convShortcut`` of their own.
+        # These have their own ``linear`` and ``convShortcut``.
         ("shufflenet_v1", [], "linear.bias"),
         ("wrn_16_2", [], "block1.layer.0.convShortcut.weight"),
     ],
 )
-def test_names_of_other_codes(tmp_path, name, pairs, found):
+def test_key_names_of_other_codes(tmp_path, name, pairs, found):
     source, network = (models.build(name, 10) for _ in range(2))
     state = renamed(source.state_dict(), *pairs)
     assert found in state
@@ -143,7 +143,7 @@ def test_names_of_other_codes(tmp_path, name, pairs, found):
     assert same(source, network)
 
 
-def test_safetensors_from_elsewhere_in_ones_home(tmp_path, monkeypatch):
+def test_foreign_safetensors_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     source, network = (models.build("resnet8", 10) for _ in range(2))
     save_file(source.state_dict(), tmp_path / "a.safetensors")
@@ -161,7 +161,7 @@ def test_another_architecture_is_refused_with_the_differences(tmp_path):
         load_checkpoint(tmp_path / "a.pth", models.build("resnet32", 10))
 
 
-def test_a_classifier_of_other_classes_is_refused(tmp_path):
+def test_a_classifier_for_other_classes_is_refused(tmp_path):
     torch.save(models.build("resnet8", 10).state_dict(), tmp_path / "a.pth")
     network = models.build("resnet8", 100)
     before = network.fc.weight.clone()
@@ -171,7 +171,7 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path):
 
 
 class Leaves:
-    """Unpickled, it would leave a file."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -215,7 +215,7 @@ def test_files_that_are_missing_cut_or_empty(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No name resolves, and nothing was downloaded before."""
+    """Without name resolution and without earlier downloads."""
 
     def unknown(*_: Any, **__: Any) -> None:
         raise socket.gaierror("Name or service not known")
@@ -223,7 +223,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
-    # The hub's client would try again for most of a minute.
+    # The hub's client would retry for most of a minute.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
@@ -273,7 +273,7 @@ def test_published_weights_and_their_normalisation(name, monkeypatch):
     origin = load_weights(network, "pretrained")
     assert (origin.normalization, origin.notes) == (normalization, [])
     assert same(theirs, network)
-    # Of other classes, all but the classifier is taken, unless it is to stay as it is.
+    # For other classes, everything except the classifier is loaded, unless it must be kept.
     network = models.build(name, 10)
     again = load_weights(network, "pretrained")
     assert again.notes == ["a new classifier of 10 classes (was 1000)"]
@@ -283,7 +283,7 @@ def test_published_weights_and_their_normalisation(name, monkeypatch):
     ]
     classifier = network.last_layer().state_dict()
     assert len(differ) == len(classifier)
-    # Small at first, or its gradients would undo the trunk: timm's own are up to 0.3 here.
+    # Initial weights are small, or gradients would ruin the trunk; timm's are up to 0.3 here.
     bound = classifier["weight"][0].numel() ** -0.5
     assert all(0 < t.abs().max() <= bound for t in classifier.values())
     with pytest.raises(InputError, match="the classifier is of 1000 classes, expected 10"):

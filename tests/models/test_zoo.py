@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm: the library's parameters and answers, and their stages."""
+"""Networks of torchvision and timm: same parameters and outputs, and detected stages."""
 
 import copy
 
@@ -13,8 +13,8 @@ from models.learners import LearnerGroup, Learners
 from models.measures import count_parameters
 from models.networks import zoo
 
-# The smallest of different structures; channels and size of the map after the stem and after each
-# stage at 64 pixels, and the width of the embedding. None: the stages cannot be found.
+# Small networks of various structures: channels and size of the maps after the stem and each stage
+# at 64 pixels, and the width of the embedding. None: the stages cannot be detected.
 STAGES = {
     "torchvision:resnet18": ([(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)], 512),
     "torchvision:mobilenet_v3_small": ([(16, 32), (16, 16), (24, 8), (48, 4), (576, 2)], 1024),
@@ -44,13 +44,13 @@ def of_library(name: str, num_classes: int) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_it_is_the_librarys_network(name):
+def test_parameters_and_outputs_equal_the_librarys(name):
     theirs, ours = of_library(name, 7), models.build(name, 7)
     assert [*theirs.state_dict()] == [*ours.state_dict()]
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 64, 64)
     if name.endswith("googlenet"):
-        theirs.transform_input = True  # as its published weights want it
+        theirs.transform_input = True  # as its published weights expect
     assert ours.training
     with torch.no_grad():
         wanted = theirs.eval()(images)
@@ -70,7 +70,7 @@ def test_it_is_the_librarys_network(name):
     assert count_parameters(ours) == sum(p.numel() for p in theirs.parameters())
 
 
-def test_torchvisions_resnet_has_the_stages_of_ours():
+def test_torchvisions_resnet_has_the_same_stages_as_ours():
     ours, theirs = (
         models.build("resnet18", 7).eval(),
         models.build("torchvision:resnet18", 7).eval(),
@@ -96,7 +96,7 @@ def test_learners_attach_and_leave_no_trace(name):
     sum(learner.logits.sum() for learner in learners).backward()
     assert all(p.grad is not None for p in target.get_submodule(target.stem_parts[0]).parameters())
     assert all(p.grad is None for p in target.get_submodule(target.stage_parts[3][0]).parameters())
-    # A learner has its own stages and head, under their own names, and nothing of the trunk.
+    # A learner has its own stages and head, with their names, but not the trunk.
     own = {name for name, _ in group.learners[0].named_parameters()}
     trunk = [*target.stem_parts, *(part for parts in target.stage_parts[:3] for part in parts)]
     dropped = {
@@ -106,7 +106,7 @@ def test_learners_attach_and_leave_no_trace(name):
     assert list(target.state_dict()) == keys
 
 
-def test_nothing_works_in_place_on_what_learners_share():
+def test_shared_maps_are_not_modified_in_place():
     def in_place(network: torch.nn.Module) -> int:
         return sum(getattr(module, "inplace", False) for module in network.modules())
 
@@ -115,7 +115,7 @@ def test_nothing_works_in_place_on_what_learners_share():
     assert in_place(models.build(name, 7)) == 0
 
 
-def test_looking_for_stages_takes_nothing_from_the_random_state():
+def test_detecting_stages_keeps_the_random_state():
     zoo._trunks.pop("torchvision:mnasnet0_5", None)
     torch.manual_seed(3)
     first = models.build("torchvision:mnasnet0_5", 7)
@@ -125,7 +125,7 @@ def test_looking_for_stages_takes_nothing_from_the_random_state():
     assert int(first.state_dict()["layers.1.num_batches_tracked"]) == 0
 
 
-def test_copied_it_is_one_network_still():
+def test_a_copy_is_a_consistent_network():
     copied = copy.deepcopy(models.build("torchvision:mobilenet_v3_small", 7)).eval()
     images = torch.randn(2, 3, 32, 32)
     before = copied(images)

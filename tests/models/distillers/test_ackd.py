@@ -1,4 +1,4 @@
-"""ACKD against Eq. 3 to 7 in numpy, and who may learn from what."""
+"""ACKD against Eq. 3 to 7 in numpy, and which parts learn from which."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -59,7 +59,7 @@ def conv1x1(layer: nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 def discriminate(discriminator: nn.Module, x: np.ndarray) -> np.ndarray:
-    """The probability that a position is the discriminator's own learner's."""
+    """Return the probability that each position comes from the discriminator's own learner."""
     first, _, second, _, third = discriminator.layers
     hidden = np.maximum(conv1x1(first, x), 0)
     hidden = np.maximum(conv1x1(second, hidden), 0)
@@ -67,7 +67,7 @@ def discriminate(discriminator: nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 def adversarial(discriminators: nn.ModuleList, maps: list[np.ndarray]) -> float:
-    """Eq. 4 and 5, term by term."""
+    """Compute Eq. 4 and 5 term by term."""
     count = len(maps)
     per_learner = []
     for i in range(count):
@@ -124,7 +124,7 @@ def test_every_term(learners, pool):
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-9)
 
 
-def test_options_that_the_paper_does_not_have():
+def test_options_beyond_the_paper():
     given = {"lambda_teacher_to_each": 0.6, "lambda_teacher_to_target": 0.3, "ramp_up": 0.5}
     method, plain = make(**given), make()
     losses, as_published = losses_of(method, BATCH, TEACHER), losses_of(plain, BATCH, TEACHER)
@@ -142,21 +142,21 @@ def test_options_that_the_paper_does_not_have():
     assert total == pytest.approx(wanted + missing, rel=1e-4)
 
 
-def test_what_the_learners_minimise_falls_at_the_end():
+def test_the_learners_losses_ramp_down_at_the_end():
     given = {"lambda_teacher_to_each": 0.6, "ramp_down": 0.5}
     losses = losses_of(make(lambda_teacher_to_each=0.6), BATCH, TEACHER)
     own = losses["kd_learners"] + losses["ce_learners"] + 0.6 * losses["kd_each"]
     own = (own + losses["adversarial"]).item()
     rest = (losses["kd_target"] + losses["ce_target"]).item()
     method = make(**given)
-    # Of 8 epochs the last 4; the curve is that of ``ramp_up``, from its end.
+    # The last 4 of 8 epochs follow the curve of ``ramp_up`` backwards.
     for epoch, weight in ((0, 1), (3, 1), (4, np.exp(-5 / 16)), (7, np.exp(-5))):
         method.begin_epoch(epoch)
         total = losses_of(method, BATCH, TEACHER)["total"].item()
         assert total == pytest.approx(rest + weight * own, rel=1e-5)
 
 
-def test_the_teachers_stages_are_a_learner_like_any_other():
+def test_a_learner_may_consist_of_the_teachers_stages():
     teacher = models.build("resnet20", 5)
     student = models.build("resnet8", 5)
     options = OPTIONS | {"learners": ["D3B1", "D3T"]}
@@ -174,7 +174,7 @@ def test_the_teachers_stages_are_a_learner_like_any_other():
     torch.testing.assert_close(group.learners[1].logits, wanted)
 
 
-def test_attention_takes_maps_of_several_shapes_and_discriminators_do_not():
+def test_attention_but_not_discriminators_accepts_several_shapes():
     teacher = models.build("wrn_16_2", 5)
     setting = make_setting(teacher=teacher)
     options = OPTIONS | {"learners": ["D3B1", "D3T"]}
@@ -206,7 +206,7 @@ def test_balance_is_the_squared_variation_of_the_mean_weights():
     rest = losses_of(plain, batch, teacher)["total"].item()
     assert losses["total"].item() == pytest.approx(rest + 0.7 * wanted, abs=1e-10)
 
-    # By the biases of the softmax: d mean_j / d b_k = mean_b w_bj (1{j = k} - w_bk).
+    # With respect to the biases of the softmax: d mean_j / d b_k = mean_b w_bj (1{j = k} - w_bk).
     losses["balance"].backward()
     weights = softmax(linear(method.attention.weigh, hidden))
     slopes = np.einsum("bj,jk->jk", weights, np.eye(3)) / 6 - weights.T @ weights / 6
@@ -223,13 +223,13 @@ def test_attention_begins_after_its_warm_up():
             assert torch.equal(group.weights, torch.full((6, 2), 0.5))
         else:
             assert torch.equal(group.weights, plain(BATCH.images).weights)
-    # While it waits, its parameters have gradients, which several processes need, of zero.
+    # Until then its parameters have zero gradients, because several processes need gradients.
     method.begin_epoch(0)
     losses_of(method, BATCH, TEACHER)["total"].backward()
     assert all(not p.grad.any() for p in method.attention.parameters())
 
 
-def test_without_attention_each_learner_counts_the_same():
+def test_without_attention_learners_have_equal_weights():
     method = make(attention=False)
     group = method(BATCH.images)
     assert torch.equal(group.weights, torch.full((6, 2), 0.5))
@@ -239,18 +239,18 @@ def test_without_attention_each_learner_counts_the_same():
 
 
 @pytest.mark.parametrize("options", [{"adversarial": False}, {"learners": ["D2B2"]}])
-def test_without_an_adversary_there_is_no_such_term(options):
+def test_without_an_adversary_there_is_no_adversarial_loss(options):
     method = make(**options)
     terms = {"total", "kd_learners", "kd_target", "ce_target", "ce_learners"}
     assert set(losses_of(method, BATCH, TEACHER)) == terms
     assert method.adversary is None
     assert not any(name.startswith("discriminators") for name in method.state_dict())
-    if "learners" in options:  # one alone has no attention either
+    if "learners" in options:  # nor has a single learner any attention
         group = method(BATCH.images)
         assert torch.equal(group.ensemble, group.learners[0].logits)
 
 
-def test_diversity_turns_the_learners_sign_only():
+def test_diversity_only_flips_the_learners_sign():
     minimax, diversity = make(), make(objective="diversity")
     a, b = losses_of(minimax, BATCH, TEACHER), losses_of(diversity, BATCH, TEACHER)
     assert torch.equal(a["adversarial"], b["adversarial"])
@@ -264,7 +264,7 @@ def parameters_of(method: Ackd, part: str) -> Iterator[tuple[str, nn.Parameter]]
     return ((name, p) for name, p in method.named_parameters() if name.startswith(part))
 
 
-def test_the_steps_of_discriminators_and_of_all_others_are_apart():
+def test_discriminators_have_a_separate_step():
     method = make()
     losses_of(method, BATCH, TEACHER)["total"].backward()
     for name, parameter in method.named_parameters():
@@ -276,7 +276,7 @@ def test_the_steps_of_discriminators_and_of_all_others_are_apart():
         assert (parameter.grad is not None) == name.startswith("discriminators"), name
 
 
-def test_the_ensemble_is_detached_where_the_target_learns_from_it():
+def test_the_target_learns_from_a_detached_ensemble():
     only = {"lambda_teacher_to_learners": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
     method = make(**only)
     losses_of(method, BATCH, TEACHER)["total"].backward()
@@ -297,7 +297,7 @@ def test_the_target_never_sees_the_teacher_directly():
 
 
 @pytest.mark.parametrize(("objective", "rises"), [("minimax", False), ("diversity", True)])
-def test_who_works_for_and_against_the_objective(objective, rises):
+def test_which_parts_minimise_and_maximise_the_objective(objective, rises):
     only = {"lambda_teacher_to_learners": 0.0, "lambda_learners_to_target": 0.0, "lambda_ce": 0.0}
     method = make(objective=objective, **only)
 

@@ -1,4 +1,4 @@
-"""CRD against its formula in numpy, and what it remembers and draws."""
+"""CRD against its formula in numpy, its memories and its negatives."""
 
 import copy
 import threading
@@ -64,7 +64,7 @@ def embed(layer: nn.Module, embedding: Array) -> Array:
 
 
 def side(anchors: Array, memory: Array, own: Array, negatives: list[Array], z: Array | None) -> Any:
-    """L_s or L_t with its Z, term by term; every sample's negatives as indices, K of them."""
+    """Compute L_s or L_t with its Z term by term, from K indices of negatives per sample."""
     scores = [
         np.exp(memory[[i, *drawn]] @ v / 0.07)
         for v, i, drawn in zip(anchors, own, negatives, strict=True)
@@ -82,7 +82,7 @@ def side(anchors: Array, memory: Array, own: Array, negatives: list[Array], z: A
 def reference(
     method: Crd, student: Array, teacher: Array, batch: Batch, z: Any = (None, None)
 ) -> Any:
-    """The loss, and Z of L_s and L_t."""
+    """Compute the loss, and Z of L_s and L_t."""
     s, t = embed(method.embed_student, student), embed(method.embed_teacher, teacher)
     drawn = [np.flatnonzero(row) for row in method.draw_negatives(batch).numpy()]
     own = batch.indices.numpy()
@@ -101,14 +101,14 @@ def test_loss_and_constants():
     assert loss.item() == pytest.approx(wanted, rel=1e-10)
     assert method.memory_teacher.normaliser.item() == pytest.approx(z[0], rel=1e-12)
     assert method.memory_student.normaliser.item() == pytest.approx(z[1], rel=1e-12)
-    # The constants are the first batch's for good.
+    # The first batch sets the constants permanently.
     student, teacher = features_for(method, second, seed=1)
     loss = method.feature_loss(student, teacher, second)
     wanted, _ = reference(method, array(student.embedding), array(teacher.embedding), second, z)
     assert loss.item() == pytest.approx(wanted, rel=1e-10)
 
 
-def test_gradient_is_the_numerical_one():
+def test_the_gradient_equals_the_numerical_one():
     torch.manual_seed(0)
     method = make().double().eval()
     batch = make_batch([3, 7, 8, 40])
@@ -129,7 +129,7 @@ def test_gradient_is_the_numerical_one():
         assert np.abs(theirs).max() > 1e-3
 
 
-def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn():
+def test_too_few_negatives_have_the_weight_of_repeated_draws():
     torch.manual_seed(0)
     method = make(negatives=1000).double().eval()
     batch = make_batch([3, 7, 8, 40])
@@ -140,7 +140,7 @@ def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn():
     loss = method.feature_loss(student, teacher, batch)
 
     def at(z: list[float]) -> float:
-        """Each of the 32 others 1000 / 32 times."""
+        """Draw each of the 32 others 1000 / 32 times."""
         total = 0.0
         sides = [
             (embed(method.embed_student, array(student.embedding)), method.memory_teacher, z[0]),
@@ -159,7 +159,7 @@ def test_fewer_others_than_negatives_count_as_often_as_they_would_be_drawn():
     assert loss.item() == pytest.approx(at(constants), rel=1e-10)
 
 
-def test_memories_follow_the_embeddings_after_the_scores_are_taken():
+def test_memories_are_updated_after_the_loss():
     torch.manual_seed(0)
     method = make(momentum=0.3).double()
     twin = copy.deepcopy(method).eval()
@@ -168,7 +168,7 @@ def test_memories_follow_the_embeddings_after_the_scores_are_taken():
     before = [array(m.embeddings).copy() for m in (method.memory_student, method.memory_teacher)]
     loss = method.feature_loss(student, teacher, batch)
     loss.backward()
-    # Loss and gradient are those of the memories before they moved.
+    # Loss and gradient use the memories before their update.
     still = make_features(method.student, 8, 4, 0)
     unmoved = twin.feature_loss(still, teacher, batch)
     unmoved.backward()
@@ -186,7 +186,7 @@ def test_memories_follow_the_embeddings_after_the_scores_are_taken():
         np.testing.assert_allclose(array(memory.embeddings), kept, rtol=1e-12, atol=1e-14)
 
 
-def test_in_eval_mode_nothing_moves():
+def test_eval_mode_changes_no_memory():
     method = make().double().eval()
     batch = make_batch([3, 7])
     method.feature_loss(*features_for(method, batch), batch)
@@ -201,14 +201,14 @@ def test_first_memories_and_negatives():
     rows, bound = method.memory_student.embeddings, (3 / 128) ** 0.5
     assert 0.99 * bound < rows.abs().max() <= bound
     assert rows.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
-    # Of other classes, and none comes twice.
+    # Of other classes, without duplicates.
     batch = make_batch(list(range(SAMPLES)))
     drawn = method.draw_negatives(batch)
     assert (drawn.sum(1) == 20).all()
     assert not (drawn & (batch.labels.unsqueeze(1) == method.labels)).any()
 
 
-def test_negatives_depend_on_seed_epoch_and_sample_alone():
+def test_negatives_depend_only_on_seed_epoch_and_sample():
     torch.manual_seed(0)
     method = make()
     batch = make_batch([5, 11, 30])
@@ -222,7 +222,7 @@ def test_negatives_depend_on_seed_epoch_and_sample_alone():
     assert not torch.equal(make().draw_negatives(batch), drawn)
 
 
-def test_every_set_of_negatives_is_as_likely():
+def test_all_sets_of_negatives_are_equally_likely():
     torch.manual_seed(0)
     method = make(negatives=8)
     epochs, batch = 1500, make_batch([0, 1, 4])
@@ -237,7 +237,7 @@ def test_every_set_of_negatives_is_as_likely():
     deviations = (single - p) / (p * (1 - p) / epochs) ** 0.5
     chi_square, freedom = deviations.square().sum().item() * 31 / 32, 3 * 31
     assert chi_square == pytest.approx(freedom, abs=4 * (2 * freedom) ** 0.5)
-    # Two samples together, and the same sample for two anchors of one class: no more than chance.
+    # Pairs of samples, and one sample for two anchors of a class, occur as often as by chance.
     together = torch.einsum("ei,ej->ij", drawn[:, 0], drawn[:, 0]) / epochs
     candidates = (method.labels != 0).nonzero().squeeze(1)
     pairs = together[candidates][:, candidates][~torch.eye(others, dtype=torch.bool)]
@@ -250,7 +250,7 @@ def test_every_set_of_negatives_is_as_likely():
 
 
 class Processes:
-    """Joins what threads hold, as several processes would."""
+    """Gathers tensors over threads, like several processes."""
 
     def __init__(self, count: int) -> None:
         self.held: list[Any] = [None] * count
@@ -272,7 +272,7 @@ def test_several_processes_remember_what_one_would():
     torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, 5).double()
     one = make(teacher=teacher).double()
-    one.student.eval()  # BatchNorm alone goes by process
+    one.student.eval()  # only BatchNorm depends on the process
     copies = [copy.deepcopy(one), copy.deepcopy(one)]
     processes = Processes(2)
     whole = make_batch([*parts[0], *parts[1]])
@@ -280,7 +280,7 @@ def test_several_processes_remember_what_one_would():
     losses = [0.0, 0.0]
 
     def run(rank: int) -> None:
-        copies[rank].gather = processes.gather_in(rank)  # as its setting would have it
+        copies[rank].gather = processes.gather_in(rank)  # as its setting would do
         places = torch.tensor([whole.indices.tolist().index(i) for i in parts[rank]])
         batch = Batch(*(tensor[places] for tensor in whole[:3]))
         losses[rank] = losses_of(copies[rank], batch, teach(teacher, batch))["feature"].item()
@@ -302,7 +302,7 @@ def test_scores_are_float32_under_autocast():
     teacher = Tiny(3, 2, 4, 5)
     method = make(teacher=teacher).eval()
     batch = make_batch([3, 7, 8, 40])
-    with torch.no_grad():  # the likeness of a perfect match, 1.6e6, is too much for fp16
+    with torch.no_grad():  # the score of a perfect match, 1.6e6, overflows fp16
         embeddings = F.normalize(torch.randn(SAMPLES, 4))
         method.memory_teacher.embeddings.copy_(embeddings)
     with torch.autocast("cpu", torch.float16):

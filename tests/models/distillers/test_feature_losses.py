@@ -26,7 +26,7 @@ from tests.models.distillers.tiny import (
 )
 from tests.setting import make_setting
 
-# 6, 3 and 2 pixels meet 3, 2 and 1; the teacher has a stage more.
+# Maps of 6, 3 and 2 pixels against 3, 2 and 1; the teacher has an extra stage.
 STUDENT, TEACHER = Tiny(2, 3, 2).double(), Tiny(3, 2, 4, 5, stride=2).double()
 SETTING = make_setting(teacher=TEACHER, image_size=6)
 WEIGHTS = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0, "feature_weight": 1.0}
@@ -83,7 +83,7 @@ def conv1x1(layer: torch.nn.Conv2d, x: Array) -> Array:
 
 
 def vid(method: Vid, given: list[Array], teacher: Features) -> float:
-    """``given`` are the student's maps, then each predictor's rho."""
+    """Compute VID; ``given`` are the student's maps, then each predictor's rho."""
     total = 0.0
     maps, rhos = given[:3], given[3:]
     pairs = map(pool_pair, maps, map(array, teacher.stages[:3]))
@@ -102,7 +102,7 @@ def make(kind: type[FeatureDistiller], **options: str) -> FeatureDistiller:
     torch.manual_seed(0)
     method = kind(STUDENT, SETTING, **WEIGHTS, **options).double()
     for predictor in getattr(method, "predictors", ()):
-        torch.nn.init.uniform_(predictor.rho, -2, 2)  # variances unlike each other
+        torch.nn.init.uniform_(predictor.rho, -2, 2)  # different variances
     return method
 
 
@@ -121,7 +121,7 @@ METHODS: dict[str, tuple[FeatureDistiller, Callable[..., float]]] = {
 
 
 def leaves(name: str, student: Features) -> list[Tensor]:
-    """What the method compares, or trains for that."""
+    """Return the tensors that the method compares or trains."""
     if name.startswith("cc"):
         return [student.embedding]
     if name == "sp":
@@ -162,7 +162,7 @@ def test_products_of_whole_maps_do_not_overflow_sp_in_half_precision():
         last = 3 * torch.randn(4, 512, 7, 7, generator=generator).abs()
         features.append(make_features(STUDENT, 6, 4, seed)._replace(stages=(last.half(),)))
     flat = features[0].stages[-1].flatten(1)
-    assert (flat @ flat.T).isinf().any()  # what would happen
+    assert (flat @ flat.T).isinf().any()  # the overflow to avoid
     method = METHODS["sp"][0]
     with torch.autocast("cpu", torch.float16):
         loss = method.feature_loss(*features, None)
@@ -172,7 +172,7 @@ def test_products_of_whole_maps_do_not_overflow_sp_in_half_precision():
 
 
 @pytest.mark.parametrize(("name", "depends"), [("cc", True), ("cc_rbf", False)])
-def test_whether_the_order_of_samples_counts_for_cc(name, depends):
+def test_which_variants_of_cc_depend_on_the_order_of_samples(name, depends):
     student, teacher = draw()
     (method, equation), order = METHODS[name], torch.tensor([3, 1, 4, 0, 2])
     loss = method.feature_loss(student, teacher, None).item()
@@ -181,13 +181,13 @@ def test_whether_the_order_of_samples_counts_for_cc(name, depends):
     wanted = equation(method, [array(student.embedding)], teacher)
     assert again == pytest.approx(wanted, abs=1e-10)
     assert (abs(again - loss) > 0.01 * loss) == depends
-    # Backwards each sample still has the same neighbours.
+    # Reversing the order keeps each sample's neighbours.
     turned = (f._replace(embedding=f.embedding.flip(0)) for f in (student, teacher))
     assert method.feature_loss(*turned, None).item() == pytest.approx(again, abs=1e-10)
 
 
 def test_trained_embeddings_lower_the_loss_of_cc_by_shrinking():
-    """The known weakness of the variant that comparisons have run; nothing hides it."""
+    """Document the known weakness of the variant that published comparisons use."""
     student, teacher = draw()
     method = make(Cc, variant="repdistiller")
     loss = method.feature_loss(student, teacher, None).item()
@@ -197,7 +197,7 @@ def test_trained_embeddings_lower_the_loss_of_cc_by_shrinking():
     assert method.feature_loss(student, teacher, None).item() == pytest.approx(0.01 * loss)
 
 
-def test_rbf_is_a_gaussian_kernel_up_to_what_is_left_of_its_series():
+def test_rbf_approximates_a_gaussian_kernel():
     embedding = array(draw()[1].embedding)
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
     squared = ((unit[:, None] - unit[None]) ** 2).sum(2)
@@ -205,13 +205,13 @@ def test_rbf_is_a_gaussian_kernel_up_to_what_is_left_of_its_series():
     assert left.max() <= math.exp(-0.8) * (math.exp(0.8) - 1 - 0.8 - 0.32) + 1e-12
 
 
-def test_the_variance_of_vid_is_five_at_first():
+def test_the_initial_variance_of_vid_is_five():
     for predictor in Vid(STUDENT, SETTING, **WEIGHTS).predictors:
         variance = np.log1p(np.exp(array(predictor.rho))) + 1e-5
         np.testing.assert_allclose(variance, 5, rtol=1e-6)
 
 
-# Maps of different sizes meet.
+# Maps have different sizes.
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_windows_are_those_of_adaptive_pooling(size, wanted):
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-14)
 
 
-def test_pooling_is_done_in_float32_at_least():
+def test_pooling_uses_at_least_float32():
     half = torch.randn(2, 3, 8, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         pooled = average_pool(half, 4, 4)

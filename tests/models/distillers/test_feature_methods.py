@@ -1,4 +1,4 @@
-"""What holds for every method that compares features."""
+"""Properties of all methods that compare features."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from tests.models.distillers.tiny import LossesOf, Tiny, array, losses_of, teach
 from tests.setting import make_setting
 
 CRD = {"embedding_size": 4, "negatives": 20, "contrast_temperature": 0.07, "momentum": 0.5}
-# As the references weigh them, so that no term's gradient drowns.
+# Weights of the references, so that no term's gradient is negligible.
 METHODS = {
     "at": (At, {"feature_weight": 1000.0}),
     "sp": (Sp, {"feature_weight": 3000.0}),
@@ -47,13 +47,13 @@ def make(
 
 
 def draw_batch(size: int = 8, samples: int = 6) -> Batch:
-    """As many images as the setting says: SemCKD takes no other number."""
+    """Draw a batch of the setting's size, because SemCKD accepts no other."""
     images = torch.randn(samples, 3, size, size)
     return Batch(images, torch.arange(samples) % 3, torch.arange(samples))
 
 
 def in_double(given: Any) -> Any:
-    """A batch or features in float64."""
+    """Convert a batch or features to float64."""
     if isinstance(given, tuple):
         found = [in_double(part) for part in given]
         return type(given)(*found) if hasattr(given, "_fields") else tuple(found)
@@ -83,8 +83,8 @@ def test_total_is_the_weighted_sum(name):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "crd"])
-def test_gradients_of_student_and_helpers_are_the_numerical_ones(name):
-    # The memories of CRD would move at each call.
+def test_gradients_equal_the_numerical_ones(name):
+    # CRD's memories would change at each call.
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4, stride=2)
     method = make(name, student, teacher).double()
@@ -96,7 +96,7 @@ def test_gradients_of_student_and_helpers_are_the_numerical_ones(name):
     def total(*values: Tensor) -> Tensor:
         given = dict(zip(parameters, values, strict=True))
         losses = functional_call(step, given, (batch, outputs))
-        # At 36,000 the loss of SemCKD would leave differences of 1e-6 no digits.
+        # A SemCKD loss of 36,000 would leave no digits for differences of 1e-6.
         return losses["total"] / (1000 if name == "semckd" else 1)
 
     values = [p.detach().clone().requires_grad_() for p in parameters.values()]
@@ -109,12 +109,12 @@ def test_gradients_of_student_and_helpers_are_the_numerical_ones(name):
     ("student", "teacher", "size"),
     [
         ("resnet8", "resnet8x4", 16),  # wider
-        ("resnet8", "mobilenet_v2_0.5", 32),  # a stage more, other resolutions
-        ("mobilenet_v2_0.5", "resnet8", 32),  # a stage less
+        ("resnet8", "mobilenet_v2_0.5", 32),  # an extra stage, other resolutions
+        ("mobilenet_v2_0.5", "resnet8", 32),  # a missing stage
         ("wrn_10_2", "resnet8", 18),  # 18, 9 and 5 pixels
     ],
 )
-def test_networks_of_any_shape_meet(name, student, teacher, size):
+def test_networks_of_any_shapes_can_be_compared(name, student, teacher, size):
     torch.manual_seed(0)
     networks = models.build(student, 3), models.build(teacher, 3)
     method = make(name, *networks, size=size)
@@ -135,7 +135,7 @@ def test_gradients_reach_the_student_and_every_helper_and_never_the_teacher(name
     batch = draw_batch(samples=16)
     losses_of(method, batch, teach(teacher, batch))["feature"].backward()
     still = [key for key, p in method.named_parameters() if p.grad is None or not p.grad.any()]
-    # The feature loss alone says nothing to the classifier, and BatchNorm undoes a bias.
+    # The feature loss does not reach the classifier, and BatchNorm cancels biases.
     assert all(key.startswith("student.fc") or key.endswith("0.bias") for key in still), still
     assert all(p.grad is None for p in teacher.parameters())
 
@@ -165,14 +165,14 @@ def test_losses_are_float32_under_autocast(name):
     assert features.stages[-1].dtype == torch.bfloat16
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     exact = method.double().feature_loss(in_double(features), in_double(outputs.features), batch)
-    # Convolutions and linear layers of helpers are half precision; nothing else is.
+    # Only the helpers' convolutions and linear layers use half precision.
     tolerance = 0.05 if name in {"vid", "semckd", "reviewkd"} else 1e-4
     assert losses["feature"].item() == pytest.approx(exact.item(), rel=tolerance)
 
 
 @pytest.mark.parametrize("name", ["at", "sp", "vid", "semckd", "reviewkd"])
 @pytest.mark.parametrize("pair", [("timm:test_vit", "resnet8"), ("resnet8", "timm:test_vit")])
-def test_maps_are_not_compared_where_there_are_none(name, pair):
+def test_networks_without_stages_are_refused_for_maps(name, pair):
     teacher, student = (models.build(network, 3) for network in pair)
     kind, options = METHODS[name]
     setting = make_setting(teacher=teacher, image_size=160)

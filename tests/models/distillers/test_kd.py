@@ -1,4 +1,4 @@
-"""KD and plain supervision against their formulas in numpy, and what their terms compute in."""
+"""KD and plain supervision against their formulas in numpy, and the precision of their terms."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def kl(teacher: np.ndarray, student: np.ndarray, temperature: float) -> float:
-    """T^2 times the mean over the batch of KL(teacher || student)."""
+    """Compute T^2 times the mean over the batch of KL(teacher || student)."""
     q, p = softmax(teacher / temperature), softmax(student / temperature)
     return float(temperature**2 * (q * (np.log(q) - np.log(p))).sum(1).mean())
 
@@ -37,7 +37,7 @@ def test_divergence(temperature):
     single = kl_divergence(given.float(), targets.float(), temperature)
     assert exact.item() == pytest.approx(wanted, abs=1e-10)
     assert single.item() == pytest.approx(wanted, rel=1e-5)
-    # The direction matters: the reverse is another number.
+    # The reverse divergence has another value.
     assert kl(student, teacher, temperature) != pytest.approx(wanted, rel=1e-2)
     assert torch.autograd.gradcheck(lambda z: kl_divergence(z, targets, temperature), [given])
 

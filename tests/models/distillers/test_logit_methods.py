@@ -14,7 +14,7 @@ from tests.setting import make_setting
 CLASSES = 7
 LABELS = np.array([0, 3, 6, 1, 1])
 Z, TEACHER = np.random.default_rng(0).normal(size=(2, 5, CLASSES)) * 3
-# The teacher is right, wrong, and sure that the class is none of its own, in this order.
+# In this order, the teacher is right, wrong, and certain of a wrong class.
 for row, answer in enumerate((0, 2, 5)):
     TEACHER[row, answer] = TEACHER[row].max() + 1
 TEACHER[2, 6] = TEACHER[2].min() - 1
@@ -98,7 +98,7 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 
 def make(name):
-    """Past its ramp: of 8 epochs two, so that the first has half the weight."""
+    """Build a method after its ramp of two of 8 epochs, of which the first has half the weight."""
     kind, options, _ = METHODS[name]
     method = distillers.build(kind, models.build("resnet8", CLASSES), make_setting(), options)
     method.begin_epoch(1)
@@ -128,7 +128,7 @@ def test_loss_and_gradient(name):
 
 
 @every_method
-def test_without_a_label_the_teachers_first_class_stands_for_it(name):
+def test_unlabelled_images_use_the_teachers_top_class(name):
     labels = np.array([0, -1, -1, 1, 1])
     targets = np.eye(CLASSES)[labels] * (labels >= 0)[:, None] * 5 / 3
     outputs = TeacherOutputs(torch.from_numpy(TEACHER))
@@ -140,7 +140,7 @@ def test_without_a_label_the_teachers_first_class_stands_for_it(name):
 
 
 @pytest.mark.parametrize("name", ["dkd", "rld"])
-def test_a_mixed_image_is_of_the_class_of_its_larger_share(name):
+def test_a_mixed_image_has_the_class_of_its_larger_part(name):
     others = np.array([2, 2, 2, 2, 2])
     targets = 0.3 * np.eye(CLASSES)[LABELS] + 0.7 * np.eye(CLASSES)[others]
     method, outputs = make(name), TeacherOutputs(torch.from_numpy(TEACHER))
@@ -153,7 +153,7 @@ def test_a_mixed_image_is_of_the_class_of_its_larger_share(name):
 
 
 @pytest.mark.parametrize("name", ["dkd", "rld"])
-def test_the_teachers_part_rises_over_the_first_epochs(name):
+def test_the_teachers_weight_ramps_up(name):
     method, outputs = make(name), TeacherOutputs(torch.from_numpy(TEACHER))
     totals = []
     for epoch in range(3):
@@ -171,7 +171,7 @@ def test_ramp():
 
 
 def test_kd_is_decoupled():
-    """Zhao et al., Eq. 6: of one sample, KD is TCKD + (1 - p_t(y)) NCKD."""
+    """Check Zhao et al., Eq. 6: for one sample, KD is TCKD + (1 - p_t(y)) NCKD."""
     method = make("dkd")
     for row in range(len(Z)):
         outputs = TeacherOutputs(torch.from_numpy(TEACHER[row : row + 1]))
@@ -182,7 +182,7 @@ def test_kd_is_decoupled():
         assert together.item() == pytest.approx(16 * kl(q, p), abs=1e-10)
 
 
-def test_the_scale_of_logits_is_no_matter_after_standardization():
+def test_standardization_removes_the_scale_of_logits():
     logits = torch.from_numpy(Z)
     assert torch.allclose(standardize(5 * logits + 3), standardize(logits), rtol=1e-6)
 

@@ -29,7 +29,7 @@ BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]), torch
 def make(network: str = "resnet8", **options: Any) -> One:
     torch.manual_seed(0)
     method = One(models.build(network, 5), make_setting(epochs=8), **(OPTIONS | options))
-    for module in method.modules():  # statistics unlike the initial ones
+    for module in method.modules():  # statistics that differ from the initial ones
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
@@ -52,7 +52,7 @@ def gate(method: One, shared_map: Array, *, training: bool) -> Array:
 
 
 def wanted_losses(logits: list[Array], weights: Array, labels: Array, teacher: Array | None) -> Any:
-    """Without the weights; ``teacher`` is the ensemble where that is held fixed."""
+    """Compute the unweighted losses; ``teacher`` is the ensemble if it is held fixed."""
     ensemble = sum(weights[:, [k]] * z for k, z in enumerate(logits))
     divergences = [kl(ensemble if teacher is None else teacher, z, 3.0) for z in logits]
     return {
@@ -76,13 +76,13 @@ def test_losses(network, branches, training):
     np.testing.assert_allclose(array(group.weights), weights, rtol=1e-12)
     wanted = wanted_losses(logits, weights, batch.labels.numpy(), None)
     supervised = wanted["ce_target"] + wanted["ce_learners"] + wanted["ce_ensemble"]
-    # Epoch 1 of 8, of which 2 are the ramp.
+    # Epoch 1 of 8, with a ramp of 2.
     wanted["total"] = 0.7 * supervised + 0.3 * math.exp(-1.25) * wanted["kd"]
     measured = {name: loss.item() for name, loss in losses_of(method, batch).items()}
     assert measured == pytest.approx(wanted, rel=1e-10)
 
 
-def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed():
+def test_the_gradient_equals_the_numerical_one_for_a_fixed_ensemble():
     method, batch = in_double(make())
     method.begin_epoch(8)
     losses_of(method, batch)["total"].backward()
@@ -107,7 +107,7 @@ def test_gradient_is_the_numerical_one_with_the_ensemble_held_fixed():
         assert np.abs(wanted).max() > 1e-4
 
 
-def test_the_ensemble_is_detached_where_its_members_learn_from_it():
+def test_branches_learn_from_a_detached_ensemble():
     method = make(ce_weight=0.0)
     losses_of(method, BATCH)["total"].backward()
     assert all(p.grad is None or not p.grad.any() for p in method.gate.parameters())

@@ -22,7 +22,7 @@ WEIGHTS = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0, "feature_weig
 
 
 def enlarge(x, height, width):
-    """Nearest neighbours."""
+    """Enlarge a map by nearest neighbours."""
     rows, columns = (
         np.arange(wanted) * given // wanted
         for wanted, given in zip((height, width), x.shape[2:], strict=True)
@@ -39,7 +39,7 @@ def context(ours, theirs):
 
 
 def reference(method, student, teacher):
-    """Maps from the top down."""
+    """Compute the loss from the top map down."""
     loss, above = 0.0, None
     for fusion, own, other in zip(method.fusions, student, teacher, strict=True):
         fused = normalise(fusion.reduce[1], convolve(own, array(fusion.reduce[0].weight)))
@@ -78,7 +78,7 @@ def test_loss_and_gradient(widths, stride, size):
     theirs = [array(m) for m in (other.embedding[:, :, None, None], *reversed(stages))]
     values = [array(m).reshape(*m.shape, *[1] * (4 - m.dim())) for m in maps]
 
-    # Half of the weight in the first of two epochs, all of it from then on.
+    # Half of the weight in the first of two epochs, then all of it.
     halved = method.feature_loss(own, other, None)
     method.begin_epoch(1)
     loss = method.feature_loss(own, other, None)

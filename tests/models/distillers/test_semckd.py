@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {
     "kd_weight": 1.0,
     "feature_weight": 400.0,
 }
-BATCH = Batch(*torch.zeros(3, 6))  # which only says where it lies
+BATCH = Batch(*torch.zeros(3, 6))  # only states its position
 
 
 def make(student: Backbone, teacher: Backbone, batch_size: int = 6, size: int = 8) -> SemCkd:
@@ -79,7 +79,7 @@ def draw(student: Backbone, teacher: Backbone, size: int) -> tuple[Features, Fea
         (((2, 3, 2), (3, 2, 4)), 1, 8),
         (((2, 3, 2), (3, 2, 4, 5)), 1, 8),  # three stages and four
         (((2, 3, 2, 4), (3, 2, 4)), 2, 8),  # four and three, the teacher's maps smaller
-        (((3, 2), (2, 4, 3)), 2, 9),  # 9 and 5 pixels meet 5, 3 and 2
+        (((3, 2), (2, 4, 3)), 2, 9),  # 9 and 5 pixels against 5, 3 and 2
     ],
 )
 def test_loss(widths, stride, size):
@@ -97,7 +97,7 @@ def test_loss(widths, stride, size):
     assert loss.item() == pytest.approx(wanted, rel=1e-10)
 
 
-def test_gradient_by_the_students_maps_is_the_numerical_one():
+def test_the_gradient_of_the_students_maps_equals_the_numerical_one():
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3), Tiny(3, 2, 2)
     method = make(student, teacher, size=4).double()
@@ -127,7 +127,7 @@ def test_a_batch_of_fewer_than_four_is_refused():
         make(Tiny(2, 3), Tiny(3, 2), batch_size=3)
 
 
-def test_similarities_that_fp16_cannot_hold_are_float32_under_autocast():
+def test_similarities_beyond_fp16_are_float32_under_autocast():
     torch.manual_seed(0)
     student, teacher = Tiny(2, 3, 2), Tiny(3, 2, 4)
     method = make(student, teacher).eval()

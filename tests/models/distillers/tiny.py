@@ -1,4 +1,4 @@
-"""Networks so small that a loss can be differentiated numerically, and what goes with them."""
+"""Networks small enough to differentiate a loss numerically, and tools for that."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Tiny(Backbone):
-    """A stage for each width; every stage but the first halves the resolution."""
+    """A network with a stage per width; every stage except the first halves the resolution."""
 
     stem_parts = ("conv",)
 
@@ -40,7 +40,7 @@ class Tiny(Backbone):
 
 
 def settle(module: nn.Module) -> None:
-    """Give every BatchNorm statistics unlike the initial ones, as after a training."""
+    """Give every BatchNorm statistics that differ from the initial ones, as after a training."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.uniform_(part.running_mean, -0.5, 0.5)
@@ -50,19 +50,19 @@ def settle(module: nn.Module) -> None:
 def losses_of(
     method: Distiller, batch: Batch, teacher: TeacherOutputs | None = None
 ) -> dict[str, Tensor]:
-    """What a training step makes of a batch."""
+    """Compute the losses of a batch like a training step."""
     return method.losses(method(batch.images), batch, teacher or TeacherOutputs())
 
 
 def teach(teacher: Backbone, batch: Batch) -> TeacherOutputs:
-    """As the training loop does: in eval mode, without gradients."""
+    """Compute the teacher's outputs like the training loop: in eval mode, without gradients."""
     with torch.no_grad():
         features = teacher.eval().features(batch.images)
     return TeacherOutputs(features.logits, features)
 
 
 class LossesOf(nn.Module):
-    """As :func:`losses_of`, for ``functional_call``: the parameters are ``method.<name>``."""
+    """Wraps :func:`losses_of` for ``functional_call``, with parameters ``method.<name>``."""
 
     def __init__(self, method: Distiller) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class LossesOf(nn.Module):
 
 
 def make_features(network: Backbone, image_size: int, samples: int, seed: int) -> Features:
-    """Normal numbers in the shapes of the network's features, float64, each a leaf of its own."""
+    """Draw features in the network's shapes from a normal distribution, as float64 leaves."""
     rng = np.random.default_rng(seed)
 
     def draw(like: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def make_features(network: Backbone, image_size: int, samples: int, seed: int) -
 
 
 def detach(features: Features) -> Features:
-    """As a teacher's features come: without gradients."""
+    """Detach features, like a teacher's."""
     maps = tuple(feature_map.detach() for feature_map in features.stages)
     stem, _, embedding, logits = features
     return Features(stem.detach(), maps, embedding.detach(), logits.detach())
@@ -99,7 +99,7 @@ def array(tensor: Tensor) -> Array:
 def numerical_gradients(
     loss: Callable[..., float], inputs: Sequence[Array], step: float = 1e-5
 ) -> list[Array]:
-    """Central differences of ``loss(*inputs)`` by each number of each input."""
+    """Compute central differences of ``loss(*inputs)`` for each number of each input."""
     gradients = []
     for moved in inputs:
         gradient = np.zeros_like(moved)
@@ -116,9 +116,9 @@ def numerical_gradients(
 
 
 def exact_gradient(loss: Callable[[Array], Any], point: Array) -> Array:
-    """The gradient of an analytic function by a step along the imaginary axis (Squire & Trapp).
+    """Compute the gradient of an analytic function by complex steps (Squire & Trapp).
 
-    Nothing is subtracted, so that it is exact to the last digits.
+    There is no subtraction, so it is exact to the last digits.
     """
     gradient = np.zeros_like(point)
     for place in np.ndindex(point.shape):
@@ -129,7 +129,7 @@ def exact_gradient(loss: Callable[[Array], Any], point: Array) -> Array:
 
 
 def convolve(x: Array, weight: Array) -> Array:
-    """Without bias, of stride 1, padded so that the size stays."""
+    """Convolve without bias, with stride 1 and padding that keeps the size."""
     around = weight.shape[2] // 2
     padded = np.pad(x, ((0, 0), (0, 0), (around, around), (around, around)))
     height, width = x.shape[2:]
@@ -142,7 +142,7 @@ def convolve(x: Array, weight: Array) -> Array:
 
 
 def normalise(norm: nn.Module, x: Array) -> Array:
-    """BatchNorm in train mode."""
+    """Apply BatchNorm in train mode."""
     centred = x - x.mean((0, 2, 3), keepdims=True)
     variance = (centred**2).mean((0, 2, 3), keepdims=True)
     scale, shift = (array(t)[:, None, None] for t in (norm.weight, norm.bias))
@@ -150,7 +150,7 @@ def normalise(norm: nn.Module, x: Array) -> Array:
 
 
 def pool(feature_map: Array, height: int, width: int) -> Array:
-    """Adaptive average pooling of ``[B, C, H, W]``, window by window."""
+    """Average-pool ``[B, C, H, W]`` adaptively, window by window."""
     _, _, rows, columns = feature_map.shape
     pooled = np.empty((*feature_map.shape[:2], height, width), feature_map.dtype)
     for i in range(height):
@@ -162,6 +162,6 @@ def pool(feature_map: Array, height: int, width: int) -> Array:
 
 
 def pool_pair(a: Array, b: Array) -> tuple[Array, Array]:
-    """Both at the smaller height and width."""
+    """Pool both to the smaller height and width."""
     height, width = np.minimum(a.shape[2:], b.shape[2:])
     return pool(a, height, width), pool(b, height, width)
