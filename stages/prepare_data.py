@@ -1,4 +1,4 @@
-"""Stage ``prepare_data``: images of any source as uint8 arrays per split, with a manifest."""
+"""Stage ``prepare_data``: write any source's images as uint8 arrays per split, with a manifest."""
 
 from __future__ import annotations
 
@@ -132,25 +132,25 @@ def main(params: Params) -> None:
 
 
 def describe(report: dict[str, Any]) -> str:
-    """The counts of ``reports/data.json``, in a line."""
+    """Return the counts of ``reports/data.json`` as one line."""
     sizes = ", ".join(f"{split['count']} {name}" for name, split in report["splits"].items())
     size, more = report["image_size"], ""
     if unlabeled := report.get("unlabeled"):
         more = f"; {unlabeled['count']} unlabeled"
-        more += f", {unlabeled['left_out']} left out as in the others" * bool(unlabeled["left_out"])
+        more += f", {unlabeled['left_out']} left out as duplicates" * bool(unlabeled["left_out"])
     line = f"{report['source']}: {sizes} images of {len(report['classes'])} classes, {size}x{size}"
     return line + more
 
 
 def _require_space(splits: Mapping[Split, ChosenSplit], size: int, train_size: int) -> None:
-    """Raises InputError, hours before the disk is full, if the images will not fit on it."""
+    """Raise InputError early if the images will not fit on the disk."""
     sides = {name: train_size if name == "train" else size for name in splits}
     needed = 3 * sum(len(chosen.positions) * sides[name] ** 2 for name, chosen in splits.items())
     free = shutil.disk_usage(Path()).free
     if needed > free:
         raise InputError(
-            f"{DATA_FOLDER}: the images take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of this"
-            " disk are free; make room for them and for DVC's copy"
+            f"{DATA_FOLDER}: the images need {needed / 1e9:.3g} GB, but this disk has only"
+            f" {free / 1e9:.3g} GB free; make room for them and for DVC's copy"
             " (docs/how-to-keep-it-running.md)"
         )
 
@@ -158,7 +158,7 @@ def _require_space(splits: Mapping[Split, ChosenSplit], size: int, train_size: i
 def _write_unlabeled(
     folder: Path, data: Data, size: int, known: set[int], damaged: list[str], notes: list[str]
 ) -> dict[str, Any]:
-    """Write the unlabeled images whose pixels are not known; what the manifest says of them."""
+    """Write the unlabeled images that are in no other split; return their manifest entry."""
     path, split = folder / "unlabeled_images.npy", open_unlabeled(data)
     notes += split.notes
     zeros = np.zeros(len(split.labels), np.int64)
@@ -168,15 +168,15 @@ def _write_unlabeled(
     left_out = len(zeros) - len(kept) - (len(damaged) - broken)
     if not kept:
         raise InputError(
-            f"data.unlabeled: {data.unlabeled} has no image that is not in train, val or test too;"
-            " name other images, or null"
+            f"data.unlabeled: all images of {data.unlabeled} are also in train, val or test; name"
+            " other images, or set it to null"
         )
     counts = {"source": data.unlabeled, "count": len(kept), "left_out": left_out}
     return counts | {"images_sha256": sha256(path)}
 
 
 def _digest(image: npt.NDArray[np.uint8], size: int) -> int:
-    """Of the centre crop of ``size`` pixels."""
+    """Hash the centre crop of ``size`` pixels."""
     digest = hashlib.blake2b(middle(image, size).tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -186,10 +186,10 @@ def _judge_damage(damaged: list[str], data: Data, emptied: bool) -> None:
     more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
     problem = f"{data.source}: {len(damaged)} of the images cannot be read: {listed}{more};"
     if emptied:
-        raise InputError(f"{problem} replace them, as a class or a split has no other images")
+        raise InputError(f"{problem} replace them, because a class or split has no other images")
     if data.damaged == "refuse":
         raise InputError(f"{problem} replace or remove them, or set data.damaged: skip")
-    print(printable(f"{problem} they are left out"))
+    print(printable(f"{problem} they are skipped"))
 
 
 def _own_size(source: str, chosen: ChosenSplit) -> int:
@@ -224,10 +224,10 @@ def _write_images(
     *,
     margin: bool,
 ) -> tuple[Statistics, list[int]]:
-    """Write an array ``[N, size, size, 3]`` while decoding, but for known images.
+    """Decode images and write them as an array ``[N, size, size, 3]``, except known ones.
 
-    Uses plain writes: on a full disk, a memory map kills the process, and ``np.save`` fails
-    without the reason.
+    Uses plain writes: on a full disk, a memory map would kill the process, and ``np.save`` would
+    not give the reason.
 
     Returns:
         Statistics of the written images, and their indices among the chosen ones.
@@ -273,7 +273,7 @@ def _write_images(
             kept.append(row)
             handle.write(image.tobytes())
             statistics.add(image, digest)
-        handle.seek(0)  # numpy leaves room for another count of the same header
+        handle.seek(0)  # numpy pads the header, so another count fits
         write_header(handle, np.uint8, (len(kept), stored_size, stored_size, 3))
     return statistics, kept
 

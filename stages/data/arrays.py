@@ -1,4 +1,4 @@
-"""The data set as ``prepare_data`` leaves it: uint8 arrays per split, and a manifest."""
+"""Read the data set that ``prepare_data`` writes: uint8 arrays per split, and a manifest."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.int64]
 
 
 class ImageFile:
-    """Images uint8 ``[N, H, W, 3]`` in a ``.npy`` file; indexing reads those that are asked for.
+    """Images uint8 ``[N, H, W, 3]`` in a ``.npy`` file; indexing reads images into new memory.
 
-    What it gives lies in memory of its own. The pages of a memory map count as the process's
-    memory once they are touched, which then grows to the size of the file. No file is held open,
-    so that an instance can be handed to other processes.
+    Unlike a memory map, it does not count towards the process's memory as pages are touched. It
+    keeps no file open, so instances can be passed to other processes.
 
     Args:
         path: the file.
-        size: height and width of the middle that is given of each image; None gives all of it.
+        size: height and width of the centre crop to return; None returns whole images.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.
@@ -47,11 +46,11 @@ class ImageFile:
         except (OSError, ValueError) as error:
             raise self._damaged(error) from None
         if dtype != np.uint8 or fortran_order or len(shape) != 4:
-            raise self._damaged(f"{dtype} {list(shape)} instead of uint8 [N, H, W, 3]")
+            raise self._damaged(f"{dtype} {list(shape)}, expected uint8 [N, H, W, 3]")
         if file_size != self._start + int(np.prod(shape)):
-            raise self._damaged(f"{file_size} bytes are too few or too many for {list(shape)}")
+            raise self._damaged(f"{file_size} bytes do not match the shape {list(shape)}")
         if size is not None and size > min(shape[1:3]):
-            raise self._damaged(f"{list(shape)} instead of images of {size} pixels or more")
+            raise self._damaged(f"{list(shape)}, expected images of at least {size} pixels")
         self._stored = shape[1:]
         self.shape: tuple[int, ...] = shape if size is None else (shape[0], size, size, shape[3])
 
@@ -59,10 +58,10 @@ class ImageFile:
         return self.shape[0]
 
     def __getitem__(self, rows: Rows) -> npt.NDArray[np.uint8]:
-        """The images ``[B, H, W, 3]`` of a slice or of a sequence of indices.
+        """Read the images ``[B, H, W, 3]`` of a slice or a sequence of indices.
 
         Raises:
-            InputError: the file was removed or cut after it was opened.
+            InputError: the file was removed or truncated after it was opened.
         """
         all_rows = range(len(self))
         wanted = all_rows[rows] if isinstance(rows, slice) else [all_rows[row] for row in rows]
@@ -76,29 +75,29 @@ class ImageFile:
         return np.ascontiguousarray(middle(images, self.shape[1]))
 
     def with_margin(self) -> ImageFile:
-        """The same file with all that is stored of each image."""
+        """Return the same file with whole images instead of centre crops."""
         whole = copy.copy(self)
         whole.shape = (len(self), *self._stored)
         return whole
 
     def first(self, count: int) -> ImageFile:
-        """The same file as if it ended after ``count`` images."""
+        """Return the first ``count`` images of the file."""
         part = copy.copy(self)
         part.shape = (min(count, len(self)), *self.shape[1:])
         return part
 
     def _read(self, places: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> None:
-        """Fill each array from the image of that index on."""
+        """Fill each array with images, starting at its index."""
         image_bytes = int(np.prod(self._stored))
         try:
             with self.path.open("rb", buffering=0) as handle:
                 for index, images in places:
                     handle.seek(self._start + index * image_bytes)
                     rest = images.reshape(-1)
-                    while rest.size:  # one read gives 2 GB at most
+                    while rest.size:  # one read returns 2 GB at most
                         count = handle.readinto(rest.data)
                         if not count:
-                            raise self._damaged("it was cut after it was opened")
+                            raise self._damaged("truncated after it was opened")
                         rest = rest[count:]
         except OSError as error:
             raise self._damaged(error) from None
@@ -110,13 +109,13 @@ class ImageFile:
 
 
 def middle(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """Of ``[..., H, W, 3]`` the middle ``[..., size, size, 3]``."""
+    """Crop the centre ``[..., size, size, 3]`` of ``[..., H, W, 3]``."""
     top, left = ((side - size) // 2 for side in images.shape[-3:-1])
     return images[..., top : top + size, left : left + size, :]
 
 
 def write_header(handle: BinaryIO, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
-    """The beginning of a ``.npy`` file; the array's bytes are to follow."""
+    """Write the header of a ``.npy`` file; the array's bytes must follow."""
     description = np.lib.format.dtype_to_descr(np.dtype(dtype))
     header = {"descr": description, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(handle, header)
@@ -135,7 +134,7 @@ class Images:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What the manifest says, and the splits on demand."""
+    """A manifest, and the splits on demand."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -150,12 +149,12 @@ class DataSet:
 
     @property
     def fit(self) -> str:
-        """How images became squares, see ``data.fit``."""
+        """How images were made square; see ``data.fit``."""
         return str(self.manifest.get("fit", "crop"))
 
     @property
     def mean(self) -> Sequence[float]:
-        """Per channel, of the training images scaled to 0..1."""
+        """Mean of each channel over the training images, scaled to 0..1."""
         return tuple(self.manifest["mean"])
 
     @property
@@ -163,11 +162,11 @@ class DataSet:
         return tuple(self.manifest["std"])
 
     def count(self, name: Split) -> int:
-        """Images of a split, by the manifest."""
+        """Return the number of images in a split, by the manifest."""
         return int(self.manifest["splits"][name]["count"])
 
     def labels(self, name: Split) -> npt.NDArray[np.int64]:
-        """``[N]``.
+        """Load the labels ``[N]``.
 
         Raises:
             InputError: the file is missing or damaged.
@@ -182,37 +181,37 @@ class DataSet:
         return labels
 
     def images(self, name: Split | Literal["unlabeled"]) -> ImageFile:
-        """``[N, H, W, 3]`` of the images' size, to be read piece by piece.
+        """Open images ``[N, H, W, 3]`` of the data set's size, to be read on demand.
 
-        Training and unlabeled images may have a margin for random crops:
+        Training and unlabeled images may have a margin for random crops; see
         :meth:`ImageFile.with_margin`. Raises as :class:`ImageFile`.
         """
         return ImageFile(self.folder / f"{name}_images.npy", self.image_size)
 
     def calibration_images(self, count: int) -> npt.NDArray[np.uint8]:
-        """What int8 ranges are calibrated on: ``count`` training images or all, evenly spaced."""
+        """Read at most ``count`` training images, evenly spaced, to calibrate int8 ranges."""
         images = self.split("train").images
         return images[spread(len(images), count)]
 
     def split(self, name: Split) -> Images:
-        """Raises InputError where the arrays are damaged or do not fit the manifest."""
+        """Open a split; raises InputError if its arrays are damaged or contradict the manifest."""
         images, labels, count = self.images(name), self.labels(name), self.count(name)
         if len(images) != count or len(labels) != count:
             raise InputError(
-                f"{self.folder}: {name} has {len(images)} images and {len(labels)} labels where"
-                f" the manifest says {count}; run `dvc repro --force prepare_data`"
+                f"{self.folder}: {name} has {len(images)} images and {len(labels)} labels, expected"
+                f" {count} by the manifest; run `dvc repro --force prepare_data`"
             )
         return Images(images, labels)
 
 
 def spread(size: int, count: int) -> npt.NDArray[np.int64]:
-    """``count`` indices below ``size`` or all, evenly spaced."""
+    """Return at most ``count`` evenly spaced indices below ``size``."""
     count = min(count, size)
     return np.arange(count) * size // count
 
 
 def load_data(folder: Path = DATA_FOLDER) -> DataSet:
-    """Open what ``prepare_data`` wrote.
+    """Open the data set that ``prepare_data`` wrote.
 
     Raises:
         InputError: the manifest is missing or damaged.

@@ -1,4 +1,4 @@
-"""Training, validation and test images of a source."""
+"""Choose the training, validation and test images of a source."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stages.data.sources.base import SPLIT_NAMES, Source, SourceSplit, split_cal
 from stages.sections.data import Data
 
 TEST_FRACTION = 0.2
-"""Fraction of each class's images to test on, if the source has no test split."""
+"""Fraction of each class to test on if the source has no test split."""
 
 _Array: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ChosenSplit:
-    """The images of one split in the order in which they are written."""
+    """The images of one split, in the order in which they are written."""
 
     source: SourceSplit
     positions: _Array
@@ -40,19 +40,18 @@ class Choice:
 
 
 def choose_splits(source: Source, data: Data) -> Choice:
-    """Training, validation and test images; every draw depends on ``data.seed`` alone.
+    """Choose training, validation and test images; all draws depend only on ``data.seed``.
 
-    A split that ``params.yaml`` names is used as it is. Otherwise:
+    A split that ``params.yaml`` names is used unchanged. Otherwise:
 
-    - training is the split with such a name (:data:`SPLIT_NAMES`), or the only one;
+    - training is the split with a name for training (:data:`SPLIT_NAMES`), or the only split;
     - test is the test split, or else the validation split, or else carved from training;
     - validation is the validation split, unless used as the test, or else carved from training.
 
     Carving takes the same fraction of each class. With ``data.val_fraction`` 0, validation uses the
     test images instead. ``data.train_per_class`` limits the rest.
 
-    The images of each split are interleaved by class, so that the first n of them are as balanced
-    as possible.
+    The images of each split are interleaved by class, so the first n are as balanced as possible.
 
     Raises:
         InputError: a split is unknown, empty or used twice; training has fewer than two classes; a
@@ -77,11 +76,11 @@ def choose_splits(source: Source, data: Data) -> Choice:
         opened[split], labels[split] = opened[origin], labels[origin]
         positions[split] = chosen
 
-    # Test before validation, so that val_fraction does not move the images that are tested.
+    # Test before validation, so that val_fraction does not change the test images.
     for split, fraction in (("test", TEST_FRACTION), ("val", data.val_fraction)):
         if split not in names and fraction == 0:
             take(split, "test", positions["test"])
-            notes.append(f"{split} has the images of the test; they decide nothing")
+            notes.append(f"{split} uses the test images; they decide nothing")
         elif split not in names:
             seed = _seed(data, split)
             carved = _draw(positions["train"], labels["train"], seed, fraction, classes)
@@ -101,7 +100,7 @@ def choose_splits(source: Source, data: Data) -> Choice:
 
 
 def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], list[str]]:
-    """Map our splits to the source's; those missing are to be carved."""
+    """Map our splits to the source's; missing ones must be carved."""
     wanted: dict[Split, str | None] = {
         "train": data.train_split,
         "val": data.val_split,
@@ -140,7 +139,7 @@ def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], lis
     if len(set(names.values())) < len(names):
         uses = ", ".join(f"{split} {name!r}" for split, name in names.items())
         raise InputError(
-            f"{data.source}: a split is used twice ({uses}); name different ones in data"
+            f"{data.source}: a split is used twice ({uses}); name different splits in data"
         )
     return names, notes
 
@@ -148,7 +147,7 @@ def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], lis
 def _number(
     source: Source, labels: dict[Split, Sequence[Any]], data: Data
 ) -> tuple[Sequence[str], dict[Split, _Array]]:
-    """Class names, and labels as class numbers; every class must occur in training."""
+    """Return class names, and labels as class numbers; every class must occur in training."""
     trained = sorted(set(labels["train"]))
     if len(trained) < 2:
         raise InputError(f"{data.source}: only one class in training; expected two or more")
@@ -160,8 +159,8 @@ def _number(
             classes = ", ".join(repr(str(v) if names is None else names[v]) for v in strange[:4])
             more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
             raise InputError(
-                f"{data.source}: {split} has images of {classes}{more}, which do not occur in"
-                " training; add training images or remove these"
+                f"{data.source}: {split} has images of {classes}{more}, which training lacks; add"
+                " training images or remove these"
             )
     numbers = {split: np.array([number[v] for v in values]) for split, values in labels.items()}
     return names or [str(value) for value in trained], numbers
@@ -174,7 +173,7 @@ def _seed(data: Data, split: Split) -> list[int]:
 def _shuffled_classes(
     positions: _Array, labels: _Array, seed: list[int]
 ) -> list[tuple[int, _Array]]:
-    """The positions of each class, shuffled independently of other classes."""
+    """Return each class's positions, shuffled independently of other classes."""
     by_class = positions[np.argsort(labels[positions], kind="stable")]
     numbers, starts = np.unique(labels[by_class], return_index=True)
     groups = np.split(by_class, starts[1:])
@@ -187,26 +186,26 @@ def _shuffled_classes(
 def _draw(
     positions: _Array, labels: _Array, seed: list[int], fraction: float, classes: Sequence[str]
 ) -> _Array:
-    """A fraction of each class: at least one image, and not all of them."""
+    """Draw a fraction of each class: at least one image, but not all."""
     drawn = []
     for number, group in _shuffled_classes(positions, labels, seed):
         if len(group) < 2:
             raise InputError(
                 f"class {classes[number]!r} has too few training images to carve a split from;"
-                " add some until it has three, or name splits to validate and test on"
+                " add images until it has three, or name splits to validate and test on"
             )
         drawn.append(group[: min(max(1, round(fraction * len(group))), len(group) - 1)])
     return np.sort(np.concatenate(drawn))
 
 
 def _first_drawn(positions: _Array, labels: _Array, seed: list[int], count: int) -> _Array:
-    """At most ``count`` of each class; larger counts extend smaller ones."""
+    """Draw at most ``count`` of each class; a larger count extends a smaller draw."""
     groups = _shuffled_classes(positions, labels, seed)
     return np.concatenate([group[:count] for _, group in groups])
 
 
 def _interleaved(positions: _Array, labels: _Array) -> _Array:
-    """In rounds of one image from each class, in the order of the source."""
+    """Order positions in rounds of one image per class, in the order of the source."""
     by_class = np.sort(positions)
     by_class = by_class[np.argsort(labels[by_class], kind="stable")]
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)

@@ -86,7 +86,7 @@ def test_unlabelled_images(tmp_path):
     type_in(project, start, ("/data/flowers", str(flowers)), ("/data/more", str(more)))
     assert shape(project, "unlabeled") == (5, 32, 32, 3)
     said = type_in(project, "ackd status")
-    assert "images of 4 classes, 32x32; 5 unlabeled, 1 left out as in the others" in said
+    assert "images of 4 classes, 32x32; 5 unlabeled, 1 left out as duplicates" in said
     photograph((64, 64), 2000).save(more / "new.png")
     assert "reports/inputs/unlabeled.json modified" in type_in(project, "ackd status")
     type_in(project, blocks(UNLABELED, "What the student sees")[0])

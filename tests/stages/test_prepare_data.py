@@ -176,12 +176,12 @@ def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
     assert load_data().images("unlabeled").with_margin().shape == (3, 10, 10, 3)
     report = json.loads(Path("reports/data.json").read_text())
     assert report["unlabeled"] == {"source": "imagefolder:more", "count": 3, "left_out": 12}
-    assert "; 3 unlabeled, 12 left out as in the others" in capsys.readouterr().out
+    assert "; 3 unlabeled, 12 left out as duplicates" in capsys.readouterr().out
     # The rest of a set of which a part is labeled; its own labels count for nothing.
     rest = prepare(train_per_class=20, unlabeled="digits")
     known = rest["splits"]["train"]["count"] + rest["splits"]["val"]["count"]
     assert rest["unlabeled"]["count"] == pytest.approx(1437 - known, abs=3)  # and a few twins
-    with pytest.raises(InputError, match=r"data.unlabeled: digits has no image that is not in"):
+    with pytest.raises(InputError, match=r"data.unlabeled: all images of digits are also in"):
         prepare(unlabeled="digits")
     with pytest.raises(InputError, match=r"^data.unlabeled: 'no' is not a folder; correct"):
         prepare(unlabeled="imagefolder:no")
@@ -267,14 +267,14 @@ def test_damaged_images_are_named_at_once_or_skipped_but_no_class_whole(project,
     assert "val/b/3.jpg (not an image)" in report["damaged"]
     for path in (project / "images/train").glob("a/*.jpg"):
         path.write_text("no image")
-    with pytest.raises(InputError, match="replace them, as a class or a split has no other"):
+    with pytest.raises(InputError, match="replace them, because a class or split has no other"):
         prepare(**source, damaged="skip")
 
 
 @pytest.mark.parametrize(
     ("room", "sentence"),
     [
-        ("5000k", "artifacts/data: the images take 0.00552 GB, and 0.0051"),
+        ("5000k", "artifacts/data: the images need 0.00552 GB, but this disk has only 0.0051"),
         ("5400k", "no space left on the disk"),  # for the images, and not for the labels
     ],
 )

@@ -1,1 +1,1 @@
-"""How training images reach a network."""
+"""Feeds of training images."""

@@ -12,14 +12,14 @@ from stages.sections.data import Augmentation
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """The order in which ``count`` samples are seen in an epoch, ``[count]`` int64 on the CPU."""
+    """Return the order of ``count`` samples in an epoch, ``[count]`` int64 on the CPU."""
     return torch.argsort(random_bits(seed, epoch, torch.arange(count), ORDER), stable=True)
 
 
 def in_rounds(seed: int, members: Tensor, start: int, count: int) -> Tensor:
-    """``count`` members from a place on in an endless row of rounds.
+    """Return ``count`` members, starting at position ``start`` of an endless sequence of rounds.
 
-    Each round has all ``[M]`` members, in an order of its own.
+    Each round has all ``[M]`` members in a new order.
     """
     first, last = start // len(members), (start + count - 1) // len(members)
     rounds = [
@@ -30,7 +30,7 @@ def in_rounds(seed: int, members: Tensor, start: int, count: int) -> Tensor:
 
 
 def pad(images: Tensor, padding: int, mode: str) -> Tensor:
-    """``[N, H, W, 3]`` with a border of black (``zero``) or mirrored (``reflect``) pixels."""
+    """Pad ``[N, H, W, 3]`` with black (``zero``) or mirrored (``reflect``) pixels."""
     if padding == 0:
         return images
     if mode == "zero":
@@ -41,7 +41,7 @@ def pad(images: Tensor, padding: int, mode: str) -> Tensor:
 
 
 def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
-    """Indices of 0 to ``size - 1`` with ``padding`` more on either side, mirrored."""
+    """Return the indices 0 to ``size - 1``, extended on both sides by ``padding`` mirrored ones."""
     places = torch.arange(-padding, size + padding, device=device).abs()
     return torch.where(places < size, places, 2 * (size - 1) - places)
 
@@ -49,14 +49,14 @@ def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
 def augment(
     padded: Tensor, rows_of: Tensor, indices: Tensor, settings: Augmentation, size: int, epoch: int
 ) -> Tensor:
-    """What training sees of each image in an epoch.
+    """Augment images for an epoch.
 
     Args:
         padded: ``[N, H, W, 3]`` uint8, with the border of :func:`pad`.
-        rows_of: ``[B]``, where in ``padded`` the wanted samples are.
-        indices: ``[B]``, their sample indices, which the random choices are keyed by.
-        settings: what is changed, and the data seed.
-        size: height and width of what is seen.
+        rows_of: ``[B]``, the wanted samples' rows in ``padded``.
+        indices: ``[B]``, their sample indices, which key the random choices.
+        settings: the augmentation, and the data seed.
+        size: height and width of the result.
         epoch: counted from 0.
 
     Returns:
@@ -68,7 +68,7 @@ def augment(
         whole = padded[rows_of.to(padded.device)]
         images = resized_crops(whole, indices, settings, size, epoch)
     if settings.recolors:
-        from stages.data.feed.recolor import recolor  # torchvision's transforms load slowly
+        from stages.data.feed.recolor import recolor  # torchvision's transforms import slowly
 
         images = recolor(images, indices, settings, epoch)
     return images
@@ -77,7 +77,7 @@ def augment(
 def crop_and_flip(
     padded: Tensor, rows_of: Tensor, indices: Tensor, settings: Augmentation, size: int, epoch: int
 ) -> Tensor:
-    """A random window of each padded image, mirrored every second time where that is set."""
+    """Crop a random window of each padded image, and mirror half of them if so set."""
     seed, device = settings.seed, padded.device
     indices = indices.to(device)
     top = uniform(random_bits(seed, epoch, indices, TOP), padded.shape[1] - size + 1)

@@ -1,4 +1,4 @@
-"""How images reach a network: batches in the epoch's order, augmented and normalised."""
+"""The contract of a feed: batches in the epoch's order, augmented and normalised."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Shard(NamedTuple):
 
     Attributes:
         batch: its samples.
-        weight: what its mean loss must be multiplied by, so that the mean over all processes is
-            the mean over the global batch; 1 where all have the same number of samples.
+        weight: factor for its mean loss, so that the mean over processes is the mean over the
+            global batch; 1 if all have the same number of samples.
     """
 
     batch: Batch
@@ -39,14 +39,14 @@ class FeedPlan:
 
     Attributes:
         batch_size: of the global batch.
-        label_smoothing: the share of each target that is spread over all classes.
-        full_batches: leave out the rest of an epoch's images that does not fill a batch.
-        unlabeled: how many of a batch's images have no label.
-        sampling: of labeled images, as ``data.sampling`` says.
-        class_weights: of the targets, as ``data.class_weights`` says.
+        label_smoothing: fraction of each target that is spread over all classes.
+        full_batches: drop the last images of an epoch if they do not fill a batch.
+        unlabeled: images without label in each batch.
+        sampling: of labeled images; see ``data.sampling``.
+        class_weights: of the targets; see ``data.class_weights``.
 
     Raises:
-        InputError: an epoch would not fill one batch, or a batch not all processes.
+        InputError: there are too few images for a batch, or too few in a batch for all processes.
     """
 
     data: DataSet
@@ -63,11 +63,11 @@ class FeedPlan:
 
     @property
     def labeled(self) -> int:
-        """How many of a batch's images have a label."""
+        """Images with label in each batch."""
         return self.batch_size - self.unlabeled
 
     def files(self) -> list[ImageFile]:
-        """Of labeled and unlabeled images, with their margins."""
+        """Return the files of labeled and unlabeled images, with their margins."""
         files = [self.data.split("train").images]
         files += [self.data.images("unlabeled")] if self.unlabeled else []
         return [file.with_margin() for file in files]
@@ -81,31 +81,31 @@ class FeedPlan:
             )
         if size < 2 * processes:
             raise InputError(
-                f"batch_size is {size}, too small for {processes} processes, which need two"
-                " images each; use a larger batch_size or fewer processes"
+                f"batch_size is {size}, expected at least two images for each of {processes}"
+                " processes; use a larger batch_size or fewer processes"
             )
         if self.full_batches and size % processes:
             raise InputError(
-                f"batch_size is {size}, which {processes} processes cannot share evenly, as"
-                " this method needs; use a multiple of their number"
+                f"batch_size is {size}, which this method cannot divide evenly among {processes}"
+                " processes; use a multiple of their number"
             )
         padding = self.augmentation.crop_padding
         if self.augmentation.pad_mode == "reflect" and padding >= self.data.image_size:
             raise InputError(
-                f"augmentation.crop_padding is {padding}, which cannot be reflected in images of"
-                f" {self.data.image_size} pixels; use fewer or pad_mode: zero"
+                f"augmentation.crop_padding is {padding}, too large to reflect images of"
+                f" {self.data.image_size} pixels; use less or pad_mode: zero"
             )
 
 
 class Feed:
     """The training images of a process, epoch by epoch.
 
-    An epoch has a slot for each labeled image and, after these, for the unlabeled ones that it
-    shows. What is in a slot is a function of the data seed, the epoch and the slot alone; where
-    images are mixed, of the step too, whose batch is mixed with itself in reversed order, labeled
-    images with labeled ones. Each global batch is cut into as many parts as there are processes.
-    The last batch of an epoch may be smaller; a rest that would not give two images to every
-    process joins the batch before it, because BatchNorm cannot learn from a single 1x1 map.
+    An epoch has a slot for each labeled image, then one for each unlabeled image that it shows. A
+    slot's content depends only on data seed, epoch and slot, and with mixing also on the step:
+    each batch is mixed with itself in reversed order, labeled images with labeled ones. Each global
+    batch is divided among the processes. The last batch of an epoch may be smaller; a remainder of
+    fewer than two images per process joins the batch before it, because BatchNorm cannot learn from
+    a single 1x1 map.
     """
 
     def __init__(self, plan: FeedPlan) -> None:
@@ -122,27 +122,27 @@ class Feed:
         self._labels = F.pad(self.labels, (0, unlabeled), value=-1) if unlabeled else self.labels
 
     def __len__(self) -> int:
-        """Labeled images."""
+        """Return the number of labeled images."""
         return len(self.labels)
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         full, rest = divmod(len(self), self.plan.labeled)
         return full if self.plan.full_batches or rest < 2 * self.plan.processes else full + 1
 
     @property
     def slots(self) -> int:
-        """Of an epoch."""
+        """Slots per epoch."""
         return len(self) + self.steps * self.plan.unlabeled
 
     @property
     def seen(self) -> int:
-        """Images an epoch."""
+        """Images per epoch."""
         return self.steps * self.plan.batch_size if self.plan.full_batches else self.slots
 
     def identity(self) -> dict[str, Any]:
-        """What decides the images of all slots, JSON-able."""
+        """Return everything that determines the images of all slots, JSON-serializable."""
         plan, train = self.plan, self.plan.data.manifest["splits"]["train"]
         found = {
             "data_sha256": train["images_sha256"],
@@ -157,7 +157,7 @@ class Feed:
         return found
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Shard]:
-        """The process's shards of an epoch's batches."""
+        """Yield this process's shard of each batch of an epoch."""
         indices = self._indices(epoch)
         batches = self._batches(epoch)[start_step:]
         shown = [slots[self._own] for slots in batches]
@@ -171,7 +171,7 @@ class Feed:
             yield self._shard(pixels, slots, indices, epoch, step)
 
     def _indices(self, epoch: int) -> Tensor:
-        """Which image each slot of the epoch shows."""
+        """Return the image index of each slot of the epoch."""
         seed, count = self.plan.augmentation.seed, len(self)
         shown = [torch.arange(count)]
         if self.plan.sampling == "balanced":
@@ -189,7 +189,7 @@ class Feed:
         return torch.cat(shown)
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
-        """The slots of each batch, labeled ones first."""
+        """Return the slots of each batch, labeled ones first."""
         plan, count = self.plan, len(self)
         order = epoch_order(plan.augmentation.seed, epoch, count)
         order = order[: self.seen - self.steps * plan.unlabeled]
@@ -201,11 +201,11 @@ class Feed:
 
     @property
     def _own(self) -> slice:
-        """Of a batch, this process's rows."""
+        """The rows of a batch for this process."""
         return slice(self.plan.process, None, self.plan.processes)
 
     def _mirrored(self, slots: Tensor, rows: Tensor) -> Tensor:
-        """What belongs to a batch's slots in reversed order, labeled ones first as before."""
+        """Reverse the rows of a batch's slots, labeled and unlabeled ones separately."""
         labeled = int((slots < len(self)).sum())
         return torch.cat([kind.flip(0) for kind in rows.tensor_split([labeled])])
 
@@ -216,10 +216,10 @@ class Feed:
     def _shard(
         self, pixels: Tensor, slots: Tensor, indices: Tensor, epoch: int, step: int
     ) -> Shard:
-        """The process's part of a batch, normalised and mixed, and what is to be learnt of it.
+        """Normalise and mix this process's part of a batch, with its targets.
 
         Args:
-            pixels: of its images, and where they are elsewhere of their partners.
+            pixels: of its images, followed by their partners if other processes show those.
         """
         plan, settings, device = self.plan, self.plan.augmentation, self.normalize.device
         images, own = self.normalize(pixels), slots[self._own]
@@ -241,7 +241,7 @@ class Feed:
         return Shard(batch, len(own) * plan.processes / len(slots))
 
     def _targets(self, labels: Tensor) -> Tensor:
-        """``[B, K]``, the classes' probabilities, which weigh as much as in :class:`Batch`."""
+        """Return target probabilities ``[B, K]``, weighted as in :class:`Batch`."""
         classes, smoothing = len(self.plan.data.classes), self.plan.label_smoothing
         labeled = (labels >= 0).float()
         targets = F.one_hot(labels.clamp(min=0), classes).float()
@@ -250,5 +250,5 @@ class Feed:
         return targets * weights[:, None]
 
     def _images(self, parts: Sequence[Tensor], indices: Tensor, epoch: int) -> Iterator[Tensor]:
-        """The augmented uint8 images ``[B, H, W, 3]`` of each part's slots, in turn."""
+        """Yield the augmented uint8 images ``[B, H, W, 3]`` of each part's slots."""
         raise NotImplementedError

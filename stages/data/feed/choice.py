@@ -1,4 +1,4 @@
-"""Which feed: training images that stay in memory, or that are read while training."""
+"""Choose between training images in memory and streaming them from disk."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from stages.machine import cores, free_memory
 
 _VARIABLE = "ACKD_WORKERS"
 _MAX_WORKERS = 8
-_SHARE = 0.25  # of what is free; the networks need the rest
+_SHARE = 0.25  # of free memory; the networks need the rest
 
 
 def build_feed(plan: FeedPlan, mode: Literal["auto", "memory", "stream"] = "auto") -> Feed:
-    """The training images, in the way that ``mode`` says; the batches are the same.
+    """Build the feed; its batches do not depend on ``mode``.
 
-    ``auto`` keeps them in memory where, padded, they take a quarter at most of what is free on the
-    device, and in RAM for each process of this host. The first process says which it became.
+    ``auto`` keeps the images in memory if, padded, they take at most a quarter of what is free on
+    the device, and of each local process's part of the free RAM. The first process prints the
+    choice.
 
     Raises:
-        InputError: ``ACKD_WORKERS`` is no number.
+        InputError: ``ACKD_WORKERS`` is not a number.
     """
-    # Other launchers than ours set it too.
+    # Set by torchrun and other launchers.
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", plan.processes))
     workers = _wanted_workers(neighbours)
     files = plan.files()
@@ -51,7 +52,7 @@ def _wanted_workers(neighbours: int) -> int:
         return min(_MAX_WORKERS, max(1, cores() // neighbours))
     if not text.isdecimal():
         raise InputError(
-            f"{_VARIABLE} is {text!r}, expected a number of processes, or 0 for none besides the"
-            " training itself"
+            f"{_VARIABLE} is {text!r}, expected a number of processes, or 0 to read in the training"
+            " process"
         )
     return int(text)

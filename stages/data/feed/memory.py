@@ -1,4 +1,4 @@
-"""Training images that stay in memory."""
+"""Feed training images from memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stages.data.feed.base import Feed, FeedPlan
 
 
 class MemoryFeed(Feed):
-    """All training images lie padded in the device's memory and are augmented there."""
+    """Keeps all training images, padded, in the device's memory and augments them there."""
 
     def __init__(self, plan: FeedPlan) -> None:
         super().__init__(plan)

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: batches whose images are made of two, keyed by (seed, epoch, step)."""
+"""Mixup and CutMix, which combine pairs of images, keyed by (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PURPOSE = 0x6D6978  # keeps these numbers apart from others of the same seed
 
 
 class Box(NamedTuple):
-    """Of an image, in pixels."""
+    """A part of an image, in pixels."""
 
     top: int
     left: int
@@ -23,18 +23,18 @@ class Box(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """How the images of one batch are mixed with their partners, pixels and targets alike.
+    """How to mix the pixels and targets of a batch with those of their partners.
 
     Attributes:
-        kept: the share of each image's own target; mixup keeps as much of its pixels.
-        box: what CutMix takes from the partner; None for mixup.
+        kept: weight of an image's own target and, with mixup, of its pixels.
+        box: the part that CutMix takes from the partner; None for mixup.
     """
 
     kept: float
     box: Box | None
 
     def images(self, own: Tensor, partners: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` of two such batches."""
+        """Mix two batches of images ``[B, 3, H, W]``."""
         if self.box is None:
             return own * self.kept + partners * (1 - self.kept)
         mixed = own.clone()
@@ -43,19 +43,19 @@ class Mix(NamedTuple):
         return mixed
 
     def targets(self, own: Tensor, partners: Tensor) -> Tensor:
-        """``[B, K]`` of two such batches."""
+        """Mix two batches of targets ``[B, K]``."""
         return own * self.kept + partners * (1 - self.kept)
 
 
 def draw_mix(settings: Augmentation, epoch: int, step: int, size: int) -> Mix:
-    """Zhang et al. 2018 (mixup) or Yun et al. 2019 (CutMix), for a batch of ``size`` pixels."""
+    """Draw mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) for images of ``size`` pixels."""
     generator = np.random.default_rng((settings.seed, epoch, step, _PURPOSE))
     cuts = generator.random() < 0.5 if settings.mixup and settings.cutmix else settings.cutmix > 0
     alpha = settings.cutmix if cuts else settings.mixup
     kept = float(generator.beta(alpha, alpha))
     if not cuts:
         return Mix(kept, None)
-    # A square of the share that is not kept about a random centre, less what leaves the image.
+    # A square with area 1 - kept around a random centre, clipped to the image.
     half = math.sqrt(1 - kept) * size / 2
     row, column = generator.integers(size), generator.integers(size)
     top, bottom, left, right = (

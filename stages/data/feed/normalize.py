@@ -1,4 +1,4 @@
-"""From pixels to what networks take."""
+"""Normalise pixels to the input of networks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class Normalize:
-    """``[B, H, W, 3]`` uint8 to ``[B, 3, H, W]`` float32 of mean 0 and deviation 1.
+    """Maps ``[B, H, W, 3]`` uint8 to ``[B, 3, H, W]`` float32 with mean 0 and deviation 1.
 
-    What it returns keeps the channels innermost in memory, which is what convolutions like best.
+    The result is channels-last in memory, the fastest layout for convolutions.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
@@ -25,7 +25,7 @@ class Normalize:
 
     def __call__(self, images: npt.NDArray[np.uint8] | Tensor) -> Tensor:
         if isinstance(images, np.ndarray):
-            # torch takes no read-only memory, which is what a memory-mapped file is.
+            # torch rejects read-only memory, such as a memory-mapped file.
             images = torch.from_numpy(images if images.flags.writeable else images.copy())
         pixels = images.to(self.device).to(torch.float32)
         return pixels.mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)

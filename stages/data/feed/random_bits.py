@@ -1,7 +1,6 @@
-"""Random numbers that are a hash of what they are for, not the next of a stream.
+"""Counter-based random numbers: a hash of their purpose, not the next number of a stream.
 
-They are therefore the same whatever the batch, the worker, the process, the device, the method or
-the interruption.
+They do not depend on batch, worker, process, device, method or interruptions.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# What a number is drawn for; a new use takes a new number, so that the old ones keep theirs.
+# The purposes of numbers. A new purpose takes a new value, so existing numbers stay the same.
 ORDER, TOP, LEFT, FLIP = range(4)
 ATTEMPTS = range(4, 24)  # area and sides of a resized crop, in turn
 RECOLOR = 24
@@ -17,7 +16,7 @@ ROUND = 25
 
 
 def _signed(number: int) -> int:
-    """The 64 bits of an unsigned number as torch's int64 holds them."""
+    """Reinterpret an unsigned 64-bit number as torch's int64."""
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
@@ -27,14 +26,14 @@ _SECOND = _signed(0x94D049BB133111EB)
 
 
 def shift_right(bits: Tensor, places: int) -> Tensor:
-    """A logical shift: torch's own repeats the sign."""
+    """Shift logically; torch's own shift repeats the sign."""
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
 def _mix(state: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014), a bijection that scatters bits.
+    """Apply the finaliser of SplitMix64 (Steele, Lea & Flood 2014), a bijection.
 
-    torch's int64 multiplies and adds modulo 2^64.
+    torch's int64 arithmetic is modulo 2^64.
     """
     state = state + _GOLDEN
     state = (state ^ shift_right(state, 30)) * _FIRST
@@ -43,7 +42,7 @@ def _mix(state: Tensor) -> Tensor:
 
 
 def random_bits(seed: int, epoch: int, indices: Tensor, purpose: int) -> Tensor:
-    """64 random bits for each sample index, ``[N]`` int64, on the indices' device."""
+    """Return 64 random bits for each sample index, ``[N]`` int64, on the indices' device."""
     state = torch.zeros(1, dtype=torch.int64, device=indices.device)
     for key in (seed, purpose, epoch):
         state = _mix(state ^ key)
@@ -51,5 +50,5 @@ def random_bits(seed: int, epoch: int, indices: Tensor, purpose: int) -> Tensor:
 
 
 def uniform(bits: Tensor, below: int) -> Tensor:
-    """An integer of 0 to ``below - 1`` from the upper half of the bits."""
+    """Return an integer from 0 to ``below - 1``, from the upper half of the bits."""
     return shift_right(bits, 32) % below

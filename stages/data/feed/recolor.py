@@ -1,4 +1,4 @@
-"""Changes of an image's pixels by torchvision's transforms, keyed by (seed, epoch, sample)."""
+"""Apply torchvision's transforms to pixels, keyed by (seed, epoch, sample)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stages.sections.data import Augmentation
 
 
 def recolor(images: Tensor, indices: Tensor, settings: Augmentation, epoch: int) -> Tensor:
-    """What the settings say of policy, colours and erasing.
+    """Apply the policy, colour jitter and erasing of ``settings``.
 
-    The transforms draw from torch's global generator, which is therefore seeded for each image
-    by (seed, epoch, sample) and put back afterwards.
+    The transforms draw from torch's global generator, so it is seeded for each image by
+    (seed, epoch, sample) and restored afterwards.
 
     Args:
         images: ``[B, H, W, 3]`` uint8.

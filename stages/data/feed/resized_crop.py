@@ -1,10 +1,10 @@
-"""Random resized crops: a part of each image, of random size and sides, brought to one size.
+"""Random resized crops (Szegedy et al. 2015).
 
-Szegedy et al. 2015, with the ranges of every ImageNet recipe: from 8 % of the area, where nothing
-else is set, to all of it, sides of 3:4 to 4:3, the logarithm of the ratio uniform; what does not
-fit is drawn again.
+The ranges are those of the usual ImageNet recipes: from ``crop_area`` (8 % by default) to all of
+the area, and aspect ratios from 3:4 to 4:3 with uniform logarithm. Parts that do not fit are drawn
+again.
 
-Pixels are averaged in whole numbers, so the result is the same on every device and in every batch.
+Integer arithmetic makes the result the same on every device and in every batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WEIGHT_BITS = 14
 
 
 class Part(NamedTuple):
-    """Of an image, in pixels."""
+    """A part of an image, in pixels."""
 
     top: int
     left: int
@@ -36,11 +36,11 @@ class Part(NamedTuple):
 def resized_crops(
     images: Tensor, indices: Tensor, settings: Augmentation, size: int, epoch: int
 ) -> Tensor:
-    """A random part of each image at ``size``, mirrored every second time where that is set.
+    """Resize a random part of each image to ``size``, and mirror half of them if so set.
 
     Args:
         images: ``[B, H, H, 3]`` uint8.
-        indices: ``[B]``, their sample indices, which the random choices are keyed by.
+        indices: ``[B]``, their sample indices, which key the random choices.
         settings: flip, smallest area and data seed.
         size: height and width of the result.
         epoch: counted from 0.
@@ -60,10 +60,10 @@ def resized_crops(
 
 
 def choose_parts(side: int, indices: Tensor, settings: Augmentation, epoch: int) -> list[Part]:
-    """Which part of each image of ``side`` pixels an epoch shows."""
+    """Choose the part of each image of ``side`` pixels that an epoch shows."""
 
     def drawn(purpose: int) -> list[float]:
-        """Uniform in [0, 1), for each sample."""
+        """Draw a uniform number in [0, 1) for each sample."""
         return (
             shift_right(random_bits(settings.seed, epoch, indices, purpose), 11) * 2.0**-53
         ).tolist()
@@ -71,7 +71,7 @@ def choose_parts(side: int, indices: Tensor, settings: Augmentation, epoch: int)
     attempts = [drawn(purpose) for purpose in ATTEMPTS]
     parts = []
     for number, (top, left) in enumerate(zip(drawn(TOP), drawn(LEFT), strict=True)):
-        height = width = side  # where no attempt fits, about once in 10^8 times
+        height = width = side  # if no attempt fits, about once in 10^8 draws
         for areas, ratios in zip(attempts[::2], attempts[1::2], strict=True):
             area = side**2 * _between((settings.crop_area, 1.0), areas[number])
             ratio = math.exp(_between(_LOG_RATIO, ratios[number]))
@@ -91,12 +91,9 @@ def _between(ends: tuple[float, float], share: float) -> float:
 
 
 def _resize(image: Tensor, size: int) -> Tensor:
-    """``[L, M, 3]`` to ``[size, M, 3]`` by linear interpolation.
-
-    A new line is made of as many old ones as it covers where these are more.
-    """
+    """Resize ``[L, M, 3]`` to ``[size, M, 3]`` by antialiased linear interpolation."""
     places, weights = _taps(image.shape[0], size)
-    image = image.contiguous()  # or looking lines up is slow
+    image = image.contiguous()  # makes index_select fast
     sums = torch.full((), 1 << (_WEIGHT_BITS - 1), dtype=torch.int32, device=image.device)
     for place, weight in zip(places.to(image.device), weights.to(image.device), strict=True):
         lines = image.index_select(0, place).to(torch.int32)
@@ -106,7 +103,7 @@ def _resize(image: Tensor, size: int) -> Tensor:
 
 @functools.lru_cache(maxsize=1024)
 def _taps(length: int, size: int) -> tuple[Tensor, Tensor]:
-    """Which of ``length`` old lines make each of ``size`` new ones, and by what weight.
+    """Return which of ``length`` old lines make up each of ``size`` new ones, with weights.
 
     Returns:
         Indices int64 and weights int32, both ``[T, size]``; the weights are in units of 2^-14 and
@@ -118,7 +115,7 @@ def _taps(length: int, size: int) -> tuple[Tensor, Tensor]:
     places = np.floor(centre - reach) + np.arange(2 * math.ceil(reach) + 1)[:, None]
     share = np.maximum(0, 1 - np.abs(places + 0.5 - centre) / reach)
     share *= (places >= 0) & (places < length)
-    # Differences of rounded sums, so that no rounding is lost.
+    # Differences of rounded cumulative sums, so the weights sum to 1 exactly.
     sums = np.cumsum(share, axis=0)
     steps = np.rint(sums / sums[-1] * 2**_WEIGHT_BITS)
     weights = np.diff(steps, axis=0, prepend=0)

@@ -1,4 +1,4 @@
-"""Training images that are read while training, for sets that do not fit into memory."""
+"""Stream training images from disk, for data sets that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from stages.sections.data import Augmentation
 
 _Indices: TypeAlias = npt.NDArray[np.int64]
 
-_PREFETCH = 2  # parts that each worker reads ahead, which bounds the memory
+_PREFETCH = 2  # parts that each worker reads ahead; bounds the memory
 
 
 class StreamFeed(Feed):
-    """Worker processes read and augment what is needed next; the batches are those of MemoryFeed.
+    """Reads and augments images in worker processes; gives the same batches as MemoryFeed.
 
-    The workers live for one epoch, and end by themselves when this process is gone.
+    The workers live for one epoch, and end if this process dies.
 
     Args:
-        workers: how many processes; 0 reads in this one.
+        workers: number of processes; 0 reads in this one.
     """
 
     def __init__(self, plan: FeedPlan, workers: int = 0) -> None:
@@ -50,15 +50,15 @@ class StreamFeed(Feed):
             num_workers=self.workers,
             prefetch_factor=_PREFETCH if self.workers else None,
             pin_memory=self.normalize.device.type == "cuda",
-            # It draws a seed, which must not come from the numbers that methods draw.
+            # The loader draws a seed, which must not come from the methods' generator.
             generator=torch.Generator(),
         )
         for images in loader:
             if isinstance(images, InputError):
                 raise images
-            # torch keeps a few bytes of each of the last 128 batches that workers sent. On the heap
-            # they split the room that batches leave, so that it fits no later one: 1.1 GB in all
-            # with 32 images of 160 pixels.
+            # torch keeps a few bytes for each of the last 128 batches from workers. They fragment
+            # the heap so that freed batches cannot be reused: 1.1 GB for batches of 32 images of
+            # 160 pixels.
             shared_cache.free_dead_references()  # type: ignore[no-untyped-call]
             yield images
 
@@ -86,13 +86,13 @@ class _Parts(Dataset[Tensor | InputError]):
         try:
             images = torch.from_numpy(self._read(self.indices[slots]))
         except InputError as error:
-            return error  # torch would raise it with the worker's traceback in its message
+            return error  # torch would add the worker's traceback to the message
         padded = pad(images, self.settings.crop_padding, self.settings.pad_mode)
         rows = torch.arange(len(slots))
         return augment(padded, rows, torch.from_numpy(slots), self.settings, self.size, self.epoch)
 
     def _read(self, indices: _Indices) -> npt.NDArray[np.uint8]:
-        """Of files that are counted through, the first one's images first."""
+        """Read images by an index that runs through all files in order."""
         first, *others = self.files
         if not others:
             return first[indices]

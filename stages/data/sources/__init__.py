@@ -1,1 +1,1 @@
-"""Where images come from: one file for each scheme of ``data.source``."""
+"""Image sources, one module for each scheme of ``data.source``."""

@@ -1,4 +1,4 @@
-"""From an encoded image of any mode and size to RGB pixels."""
+"""Decode images of any mode and size to RGB pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation."""
+"""The transpose that undoes each EXIF orientation."""
 
 
 _FITS: dict[str, Callable[..., Image.Image]] = {
@@ -30,34 +30,34 @@ _FITS: dict[str, Callable[..., Image.Image]] = {
 
 
 class DamagedImageError(Exception):
-    """No image, or a damaged or truncated one; the message names it and says what is wrong."""
+    """A file is no image, damaged or truncated; the message names it and the problem."""
 
 
 def decode(
     open_image: Callable[[], Image.Image], size: int | None, description: str, fit: str = "crop"
 ) -> npt.NDArray[np.uint8]:
-    """The pixels ``[H, W, 3]`` of an image.
+    """Decode an image to pixels ``[H, W, 3]``.
 
-    The EXIF orientation is honoured; damaged EXIF is none. Other modes become RGB as PIL converts
-    them: grey levels and palettes are spread over the channels, CMYK is converted, and transparency
-    is dropped, which shows what lies beneath. Levels of 16 bits are scaled to 8.
+    The EXIF orientation is applied; damaged EXIF is ignored. PIL converts other modes to RGB: grey
+    levels and palettes are expanded, CMYK is converted, and transparency is dropped, which shows
+    the colours beneath. 16-bit levels are scaled to 8 bits.
 
     Args:
-        open_image: opens the file; it may still be undecoded.
-        size: height and width to bring it to by bicubic, antialiased resizing. An image that has
-            the size stays as it is; None leaves every one as it is.
+        open_image: opens the file, which need not be decoded yet.
+        size: target height and width, by bicubic, antialiased resizing; None, or an image of that
+            size, means no resizing.
         description: names the image in an error.
-        fit: what becomes of other sides than square ones, as ``data.fit`` says.
+        fit: how to make images square; see ``data.fit``.
 
     Raises:
-        DamagedImageError: whatever a decoder raised.
+        DamagedImageError: the decoder failed for any reason.
     """
     try:
         with open_image() as image:
             upright = _rgb(_upright(image))
             if size is not None and upright.size != (size, size):
                 upright = _FITS[fit](upright, (size, size), Image.Resampling.BICUBIC)
-    except Exception as error:  # on a damaged file, decoders raise nearly everything
+    except Exception as error:  # on damaged files, decoders raise almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not an image" if unknown else first_line(error)
         raise DamagedImageError(f"{description} ({reason})") from None
@@ -65,11 +65,11 @@ def decode(
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As ``ImageOps.exif_transpose``, which writes the EXIF anew and fails where a tag is odd."""
+    """Apply the EXIF orientation; ``ImageOps.exif_transpose`` would fail on invalid EXIF tags."""
     image.load()
     try:
         method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the pixels are whole
+    except Exception:  # damaged EXIF; the pixels are intact
         method = None
     return image if method is None else image.transpose(method)
 
@@ -79,9 +79,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         levels = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(
-            f"its levels are of 32 bits, mode {image.mode}, where 8 or 16 are expected"
-        )
+        raise ValueError(f"32-bit levels, mode {image.mode}, expected 8 or 16 bits")
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, PIL warns
+        image = image.convert("RGBA")  # PIL warns if converted straight to RGB
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""The embedded set: scikit-learn's handwritten digits, 1,797 real images of 8x8 pixels.
+"""The built-in data set: scikit-learn's handwritten digits, 1,797 real images of 8x8 pixels.
 
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
 """
@@ -17,11 +17,11 @@ _WHITE = 16  # of the set's grey levels 0..16
 
 
 def open_digits() -> Source:
-    """Splits ``train`` and ``test``, always the same 80 and 20 percent, stratified."""
+    """Open the splits ``train`` and ``test``: always the same 80 % and 20 %, stratified."""
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / _WHITE)).astype(np.uint8)
-    # The set has no official test split; this one must not move with data.seed, or accuracies of
-    # runs with different seeds would be measured on different images.
+    # The set has no official test split. This one must not depend on data.seed, or runs with
+    # different seeds would be tested on different images.
     train, test = train_test_split(
         np.arange(len(pixels)), test_size=TEST_FRACTION, stratify=digits.target, random_state=0
     )

@@ -1,4 +1,4 @@
-"""Data sets in the layout of the Hugging Face hub: a local folder, or an id to download."""
+"""Data sets of the Hugging Face hub: an id to download, or a local folder in its layout."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def open_hub(
     *,
     labeled: bool = True,
 ) -> Source:
-    """A local folder, read without any network; else an id of the hub, with optional ``@revision``.
+    """Open a local folder, without network access, or an id of the hub with optional ``@revision``.
 
-    A folder is in the layout of the hub, or what ``save_to_disk`` wrote. The image column is the
+    A folder has the layout of the hub, or was written by ``save_to_disk``. The image column is the
     one of type ``Image``; of several, the one called image or img. The label column is the one of
     type ``ClassLabel``; of several, the one called label, else fine_label (CIFAR-100 has fine and
-    coarse ones). Where none has that type, a column of encoded files, or of integers or strings,
-    with one of these names serves.
+    coarse labels). If no column has the type, one with such a name serves if it holds encoded files
+    or, for labels, integers or strings.
 
     Raises:
-        InputError: the folder or the id cannot be read, it has several configurations and none is
+        InputError: the folder or id cannot be read, it has several configurations and none is
             named, or a column cannot be found.
     """
     splits = _load(location, config)
@@ -78,20 +78,20 @@ def open_hub(
 def _load(location: str, config: str | None) -> Mapping[str, Any]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    # What the library logs as an error it also raises.
+    # The library also raises whatever it logs as an error.
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     name, _, revision = location.partition("@")
-    advice = "correct the id, or see that the hub can be reached"
+    advice = "correct the id, or check that the hub is reachable"
     if Path(location).expanduser().is_dir():
         name, revision = str(Path(location).expanduser()), ""
         advice = "expected a folder in the layout of the hub"
     elif Path(name).expanduser().is_dir():
         raise InputError(
-            f"data.source: {name!r} is a folder here and has no revision; remove @{revision}"
+            f"data.source: {name!r} is a local folder without revisions; remove @{revision}"
         )
     elif not _HUB_ID.fullmatch(name):
         raise InputError(
-            f"data.source: {location!r} is neither a folder here nor an id of the hub;"
+            f"data.source: {location!r} is neither a local folder nor an id of the hub;"
             " correct the path"
         )
     try:
@@ -126,7 +126,7 @@ def _find_column(
 
 
 def _holds_images(feature: Any) -> bool:
-    """Declared as images, or encoded files, as pandas writes them too."""
+    """Return whether a feature is declared as images, or holds encoded files, as from pandas."""
     declared = isinstance(feature, datasets.Image) or _type(feature) in _BINARY
     return declared or (isinstance(feature, Mapping) and "bytes" in feature)
 

@@ -1,4 +1,4 @@
-"""Folders of image files, a folder for each class."""
+"""Folders of image files, one folder per class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
 )
-#: What archives, storage boxes and file systems keep beside the files, thumbnails for example.
+#: Files that archives, NAS devices and file systems keep beside the data, such as thumbnails.
 _NOT_DATA = {
     *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "lost+found"),
     *("system volume information", "thumbs.db", "desktop.ini"),
@@ -25,16 +25,16 @@ _NOT_DATA = {
 
 
 def open_image_folder(location: str, named_splits: list[str]) -> Source:
-    """Either ``<split>/<class>/*`` or ``<class>/*``; the latter is one split, ``train``.
+    """Open ``<split>/<class>/*`` or ``<class>/*``; the latter is one split, ``train``.
 
-    Folders called as splits are (see :func:`split_called`), or as ``named_splits`` says, are splits
-    where they hold class folders and a training split is among them. Files are looked for at any
-    depth below a class, through links too. Hidden files are no data; other files without the
-    extension of an image are passed over and counted in the notes.
+    Folders named like splits (see :func:`split_called`) or in ``named_splits`` are splits if they
+    hold class folders and include a training split. Files may be at any depth below a class, also
+    behind links. Hidden files are ignored; other files without an image's extension are skipped and
+    counted in the notes.
 
     Raises:
-        InputError: the folder is missing; splits and classes cannot be told apart; a class has no
-            image, or a name that is not UTF-8.
+        InputError: the folder is missing, its layout is ambiguous, or a class has no image or a
+            name that is not UTF-8.
     """
     root = Path(location).expanduser()
     if not root.is_dir():
@@ -43,7 +43,7 @@ def open_image_folder(location: str, named_splits: list[str]) -> Source:
     splits = _find_splits(root, folders, named_splits)
     notes = []
     if splits and (rest := [name for name in folders if name not in splits]):
-        notes.append(f"passed over {', '.join(rest)}: no split, or without class folders")
+        notes.append(f"skipped {', '.join(rest)}: not a split, or without class folders")
     return Source(
         list(splits) or ["train"],
         lambda name: _open_split(root, f"{name}/" if splits else ""),
@@ -52,10 +52,10 @@ def open_image_folder(location: str, named_splits: list[str]) -> Source:
 
 
 def open_flat_folder(location: str) -> SourceSplit:
-    """Every image below a folder, at any depth, as one class.
+    """Open all images below a folder, at any depth, as one class.
 
     Raises:
-        InputError: the folder is missing, or has no image.
+        InputError: the folder is missing or has no image.
     """
     root = Path(location).expanduser()
     if not root.is_dir():
@@ -64,12 +64,14 @@ def open_flat_folder(location: str) -> SourceSplit:
     for name in found:
         files.append(name)
     if not found:
-        raise InputError(f"{root}: no images found{_listed(passed)}; add images or correct it")
+        raise InputError(
+            f"{root}: no images found{_listed(passed)}; add images or correct the path"
+        )
     return _split(root, files, [""] * len(found), "the unlabeled images", passed)
 
 
 def _find_splits(root: Path, folders: list[str], named: list[str]) -> list[str]:
-    """Those of the folders that are splits; none where they are the classes."""
+    """Return the folders that are splits; none if the folders are classes."""
     called = [name for name in folders if name in named or split_called(name)]
     nested = [name for name in called if name in named or _subfolders(root / name)]
     kinds = {split_called(name) for name in nested}
@@ -84,9 +86,10 @@ def _find_splits(root: Path, folders: list[str], named: list[str]) -> list[str]:
 
 
 class _Names:
-    """File names, end to end: of millions, as many strings would take far more memory.
+    """A list of file names in one buffer.
 
-    Path objects most of all, as Python keeps a table of all their parts, which never shrinks.
+    Millions of strings would take far more memory, and Path objects even more: Python interns all
+    their parts.
     """
 
     def __init__(self) -> None:
@@ -107,7 +110,7 @@ def _open_split(root: Path, prefix: str) -> SourceSplit:
     labels: list[str] = []
     folder = root / prefix
     passed = Counter(
-        f"{Path(entry.name).suffix.lower()} beside the classes"
+        f"{Path(entry.name).suffix.lower()} beside the class folders"
         for entry in os.scandir(folder)
         if _is_data(entry.name) and not entry.is_dir()
     )
@@ -115,7 +118,7 @@ def _open_split(root: Path, prefix: str) -> SourceSplit:
         images, others = _image_names(folder / name)
         if not images:
             raise InputError(
-                f"{folder / name}: this class has no image{_listed(others)}; add images or remove"
+                f"{folder / name}: the class has no images{_listed(others)}; add images or remove"
                 " the folder"
             )
         for image in images:
@@ -136,7 +139,7 @@ def _split(
         labels=labels,
         image=lambda position: Image.open(f"{root}/{files[position]}"),
         describe=lambda position: printable(files[position]),
-        notes=[f"passed over in {where}{_listed(passed)}"] if passed else [],
+        notes=[f"skipped in {where}{_listed(passed)}"] if passed else [],
     )
 
 
@@ -149,13 +152,13 @@ def _subfolders(folder: Path) -> list[str]:
     for name in names:
         if name.encode(errors="replace").decode() != name:
             raise InputError(
-                f"{folder}: the folder '{printable(name)}' has a name that is not UTF-8; rename it"
+                f"{folder}: the name of folder '{printable(name)}' is not UTF-8; rename it"
             )
     return names
 
 
 def _image_names(folder: Path) -> tuple[list[str], Counter[str]]:
-    """The images at any depth, as ``inner/name.png``, sorted folder by folder; other extensions."""
+    """Find images at any depth, as ``inner/name.png`` sorted by folder; count other extensions."""
     found = []
     passed: Counter[str] = Counter()
     for inner, names in walk(folder):
@@ -169,13 +172,13 @@ def _image_names(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The folders below, in order, with the files in them that are data; links are followed once.
+    """Walk a folder and those below it in order; links are followed once.
 
     Yields:
-        The folder relative to the given one, ``.`` for itself, and the files' names, sorted.
+        A folder relative to the given one, which is ``.``, and the sorted names of its data files.
     """
     real = folder.resolve()
-    seen = {real, *real.parents}  # links may lead in circles
+    seen = {real, *real.parents}  # links may form cycles
     for base, folders, names in os.walk(folder, followlinks=True):
         entered = []
         for name in filter(_is_data, sorted(folders)):

@@ -1,4 +1,4 @@
-"""From ``data.source`` to a source."""
+"""Open the source that ``data.source`` names."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SCHEMES = ("digits", "hf", "imagefolder", "torchvision")
 
 
 def open_unlabeled(data: Data) -> SourceSplit:
-    """The images of ``data.unlabeled``; their labels are not looked at.
+    """Open the images of ``data.unlabeled`` and ignore their labels.
 
     Raises:
-        InputError: as :func:`open_source`, or no split can be told to be meant.
+        InputError: as :func:`open_source`, or it is unclear which split to use.
     """
     assert data.unlabeled is not None
-    # The parts of a source are named once, so they are of this one where it is the same.
+    # Splits and columns are named for data.source, so they apply only if it is the same source.
     given = data if data.unlabeled == data.source else Data(source=data.unlabeled)
     try:
         scheme, _, location = given.source.partition(":")
@@ -41,15 +41,15 @@ def _unlabeled_split(names: Sequence[str]) -> str:
 
 
 def open_source(data: Data, *, labeled: bool = True) -> Source:
-    """The source that ``data.source`` names.
+    """Open the source that ``data.source`` names.
 
-    Each library is imported when it is used, not before.
+    Each scheme's library is imported only when used.
 
     Args:
-        labeled: whether labels are needed; without, those of a hub's data set are all 0.
+        labeled: whether labels are needed; if not, a hub data set's labels are all 0.
 
     Raises:
-        InputError: the scheme is unknown, or what it names cannot be opened.
+        InputError: the scheme is unknown, or the source cannot be opened.
     """
     scheme, colon, location = data.source.partition(":")
     if scheme not in _SCHEMES:

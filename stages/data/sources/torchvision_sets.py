@@ -1,4 +1,4 @@
-"""Data sets that torchvision knows by name; downloaded where their files are absent."""
+"""Torchvision's data sets by name; missing files are downloaded."""
 
 from __future__ import annotations
 
@@ -37,23 +37,22 @@ SETS = {
     "SVHN": _split_names("train", "test", "extra"),
     "USPS": _TRAIN_FLAG,
 }
-"""By set and split, the arguments that give it."""
+"""The constructor's arguments for each set and split."""
 
 
 def open_torchvision(location: str) -> Source:
-    """``<name>:<root>``: torchvision's own files under the root, fetched where they are absent.
+    """Open ``<name>:<root>``: torchvision's files in the folder ``root``, fetched if missing.
 
-    Some of these files are pickles; torchvision compares them with the checksums that it carries
-    before it opens them.
+    Some of these files are pickles; torchvision verifies their checksums before it opens them.
 
     Raises:
-        InputError: the name is unknown, or the files are absent and cannot be fetched.
+        InputError: the name is unknown, or the files are missing and cannot be fetched.
     """
     name, _, root = location.partition(":")
     if name not in SETS:
         raise unknown("data.source: the torchvision data set", name, SETS)
     if not root:
-        raise InputError(f"data.source: no folder is named; write torchvision:{name}:<root>")
+        raise InputError(f"data.source names no folder; write torchvision:{name}:<root>")
     open_rows = functools.cache(
         lambda split: _open_rows(name, Path(root).expanduser(), SETS[name][split])
     )
@@ -71,22 +70,22 @@ def open_torchvision(location: str) -> Source:
 
 
 def _open_rows(name: str, root: Path, arguments: dict[str, Any]) -> Sequence[tuple[Any, int]]:
-    from torchvision import datasets as library  # brings torch, which no other source needs
+    from torchvision import datasets as library  # imports torch, which no other source needs
 
     build: Callable[..., Sequence[tuple[Any, int]]] = getattr(library, name)
-    # Sets of files would decode each image for its label; as a loader, Path leaves them closed.
+    # Some sets decode an image to return its label; Path as the loader leaves the file closed.
     if "loader" in inspect.signature(build).parameters:
         arguments = arguments | {"loader": Path}
     try:
         return build(root, **arguments)
     except (RuntimeError, OSError):
-        pass  # not there yet
+        pass  # not downloaded yet
     try:
         return build(root, download=True, **arguments)
     except (RuntimeError, OSError, ValueError) as error:
         raise_if_disk_full(error)
         raise InputError(
-            f"data.source: torchvision's files of {name} are not complete in {str(root)!r} and"
+            f"data.source: torchvision's files of {name} are incomplete in {str(root)!r} and"
             f" could not be fetched ({first_line(error)}); put them there or connect to the network"
         ) from None
 

@@ -76,7 +76,7 @@ def test_what_is_damaged_or_something_else_is_refused(tmp_path, pixels):
             ImageFile(path)
     for other in (pixels.astype(np.float32), pixels[0], np.asfortranarray(pixels)):
         np.save(path, other)
-        with pytest.raises(InputError, match=r"instead of uint8 \[N, H, W, 3\]"):
+        with pytest.raises(InputError, match=r"expected uint8 \[N, H, W, 3\]"):
             ImageFile(path)
 
 

@@ -56,7 +56,7 @@ def test_full_batches_leave_the_rest_of_an_epoch_out(data):
         for e in (0, 1)
     ]
     assert left[0] != left[1]
-    with pytest.raises(InputError, match="batch_size is 16, which 3 processes cannot share"):
+    with pytest.raises(InputError, match="batch_size is 16, which this method cannot divide"):
         MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU, 0, 3, full_batches=True))
 
 
@@ -134,13 +134,13 @@ def test_no_process_ever_sees_a_single_image(data, processes):
 @pytest.mark.parametrize(
     ("settings", "size", "processes", "message"),
     [
-        ({}, 7, 4, "batch_size is 7, too small for 4 processes"),
+        ({}, 7, 4, "batch_size is 7, expected at least two images for each of 4"),
         ({}, 51, 1, "batch_size is 51, but there are 50 training images"),
         (
             {"crop_padding": 8, "pad_mode": "reflect"},
             10,
             1,
-            "augmentation.crop_padding is 8, which cannot be reflected",
+            "augmentation.crop_padding is 8, too large to reflect",
         ),
     ],
 )
@@ -218,7 +218,7 @@ def test_balanced_weights_make_each_class_count_the_same(uneven):
 def test_arrays_that_do_not_fit_the_manifest_are_refused(data):
     np.save(data.folder / "val_labels.npy", np.zeros(3, dtype=np.int64))
     with pytest.raises(
-        InputError, match="val has 10 images and 3 labels where the manifest says 10"
+        InputError, match="val has 10 images and 3 labels, expected 10 by the manifest"
     ):
         data.split("val")
     (data.folder / "val_labels.npy").write_bytes(b"\x93NUMPY")

@@ -63,8 +63,8 @@ def test_image_folder_with_splits(tmp_path):
     train = source.open_split("train")
     assert train.labels == ["a"] * 4 + ["b"] * 3
     assert train.describe(3) == "train/a/deeper/9.PNG"
-    assert train.notes == ["passed over in train/ (1 .txt)"]
-    assert source.notes == ["passed over notes: no split, or without class folders"]
+    assert train.notes == ["skipped in train/ (1 .txt)"]
+    assert source.notes == ["skipped notes: not a split, or without class folders"]
     with train.image(3) as image:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(digit(99)))
 
@@ -119,11 +119,11 @@ def test_what_is_passed_over_is_counted(tmp_path):
     digit(5).save(tmp_path / "a" / "3.jfif", "JPEG")
     split = open_source(Data(source=f"imagefolder:{tmp_path}")).open_split("train")
     assert split.labels == ["a", "a", "b"]
-    counted = "2 .heic, 1 .csv beside the classes, 1 without extension"
-    assert split.notes == [f"passed over in the folder ({counted})"]
+    counted = "2 .heic, 1 .csv beside the class folders, 1 without extension"
+    assert split.notes == [f"skipped in the folder ({counted})"]
     (tmp_path / "a" / "0.png").unlink()
     (tmp_path / "a" / "3.jfif").unlink()
-    with pytest.raises(InputError, match=r"a: this class has no image \(2 \.heic\); add images"):
+    with pytest.raises(InputError, match=r"a: the class has no images \(2 \.heic\); add images"):
         open_source(Data(source=f"imagefolder:{tmp_path}")).open_split("train")
 
 
@@ -142,7 +142,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 def test_a_class_name_that_is_not_utf8_is_refused(tmp_path):
     layout(tmp_path, "dog")
     (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
-    with pytest.raises(InputError, match=r"'caf.+xe9' has a name that is not UTF-8; rename it"):
+    with pytest.raises(InputError, match=r"the name of folder 'caf.+xe9' is not UTF-8; rename it"):
         open_source(Data(source=f"imagefolder:{tmp_path}"))
 
 
@@ -296,14 +296,14 @@ def test_hub_folders_that_cannot_be_read(tmp_path):
     (tmp_path / "train.parquet").write_text("no parquet")
     with pytest.raises(InputError, match=r"could not read .*expected a folder in the layout"):
         open_source(Data(source=f"hf:{tmp_path}"))
-    with pytest.raises(InputError, match="has no revision; remove @v1"):
+    with pytest.raises(InputError, match="without revisions; remove @v1"):
         open_source(Data(source=f"hf:{tmp_path}@v1"))
 
 
 def test_hub_out_of_reach(monkeypatch, capfd):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"could not read 'owner/name@main'.* hub can be reached"):
+    with pytest.raises(InputError, match=r"could not read 'owner/name@main'.* hub is reachable"):
         open_source(Data(source="hf:owner/name@main"))
     assert capfd.readouterr() == ("", "")
 
@@ -320,10 +320,10 @@ def test_hub_out_of_reach(monkeypatch, capfd):
         ("imagefolder:", "expected imagefolder:<where>"),
         ("digits:8x8", "expected digits;"),
         ("imagefolder:/no/such/place", "'/no/such/place' is not a folder"),
-        ("hf:/no/such/place", "neither a folder here nor an id of the hub"),
+        ("hf:/no/such/place", "neither a local folder nor an id of the hub"),
         ("torchvision:cifar10:x", "'cifar10' does not exist; did you mean 'CIFAR10'"),
         ("torchvision:zzz:x", "use one of CIFAR10"),
-        ("torchvision:CIFAR10", "no folder is named; write torchvision:CIFAR10:<root>"),
+        ("torchvision:CIFAR10", "data.source names no folder; write torchvision:CIFAR10:<root>"),
     ],
 )
 def test_sources_that_do_not_exist(source, message):

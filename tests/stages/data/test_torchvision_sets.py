@@ -61,6 +61,6 @@ def test_torchvision_out_of_reach(tmp_path, monkeypatch, capfd):
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(InputError, match="torchvision's files of CIFAR10 are not complete in '"):
+    with pytest.raises(InputError, match="torchvision's files of CIFAR10 are incomplete in '"):
         open_source(Data(source=f"torchvision:CIFAR10:{tmp_path}"))
     assert capfd.readouterr() == ("", "")
