@@ -1,4 +1,4 @@
-"""Numbers and other findings as text, the same on the terminal, in the page and in the card."""
+"""Format numbers and findings as text, the same on the terminal, the page and the card."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def percent(fraction: float) -> str:
 
 
 def points(fraction: float) -> str:
-    """A difference of two fractions, in percentage points; 0 has no sign."""
+    """Format a difference of two fractions in percentage points; 0 has no sign."""
     value = round(100 * fraction, 2)
     return f"{value:+.2f}".replace("-", "−") if value else "0.00"
 
 
 def drop(export: dict[str, Any]) -> str | None:
-    """The drop of an export in ``reports/summary.json`` in points, with its 95 % interval."""
+    """Format the drop of an export in ``reports/summary.json``, with its 95 % interval."""
     if export["drop"] is None:
         return None
     low, high = (points(export[key]) for key in ("drop_low", "drop_high"))
@@ -25,12 +25,12 @@ def drop(export: dict[str, Any]) -> str | None:
 
 
 def interval(share: dict[str, float]) -> str:
-    """A fraction with its 95 % interval."""
+    """Format a fraction with its 95 % interval."""
     return f"{percent(share['value'])} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
 
 
 def significant(value: float) -> str:
-    """Three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
+    """Format with three significant digits: ``0.0312``, ``4.05``, ``1,230``."""
     rounded = float(f"{value:.3g}")
     if rounded == 0 or abs(rounded) >= 1e-3:
         return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:#.3g}"
@@ -50,7 +50,7 @@ def count(number: int) -> str:
 
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
-    """As ``a, b, c and 2 more``."""
+    """List names, as in ``a, b, c and 2 more``."""
     left = len(names) - most
     return ", ".join(names[:most]) + f" and {left} more" * (left > 0)
 
@@ -60,7 +60,7 @@ def threads(number: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """To two digits, in the unit that people would use."""
+    """Format a duration with two digits in a natural unit."""
     for limit, size, unit in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"
@@ -68,12 +68,12 @@ def duration(seconds: float) -> str:
 
 
 def between(least: int, most: int) -> str:
-    """``14 to 15``, or ``14`` where both are the same."""
+    """Return ``14 to 15``, or ``14`` if both are the same."""
     return count(least) if least == most else f"{count(least)} to {count(most)}"
 
 
 def origin(summary: dict[str, Any]) -> str:
-    """How the student of ``reports/summary.json`` was trained."""
+    """Say how the student of ``reports/summary.json`` was trained."""
     method: str = summary["student"]["method"]
     if method == "scratch":
         return "trained from scratch"
@@ -81,7 +81,7 @@ def origin(summary: dict[str, Any]) -> str:
 
 
 def by_reason(skipped: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
-    """``skipped`` of ``reports/summary.json``: what is missing, and on which device, by reason."""
+    """Group ``skipped`` of ``reports/summary.json`` by reason, with the devices."""
     found: dict[str, list[str]] = {}
     for item in skipped:
         device = item.get("device")

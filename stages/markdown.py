@@ -1,4 +1,4 @@
-"""Lists and tables in Markdown: for the model card, Prefect's pages and comparisons."""
+"""Render lists and tables as Markdown, for the model card, Prefect and comparisons."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def bullets(items: Iterable[str]) -> str:
 
 
 def table(shown: Table) -> str:
-    """The table alone, without caption, reading and notes."""
+    """Render only the table, without caption, reading and notes."""
     rule = ["---:" if numeric else "---" for numeric in shown.numeric()]
     rows = [[plain(cell) for cell in row] for row in (shown.head, *shown.texts("not measured"))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
 def section(shown: Table) -> str:
-    """The table with its reading and its notes below it."""
+    """Render the table with its reading and notes below."""
     return "\n\n".join([table(shown), *map(plain, shown.below())])
 
 
 def plain(text: str) -> str:
-    """A text that somebody chose, so that no character of it means anything in Markdown."""
+    """Escape a user's text so that no character has a meaning in Markdown."""
     escaped = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    # An underscore within a word is no markup.
+    # An underscore within a word is not markup.
     return re.sub(r"([\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", escaped)

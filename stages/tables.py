@@ -1,6 +1,6 @@
-"""Tables of results, made once: the terminal, Prefect, the model card and the page draw them.
+"""Tables of results, for the terminal, Prefect, the model card and the report page.
 
-Their contents are those of ``reports/summary.json`` and of the other reports.
+Their contents come from ``reports/summary.json`` and the other reports.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any, NamedTuple
 from stages.formatting import count, drop, interval, millions, percent, points, significant, times
 
 Record = dict[str, Any]
-#: None is what was not measured.
+#: None means not measured.
 Cell = str | None
 
-#: Behind a latency that was measured while the machine was noisy.
+#: Marks a latency that was measured on a noisy machine.
 NOISY = " *"
 NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2)."
 
-# Accuracies that differ by less are the same.
+# Accuracies that differ by less count as equal.
 _ALIKE = 1e-9
 _FIGURE = re.compile(r"[+−]?\d")
 
 
 class Table(NamedTuple):
-    """What is shown, whatever draws it.
+    """A table's contents, independent of its rendering.
 
     Attributes:
-        rows: of as many cells as ``head``; the last cell of a shorter row takes the rest of it.
+        rows: with as many cells as ``head``; the last cell of a shorter row spans the rest.
         reading: what the columns mean; not shown on a terminal.
-        notes: what a reader should know of these rows, a sentence each.
+        notes: remarks on these rows, a sentence each.
     """
 
     head: Sequence[str]
@@ -40,7 +40,7 @@ class Table(NamedTuple):
     notes: Sequence[str] = ()
 
     def numeric(self) -> list[bool]:
-        """Which columns hold figures, and are aligned to the right; the first never is."""
+        """Return which columns hold numbers and are right-aligned; the first never is."""
         rows = self.texts("")
         figures = [
             any(_FIGURE.match(row[place]) for row in rows) for place in range(len(self.head))
@@ -48,16 +48,16 @@ class Table(NamedTuple):
         return [False, *figures[1:]]
 
     def below(self) -> list[str]:
-        """What stands below the rows."""
+        """Return the texts below the rows."""
         return [text for text in (self.reading, *self.notes) if text]
 
     def texts(self, not_measured: str) -> list[list[str]]:
-        """The rows, all of full length."""
+        """Return the rows, all of full length."""
         filled = [[*row, *[""] * (len(self.head) - len(row))] for row in self.rows]
         return [[not_measured if cell is None else cell for cell in row] for row in filled]
 
 
-#: What stands in a record of a report under a key: its heading, and its form.
+#: Heading and format of each key in a report's records.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "network": ("network", str),
     "status": ("status", str),
@@ -95,7 +95,7 @@ def headings(*keys: str) -> list[str]:
 
 
 def cells(record: Record, *keys: str) -> list[Cell]:
-    """The values under ``keys`` with their units; a ``noisy`` p90 has a mark."""
+    """Format the values under ``keys``; a ``noisy`` p90 gets a mark."""
     found: list[Cell] = []
     for key in keys:
         value = record[key]
@@ -112,7 +112,7 @@ def of_records(
     reading: str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """A row for each record: what it is called, under ``names``, and its values under ``keys``."""
+    """Build a table with a row per record: its names, then its values under ``keys``."""
     found = list(records)
     rows = [[*called, *cells(record, *keys)] for called, record in found]
     noisy = "p90_ms" in keys and any(record["noisy"] for _, record in found)
@@ -121,7 +121,7 @@ def of_records(
 
 
 def networks(summary: Record) -> Table:
-    """Teacher, proxy where it is another network, and student."""
+    """Compare teacher, proxy (if it is another network) and student."""
     teacher, student = summary["teacher"], summary["student"]
     keys = ("network", "accuracy", "parameters", "macs", "size_mb")
     shown = of_records(
@@ -135,7 +135,7 @@ def networks(summary: Record) -> Table:
         keys,
         f"Accuracy is top-1 on the {summary['data']['test']} test images; MACs are multiply-adds"
         f" for one image of {summary['data']['image_size']}×{summary['data']['image_size']} pixels;"
-        " the size is that of the weights in fp32, and MB are 10⁶ bytes.",
+        " size is that of the weights in fp32 (1 MB = 10⁶ bytes).",
     )
     ratios = [times(teacher[key] / student[key]) for key in keys[2:]]
     lost = f"{points(summary['drop_from_teacher'])} points"
@@ -152,7 +152,7 @@ _SCORES = {
 
 
 def scores(summary: Record) -> Table:
-    """Accuracies of teacher and student; the balanced one where the classes are uneven."""
+    """Compare accuracies of teacher and student; the balanced one only if it differs."""
     found = [summary["scores"][name] for name in ("teacher", "student")]
     rows = []
     for key, name in _SCORES.items():
@@ -166,46 +166,45 @@ def scores(summary: Record) -> Table:
         ["", "teacher", "student"],
         rows,
         "Accuracy, with 95 % intervals",
-        "Balanced accuracy and macro F1 are means over the classes; the former is shown where it"
-        " differs from the top-1 accuracy.",
+        "Balanced accuracy and macro F1 are means over classes; balanced accuracy is shown only if"
+        " it differs from top-1 accuracy.",
     )
 
 
 def _origins(summary: Record) -> list[str]:
     return [
-        f"The {name} starts from {weights['source']}"
-        f" ({weights['licence'] or 'no licence is stated with them'})."
+        f"The {name} starts from {weights['source']} ({weights['licence'] or 'no licence stated'})."
         for name in ("teacher", "student")
         if (weights := summary[name]["weights"])
     ]
 
 
 def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
-    """The exports for onnxruntime; ``packaged`` are the precisions to show, else all."""
+    """Compare the exports for onnxruntime; ``packaged`` are the precisions to show, or None."""
     every = summary["exports"]
     found: Mapping[str, Record] = every if packaged is None else {p: every[p] for p in packaged}
     device = next(iter(summary["devices"].values()))
     reading = (
-        "Drop is the accuracy lost against torch, with the 95 % interval of the same test images"
-        " answered by both. Parity is the largest relative difference from torch’s logits on the"
-        " golden batch, agreement the share of test images that get torch’s answer. Latency is that"
-        f" of one image by the static model at one thread on {processor(device)}"
-        f" ({device['system']}, {device['runtime']}); the speed is against fp32’s median there."
+        "Drop is the accuracy lost against torch, with its paired 95 % interval on the test images."
+        " Parity is the largest relative difference from torch’s logits on the golden batch;"
+        " agreement is the fraction of test images with torch’s prediction. Latency is for one"
+        f" image, with the static model and one thread on {processor(device)}"
+        f" ({device['system']}, {device['runtime']}); speed is relative to fp32’s median there."
     )
     if any(export["dominated_by"] for export in found.values()):
         reading += (
             " A dominated export is no better than the named ones in accuracy, size and median"
-            " latency, and worse in at least one of them; on another device it may be faster."
+            " latency, and worse in at least one of these; on another device it may be faster."
         )
     choice = summary["recommended"]
     notes = [
         f"Recommended on this device: {choice['precision']}, {choice['reason']}."
         if choice
-        else "No export is recommended: none has its accuracy, size and latency measured."
+        else "No export is recommended: none has accuracy, size and latency measured."
     ]
     notes += [f"{name}: {export['reason']}." for name, export in found.items() if export["reason"]]
     notes += [
-        f"{name} keeps in float what would cost accuracy: {', '.join(export['in_float'])}."
+        f"{name} keeps sensitive layers in float: {', '.join(export['in_float'])}."
         for name, export in found.items()
         if export["in_float"]
     ]
@@ -230,7 +229,7 @@ def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
 
 
 def litert(summary: Record) -> Table | None:
-    """The exports for LiteRT; None where it is off."""
+    """Compare the exports for LiteRT; None if LiteRT is off."""
     if summary["litert"] is None:
         return None
     found = summary["litert"]["exports"]
@@ -241,13 +240,13 @@ def litert(summary: Record) -> Table | None:
         ["precision"],
         (([name], export | {"drop": drop(export)}) for name, export in found.items()),
         [*keys, "max_relative_error", "agreement"],
-        "Latency is that of one image at one thread; the speed is against the median of"
-        " onnxruntime’s fp32 there, where it was measured. These files are in artifacts/litert, and"
-        " not in the bundle.",
+        "Latency is for one image at one thread; speed is relative to the median of onnxruntime’s"
+        " fp32 on the same machine, if measured. These files are in artifacts/litert, not in the"
+        " bundle.",
         [f"{name} in LiteRT: {reason}." for name, reason in failed.items()],
     )
 
 
 def processor(device: Record) -> str:
-    """What a device of ``reports/summary.json`` computes with."""
-    return str(device["cpu"] or f"an unnamed {device['machine']} CPU")
+    """Return the processor of a device in ``reports/summary.json``."""
+    return str(device["cpu"] or f"an unknown {device['machine']} CPU")

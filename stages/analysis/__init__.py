@@ -1,1 +1,1 @@
-"""What the stage ``analyze`` calculates, and the files that the report reads of it."""
+"""The calculations of the stage ``analyze``, and its files for the report."""

@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it claims to be."""
+"""Measure whether a network is right as often as its confidence claims."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BINS = 15
 
 
 def confidence(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """The probability of the answer: ``[N, K]`` to ``[N]``."""
+    """Return the probability of each predicted class: ``[N, K]`` to ``[N]``."""
     exact = logits.astype(np.float64)
     return np.asarray(1 / np.exp(exact - exact.max(1, keepdims=True)).sum(1))
 
@@ -19,18 +19,18 @@ def confidence(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]
 def calibration(
     confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """Expected calibration error and the reliability diagram that it sums up.
+    """Compute the expected calibration error and its reliability diagram.
 
     ``ECE = sum_b n_b/N |accuracy_b - confidence_b|`` over 15 bins of equal width (Naeini et al.
-    2015; Guo et al. 2017, Eq. 3-5). As in torchmetrics a bin holds its lower edge; the last one
-    also holds confidence 1, for which torchmetrics has a sixteenth.
+    2015; Guo et al. 2017, Eq. 3-5). As in torchmetrics, a bin includes its lower edge; the last one
+    also includes confidence 1, for which torchmetrics has a sixteenth.
 
     Args:
-        confidences: ``[N]``, of the answers.
-        right: ``[N]``, whether each answer is the label.
+        confidences: ``[N]``, of the predicted classes.
+        right: ``[N]``, whether each prediction is the label.
 
     Returns:
-        ``error``, and of each bin that is not empty its lower edge ``from``, its number of
+        ``error``, and for each bin that is not empty its lower edge ``from``, its number of
         ``images``, and their mean ``confidence`` and ``accuracy``.
     """
     edges = np.linspace(0, 1, BINS + 1)

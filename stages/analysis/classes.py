@@ -1,7 +1,7 @@
-"""``reports/classes.csv``: every class by itself, in a form that another run can be compared with.
+"""``reports/classes.csv``: figures for each class, comparable between runs.
 
-The file holds which test images of a class the student got right, a bit for each, and a digest of
-these images: so a comparison of two runs is a paired one wherever both saw the same images.
+A bit for each test image says whether the student is right, and a digest identifies the images, so
+two runs on the same images get a paired comparison.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ GAIN_COLUMNS = ("gain", "gain_low", "gain_high")
 
 _CHUNK = 1024
 _COLUMNS = ("class", "images", "images_digest", "student_right")
-_REMEDY = "expected the reports/classes.csv of a run, as it was written"
+_REMEDY = "expected an unchanged reports/classes.csv of a run"
 
 
 @dataclass(frozen=True)
 class OneClass:
-    """A class's test images, as the student of a run saw them.
+    """The student's results on one class's test images.
 
     Attributes:
-        digest: of their pixels, in order.
-        right: ``[N]``, whether the student's answer is right; N may be 0.
+        digest: of the images' pixels, in order.
+        right: ``[N]``, whether each prediction is right; N may be 0.
     """
 
     name: str
@@ -46,12 +46,12 @@ class OneClass:
 
 @dataclass(frozen=True)
 class Gains:
-    """One run against another, on the same classes.
+    """The gains of one run over another on the same classes.
 
     Attributes:
         paired: whether both saw the same test images of every class.
-        mean: over the classes that both have test images of.
-        classes: None for a class without.
+        mean: over the classes with test images in both.
+        classes: one for each class; None without test images in both.
     """
 
     paired: bool
@@ -60,7 +60,7 @@ class Gains:
 
 
 def by_class(test: Images, classes: list[str], right: Right) -> list[OneClass]:
-    """The test split taken apart."""
+    """Divide the results on the test split by class."""
     digests = [hashlib.sha256() for _ in classes]
     for start in range(0, len(test), _CHUNK):
         images = test.images[start : start + _CHUNK]
@@ -75,14 +75,14 @@ def by_class(test: Images, classes: list[str], right: Right) -> list[OneClass]:
 def class_means(
     values: npt.NDArray[Any], labels: npt.NDArray[np.int64], classes: int
 ) -> list[float | None]:
-    """The mean of ``values`` ``[N]`` over the images of each class; None without any."""
+    """Return the mean of ``values`` ``[N]`` over each class's images; None if it has none."""
     counts = np.bincount(labels, minlength=classes)
     sums = np.bincount(labels, values, minlength=classes)
     return [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
 
 
 def compare_runs(ours: list[OneClass], theirs: list[OneClass]) -> Gains:
-    """How much more often the student of this run is right, class by class.
+    """Compare how often the students of two runs are right, class by class.
 
     Raises:
         InputError: no class has test images in both.
@@ -111,7 +111,7 @@ def write_classes(
 
 
 def read_classes() -> list[dict[str, Any]]:
-    """The figures of ``reports/classes.csv`` as numbers; None where a class has no test images."""
+    """Read ``reports/classes.csv`` with figures as numbers; None if a class has no test images."""
     rows = read_csv(CLASSES_FILE)
     figures = [name for name in rows[0] if name not in _COLUMNS]
     return [
@@ -122,15 +122,15 @@ def read_classes() -> list[dict[str, Any]]:
 
 
 def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
-    """Another run's classes, for ``analyze.baseline``.
+    """Read another run's classes, for ``analyze.baseline``.
 
     Raises:
-        InputError: the file is missing, damaged, or of other classes.
+        InputError: the file is missing, damaged, or has other classes.
     """
     if not path.is_file():
         raise InputError(
-            f"params.yaml: analyze.baseline: {path}: no such file; name the reports/classes.csv of"
-            " another run, kept under a name of its own, or set it to null"
+            f"params.yaml: analyze.baseline: {path}: no such file; name a copy of another run's"
+            " reports/classes.csv, or set it to null"
         )
     rows = read_csv(path)
     if not rows or not set(_COLUMNS) <= rows[0].keys():
@@ -138,7 +138,7 @@ def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
     names = [row["class"] for row in rows]
     if names != classes:
         raise InputError(
-            f"params.yaml: analyze.baseline: {path} is of {_listed(names)}, but the data are of"
+            f"params.yaml: analyze.baseline: {path} has {_listed(names)}, expected the data's"
             f" {_listed(classes)}; name a run on the same classes, or set it to null"
         )
     return [_parse(row, path) for row in rows]
@@ -151,8 +151,8 @@ def _parse(row: dict[str, str], path: Path) -> OneClass:
         count, packed = 8, b""
     if not 0 <= 8 * len(packed) - count < 8:
         raise InputError(
-            f"{path}: class {row['class']!r}: student_right does not hold one bit for each of its"
-            f" images; {_REMEDY}"
+            f"{path}: class {row['class']!r}: student_right does not have one bit per image;"
+            f" {_REMEDY}"
         )
     right = np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
     return OneClass(row["class"], row["images_digest"], right)

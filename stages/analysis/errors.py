@@ -1,4 +1,4 @@
-"""Where a network errs: the classes that it confuses, and the errors that it is surest of."""
+"""Find the classes that a network confuses, and its most confident errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _COLUMNS = 4
 
 
 def confused_pairs(answers: Labels, labels: Labels, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The class of an image and the wrong answer, the most frequent pairs first.
+    """Return pairs of true class and wrong prediction, the most frequent first.
 
-    ``share`` is that of the images of the class.
+    ``share`` is the fraction of the class's images.
     """
     of_class = np.bincount(labels, minlength=len(classes))
     wrong = answers != labels
@@ -40,7 +40,7 @@ def confused_pairs(answers: Labels, labels: Labels, classes: Sequence[str]) -> l
 def confident_errors(
     confidences: npt.NDArray[np.float64], answers: Labels, labels: Labels, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The wrong answers of the greatest confidence; ``image`` counts in the test split from 0."""
+    """Return the most confident errors; ``image`` is an index into the test split."""
     wrong = np.flatnonzero(answers != labels)
     return [
         {
@@ -58,7 +58,7 @@ def draw_errors(
 ) -> None:
     """Write a PNG of the ``images`` of :func:`confident_errors`, at least one.
 
-    Below each is its label, then the answer. Equal arguments give equal bytes.
+    Below each are its label and the prediction. Equal arguments give equal bytes.
     """
     rows = -(-len(errors) // _COLUMNS)
     size = 1.3 * CELL_INCHES

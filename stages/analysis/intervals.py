@@ -1,8 +1,7 @@
-"""How sure an accuracy is, and a difference of two: 95 % confidence intervals.
+"""95 % confidence intervals of accuracies and of their differences.
 
-Those of differences are the plain (Wald) interval after a half or a whole answer was added to every
-cell of the table of answers, which makes it hold for the few images that a class has, all of them
-right too.
+For differences, half an image or a whole one is added to each cell of the contingency table before
+the Wald interval is taken. It then holds for classes with few images, even if all are right.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _Z = 1.959964
 
 
 class Gain(NamedTuple):
-    """How much more often ours is right: a difference of fractions with its interval."""
+    """A gain in accuracy: a difference of fractions with its interval."""
 
     gain: float
     low: float
@@ -28,7 +27,7 @@ class Gain(NamedTuple):
 
 
 class _Estimate(NamedTuple):
-    """A difference, what the added answers make of it, and the variance of that."""
+    """A difference, its adjusted value, and the variance of the latter."""
 
     gain: float
     centre: float
@@ -36,7 +35,7 @@ class _Estimate(NamedTuple):
 
 
 def share_interval(share: float, images: float) -> dict[str, float]:
-    """``value``, ``low`` and ``high`` of a fraction that was found on ``images`` (Wilson 1927)."""
+    """Return ``value``, ``low`` and ``high`` of a fraction of ``images`` (Wilson 1927)."""
     weight = _Z**2 / images
     centre = share + weight / 2
     half = math.sqrt(weight * (share * (1 - share) + weight / 4))
@@ -45,21 +44,21 @@ def share_interval(share: float, images: float) -> dict[str, float]:
 
 
 def gain(ours: Right, theirs: Right, paired: bool) -> Gain:
-    """Of accuracy on one class.
+    """Compute the gain in accuracy on one class.
 
     Args:
-        ours: ``[N]``, whether each answer is right.
-        theirs: ``[M]``, likewise; where ``paired``, of the same images in the same order.
-        paired: by Agresti and Min (2005) on the images that only one of both gets right; else by
-            Agresti and Caffo (2000).
+        ours: ``[N]``, whether each prediction is right.
+        theirs: ``[M]``, the same for the other; if ``paired``, on the same images in order.
+        paired: use Agresti and Min (2005), on images that only one of the two gets right;
+            otherwise Agresti and Caffo (2000).
     """
     return _interval(_estimate(ours, theirs, paired))
 
 
 def mean_gain(classes: Sequence[tuple[Right, Right, bool]]) -> Gain:
-    """The mean over the classes, each with the arguments of :func:`gain` and the same weight.
+    """Compute the unweighted mean gain over classes, each given by the arguments of :func:`gain`.
 
-    The variance of the mean is that of the classes' estimates.
+    Its variance follows from those of the classes' estimates.
     """
     found = [_estimate(*one) for one in classes]
     mean = sum(estimate.gain for estimate in found) / len(found)
@@ -84,7 +83,7 @@ def _estimate(ours: Right, theirs: Right, paired: bool) -> _Estimate:
 
 def _interval(estimate: _Estimate) -> Gain:
     half = _Z * math.sqrt(estimate.variance)
-    # A difference of fractions, and where all are won or lost the interval reaches it.
+    # Clip to the range of a difference, and include the gain, which may lie at its end.
     low = max(min(estimate.centre - half, estimate.gain), -1.0)
     high = min(max(estimate.centre + half, estimate.gain), 1.0)
     return Gain(estimate.gain, float(low), float(high))

@@ -1,4 +1,4 @@
-"""How good answers are, by the measures that people compare, each with its 95 % interval."""
+"""Compute the usual measures of accuracy, each with its 95 % interval."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stages.analysis.intervals import share_interval
 
 Labels = npt.NDArray[np.integer[Any]]
 
-#: With more classes than these, it counts whether the label is among so many largest logits.
+#: The k of top-k accuracy, which is computed only if there are more classes.
 TOP5 = 5
 
 _RESAMPLES = 1000
 
 
 def ranks(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> Labels:
-    """How many classes come before the label in the answer: ``[N, K]`` to ``[N]``.
+    """Count the classes ranked before the label: ``[N, K]`` to ``[N]``.
 
-    Of equal logits the first counts as the larger, as it does for argmax.
+    Of equal logits the first ranks higher, as in argmax.
     """
     own = logits[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(logits.shape[1]) < labels[:, None]
@@ -29,17 +29,17 @@ def ranks(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> Labels:
 
 
 def balanced_accuracy(right: npt.NDArray[np.bool_], labels: Labels) -> float:
-    """The mean over the classes of the share of their images that are ``right``."""
+    """Return the mean over classes of the fraction of their images that are ``right``."""
     counts = np.bincount(labels)
     return float((np.bincount(labels, right)[counts > 0] / counts[counts > 0]).mean())
 
 
 def scores(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> dict[str, Any]:
-    """Every measure as ``{"value", "low", "high"}``; top-5 is None with five classes or fewer.
+    """Compute each measure as ``{"value", "low", "high"}``; top-5 is None up to five classes.
 
-    Classes without images count nowhere. The interval of the balanced accuracy is that of an
-    accuracy on as many images as give the mean over the classes its variance, were all equally
-    hard. That of macro F1 comes from drawing each class's images anew, with repetition.
+    Classes without images are ignored. The interval of the balanced accuracy is that of an accuracy
+    on the effective number of images, which would give the mean its variance if all classes were
+    equally hard. That of macro F1 is a bootstrap within each class.
     """
     place, classes = ranks(logits, labels), logits.shape[1]
     counts = np.bincount(labels, minlength=classes)

@@ -1,4 +1,4 @@
-"""How alike networks are, and how much auxiliary learners differ."""
+"""Measure the similarity of networks and the diversity of auxiliary learners."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ATTENTION = "attention/"
 
 
 def compare(seen: Seen, count: int) -> list[dict[str, Any]]:
-    """CKA and KL of every two networks on the first ``count`` images, in the order given.
+    """Compute CKA and KL of each pair of networks on the first ``count`` images.
 
-    KL is that of the second's prediction from the first's, ``KL(first || second)``.
+    KL is ``KL(first || second)``.
     """
     embeddings, logits = _first(seen.embeddings, count), _first(seen.logits, count)
     return [
@@ -34,17 +34,17 @@ def compare(seen: Seen, count: int) -> list[dict[str, Any]]:
 
 
 def kl_divergence(logits: Tensor, other: Tensor) -> float:
-    """``KL(p || q)`` in nats at temperature 1, the mean over the images; ``[N, K]`` each."""
+    """Return the mean ``KL(p || q)`` in nats over images, from logits ``[N, K]``."""
     p, q = (F.log_softmax(z.double(), 1) for z in (logits, other))
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
 def diversity(group: Seen, labels: npt.NDArray[np.int64], count: int) -> dict[str, Any]:
-    """How target, learners and ensemble differ.
+    """Measure how target, learners and ensemble differ.
 
-    ``cka`` is of the learners on the first ``count`` images, ``agreement`` the share of images that
-    get the same answer from both, with the target and the ensemble too, and ``attention`` the mean
-    weight in the ensemble.
+    ``cka`` compares learners on the first ``count`` images. ``agreement`` is the fraction of images
+    with the same prediction, also for target and ensemble. ``attention`` is the mean weight in the
+    ensemble.
     """
     answers = {name: logits.argmax(1).numpy() for name, logits in group.logits.items()}
     embeddings = _first(group.embeddings, count)
@@ -66,7 +66,7 @@ def diversity(group: Seen, labels: npt.NDArray[np.int64], count: int) -> dict[st
 
 
 def attention_of(group: Seen) -> dict[str, Tensor]:
-    """``attention/<learner>``: how much each counted in the ensemble, ``[N]``."""
+    """Return ``attention/<learner>``, each learner's weight in the ensemble, ``[N]``."""
     return {name: w for name, w in group.measures.items() if name.startswith(_ATTENTION)}
 
 

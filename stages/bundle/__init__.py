@@ -1,1 +1,1 @@
-"""What a bundle has besides the models: card, SBOM, manifest and signature."""
+"""The parts of a bundle besides the models: card, SBOM, manifest and signature."""

@@ -1,4 +1,4 @@
-"""The model card of a bundle: what the model is, its accuracy and speed, and how to run it."""
+"""Write the model card of a bundle: what the model is, its figures, and how to run it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stages.tables import Table, exports, networks, of_records, processor, score
 
 Record = dict[str, Any]
 
-#: With more classes only the weakest and the strongest are shown.
+#: With more classes, only the weakest and the strongest are shown.
 _MANY_CLASSES = 20
 _UNTAUGHT = ("scratch", "one")
 #: Training settings without an effect at their defaults.
@@ -37,9 +37,9 @@ def model_card(
     report: Record,
     environment: Record,
 ) -> str:
-    """The card in Markdown, with the head for model hubs.
+    """Render the card in Markdown, with front matter for model hubs.
 
-    ``description`` is ``model.json`` with the packaged precisions only, ``report`` is
+    ``description`` is ``model.json`` with only the packaged precisions, ``report`` is
     ``reports/data.json``, and ``environment`` is the student's.
     """
     packaged, choice = description["files"], summary["recommended"]
@@ -76,7 +76,7 @@ def model_card(
 
 
 def making(params: Params, proxy: str) -> Table:
-    """How teacher and student were trained; the student learned from the network ``proxy``."""
+    """Describe how teacher and student were trained; the student learned from ``proxy``."""
     teacher, student = params.teacher, params.distill
     method = "supervised" if student.method == "scratch" else student.method.upper()
     rows = [["method", _teacher_method(teacher), method]]
@@ -87,7 +87,7 @@ def making(params: Params, proxy: str) -> Table:
     if teacher.image_size is not None:
         rows.append(["image size", f"{teacher.image_size} pixels", ""])
     if params.unlabeled_per_batch:
-        share = f"{params.unlabeled_per_batch} of {student.batch_size} images a step"
+        share = f"{params.unlabeled_per_batch} of {student.batch_size} images per step"
         rows.append(["unlabeled", "", share])
     for key in ("sampling", "class_weights"):
         if (value := getattr(params.data, key)) != Data.model_fields[key].default:
@@ -102,7 +102,7 @@ def making(params: Params, proxy: str) -> Table:
 def _teacher_method(teacher: Teacher) -> str:
     return {
         "all": "supervised",
-        "head": "supervised, the classifier alone",
+        "head": "supervised, only the classifier",
         "none": "not trained here",
     }[teacher.train]
 
@@ -110,13 +110,13 @@ def _teacher_method(teacher: Teacher) -> str:
 def _start(weights: str | None) -> str:
     if weights is None:
         return "random weights"
-    return "its library's weights" if weights == "pretrained" else Path(weights).name
+    return "the library's pretrained weights" if weights == "pretrained" else Path(weights).name
 
 
 def _taught_by(params: Params, network: str) -> str:
     method, assistants = params.proxy.method, params.proxy.assistants
     if method == "early_stopped":
-        return f"{network}, trained anew for {params.proxy.early_stopped.epochs} epochs"
+        return f"{network}, trained again for {params.proxy.early_stopped.epochs} epochs"
     if method == "teacher":
         return network
     if assistants.candidates:
@@ -125,7 +125,7 @@ def _taught_by(params: Params, network: str) -> str:
 
 
 def _training(training: Training) -> dict[str, str]:
-    """The settings that had an effect, apart from the initial weights."""
+    """Return the settings that had an effect, except the initial weights."""
     unused = {"weights", "normalization"}
     unused |= {k for k in _OPTIONAL if getattr(training, k) == Training.model_fields[k].default}
     unused |= {"momentum"} if training.optimizer == "adamw" else set()
@@ -137,7 +137,7 @@ def _training(training: Training) -> dict[str, str]:
 
 
 def _chosen(classes: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
-    """The classes to show, in one part, or the weakest and the strongest in two titled parts."""
+    """Choose the classes to show: all, or the weakest and the strongest under two titles."""
     if len(classes) <= _MANY_CLASSES:
         return [("", classes)]
     present = [one for one in classes if one["images"]]
@@ -162,7 +162,7 @@ def _classes(classes: Sequence[Record]) -> Table:
 
 
 def _devices(summary: Record, description: Record) -> str:
-    """The devices of ``profile.devices``; later measurements must not change the bundle."""
+    """List the devices of ``profile.devices``; later measurements must not change the bundle."""
     rows = [
         ([processor(device), f"{device['system']}, {device['runtime']}", precision], row)
         for device in summary["devices"].values()
@@ -183,7 +183,7 @@ def _splits(report: Record) -> Table:
 
 
 def _skipped(summary: Record) -> list[Record]:
-    """What the summary has as skipped, with processors in place of device URLs.
+    """Return the summary's ``skipped``, with processors in place of device URLs.
 
     Later measurements by `ackd profile` must not change the bundle.
     """

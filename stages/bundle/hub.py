@@ -1,4 +1,4 @@
-"""The head of a model card that public model hubs read: YAML between two lines of dashes."""
+"""Write the front matter of a model card for public model hubs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TASK = "image-classification"
-#: Common licenses that the hub knows, by SPDX's names in lower case, without -only.
+#: Common licences that the hub knows, by SPDX id in lower case, without -only.
 _HUB_LICENSES = re.compile(
     r"apache-2\.0|mit|isc|zlib|unlicense|bsd-[23]-clause|mpl-2\.0|epl-[12]\.0|artistic-2\.0"
     r"|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0|cdla-permissive-[12]\.0|[al]?gpl-3\.0|gpl-2\.0|lgpl-2\.1"
@@ -19,7 +19,7 @@ _HUB_LICENSES = re.compile(
 
 
 class DataSet(NamedTuple):
-    """``data.source`` as it is published.
+    """``data.source`` in the form to publish.
 
     Attributes:
         name: without folders of the training machine.
@@ -32,7 +32,7 @@ class DataSet(NamedTuple):
 
 
 def data_set(source: str) -> DataSet:
-    """Parse ``data.source``; a local folder precedes an id of the hub, as for the images."""
+    """Parse ``data.source``; a local folder takes precedence over an id of the hub."""
     scheme, _, location = source.partition(":")
     if scheme == "torchvision":
         return DataSet(location.partition(":")[0])
@@ -43,7 +43,7 @@ def data_set(source: str) -> DataSet:
 
 
 def front_matter(summary: dict[str, Any], packaged: Iterable[str], license_: str | None) -> str:
-    """The head with its two lines of dashes; ``license_`` is the model's SPDX expression."""
+    """Return the front matter with its dashes; ``license_`` is the model's SPDX expression."""
     exports = {precision: summary["exports"][precision] for precision in packaged}
     student, data = summary["student"], data_set(summary["data"]["source"])
     method = [] if student["method"] == "scratch" else ["knowledge-distillation", student["method"]]
@@ -78,7 +78,7 @@ def front_matter(summary: dict[str, Any], packaged: Iterable[str], license_: str
 
 
 def _license(expression: str | None) -> tuple[str, str | None]:
-    """The hub's identifier, and a name if that is ``other``."""
+    """Return the hub's identifier, and a name if that is ``other``."""
     if expression is None:
         return "unknown", None
     name = expression.lower().removesuffix("-only").removesuffix("-or-later")

@@ -1,4 +1,4 @@
-"""Keys that sign bundles: Ed25519, in PEM files that openssl reads too."""
+"""Ed25519 keys that sign bundles, in PEM files that openssl reads too."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SIGNING_KEY = "ACKD_SIGNING_KEY"
 
 
 def new_key(private_file: Path) -> tuple[Path, str]:
-    """Write a new private key, readable by its owner only, and the public one (``.pub``) beside it.
+    """Write a new private key, readable only by its owner, and the public one (``.pub``) beside it.
 
     Returns:
-        The public key's file, and the key id.
+        The public key's file and the key id.
 
     Raises:
         InputError: one of the files exists, or they cannot be written.
@@ -29,31 +29,31 @@ def new_key(private_file: Path) -> tuple[Path, str]:
     public_file = private_file.with_name(private_file.name + ".pub")
     for path in (private_file, public_file):
         if path.exists() or path.is_symlink():
-            raise InputError(f"{path}: exists; keep it, or name another file")
+            raise InputError(f"{path}: exists already; name another file")
     key = Ed25519PrivateKey.generate()
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     private = key.private_bytes(serialization.Encoding.PEM, *form).decode("ascii")
     try:
         private_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Created with its mode, and never over an existing file.
+        # Created with its final mode, and never over an existing file.
         with open(private_file, "x", opener=partial(os.open, mode=0o600)) as file:
             file.write(private)
         public_file.write_text(public_text(key.public_key()))
     except OSError as error:
-        raise InputError(f"{private_file}: not written ({error.strerror})") from None
+        raise InputError(f"{private_file}: could not be written ({error.strerror})") from None
     return public_file, key_id(key.public_key())
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the key's 32 bytes."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the key's 32 bytes."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
 def configured_key() -> Ed25519PrivateKey | None:
-    """The private key that ``ACKD_SIGNING_KEY`` names; None if it is unset.
+    """Load the private key that ``ACKD_SIGNING_KEY`` names; None if it is unset.
 
     Raises:
-        InputError: the file is missing or no such key, or others may read it.
+        InputError: the file is missing, not a private key, or accessible to others.
     """
     name = os.environ.get(SIGNING_KEY)
     if not name:
@@ -62,8 +62,8 @@ def configured_key() -> Ed25519PrivateKey | None:
     content = _read(path, SIGNING_KEY)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InputError(
-            f"{path}: others than its owner may read or change this private key; run"
-            f" `chmod 600 {path}`, or make a new key if somebody did"
+            f"{path}: other users can read or change this private key; run `chmod 600 {path}`, or"
+            " make a new key if somebody may have read it"
         )
     try:
         key = serialization.load_pem_private_key(content, password=None)
@@ -71,7 +71,8 @@ def configured_key() -> Ed25519PrivateKey | None:
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(
-            f"{path}: no Ed25519 private key without a passphrase; make one with `ackd keys new`"
+            f"{path}: expected an Ed25519 private key without a passphrase; make one with"
+            " `ackd keys new`"
         )
     return key
 
@@ -85,20 +86,20 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(
-            f"{path}: no Ed25519 public key; give the .pub file that `ackd keys new` wrote"
+            f"{path}: expected an Ed25519 public key; give the .pub file from `ackd keys new`"
         )
     return key
 
 
 def public_text(key: Ed25519PublicKey) -> str:
-    """The PEM of a public key."""
+    """Encode a public key as PEM."""
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     ).decode("ascii")
 
 
 def is_signed_by(key: Ed25519PublicKey, content: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is the key's over exactly these bytes."""
+    """Return whether ``signature`` is the key's signature of exactly these bytes."""
     try:
         key.verify(signature, content)
     except InvalidSignature:

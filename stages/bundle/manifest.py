@@ -1,4 +1,4 @@
-"""``manifest.json`` of a bundle: name, version, checksums of all files, and the signer's key id."""
+"""Write a bundle's ``manifest.json``: name, version, checksums and the signer's key id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.files import sha256, write_json
 def write_manifest(folder: Path, name: str, version: str, key: Ed25519PrivateKey | None) -> None:
     """Write the manifest of all files in ``folder``, and sign it if there is a key.
 
-    Equal contents give equal bytes, as Ed25519 signatures are deterministic.
+    Equal contents give equal bytes, because Ed25519 signatures are deterministic.
     """
     signer = None if key is None else key_id(key.public_key())
     sums = {path: sha256(path) for path in sorted(folder.iterdir())}
@@ -28,7 +28,7 @@ def write_manifest(folder: Path, name: str, version: str, key: Ed25519PrivateKey
 def describe(
     sums: Mapping[Path, str], name: str, version: str, signer: str | None
 ) -> dict[str, Any]:
-    """The manifest of files with these SHA-256; ``signer`` is the id of the key that signs it."""
+    """Build the manifest of files with these SHA-256; ``signer`` is the id of the signing key."""
     manifest = {
         "format": FORMAT,
         "name": name,

@@ -1,4 +1,4 @@
-"""``sbom.json``: the files of a bundle and what they need on a device, in CycloneDX 1.6."""
+"""Write ``sbom.json``: a bundle's files and what they need on a device, in CycloneDX 1.6."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ SBOM = "sbom.json"
 RUNNER_LICENSE = "Apache-2.0"
 
 
-#: What the device must have: versions from the oldest to below the first that bundles are not
-#: tested with, the type in a package URL, and the kind.
+#: What the device must have: the range of tested versions, the type in a package URL, and the kind.
 REQUIREMENTS = {
     "python": ((">=3.8", "<3.14"), "generic", ComponentType.PLATFORM),
     "numpy": ((">=1.24.4", "<3"), "pypi", ComponentType.LIBRARY),
@@ -54,7 +53,7 @@ def write_sbom(
     identity = [network, version, str(license_)]
     identity += [f"{digest}  {path.name}" for path, digest in digests.items()]
     bom = Bom(
-        # A random one would differ each time.
+        # The default is random, so it would differ each time.
         serial_number=uuid5(NAMESPACE_OID, "\n".join(identity)),
         metadata=BomMetaData(component=whole),
         components=[*files, *needed.values()],
@@ -71,7 +70,7 @@ def write_sbom(
 
 
 def _ancestor(weights: Mapping[str, Any]) -> Component:
-    """The weights that the network is derived from."""
+    """Describe the weights that the network is derived from."""
     return Component(
         name=weights["source"],
         type=ComponentType.MACHINE_LEARNING_MODEL,
@@ -81,7 +80,7 @@ def _ancestor(weights: Mapping[str, Any]) -> Component:
 
 
 def _requirement(name: str) -> Component:
-    """Without a version, as none is delivered; CycloneDX 1.6 has no ranges."""
+    """Describe a requirement, without version, as CycloneDX 1.6 has no version ranges."""
     versions, registry, kind = REQUIREMENTS[name]
     ranges = f"vers:{registry}/{'|'.join(versions)}"
     return Component(

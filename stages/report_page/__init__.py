@@ -1,1 +1,1 @@
-"""What the stage ``report`` is made of: the summary, the charts and the page."""
+"""The parts of the stage ``report``: summary, charts and page."""

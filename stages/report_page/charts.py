@@ -1,4 +1,4 @@
-"""The kinds of charts."""
+"""Draw each kind of chart."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Point(NamedTuple):
     """An export in the chart of accuracy against latency.
 
     Attributes:
-        number: its place among all exports, so that it has the same colour in every chart.
+        number: its place among all exports; gives it the same colour in every chart.
     """
 
     name: str
@@ -50,9 +50,9 @@ class Point(NamedTuple):
 def lines(
     title: str, y_label: str, series: Series, reading: str = "", reference: float | None = None
 ) -> Chart:
-    """Curves over epochs, with a dotted line at ``reference``.
+    """Draw curves over epochs, with a dotted line at ``reference``.
 
-    NaN leaves a gap, and a single value, of what was not trained here, becomes a level line.
+    NaN leaves a gap. A single value, of a network not trained here, becomes a horizontal line.
     """
     with new_axes() as (figure, axes):
         for (epochs, values), (colour, dash) in zip(series.values(), looks(), strict=False):
@@ -73,10 +73,9 @@ def lines(
 
 
 def distributions(title: str, samples: Mapping[str, Sequence[float]]) -> Chart:
-    """Empirical distribution functions of latencies in ms, none of the samples left out.
+    """Draw empirical distribution functions of latencies in ms, with all samples.
 
-    A label without samples keeps its colour for itself, so that the others have the same one in
-    every chart.
+    A label without samples still takes a colour, so the others have the same one in every chart.
     """
     with new_axes() as (figure, axes):
         for times, (colour, dash) in zip(samples.values(), looks(), strict=False):
@@ -85,7 +84,7 @@ def distributions(title: str, samples: Mapping[str, Sequence[float]]) -> Chart:
         for share in (0.5, 0.9):
             axes.axhline(share, color=MUTED, linestyle=DASHES[2], linewidth=1)
         axes.set(
-            xscale="log", xlabel="latency, ms (logarithmic)", ylabel="share of runs", ylim=(0, 1.01)
+            xscale="log", xlabel="latency, ms (log)", ylabel="fraction of runs", ylim=(0, 1.01)
         )
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -101,7 +100,7 @@ def distributions(title: str, samples: Mapping[str, Sequence[float]]) -> Chart:
 def accuracy_against_latency(
     title: str, points: Sequence[Point], student: float, at: str, reading: str = ""
 ) -> Chart:
-    """Each export at its p50 with a line to its p90; the student in torch as a level line."""
+    """Draw each export at its p50 with a line to its p90, and a dotted line for torch."""
     with new_axes(height=290) as (figure, axes):
         scale_accuracies(axes, [student, *(p.accuracy for p in points)])
         axes.set_xlim(0, max(p.p90_ms for p in points) * 1.3)
@@ -112,7 +111,7 @@ def accuracy_against_latency(
             axes.plot(*reach, color=colour, linewidth=1.5, solid_capstyle="round")
             draw_point(axes, point.p50_ms, point.accuracy, colour, point.noisy)
         axes.set_xlabel(f"latency at {at}, ms (point: p50, line: to p90)")
-        figure.draw_without_rendering()  # where points lie is known once all else has its room
+        figure.draw_without_rendering()  # the layout fixes the points' positions
         _label(axes, points, 72 / figure.dpi)
         svg = to_svg(figure)
     listed = "; ".join(f"{p.name} {p.accuracy:.2%} at {p.p50_ms:.3g} ms" for p in points)
@@ -122,22 +121,22 @@ def accuracy_against_latency(
 def reliability(
     title: str, networks: Mapping[str, Sequence[Mapping[str, float]]], reading: str
 ) -> Chart:
-    """Accuracy against confidence, bin by bin; an area grows with its share of the images.
+    """Draw accuracy against confidence for each bin; a point's area grows with its images.
 
-    No line joins the points, as it would make the most of the bins with the fewest images. The bins
-    are those of :func:`stages.analysis.calibration.calibration`.
+    No line joins the points, as it would overemphasise bins with few images. The bins are those of
+    :func:`stages.analysis.calibration.calibration`.
     """
     with new_axes(height=320) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=DASHES[2], linewidth=1)
         for bins, colour, marker in zip(networks.values(), SERIES, _MARKERS, strict=False):
-            # What lies on top is hollow, so that the first shows through.
+            # Later networks are hollow, so the first shows through.
             face = colour if marker == "o" else "none"
             images = sum(b["images"] for b in bins)
             for b in bins:
                 size = 4 + 14 * math.sqrt(b["images"] / images)
                 where = b["confidence"], b["accuracy"]
                 axes.plot(*where, marker, color=colour, markerfacecolor=face, markersize=size)
-        axes.set(xlabel="confidence in the answer", ylabel="share of right answers")
+        axes.set(xlabel="confidence", ylabel="accuracy")
         axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.05))
         axes.xaxis.set_major_formatter(PERCENT_TICKS)
         axes.yaxis.set_major_formatter(PERCENT_TICKS)
@@ -155,7 +154,7 @@ def reliability(
 def differences(
     title: str, rows: Sequence[tuple[str, Gain]], describes: str, reading: str
 ) -> Chart:
-    """A point and its interval for each row, the first at the top, in percentage points."""
+    """Draw a point and its interval for each row, from the top, in percentage points."""
     with new_axes(height=60 + 19 * len(rows)) as (figure, axes):
         axes.axvline(0, color=MUTED, linestyle=DASHES[2], linewidth=1)
         for place, (_, found) in enumerate(rows):
@@ -171,7 +170,7 @@ def differences(
 
 
 def _label(axes: Axes, points: Sequence[Point], points_a_pixel: float) -> None:
-    """Names above the points, pushed up where they would overlap or read as one."""
+    """Write names above the points, moved up where they would overlap or run together."""
     taken: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda p: (p.accuracy, p.p50_ms)):
         where = point.p50_ms, point.accuracy

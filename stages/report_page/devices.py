@@ -1,4 +1,4 @@
-"""The devices that were measured: those of ``profile.devices``, and those of `ackd profile`."""
+"""Collect the measured devices: those of ``profile.devices``, and those of `ackd profile`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from stages.report_page.measurements import Measurements, Record
 
 
 class Measured(NamedTuple):
-    """What is known of one device.
+    """A measured device.
 
     Attributes:
-        results: rows of ``reports/latency.json``, of these models alone.
-        by_hand: whether `ackd profile` or `ackd probe` measured it, and not the chain.
+        results: rows as in ``reports/latency.json``, only of the current models.
+        by_hand: whether `ackd profile` or `ackd probe` measured it instead of the chain.
     """
 
     url: str
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
 
 
 def devices(measured: Measurements) -> list[Measured]:
-    """The first is the one that goals and summary are about."""
+    """Collect all devices; goals and summary use the first."""
     found = {
         device["device"]: Measured(device["device"], device, [], by_hand=False)
         for device in measured.latency["devices"]
@@ -37,7 +37,7 @@ def devices(measured: Measurements) -> list[Measured]:
 
 
 def current_rows(file: Record, models: Record) -> list[Record]:
-    """What `ackd profile` measured of the very ``models``, the ``files`` of ``model.json``."""
+    """Return the rows of `ackd profile` for ``models``, the ``files`` of ``model.json``."""
     return [
         row
         for row in file["results"]
@@ -47,7 +47,7 @@ def current_rows(file: Record, models: Record) -> list[Record]:
 
 
 def of_precisions(device: Measured) -> dict[str, Record]:
-    """A row for each precision: one that passed, with the fewest threads."""
+    """Choose a row for each precision: passed if possible, then with the fewest threads."""
     rows: dict[str, Record] = {}
     for row in sorted(device.results, key=lambda r: (r["status"] != "passed", int(r["threads"]))):
         rows.setdefault(row["precision"], row)

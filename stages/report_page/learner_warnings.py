@@ -1,22 +1,22 @@
-"""Whether the auxiliary learners still have an effect."""
+"""Warn if the auxiliary learners have stopped having an effect."""
 
 from __future__ import annotations
 
 from stages.formatting import percent
 from stages.report_page.measurements import History
 
-# How near to 50 or 100 % the discriminators' accuracy counts as pinned there.
+# An accuracy of the discriminators this close to 50 or 100 % counts as pinned.
 _PINNED = 0.02
-# The weight of one learner from which the others hardly count.
+# From this weight of one learner, the others hardly count.
 _COLLAPSED = 0.9
 
 
 def warnings(history: History) -> list[str]:
-    """What makes the learners ineffective, a sentence each.
+    """Return what makes the learners ineffective, a sentence each.
 
     Args:
-        history: of the student; its last fifth is looked at for the discriminators, and its last
-            epoch for the attention.
+        history: of the student; discriminators are judged by its last fifth, attention by its last
+            epoch.
     """
     found = []
     late = history.get("discriminator_accuracy", [])
@@ -38,6 +38,6 @@ def warnings(history: History) -> list[str]:
         if len(attention) > 1 and weight >= _COLLAPSED:
             found.append(
                 f"The attention has collapsed on {name}, with {percent(weight)} of the weight in"
-                " the last epoch: the other learners hardly contribute to the ensemble."
+                " the last epoch: the other learners contribute little to the ensemble."
             )
     return found

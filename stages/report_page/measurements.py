@@ -1,4 +1,4 @@
-"""Everything that the stages before the report measured, read from their files."""
+"""Read everything that earlier stages measured."""
 
 from __future__ import annotations
 
@@ -37,16 +37,15 @@ _JSON = {
 
 @dataclass(frozen=True)
 class Measurements:
-    """The files of ``docs/files.md``, one attribute each.
+    """The contents of the files in ``docs/files.md``.
 
     Attributes:
-        teacher_history: a list by column of the CSV file, one value an epoch.
+        teacher_history: values per epoch, by column of the CSV file.
         samples: latencies in ms by ``<device>|<runtime>|<precision>|<threads>``.
-        devices: what `ackd profile` kept, by the names of its files.
-        classes: one each of ``reports/classes.csv``, its figures as numbers; None where a class
-            has no test images.
-        grad_cam: the bytes of the PNG file.
-        errors: likewise; None where the student makes none on the test images.
+        devices: files of `ackd profile`, sorted by name.
+        classes: rows of ``reports/classes.csv`` as numbers; None if a class has no test images.
+        grad_cam: bytes of the PNG file.
+        errors: bytes of the PNG file; None if the student makes no error on the test images.
     """
 
     data: Record
@@ -72,7 +71,7 @@ class Measurements:
 
 
 def read_measurements() -> Measurements:
-    """Raises InputError where a report is missing or damaged."""
+    """Read all files; raises InputError if one is missing or damaged."""
     records: dict[str, Any] = {name: read_json(path) for name, path in _JSON.items()}
     return Measurements(
         **records,
@@ -87,6 +86,6 @@ def read_measurements() -> Measurements:
 
 
 def _read_history(path: Path) -> History:
-    """The columns of a training's CSV file; an empty cell is NaN."""
+    """Read the columns of a training's CSV file; an empty cell is NaN."""
     rows = read_csv(path)
     return {column: [float(row[column] or "nan") for row in rows] for column in rows[0]}

@@ -1,4 +1,4 @@
-"""What was not measured, and why."""
+"""List what was not measured, and why."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from stages.report_page.devices import current_rows
 from stages.report_page.measurements import Measurements, Record
 
 _P99_SAMPLES = 500
-_UNREADABLE = "not readable on the device that measured"
+_UNREADABLE = "the device does not report it"
 
-#: What, on which device where it is of one, and the reason.
+#: What is missing, the device if it concerns one, and the reason.
 Missing = tuple[str, str | None, str]
 
 
 def skipped(measured: Measurements, paper: Record | None) -> list[Record]:
-    """``skipped`` of ``reports/summary.json``; what failed with its figures is not here."""
+    """Return ``skipped`` of ``reports/summary.json``; failures that have figures are not listed."""
     parts = (_latencies, _profiled, _validations, _litert)
     missing = [*(one for part in parts for one in part(measured)), *_others(measured, paper)]
     return [
@@ -34,7 +34,7 @@ def _latencies(measured: Measurements) -> Iterator[Missing]:
         if result["status"] != "passed":
             yield f"latency of {what}", device, result["reason"]
         elif result["p99_ms"] is None:
-            yield f"p99 of {what}", device, f"{result['n']} samples, under {_P99_SAMPLES}"
+            yield f"p99 of {what}", device, f"{result['n']} samples, fewer than {_P99_SAMPLES}"
     if 1 not in (r["threads"] for r in results if r["device"] == first):
         yield "latency at one thread", None, "profile.threads lacks 1"
 
@@ -44,11 +44,11 @@ def _profiled(measured: Measurements) -> Iterator[Missing]:
     for file in measured.devices:
         url, what = file["device"], "latency by `ackd profile`"
         if url in of_chain:
-            yield what, url, "profile.devices has that device, whose newer measurement is shown"
+            yield what, url, "replaced by the chain's own measurement of this device"
             continue
         current = current_rows(file, measured.model["files"])
         if len(current) < len(file["results"]):
-            yield what, url, "some or all of it is of other models than these; measure again"
+            yield what, url, "some or all of it is from other models; measure again"
         for row in current:
             if row["status"] != "passed":
                 at = f"{row['precision']} at {threads(row['threads'])}"

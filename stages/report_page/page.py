@@ -1,4 +1,4 @@
-"""``reports/index.html``: one file that needs no other and no network."""
+"""Render ``reports/index.html``, a single self-contained file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMS = ("between", "by_reason", "count", "millions", "origin", "percent", "poi
 
 
 def page_template(path: Path) -> Template:
-    """A page by its file; it has the report's style sheet, its macros and its forms of numbers."""
+    """Load a page's template, with the report's style sheet, macros and number formats."""
     environment = Environment(
         loader=FileSystemLoader([path.parent, _FOLDER]),
         autoescape=True,
@@ -37,7 +37,7 @@ def page_template(path: Path) -> Template:
     numbers = itertools.count()
 
     def with_own_ids(svg: Markup) -> Markup:
-        """Ids must be unique in a page that holds several charts."""
+        """Make ids unique, because a page holds several charts."""
         return Markup(re.sub(r'(id="|href="#|url\(#)', rf"\g<1>chart{next(numbers)}-", str(svg)))
 
     environment.filters["with_own_ids"] = with_own_ids
@@ -46,7 +46,7 @@ def page_template(path: Path) -> Template:
 
 
 def render(measured: Measurements, summary: Record, params: Params) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     return page_template(_FOLDER / "page.html").render(
         summary=summary,
         measured=measured,
@@ -66,7 +66,7 @@ def _inline(png: bytes) -> str:
 
 
 def _tiles(summary: Record) -> list[tuple[str, str, str]]:
-    """Value, unit and meaning of the figures at the top."""
+    """Return value, unit and meaning of the figures at the top."""
     student, teacher = summary["student"], summary["teacher"]
     accuracy = f"test accuracy; the teacher has {percent(teacher['accuracy'])}"
     tiles = [(f"{100 * student['accuracy']:.2f}", "%", accuracy)]
@@ -85,7 +85,7 @@ def _tiles(summary: Record) -> list[tuple[str, str, str]]:
     ]
     if timed:
         p50, p90, quickest = min(timed)
-        meaning = f"median latency of the quickest export, {quickest}; p90 {significant(p90)} ms"
+        meaning = f"median latency of the fastest export, {quickest}; p90 {significant(p90)} ms"
         tiles.append((significant(p50), "ms", meaning))
     return tiles
 

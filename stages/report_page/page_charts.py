@@ -1,4 +1,4 @@
-"""Which charts the page has, and from what."""
+"""Select the charts of the page and their data."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LONGEST_NAME = 22
 
 
 def trade_offs(summary: Record) -> list[Chart]:
-    """Accuracy against latency on each device where an export that passed has both."""
+    """Draw accuracy against latency for each device with an export that passed and has both."""
     charts = []
     for url, device in summary["devices"].items():
         timed = device["exports"]
         found = [
-            # Its place among all exports gives an export the same colour in every chart.
+            # An export's place among all exports gives it the same colour in every chart.
             Point(name, place, row["p50_ms"], row["p90_ms"], export["accuracy"], row["noisy"])
             for place, (name, export) in enumerate(summary["exports"].items())
             if (row := timed.get(name)) is not None
@@ -40,22 +40,22 @@ def trade_offs(summary: Record) -> list[Chart]:
             at = " and ".join(
                 threads(n) for n in sorted({row["threads"] for row in timed.values()})
             )
-            # Browsers name the model of a phone at most.
-            by = device["cpu"] or device["machine"] or "An unnamed processor"
+            # Browsers at most report the model of a phone.
+            by = device["cpu"] or device["machine"] or "Unknown processor"
             student, reading = summary["student"]["accuracy"], f"{by}, {device['runtime']}."
             charts.append(accuracy_against_latency(title, found, student, at, reading))
     return charts
 
 
 def training_charts(measured: Measurements) -> list[Chart]:
-    """Loss and accuracy of teacher and student, and the terms of the student's loss."""
+    """Draw losses and accuracies of teacher and student, and the terms of the student's loss."""
     charts = [
         lines(
             "Training loss, total",
             "loss",
             _of_both(measured, "loss/total"),
-            "A curve that has levelled off has converged. The losses have different terms: compare"
-            " shapes, not heights.",
+            "A curve that has levelled off has converged. The two losses have different terms, so"
+            " compare shapes, not heights.",
         ),
         lines(
             "Validation accuracy",
@@ -67,42 +67,42 @@ def training_charts(measured: Measurements) -> list[Chart]:
     terms = columns(measured.student_history, "loss/")
     del terms["total"]
     if len(terms) > 1:
-        reading = "A term that rises while the total falls is losing against the others."
+        reading = "A term that rises while the total falls is losing out to the others."
         charts.append(lines("The student’s loss, term by term", "loss", terms, reading))
     return charts
 
 
 def learner_charts(history: History) -> list[Chart]:
-    """How the auxiliary learners develop; only what the method logged."""
+    """Draw how the auxiliary learners develop, from what the method logged."""
     target = {"target": (history["epoch"], history["val_accuracy"])}
     charts: list[tuple[str, str, Series, str, float | None]] = [
         (
             "Validation accuracy of the learners",
             "accuracy",
             target | columns(history, "val_accuracy/"),
-            "An ensemble above each of its learners shows that they complement each other. The gap"
-            " between target and ensemble is what the target could still learn from it.",
+            "If the ensemble is above all of its learners, they complement each other. The gap"
+            " between target and ensemble is what the target could still learn.",
             None,
         ),
         (
-            "CKA of every two",
+            "CKA of each pair",
             "linear CKA",
             columns(history, "cka/"),
-            "At 1, two learners represent the images alike; the lower, the more they differ.",
+            "At 1, two learners represent the images identically; the lower, the more they differ.",
             None,
         ),
         (
             "Attention",
             "mean weight",
             columns(history, "attention/"),
-            "While no curve reaches 100 %, every learner contributes to the ensemble.",
+            "As long as no curve reaches 100 %, every learner contributes to the ensemble.",
             None,
         ),
         (
-            "Discriminators, dotted: chance",
+            "Discriminators (dotted: chance)",
             "accuracy",
             columns(history, "discriminator_"),
-            "Between chance and 100 % the discriminators guide the learners; pinned at either end"
+            "Between chance and 100 %, the discriminators guide the learners; pinned at either end,"
             " they do not.",
             0.5,
         ),
@@ -111,17 +111,17 @@ def learner_charts(history: History) -> list[Chart]:
 
 
 def calibration_chart(analysis: Record) -> Chart:
-    """Teacher and student."""
+    """Draw the reliability of teacher and student."""
     return reliability(
         "Reliability of teacher and student",
         {name: analysis["calibration"][name]["bins"] for name in ("teacher", "student")},
-        "On the dotted line, accuracy equals confidence; points below it are overconfident. The"
-        " larger a point, the more images it stands for.",
+        "On the dotted line, accuracy equals confidence; points below it are overconfident. Larger"
+        " points stand for more images.",
     )
 
 
 def gains_chart(measured: Measurements) -> Chart:
-    """The largest gains and losses over the baseline."""
+    """Draw the largest gains and losses over the baseline."""
     baseline = measured.analysis["baseline"]
     found = [
         (_short(one["class"]), Gain(*(one[key] for key in GAIN_COLUMNS)))
@@ -141,13 +141,13 @@ def gains_chart(measured: Measurements) -> Chart:
         title,
         [("mean of classes", mean), *shown],
         f"{title}, in points with 95 % intervals: {listed}",
-        "A bar is a 95 % interval, in colour where it is clear of zero. By chance, so is one in"
-        " twenty of the classes without any gain or loss.",
+        "Bars are 95 % intervals, coloured if they exclude zero. By chance, so do one in twenty"
+        " classes without a real difference.",
     )
 
 
 def latency_charts(measured: Measurements) -> list[Chart]:
-    """One chart for each device and number of threads."""
+    """Draw a chart for each device and number of threads."""
     groups: dict[str, dict[str, list[float]]] = {}
     for key, times in measured.samples.items():
         device, runtime, precision, number = key.rsplit("|", 3)
@@ -160,7 +160,7 @@ def latency_charts(measured: Measurements) -> list[Chart]:
 
 
 def columns(history: History, prefix: str) -> dict[str, tuple[list[float], list[float]]]:
-    """By the rest of their names; the learners of a pair are joined by "and"."""
+    """Return columns with a prefix, by the rest of the name; pairs are joined by "and"."""
     return {
         name.removeprefix(prefix).replace("~", " and "): (history["epoch"], values)
         for name, values in history.items()
@@ -169,7 +169,7 @@ def columns(history: History, prefix: str) -> dict[str, tuple[list[float], list[
 
 
 def _of_both(measured: Measurements, name: str) -> Series:
-    """Teacher and student; a teacher that was loaded has an accuracy, but no loss."""
+    """Return the series of teacher and student; a loaded teacher has accuracies, but no losses."""
     loaded = measured.teacher_history["epoch"] == [0]
     teacher = "teacher (loaded, not trained here)" if loaded else "teacher"
     both = {teacher: measured.teacher_history, "student": measured.student_history}

@@ -1,4 +1,4 @@
-"""The tables that the page alone has."""
+"""Tables that only the page has."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stages.report_page.measurements import Measurements, Record
 from stages.report_page.paper import title
 from stages.tables import Table, cells, headings, of_records
 
-#: So many classes are shown.
+#: The most classes to show.
 _CLASSES = 20
-#: Weights that differ by less are the same for every class.
+#: Attention weights that differ by less count as equal.
 _ALIKE = 1e-4
 
 _TIMES = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms", "cv", "first_ms", "init_ms")
@@ -37,7 +37,7 @@ def validation(measured: Measurements) -> Table:
         row += cells(result["golden"], *of_golden) + cells(result, *answers, "images")
         rows.append(row)
     head += headings(*of_golden, *answers, "images")
-    return Table(head, rows, "Every validation")
+    return Table(head, rows, "All validations")
 
 
 def similarity(measured: Measurements) -> Table:
@@ -48,7 +48,7 @@ def similarity(measured: Measurements) -> Table:
         for a, b in [(pair["a"], pair["b"])]
     ]
     head = ["first, second", "CKA", "KL, nats", "accuracy gap, points"]
-    return Table(head, rows, "First against second")
+    return Table(head, rows, "Pairs of networks")
 
 
 def latency(measured: Measurements) -> Table:
@@ -61,7 +61,7 @@ def latency(measured: Measurements) -> Table:
 
 
 def litert_latency(measured: Measurements) -> Table | None:
-    """Every number of threads; None where nothing was timed."""
+    """List each number of threads; None if nothing was timed."""
     rows = [
         ([f"{row['precision']}, {timed['threads']}"], timed)
         for row in measured.litert["results"]
@@ -73,7 +73,7 @@ def litert_latency(measured: Measurements) -> Table | None:
 
 
 def measured_devices(measured: Measurements, exports: Record) -> Table | None:
-    """Every measurement on every device; None where there is but one device."""
+    """List all measurements on all devices; None if there is only one device."""
     found = devices(measured)
     if len(found) < 2:
         return None
@@ -82,7 +82,7 @@ def measured_devices(measured: Measurements, exports: Record) -> Table | None:
         providers = {row["provider"] for row in device.results} - {None}
         for row in device.results:
             name = f"{row['precision']}, {row['threads']}"
-            if len(providers) > 1 and row["provider"] is not None:  # as browsers have them
+            if len(providers) > 1 and row["provider"] is not None:  # from browsers
                 name += f", {row['provider']}"
             accuracy = exports.get(row["precision"], {}).get("accuracy")
             rows.append(([device.url, name], row | {"accuracy": accuracy}))
@@ -91,7 +91,7 @@ def measured_devices(measured: Measurements, exports: Record) -> Table | None:
 
 
 def calibration(summary: Record) -> Table:
-    """Expected calibration errors of networks and exports."""
+    """List expected calibration errors of networks and exports."""
     errors = dict(summary["calibration_error"])
     if summary["proxy"]["method"] == "teacher":
         del errors["proxy"]
@@ -101,7 +101,7 @@ def calibration(summary: Record) -> Table:
 
 
 def classes(measured: Measurements) -> Table:
-    """The classes on which the student is weakest, the weakest first."""
+    """List the classes on which the student is weakest, the weakest first."""
     present = [one for one in measured.classes if one["images"]]
     present.sort(key=lambda one: (one["accuracy/student"], -one["accuracy/teacher"]))
     rows = []
@@ -118,17 +118,17 @@ def classes(measured: Measurements) -> Table:
 
 
 def confused(analysis: Record) -> Table:
-    """The classes that the student confuses most."""
+    """List the pairs of classes that the student confuses most."""
     rows = [
         [pair["class"], pair["answer"], count(pair["count"]), percent(pair["share"])]
         for pair in analysis["confused"]
     ]
-    head = ["class", "answered as", "test images", "of the class"]
+    head = ["class", "predicted as", "test images", "of the class"]
     return Table(head, rows, "The student’s most frequent confusions")
 
 
 def learners(analysis: Record) -> Table:
-    """Target, learners and ensemble on the test images."""
+    """List target, learners and ensemble on the test images."""
     found = analysis["learners"]
     names = {"target": "target (the student)"}
     rows = [
@@ -140,19 +140,18 @@ def learners(analysis: Record) -> Table:
 
 
 def pairs_of_learners(analysis: Record) -> Table:
-    """How alike every two of them are."""
+    """List how similar each pair of learners is."""
     found = analysis["learners"]
     rows = [
         [pair.replace("~", " and "), percent(same), _known(significant, found["cka"].get(pair))]
         for pair, same in found["agreement"].items()
     ]
-    head = ["pair", f"same answer, {analysis['test_images']} images"]
+    head = ["pair", f"agreement, {analysis['test_images']} images"]
     return Table(
         [*head, f"CKA, {analysis['images']} images"],
         rows,
-        "Every two of them",
-        "Of equally accurate pairs, those that give the same answer less often complement each"
-        " other more.",
+        "Pairs of learners",
+        "Among equally accurate pairs, those that agree less complement each other more.",
     )
 
 
@@ -161,7 +160,7 @@ def _known(form: Callable[[float], str], value: float | None) -> str:
 
 
 def attention(classes: list[Record]) -> Table | None:
-    """The classes whose weights differ most from the mean; None where all are weighed alike."""
+    """List the classes whose weights differ most from the mean; None if all are weighted alike."""
     prefix = "attention/"
     keys = [key for key in classes[0] if key.startswith(prefix)]
     present = [one for one in classes if one["images"]]
@@ -177,7 +176,7 @@ def attention(classes: list[Record]) -> Table | None:
         ["class", *(key.removeprefix(prefix) for key in keys)],
         [[present[n]["class"], *(f"{100 * one:.1f} %" for one in weights[n])] for n in chosen],
         _of_classes("Attention by class", present, "those farthest from the mean"),
-        "Mean weight on the test images of a class.",
+        "Mean weights on the test images of each class.",
     )
 
 
@@ -187,13 +186,13 @@ def _of_classes(caption: str, present: list[Record], which: str) -> str:
 
 
 def paper(summary: Record) -> Table:
-    """The paper's accuracies, a row for each method, with those of this run beside them."""
+    """Compare the paper's accuracies with this run's, a row per method."""
     ours = {name: summary[name]["accuracy"] for name in ("teacher", "student")}
     return _beside_paper("Top\u20111 accuracy", summary["paper"], "accuracies", ours)
 
 
 def paper_top5(summary: Record) -> Table | None:
-    """The same of top-5 accuracies; None where the paper gives none for these networks."""
+    """Compare top-5 accuracies; None if the paper has none for these networks."""
     found = {name: one["top5_accuracy"] for name, one in summary["scores"].items()}
     if not summary["paper"]["top5_accuracies"] or None in found.values():
         return None
@@ -214,7 +213,7 @@ def _beside_paper(caption: str, of_paper: Record, key: str, ours: dict[str, floa
 
 
 def prune(measured: Measurements) -> Table:
-    # The files number the learners, in the order of their names.
+    # The report numbers the learners in the order of their names.
     learners = list(measured.student.get("learners", {}))
 
     def named(part: str) -> str:
@@ -223,7 +222,7 @@ def prune(measured: Measurements) -> Table:
 
     parameters, macs = (measured.prune[key] for key in ("parameters", "macs"))
     rows = [
-        ["while training", count(parameters["training"]), millions(macs["training"])],
+        ["during training", count(parameters["training"]), millions(macs["training"])],
         *(
             [f"− {named(part)}", count(number), ""]
             for part, number in measured.prune["dropped"].items()
@@ -233,6 +232,6 @@ def prune(measured: Measurements) -> Table:
             count(parameters["student"]),
             millions(macs["student"]),
         ],
-        ["plain network of that name", count(parameters["plain"]), millions(macs["plain"])],
+        ["plain network of the same name", count(parameters["plain"]), millions(macs["plain"])],
     ]
-    return Table(["", "parameters", "MACs"], rows, "What trained, and what is left")
+    return Table(["", "parameters", "MACs"], rows, "Size before and after pruning")

@@ -1,4 +1,4 @@
-"""The ACKD paper's figures for this run's two networks, and how far they can be compared."""
+"""Look up the ACKD paper's figures for this run's networks, and how this run differs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stages.sections.training import Training
 
 FOLDER = Path("docs/paper")
 
-# Table 1 has other figures than accuracies of methods.
+# Table 1 has no accuracies of methods.
 _TABLES = range(2, 8)
 _BEST_LEARNERS = (["D3B1", "D2B2"], ["D4B1", "D3B2"])
 _RECIPE = ("epochs", "batch_size", "milestones", "weight_decay")
@@ -27,12 +27,11 @@ _TITLES = {
 
 
 def paper_figures(measured: Measurements, params: Params) -> Record | None:
-    """``paper`` of ``reports/summary.json``; None where ``report.paper`` is null.
+    """Return ``paper`` of ``reports/summary.json``; None if ``report.paper`` is null.
 
-    ``accuracies`` and ``top5_accuracies`` are fractions by method, the names those of
-    ``presets/methods``; they are empty where the paper has none for this teacher and this student.
-    ``method`` is what this run is
-    called there, and ``differs`` lists how it departs from the paper.
+    ``accuracies`` and ``top5_accuracies`` are fractions by method, named as in ``presets/methods``;
+    they are empty if the paper has none for this teacher and student. ``method`` is this run's name
+    there, and ``differs`` lists how it departs from the paper.
 
     Raises:
         InputError: a file of ``docs/paper`` is missing or damaged.
@@ -63,9 +62,9 @@ def paper_figures(measured: Measurements, params: Params) -> Record | None:
 
 
 def method_of(params: Params) -> str:
-    """The name in ``presets/methods`` of what the student of this run is trained by.
+    """Return the name in ``presets/methods`` of the method that trains the student.
 
-    A combination that the paper does not have gets a name that is not there.
+    A combination that the paper lacks gets a name that does not exist there.
     """
     method, proxy, ackd = params.distill.method, params.proxy.method, params.distill.ackd
     if method == "kd":
@@ -81,17 +80,17 @@ def method_of(params: Params) -> str:
 
 
 def reading(paper: Record) -> str:
-    """The sentence above the table."""
+    """Return the text above the table."""
     *most, last = map(str, paper["tables"])
     named = f"Tables {', '.join(most)} and {last}" if most else f"Table {last}"
     start = f"From {named} of the paper."
     if paper["differs"]:
         return f"{start} This run is not comparable with it: {'; '.join(paper['differs'])}."
-    return f"{start} This run was trained as in the paper, with one seed of its own."
+    return f"{start} This run was trained as in the paper, with a single seed."
 
 
 def title(method: str) -> str:
-    """``ackd_d3b1_d2b2`` as ``ACKD, D3B1 and D2B2``."""
+    """Return ``ACKD, D3B1 and D2B2`` for ``ackd_d3b1_d2b2``."""
     if method in _TITLES:
         return _TITLES[method]
     if method.startswith("ackd_without"):
@@ -101,7 +100,7 @@ def title(method: str) -> str:
 
 
 def _accuracies(rows: list[Record], kind: str) -> dict[str, float]:
-    """By method, from accuracies or errors in percent; some have no top-5."""
+    """Collect accuracies by method, from accuracies or errors in percent; some have no top-5."""
     found = {}
     for row in rows:
         accuracy, error = (row.get(f"{kind}{name}") for name in ("accuracy", "error"))
@@ -127,9 +126,9 @@ def _differences(setting: Record, measured: Measurements, params: Params) -> lis
         if ours != theirs:
             found.append(f"{count(ours)} {split} images instead of {count(theirs)}")
     if params.distill.method != "kd" and params.proxy.method != "teacher":
-        found.append(f"proxy.method is {params.proxy.method}, where this method has the teacher")
+        found.append(f"proxy.method is {params.proxy.method} instead of teacher")
     if params.distill.method == "ackd":
-        # What the tables do not vary.
+        # The tables vary only these.
         varied = {"learners", "attention", "adversarial"}
         ours, theirs = (one.model_dump(exclude=varied) for one in (params.distill.ackd, Ackd()))
         found += [

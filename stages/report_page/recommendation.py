@@ -1,4 +1,4 @@
-"""Which export to take: what others beat in everything, and the one that is recommended."""
+"""Recommend an export, and find those that others dominate."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from stages.formatting import drop, points, significant, times
 from stages.report_page.measurements import Record
 
-#: What an export is judged by, and whether more of it is better.
+#: The criteria for exports, and whether more is better.
 _AXES = {"accuracy": True, "size_mb": False, "p50_ms": False}
-# Drops are differences: 0.98 - 0.96 shall be within 0.02.
+# Tolerance for rounding in differences, such as 0.98 - 0.96.
 _ROUNDING = 1e-9
 
 
 def dominated_by(exports: Mapping[str, Record]) -> dict[str, list[str]]:
-    """For each export those that leave no reason to take it, the quickest first.
+    """Return for each export those that dominate it, the fastest first.
 
-    Another one does where it is no worse in accuracy, size and median latency, and better in one
-    of them at least. Only exports that passed their validation and have all three figures are
+    An export dominates another if it is no worse in accuracy, size and median latency, and better
+    in at least one of them. Only exports that passed validation and have all three figures are
     compared.
     """
     judged = {name: _goodness(export) for name, export in exports.items() if _complete(export)}
@@ -33,27 +33,29 @@ def dominated_by(exports: Mapping[str, Record]) -> dict[str, list[str]]:
 
 
 def recommended(exports: Mapping[str, Record], max_drop: float | None) -> Record | None:
-    """``{"precision", "reason"}`` of the export to take on the device that measured.
+    """Return ``{"precision", "reason"}`` of the export to use on the measured device.
 
-    The quickest of those that passed, are not dominated and keep the student's accuracy: their
-    drop is within ``max_drop``, which is ``gate.max_export_drop``, or, where there is none, the
-    interval of their drop reaches zero. If none keeps it, the most accurate is taken. None where no
-    export that passed has all three figures.
+    It is the fastest that passed, is not dominated and keeps the student's accuracy: its drop is
+    within ``max_drop``, which is ``gate.max_export_drop``, or if that is null, the interval of its
+    drop includes zero. If none keeps it, the most accurate is chosen. None if no export that passed
+    has all three figures.
     """
     beaten = dominated_by(exports)
     open_to_choice = {n: e for n, e in exports.items() if _complete(e) and not beaten[n]}
     if not open_to_choice:
         return None
     keeping = {n: e for n, e in open_to_choice.items() if _keeps_accuracy(e, max_drop)}
-    limit = "show no loss on the test images"
+    limit = "match torch within the margin of error"
     if max_drop is not None:
-        limit = f"lose at most {points(max_drop).lstrip('+')} points (gate.max_export_drop)"
+        limit = (
+            f"stay within a drop of {points(max_drop).lstrip('+')} points (gate.max_export_drop)"
+        )
     if keeping:
         name = min(keeping, key=lambda n: (keeping[n]["p50_ms"], -keeping[n]["accuracy"]))
-        why = f"the quickest of those that {limit}"
+        why = f"the fastest of those that {limit}"
     else:
         name = max(open_to_choice, key=lambda n: open_to_choice[n]["accuracy"])
-        why = f"the most accurate, as there are none that {limit}"
+        why = f"the most accurate, because none {limit}"
     return {"precision": name, "reason": f"{why}: {_figures(exports[name], exports)}"}
 
 
@@ -79,4 +81,4 @@ def _figures(export: Record, exports: Mapping[str, Record]) -> str:
         than = "smaller" if export["size_mb"] <= fp32["size_mb"] else "larger"
         shown.append(f"{times(export['speedup'])} the speed of fp32")
         shown.append(f"{times(larger / smaller)} {than}")
-    return f"{', '.join(shown)}, a drop in points of {drop(export)}"
+    return f"{', '.join(shown)}, a drop of {drop(export)} points"

@@ -1,4 +1,4 @@
-"""``reports/summary.json``: the figures that goals, tables and the model card are made of."""
+"""Build ``reports/summary.json``, the figures for goals, tables and the model card."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from stages.report_page.missing import skipped
 from stages.report_page.paper import paper_figures
 from stages.report_page.recommendation import dominated_by, recommended
 
-# Of one parameter in fp32; so networks that were never exported can be compared too.
+# Of one parameter in fp32, so that networks without exports can be compared too.
 _BYTES = 4
 _MB = 1e6
-#: Where LiteRT is timed, whatever else is measured.
+#: Where LiteRT is timed, whatever the other devices.
 _LOCAL = "local:"
 _NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research", re.IGNORECASE)
 
 
 def summarise(measured: Measurements, params: Params) -> Record:
-    """The summary, as ``docs/files.md`` describes it."""
+    """Build the summary, as described in ``docs/files.md``."""
     splits, prune = measured.data["splits"], measured.prune
     student = {
         "network": prune["network"],
@@ -76,7 +76,7 @@ def _network(metrics: Record) -> Record:
 
 
 def _non_commercial(networks: dict[str, Record]) -> list[str]:
-    """Of which network's weights the licence forbids commercial use, a sentence each."""
+    """Return a sentence for each network whose weights forbid commercial use."""
     return [
         f"The weights that the {name} starts from, {weights['source']}, are licensed for"
         f" non-commercial use only ({weights['licence']})."
@@ -104,10 +104,10 @@ def _exports(measured: Measurements) -> dict[str, Record]:
 
 
 def _answers(precision: str, measured: Measurements) -> Record:
-    """Of all validations of a precision in onnxruntime."""
+    """Summarise all validations of a precision in onnxruntime."""
     results = [r for r in measured.validation["results"] if r["precision"] == precision]
     own = [r for r in results if r["runtime"] == "onnxruntime" and r["status"] != "skipped"]
-    # The first that saw the whole test split; the model with a dynamic batch where both did.
+    # The first that saw the whole test split; the dynamic model if both did.
     own.sort(key=lambda r: r["shape"])
     whole: Record = next((r for r in own if r["accuracy"] is not None), {})
     errors = [r["golden"]["max_relative_error"] for r in own if r["golden"]]
@@ -119,7 +119,7 @@ def _answers(precision: str, measured: Measurements) -> Record:
         reasons += [r["reason"] for r in results] or ["not validated"]
     return {
         **{key: whole.get(key) for key in ("accuracy", "drop", "drop_low", "drop_high")},
-        # A logit that is not finite has no error, and none is as large.
+        # A logit that is not finite has no error, and counts as the worst.
         "max_relative_error": None if None in errors else max(errors, default=None),
         **{key: whole.get(key) for key in ("agreement", "calibration_error")},
         "status": status,
@@ -128,7 +128,7 @@ def _answers(precision: str, measured: Measurements) -> Record:
 
 
 def _litert(measured: Measurements) -> Record | None:
-    """None where it is off."""
+    """Summarise the LiteRT exports; None if LiteRT is off."""
     if not measured.litert["enabled"]:
         return None
     answers = ("agreement", "calibration_error", "status", "reason")
@@ -156,7 +156,7 @@ def _timed(measured: Measurements, device: str, precision: str) -> Record:
 
 
 def _at_one_thread(rows: list[Record]) -> Record:
-    """Empty where this was not timed, or where the model answered wrongly."""
+    """Return the row at one thread; empty if it was not timed or failed parity."""
     return next((r for r in rows if r["threads"] == 1 and r["status"] == "passed"), {})
 
 

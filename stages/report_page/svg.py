@@ -1,4 +1,4 @@
-"""SVG that stands in the page and takes its colours from the page's style sheet."""
+"""Inline SVG that takes its colours from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# matplotlib draws in colours that occur nowhere else; the SVG names the style sheet's instead.
+# matplotlib draws in placeholder colours, which are then replaced by the style sheet's variables.
 _INK, MUTED, _RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#05050{n}" for n in range(1, 7))
-#: What the page calls these colours.
+#: The style sheet's variables for these colours.
 VARIABLES = {
     _INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -48,19 +48,21 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
 }
 _POINTS = 72
-# No wider than a phone, so that the text keeps its size there.
+# As wide as a phone, so that text keeps its size there.
 _WIDTH = 420
-# With more series than colours, dashes distinguish them.
+# Distinguish series if there are more than colours.
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-# Of fractions.
+# Ticks for fractions.
 PERCENT_TICKS = FuncFormatter(lambda value, _: f"{100 * value:.6g} %")
 
 
 class Chart(NamedTuple):
-    """A drawing with its title, its legend, ``(label, CSS colour, dashed)``, and what it shows.
+    """A drawing with title and legend.
 
     Attributes:
-        reading: how to read it, unless its section explains that.
+        describes: its text alternative.
+        reading: how to read it, unless the section explains that.
+        legend: ``(label, CSS colour, dashed)`` for each series.
     """
 
     title: str
@@ -72,7 +74,7 @@ class Chart(NamedTuple):
 
 @contextmanager
 def new_axes(height: int = 250) -> Iterator[tuple[Figure, Axes]]:
-    """A figure as high as so many pixels where the page is as wide as a phone."""
+    """Open a figure whose ``height`` is in pixels on a page as wide as a phone."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -81,14 +83,14 @@ def new_axes(height: int = 250) -> Iterator[tuple[Figure, Axes]]:
 
 
 def looks() -> Iterator[tuple[str, Any]]:
-    """Colour and dash of each series in turn, no two alike."""
+    """Yield a different colour and dash for each series."""
     for dash in itertools.cycle(DASHES):
         for colour in SERIES:
             yield colour, dash
 
 
 def legend_of(names: Iterable[str], level: Collection[str] = ()) -> Sequence[tuple[str, str, bool]]:
-    """The legend of series drawn with :func:`looks`; ``level`` ones are dashed in any case."""
+    """Return the legend of series drawn with :func:`looks`; ``level`` ones are always dashed."""
     return [
         (name, VARIABLES[colour], name in level or dash != "-")
         for name, (colour, dash) in zip(names, looks(), strict=False)
@@ -96,7 +98,7 @@ def legend_of(names: Iterable[str], level: Collection[str] = ()) -> Sequence[tup
 
 
 def scale_accuracies(axes: Axes, accuracies: Sequence[float]) -> None:
-    """A y axis on which differences below a tenth of a point are not blown up to its height."""
+    """Scale the y axis so that tiny differences in accuracy do not fill its height."""
     low, high = min(accuracies), max(accuracies)
     margin = max(0.005, 0.25 * (high - low))
     axes.set(ylabel="test accuracy", ylim=(low - margin, min(high + margin, 1.0 + margin / 4)))
@@ -105,13 +107,13 @@ def scale_accuracies(axes: Axes, accuracies: Sequence[float]) -> None:
 
 
 def draw_point(axes: Axes, x: float, y: float, colour: str, noisy: bool = False) -> None:
-    """Hollow where it was measured on a noisy machine."""
+    """Draw a point, hollow if it was measured on a noisy machine."""
     face = PAPER if noisy else colour
     axes.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=7)
 
 
 def to_svg(figure: Figure) -> Markup:
-    """The figure as an SVG element without namespaces, sizes, fonts and colours of its own."""
+    """Return the figure as an SVG element without namespaces, sizes, fonts and fixed colours."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

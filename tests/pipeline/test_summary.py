@@ -104,7 +104,7 @@ def test_show_has_every_figure_and_place(project):
     write(summary() | {"recommended": None}, project)
     output = invoke("show")[1]
     assert "bundle  artifacts/bundle.tar.gz" in output
-    assert "No export is recommended: none has its accuracy, size and latency" in output
+    assert "No export is recommended: none has accuracy, size and latency" in output
 
 
 def test_a_table_wider_than_the_terminal_is_in_parts_that_fit():

@@ -86,7 +86,7 @@ def test_the_summary_is_as_docs_files_says(summary, reported):
     assert list(summary["devices"]) == ["local:"]
     for name, row in summary["devices"]["local:"]["exports"].items():
         assert row["p50_ms"] == summary["exports"][name]["p50_ms"]
-    assert reasons(summary)["p99 of fp16 at 1 thread"] == "400 samples, under 500"
+    assert reasons(summary)["p99 of fp16 at 1 thread"] == "400 samples, fewer than 500"
 
 
 def test_the_page_has_its_sections_in_order(page):
@@ -129,7 +129,7 @@ def test_the_page_has_its_sections_in_order(page):
     ]
     training = page.tables["curves"][0]
     assert training[2][0] == "student"
-    assert training[2][1].startswith("epoch 15, the last, is kept: 97.50 % on")
+    assert training[2][1].startswith("the last epoch, 15, is kept: 97.50 % on")
     assert "cpu, bf16, processes: 2, threads of each: 1" in training[3][1]
     assert ["− learner D2B2", "73,258", ""] in page.tables["prune"][0]
     assert page.tables["errors"][0][1] == ["red", "a <b> & $c$", "3", "3.33 %"]
@@ -139,7 +139,7 @@ def test_the_page_has_its_sections_in_order(page):
     data = page.tables["data"][0]
     assert ["test images also in train", "2, by identical pixels"] in data
     assert ["note", "not used: extra"] in data
-    assert ["damaged images, left out", "cat/1.png (not an image)"] in data
+    assert ["damaged images, skipped", "cat/1.png (not an image)"] in data
     assert "a <b> & $c$" in data[-1][1]
 
 
@@ -256,7 +256,7 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
     change(MODEL, lambda m: m["int8"].update(int8_u8s8=chosen))
     text = made()[1].text["results"]
     assert "int8: calibrated on 256 training images, int8_u8s8 by percentile." in text
-    assert "int8_u8s8 keeps in float what would cost accuracy: first Conv, Gemm." in text
+    assert "int8_u8s8 keeps sensitive layers in float: first Conv, Gemm." in text
     # Without latency at one thread there is none.
     change_rows(LATENCY, {"threads": 1}, threads=4)
     summary, page = made()
@@ -300,7 +300,7 @@ def test_a_student_without_errors_has_no_pictures_of_them(chain):
     Path("artifacts/analysis/errors.png").unlink()
     change("reports/analysis.json", confused=[], confident_errors=[])
     _, page = made()
-    assert "answers all 24 test images correctly" in page.text["errors"]
+    assert "classifies all 24 test images correctly" in page.text["errors"]
     assert len(page.images) == 1
 
 

@@ -81,9 +81,12 @@ def test_a_digest_is_of_a_classs_images_alone():
     ("content", "message"),
     [
         ("", "lacks the columns class, images, images_digest, student_right"),
-        ("class,images,images_digest,student_right\ncat,9,0,ff\n", "one bit for each"),
-        ("class,images,images_digest,student_right\ncat,8\n", "one bit for each"),
-        ("class,images,images_digest,student_right\ndog,1,0,80\n", r"of 1 classes \(dog\), but"),
+        ("class,images,images_digest,student_right\ncat,9,0,ff\n", "one bit per image"),
+        ("class,images,images_digest,student_right\ncat,8\n", "one bit per image"),
+        (
+            "class,images,images_digest,student_right\ndog,1,0,80\n",
+            r"has 1 classes \(dog\), expected",
+        ),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused(content, message):

@@ -21,7 +21,7 @@ def row(name: str, **params: Any) -> list[str | None] | None:
         ({}, "resnet44"),
         (
             {"method": "early_stopped", "early_stopped": {"epochs": 7}},
-            "resnet44, trained anew for 7 epochs",
+            "resnet44, trained again for 7 epochs",
         ),
         (
             {"method": "assistants", "assistants": {"networks": ["resnet56", "resnet44"]}},
@@ -51,5 +51,8 @@ def test_the_settings_of_both_trainings():
     assert row("starts from", teacher=loaded) == ["resnet_110.pth", "random weights"]
     assert row("epochs", teacher=loaded, distill=_SLOW) == ["", "240"]
     published = {"weights": "pretrained", "train": "head"}
-    assert row("method", teacher=published) == ["supervised, the classifier alone", "ACKD"]
-    assert row("starts from", teacher=published) == ["its library's weights", "random weights"]
+    assert row("method", teacher=published) == ["supervised, only the classifier", "ACKD"]
+    assert row("starts from", teacher=published) == [
+        "the library's pretrained weights",
+        "random weights",
+    ]

@@ -31,7 +31,7 @@ def test_a_new_key_is_its_owners_alone_and_works(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["signing.key", "signing.key.pub"])
 def test_nothing_is_written_over(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(InputError, match=rf"{name}: exists; keep it, or name another file"):
+    with pytest.raises(InputError, match=rf"{name}: exists already; name another file"):
         new_key(tmp_path / "signing.key")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -59,14 +59,18 @@ def test_what_is_no_key(tmp_path, monkeypatch):
     ):
         path.write_bytes(content)
         path.chmod(0o600)
-        with pytest.raises(InputError, match=r"key: no Ed25519 private key without a passphrase"):
+        with pytest.raises(
+            InputError, match=r"key: expected an Ed25519 private key without a passphrase"
+        ):
             configured_key()
     path.chmod(0o640)
-    with pytest.raises(InputError, match=r"key: others than its owner .* run `chmod 600 "):
+    with pytest.raises(InputError, match=r"key: other users can read .* run `chmod 600 "):
         configured_key()
     for content in (b"text", (tmp_path / "own").read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"key: no Ed25519 public key; give the \.pub file"):
+        with pytest.raises(
+            InputError, match=r"key: expected an Ed25519 public key; give the \.pub file"
+        ):
             read_public_key(path)
 
 

@@ -89,7 +89,7 @@ def test_what_is_of_other_models_is_left_out_and_named(chain):
     summary, _ = made()
     assert list(summary["devices"][BOARD]["exports"]) == PRECISIONS[1:]
     reason = reasons(summary)[f"latency by `ackd profile` on {BOARD}"]
-    assert reason.startswith("some or all of it is of other models than these")
+    assert reason.startswith("some or all of it is from other models")
     write_device(**{name: {"model_sha256": "0" * 64} for name in PRECISIONS})
     assert list(made()[0]["devices"]) == ["local:"]
     # One of the chain is not shown twice.
@@ -97,7 +97,7 @@ def test_what_is_of_other_models_is_left_out_and_named(chain):
     summary, page = made()
     assert list(summary["devices"]) == ["local:"]
     reason = reasons(summary)["latency by `ackd profile` on local:"]
-    assert "profile.devices has that device" in reason
+    assert "replaced by the chain" in reason
     assert "trade-off" not in page.tables
 
 

@@ -19,7 +19,7 @@ def test_a_method_without_learners_has_no_section_for_them(tmp_path, monkeypatch
     summary, page = made()
     assert "learners" not in page.order
     assert reasons(summary)["auxiliary learners"] == f"the method {method} has none"
-    assert "Nothing but the student was trained" in page.text["prune"]
+    assert "Only the student was trained" in page.text["prune"]
     origin = "trained from scratch" if method == "scratch" else "distilled from resnet20 by KD"
     assert f"resnet8, {origin}" in page.text[""]
 

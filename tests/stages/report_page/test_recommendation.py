@@ -59,8 +59,8 @@ def test_the_quickest_within_the_goal_is_recommended():
     name, reason = chosen(0.02, quick=quick, quicker=quicker)
     assert name == "quick"
     assert reason == (
-        "the quickest of those that lose at most 2.00 points (gate.max_export_drop): 0.500 ms,"
-        " 2.00× the speed of fp32, 3.00× smaller, a drop in points of +1.00 (0.00 to +2.00)"
+        "the fastest of those that stay within a drop of 2.00 points (gate.max_export_drop): 0.500 ms,"
+        " 2.00× the speed of fp32, 3.00× smaller, a drop of +1.00 (0.00 to +2.00) points"
     )
     assert chosen(0.05, quick=quick, quicker=quicker)[0] == "quicker"
     assert chosen(0.0, quick=quick, quicker=quicker)[0] == "fp32"
@@ -71,13 +71,13 @@ def test_what_is_recommended_where_the_goal_cannot_be_met_or_is_none():
     quick, quicker = export(0.891, 0.1, 0.5), export(0.88, 0.1, 0.25)
     name, reason = chosen(None, quick=quick, quicker=quicker)
     assert name == "quick"
-    assert reason.startswith("the quickest of those that show no loss on the test images")
+    assert reason.startswith("the fastest of those that match torch within the margin of error")
     failed = FP32 | {"status": "failed"}
     worse, better = export(0.85, 0.1, 0.5), export(0.86, 0.1, 0.6)
     name, reason = chosen(0.02, fp32=failed, worse=worse, better=better)
     assert name == "better"
-    assert reason.startswith("the most accurate, as there are none that lose at most 2.00")
+    assert reason.startswith("the most accurate, because none stay within a drop of 2.00")
     # Without a latency of fp32 there is no speed to compare.
     untimed = FP32 | {"p50_ms": None, "speedup": None}
     _, reason = chosen(0.02, fp32=untimed, int8=export(0.9, 0.1, 0.5, speedup=None))
-    assert reason.endswith(": 0.500 ms, a drop in points of 0.00 (−1.00 to +1.00)")
+    assert reason.endswith(": 0.500 ms, a drop of 0.00 (−1.00 to +1.00) points")
