@@ -59,8 +59,8 @@ def test_the_quickest_within_the_goal_is_recommended():
     name, reason = chosen(0.02, quick=quick, quicker=quicker)
     assert name == "quick"
     assert reason == (
-        "the fastest of those that stay within a drop of 2.00 points (gate.max_export_drop): 0.500 ms,"
-        " 2.00× the speed of fp32, 3.00× smaller, a drop of +1.00 (0.00 to +2.00) points"
+        "the fastest of those that stay within a drop of 2.00 points (gate.max_export_drop):"
+        " 0.500 ms, 2.00× the speed of fp32, 3.00× smaller, a drop of +1.00 (0.00 to +2.00) points"
     )
     assert chosen(0.05, quick=quick, quicker=quicker)[0] == "quicker"
     assert chosen(0.0, quick=quick, quicker=quicker)[0] == "fp32"
