@@ -1,1 +1,1 @@
-"""Convert the student for LiteRT and time it, each in a process of its own."""
+"""Convert the student for LiteRT and time it, each in a separate process."""

@@ -1,8 +1,8 @@
 """Write the LiteRT files: ``python -m stages.litert.converter``.
 
 ``fp32 TARGET`` converts the student with its preprocessing; ``int8 SOURCE TARGET COUNT`` quantises
-that file on ``COUNT`` training images. Nothing else imports the converter, which takes seconds to
-load.
+that file with ``COUNT`` training images. Only this module imports the converter, which takes
+seconds to load.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stages.runtimes.torch_runtime import DeployedNetwork
 
 
 class _Named(nn.Module):
-    """Names the output; the input has the parameter's name."""
+    """Names the output; the input gets the parameter's name."""
 
     def __init__(self, network: DeployedNetwork) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Named(nn.Module):
 
 
 def convert(target: Path) -> None:
-    """The student as float32, for one image uint8 ``[1, H, W, 3]``, preprocessing inside."""
+    """Convert the student to float32, for one image uint8 ``[1, H, W, 3]``, with preprocessing."""
     import litert_torch
 
     data = load_data()
@@ -44,7 +44,7 @@ def convert(target: Path) -> None:
 
 
 def quantize(source: Path, target: Path, count: int) -> None:
-    """``source`` with int8 weights per channel and int8 activations; its logits stay float32."""
+    """Quantise ``source`` to int8 weights per channel and int8 activations, with float32 logits."""
     from ai_edge_quantizer import algorithm_manager, calibrator, qtyping, quantizer, recipe
     from ai_edge_quantizer.recipe_manager import RecipeManager
     from ai_edge_quantizer.utils import qsv_utils
@@ -58,7 +58,7 @@ def quantize(source: Path, target: Path, count: int) -> None:
     )
     manager = RecipeManager()
     manager.load_quantization_recipe(maker.get_quantization_recipe())
-    # Not maker.calibrate, which averages the images' ranges and so cuts off rare values.
+    # Not maker.calibrate, which averages the images' ranges and thus clips rare values.
     ranges = calibrator.Calibrator(str(source), qsv_update_func=qsv_utils.min_max_update)
     images = load_data().calibration_images(count)
     ranges.calibrate({SIGNATURE: [{INPUT: image[None]} for image in images]}, manager)

@@ -1,4 +1,4 @@
-"""What ``export_litert`` does for each precision: convert, judge and time."""
+"""Convert, validate and time each precision for ``export_litert``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
 
 
 def _answers(path: Path, reference: Reference) -> Row:
-    """What a file answers on the golden batch and the test split, one image at a time."""
+    """Run a file on the golden batch and the test split, one image at a time, and compare."""
     test = reference.test.images
     execution = LiteRtRuntime().run(path, [Job(reference.golden_images, 1), Job(test, 1)])
     ran = {"provider": execution.provider, "dtypes": execution.dtypes}
@@ -85,7 +85,7 @@ def _convert(target: Path, float32: Path, calibration_images: int) -> None:
     arguments = ["fp32", str(target)]
     if target != float32:
         if not float32.is_file():
-            raise RuntimeFailureError("there is no fp32 file to quantise")
+            raise RuntimeFailureError("no fp32 file to quantise")
         arguments = ["int8", str(float32), str(target), str(calibration_images)]
     try:
         run_process([sys.executable, "-m", "stages.litert.converter", *arguments])
@@ -94,7 +94,7 @@ def _convert(target: Path, float32: Path, calibration_images: int) -> None:
 
 
 def _latency(path: Path, golden: Path, threads: int, profile: Profile) -> Row:
-    """Time in a fresh process, as on every device; ``samples_ms`` only if it succeeded."""
+    """Time in a fresh process, as on every device; has ``samples_ms`` only if it succeeds."""
     command = [sys.executable, "-m", "stages.litert.timing", str(path), str(golden), path.stem]
     try:
         printed = run_process([*command, str(threads), profile.model_dump_json()])

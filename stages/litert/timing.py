@@ -1,7 +1,7 @@
-"""Time one LiteRT file at batch 1 and print one line of JSON, as ``stages.devices.runner`` does.
+"""Time a LiteRT file at batch 1 and print one line of JSON, like ``stages.devices.runner``.
 
-``python -m stages.litert.timing MODEL GOLDEN PRECISION THREADS PROFILE``, where ``PROFILE`` is the
-section of ``params.yaml`` as JSON.
+Run as ``python -m stages.litert.timing MODEL GOLDEN PRECISION THREADS PROFILE``, where ``PROFILE``
+is that section of ``params.yaml`` as JSON.
 """
 
 from __future__ import annotations

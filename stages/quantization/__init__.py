@@ -1,1 +1,1 @@
-"""int8 models: the conversion, and the ranges that it needs."""
+"""Convert models to int8, and calibrate their ranges."""

@@ -1,8 +1,8 @@
-"""int8 by quantise-dequantise pairs, for two kinds of hardware.
+"""Quantize to int8 with quantise-dequantise pairs, for two kinds of hardware.
 
-``int8_u8s8`` has asymmetric uint8 activations, which x86 and WebAssembly multiply fastest;
-``int8_s8s8`` is symmetric throughout, as TensorRT demands. Weights are int8 per output channel in
-both. Preprocessing and logits stay float32.
+``int8_u8s8`` has asymmetric uint8 activations, the fastest on x86 and in WebAssembly;
+``int8_s8s8`` is symmetric throughout, as TensorRT requires. Both have int8 weights per output
+channel, and float32 preprocessing and logits.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ FIRST, DEPTHWISE = "first Conv", "depthwise Conv"
 _PLAIN = {"Add", "Gemm", "GlobalAveragePool", "MatMul", "Mul"}
 _FUNCTIONS = {"LayerNormalization", "Sigmoid", "Softmax"}
 
-#: The range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
-#: information (KL divergence of the histograms).
+#: The range of activations: all values, all but the outermost 0.001 %, or the range that loses the
+#: least information (KL divergence of the histograms).
 _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
     "minmax": (CalibrationMethod.MinMax, {}),
     "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.999}),
-    # By default onnxruntime has as many bins as steps, which leaves no choice of range.
+    # By default onnxruntime has as many bins as quantization steps, which allows only one range.
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 1024, "num_quantized_bins": 128}),
 }
 
@@ -56,27 +56,27 @@ _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
 def calibrate(
     model: onnx.ModelProto, images: npt.NDArray[np.uint8], method: str = "minmax"
 ) -> TensorsData:
-    """The range of every activation, for :func:`quantize` to any precision.
+    """Calibrate the range of every activation, for :func:`quantize` to any precision.
 
     Args:
         images: training images ``[N, H, W, 3]``.
     """
     (kind, options), name = _METHODS[method], model.graph.input[0].name
-    # onnxruntime prints a line for each part of the images.
+    # onnxruntime prints a line for each part.
     quiet = contextlib.redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, quiet:
         path = Path(folder, "model.onnx")
         onnx.save(model, path)
         calibrator = create_calibrator(
             path,
-            sorted(QLinearOpsRegistry.keys() | QDQRegistry.keys()),  # those of quantize_static
+            sorted(QLinearOpsRegistry.keys() | QDQRegistry.keys()),  # as in quantize_static
             augmented_model_path=str(Path(folder, "augmented.onnx")),
             calibrate_method=kind,
             extra_options=options,
         )
-        # In parts, as histograms keep every activation of all images of a part in memory.
+        # In parts, because histograms keep all activations of a part in memory.
         for start in range(0, len(images), _PART):
-            # One by one, so that a dynamic and a static model see the same numbers.
+            # One by one, so that dynamic and static models see the same numbers.
             feeds = iter([{name: image[None]} for image in images[start : start + _PART]])
             calibrator.collect_data(SimpleNamespace(get_next=partial(next, feeds, None)))
         return calibrator.compute_data()
@@ -85,16 +85,16 @@ def calibrate(
 def quantize(
     model: onnx.ModelProto, precision: str, ranges: TensorsData, in_float: Iterable[str] = ()
 ) -> onnx.ModelProto:
-    """The int8 version of an fp32 model whose graph begins with the preprocessing.
+    """Quantize an fp32 model whose graph begins with the preprocessing.
 
     Args:
-        ranges: by :func:`calibrate`, of this graph.
-        in_float: of :func:`kinds`, those that are not quantized.
+        ranges: from :func:`calibrate`, for this graph.
+        in_float: keys of :func:`kinds` to leave in float.
     """
     source, nodes = onnx.ModelProto(), kinds(model.graph)
     source.CopyFrom(model)
     left_out = [name for kind in in_float for name in nodes[kind]]
-    # onnxruntime asks for folded BatchNorm and inferred shapes, which the exporter provides.
+    # onnxruntime requires folded BatchNorms and inferred shapes, which the exporter provides.
     add_pre_process_metadata(source)
     with tempfile.TemporaryDirectory() as folder:
         target, kept = Path(folder, "quantized.onnx"), Path(folder, "ranges.json")
@@ -123,7 +123,7 @@ def quantize(
 
 
 def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
-    """The nodes from the images to the transposition that completes the preprocessing."""
+    """Return the nodes from the images to the transpose that ends the preprocessing."""
     names = []
     for node in graph.node:
         names.append(node.name)
@@ -133,10 +133,10 @@ def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def kinds(graph: onnx.GraphProto) -> dict[str, list[str]]:
-    """The nodes that may stay in float for the sake of accuracy, by what they are.
+    """Return by kind the nodes that may stay in float for accuracy.
 
-    Convolutions but for the first and the depthwise ones are not among them: without these an int8
-    model is no faster.
+    Of convolutions, only the first and depthwise ones are included: an int8 model with the others
+    in float would be no faster.
     """
     found: dict[str, list[str]] = {}
     preprocessing, first = set(preprocessing_nodes(graph)), FIRST
@@ -153,17 +153,17 @@ def kinds(graph: onnx.GraphProto) -> dict[str, list[str]]:
 
 
 def _norms(graph: onnx.GraphProto) -> list[str]:
-    """BatchNorm without a convolution to fold it into, and the parts of GroupNorm: no runtime
-    computes them in int8."""
+    """Return BatchNorms that could not be folded, and parts of GroupNorms, which no runtime
+    computes in int8."""
     kinds = {"BatchNormalization", "InstanceNormalization"}
     return [node.name for node in graph.node if node.op_type in kinds]
 
 
 def tensorrt_violations(graph: onnx.GraphProto) -> list[str]:
-    """Where a graph violates TensorRT's rules for int8.
+    """List where a graph violates TensorRT's rules for int8.
 
-    Every quantise and dequantise node must be int8 with zero points of 0 and positive constant
-    scales, and every quantised activation must have a dequantise node of its own.
+    Every quantise and dequantise node must be int8 with zero point 0 and a positive constant scale,
+    and every quantised activation must have its own dequantise node.
     """
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}

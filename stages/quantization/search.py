@@ -1,7 +1,7 @@
-"""What stays in float, so that an int8 model answers nearly as well as its fp32 model does.
+"""Search which operators must stay in float for an int8 model to keep its accuracy.
 
-Decided by images that train no weights and calibrate no range, in a fixed order and without a
-clock, so that two exports of one student on one machine are byte-identical.
+The search uses images that neither train weights nor calibrate ranges. Its order is fixed and does
+not depend on time, so exports of the same student on the same machine are byte-identical.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from stages.runtimes.onnx_runtime import OnnxRuntime
 
 _BATCH = 64
 _IMAGES = 1000
-#: Without entropy, whose ranges took ten times as long to find for a MobileNetV3.
+#: Without entropy, which takes ten times as long to calibrate (measured on a MobileNetV3).
 _RANGES = ("minmax", "percentile")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A way to quantize, and how it did on the images held back.
+    """A quantization, and its result on the held-back images.
 
     Attributes:
         ranges: the calibration method.
-        in_float: kinds of operators that are not quantized, see
+        in_float: kinds of operators that are not quantized; see
             :func:`stages.quantization.int8.kinds`.
-        lost: images that fp32 answers rightly and it does not, less those the other way round.
-        drop_low: accuracy that it loses at least, the lower end of a 95 % interval.
+        lost: images that only fp32 classifies correctly, minus those that only int8 does.
+        drop_low: lower end of the 95 % interval of its drop in accuracy.
         divergence: mean KL divergence of its predictions from fp32's, in nats.
     """
 
@@ -52,10 +52,10 @@ class Trial:
 def held_back(
     data: DataSet, calibration: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """At most :data:`_IMAGES` images ``[N, H, W, 3]`` that train no weights, and labels ``[N]``.
+    """Choose at most :data:`_IMAGES` validation images ``[N, H, W, 3]`` with labels ``[N]``.
 
-    Where the validation images are those of the test, which must decide nothing, it is training
-    images instead, and if possible none of the ``calibration`` that ranges are calibrated on.
+    If validation uses the test images, which must not decide anything, training images are chosen
+    instead, if possible none of the ``calibration`` images for ranges.
     """
     splits = data.manifest["splits"]
     own = splits["val"]["images_sha256"] != splits["test"]["images_sha256"]
@@ -68,14 +68,14 @@ def held_back(
 
 
 class Search:
-    """Tries of one fp32 model with a dynamic batch.
+    """Trials of quantizing an fp32 model with a dynamic batch.
 
     Args:
-        model: as exported by :func:`stages.export_onnx.export_network`.
-        images: ``[N, H, W, 3]``, and
-        labels: ``[N]``, by :func:`held_back`.
-        max_drop: accuracy that may be lost on them; a single image always may.
-        ranges: gives what :func:`stages.quantization.int8.calibrate` finds by a method.
+        model: from :func:`stages.export_onnx.export_network`.
+        images: ``[N, H, W, 3]``, from :func:`held_back`.
+        labels: ``[N]``, from :func:`held_back`.
+        max_drop: accuracy that may be lost on these images; a single image always may.
+        ranges: returns the result of :func:`stages.quantization.int8.calibrate` for a method.
     """
 
     def __init__(
@@ -92,12 +92,13 @@ class Search:
         self._right = self._log_probabilities.argmax(1) == labels
 
     def run(self, precision: str, method: str) -> list[Trial]:
-        """All tries in order, of which the last is to be exported.
+        """Return all trials in order; the last one is to be exported.
 
-        ``method`` comes first, and stays unless it loses too much by more than chance. Other ranges
-        are next. Then each kind of operator is kept in float alone, and after that more and more of
-        them, the most helpful first, until the model is good enough; what was not needed for that
-        is quantized again. If it never is good enough, the last is the one of the least divergence.
+        ``method`` is tried first, and kept unless it loses significantly too much. Other ranges
+        follow. Then each kind of operator is kept in float alone, then more and more kinds
+        together, the most helpful first, until the model is good enough; kinds that turn out to be
+        unnecessary are quantized again. If no model is good enough, the last trial is the one with
+        the least divergence.
         """
         tried: list[Trial] = []
 
@@ -127,12 +128,12 @@ class Search:
         return [*tried, chosen]
 
     def outcome(self, tried: list[Trial]) -> str:
-        """A clause about what was found."""
+        """Summarise the search as a clause."""
         first, last, total = tried[0], tried[-1], len(self._labels)
         kept = f", with {' and '.join(last.in_float)} in float" if last.in_float else ""
         return (
-            f"loses {last.lost} of {total} images held back, {first.lost} before: {last.ranges}"
-            f" ranges{kept}, the best of {len(tried)} tries"
+            f"loses {last.lost} of {total} held-back images, {first.lost} before: {last.ranges}"
+            f" ranges{kept}, the best of {len(tried)} trials"
         )
 
     def _try(self, precision: str, ranges: str, in_float: tuple[str, ...]) -> Trial:
@@ -155,5 +156,5 @@ class Search:
 
 
 def best(trials: Iterable[Trial]) -> Trial:
-    """The one of the least divergence; the first of several."""
+    """Return the trial with the least divergence; the first of several."""
     return min(trials, key=lambda trial: trial.divergence)

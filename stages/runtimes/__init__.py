@@ -1,1 +1,1 @@
-"""Run an exported model: torch, onnxruntime, TensorRT, LiteRT."""
+"""Run exported models in torch, onnxruntime, TensorRT and LiteRT."""

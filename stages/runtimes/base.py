@@ -1,4 +1,4 @@
-"""The contract of every runtime: run an exported file and report what really ran."""
+"""The contract of a runtime: run an exported file and report how it ran."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Job(NamedTuple):
     batch_size: int
 
     def batches(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """The images in order; the last batch may be smaller."""
+        """Yield the images in order; the last batch may be smaller."""
         for start in range(0, len(self.images), self.batch_size):
             yield self.images[start : start + self.batch_size]
 
 
 class Times(NamedTuple):
-    """Times of each run of one image, in ms: of the GPU alone, and as the host sees them."""
+    """Times of each run of one image in ms, on the GPU alone and for the host."""
 
     gpu_ms: list[float]
     wall_ms: list[float]
@@ -38,14 +38,13 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class Execution:
-    """What ran, as the runtime itself reports it.
+    """A run, as the runtime reports it.
 
     Attributes:
         logits: float32 ``[N, K]`` for each job.
         provider: the device or execution provider.
         dtypes: the number formats in which weights were multiplied, sorted.
-        layers: the names of the built layers by number format; None if the runtime does not report
-            them.
+        layers: names of the built layers by number format; None if not reported.
         times: of a static model; None if the runtime is timed elsewhere.
     """
 
@@ -63,10 +62,10 @@ class Runtime(Protocol):
     precisions: tuple[str, ...]
 
     def version(self) -> str | None:
-        """Of the installed library; None if it is not installed."""
+        """Return the version of the library; None if it is not installed."""
 
     def unavailable(self) -> str | None:
-        """Why it cannot run here; None if it can."""
+        """Return why it cannot run here; None if it can."""
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         """Run every job on one loaded model.

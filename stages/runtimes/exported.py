@@ -1,4 +1,4 @@
-"""The folder of exported models, verified before use."""
+"""Open and verify the folder of exported models."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Exported:
 
     @property
     def precisions(self) -> list[str]:
-        """Those that were exported."""
+        """The exported precisions."""
         return list(self.description["files"])
 
     def entry(self, precision: str, shape: str) -> dict[str, Any]:
-        """``path``, ``sha256`` and ``bytes`` of a model."""
+        """Return ``path``, ``sha256`` and ``bytes`` of a model."""
         entry: dict[str, Any] = self.description["files"][precision][shape]
         return entry
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why the other precisions were not."""
+        """The reason for each precision that was not exported."""
         return dict(self.description["failed"])
 
     def file(self, precision: str, shape: str) -> Path:
-        """The model with a ``dynamic`` or a ``static`` batch."""
+        """Return the model with a ``dynamic`` or ``static`` batch."""
         return self.folder / str(self.entry(precision, shape)["path"])
 
     @property
@@ -48,24 +48,24 @@ class Exported:
         return self.folder / str(self.description["golden"]["path"])
 
     def golden_batch(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Images ``[G, H, W, 3]`` and torch's logits ``[G, K]``."""
+        """Load images ``[G, H, W, 3]`` and torch's logits ``[G, K]``."""
         with np.load(self.golden, allow_pickle=False) as golden:
             return golden["images"], golden["logits"]
 
     def sums(self, *shapes: str) -> dict[Path, str]:
-        """SHA-256 of the golden batch and of the models of these shapes, as stated."""
+        """Return the stated SHA-256 of the golden batch and of the models with these shapes."""
         entries = [self.entry(name, shape) for name in self.precisions for shape in shapes]
         entries.append(self.description["golden"])
         return {self.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
 
 
 def load_exported(folder: Path = ONNX_FOLDER) -> Exported:
-    """Open what ``export_onnx`` wrote.
+    """Open and verify the models that ``export_onnx`` wrote.
 
     Raises:
         InputError: the description is missing or damaged, or a file is missing or altered.
     """
-    remedy = "run `dvc repro --force export_onnx` to make it again"
+    remedy = "run `dvc repro --force export_onnx` to export again"
     try:
         exported = Exported(folder, read_description(folder, remedy))
     except DeviceError as error:
@@ -75,7 +75,6 @@ def load_exported(folder: Path = ONNX_FOLDER) -> Exported:
             raise InputError(f"{path}: no such file; {remedy}")
         if sha256(path) != digest:
             raise InputError(
-                f"{path}: altered since its export (its sha256 is not the one in model.json);"
-                f" {remedy}"
+                f"{path}: altered since its export (its sha256 differs from model.json); {remedy}"
             )
     return exported

@@ -1,4 +1,4 @@
-"""LiteRT on the CPU: an optional runtime, imported only when a file is loaded."""
+"""LiteRT on the CPU, an optional runtime that is imported only when a file is loaded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 from stages.sections.export import Litert
 
-#: Names of each file's signature, input and output.
+#: Names of the signature, input and output of every file.
 SIGNATURE, INPUT, OUTPUT = "serving_default", "images", "logits"
 
-# The modules that run, convert and quantise, by package.
+# The module of each package that runs, converts or quantises.
 _PACKAGES = {
     "ai-edge-litert": "ai_edge_litert",
     "litert-torch": "litert_torch",
@@ -32,10 +32,10 @@ _WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMU
 
 
 class Session:
-    """A loaded model for one image, with the methods of an onnxruntime session to be timed alike.
+    """A loaded model for one image, timed through the methods of an onnxruntime session.
 
     Raises:
-        RuntimeFailureError: LiteRT does not load the file.
+        RuntimeFailureError: LiteRT cannot load the file.
     """
 
     def __init__(self, model: Path, threads: int) -> None:
@@ -51,34 +51,34 @@ class Session:
         self._output = self._interpreter.get_output_details()[0]["index"]
 
     def get_inputs(self) -> list[SimpleNamespace]:
-        """The one input, with its ``name``."""
+        """Return the one input, with its ``name``."""
         return [SimpleNamespace(name=INPUT)]
 
     def run(
         self, _outputs: None, feed: Mapping[str, npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
-        """Logits ``[1, K]``, alone in a list, of images ``[1, H, W, 3]``."""
+        """Return a list with the logits ``[1, K]`` of an image ``[1, H, W, 3]``."""
         self._interpreter.set_tensor(self._input, feed[INPUT])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(self._output)]
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """``[N, K]`` of images ``[N, H, W, 3]``, one by one."""
+        """Return logits ``[N, K]`` of images ``[N, H, W, 3]``, run one by one."""
         return np.concatenate([self.run(None, {INPUT: image[None]})[0] for image in images])
 
     def provider(self) -> str:
-        """Who computes: LiteRT delegates what it can to XNNPACK."""
+        """Return what computes; LiteRT delegates what it can to XNNPACK."""
         delegated = any(node["op_name"] == "DELEGATE" for node in self._nodes())
         return "XNNPACK" if delegated else "CPU"
 
     def dtypes(self) -> list[str]:
-        """The formats in which weights are multiplied, sorted."""
+        """Return the formats in which weights are multiplied, sorted."""
         tensors = {t["index"]: t["dtype"] for t in self._interpreter.get_tensor_details()}
         weights = [n["inputs"][1] for n in self._nodes() if n["op_name"] in _WITH_WEIGHTS]
         return sorted({np.dtype(tensors[index]).name for index in weights})
 
     def _nodes(self) -> list[dict[str, Any]]:
-        # There is no public method for this.
+        # No public method returns this.
         return list(self._interpreter._get_ops_details())
 
 
@@ -92,7 +92,7 @@ class LiteRtRuntime:
         return version_of(self.name)
 
     def unavailable(self) -> str | None:
-        """Why nothing can be converted or run here; None if it can."""
+        """Return why models cannot be converted or run here; None if they can."""
         missing = [p for p, module in _PACKAGES.items() if importlib.util.find_spec(module) is None]
         if not missing:
             return None
@@ -108,15 +108,15 @@ class LiteRtRuntime:
 
 
 def versions() -> dict[str, str]:
-    """Of every package that writes or runs files."""
+    """Return the version of every package that writes or runs files."""
     return {package: importlib.metadata.version(package) for package in _PACKAGES}
 
 
 def check_installed(settings: Litert) -> None:
-    """Raises InputError if LiteRT is enabled and one of its packages is missing."""
+    """Raise InputError if LiteRT is enabled and one of its packages is missing."""
     reason = LiteRtRuntime().unavailable()
     if settings.enabled and reason:
         raise InputError(
-            f"params.yaml: litert.enabled is true, but {reason}; install what is missing, or set it"
-            " to false"
+            f"params.yaml: litert.enabled is true, but {reason}; install what is missing, or set"
+            " litert.enabled to false"
         )

@@ -13,7 +13,7 @@ import onnxruntime
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 
-# The operators with weights and the position of these; the others hardly compute anything.
+# Operators with weights, and the weights' position; other operators compute little.
 _WEIGHTS_INPUT = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1, "MatMul": 1}
 _QUANTIZED_WEIGHTS_INPUT = {"QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3}
 
@@ -32,7 +32,7 @@ class OnnxRuntime:
         return None
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
-        # onnxruntime's exceptions share no base class but Exception.
+        # onnxruntime's exceptions share no narrower base class.
         try:
             session, dtypes = self._load(model)
             feed = session.get_inputs()[0].name
@@ -52,15 +52,15 @@ class OnnxRuntime:
             session = onnxruntime.InferenceSession(model, options, providers=[self.provider])
             dtypes = compute_dtypes(onnx.load(options.optimized_model_filepath))
         ran = session.get_providers()[0]
-        if ran != self.provider:  # a failing provider is replaced without an error
-            raise RuntimeFailureError(f"{self.provider} was asked for, {ran} ran")
+        if ran != self.provider:  # onnxruntime replaces a failing provider silently
+            raise RuntimeFailureError(f"{self.provider} was requested, but {ran} ran")
         return session, dtypes
 
 
 def compute_dtypes(optimized: onnx.ModelProto) -> list[str]:
-    """The formats in which an optimised graph multiplies by its weights.
+    """Return the formats in which an optimised graph multiplies by its weights.
 
-    A format without a kernel in the provider appears as the one that it is cast to.
+    A format without a kernel appears as the one it is cast to.
     """
     constants = {
         tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
@@ -74,7 +74,7 @@ def compute_dtypes(optimized: onnx.ModelProto) -> list[str]:
             continue
         name = node.input[position]
         producer = producers.get(name)
-        # Dequantised weights are used in the format of their scale.
+        # Dequantised weights have the format of their scale.
         if producer is not None and producer.op_type == "DequantizeLinear":
             name = producer.input[1]
         if name in constants:

@@ -1,4 +1,4 @@
-"""How far a runtime's outputs are from torch's, on the golden batch and on test images."""
+"""Compare a runtime's outputs with torch's, on the golden batch and on test images."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ OF_ANSWERS = (
     *("accuracy", "top5_accuracy", "balanced_accuracy"),
     *("drop", "drop_low", "drop_high", "calibration_error"),
 )
-#: Batch size where any is allowed.
+#: Batch size for dynamic models.
 BATCH = 128
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What runtimes are compared with: torch's logits on the test split and the golden batch.
+    """The reference for runtimes: torch's logits on the test split and the golden batch.
 
     Attributes:
         test_logits: float32 ``[N, K]``.
@@ -58,9 +58,7 @@ def read_reference(exported: Exported, stage: str) -> Reference:
         InputError: another student was exported.
     """
     if sha256(STUDENT) != exported.description["student_sha256"]:
-        raise InputError(
-            f"{STUDENT}: not the student that was exported; run `dvc repro export_onnx`"
-        )
+        raise InputError(f"{STUDENT}: not the exported student; run `dvc repro export_onnx`")
     golden_images, golden_logits = exported.golden_batch()
     data = load_data()
     network = DeployedNetwork(load_network(STUDENT), data.mean, data.std).eval()
@@ -75,11 +73,11 @@ def read_reference(exported: Exported, stage: str) -> Reference:
 def measurements(
     execution: Execution, batch_sizes: list[int], reference: Reference, images: int
 ) -> dict[str, Any]:
-    """``golden``, ``images``, ``agreement`` and :data:`OF_ANSWERS` of a row of a report.
+    """Compute ``golden``, ``images``, ``agreement`` and :data:`OF_ANSWERS` of a report's row.
 
     Args:
-        execution: of the golden batch once for each of ``batch_sizes``, of which the worst counts,
-            then of the first ``images`` of the test split.
+        execution: of the golden batch at each of ``batch_sizes``, of which the worst counts, then
+            of the first ``images`` of the test split.
     """
     *golden, logits = execution.logits
     parities = [compare(found, reference.golden_logits) for found in golden]
@@ -108,10 +106,10 @@ def measurements(
 
 
 def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterator[str]:
-    """The limits that ``row`` misses for its precision."""
+    """Yield the limits that ``row`` misses for its precision."""
     error, agreement = row["golden"]["max_relative_error"], row["agreement"]
     if error is None or agreement is None:
-        yield "logits of another shape than torch's, or not finite"
+        yield "logits are not finite, or their shape is not torch's"
         return
     if precision == "fp32":
         if error > (limit := settings.max_relative_error_fp32):
@@ -121,9 +119,9 @@ def breaches(row: dict[str, Any], precision: str, settings: Validate) -> Iterato
     if agreement < limit:
         yield f"agreement with torch {agreement:.3f} is below {limit}"
     elif reason := breach(precision, row["golden"]):
-        yield f"{reason} on the golden batch, so every device would refuse it"
+        yield f"{reason} on the golden batch, so devices would refuse it"
 
 
 def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """The fraction of ``logits`` ``[N, K]`` whose maximum is that of the label."""
+    """Return the fraction of ``logits`` ``[N, K]`` whose maximum is at the label."""
     return float((logits.argmax(1) == labels).mean())

@@ -1,4 +1,4 @@
-"""Run a library in a process of its own, so that its crash is a result like any other."""
+"""Run a library in a separate process, so that a crash is just another result."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from stages.runtimes.base import RuntimeFailureError
 
-#: Conversions and engines take minutes at most; what takes longer hangs.
+#: Conversions and engine builds take minutes; whatever takes longer hangs.
 _TIMEOUT_SECONDS = 1800
-# An error in TensorRT's log, without its time.
+# An error in TensorRT's log, without the time.
 _LOGGED = re.compile(r"(\[TRT\] \[[EF]\] .*)")
 
 
@@ -19,8 +19,8 @@ def run_process(command: Sequence[str]) -> str:
     """Run a command and return its output.
 
     Raises:
-        RuntimeFailureError: it failed; the message has how, its last line, and the first error that
-            TensorRT logged.
+        RuntimeFailureError: it failed; the message says how, with its last line of output and the
+            first error that TensorRT logged.
     """
     try:
         process = subprocess.run(
@@ -33,14 +33,14 @@ def run_process(command: Sequence[str]) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeFailureError(f"did not end within {_TIMEOUT_SECONDS} s") from None
+        raise RuntimeFailureError(f"did not finish within {_TIMEOUT_SECONDS} s") from None
     if process.returncode == 0:
         return process.stdout
     if process.returncode < 0:
         how = f"crashed with {signal.Signals(-process.returncode).name}"
     else:
         how = f"ended with status {process.returncode}"
-    # TensorRT logs to the standard output.
+    # TensorRT logs to stdout.
     output = f"{process.stdout}\n{process.stderr}"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     why = [line for line in lines[-1:] if not _LOGGED.search(line)] + _LOGGED.findall(output)[:1]

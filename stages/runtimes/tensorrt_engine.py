@@ -1,10 +1,10 @@
-"""Build a TensorRT engine from an ONNX file, run and time it; one path for TensorRT 10.3 to 11.
+"""Build a TensorRT engine from an ONNX file, run it and time it, with TensorRT 10.3 to 11.
 
 ``python -m stages.runtimes.tensorrt_engine`` verifies that TensorRT starts here. With a FOLDER, it
 reads ``request.json`` (``{"model", "batch_sizes", "timing"}``) and ``images<i>.npy`` from it, and
 writes ``logits<i>.npy`` for the i-th batch size, and ``execution.json``.
 
-The precision is that of the ONNX file: the network is strongly typed, as version 11 requires.
+The ONNX file sets the precision: the network is strongly typed, as version 11 requires.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _TORCH_DTYPES = {"FLOAT": torch.float32, "UINT8": torch.uint8}
 
 
 class EngineError(Exception):
-    """TensorRT did not start, or did not accept or run the model."""
+    """TensorRT did not start, or rejected the model or failed to run it."""
 
 
 def start(logger: trt.ILogger) -> trt.Builder:
-    """A builder, which TensorRT creates only if it works with the GPU and its driver.
+    """Create a builder, which succeeds only if TensorRT works with the GPU and its driver.
 
     Raises:
-        EngineError: there is none, or this version is not supported.
+        EngineError: it fails, or this version is not supported.
     """
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if not _OLDEST <= version < _TOO_NEW:
@@ -51,22 +51,22 @@ def start(logger: trt.ILogger) -> trt.Builder:
 
 
 def build_plan(builder: trt.Builder, model: Path, max_batch: int, logger: trt.ILogger) -> Any:
-    """The serialized engine of an ONNX file: a buffer, although its type does not show that.
+    """Build the serialized engine of an ONNX file, a buffer despite its type.
 
     Raises:
-        EngineError: the parser or the builder refuses it.
+        EngineError: the parser or the builder rejects it.
     """
-    # Version 10 needs the flag, 11 ignores it. Its value differs.
+    # Version 10 needs the flag, 11 ignores it; its value differs between them.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
         errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise EngineError("the ONNX parser refuses the model: " + "; ".join(errors))
+        raise EngineError("the ONNX parser rejects the model: " + "; ".join(errors))
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
-    # On by default, and too coarse to be compared with float32.
+    # On by default, and too coarse to compare with float32.
     config.clear_flag(trt.BuilderFlag.TF32)
-    # Without it the inspector does not name the formats.
+    # The inspector names formats only at this verbosity.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     images = network.get_input(0)
     batch, *image_shape = images.shape[:]  # a tuple
@@ -75,24 +75,24 @@ def build_plan(builder: trt.Builder, model: Path, max_batch: int, logger: trt.IL
         least, most = [1, *image_shape], [max_batch, *image_shape]
         profile.set_shape(images.name, trt.Dims(least), trt.Dims(most), trt.Dims(most))
         if config.add_optimization_profile(profile) < 0:
-            raise EngineError(f"the builder refuses batches of 1 to {max_batch}")
+            raise EngineError(f"the builder rejects batches of 1 to {max_batch}")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError("the builder made no engine")
+        raise EngineError("the builder produced no engine")
     return plan
 
 
 class Engine:
-    """A loaded engine with one input and one output, on a stream of its own."""
+    """A loaded engine with one input and one output, on its own stream."""
 
     def __init__(self, plan: Any, logger: trt.ILogger) -> None:
         self._runtime = trt.Runtime(logger)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineError(f"TensorRT {trt.__version__} does not load the engine that it built")
+            raise EngineError(f"TensorRT {trt.__version__} cannot load the engine that it built")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineError("the engine does not start; the GPU may lack the memory")
+            raise EngineError("the engine does not start; the GPU may be out of memory")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -102,27 +102,27 @@ class Engine:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         (self._input,) = (name for name in names if modes[name] == trt.TensorIOMode.INPUT)
         (self._output,) = (name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
-        #: Whether the model takes batches of one size alone.
+        #: Whether the model takes only batches of one size.
         self.static = -1 not in self._engine.get_tensor_shape(self._input)[:]
 
     def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
-        """Logits ``[B, K]`` of images ``[B, H, W, 3]``, and how long the GPU computed, in ms.
+        """Return logits ``[B, K]`` of images ``[B, H, W, 3]``, and the GPU's time in ms.
 
         Raises:
-            EngineError: a shape, an address or the launch was refused.
+            EngineError: a shape or address was rejected, or the launch failed.
         """
         given = torch.from_numpy(np.ascontiguousarray(images)).to(DEVICE)
         if given.dtype != self._dtype(self._input):
-            raise EngineError(f"the engine does not take {given.dtype} for {self._input}")
+            raise EngineError(f"the engine rejects {given.dtype} for {self._input}")
         if not self._context.set_input_shape(self._input, tuple(given.shape)):
-            raise EngineError(f"the engine does not take the shape {tuple(given.shape)}")
+            raise EngineError(f"the engine rejects the shape {tuple(given.shape)}")
         if missing := self._context.infer_shapes():
-            raise EngineError(f"no shape is known for {', '.join(missing)}")
+            raise EngineError(f"unknown shape of {', '.join(missing)}")
         shape = self._context.get_tensor_shape(self._output)[:]
         logits = torch.empty(shape, dtype=self._dtype(self._output), device=DEVICE)
         for name, tensor in ((self._input, given), (self._output, logits)):
             if not self._context.set_tensor_address(name, tensor.data_ptr()):
-                raise EngineError(f"the address of {name} is refused")
+                raise EngineError(f"the engine rejects the address of {name}")
         self._stream.wait_stream(torch.cuda.current_stream())  # the copy above
         self._before.record(self._stream)
         if not self._context.execute_async_v3(self._stream.cuda_stream):
@@ -138,10 +138,10 @@ class Engine:
     def measure(
         self, images: npt.NDArray[np.uint8], min_runs: int, min_seconds: float, max_runs: int
     ) -> dict[str, list[float]]:
-        """The times of each of at least ``min_runs`` over ``min_seconds``, at most ``max_runs``.
+        """Time at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``.
 
-        ``gpu_ms`` is what lies between launch and end on the GPU; ``wall_ms`` is the host's, from
-        images to logits in its own memory. A small network's launch takes longer than its work.
+        ``gpu_ms`` runs from launch to end on the GPU, ``wall_ms`` from images to logits in the
+        host's memory. Launching a small network takes longer than running it.
         """
         times: dict[str, list[float]] = {"gpu_ms": [], "wall_ms": []}
         end = time.perf_counter() + min_seconds
@@ -155,7 +155,7 @@ class Engine:
         return times
 
     def layers(self) -> list[Any]:
-        """What the inspector reports of each layer."""
+        """Return the inspector's report on each layer."""
         inspector = self._engine.create_engine_inspector()
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         layers: list[Any] = json.loads(information).get("Layers", [])
@@ -163,7 +163,7 @@ class Engine:
 
 
 def execute(folder: Path, builder: trt.Builder, logger: trt.ILogger) -> None:
-    """Do what ``request.json`` in the folder asks for; a static model is also timed."""
+    """Execute ``request.json`` in the folder; a static model is also timed."""
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     jobs = [
         Job(ImageFile(folder / f"images{index}.npy"), size)

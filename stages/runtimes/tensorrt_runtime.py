@@ -1,4 +1,4 @@
-"""TensorRT, always in a process of its own, so that its crash is a result like any other.
+"""TensorRT, always in a separate process, so that a crash is just another result.
 
 Only :mod:`stages.runtimes.tensorrt_engine` imports ``tensorrt``.
 """
@@ -24,7 +24,7 @@ from stages.runtimes.process import run_process
 from stages.runtimes.versions import version_of
 from stages.sections.export import Profile, Validate
 
-# The several spellings of the engine inspector.
+# The engine inspector's spellings of formats.
 _INSPECTOR_DTYPES = {
     "float": "float32",
     "fp32": "float32",
@@ -44,7 +44,7 @@ class TensorRtRuntime:
     """As :class:`stages.runtimes.base.Runtime`, on the first NVIDIA GPU."""
 
     name = "tensorrt"
-    # It supports symmetric int8 only.
+    # TensorRT supports only symmetric int8.
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8_s8s8")
 
     def __init__(
@@ -59,7 +59,7 @@ class TensorRtRuntime:
         return version_of(self.name)
 
     def unavailable(self) -> str | None:
-        # The GPU first: without one, TensorRT may crash after its import.
+        # Check the GPU first: without one, TensorRT may crash after its import.
         if not torch.cuda.is_available():
             return "no NVIDIA GPU that torch can use"
         if importlib.util.find_spec("tensorrt") is None:
@@ -71,10 +71,10 @@ class TensorRtRuntime:
         return None
 
     def left_out(self, settings: Validate) -> str | None:
-        """Why it is skipped; None if it is not.
+        """Return why TensorRT is skipped; None if it is not.
 
         Raises:
-            InputError: it cannot run here, but is required.
+            InputError: it is required but cannot run here.
         """
         if settings.tensorrt == "off":
             return "validate.tensorrt is off"
@@ -111,7 +111,7 @@ class TensorRtRuntime:
 
 
 def _write_images(path: Path, job: Job) -> None:
-    """As ``np.save``, without all images in memory."""
+    """Write like ``np.save``, without all images in memory."""
     with path.open("wb") as handle:
         write_header(handle, np.uint8, job.images.shape)
         for batch in job.batches():
@@ -119,7 +119,7 @@ def _write_images(path: Path, job: Job) -> None:
 
 
 def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
-    """The names of all layers by the format of their weights, or else of their outputs.
+    """Group the names of all layers by the format of their weights, or else of their outputs.
 
     Several formats are joined by ``", "``; a layer without any is ``unknown``.
     """
@@ -132,7 +132,7 @@ def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:
 
 
 def weight_dtypes(layers: list[Any]) -> list[str]:
-    """The formats of the layers' weights, or of their outputs if no layer states its weights'."""
+    """Return the formats of the layers' weights, or of their outputs if no weights' are stated."""
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     return _dtypes([_of_weights(layer) for layer in detailed]) or _dtypes(
         [text for layer in detailed for text in _of_outputs(layer)]

@@ -1,4 +1,4 @@
-"""The reference: the student in torch, with the preprocessing of its exports."""
+"""The reference runtime: the student in torch, with the exports' preprocessing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stages.runtimes.base import Job
 
 
 class DeployedNetwork(nn.Module):
-    """A network that takes raw images: ``[B, H, W, 3]`` uint8 to logits ``[B, K]`` float32.
+    """Maps raw images ``[B, H, W, 3]`` uint8 to logits ``[B, K]`` float32.
 
     Args:
         network: takes normalised ``[B, 3, H, W]``.
-        mean: per channel, of images scaled to 0..1.
-        std: likewise.
+        mean: per channel, for images scaled to 0..1.
+        std: per channel, for images scaled to 0..1.
         dtype: of the network; normalisation stays float32.
     """
 
@@ -45,9 +45,9 @@ class DeployedNetwork(nn.Module):
         self.register_buffer("shift", (-means / stds).float())
 
     def forward(self, images: Tensor) -> Tensor:
-        # The cast comes first, as TensorRT accepts uint8 only as the input of a cast. Scale and
-        # shift span a whole line, as onnxruntime is slow along a last axis of three. The
-        # permutation comes last, as int8 convolutions want their channels last.
+        # The cast comes first, because TensorRT accepts uint8 only as the input of a cast. Scale
+        # and shift span a whole line, because onnxruntime is slow along a last axis of three. The
+        # permutation comes last, because int8 convolutions are channels-last.
         line = (images.shape[2], 3)
         scaled = images.to(torch.float32) * self.scale.expand(line) + self.shift.expand(line)
         normalised = scaled.permute(0, 3, 1, 2)
@@ -59,8 +59,8 @@ class DeployedNetwork(nn.Module):
 def normalise_statistics(network: nn.Module) -> None:
     """Give every BatchNorm mean 0 and variance 1, and adapt its weight and bias.
 
-    Outputs in eval mode stay the same. Training may leave variances above 65,504, which are
-    infinite in half precision, while the quotient of weight and deviation is not.
+    Outputs in eval mode stay the same. Training may leave variances above 65,504, which overflow
+    half precision; the quotient of weight and deviation does not.
     """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -75,5 +75,5 @@ def normalise_statistics(network: nn.Module) -> None:
 
 @torch.inference_mode()
 def run_torch(network: DeployedNetwork, job: Job) -> npt.NDArray[np.float32]:
-    """Logits float32 ``[N, K]`` of a network in eval mode, on the CPU."""
+    """Return logits float32 ``[N, K]`` of a network in eval mode, on the CPU."""
     return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in job.batches()])

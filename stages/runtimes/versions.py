@@ -1,4 +1,4 @@
-"""Which runtimes are installed, without importing any."""
+"""Find installed runtimes without importing them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISTRIBUTIONS = {
 
 
 def version_of(runtime: str) -> str | None:
-    """The installed version of one of :data:`DISTRIBUTIONS`; None if there is none."""
+    """Return the installed version of a key of :data:`DISTRIBUTIONS`; None if there is none."""
     for name in DISTRIBUTIONS[runtime]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)

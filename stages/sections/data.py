@@ -21,8 +21,8 @@ class Data(Section):
     """Length of the shorter side before the centre crop; null means image_size. A larger value
     leaves training images a margin for random crops."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How images become squares: the longer side is cropped about the centre, the shorter one gets
-    black bars, or both sides are resized."""
+    """How to make images square: crop the longer side about the centre, pad the shorter one with
+    black bars, or resize both."""
     config: str | None = None
     """Configuration of a hub data set that has several."""
     image_column: str | None = None
@@ -34,28 +34,27 @@ class Data(Section):
     """Fraction of each class's training images, if the source has no validation split; 0 trains on
     all of them, as benchmarks do, and validates on the test images."""
     train_per_class: PositiveInt | None = None
-    """Limit for trial runs; validation and test stay whole."""
+    """Limit for trial runs; does not affect validation and test."""
     unlabeled: str | None = None
-    """More images for the student to learn from, without labels: a source as above. Of a folder it
-    takes every image, of another source those of its training split. Images that are in train, val
-    or test are left out."""
+    """A source of unlabeled images for the student: all images of a folder, or the training split
+    of another source. Images that are in train, val or test are left out."""
     sampling: Literal["uniform", "balanced"] = "uniform"
-    """``balanced``: each class makes up the same share of an epoch, whose length stays; images of
-    rare classes are repeated."""
+    """``balanced``: all classes are equally frequent in an epoch, whose length stays the same;
+    images of rare classes are repeated."""
     class_weights: Literal["none", "balanced"] = "none"
-    """``balanced``: cross-entropy weighs each image by the reciprocal of its class's size."""
+    """``balanced``: cross entropy weights each image by the inverse of its class's frequency."""
     damaged: Literal["refuse", "skip"] = "refuse"
     """What to do with unreadable images; skipped ones are listed in the report."""
     seed: Seed = 0
     feed: Literal["auto", "memory", "stream"] = "auto"
-    """Training images in memory, or read during training; auto uses memory if they fit. The result
-    is the same."""
+    """Keep training images in memory, or read them during training; auto uses memory if they fit.
+    The result is the same."""
 
     @model_validator(mode="after")
     def _resize_leaves_enough(self) -> Data:
         if self.resize is not None and (self.image_size is None or self.resize < self.image_size):
             raise ValueError(
-                f"resize is {self.resize}, expected image_size or more, which is"
+                f"resize is {self.resize}, expected at least image_size, which is"
                 f" {'null' if self.image_size is None else self.image_size}"
             )
         return self
@@ -68,8 +67,8 @@ class Augmentation(Section):
     """``shift``: a random window of the padded image. ``resized``: a random resized crop, with
     aspect ratios from 3:4 to 4:3."""
     crop_area: Annotated[float, Field(gt=0, le=1)] = 0.08
-    """Of ``resized``: the smallest part of the area that a crop may show. Fine-tuning in a few
-    epochs wants more of the image than the usual 8 %, such as 0.35."""
+    """For ``resized``: the smallest fraction of the area in a crop. Short fine-tuning needs more
+    than the usual 8 %, such as 0.35."""
     crop_padding: Annotated[int, Field(ge=0, le=4096)] = 2
     pad_mode: Literal["zero", "reflect"] = "zero"
     horizontal_flip: bool = False
@@ -78,17 +77,17 @@ class Augmentation(Section):
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How far brightness, contrast and saturation vary: 0.4 multiplies each by 0.6 to 1.4."""
     erasing: Fraction = 0.0
-    """The probability that a rectangle of 2 to 33 % of the image is blackened."""
+    """Probability of blacking out a rectangle of 2 to 33 % of the image."""
     mixup: NonNegativeFloat = 0.0
-    """Alpha of the Beta distribution by which two images are blended; 0 blends none."""
+    """Alpha of the Beta distribution for blending two images; 0 turns mixup off."""
     cutmix: NonNegativeFloat = 0.0
-    """Alpha of the Beta distribution by which a rectangle comes from another image; 0 takes none.
-    With mixup too, each batch has one of the two, by even chance."""
+    """Alpha of the Beta distribution for pasting a rectangle from another image; 0 turns CutMix
+    off. With both, each batch uses one of the two with equal probability."""
     seed: Seed = 0
 
     @property
     def recolors(self) -> bool:
-        """Whether pixels are changed besides being moved."""
+        """Whether pixel values change, beyond crops and flips."""
         return self.policy != "none" or self.color_jitter > 0 or self.erasing > 0
 
     @property
@@ -99,7 +98,7 @@ class Augmentation(Section):
     @model_validator(mode="after")
     def _only_shifts_are_padded(self) -> Augmentation:
         if self.crop == "resized" and self.crop_padding:
-            raise ValueError("crop_padding applies to crop: shift only; set it to 0")
+            raise ValueError("crop_padding applies only to crop: shift; set it to 0")
         return self
 
 

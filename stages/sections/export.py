@@ -23,19 +23,19 @@ class Export(Section):
         "int8_s8s8",
     ]
     required: list[Precision] = ["fp32"]
-    """Precisions that must be exported and pass validation. If another one fails, it is left out of
-    the bundle, with its reason, and the chain continues."""
+    """Precisions that must be exported and pass validation. Others that fail are left out of the
+    bundle, with the reason, and the chain continues."""
     calibration_images: PositiveInt = 256
-    """Training images for the calibration of int8 ranges."""
+    """Training images to calibrate int8 ranges."""
     calibration_method: Literal["minmax", "percentile", "entropy"] = "minmax"
-    """Range of the activations: all, all but the outermost 0.001 %, or the one that loses the least
-    information."""
+    """Range of activations: all values, all but the outermost 0.001 %, or the range that loses the
+    least information."""
     int8_max_drop: Fraction | None = 0.005
-    """Accuracy that int8 may lose on validation images. If it loses more, and not by chance, other
-    ranges are tried, and then operators stay in float. null exports what ``calibration_method``
-    gives."""
+    """Accuracy that int8 may lose on validation images. If it loses significantly more, other
+    ranges are tried, then operators stay in float. With null, ``calibration_method`` is used
+    unchecked."""
     golden_images: PositiveInt = 16
-    """Test images whose logits are shipped with the model."""
+    """Test images that ship with the model, with their logits."""
 
     @model_validator(mode="after")
     def _fp32_first(self) -> Export:
@@ -59,16 +59,16 @@ class Validate(Section):
     """Batch sizes in which the dynamic model processes the golden batch."""
     max_relative_error_fp32: PositiveFloat = 1e-4
     min_agreement_fp16: Fraction = 0.95
-    """Fraction of test images on which an fp16 model must give torch's answer."""
+    """Fraction of test images on which an fp16 model must agree with torch."""
     min_agreement_int8: Fraction = 0.9
-    """Likewise for int8."""
+    """Fraction of test images on which an int8 model must agree with torch."""
 
 
 class Litert(Section):
-    """Export to a second mobile runtime, LiteRT, in fp32 and int8.
+    """Export to LiteRT, a second mobile runtime, in fp32 and int8.
 
     Calibration, parity limits and latency measurement follow ``export.calibration_images``,
-    ``validate`` and ``profile``, the last on this machine.
+    ``validate`` and ``profile``; latency is measured on this machine.
     """
 
     enabled: bool = False
@@ -87,7 +87,7 @@ class Profile(Section):
     min_runs: PositiveInt = 100
     min_seconds: NonNegativeFloat = 3.0
     max_runs: PositiveInt = 20000
-    """Upper limit, for models that are very fast."""
+    """Upper limit, for very fast models."""
 
     @model_validator(mode="after")
     def _devices_exist_as_kinds(self) -> Profile:

@@ -1,4 +1,4 @@
-"""The student, its proxy teacher, and the options of every method."""
+"""The student, its proxy, and the options of every method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Kd(KdWeights):
     """Knowledge distillation."""
 
     standardize: bool = False
-    """Logits of mean 0 and variance 1; published with weights 0.1 and 9 at temperature 2."""
+    """Standardize logits to mean 0 and variance 1; published with weights 0.1 and 9 at T = 2."""
 
 
 class Rld(Section):
@@ -33,9 +33,9 @@ class Rld(Section):
 
     ce_weight: NonNegativeFloat = 1.0
     alpha: NonNegativeFloat = 1.0
-    """Weight of how sure the teacher is of its answer."""
+    """Weight of the teacher's confidence."""
     beta: NonNegativeFloat = 8.0
-    """Weight of how the classes below the right one relate to each other."""
+    """Weight of the relations among the classes ranked below the true class."""
     ramp_up: Fraction = 0.0833
     """Fraction of all epochs over which both weights rise."""
 
@@ -44,11 +44,11 @@ class Dkd(Rld):
     """Decoupled knowledge distillation."""
 
     alpha: NonNegativeFloat = 1.0
-    """Weight of the right class against all others."""
+    """Weight of the target class against all others."""
     beta: NonNegativeFloat = 8.0
-    """Weight of how the other classes relate to each other."""
+    """Weight of the relations among the other classes."""
     standardize: bool = False
-    """Logits of mean 0 and variance 1."""
+    """Standardize logits to mean 0 and variance 1."""
 
 
 class Dist(Section):
@@ -86,7 +86,7 @@ class Cc(FeatureWeights):
 
     feature_weight: NonNegativeFloat = 0.02
     variant: Literal["repdistiller", "rbf"] = "repdistiller"
-    """As in benchmarks, or as published: ``rbf``, which a public implementation weights by 100."""
+    """As in the usual benchmarks, or ``rbf`` as published, with weight 100 in a public version."""
 
 
 class Vid(FeatureWeights):
@@ -115,7 +115,7 @@ class SemCkd(FeatureWeights):
 
 
 class ReviewKd(FeatureWeights):
-    """Knowledge review: each level of the student learns from those above it too."""
+    """Knowledge review: each level of the student also learns from the levels above it."""
 
     feature_weight: NonNegativeFloat = 1.0
     ramp_up: Fraction = 0.0833
@@ -134,7 +134,7 @@ class One(Section):
 
 
 class Ackd(Section):
-    """Adversarial collaborative distillation; the lambdas are those of Eq. 7."""
+    """Adversarial collaborative distillation; the lambdas are from Eq. 7."""
 
     learners: Annotated[
         list[Annotated[str, Field(pattern=r"^D[1-9](B[1-9]|T)$")]], Field(min_length=1)
@@ -142,28 +142,28 @@ class Ackd(Section):
         "D3B1",
         "D2B2",
     ]
-    """DNBM branches off at the input of stage N and owns copies of M stages. DNT, not in the paper,
-    continues from there with the teacher's own stages, frozen."""
+    """DNBM branches off at the input of stage N and has its own copies of M stages. DNT, not in the
+    paper, continues with the teacher's frozen stages."""
     lambda_teacher_to_learners: NonNegativeFloat = 1.0
     lambda_learners_to_target: NonNegativeFloat = 1.0
     lambda_adversarial: NonNegativeFloat = 1.0
     lambda_ce: NonNegativeFloat = 1.0
     lambda_teacher_to_each: NonNegativeFloat = 0.0
-    """Not in the paper: each learner also learns from the teacher, not only their ensemble."""
+    """Not in the paper: each learner, not only their ensemble, learns from the teacher."""
     lambda_teacher_to_target: NonNegativeFloat = 0.0
-    """Not in the paper: the target learns from the teacher too."""
+    """Not in the paper: the target also learns from the teacher."""
     ramp_up: Fraction = 0.0
     """Not in the paper: fraction of all epochs over which the weight of the ensemble rises."""
     ramp_down: Fraction = 0.0
     """Not in the paper: fraction of all epochs over which the learners' own losses fade."""
     attention: bool = True
-    """Learned weights of the learners (Eq. 3) instead of equal ones."""
+    """Learned weights for the learners (Eq. 3) instead of equal ones."""
     attention_pool: Literal["none", "avg"] = "none"
     """Input of the attention: the learners' whole feature maps, or their spatial means."""
     attention_balance: NonNegativeFloat = 0.0
-    """Not in the paper: weight of a term that keeps the learners' mean weights even."""
+    """Not in the paper: weight of a term that balances the learners' mean weights."""
     attention_warm_up: Fraction = 0.0
-    """Not in the paper: fraction of all epochs, at the start, with equal weights."""
+    """Not in the paper: fraction of all epochs that start with equal weights."""
     adversarial: bool = True
     """Whether to use discriminators (Eq. 4-5)."""
     objective: Literal["minimax", "diversity"] = "minimax"
@@ -194,8 +194,8 @@ class Distill(Training):
     temperature: PositiveFloat = 4.0
     """For every method but scratch; ONE was published with 3."""
     unlabeled_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """The share of each batch that is drawn from ``data.unlabeled``. An epoch shows each labeled
-    image once, and goes on through the unlabeled ones where the last one stopped."""
+    """Fraction of each batch from ``data.unlabeled``. An epoch shows each labeled image once, and
+    continues through the unlabeled ones where the previous epoch stopped."""
     scratch: Nothing = Nothing()
     kd: Kd = Kd()
     dkd: Dkd = Dkd()
@@ -212,7 +212,7 @@ class Distill(Training):
     ackd: Ackd = Ackd()
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of the chosen method's class."""
+        """Return the keyword arguments of the chosen method's class."""
         section: Section = getattr(self, self.method)
         shared = {} if self.method == "scratch" else {"temperature": self.temperature}
         return shared | section.model_dump()
@@ -226,18 +226,18 @@ class EarlyStopped(Section):
 
 
 class Assistants(KdWeights):
-    """A chain of networks, each distilled by KD from the previous one, the first from the teacher
+    """A chain of networks, each distilled by KD from the previous one, starting from the teacher
     (TAKD). All use the teacher's schedule."""
 
     networks: list[str] = []
     """In order, from teacher to student."""
     candidates: list[str] = []
     """Networks to choose one assistant from, the student's first. Each is trained alone; the one
-    whose validation accuracy is nearest the mean of the student's and the teacher's is chosen."""
+    with validation accuracy nearest the mean of student and teacher is chosen."""
     temperature: PositiveFloat = 4.0
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of KD."""
+        """Return the keyword arguments of KD."""
         return self.model_dump(exclude={"networks", "candidates"})
 
 
@@ -256,11 +256,11 @@ class Proxy(Section):
         networks, candidates = self.assistants.networks, self.assistants.candidates
         if self.method == "assistants" and not networks and len(candidates) < 2:
             raise ValueError(
-                "assistants.networks must name at least one, such as [resnet44], or"
-                " assistants.candidates two, such as [resnet20, resnet32, resnet44]"
+                "assistants.networks must name at least one network, such as [resnet44], or"
+                " assistants.candidates at least two, such as [resnet20, resnet32, resnet44]"
             )
         if networks and candidates:
             raise ValueError(
-                "set assistants.networks or assistants.candidates, and leave the other one empty"
+                "set assistants.networks or assistants.candidates, and leave the other empty"
             )
         return self

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from stages.sections.common import Fraction, PositiveFloat, PositiveInt, Section
 
-#: Of a bundle: one to three numbers, compared from the left.
+#: Version of a bundle: one to three numbers, compared from the left.
 VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}"
 
 
@@ -18,14 +18,14 @@ class Analyze(Section):
     """Comparison of teacher, proxy, student and learners."""
 
     cka_images: PositiveInt = 2000
-    """Number of test images for CKA and KL, the first ones."""
+    """How many test images to use for CKA and KL, from the first on."""
     grad_cam_images: Annotated[int, Field(ge=1, le=32)] = 8
     baseline: Annotated[str, Field(min_length=1)] | None = None
-    """Copy of another run's ``reports/classes.csv``, to compare every class with."""
+    """Copy of another run's ``reports/classes.csv``, to compare class by class."""
 
 
 class Gate(Section):
-    """Goals of the student; null sets none."""
+    """Goals for the student; null sets none."""
 
     min_accuracy: Fraction | None = None
     """The student's accuracy on the test split."""
@@ -55,7 +55,7 @@ class Package(Section):
     @field_validator("version", mode="before")
     @classmethod
     def _is_numbers(cls, value: object) -> object:
-        # YAML's 1.10 would be the number 1.1.
+        # YAML reads 1.10 as the number 1.1.
         if not isinstance(value, str) or not re.fullmatch(VERSION, value):
             raise ValueError(
                 f"expected one to three numbers, such as '1.2.0' in quotes, not {value}"
@@ -75,7 +75,7 @@ class Package(Section):
 
 
 class Report(Section):
-    """What the report compares the measurements with."""
+    """References for the report's measurements."""
 
     paper: Literal["cifar100", "cinic10", "tiny_imagenet", "imagenet"] | None = None
     """Data set whose results in the ACKD paper are shown, for this run's two networks."""

@@ -20,36 +20,36 @@ from stages.sections.data import Normalization
 
 
 class Training(Section):
-    """How teacher, proxies and student are optimized."""
+    """How teacher, proxy and student are optimized."""
 
     weights: str | None = None
-    """What the training starts from: null for nothing, ``pretrained`` for what the network's
-    library publishes, a name of timm's (``hf-hub:...``, ``local-dir:...``), or a file."""
+    """Initial weights: null for random ones, ``pretrained`` for those that the network's library
+    publishes, a name for timm (``hf-hub:...``, ``local-dir:...``), or a file."""
     normalization: Normalization | None = None
-    """Of the images that the weights were trained with; null is what is published with
-    ``pretrained``, and the data's for a file."""
+    """Normalization of the images that the weights were trained with; null means the published one
+    for ``pretrained``, and the data's for a file."""
     epochs: PositiveInt = 15
     batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 64
     learning_rate: PositiveFloat = 0.1
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, whose weight decay is for every parameter, as in the field's reference
-    codes; or AdamW, whose weight decay spares norms and biases."""
+    """SGD with momentum, which decays every parameter, as in the usual reference code; or AdamW,
+    which does not decay norms and biases."""
     schedule: Literal["one_cycle", "multi_step", "cosine"] = "one_cycle"
     milestones: list[PositiveInt] = []
     """Epochs after which ``multi_step`` divides the learning rate by ten."""
     warmup: Fraction = 0.0
-    """The share of all steps in which ``cosine`` rises from 0 to the learning rate."""
+    """Fraction of all steps over which ``cosine`` rises from 0 to the learning rate."""
     momentum: Fraction = 0.9
-    """Of SGD."""
+    """For SGD."""
     weight_decay: NonNegativeFloat = 5e-4
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """What the learning rate is multiplied by from each layer to the one below it; for networks
-    that start from weights."""
+    """Factor for the learning rate from each layer to the one below it; for networks that start
+    from weights."""
     clip_gradient: PositiveFloat | None = None
-    """The largest norm of all gradients together."""
+    """Maximum norm of all gradients together."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of a moving average of the weights, which is then what is measured and kept."""
+    """Decay of a moving average of the weights, which is then measured and kept instead."""
     seed: Seed = 0
 
     @property
@@ -68,7 +68,7 @@ class Training(Section):
     def _milestones_fit(self) -> Training:
         if self.normalization is not None and self.weights is None:
             raise ValueError(
-                "normalization applies to weights only; set weights, or set it to null"
+                "normalization applies only to weights; set weights, or set it to null"
             )
         if self.schedule == "multi_step":
             if self.milestones != sorted(set(self.milestones)):
@@ -76,9 +76,9 @@ class Training(Section):
             if self.milestones and self.milestones[-1] >= self.epochs:
                 raise ValueError(f"milestones must be below the number of epochs, {self.epochs}")
         elif self.milestones:
-            raise ValueError("milestones apply to schedule: multi_step only; leave them empty")
+            raise ValueError("milestones apply only to schedule: multi_step; leave them empty")
         if self.warmup and self.schedule != "cosine":
-            raise ValueError("warmup applies to schedule: cosine only; set it to 0")
+            raise ValueError("warmup applies only to schedule: cosine; set it to 0")
         return self
 
 
@@ -86,12 +86,12 @@ class EngineSettings(Section):
     """How all networks are trained."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of convolutions and linear layers; auto is bf16 where the hardware computes it faster. Losses
-    are always float32."""
+    """Precision of convolutions and linear layers; auto is bf16 if the hardware computes it faster.
+    Losses are always float32."""
     compile: bool = False
     """Compile the networks first; pays off on GPUs and in long trainings."""
     sync_batchnorm: bool = False
-    """BatchNorm over the images of all processes instead of each process's own; GPUs only."""
+    """BatchNorm over the images of all processes instead of each process's; only on GPUs."""
     logits_store: bool = True
     """Store the teacher's logits for later runs on the same images."""
     checkpoint_every: PositiveInt = 1
@@ -99,7 +99,7 @@ class EngineSettings(Section):
     checkpoint_minutes: PositiveFloat = 10.0
     """Minutes between checkpoints within an epoch."""
     tracker: Literal["none", "tensorboard", "mlflow"] = "none"
-    """Where the history goes besides its CSV file."""
+    """Where to log the history besides its CSV file."""
 
 
 class Teacher(Training):
@@ -107,18 +107,18 @@ class Teacher(Training):
 
     network: str = "resnet20"
     train: Literal["all", "head", "none"] = "all"
-    """What of a teacher that starts from weights is trained."""
+    """Which parts of a teacher that starts from weights are trained."""
     image_size: Pixels | None = None
-    """Height and width in which the teacher sees the student's images, resized after augmentation;
-    null is the student's. For networks of one size, and weights that were trained at another."""
+    """Height and width of the teacher's images, resized after augmentation; null means the
+    student's. For networks with a fixed size, and weights trained at another size."""
     expect_accuracy: Fraction | None = None
-    """Published top-1 accuracy of a teacher that is not trained; one that is more than 0.01 away
-    from it on the test images is refused."""
+    """Published top-1 accuracy of a teacher that is not trained; if its accuracy on the test images
+    differs by more than 0.01, it is refused."""
 
     @model_validator(mode="after")
     def _starts_from_weights(self) -> Teacher:
         if self.train != "all" and self.weights is None:
             raise ValueError(f"train: {self.train} needs weights; set weights, or train: all")
         if self.expect_accuracy is not None and self.train != "none":
-            raise ValueError("expect_accuracy applies to train: none only; set it to null")
+            raise ValueError("expect_accuracy applies only to train: none; set it to null")
         return self

@@ -251,7 +251,7 @@ def test_a_section_that_params_lacks_is_added():
         (None, ["=2"], r"-S =2: expected section.key=value"),
         (None, ["data.source=["], r"-S data.source=\[: .* is not valid YAML"),
         (None, ["data.source.name=x"], r"data.source is 'digits' and has no keys"),
-        ("digits", ["teacher.milestones=[9]"], r"milestones apply to schedule: multi_step"),
+        ("digits", ["teacher.milestones=[9]"], r"milestones apply only to schedule: multi_step"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(folder, preset, settings, sentence):

@@ -53,7 +53,7 @@ def test_what_is_missing_is_named_before_any_work(asked, monkeypatch):
     monkeypatch.setattr(litert_runtime, "_PACKAGES", {"litert-torch": "no_such_module"})
     expected = (
         r"params\.yaml: litert\.enabled is true, but litert-torch is not installed"
-        r" \(see docs/how-to-litert\.md\); install what is missing, or set it to false"
+        r" \(see docs/how-to-litert\.md\); install what is missing, or set litert.enabled to false"
     )
     with pytest.raises(InputError, match=expected):
         export_litert.main(asked)
@@ -73,13 +73,13 @@ def test_what_fails_is_a_row_and_fp32_ends_the_chain(project, asked, monkeypatch
     fp32, int8 = read_json(export_litert.REPORT)["results"]
     assert set(fp32) == set(int8) == FIELDS
     assert (fp32["status"], fp32["reason"]) == ("failed", reason)
-    assert (int8["status"], int8["reason"]) == ("failed", "there is no fp32 file to quantise")
+    assert (int8["status"], int8["reason"]) == ("failed", "no fp32 file to quantise")
     assert (fp32["bytes"], fp32["accuracy"], fp32["latency"]) == (None, None, [])
     results = [fp32 | {"status": "passed"}, int8]
     monkeypatch.setattr("stages.litert.export.export", lambda *_: (results, {}))
     export_litert.main(asked)
     assert read_json(export_litert.REPORT)["results"] == results
-    assert "export_litert: int8 failed: there is no fp32 file" in capsys.readouterr().out
+    assert "export_litert: int8 failed: no fp32 file" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))

@@ -33,10 +33,10 @@ CASES = [
         "must be below the number of epochs, 5",
     ),
     ("teacher: {schedule: multi_step, epochs: 9, milestones: [5, 3]}", "milestones must increase"),
-    ("teacher: {milestones: [3]}", "teacher: milestones apply to schedule: multi_step"),
-    ("data: {image_size: 224, resize: 160}", "is 160, expected image_size or more, which is 224"),
-    ("augmentation: {crop: resized}", "crop_padding applies to crop: shift only; set it to 0"),
-    ("teacher: {expect_accuracy: 0.7}", "expect_accuracy applies to train: none only"),
+    ("teacher: {milestones: [3]}", "teacher: milestones apply only to schedule: multi_step"),
+    ("data: {image_size: 224, resize: 160}", "is 160, expected at least image_size, which is 224"),
+    ("augmentation: {crop: resized}", "crop_padding applies only to crop: shift; set it to 0"),
+    ("teacher: {expect_accuracy: 0.7}", "expect_accuracy applies only to train: none"),
     (
         "teacher: {weights: a.pth, train: none, expect_accuracy: 70.2}",
         "accuracy is 70.2, expected less than or",
@@ -53,10 +53,10 @@ CASES = [
         (f"package: {{version: {version}}}", "package.version: expected one to three numbers, such")
         for version in ("1.1", "2", "1.0-beta", "'1.2.3.4'", "''", '"1.2\\n"', "١.٢")
     ),
-    ("proxy: {method: assistants}", "assistants.networks must name at least one, such as"),
+    ("proxy: {method: assistants}", "assistants.networks must name at least one network, such as"),
     (
         "proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}",
-        "leave the other one empty",
+        "leave the other empty",
     ),
     (
         "proxy: {assistants: {candidates: [resnet14, resnet20]}}",

@@ -77,7 +77,7 @@ def test_only_the_operators_to_blame_stay_in_float():
     assert all(trial.lost > 7 for trial in tried[: count + 2])
     assert set(tried[-1].in_float) == {FIRST, DEPTHWISE}
     assert tried[-1].lost <= 7
-    assert found.outcome(tried).startswith(f"loses {tried[-1].lost} of 60 images held back, ")
+    assert found.outcome(tried).startswith(f"loses {tried[-1].lost} of 60 held-back images, ")
 
 
 def test_validation_images_decide_unless_they_are_those_of_the_test(tiny_origin):

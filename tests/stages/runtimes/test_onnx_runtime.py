@@ -36,6 +36,6 @@ def test_a_provider_that_fell_back_is_a_reason(tiny_exported, monkeypatch):
     model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
-        pytest.raises(RuntimeFailureError, match="CUDAExecutionProvider was asked for, CPUExec"),
+        pytest.raises(RuntimeFailureError, match="CUDAExecutionProvider was requested, but CPU"),
     ):
         OnnxRuntime().run(model, [])

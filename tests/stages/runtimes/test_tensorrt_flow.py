@@ -115,7 +115,7 @@ def test_a_model_that_the_parser_refuses_is_a_reason(tensorrt, tiny_exported, tm
         tensorrt.run(tmp_path / "bytes.onnx", [Job(np.zeros((1, 16, 16, 3), dtype=np.uint8), 1)])
     reason = "UINT8 is taken by a Cast alone"
     assert str(caught.value) == (
-        "ended with status 1: the ONNX parser refuses the model: In node -1 (parseGraph):"
+        "ended with status 1: the ONNX parser rejects the model: In node -1 (parseGraph):"
         f" {reason}; [TRT] [E] ModelImporter: {reason}"
     )
 
