@@ -108,7 +108,7 @@ def not_finite(path: Path) -> None:
         (lambda path: path.mkdir(), "Is a directory; correct the path"),
     ],
 )
-def test_descriptions_of_files(tmp_path, write, said):
+def test_unusable_files_are_described(tmp_path, write, said):
     write(tmp_path / "a.pth")
     with pytest.raises(InputError, match=re.escape(f"a.pth: {said}")):
         load_checkpoint(tmp_path / "a.pth", models.build("resnet8", 10))
@@ -143,7 +143,7 @@ def test_key_names_of_other_codes(tmp_path, name, pairs, found):
     assert same(source, network)
 
 
-def test_foreign_safetensors_in_the_home_folder(tmp_path, monkeypatch):
+def test_safetensors_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     source, network = (models.build("resnet8", 10) for _ in range(2))
     save_file(source.state_dict(), tmp_path / "a.safetensors")

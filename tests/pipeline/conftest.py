@@ -1,4 +1,4 @@
-"""A small project whose stages are shell lines, in a git and DVC repository of its own."""
+"""A small project with shell commands as stages, in its own git and DVC repository."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ stages:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The working directory: ``first``, then ``left`` beside ``right``, then ``last``."""
+    """The working directory; its stages are ``first``, ``left`` beside ``right``, and ``last``."""
     monkeypatch.chdir(tmp_path)
     return _write_project(tmp_path)
 
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """As :func:`project`, after ``dvc repro``."""
+    """Like :func:`project`, after ``dvc repro``."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(once("finished", _run_project), tmp_path, symlinks=True, dirs_exist_ok=True)
     return tmp_path
@@ -74,7 +74,7 @@ def _run_project(folder: Path) -> None:
 
 
 def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
-    """A command of ackd in the working directory: status, stdout, stderr."""
+    """Run an ackd command in the working directory; return its status, stdout and stderr."""
     result = CliRunner().invoke(cli.app, list(arguments), input=answers)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -82,7 +82,7 @@ def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
 
 
 def spawn(command: list[str], folder: Path, output: Path, **env: str) -> subprocess.Popen[bytes]:
-    """Start Python with these arguments, as in a terminal, whose Ctrl-C reaches the whole group."""
+    """Start Python like in a terminal, where Ctrl-C reaches the whole process group."""
     with output.open("wb") as log:
         return subprocess.Popen(
             [sys.executable, *command],
@@ -95,14 +95,14 @@ def spawn(command: list[str], folder: Path, output: Path, **env: str) -> subproc
 
 
 def change_stage(project: Path, old: str, new: str) -> None:
-    """Replace a part of the chain that occurs once."""
+    """Replace a unique part of dvc.yaml."""
     text = (project / "dvc.yaml").read_text()
     assert text.count(old) == 1
     (project / "dvc.yaml").write_text(text.replace(old, new))
 
 
 def wait_until(is_so: Callable[[], Any], what: str, within_s: float = 400.0) -> Any:
-    """What becomes true, also on a machine that has other work to do."""
+    """Wait until a condition is true, and return its value, even on a busy machine."""
     end = time.monotonic() + within_s
     while not (found := is_so()):
         assert time.monotonic() < end, f"{what}: not within {within_s:g} s"
@@ -115,7 +115,7 @@ def wait_for(path: Path) -> None:
 
 
 def set_temperature(project: Path, value: float) -> None:
-    """Of ``distill``, which ``left`` depends on."""
+    """Set ``distill.temperature``, which ``left`` depends on."""
     params = project / "params.yaml"
     params.write_text(re.sub(r"(\n  temperature:) 4.0", rf"\1 {value}", params.read_text()))
 
@@ -132,7 +132,7 @@ def prefect_server(monkeypatch):
 
 
 def prefect_home(folder: Path) -> Path:
-    """A new ``PREFECT_HOME`` with a database, which takes a first start many seconds to make."""
+    """A new ``PREFECT_HOME`` with a database, which a first start takes many seconds to create."""
     folder.mkdir()
     shutil.copy(once("prefect", _serve) / "new.db", folder / "prefect.db")
     return folder
@@ -154,7 +154,7 @@ def _serve(folder: Path) -> None:
 
 
 def answers(url: str) -> bool:
-    """Whether a server on this machine says that it is well."""
+    """Return whether a server on this machine is healthy."""
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(url, trust_env=False, timeout=2).is_success
     return False

@@ -1,4 +1,4 @@
-"""Bundles as they should be, and as somebody made them who means harm."""
+"""Valid, damaged and malicious bundles."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def refusal(path: Path, *, signed: bool = False) -> str:
 
 
 def forge(bundle: Path, **changes: object) -> None:
-    """Change the manifest, and make its own sum fit."""
+    """Change the manifest, and update its checksum."""
     with changed(bundle / "manifest.json") as manifest:
         manifest.update(changes)
         del manifest["sha256"]
@@ -73,7 +73,7 @@ def test_folder_and_file_are_the_same_bundle(bundle):
 
 def test_each_altered_byte_is_refused_and_its_file_named(bundle, tmp_path):
     names = sorted(path.name for path in bundle.iterdir())
-    assert len(names) == 8 + 6  # the models, and what describes them
+    assert len(names) == 8 + 6  # models and their description
     for name in names:
         for place in (0, -2):
             copy = shutil.copytree(bundle, tmp_path / "copy")
@@ -83,7 +83,7 @@ def test_each_altered_byte_is_refused_and_its_file_named(bundle, tmp_path):
             shutil.rmtree(copy)
 
 
-def test_a_file_that_was_made_to_fit_is_refused_by_its_signature(bundle):
+def test_a_forged_checksum_is_refused_by_the_signature(bundle):
     signature = (bundle / "manifest.sig").read_bytes()
     flip_byte(bundle / "labels.json")
     seal(bundle, "1.0.0", KEY)
@@ -91,12 +91,12 @@ def test_a_file_that_was_made_to_fit_is_refused_by_its_signature(bundle):
     assert refusal(bundle, signed=True).startswith("manifest.sig: not a signature of manifest.json")
 
 
-def test_another_key_and_none(bundle):
+def test_another_or_missing_signature_is_refused(bundle):
     other = Ed25519PrivateKey.generate().public_key()
     said = f"signed with the key {key_id(PUBLIC)}, expected {key_id(other)}"
     with pytest.raises(InputError, match=said), open_bundle(pack(bundle), other):
         pass
-    # The signature is judged before any other file is read.
+    # The signature is checked before reading any other file.
     cut_short = pack(bundle)
     cut_short.write_bytes(cut_short.read_bytes()[:2000])
     with pytest.raises(InputError, match=said), open_bundle(cut_short, other):
@@ -111,7 +111,7 @@ def test_another_key_and_none(bundle):
             assert opened.signer is None
 
 
-def test_what_is_missing_or_too_many(bundle):
+def test_missing_and_additional_files_are_refused(bundle):
     (bundle / "more\x1b[2J.py").write_text("")
     assert refusal(bundle).startswith(r"'more\x1b[2J.py': not listed in manifest.json")
     (bundle / "more\x1b[2J.py").unlink()
@@ -134,7 +134,7 @@ def member(name: str, size: int = 0, **others: object) -> tarfile.TarInfo:
 
 
 def added(name: str, **others: object) -> Archive:
-    """A genuine bundle and one more member, empty or a link."""
+    """Add an empty member or a link to a genuine bundle."""
 
     def write(files: dict[str, bytes], archive: tarfile.TarFile) -> None:
         for genuine, content in files.items():
@@ -145,7 +145,7 @@ def added(name: str, **others: object) -> Archive:
 
 
 def replaced(name: str, entry: tarfile.TarInfo, content: bytes = b"") -> Archive:
-    """A genuine bundle but for one member."""
+    """Replace a member of a genuine bundle."""
 
     def write(files: dict[str, bytes], archive: tarfile.TarFile) -> None:
         for genuine, bytes_ in files.items():
@@ -181,7 +181,7 @@ NOT_LISTED = "is not in manifest.json or does not have the size stated there"
         (added("bundle/manifest.sig"), f"manifest.sig {NOT_LISTED}"),
         (added("bundle/more\x1b[2J"), rf"more\x1b[2J {NOT_LISTED}"),
         (added("bundle/..", size=0), f".. {NOT_LISTED}"),
-        # What tarfile would make a file of 4 TB of, and names that it would hold in memory.
+        # tarfile would write 4 TB for the first, and hold the names of the second in memory.
         (replaced("labels.json", member("bundle/labels.json", 4 << 40, type=b"S")), NO_FILE),
         (replaced("labels.json", member("bundle/x", 4 << 40, type=b"L")), NO_FILE),
         (replaced("labels.json", member("bundle/x", 4 << 40, type=b"x")), NO_FILE),
@@ -197,7 +197,7 @@ NOT_LISTED = "is not in manifest.json or does not have the size stated there"
         (replaced("labels.json", member("bundle/\udcff", 1)), "damaged or no bundle"),
     ],
 )
-def test_archives_of_somebody_who_means_harm(made, tmp_path, write, sentence):
+def test_malicious_archives_are_refused(made, tmp_path, write, sentence):
     path = tmp_path / "evil.tar.gz"
     names = ["manifest.json", "manifest.sig"]
     names += sorted({p.name for p in made.iterdir()} - set(names))
@@ -212,7 +212,7 @@ def test_archives_of_somebody_who_means_harm(made, tmp_path, write, sentence):
     assert not (tmp_path.parent / "outside").exists()
 
 
-def test_archives_that_are_none(bundle):
+def test_files_that_are_no_archives_are_refused(bundle):
     path = pack(bundle)
     whole = path.read_bytes()
     for content in (b"no archive", whole[:-2000], whole[:100], gzip.compress(b"x" * 1000), b""):
@@ -221,8 +221,8 @@ def test_archives_that_are_none(bundle):
         assert said.startswith((f"{path}: damaged or no bundle (", f"{path}: has nothing of"))
 
 
-def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle):
-    """2 GB in 2 MB, as the manifest says that they are."""
+def test_an_archive_of_zeros_is_refused_quickly(bundle):
+    """Pack 2 GB into 2 MB, as stated in the manifest."""
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     zeros = {"sha256": "0" * 64, "bytes": 2 << 30}
     forge(bundle, key_id=None, files={**files, "zeros": zeros})
@@ -250,7 +250,7 @@ def test_an_archive_of_nothing_but_zeros_costs_no_time(bundle):
         {"files": {f"f{n}": {"sha256": "0" * 64, "bytes": 1} for n in range(1001)}},
     ],
 )
-def test_manifests_of_another_form(bundle, change):
+def test_malformed_manifests_are_refused(bundle, change):
     forge(bundle, **change)
     for path in (bundle, pack(bundle)):
         assert refusal(path).startswith(
@@ -260,7 +260,7 @@ def test_manifests_of_another_form(bundle, change):
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.json"])
 @pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b"\xff", b"[]"])
-def test_json_that_is_none_or_nested_without_end(bundle, name, content):
+def test_invalid_and_deeply_nested_json_is_refused(bundle, name, content):
     (bundle / name).write_bytes(content)
     if name == "model.json":
         seal(bundle)
@@ -289,7 +289,7 @@ def escape(model: dict[str, object], path: str) -> None:
         (lambda model: model["files"].update({"a\x1b": 1}), DAMAGED),
     ],
 )
-def test_descriptions_of_models_elsewhere_and_of_none(bundle, change, sentence):
+def test_descriptions_without_models_or_with_foreign_paths_are_refused(bundle, change, sentence):
     with changed(bundle / "model.json") as model:
         change(model)
     seal(bundle)
@@ -297,7 +297,7 @@ def test_descriptions_of_models_elsewhere_and_of_none(bundle, change, sentence):
         assert refusal(path).startswith(f"model.json: {sentence}")
 
 
-def test_models_that_are_none_or_have_weights_elsewhere(bundle):
+def test_invalid_models_and_external_weights_are_refused(bundle):
     def put(content: bytes) -> None:
         (bundle / MODEL).write_bytes(content)
         with changed(bundle / "model.json") as description:
@@ -316,7 +316,7 @@ def test_models_that_are_none_or_have_weights_elsewhere(bundle):
 
 def test_a_folder_with_a_link_or_a_pipe(bundle, tmp_path):
     (bundle / "labels.json").rename(tmp_path / "labels.json")
-    # As DVC lays out a folder where its cache is linked to.
+    # Like DVC's folders with links to its cache.
     (bundle / "labels.json").symlink_to(tmp_path / "labels.json")
     with open_bundle(bundle, PUBLIC):
         pass

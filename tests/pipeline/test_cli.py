@@ -1,4 +1,4 @@
-"""The commands, through typer's own runner, and once as a process."""
+"""The commands, with typer's runner and once as a process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_help_imports_no_heavy_package():
 
 
 @pytest.mark.parametrize("command", ["use", "run", "status", "show"])
-def test_outside_a_project_it_is_one_sentence(command, tmp_path, monkeypatch):
+def test_outside_a_project_the_error_is_one_sentence(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output, error = invoke(command)
     assert (code, output) == (1, "")
@@ -115,7 +115,7 @@ def test_status_and_run_refuse_wrong_params(project):
     assert not (project / "first.txt").exists()
 
 
-def test_many_reasons_are_cut_short(project):
+def test_long_lists_of_reasons_are_shortened(project):
     (project / "dvc.lock").write_text("schema: '2.0'\nstages: {first: {cmd: other}}\n")
     change_stage(project, "deps: [source.txt]", "deps: [source.txt, a, b, c, d]")
     code, output, _ = invoke("status")
@@ -125,7 +125,7 @@ def test_many_reasons_are_cut_short(project):
     assert row.count(",") == 2
 
 
-def test_doctor_works_anywhere_and_says_what_is_missing_for_what(tmp_path, monkeypatch):
+def test_doctor_works_anywhere_and_explains_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output, _ = invoke("doctor")
     assert code == 0
@@ -145,7 +145,7 @@ def test_with_nothing_to_do_run_needs_no_server(finished, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "ftp://prefect"])
-def test_a_server_that_is_not_there_is_one_sentence_before_anything_runs(project, monkeypatch, url):
+def test_a_missing_server_is_reported_before_anything_runs(project, monkeypatch, url):
     monkeypatch.setenv("PREFECT_API_URL", url)
     code, output, error = invoke("run")
     assert (code, output) == (1, "")

@@ -1,4 +1,4 @@
-"""Which failures are worth another try, by lines as git, DVC, the hub and stages write them."""
+"""Which failures are retried, given the output of git, DVC, the hub and stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.dvc_command import RemoteError, StageBusyError, StageError, failur
         "botocore.exceptions.ClientError: 503 Service Unavailable",
     ],
 )
-def test_a_remote_that_does_not_answer_is_tried_again(line):
+def test_an_unreachable_remote_is_retried(line):
     error = failure(["epoch 1", line, "ERROR: failed to reproduce 'left': it failed"], 255)
     assert type(error) is RemoteError
     assert not str(error).startswith(("error: ", "ERROR: "))
@@ -35,7 +35,7 @@ def test_a_remote_that_does_not_answer_is_tried_again(line):
         ["error: the device took longer than 1800 s"],
     ],
 )
-def test_what_would_fail_again_is_not(lines):
+def test_permanent_failures_are_not_retried(lines):
     assert type(failure(lines, 255)) is StageError
 
 
@@ -45,7 +45,7 @@ def test_a_crash_carries_its_last_line():
     assert str(failure(lines, 255)) == "ModuleNotFoundError: No module named 'x'"
 
 
-def test_a_lock_comes_before_all_else():
+def test_a_lock_takes_precedence():
     busy = "ERROR: '/a' is busy, it is being blocked by: (PID 1): dvc repro"
     assert type(failure([busy, "connection refused"], 255)) is StageBusyError
     assert str(failure([], -9)) == "ended by SIGKILL"

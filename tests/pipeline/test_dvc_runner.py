@@ -1,4 +1,4 @@
-"""Real DVC processes on a real repository."""
+"""Run real DVC processes on a real repository."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_graph_is_in_order_and_names_what_each_stage_depends_on(project):
     }
 
 
-def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project):
+def test_nothing_to_do_if_stages_that_always_run_give_the_same(project):
     always = "    outs: [first.txt]\n    always_changed: true\n"
     change_stage(project, "    outs: [first.txt]\n", always)
     change_stage(project, "deps: [source.txt]", "deps: [params.yaml]")
@@ -46,7 +46,7 @@ def test_there_is_nothing_to_do_once_every_stage_gives_what_it_gave(project):
     assert not (project / "first.txt").exists()
     subprocess.run(warm_dvc("repro", "--quiet"), check=True)
     assert nothing_to_do(project)
-    # What always runs gives something else, as on another machine.
+    # Stages that always run have other results, as on another machine.
     (project / "source.txt").write_text("2\n")
     assert not nothing_to_do(project)
     assert states(project)["left"] == ("will run", ("first.txt modified",))
@@ -84,14 +84,14 @@ def test_a_failure_carries_the_last_line_of_the_stage(project):
         "echo hello from first && cp source.txt first.txt",
         """'python -c "import sys; sys.exit(f\'\'error: no ink, {sys.executable}\'\')"'""",
     )
-    # Python in a stage is the one that runs this.
+    # Stages use the Python that runs the tests.
     said = f"^no ink, {re.escape(sys.executable)}$"
     with Runner(project) as runner, pytest.raises(StageError, match=said):
         repro(runner, "first")
 
 
-def test_files_held_by_another_dvc_process_are_worth_a_retry(finished):
-    # A stage that an interrupt does not end: dvc gives its lock back all the same.
+def test_files_held_by_another_dvc_process_are_retried(finished):
+    # Even if a stage ignores the interrupt, dvc releases its lock.
     change_stage(finished, "cp first.txt left.txt", "trap '' INT; touch started && sleep 60")
     with Runner(finished) as runner, Runner(finished) as other:
         holder = threading.Thread(target=_swallow, args=(other, "left"))

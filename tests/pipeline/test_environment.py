@@ -1,4 +1,4 @@
-"""What processes find in their environment, on machines that are not a developer's."""
+"""The environment of processes on unusual machines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def environment(tmp_path, monkeypatch):
         ({"NO_PROXY": "a", "no_proxy": "b"}, "b,127.0.0.1,localhost,::1"),
     ],
 )
-def test_no_proxy_is_asked_for_loopback(before, after):
+def test_loopback_bypasses_proxies(before, after):
     os.environ.update(before, http_proxy="http://127.0.0.1:9")
     prepare()
     prepare()
@@ -39,7 +39,7 @@ def test_no_proxy_is_asked_for_loopback(before, after):
     assert not urllib.request.proxy_bypass_environment("huggingface.co")
 
 
-def test_this_python_comes_first_and_what_was_set_stays():
+def test_this_python_comes_first_and_existing_variables_stay():
     os.environ.update(PATH="/usr/bin", PREFECT_SERVER_ANALYTICS_ENABLED="true")
     os.environ.pop("DO_NOT_TRACK", None)
     prepare()
@@ -49,7 +49,7 @@ def test_this_python_comes_first_and_what_was_set_stays():
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
-def test_a_user_whom_the_system_does_not_know_has_a_home_and_a_name(monkeypatch):
+def test_a_user_unknown_to_the_system_gets_a_home_and_a_name(monkeypatch):
     for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         os.environ.pop(name, None)
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])

@@ -1,4 +1,4 @@
-"""The flow on a real Prefect server, with real DVC processes below it."""
+"""Run the flow on a real Prefect server, with real DVC processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.pipeline.conftest import change_stage, set_temperature, wait_for
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 STAGES = ["first", "left", "right", "last"]
-# Both trainings have to run at once, and neither measurement beside anything.
+# Both trainings must run in parallel, and measurements alone.
 BUSY = """\
 stages:
 """ + "".join(
@@ -68,7 +68,7 @@ def words(rows: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The stages that dvc was started for."""
+    """Return the stages that dvc was started for."""
     found: list[str] = []
     repro = Runner.repro
 
@@ -80,7 +80,7 @@ def asked(monkeypatch):
     return found
 
 
-def test_stages_run_once_and_only_what_may_have_changed_is_asked_of_dvc(project, asked):
+def test_stages_run_once_and_dvc_starts_only_for_possible_changes(project, asked):
     state, rows = run(project)
     assert state.is_completed()
     assert words(rows) == dict.fromkeys(STAGES, "Completed")
@@ -106,11 +106,11 @@ def test_stages_run_once_and_only_what_may_have_changed_is_asked_of_dvc(project,
     (project / "last.txt").unlink()
     _, rows = run(project)
     assert asked == ["left", "last"]
-    # The same left.txt came out, so that DVC only restores what is below it.
+    # left.txt is unchanged, so DVC only restores its downstream stages.
     assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"left": "Completed"}
 
 
-def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished, asked):
+def test_dvc_checks_the_readers_of_stages_that_always_run(finished, asked):
     change_stage(finished, "outs: [first.txt]\n", "outs: [first.txt]\n    always_changed: true\n")
     _, rows = run(finished)
     assert asked[0] == "first"
@@ -118,7 +118,7 @@ def test_what_always_runs_puts_in_doubt_what_reads_of_it(finished, asked):
     assert words(rows) == dict.fromkeys(STAGES, "Cached") | {"first": "Completed"}
 
 
-def test_trainings_have_a_gpu_each_at_one_time_and_measurements_the_machine(project, monkeypatch):
+def test_parallel_trainings_have_a_gpu_each_and_measurements_run_alone(project, monkeypatch):
     monkeypatch.setenv("ACKD_GPUS", "3, 5")
     (project / "dvc.yaml").write_text(BUSY)
     state, rows = run(project)
@@ -129,13 +129,13 @@ def test_trainings_have_a_gpu_each_at_one_time_and_measurements_the_machine(proj
     assert beside == ["", ""]
 
 
-def test_a_remote_that_does_not_answer_and_another_dvc_process_are_waited_for(project):
+def test_unreachable_remotes_and_busy_files_are_retried(project):
     (project / "dvc.yaml").write_text(FLAKY)
     other = subprocess.Popen(["sleep", "3"])
     held = {str(project / "out.txt"): {"pid": other.pid, "cmd": "another dvc"}}
     (project / ".dvc/tmp").mkdir(exist_ok=True)
     (project / ".dvc/tmp/rwlock").write_text(json.dumps({"write": held, "read": {}}))
-    # dvc asks the system whether the holder lives, and one that nobody has waited for does.
+    # dvc checks whether the holder lives, and a zombie counts as alive.
     waiter = threading.Thread(target=other.wait)
     waiter.start()
     state, rows = run(project)
@@ -146,7 +146,7 @@ def test_a_remote_that_does_not_answer_and_another_dvc_process_are_waited_for(pr
     assert (project / "out.txt").read_text() == "1\n"
 
 
-def test_cancelled_without_a_worker_it_stops_too(finished):
+def test_a_run_without_a_worker_can_be_cancelled(finished):
     change_stage(finished, "cp first.txt left.txt", "touch started && sleep 120")
 
     def cancel() -> None:
@@ -170,7 +170,7 @@ def is_of(run: FlowRun, project: Path) -> bool:
     return str(run.parameters.get("root")) == str(project)
 
 
-def test_what_cannot_be_fails_before_anything_runs(project):
+def test_invalid_projects_fail_before_anything_runs(project):
     change_stage(project, "outs: [last.txt]", "outs: [last.txt]\n    meta: {prefect: {gpus: 2}}")
     state, rows = run(project)
     assert state.is_failed()

@@ -1,4 +1,4 @@
-"""How long trainings will take: the arithmetic, and the steps that are timed."""
+"""Estimates of training time: the arithmetic, and real timed steps."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def params(**changes: dict[str, Any]) -> Params:
     return Params.model_validate(content | changes)
 
 
-def test_a_training_takes_its_images_at_the_rate_that_was_timed(
+def test_training_time_is_images_divided_by_measured_throughput(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -38,7 +38,7 @@ def test_a_training_takes_its_images_at_the_rate_that_was_timed(
     monkeypatch.setattr(forecast, "_images_per_second", rate)
     assistants = {"method": "assistants", "assistants": {"networks": ["resnet14"]}}
     *lines, total = forecast.forecast(params(proxy=assistants), STAGES)
-    # 90 labeled images; the student sees as many unlabeled ones, 10 with each 10 of them.
+    # 90 labelled images, and for the student as many unlabelled ones, 10 per batch of 20.
     assert lines == [
         "teacher: about 1.5 min for 10 epochs of 90 images, at 10 images/s",
         "assistant resnet14: about 3 min for 10 epochs of 90 images, at 5 images/s",
@@ -46,7 +46,7 @@ def test_a_training_takes_its_images_at_the_rate_that_was_timed(
     ]
     assert total.startswith("training: about 16 min in total without validation, estimated from 3")
     assert [training.teacher for training in timed] == [None, "resnet8", "resnet14"]
-    # What is prepared is counted by its report.
+    # Prepared images are counted from their report.
     write_json(REPORT, {"splits": {"train": {"count": 7}}, "classes": ["a", "b"], "image_size": 8})
     line, _ = forecast.forecast(params(), ["train_teacher"])
     assert line == "teacher: about 7 s for 10 epochs of 7 images, at 10 images/s"

@@ -1,4 +1,4 @@
-"""Commands of git, in repositories of a few files."""
+"""Run git commands in small repositories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_changed_files_are_those_that_git_tracks(repository):
     assert changed_files(repository) == ["gone.txt", "kept.txt"]
 
 
-def test_what_git_lacks_is_one_sentence(repository, monkeypatch):
+def test_errors_of_git_are_one_sentence_with_a_remedy(repository, monkeypatch):
     with pytest.raises(InputError, match=r"^git fetch: this repository has no origin; run `git re"):
         git(repository, "fetch", "origin")
     git(repository, "config", "user.useConfigOnly", "true")
@@ -54,5 +54,5 @@ def test_what_git_lacks_is_one_sentence(repository, monkeypatch):
         ("git@host:team/x.git", "git@host:team/x.git"),
     ],
 )
-def test_passwords_are_left_out(text, plain):
+def test_passwords_are_removed(text, plain):
     assert without_password(text) == plain

@@ -1,4 +1,4 @@
-"""Real processes, interrupted, terminated and killed: none may be left."""
+"""Interrupt, terminate and kill real processes: none may be left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GUARDED = "import os; from pipeline.guard import run_guarded as r; exit(r({!r}, 
 
 
 def left(mark: str) -> list[str]:
-    """The command lines of the processes, zombies aside, that inherited the mark."""
+    """Return the command lines of all processes, except zombies, that inherited the mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -54,7 +54,7 @@ def start(command: list[str], project: Path, **env: str) -> tuple[subprocess.Pop
 
 @pytest.fixture
 def long_project(project):
-    """The first stage is a shell that waits for a Python that sleeps."""
+    """A project whose first stage is a shell that waits for a sleeping Python."""
     change_stage(
         project,
         "echo hello from first && cp source.txt first.txt",
@@ -68,7 +68,7 @@ def locks(project: Path) -> dict[str, object]:
     return found
 
 
-def test_an_interrupt_stops_the_run_and_all_below_it(long_project, prefect_server):
+def test_an_interrupt_stops_the_run_and_its_children(long_project, prefect_server):
     process, mark = start(["-m", "pipeline.cli", "run"], long_project)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
@@ -82,7 +82,7 @@ def test_an_interrupt_stops_the_run_and_all_below_it(long_project, prefect_serve
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_any_signal_to_stop_is_an_interrupt_to_the_command(tmp_path, number):
+def test_stop_signals_are_passed_on_as_an_interrupt(tmp_path, number):
     shell = "trap 'echo interrupted; exit' INT; touch started; sleep 60 & wait"
     (tmp_path / "waits.py").write_text(f"import os\nos.execlp('sh', 'sh', '-c', {shell!r})\n")
     process, mark = start(["-c", GUARDED.format("waits")], tmp_path)
@@ -104,7 +104,7 @@ def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project, tmp_path_
     assert locks(long_project) == {}
 
 
-def test_what_ignores_the_first_signals_is_killed(tmp_path):
+def test_processes_that_ignore_signals_are_killed(tmp_path):
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' INT TERM; touch started; while :; do sleep 0.1; done"],
         cwd=tmp_path,
@@ -118,7 +118,7 @@ def test_what_ignores_the_first_signals_is_killed(tmp_path):
     stop([-stubborn.pid])  # gone
 
 
-def test_its_exit_status_is_its_own_and_what_it_leaves_behind_is_stopped(tmp_path, monkeypatch):
+def test_exit_statuses_are_passed_on_and_leftovers_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fails.py").write_text(
         "import subprocess, sys\nsubprocess.Popen(['sleep', '120'])\nsys.exit(int(sys.argv[1]))\n"

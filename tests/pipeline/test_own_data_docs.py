@@ -1,6 +1,6 @@
-"""What the pages on one's own images and teacher tell to type does what they say.
+"""The commands in the pages on own images and teachers do what the pages say.
 
-The commands run as they stand, on small folders of images in place of /data.
+They run unchanged, with small folders of images in place of /data.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def photograph(size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def write_photographs(folder: Path) -> Path:
-    """25 files of each class."""
+    """Write 25 image files per class."""
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(25):
@@ -63,7 +63,7 @@ def test_own_images(tmp_path):
     assert re.search(r"prepare_data +will run", said)
     manifest = read(project / "artifacts/data/manifest.json")
     assert manifest["classes"] == CLASSES
-    # A fifth of each class is the test, and a tenth of the rest for validation.
+    # A fifth of each class is for testing, and a tenth of the rest for validation.
     assert {name: part["per_class"][0] for name, part in manifest["splits"].items()} == {
         "train": 18,
         "val": 2,
@@ -120,7 +120,7 @@ def test_photographs_of_many_sizes(programs, tmp_path, monkeypatch):
 
 
 def write_teacher(path: Path) -> None:
-    """A resnet56 that takes every image for a daisy, as a torch file."""
+    """Save a resnet56 that classifies every image as a daisy."""
     network = models.build("resnet56", len(CLASSES))
     assert isinstance(network, ResNet)
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_no_command_of_the_pages_is_left_out():
     assert sections(IMAGES) == ["", many, uneven]
     assert sections(TEACHER) == ["", "Your own code"]
     assert sections(UNLABELED) == ["", "What the student sees"]
-    # What notices a replaced file, and what -S is.
+    # Explanations of replaced files and of -S.
     noticing = {"ackd run", "ackd status", "dvc repro", "dvc status"}
     assert set(inline(IMAGES)) - noticing == {
         *("ackd predict picture.jpg", "ackd show", "dvc exp run -S"),

@@ -1,4 +1,4 @@
-"""``ackd predict`` against torch, on pictures in files."""
+"""``ackd predict`` against torch, on picture files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.stages.conftest import CLASSES, exported
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """What was exported, and two of the test images as files, one turned by EXIF."""
+    """A project with exports, and two test images as files, one rotated by EXIF."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "artifacts").symlink_to(exported() / "artifacts")
     for name in ("params.yaml", "dvc.yaml"):
@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_answers_as_torch_does(project):
+def test_predictions_equal_torchs(project):
     code, output, error = invoke("predict", "straight.png", "turned.png")
     assert (code, error) == (0, "")
     data = load_data()
@@ -49,7 +49,7 @@ def test_it_answers_as_torch_does(project):
             assert float(shown) == pytest.approx(100 * probability, abs=0.01)
 
 
-def test_what_cannot_be_read_is_named(project):
+def test_unreadable_pictures_are_named(project):
     Path("text.jpg").write_text("no picture")
     code, output, error = invoke("predict", "straight.png", "text.jpg", "absent.jpg")
     assert (code, output) == (1, "")

@@ -1,6 +1,6 @@
-"""Each pair of the paper trains for an epoch on its own data set, two images a class.
+"""Train each pair of the paper for an epoch on its data set, with two images per class.
 
-One does so always; for the others, which take minutes: ``pytest -m slow tests/pipeline``.
+One always runs; the others take minutes: ``pytest -m slow tests/pipeline``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CELLS = [
     for pair in PAIRS
     for method in ("eskd" if "resnet56" in pair else "ackd",)
 ]
-# Small steps, and batches of which an epoch has some: after two, BatchNorm's running averages are
-# still those of the start, and 110 layers answer with numbers beyond float16.
+# Small learning rates and several batches per epoch: after only two, BatchNorm's running averages
+# are still close to the initial ones, and 110 layers overflow float16.
 SHORT = [
     f"{section}.{setting}"
     for section in ("teacher", "distill")
@@ -45,7 +45,7 @@ SMALL = ["data.train_per_class=2", "proxy.early_stopped.epochs=1", *SHORT]
 
 
 def few(folder: Path, into: Path) -> Path:
-    """The first images of each class of a data set in the hub's layout, in the same layout."""
+    """Copy the first images of each class of a data set in the hub's layout."""
     (into / "data").mkdir(parents=True)
     for split, rows in datasets.load_dataset(str(folder)).items():
         label = "fine_label" if "fine_label" in rows.features else "label"

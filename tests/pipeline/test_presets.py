@@ -1,4 +1,4 @@
-"""Presets laid over params.yaml: what changes, what stays, and what is refused."""
+"""Presets applied to params.yaml: what changes, what stays, and what is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEFAULT = (ROOT / PARAMS_FILE).read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The working directory, with the presets and the params.yaml of this project."""
+    """The working directory, with this project's presets and params.yaml."""
     shutil.copytree(ROOT / "presets", tmp_path / "presets")
     (tmp_path / PARAMS_FILE).write_text(DEFAULT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -50,7 +50,7 @@ def comments(text: str) -> list[str]:
 
 
 def params_of(preset: str) -> Params:
-    """With this preset alone."""
+    """Apply only this preset to params.yaml."""
     return parse_params(laid(read_yaml(Path(f"presets/{preset}.yaml")), read_yaml(PARAMS_FILE)))
 
 
@@ -79,7 +79,7 @@ def test_a_preset_gives_valid_params_and_keeps_every_comment(name):
     wanted = presets.leaves(read_yaml(presets.PRESETS_FOLDER / f"{name}.yaml"))
     default = presets.leaves(read_yaml(ROOT / PARAMS_FILE))
     assert found == default | wanted
-    # Another one leaves nothing of it.
+    # Another preset replaces it entirely.
     presets.use(["methods/ackd_d2b2_d1b3", "digits"])
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
 
@@ -119,7 +119,7 @@ def laid(overlay: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]
     return {**under, **inner}
 
 
-def test_every_cell_of_the_tables_is_two_names():
+def test_two_presets_select_any_cell_of_the_papers_tables():
     default = read_yaml(PARAMS_FILE)
     read = {name: read_yaml(Path(f"presets/{name}.yaml")) for name in [*PAIRS, *METHODS]}
     for pair in PAIRS:
@@ -128,7 +128,7 @@ def test_every_cell_of_the_tables_is_two_names():
             both = laid(read[method], under)
             if (pair, method) == ("imagenet/resnet34_resnet18", "methods/takd"):
                 with pytest.raises(InputError, match="must name at least one"):
-                    parse_params(both)  # the paper has none either
+                    parse_params(both)  # not in the paper either
             else:
                 named = f"methods/{method_of(parse_params(both))}"
                 assert named == SAME_AS.get(method, method)
@@ -185,7 +185,7 @@ def test_an_early_stopped_teacher_must_keep_its_milestones_too():
         presets.use(["cifar100/resnet110_resnet20", "methods/eskd"], epochs=5)
 
 
-def test_other_images_are_looked_at_anew():
+def test_another_source_resets_splits_and_columns():
     presets.use(["imagenet/resnet34_resnet18"], ["data.label_column=wnid"])
     assert load_params().data.test_split == "validation"
     presets.use(["imagenet/resnet34_resnet18"], source="imagefolder:/data/imagenet")
@@ -221,7 +221,7 @@ def test_a_mapping_that_becomes_null_is_shown_as_it_was():
     ]
 
 
-def test_the_ends_of_lines_stay_as_they_are():
+def test_line_endings_are_kept():
     path = Path("params.yaml")
     whole = path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))

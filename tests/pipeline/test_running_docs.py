@@ -1,6 +1,6 @@
-"""What the pages on repeating, running, training, int8 and LiteRT tell to type does what they say.
+"""The commands in the pages on repeating, running, training, int8 and LiteRT do what they say.
 
-Where a command starts the chain, short stages stand for its own.
+Short stages replace the chain's own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["programs"]
 
 RUNNING, PAPER = "how-to-keep-it-running.md", "how-to-repeat-the-paper.md"
 QUANTIZE, LITERT, TRAIN = "how-to-quantize.md", "how-to-litert.md", "how-to-train.md"
-# A chain that tells which parameters it was given.
+# A chain that prints its parameters.
 ECHO = """\
 stages:
   export_onnx:
@@ -136,7 +136,7 @@ def test_repeat_the_paper(finished):
 
 
 def test_parameters_of_an_experiment(programs, tmp_path, monkeypatch):
-    """``dvc exp run -S`` as the pages on int8 and LiteRT have it."""
+    """Run ``dvc exp run -S`` as in the pages on int8 and LiteRT."""
     monkeypatch.chdir(repository(tmp_path))
     (tmp_path / "dvc.yaml").write_text(ECHO)
     shutil.copy(ROOT / "params.yaml", tmp_path)
@@ -169,7 +169,7 @@ def test_what_was_lost(programs, tmp_path, monkeypatch):
     [show] = blocks(QUANTIZE, "Check the drop")
     said = type_in(tmp_path, show)
     for precision in ("int8_u8s8", "int8_s8s8"):
-        # The drop and its interval, such as +0.28 (-0.32 to +1.08).
+        # A drop with its interval, such as +0.28 (-0.32 to +1.08).
         assert re.search(rf"{precision} │.*\+\d\.\d\d \(\S+ to \+\d\.\d\d\)", said)
 
 

@@ -24,7 +24,7 @@ _DEMO = json.loads((ROOT / "reports/summary.json").read_text(encoding="utf-8"))
 
 
 def summary() -> dict[str, Any]:
-    """The demo's, with a failed and a noisy export, a second device, LiteRT and a warning."""
+    """The demo's summary, with a failed and a noisy export, a second device, LiteRT, a warning."""
     made = copy.deepcopy(_DEMO)
     exports = made["exports"]
     made["teacher"]["weights"] = {"source": "timm:[big]", "licence": "apache-2.0"}
@@ -63,7 +63,7 @@ def _wide(monkeypatch):
     monkeypatch.setattr(cli, "console", Console(width=200, emoji=False))
 
 
-def test_show_has_every_figure_and_place(project):
+def test_show_prints_every_number_and_path(project):
     write(summary(), project)
     (project / "reports/index.html").write_text("")
     code, output, _ = invoke("show")
@@ -107,7 +107,7 @@ def test_show_has_every_figure_and_place(project):
     assert "No export is recommended: none has accuracy, size and latency" in output
 
 
-def test_a_table_wider_than_the_terminal_is_in_parts_that_fit():
+def test_wide_tables_are_split_into_parts_that_fit_the_terminal():
     console = Console(width=40, file=io.StringIO(), record=True)
     rows = [["first", "1" * 12, "[2]", "3" * 12], ["second", None]]
     print_table(console, Table(["name", "one", "two", "three"], rows, "Both"))
@@ -131,9 +131,7 @@ def test_a_table_wider_than_the_terminal_is_in_parts_that_fit():
         ((), None, "no such file; run `dvc repro` to make it"),
     ],
 )
-def test_show_of_a_missing_damaged_or_other_versions_summary_is_one_sentence(
-    place, value, problem, project
-):
+def test_an_unreadable_summary_is_one_sentence(place, value, problem, project):
     if place:
         part = content = summary()
         for key in place[:-1]:
@@ -148,7 +146,7 @@ def test_show_of_a_missing_damaged_or_other_versions_summary_is_one_sentence(
     assert "; run `dvc repro` to make it" in error
 
 
-def test_show_says_whose_result_it_is(finished):
+def test_show_warns_of_outdated_results(finished):
     write(summary(), finished)
     assert "these results" not in invoke("show")[1]
     set_temperature(finished, 2.5)
@@ -162,7 +160,7 @@ def test_show_says_whose_result_it_is(finished):
     )
 
 
-def test_a_terminal_that_lacks_a_character_shows_its_code(project):
+def test_characters_beyond_the_terminals_encoding_are_escaped(project):
     write(summary(), project)
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "show"],

@@ -1,4 +1,4 @@
-"""Experiments as DVC keeps them, made by git itself: a commit and a reference each."""
+"""Creates experiments like DVC's with git alone: a commit and a ref each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def row(p50_ms: float | None, p90_ms: float | None, **more: Any) -> dict[str, An
 
 
 def summary(accuracy: float, **more: Any) -> dict[str, Any]:
-    """Of a student with fp32 and int8, measured on this machine."""
+    """Return a summary of a student with fp32 and int8, measured on this machine."""
     network = {"accuracy": accuracy, "parameters": 1000, "macs": 2000, "size_mb": 0.004}
     network["weights"] = None
     return {
@@ -47,7 +47,7 @@ def summary(accuracy: float, **more: Any) -> dict[str, Any]:
 def files(
     content: Any, seed: int = 0, *, method: str = "kd", digest: str = "aa"
 ) -> dict[str, str | None]:
-    """What the commit of a finished experiment holds."""
+    """Return the files in the commit of a finished experiment."""
     return {
         "params.yaml": f"distill:\n  method: {method}\n  seed: {seed}\n",
         "dvc.lock": json.dumps({"stages": _stages(method, seed)}),
@@ -63,7 +63,7 @@ def _stages(method: str, seed: int) -> dict[str, Any]:
     return {
         "distill": {"params": params, "outs": [student]},
         "report": {"deps": [student], "outs": [{"path": "reports/summary.json", "md5": "new"}]},
-        # A sweep to the report leaves what comes after it as it was.
+        # A sweep up to the report does not change later stages.
         "gate": {"deps": [{"path": "reports/summary.json", "md5": "old"}]},
     }
 
@@ -71,14 +71,14 @@ def _stages(method: str, seed: int) -> dict[str, Any]:
 def commit(
     project: Path, name: str, of: dict[str, str | None], *, base: str = "0" * 40, time: int = 10**9
 ) -> str:
-    """Keep an experiment, and leave workspace and branch as they are. The commit's id.
+    """Create an experiment without changing workspace and branch; return its commit.
 
     Args:
         project: the root of a git repository.
-        name: of the experiment.
+        name: name of the experiment.
         of: its files.
-        base: the commit that it says it comes from.
-        time: of the commit, in seconds since 1970.
+        base: the commit that it claims to start from.
+        time: time of the commit, in seconds since 1970.
     """
     reference = f"refs/exps/{base[:2]}/{base[2:]}/{name}"
     stream = f"commit {reference}\ncommitter x <x> {time} +0000\ndata 0\n"
@@ -97,14 +97,14 @@ def git(project: Path, *arguments: str, text: str | None = None) -> str:
 
 
 def write(project: Path, of: dict[str, str | None]) -> None:
-    """The same in the workspace."""
+    """Write the files to the workspace."""
     for path, text in of.items():
         if text is not None:
             (project / path).parent.mkdir(parents=True, exist_ok=True)
             (project / path).write_text(text)
 
 
-#: A chain of one stage, which takes no time.
+#: A chain of one instant stage.
 CHAIN = """\
 stages:
   report:
@@ -137,7 +137,7 @@ Path("reports/classes.csv").write_text("class,images,images_digest\\n0,40,aa\\n"
 
 
 def start_project(folder: Path) -> None:
-    """Git and DVC with :data:`CHAIN` and a first commit."""
+    """Create a git and DVC repository with :data:`CHAIN` and a first commit."""
     repository(folder)
     (folder / "dvc.yaml").write_text(CHAIN)
     (folder / "report.py").write_text(REPORT)

@@ -1,4 +1,4 @@
-"""What is chosen, against a search through all by hand, and every unit that is taken or not."""
+"""`ackd choose` against an exhaustive search, and its units."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pipeline.comparison.test_variants import experiment, with_rows
 def chosen_of(
     experiments: list[Experiment], *budget: float | None, on: str | None = None
 ) -> Choice:
-    """By ``max_p90_ms``, ``max_size_mb`` and ``min_accuracy``."""
+    """Choose by ``max_p90_ms``, ``max_size_mb`` and ``min_accuracy``."""
     return choose(Found(experiments, []), Budget(*(*budget, None, None, None)[:3]), on)
 
 
@@ -39,13 +39,13 @@ def test_units():
 
 
 def student(name: str, *, ms: float, mb: float, accuracy: float, **more: Any) -> Experiment:
-    """With int8 alone; ``ms`` is its p90."""
+    """Create a student with int8 only; ``ms`` is its p90."""
     content = with_rows(0.5, int8=row(ms / 2, ms, **more))
     content["exports"] = {"int8": export(accuracy, mb)}
     return experiment(name, content)
 
 
-def test_the_most_accurate_within_the_budget_of_many():
+def test_the_most_accurate_of_many_within_the_budget():
     random = np.random.default_rng(2)
     results = random.uniform((1, 0.1, 0.5), (10, 4, 0.9), (60, 3))
     many = [
@@ -67,7 +67,7 @@ def test_the_most_accurate_within_the_budget_of_many():
             assert chosen.nearest.experiment is many[int(np.argmin(over))]
 
 
-def test_limits_are_within_and_what_is_missed_is_named():
+def test_limits_are_inclusive_and_misses_are_named():
     found = chosen_of([student("a", ms=6.0, mb=2.5, accuracy=0.55)]).best["int8"]
     assert misses(found, Budget(6.0, 2.5, 0.55)) == {}
     assert list(misses(found, Budget(5.0, 2.0, 0.6))) == [
@@ -77,7 +77,7 @@ def test_limits_are_within_and_what_is_missed_is_named():
     ]
 
 
-def test_noisy_and_failed_ones_are_named_and_not_taken():
+def test_noisy_and_failed_exports_are_left_out_by_name():
     students = [
         student("quiet", ms=2.0, mb=1.0, accuracy=0.6),
         student("loud", ms=1.0, mb=1.0, accuracy=0.8, noisy=True),
@@ -94,11 +94,11 @@ def test_noisy_and_failed_ones_are_named_and_not_taken():
         "not measured on this device, or failed there": 1,
         "timed on a noisy machine: measure it again": 1,
     }
-    # Where latency does not matter, neither does noise.
+    # Without a limit on latency, noise does not matter.
     assert chosen_of(students, None, 1.0).best["int8"].accuracy == 0.9
 
 
-def test_the_device_is_named_by_url_or_processor_and_never_guessed():
+def test_the_device_is_given_by_url_or_processor_and_never_guessed():
     def on(name: str, cpu: str, accuracy: float) -> Experiment:
         content = with_rows(accuracy, int8=row(1.0, 1.5), cpu=cpu)
         content["devices"]["ssh://pi@board"] = content["devices"]["local:"] | {"cpu": "Board 4"}

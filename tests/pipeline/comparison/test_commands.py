@@ -1,4 +1,4 @@
-"""`ackd compare` and `ackd choose` as a user sees them: text, files, and the page in a browser."""
+"""Output of `ackd compare` and `ackd choose`: text, files, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[3] / "docs/how-to-compare.md"
 
 @pytest.fixture
 def sweep(project):
-    """KD and a dozen others of two seeds each, on this machine and all but KD on a board."""
+    """KD and a dozen other variants with two seeds each; all except KD also measured on a board."""
     results: dict[str, list[float]] = {}
     paper = {"method": "kd", "accuracies": {"kd": 0.7073}, "differs": ["distill.epochs is 20"]}
     for place in range(13):
@@ -70,7 +70,7 @@ def test_compare_prints_and_writes_the_same_numbers(project, sweep):
     assert board["p50_ms"] == board["p90_ms"] == ""
 
 
-def test_what_litert_runs_is_compared_and_chosen_too(project):
+def test_litert_exports_are_compared_and_chosen(project):
     for seed in range(2):
         content = exps.summary(0.7 + seed / 100)
         timed = exps.export(0.695 + seed / 100, 0.09) | exps.row(0.4, 0.5)
@@ -93,7 +93,7 @@ def test_what_litert_runs_is_compared_and_chosen_too(project):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.usefixtures("sweep")
-def test_the_page_fits_its_window_and_asks_nobody(project, tmp_path):
+def test_the_page_fits_its_window_and_loads_nothing(project, tmp_path):
     assert invoke("compare", "night", "--html", "page.html")[0] == 0
     text = (project / "page.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\((?!#)|@import""", text)
@@ -102,12 +102,14 @@ def test_the_page_fits_its_window_and_asks_nobody(project, tmp_path):
     with opened_page(tmp_path / "profile") as page:
         page.open((project / "page.html").as_uri())
         for width, phone in ((1280, False), (390, True)):
-            dark = phone  # each look once: the report's page, of the same style, is seen in more
+            dark = (
+                phone  # one look each, because the report has the same style and is tested in more
+            )
             page.look(tmp_path / f"{width}.png", width, dark=dark, phone=phone)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert background == ("rgb(21, 23, 26)" if dark else "rgb(253, 253, 252)")
-        # Nothing of a chart sticks out of the page.
+        # No chart exceeds the page.
         outside = """[...document.querySelectorAll('figure svg text')].filter(text => {
             const {left, right} = text.getBoundingClientRect();
             return left < 0 || right > innerWidth;

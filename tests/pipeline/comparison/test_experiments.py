@@ -1,4 +1,4 @@
-"""Experiments of real repositories: whole, damaged, unfinished."""
+"""Read complete, damaged and unfinished experiments from real repositories."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_names_seeds_and_accuracies(repository):
     names = ["night.kd.seed10", "night.kd.seed9", "night.ackd.seed0", "puce-loft"]
     for number, name in enumerate(names):
         exps.commit(repository, name, exps.files(exps.summary(0.5 + number / 10), seed=number))
-    # DVC's own notes beside them are no experiments.
+    # DVC's internal refs are no experiments.
     some = exps.git(repository, "rev-parse", f"refs/exps/00/{'0' * 38}/puce-loft")
     for reference in ("refs/exps/stash", "refs/exps/exec/EXEC_HEAD"):
         exps.git(repository, "update-ref", reference, some)
@@ -66,7 +66,7 @@ def test_names_seeds_and_accuracies(repository):
         ),
     ],
 )
-def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(damage, reason, repository):
+def test_damaged_and_unfinished_experiments_are_listed_with_reasons(damage, reason, repository):
     exps.commit(repository, "night.kd.seed0", exps.files(exps.summary(0.5)) | damage)
     exps.commit(repository, "night.kd.seed1", exps.files(exps.summary(0.6), seed=1))
     found = find(None)
@@ -81,7 +81,7 @@ def test_one_that_is_damaged_or_unfinished_is_listed_with_its_reason(damage, rea
     )
 
 
-def test_the_newest_of_a_name_counts_and_is_named_so_that_dvc_knows_it(repository):
+def test_the_newest_experiment_of_a_name_counts(repository):
     old, new = (
         exps.commit(
             repository, "night.kd.seed0", exps.files(exps.summary(0.5)), base=base * 40, time=time
@@ -94,8 +94,8 @@ def test_the_newest_of_a_name_counts_and_is_named_so_that_dvc_knows_it(repositor
     assert missing == [("night.kd.seed0", reason)]
 
 
-def test_branches_and_commits_where_they_are_asked_for(repository, monkeypatch):
-    # The project may lie below the root of the repository.
+def test_branches_and_commits_on_request(repository, monkeypatch):
+    # The project may be below the root of the repository.
     of = {f"below/{path}": text for path, text in exps.files(exps.summary(0.5)).items()}
     revision = exps.commit(repository, "night.kd.seed0", of)
     exps.git(repository, "branch", "release", revision)

@@ -1,4 +1,4 @@
-"""Figures of variants against what scipy and plain arithmetic make of the same numbers."""
+"""Statistics of variants against scipy and plain arithmetic."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def test_means_ranks_and_paired_intervals():
         assert variant.over_baseline == pytest.approx((difference, *expected, 5))
 
 
-def test_the_mean_of_equal_figures_is_theirs():
+def test_the_mean_of_equal_values_is_exact():
     results = [n / 1000 for n in range(1, 1000)]
     assert [spread([one] * 3).mean for one in results] == results
 
 
-def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for():
+def test_the_baseline_is_kd_or_the_first_or_the_requested_one():
     assert one_group(sweep_of(zeta=[0.5], kd=[0.5])).baseline == "kd"
     assert one_group(sweep_of(zeta=[0.5], alpha=[0.6])).baseline == "alpha"
     assert one_group(sweep_of(zeta=[0.5], kd=[0.6]), "zeta").baseline == "zeta"
     message = r"^--baseline ackd: no such variant with results; expected one of kd, zeta$"
     with pytest.raises(InputError, match=message):
         compared(sweep_of(zeta=[0.5], kd=[0.6]), "ackd")
-    # Of several sweeps, variants are called after theirs.
+    # With several sweeps, variants have their sweep's prefix.
     names = ("workspace", "night.kd.seed0", "day.kd.seed0")
     several = [experiment(name, summary(0.7 - n / 10)) for n, name in enumerate(names)]
     comparison = compared(several)
@@ -76,7 +76,7 @@ def test_the_baseline_is_kd_or_the_first_or_the_one_asked_for():
     assert comparison.baseline == "day.kd"
 
 
-def test_one_seed_has_no_interval_and_no_common_seed_no_difference():
+def test_a_single_seed_has_no_interval_and_disjoint_seeds_no_difference():
     experiments = sweep_of(kd=[0.5, 0.6], ackd=[0.7])
     experiments.append(experiment("night.at.seed7", summary(0.55)))
     comparison = compared(experiments)
@@ -90,7 +90,7 @@ def test_one_seed_has_no_interval_and_no_common_seed_no_difference():
     assert table.notes[0].endswith("may change the rank: ackd, at.")
 
 
-def test_other_test_images_are_not_ranked_together():
+def test_results_on_different_test_images_are_ranked_separately():
     same = summary(0.9)
     other = same | {"data": same["data"] | {"test": 80}}
     experiments = [
@@ -110,7 +110,7 @@ def with_rows(accuracy: float, *, cpu: str = "Desk CPU", **rows: Any) -> dict[st
     return summary(accuracy, devices={"local:": device})
 
 
-def test_a_noisy_latency_is_left_out_where_a_quiet_one_is_and_else_marked():
+def test_noisy_latencies_are_marked_or_replaced_by_quiet_ones():
     loud = row(9.0, 9.5, noisy=True)
     experiments = [
         experiment("night.kd.seed0", with_rows(0.5, int8=row(1.0, 1.5), fp32=loud)),
@@ -146,7 +146,7 @@ def test_the_charts_have_every_export():
     assert [name for name, *_ in latency.legend] == ["1 kd, int8", "2 kd, fp32"]
 
 
-def test_machines_of_one_url_are_not_one_device():
+def test_different_machines_with_one_url_are_different_devices():
     experiments = [
         experiment("night.kd.seed0", with_rows(0.5, int8=row(5.0, 5.5), cpu="Slow CPU")),
         experiment("night.ackd.seed0", with_rows(0.6, int8=row(1.0, 1.5), cpu="Quick CPU")),
@@ -167,7 +167,7 @@ def test_machines_of_one_url_are_not_one_device():
     }
 
 
-def test_the_papers_figures_stand_beside_and_say_what_differs():
+def test_the_papers_accuracies_are_compared_with_a_note_on_differences():
     results = {"teacher": 0.74, "kd": 0.7073, "ackd": 0.7238}
 
     def paper_of(method: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_the_papers_figures_stand_beside_and_say_what_differs():
     assert lacking[reason] == ["the paper’s accuracy for warm"]
 
 
-def test_parameters_that_differ_but_for_the_seeds():
+def test_parameters_that_differ_except_seeds():
     experiments = [
         experiment("night.kd.seed0", summary(0.5), method="kd", epochs=2, weights=[1, 2]),
         experiment("night.warm.seed3", summary(0.6), method="kd", epochs=2, weights=[2], t=8.0),
@@ -205,7 +205,7 @@ def test_parameters_that_differ_but_for_the_seeds():
     assert table.rows == [["warm", "[2]", "8.0"], ["kd", "[1, 2]", "null"]]
 
 
-def test_without_any_results_there_is_nothing_to_compare():
+def test_comparing_without_results_is_refused():
     broken = [("night.kd.seed0", "it stopped"), ("night.kd.seed1", "it stopped")]
     with pytest.raises(InputError, match=r"^no experiment has results: night.kd.seed0: it"):
         compare(Found([], broken), None)

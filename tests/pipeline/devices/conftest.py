@@ -1,4 +1,4 @@
-"""What the tests of devices share."""
+"""Fixtures for tests of devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.stages.devices.conftest import PROFILE
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The working directory: a chain of nothing, quick measurements, and a bundle."""
+    """The working directory, with an empty chain, short measurements and a bundle."""
     folder = tmp_path / "project"
     make_bundle(folder / "artifacts/bundle")
     (folder / "dvc.yaml").write_text("stages: {}\n")
@@ -24,7 +24,7 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stand_in_runtime(tmp_path, monkeypatch):
-    """Files of the right names, for pages that no browser opens."""
+    """Create files with the right names, for pages that no browser opens."""
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
     web_runtime.folder().mkdir(parents=True)
     for name in web_runtime.FILES:

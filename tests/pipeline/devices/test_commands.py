@@ -1,4 +1,4 @@
-"""The commands about devices, through typer's own runner."""
+"""The commands for devices, with typer's runner."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_keys_deploy_and_rollback(project, monkeypatch):
 
 
 @needs_sshd
-def test_a_host_is_accepted_by_its_fingerprint(project, sshd):
+def test_a_fingerprint_accepts_a_host(project, sshd):
     url = sshd.url(project / "model")
     code, _, error = invoke("deploy", "artifacts/bundle", url)
     assert code == 1
@@ -87,7 +87,7 @@ def test_a_host_is_accepted_by_its_fingerprint(project, sshd):
     assert (code, output, error) == (0, "served    nothing\nprevious  nothing\n", "")
 
 
-def test_ctrl_c_leaves_the_phone_as_it_was(project, phone):
+def test_ctrl_c_restores_the_phone(project, phone):
     runner = project / "bench"
     runner.write_text(f"#!/bin/sh\ntouch {project}/begun\nexec sleep 60\n")
     runner.chmod(0o755)
@@ -114,5 +114,5 @@ def test_ctrl_c_leaves_the_phone_as_it_was(project, phone):
 
 
 def test_the_folder_of_measurements_is_in_the_repository():
-    # A clean clone has it, or DVC would miss a dependency of the report.
+    # Without it, DVC would miss a dependency of the report in a clean clone.
     assert (ROOT / "reports/devices/README.md").is_file()

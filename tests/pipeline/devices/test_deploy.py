@@ -1,4 +1,4 @@
-"""Deployment to this machine; test_pages.py deploys to one that is reached by ssh."""
+"""Deployment to this machine; test_pages.py deploys over ssh."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KILLS = 3
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """``1.0.0``, ``1.1.0``, ``signed`` (2.0.0) and ``wrong`` (3.0.0); not to be written to."""
+    """``1.0.0``, ``1.1.0``, ``signed`` (2.0.0) and ``wrong`` (3.0.0); read-only."""
     folder = tmp_path_factory.mktemp("bundles")
     for version in ("1.0.0", "1.1.0"):
         make_bundle(folder / version, version)
@@ -54,7 +54,7 @@ def version(state: State, which: str = "served") -> str:
     return str(state[which]["version"])
 
 
-def test_deploy_update_and_go_back(bundles, tmp_path):
+def test_deploy_update_and_roll_back(bundles, tmp_path):
     url = f"local:{tmp_path}/model"
     assert deployed(url, Opening())["served"] is None
     first = put(pack(shutil.copytree(bundles / "1.0.0", tmp_path / "b")), url)
@@ -68,7 +68,7 @@ def test_deploy_update_and_go_back(bundles, tmp_path):
     assert second["served"]["network"] == "resnet8"
     assert second["served"]["runtime"].startswith("onnxruntime ")
     assert runner.check(served)["passed"]
-    # Wrong answers there change nothing.
+    # Failed parity changes nothing.
     before = served.readlink()
     with pytest.raises(InputError, match=r"parity failed there, by onnxruntime .*: fp32\.dynamic"):
         put(bundles / "wrong", url)
@@ -81,13 +81,13 @@ def test_deploy_update_and_go_back(bundles, tmp_path):
         rollback(url, Opening())
 
 
-def test_what_is_served_already_is_not_sent_again(bundles, tmp_path):
+def test_an_already_served_bundle_is_not_sent_again(bundles, tmp_path):
     url = f"local:{tmp_path}/model"
     put(bundles / "1.0.0", url)
     before = (tmp_path / "model/served").readlink()
     assert put(bundles / "1.0.0", url).results is None
     assert (tmp_path / "model/served").readlink() == before
-    # But what was damaged there is repaired.
+    # Damaged files are repaired.
     flip_byte(tmp_path / "model/served/labels.json")
     assert "labels.json: altered" in deployed(url, Opening())["problem"]
     repaired = put(bundles / "1.0.0", url)
@@ -99,7 +99,7 @@ def test_signatures(bundles, tmp_path):
     url, public = f"local:{tmp_path}/model", KEY.public_key()
     unchecked = put(bundles / "signed", url)
     assert (unchecked.unverified_key, unchecked.state["key"]) == (key_id(public), None)
-    # What is served already is sent again where its key is to be required.
+    # A served bundle is sent again if its key becomes required.
     assert put(bundles / "signed", url, public).state["key"] == public.public_bytes_raw().hex()
     shutil.rmtree(tmp_path / "model")
     with pytest.raises(InputError, match=r"not signed, but the key .* is required"):
@@ -108,7 +108,7 @@ def test_signatures(bundles, tmp_path):
     done = put(bundles / "signed", url, public)
     assert done.unverified_key is None
     assert done.state["served"]["key_id"] == key_id(public)
-    # The device wants that key from then on.
+    # The device requires that key from then on.
     newer = make_bundle(tmp_path / "unsigned", "4")
     with pytest.raises(InputError, match=r"not signed, but the key .* is required"):
         put(newer, url)
@@ -128,24 +128,24 @@ def test_signatures(bundles, tmp_path):
         ("adb:", "nothing can be deployed there; give local:/folder or ssh://host"),
     ],
 )
-def test_where_nothing_can_be_deployed(bundles, url, sentence):
+def test_devices_without_deployment_are_refused(bundles, url, sentence):
     with pytest.raises(InputError, match=sentence):
         put(bundles / "1.0.0", url)
 
 
-def test_a_deployment_killed_at_any_moment_leaves_a_whole_version(tmp_path):
-    """The process and all that it started get SIGKILL; what is served is whole."""
+def test_a_deployment_killed_at_any_moment_leaves_a_complete_version(tmp_path):
+    """Kill the process and its children; the served version stays complete."""
     base = tmp_path / "model"
     url = f"local:{base}"
     versions = [make_bundle(tmp_path / f"bundle-{n}", f"{n}.0") for n in range(1, KILLS + 4)]
-    for bundle in versions[:2]:  # the first one also starts the process that is forked
+    for bundle in versions[:2]:  # the first one also starts the fork server
         begun = time.monotonic()
         with forked(put_as_a_group, bundle, url) as child:
             said = child.finish()
             assert child.process.exitcode == 0, said
         duration = time.monotonic() - begun
     drawn = random.Random(0)
-    # Where the files are sent, checked and switched, which is the end.
+    # Kill it while files are sent, checked and, last, switched.
     moments = [drawn.uniform(0.4 * duration, 1.1 * duration) for _ in range(KILLS)]
     served = 2
     outcomes = set()

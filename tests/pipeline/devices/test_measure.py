@@ -19,7 +19,7 @@ def bundle(tmp_path, monkeypatch):
     return make_bundle(tmp_path / "bundle")
 
 
-def test_one_device_that_fails_costs_the_others_nothing(bundle):
+def test_a_failing_device_does_not_affect_the_others(bundle):
     urls = ["ssh://127.0.0.1:1", "local:?threads=2", "local:"]
     with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: "):
         list(measure(urls, bundle, PROFILE, Opening()))
@@ -27,7 +27,7 @@ def test_one_device_that_fails_costs_the_others_nothing(bundle):
     assert {file["device"] for file in kept} == set(urls[1:])
 
 
-def test_what_is_wrong_is_found_before_anything_runs(bundle):
+def test_mistakes_are_found_before_anything_runs(bundle):
     with pytest.raises(InputError, match="'telnet://x' has no known scheme"):
         list(measure(["local:", "telnet://x"], bundle, PROFILE, Opening()))
     with pytest.raises(InputError, match="a folder is only for deploying bundles; measure on l"):

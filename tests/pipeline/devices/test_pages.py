@@ -1,4 +1,4 @@
-"""What the pages on a board and on a phone tell to type does what they say.
+"""The commands in the pages on boards and phones do what the pages say.
 
 The board is a real sshd, the phone a stand-in.
 """
@@ -57,7 +57,7 @@ from tests.stages.test_profile_latency import FIELDS
 __all__ = ["phone", "phones", "programs"]
 
 BOARD, PHONE = "how-to-own-device.md", "how-to-phone.md"
-# Commands within sentences, and what runs them where it is not done here, by a word of it.
+# Commands within sentences, and what runs those that are not run here, by a word of it.
 ELSEWHERE = {
     "ackd probe --install-from": ("test_probe.py", "--install-from"),
     "npm pack": ("test_web_runtime.py", "npm"),
@@ -67,12 +67,12 @@ ELSEWHERE = {
 PROBES = ["ackd probe", "ackd probe --lan", "ackd probe --lan --https"]
 FORCED = "dvc repro --force --single-item profile_latency"
 
-# A password, as its owner would type it where ssh may ask: here a key that ssh is given then.
+# Replaces typing a password: gives ssh a key.
 SSH = """\
 case "$*" in *BatchMode=yes* | *"-i "*) exec {ssh} -F {folder}/ssh_config "$@" ;; esac
 exec {ssh} -F {folder}/ssh_config -i {folder}/user_key "$@"
 """
-# A native runner for the phone: it keeps its arguments, and answers what it is told to.
+# A native runner for the phone that records its arguments and prints a given answer.
 BENCH = """\
 echo "$@" >> {folder}/arguments
 cat {folder}/answer
@@ -103,7 +103,7 @@ def read(path: Path) -> Any:
 
 @pytest.fixture
 def board(programs, tmp_path, monkeypatch):
-    """A host called board, which nobody has visited, and a user here with a key of their own."""
+    """An unknown host called board, and a local user with their own key."""
     folder, home, there = (tmp_path / name for name in ("sshd", "home", "board"))
     for path in (folder, home / ".ssh", there):
         path.mkdir(parents=True)
@@ -180,14 +180,14 @@ def test_own_device(board, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bundle(programs, project):
-    """The project, with its models also as the chain has them."""
+    """The project, with its models also in the chain's folder."""
     shutil.copytree(project / "artifacts/bundle", project / "artifacts/onnx")
     return project
 
 
 @pytest.mark.usefixtures("stand_in_runtime")
 def test_fetching_the_runtime(bundle):
-    # That npm fetches it is tested with a stand-in: it has 33 MB. A second time nothing is fetched.
+    # Use a stand-in for the 33 MB that npm fetches. The second time nothing is fetched.
     [install] = blocks(PHONE, "1.")
     assert type_in(bundle, install) == (
         f"onnxruntime-web {web_runtime.VERSION} is in {web_runtime.folder()}\n"
@@ -202,7 +202,7 @@ def ackd(*words: str) -> None:
 
 @pytest.mark.usefixtures("stand_in_runtime")
 @pytest.mark.parametrize("line", PROBES)
-def test_the_page_is_there_until_ctrl_c(bundle, line):
+def test_the_page_is_served_until_ctrl_c(bundle, line):
     lan, https = "--lan" in line, "--https" in line
     if lan:
         try:
@@ -274,7 +274,7 @@ def test_by_cable(bundle, phone, tmp_path):
 
 
 def write_bench(project: Path) -> Path:
-    """``build/android/bench``; the file that has what it answers."""
+    """Write ``build/android/bench``; return the file with its answer."""
     folder = project / "build/android"
     folder.mkdir(parents=True)
     write_program(folder / "bench", BENCH.format(folder=folder))
@@ -296,7 +296,7 @@ def test_a_native_runner(bundle, phone):
     shown = type_in(bundle, by_runner)
     assert "No fixed performance (Unknown command), thermal status unknown.\n" in shown
     first, *_ = answer.with_name("arguments").read_text().splitlines()
-    # The page's own words but for the folder that the files are in on the phone.
+    # The page's command, except for the folder on the phone.
     assert re.sub(r"/\S*/", "", first) == " ".join(call.split()).removeprefix("bench ")
     theirs = subprocess.run(
         [sys.executable, str(RUNNER), "--help"], capture_output=True, text=True, check=True
@@ -306,12 +306,12 @@ def test_a_native_runner(bundle, phone):
     assert f"--min-seconds {Profile().min_seconds}" in call
 
 
-def test_a_changed_runner_is_measured_by_itself(programs, phone, tmp_path):
+def test_a_changed_runner_can_be_measured_separately(programs, phone, tmp_path):
     project = make_project(tmp_path / "project", "profile_latency")
     make_bundle(tmp_path / "bundle")
     yaml = YAML()
     chain = yaml.load(project / "dvc.yaml")
-    # In place of all that takes hours.
+    # Replaces steps that take hours.
     chain["stages"]["export_onnx"] = {
         "cmd": f"echo ran >> {tmp_path}/ran && cp -r {tmp_path}/bundle artifacts/onnx",
         "outs": ["artifacts/onnx"],

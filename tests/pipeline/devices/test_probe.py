@@ -1,4 +1,4 @@
-"""``ackd probe`` as a person meets it."""
+"""Output and errors of ``ackd probe``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BROWSER = Browser.model_validate(
 
 
 def refused(*arguments: str) -> str:
-    """The sentence that the command ends with; nothing was kept."""
+    """Run the command, check that it keeps nothing, and return its error."""
     code, _, error = invoke("probe", *arguments)
     assert code == 1
     assert not Path("reports").exists()
@@ -42,7 +42,7 @@ def refused(*arguments: str) -> str:
 
 @pytest.fixture
 def report(project):
-    """Of a phone without isolation: one model timed, one that failed."""
+    """Create a report of a phone without isolation: one model was timed, one failed."""
     import base64
 
     runs = Runs(load_exported(project / "artifacts/bundle"), Profile())
@@ -103,7 +103,7 @@ def test_a_users_mistakes_are_one_sentence(project):
     assert "run ackd in the project's root" in refused()
 
 
-def test_without_its_files_it_says_how_to_get_them(project, monkeypatch):
+def test_missing_files_are_reported_with_a_remedy(project, monkeypatch):
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(project / "none"))
     assert "run `ackd probe --install` once to fetch it with npm (33 MB)" in refused()
     monkeypatch.setenv("PATH", str(project))

@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a run."""
+"""The artifacts of a run in Prefect's pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUMMARY = ROOT / "reports/summary.json"
         ("", None),
     ],
 )
-def test_a_line_says_how_far_it_is(line, percent):
+def test_progress_is_parsed_from_a_line(line, percent):
     assert percent_done(line) == percent
 
 
@@ -47,7 +47,7 @@ def artifacts_of(run: Any) -> dict[str, Artifact]:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_bar_follows_the_lines_now_and_then(monkeypatch):
+def test_a_bar_is_updated_at_most_every_five_seconds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(artifacts.time, "monotonic", lambda: now[0])
     shown: list[tuple[float, str]] = []
@@ -68,7 +68,7 @@ def test_a_bar_follows_the_lines_now_and_then(monkeypatch):
         progress.finish()
 
     bar = artifacts_of(train(return_state=True))["progress-train-teacher"]
-    # The first line makes it, and each that comes five seconds after the last one moves it.
+    # The first line creates it, and lines at least five seconds apart update it.
     assert shown == [
         (40.0, "teacher: epoch 4/10"),
         (70.0, "teacher: epoch 7/10"),
@@ -80,7 +80,7 @@ def test_a_bar_follows_the_lines_now_and_then(monkeypatch):
     assert bar.description == "train_teacher: done"
 
 
-def test_a_stage_goes_on_without_a_bar(monkeypatch):
+def test_a_stage_continues_without_a_bar(monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError("no server")
 
@@ -95,7 +95,7 @@ def test_a_stage_goes_on_without_a_bar(monkeypatch):
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("kept_as", [None, "nightly-2026-11-26-0200"])
-def test_the_figures_the_picture_and_the_place_of_the_report(tmp_path, kept_as):
+def test_tables_chart_and_location_of_the_report(tmp_path, kept_as):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/summary.json").write_bytes(SUMMARY.read_bytes())
 
@@ -115,7 +115,7 @@ def test_the_figures_the_picture_and_the_place_of_the_report(tmp_path, kept_as):
         assert f"dvc exp apply {kept_as}" in place
 
 
-def test_the_picture_stands_by_itself():
+def test_the_chart_is_a_standalone_image():
     address = accuracy_against_latency(read_json(SUMMARY))
     assert address is not None
     head, _, content = address.partition(",")

@@ -1,4 +1,4 @@
-"""A night on a real server and a real worker, by the commands of docs/how-to-nightly.md."""
+"""Scheduled runs with a real server and worker, by the commands of docs/how-to-nightly.md."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SET_CLONE = 'ackd schedule "0 3 * * *" --clone'
 LONGEST = 400.0
 """Seconds that anything here may take on a machine that has other work to do."""
 
-# The training of a student that waits in its third epoch while a file called slow is there.
+# Trains a student that waits in its third epoch while a file called slow exists.
 TRAINING = """\
 import runpy, time
 from pathlib import Path
@@ -87,13 +87,13 @@ PARAMS = {
 
 
 def documented() -> list[str]:
-    """The commands of the page; what they print is indented too."""
+    """Return the commands of the page, whose output is indented too."""
     lines = [line.removeprefix("    ") for line in PAGE.read_text().splitlines()]
     return [line for line in lines if line.startswith(("ackd ", "dvc "))]
 
 
 def ackd(line: str) -> str:
-    """What a command of the page prints."""
+    """Run a command of the page and return its output."""
     code, output, error = invoke(*shlex.split(line)[1:])
     assert code == 0, error
     return output
@@ -101,7 +101,7 @@ def ackd(line: str) -> str:
 
 @contextlib.contextmanager
 def started(line: str, folder: Path, ready: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-    """``ackd server`` or ``ackd worker``, terminated at the end."""
+    """Run ``ackd server`` or ``ackd worker``, and terminate it after the block."""
     log = folder / f"{line.split()[1]}.log"
     process = spawn(["-m", "pipeline.cli", *line.split()[1:]], folder, log, **env)
     try:
@@ -115,7 +115,7 @@ def started(line: str, folder: Path, ready: str, **env: str) -> Iterator[subproc
 
 @pytest.fixture
 def student(tmp_path, monkeypatch):
-    """A project that trains a student for some seconds, in the working directory."""
+    """The working directory, a project that trains a student for a few seconds."""
     root = tmp_path / "project"
     write_data(root / "artifacts/data")
     torch.manual_seed(3)
@@ -136,7 +136,7 @@ def weights(root: Path) -> bytes:
 
 
 def uninterrupted(project: Path, copy: Path) -> subprocess.Popen[bytes]:
-    """The same training at one go, beside all else."""
+    """The same training without interruption, in parallel to the test."""
     shutil.copytree(project, copy)
     return spawn(["training.py"], copy, copy / "output.log")
 
@@ -185,7 +185,7 @@ def test_a_night(student, tmp_path):
         assert said.count(" 02:00") == 3
         deployment = client.read_deployment_by_name("compress/nightly")
         assert [(s.slug, s.active) for s in deployment.schedules] == [("nightly", True)]
-        # The server is this project's: another one's nights would run in the wrong folder.
+        # The server is this project's: another project's runs would start in the wrong folder.
         with contextlib.chdir(tmp_path / "uninterrupted"):
             for command in (["schedule", "0 5 * * *"], ["worker"]):
                 code, _, error = invoke(*command)
@@ -193,8 +193,8 @@ def test_a_night(student, tmp_path):
                 assert f"compress/nightly on this server belongs to the project {student}" in error
         worker = stack.enter_context(started("ackd worker", student, "started!", **own))
 
-        # A run that is planned for a few seconds from now begins by itself; the next one, which
-        # is due while it goes on, does not.
+        # A run that is due in a few seconds starts; the next one, due while it is running, is
+        # cancelled.
         soon = IntervalSchedule(
             interval=timedelta(seconds=10), anchor_date=datetime.now(UTC) + timedelta(seconds=5)
         )
@@ -207,7 +207,7 @@ def test_a_night(student, tmp_path):
         (second, *_) = wait_until(lambda: in_state(client, "Cancelled"), "the end of the second")
         assert second.auto_scheduled
         assert state_name(client, first) == "Running"
-        for schedule in client.read_deployment(deployment.id).schedules:  # as PAUSE does
+        for schedule in client.read_deployment(deployment.id).schedules:  # like PAUSE
             client.update_deployment_schedule(deployment.id, schedule.id, active=False)
         assert "paused\n  next  none" in ackd("ackd schedule")
 
@@ -218,7 +218,7 @@ def test_a_night(student, tmp_path):
         assert 0 < json.loads(str(bars[0].data)) < 100
 
         began = time.monotonic()
-        # As the button of Prefect's pages does.
+        # Like the button in Prefect's pages.
         client.set_flow_run_state(first.id, Cancelling())
         wait_until(lambda: not stages_of(mark), "the end of the cancelled training")
         took = time.monotonic() - began
@@ -229,11 +229,11 @@ def test_a_night(student, tmp_path):
 
         assert "compress/nightly: 0 2 * * *" in ackd("ackd schedule")
         assert "last  " in ackd("ackd schedule")
-        # Set again, it is no longer paused, and that of every night alone.
+        # Setting the schedule again replaces it and ends the pause.
         assert ackd(SET).count(" 02:00") == 3
         assert len(client.read_deployment(deployment.id).schedules) == 1
 
-        # The next run goes on with the training, while another stage waits.
+        # The next run resumes the training, while another stage waits.
         (student / "slow").unlink()
         (student / "wait").touch()
         (student / "source.txt").write_text("2\n")
@@ -253,7 +253,7 @@ def test_a_night(student, tmp_path):
         assert reference.wait() == 0
         assert weights(student) == weights(tmp_path / "uninterrupted")
         wait_until(lambda: stages_of(mark), "the stage that waits")
-        # The end of the worker is the end of what it runs.
+        # When the worker ends, its runs end too.
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=LONGEST) == 128 + signal.SIGTERM
         wait_until(

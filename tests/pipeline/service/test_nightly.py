@@ -1,4 +1,4 @@
-"""A run in a clone, by the steps of prefect.yaml, whose results outlive the clone."""
+"""Run in a clone by the steps of prefect.yaml; its results outlive the clone."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ BRING = [f"dvc exp pull origin {NAME}", f"dvc exp apply {NAME}"]
 
 def dvc(*arguments: str) -> None:
     done = subprocess.run(warm_dvc(*arguments), check=False, capture_output=True, text=True)
-    # Of a stage that failed, nothing can be brought; the rest is.
+    # Fetch everything except the failed stage's outputs.
     missing = [line for line in done.stderr.splitlines() if line.startswith("last.txt")]
     assert done.returncode == 0 or (arguments[:2] == ("exp", "apply") and missing), done.stderr
 
 
 @pytest.fixture
 def committed(project, monkeypatch):
-    """The project as it is, in git, by whom a clone does not know from its own settings."""
+    """The project with everything committed, by an author whom clones must be told."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "tester")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@localhost")
@@ -51,9 +51,9 @@ def committed(project, monkeypatch):
 
 
 def run_in_clone(project: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> State[Any]:
-    """As a worker does: in an empty folder, which is gone afterwards."""
+    """Run like a worker: in an empty folder, which is deleted afterwards."""
     for name, value in worker_variables(project).items():
-        # Of a path git makes no shallow clone, as it does of every address.
+        # From a path, unlike from a URL, git makes no shallow clone.
         address = f"file://{value}" if name == "ACKD_REPOSITORY" and "://" not in value else value
         monkeypatch.setenv(name, address)
     place.mkdir()

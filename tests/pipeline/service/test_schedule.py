@@ -1,4 +1,4 @@
-"""Schedules before any server is asked."""
+"""Schedules without a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def planned(project):
 
 
 @pytest.mark.parametrize("command", [["worker"], ["schedule"], ["schedule", "0 2 * * *"]])
-def test_without_a_server_it_says_how_to_start_one(planned, command):
+def test_a_missing_server_is_reported_with_a_remedy(planned, command):
     url = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: url}):
         code, _, error = invoke(*command)
@@ -42,7 +42,7 @@ def test_without_a_server_it_says_how_to_start_one(planned, command):
     assert "start one with `ackd server`" in error
 
 
-def test_one_thing_at_a_time(planned):
+def test_conflicting_options_are_refused(planned):
     for arguments in (["0 2 * * *", "--remove"], ["--timezone", "UTC"]):
         code, _, error = invoke("schedule", *arguments)
         assert code == 1

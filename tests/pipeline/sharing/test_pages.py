@@ -1,4 +1,4 @@
-"""What docs/how-to-share.md and docs/how-to-release.md have one type does what they say."""
+"""The commands in docs/how-to-share.md and docs/how-to-release.md do what the pages say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = [line for line in inline(SHARE) if line.startswith("dvc remote ")]
 
 
 def share(project: Path, *settings: str) -> Path:
-    """Set up a remote by these commands, and pull its data in another clone, which is returned."""
+    """Set up a remote with these commands, pull its data in another clone, and return the clone."""
     folder, proof = blocks(SHARE, "1.")
     for line in (*settings, *folder.splitlines()[1:]):
         type_in(project, line)
@@ -78,7 +78,7 @@ def test_share_through_s3(project, monkeypatch):
 
 
 def test_how_to_release(project):
-    # The chain's own parameters, and a package stage that has a bundle for each version.
+    # Use the real parameters, and a package stage with a bundle for each version.
     shutil.copy(ROOT / "params.yaml", project)
     for version in ("1.0.0", "1.1.0"):
         made = pack(make_bundle(project.parent / version, version))

@@ -1,4 +1,4 @@
-"""Releases through DVC's registry, and bundles that are fetched by name."""
+"""Release bundles with DVC's registry, and fetch them by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["project"]
 
 @pytest.fixture
 def store(project):
-    """The folder of the default remote, which is committed."""
+    """The folder of the default remote, which is configured in git."""
     folder = project.parent / "store"
     (project / ".dvc/config").write_text(
         f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {folder}\n"
@@ -27,13 +27,13 @@ def store(project):
 
 
 def tags(project: Path) -> list[str]:
-    """Of the git remote."""
+    """Return the tags of the git remote."""
     listed = git(project, "ls-remote", "--tags", "--refs", "origin").splitlines()
     return [line.partition("refs/tags/")[2] for line in listed]
 
 
 def refusal(*arguments: str) -> str:
-    """Why a command ends with status 1, in one sentence."""
+    """Return the one-sentence error of a command that exits with status 1."""
     code, output, error = invoke(*arguments)
     assert (code, output) == (1, "")
     assert len(error.splitlines()) == 1
@@ -41,7 +41,7 @@ def refusal(*arguments: str) -> str:
 
 
 def next_bundle(project: Path, version: str, name: str = "student") -> None:
-    """Results with another bundle, committed."""
+    """Commit results with another bundle."""
     bundle = seal(make_bundle(project.parent / version), version, None, name=name)
     shutil.copy(pack(bundle), project / "made.tar.gz")
     dvc(project, "repro", "--quiet")
@@ -60,7 +60,7 @@ def test_a_release_is_fetched_by_name(project, store, monkeypatch):
     assert tags(project) == ["student#prod#1", "student@v1.0.0"]
     assert git(project, "for-each-ref", "refs/heads", "refs/remotes") == branches
     first = git(project, "rev-parse", "HEAD").strip()[:7]
-    # Once more it changes nothing, and of another commit it is refused.
+    # Releasing again changes nothing; from another commit it is refused.
     assert "already there" in invoke("release", "student", "v1.0.0", "--stage", "prod")[1]
     next_bundle(project, "1.1.0")
     assert refusal("release", "student", "1.0.0").startswith(
@@ -83,7 +83,7 @@ def test_a_release_is_fetched_by_name(project, store, monkeypatch):
     moved = invoke("release", "student", "1.1.0", "--stage", "prod")[1]
     assert moved.endswith("tags    student#prod#2\n")
 
-    # A whole bundle, but another one: on the remote, then by a tag that was moved.
+    # A valid but different bundle: on the remote, then by a moved tag.
     content = (project / "made.tar.gz").read_bytes()
     (stored,) = (p for p in store.rglob("*") if p.is_file() and p.read_bytes() == content)
     stored.chmod(0o644)
@@ -105,7 +105,7 @@ def test_a_release_is_fetched_by_name(project, store, monkeypatch):
     assert not list(project.glob("student-*"))
 
 
-def test_what_cannot_be_fetched_leaves_nothing(project, store, monkeypatch):
+def test_a_failed_fetch_leaves_nothing(project, store, monkeypatch):
     assert invoke("release", "student", "1.0.0")[0] == 0
     origin = str(project.parent / "origin.git")
     empty = project.parent / "empty"
@@ -128,7 +128,7 @@ def test_what_cannot_be_fetched_leaves_nothing(project, store, monkeypatch):
     assert list(empty.iterdir()) == []
 
 
-def test_a_release_whose_file_cannot_be_known(project):
+def test_a_release_without_dvc_lock_is_refused(project):
     git(project, "rm", "--quiet", "--cached", "dvc.lock")
     git(project, "commit", "--quiet", "-m", "No lock")
     git(project, "tag", "-a", "student@v1.0.0", "-m", "by hand")
@@ -137,7 +137,7 @@ def test_a_release_whose_file_cannot_be_known(project):
     )
 
 
-def test_what_is_not_to_be_released_is_refused(project, store):
+def test_unreliable_results_are_not_released(project, store):
     release = ["release", "student", "1.0.0"]
     assert refusal("release", "other", "1.0.0").startswith(
         "other: not among the artifacts of dvc.yaml (student); add it with"
@@ -169,7 +169,7 @@ def test_what_is_not_to_be_released_is_refused(project, store):
     assert tags(project) == []
 
 
-def test_a_remote_that_is_this_machines_alone_and_a_bundle_of_another_name(project):
+def test_a_local_default_remote_and_another_bundle_are_refused(project):
     release = ["release", "student", "1.0.0"]
     (project / ".dvc/config.local").write_text(
         "[core]\n    remote = mine\n['remote \"mine\"']\n    url = ../../mine\n"
@@ -179,7 +179,7 @@ def test_a_remote_that_is_this_machines_alone_and_a_bundle_of_another_name(proje
     assert "is teacher 1.0.0, expected student 1.0.0" in refusal(*release)
 
 
-def test_a_bundle_that_is_nowhere_is_refused(project, store):
+def test_a_missing_bundle_is_refused(project, store):
     shutil.rmtree(project / ".dvc/cache")
     assert refusal("release", "student", "1.0.0").startswith(
         "artifacts/bundle.tar.gz: neither in DVC's cache nor on the remote storage; run `ackd run`"
@@ -191,7 +191,7 @@ def test_a_bundle_that_is_nowhere_is_refused(project, store):
     assert git(project, "tag") == ""
 
 
-def test_a_release_that_was_not_sent_is_completed(project, store):
+def test_an_interrupted_release_is_completed(project, store):
     release = ["release", "student", "1.0.0", "--stage", "prod"]
     store.write_text("no folder")
     assert refusal(*release).startswith("dvc push: ")
@@ -202,7 +202,7 @@ def test_a_release_that_was_not_sent_is_completed(project, store):
     assert refusal(*release).startswith("git push: ")
     assert git(project, "tag") == ""
     hook.unlink()
-    # As a kill before the tags were sent leaves it.
+    # The state after a kill before pushing tags.
     git(project, "tag", "-a", "student@v1.0.0", "-m", "left over")
     assert invoke(*release)[0] == 0
     assert tags(project) == ["student#prod#1", "student@v1.0.0"]

@@ -1,4 +1,4 @@
-"""A small project for sweeps: a teacher and a student of shell lines, which write down each run."""
+"""A small project for sweeps, whose shell commands for teacher and student log each run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ COMMANDS = [line[4:] for line in PAGE.read_text().splitlines() if line.startswit
 
 
 def documented(command: str, **instead: str) -> list[str]:
-    """A command of the page, with words of it replaced by the test's own: what to run."""
+    """Return a command of the page with some of its words replaced."""
     assert command in COMMANDS
     program, *arguments = [
         own
@@ -76,7 +76,7 @@ def documented(command: str, **instead: str) -> list[str]:
 
 
 def make_project(root: Path) -> Path:
-    """A repository with one commit in ``root/project``; runs are written to ``root/runs.log``."""
+    """Create a repository with one commit in ``root/project`` that logs runs to ``root/runs.log``."""
     shutil.copytree(once("sweep", _write_project), root / "project", symlinks=True)
     return root / "project"
 
@@ -104,7 +104,7 @@ def write_sweep(project: Path, text: str) -> Path:
 
 
 def runs(project: Path) -> Counter[str]:
-    """How often each result was made."""
+    """Return how often each result was computed."""
     log = project.parent / LOG
     return Counter(log.read_text().splitlines() if log.exists() else [])
 
@@ -119,7 +119,7 @@ def environment(project: Path, **more: str) -> dict[str, str]:
 
 
 def results(project: Path) -> dict[str, str]:
-    """The sum of each experiment's student, by the experiment's name."""
+    """Return the checksum of each experiment's student by experiment."""
     found = {}
     for item in list_refs(project):
         lock = YAML(typ="safe").load(git(project, "show", f"{item.revision}:dvc.lock"))
@@ -128,6 +128,6 @@ def results(project: Path) -> dict[str, str]:
 
 
 def cached(project: Path, md5: str) -> bool:
-    """Whether the data with this sum are in the project's cache, and whole."""
+    """Return whether intact data with this checksum are in the project's cache."""
     path = project / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     return path.exists() and hashlib.md5(path.read_bytes()).hexdigest() == md5

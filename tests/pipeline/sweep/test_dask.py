@@ -1,4 +1,4 @@
-"""A sweep on two Dask workers, real processes with a clone each, of which one is killed."""
+"""Sweep on two Dask workers, real processes with a clone each, and kill one of them."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def succeeded(process: subprocess.Popen[str]) -> str:
     return output
 
 
-@pytest.mark.timeout(3000)  # on a machine that other work keeps busy
-def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(cluster, tmp_path):
+@pytest.mark.timeout(3000)  # on a busy machine
+def test_each_experiment_runs_once_even_if_a_worker_dies(cluster, tmp_path):
     project, address, (first, _) = cluster
     write_sweep(project, SWEEP.format("t", 3))
     process = sweep(project, address)
-    # Half-way, in the middle of an experiment of the worker that will be killed.
+    # Halfway through an experiment of the worker to kill.
     wait_until(
         lambda: (
             process.poll() is not None
@@ -134,7 +134,7 @@ def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(clu
     assert len(found) == 3
     assert all(cached(project, md5) for md5 in found.values()), "the data were pulled"
 
-    # A clone elsewhere finds what is done.
+    # A clone elsewhere finds the finished experiments.
     other = tmp_path / "other"
     origin = str(project.parent / "origin.git")
     git(Path(), "clone", "--quiet", "--branch", "main", origin, str(other))
@@ -146,7 +146,7 @@ def test_a_cluster_runs_each_experiment_once_whatever_becomes_of_its_workers(clu
     assert results(other) == found
     assert all(cached(other, md5) for md5 in found.values())
 
-    # The commit's own teacher is shared, as from a processor that gives other last bits.
+    # The committed teacher is shared, as if another processor had rounded differently.
     (project / "source.txt").write_text("other images\n")
     commit(project)
     for command in (["repro", "--quiet", "distill"], ["push", "--quiet"]):

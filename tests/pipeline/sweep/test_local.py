@@ -1,4 +1,4 @@
-"""Sweeps on this machine, by the command and with real DVC experiments."""
+"""Run sweeps on this machine, with real DVC experiments."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def sweep(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, ["sweep", "sweep.yaml", *arguments])
 
 
-def test_a_sweep_runs_skips_goes_on_and_lists_failures(project, monkeypatch):
+def test_a_sweep_runs_skips_resumes_and_lists_failures(project, monkeypatch):
     monkeypatch.setenv("ACKD_GPUS", "4,7")
     write_sweep(project, SWEEP)
-    first = sweep()  # as many at once as there are GPUs
+    first = sweep()  # one at a time per GPU
     assert first.exit_code == 1
     assert "failed: t.hot.seed0: too hot (.dvc/tmp/sweeps/t/t.hot.seed0.log)" in first.output
     assert "error: 1 of 3 experiments failed; the same command runs them again" in first.output
@@ -73,7 +73,7 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(project, monkeypatch):
     assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
     assert not (project / ".dvc/tmp/sweeps/t/clones").exists()
 
-    # What failed runs again, and nothing else.
+    # Only failed experiments run again.
     write_sweep(project, SWEEP.replace("13", "12"))
     second = sweep("--jobs", "1")
     assert second.exit_code == 0, second.output
@@ -89,7 +89,7 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(project, monkeypatch):
     assert "t.cold.seed0" in subprocess.run(listed, capture_output=True, text=True).stdout
     assert sweep().output == "3 experiments; `dvc exp show` lists them\n"
 
-    # A name that is taken by other settings is refused before anything runs.
+    # A name taken by other settings is refused before anything runs.
     write_sweep(project, SWEEP.replace("13", "11"))
     refused = sweep()
     assert refused.exit_code == 1
@@ -100,8 +100,8 @@ def test_a_sweep_runs_skips_goes_on_and_lists_failures(project, monkeypatch):
     assert runs(project).total() == 4
 
 
-def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(project, monkeypatch):
-    # As in a fresh clone: dvc.lock names a teacher that nobody has, of another processor.
+def test_an_interrupt_stops_all_and_the_same_command_resumes(project, monkeypatch):
+    # Like in a fresh clone: dvc.lock names a lost teacher, from another processor.
     subprocess.run(warm_dvc("repro", "--quiet", "distill"), env=environment(project), check=True)
     commit(project)
     lock = (project / "dvc.lock").read_bytes()
@@ -122,7 +122,7 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(proj
     wait_for(project.parent / f"{LOG}.started")
     wait_until(lambda: any("sleep" in command for command in left(mark)), "a training")
 
-    # The name is taken while it runs.
+    # The name is locked while it runs.
     second = sweep()
     assert second.exit_code == 1
     assert "the sweep t is already running in this project" in second.output
@@ -139,7 +139,7 @@ def test_an_interrupt_stops_all_within_seconds_and_the_same_command_goes_on(proj
     assert results(project) == {}
     assert git(Path(), "status", "--porcelain", "--untracked-files=no") == ""
 
-    # The teacher is not trained again, neither after the interrupt nor for the second student.
+    # The teacher is not trained again after the interrupt or for the second student.
     assert runs(project) == Counter(["teacher"])
     done = sweep()
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""What a sweep's file asks for, and what of it is refused before anything runs."""
+"""Plans of sweeps, and files that are refused before anything runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_variants_grids_and_seeds_make_experiments(project):
     assert names == [f"t.{name}.seed{seed}" for name in variants for seed in (3, 5)]
     hot = plan.experiments[-1].params["distill"]
     assert (hot["method"], hot["epochs"], hot["temperature"], hot["seed"]) == ("kd", 2, 8.5, 5)
-    # The text is what `ackd use` would have written: comments and all else stay.
+    # The text equals the result of `ackd use`, including comments.
     before = (project / "params.yaml").read_text().splitlines()
     changed = [x for x in plan.experiments[-1].text.splitlines() if x not in before]
     assert {line.split("#")[0].strip() for line in changed} == {
@@ -51,12 +51,12 @@ def test_variants_grids_and_seeds_make_experiments(project):
 
 
 def own_chain(project: Path) -> None:
-    """Give the project the chain of this one."""
+    """Copy this repository's chain to the project."""
     (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     commit(project)
 
 
-def test_who_shares_a_teacher_or_its_logits_waits_for_the_other(project):
+def test_experiments_that_share_a_teacher_or_logits_wait(project):
     own_chain(project)
     plan = planned(
         project,
@@ -70,7 +70,7 @@ def test_who_shares_a_teacher_or_its_logits_waits_for_the_other(project):
         for item in plan.experiments
     }
     teacher = {"prepare_data", "train_teacher", "train_proxy"}
-    # Of other methods nothing counts, and a student that reads no logits waits for none.
+    # Options of other methods do not count, and students that read no logits do not wait.
     assert shared == {
         "kd": {*teacher, "logits", "distill"},
         "ackd": {*teacher, "logits"},
@@ -121,7 +121,7 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ),
     ],
 )
-def test_what_cannot_be_is_one_sentence(project, text, sentence):
+def test_an_impossible_sweep_is_one_sentence(project, text, sentence):
     (project / "own.pt").touch()
     (project / ".gitignore").write_text("/*.pt\n/sweep.yaml\n")
     commit(project)
@@ -131,7 +131,7 @@ def test_what_cannot_be_is_one_sentence(project, text, sentence):
     assert results(project) == {}
 
 
-def test_an_unknown_last_stage_and_what_git_lacks_are_refused(project, monkeypatch):
+def test_an_unknown_last_stage_and_uncommitted_files_are_refused(project, monkeypatch):
     with pytest.raises(InputError, match="until: distil is no stage of dvc.yaml; use one of"):
         load_plan(write_sweep(project, "name: t\nuntil: distil\nvariants: {a: }"))
     shallow = project.parent / "shallow"
@@ -146,7 +146,7 @@ def test_an_unknown_last_stage_and_what_git_lacks_are_refused(project, monkeypat
 
 
 def exist(project: Path, plan: Plan) -> None:
-    """Commit the plan's first experiment as DVC would."""
+    """Commit the plan's first experiment like DVC."""
     item = plan.experiments[0]
     head = git(Path(), "rev-parse", "HEAD")
     (project / "params.yaml").write_text(item.text)
