@@ -76,7 +76,7 @@ def documented(command: str, **instead: str) -> list[str]:
 
 
 def make_project(root: Path) -> Path:
-    """Create a repository with one commit in ``root/project`` that logs runs to ``root/runs.log``."""
+    """Create ``root/project`` with one commit; runs are logged in ``root/runs.log``."""
     shutil.copytree(once("sweep", _write_project), root / "project", symlinks=True)
     return root / "project"
 
