@@ -1,1 +1,1 @@
-"""The stages of dvc.yaml, and the tools that they share."""
+"""The stages of ``dvc.yaml`` and their shared tools."""

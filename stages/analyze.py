@@ -1,11 +1,10 @@
-"""How alike teacher, proxy, student and auxiliary learners are, where they look and where they err.
+"""Stage ``analyze``: compare teacher, proxy, student and auxiliary learners.
 
 Linear CKA of the pooled embeddings and KL divergence of the predictions between teacher, proxy and
-student are the paper's Table 1 (ACKD, section 3.1); it names neither layer nor temperature, so the
-usual ones are taken: the embedding before the classifier, and temperature 1. Grad-CAM panels are
-its Figure 3. The rest shows whether the parts of the method have an effect: the learners'
-agreement, their attention by class, calibration, and every class by itself, also against another
-run.
+student follow Table 1 of the ACKD paper (section 3.1). It names neither layer nor temperature, so
+the usual ones are used: the embedding before the classifier, and temperature 1. Grad-CAM panels
+follow its Figure 3. The rest shows whether the parts of the method have an effect: the learners'
+agreement, attention by class, calibration, and accuracy by class, also against another run.
 """
 
 from __future__ import annotations
@@ -121,8 +120,8 @@ def main(params: Params) -> None:
 
 
 def _observe(networks: dict[str, Backbone], test: Images, normalize: Normalize) -> Seen:
-    """Logits and embeddings of all of ``test``."""
-    # The proxy may be a copy of the teacher's file; it need not run twice.
+    """Collect logits and embeddings of the networks on ``test``."""
+    # If the proxy is a copy of the teacher, it need not run again.
     copied = sha256(NETWORKS["proxy"]) == sha256(NETWORKS["teacher"])
 
     def look(images: Tensor) -> Observation:
@@ -137,19 +136,19 @@ def _observe(networks: dict[str, Backbone], test: Images, normalize: Normalize) 
 
 
 def load_method(settings: Distill, data: DataSet, teacher: Backbone) -> Distiller:
-    """All that the stage ``distill`` trained, attention included, in eval mode."""
+    """Load everything that the stage ``distill`` trained, in eval mode."""
     state, header = load_state(DISTILLED)
     labels = torch.from_numpy(data.labels("train"))
     setting = Setting(teacher, data.image_size, labels, settings.batch_size, settings.epochs)
     student = models.build(header["network"], header["num_classes"])
     method = distillers.build(settings.method, student, setting, settings.options())
     load_strictly(method, state, DISTILLED)
-    method.begin_epoch(settings.epochs - 1)  # the last one, when all that sets in later is there
+    method.begin_epoch(settings.epochs - 1)  # the last epoch, after all warm-ups
     return method.eval()
 
 
 def one_per_class(labels: npt.NDArray[np.int64], count: int) -> list[int]:
-    """Indices of ``count`` images: the first of each class in turn, then the second of each."""
+    """Return indices of ``count`` images: the first of each class, then the second, and so on."""
     rank = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         of_class = labels == label
@@ -159,7 +158,7 @@ def one_per_class(labels: npt.NDArray[np.int64], count: int) -> list[int]:
 
 
 def _looks(teacher: Backbone, group: LearnerGroup, images: Tensor) -> dict[str, Features]:
-    """Features of the networks that have maps to look at: those whose stages are known."""
+    """Compute the features of all networks that have feature maps."""
     target, learners = group(images)
     by_name = {"teacher": teacher.features(images), "target": target}
     by_name |= dict(zip(group.names, learners, strict=True))

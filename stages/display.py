@@ -1,4 +1,4 @@
-"""What a person sees of a training: live on a terminal, one line an epoch in a log."""
+"""Show the progress of a training: live on a terminal, one line per epoch in a log."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _TERMINAL_SECONDS, _LOG_SECONDS = 0.5, 60.0
 
 
 class Display:
-    """Progress of ``epochs`` with so many ``steps`` and ``images`` each; a context manager.
+    """Shows progress over ``epochs`` of ``steps`` and ``images`` each; a context manager.
 
-    ``what`` is the name that it is shown under, and None shows nothing; ``done`` are the steps that
-    an earlier, interrupted run has made.
+    ``what`` names the training; None shows nothing. ``done`` are the steps of an earlier,
+    interrupted run.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Display:
         self.bar.stop()
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
-        """One batch more is done; ``losses`` are its own."""
+        """Count a batch, and show its ``losses`` if the last update was long enough ago."""
         self.done += 1
         self.steps_of_epoch += 1
         self.bar.advance(self.task)
@@ -61,7 +61,7 @@ class Display:
         self._show(f"{terms}  {pace}", "" if self.live else f", step {step} of {self.steps}")
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch is done; ``row`` is its line of the history."""
+        """Show the end of an epoch; ``row`` is its line of the history."""
         if self.what is not None:
             prefix = "loss/"
             losses = {n.removeprefix(prefix): v for n, v in row.items() if n.startswith(prefix)}

@@ -22,7 +22,7 @@ def main(params: Params) -> None:
     session = start_session("distill", params)
     data, engine = session.data, session.engine
     teacher = load_network(PROXY).to(engine.device)
-    # The student is drawn first, so that with one seed every method starts from the same weights.
+    # Draw the student first, so that with the same seed all methods start from the same weights.
     start = session.start("student", settings.network, settings)
     student = start.network
     method = settings.method

@@ -1,4 +1,4 @@
-"""How every stage starts and fails: ``python -m stages.<name>``."""
+"""Start a stage, ``python -m stages.<name>``, and report its failure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from models.errors import InputError, show_what_it_can
 from stages.params import Params, load_params
 
-#: Process number of the launcher, in the environment of its workers.
+#: Environment variable with the launcher's process id, set for its workers.
 LAUNCHER = "ACKD_LAUNCHER"
 
 
 def run_stage(stage: Callable[[Params], None]) -> None:
-    """Validate all of ``params.yaml``, run the stage, and turn a user's mistake into one sentence.
+    """Validate ``params.yaml``, run the stage, and report a user's mistake in one sentence.
 
-    Exits with status 1 after an :class:`InputError`, a full disk or a worker process that was
-    killed; anything else is a defect of this program and keeps its traceback. SIGINT ends with
-    status 130. Where dvc or a launcher of several processes has started it, it ends with that one.
+    Exits with status 1 after an :class:`InputError`, a full disk or a killed worker process; any
+    other error is a bug and keeps its traceback. SIGINT exits with status 130. If dvc or a launcher
+    started the stage, it also ends when that process does.
     """
     show_what_it_can()
     if {"DVC_STAGE", "RANK"} & os.environ.keys():
@@ -36,11 +36,11 @@ def run_stage(stage: Callable[[Params], None]) -> None:
             raise
         where = f" while writing {error.filename}" if error.filename else ""
         sys.exit(
-            f"error: no space left on the disk{where}; free some and run again,"
-            " nothing was half-written"
+            f"error: no space left on the disk{where}; free some and run again;"
+            " no file was left incomplete"
         )
     except RuntimeError as error:
-        # torch raises it from a signal handler, wherever the program happens to be.
+        # torch raises this from a signal handler, anywhere in the program.
         if not str(error).startswith("DataLoader worker"):
             raise
         sys.exit(
@@ -48,15 +48,15 @@ def run_stage(stage: Callable[[Params], None]) -> None:
             " to read images without workers, and run again"
         )
     except KeyboardInterrupt:
-        # A second one would end in a traceback of whatever cleans up at the exit.
+        # A second SIGINT would cause a traceback from the cleanup at exit.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
 def _end_with_the_parent() -> None:
-    """Whoever starts what was killed again, even by ``kill -9``, must not train beside it."""
-    # A launcher that is gone by now would not be the parent that its worker asks for.
+    """End with the parent, even after ``kill -9``, so that a new run never trains beside this."""
+    # If the launcher has died already, this process has another parent and ends at once.
     parent = int(os.environ.get(LAUNCHER, os.getppid()))
 
     def watch() -> None:

@@ -1,6 +1,6 @@
-"""Convert, verify and time the student for a second mobile runtime, LiteRT. Off by default.
+"""Stage ``export_litert``: convert, verify and time the student for LiteRT.
 
-If ``litert.enabled`` is false, the stage only notes that in its report.
+Off by default: if ``litert.enabled`` is false, the report only says so.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def main(params: Params) -> None:
     """Write ``artifacts/litert`` and ``reports/litert.json``.
 
     Raises:
-        InputError: LiteRT is not installed; or, after the report is written, the fp32 file could
-            not be converted or run, or differs from torch. A failing int8 file is only marked.
+        InputError: LiteRT is not installed, or fp32 could not be converted or run, or differs from
+            torch (raised after the report is written). If int8 fails, it is only marked.
     """
     if not params.litert.enabled:
         with new_folder(LITERT_FOLDER):
             write_json(REPORT, {"enabled": False, "versions": None, "results": []})
         return
-    # Not at the top: without LiteRT the stage must not wait for torch.
+    # Imported late, because without LiteRT the stage should not wait for torch.
     from stages.litert.export import export
     from stages.runtimes.litert_runtime import check_installed, versions
 
@@ -40,8 +40,8 @@ def main(params: Params) -> None:
     for row in results:
         if row["status"] == "failed" and row["precision"] == "fp32":
             raise InputError(
-                f"{REPORT}: fp32 failed: {row['reason']}; litert.enabled: false in params.yaml goes"
-                " on without LiteRT"
+                f"{REPORT}: fp32 failed: {row['reason']}; to continue without LiteRT, set"
+                " litert.enabled: false in params.yaml"
             )
         if row["status"] == "failed":
             print(f"export_litert: {row['precision']} failed: {row['reason']}", flush=True)

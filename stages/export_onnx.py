@@ -1,7 +1,7 @@
-"""Export the student to ONNX: dynamic and static models per precision, and the golden batch.
+"""Stage ``export_onnx``: write dynamic and static models per precision, and the golden batch.
 
-Two exports of one student are byte-identical, and no file has a trace of the machine. A precision
-that fails is left out with its reason; only fp32, the source of the others, fails the stage.
+Exports of the same student are byte-identical and have no trace of the machine. A precision that
+fails is left out with its reason; only fp32, the source of the others, fails the stage.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from stages.sections.export import Export
 
 STUDENT = Path("artifacts/student/model.safetensors")
 
-#: The newest for onnxruntime 1.19, the last for Python 3.8.
+#: The newest that onnxruntime 1.19 reads, the last version for Python 3.8.
 MAX_IR_VERSION = 10
-_REASON = 300  # characters kept of a library's message
+_REASON = 300  # maximum characters of a library's message
 
 
 def main(params: Params) -> None:
@@ -48,8 +48,8 @@ def main(params: Params) -> None:
     network = load_network(STUDENT)
     if network.num_classes != len(data.classes):
         raise InputError(
-            f"{STUDENT}: gives {network.num_classes} logits where {data.folder} has"
-            f" {len(data.classes)} classes; run `dvc repro` to train the student on these data"
+            f"{STUDENT}: the student has {network.num_classes} classes, but {data.folder} has"
+            f" {len(data.classes)}; run `dvc repro` to train the student on these data"
         )
     facts = {
         "network": network.name,
@@ -66,7 +66,7 @@ def main(params: Params) -> None:
             ("calibration", export.calibration_images, len(models.calibration)),
         ):
             if images < wanted:
-                print(f"export.{kind}_images is {wanted}: uses all {images} images there are")
+                print(f"export.{kind}_images is {wanted}: using all {images} available images")
         (folder / "labels.json").write_text(
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -96,7 +96,7 @@ def main(params: Params) -> None:
 
 
 def _write_golden(path: Path, network: Backbone, data: DataSet, count: int) -> dict[str, Any]:
-    """The first ``count`` test images or all, torch's float32 logits, and the labels."""
+    """Write at most ``count`` test images, torch's float32 logits and the labels."""
     test = data.split("test")
     images = np.ascontiguousarray(test.images[:count])
     logits = run_torch(DeployedNetwork(network, data.mean, data.std).eval(), Job(images, count))
@@ -107,13 +107,13 @@ def _write_golden(path: Path, network: Backbone, data: DataSet, count: int) -> d
 def _write_models(
     folder: Path, models: _Models, precisions: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The files by precision and shape, and the reasons of failed precisions."""
+    """Write the models; return files by precision and shape, and reasons of failed precisions."""
     files: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for precision in track(precisions, "export"):
         try:
             contents = models.serialized(precision)
-        except Exception as error:  # onnxruntime's and torch's share no other base class
+        except Exception as error:  # onnxruntime's and torch's share no narrower base class
             if precision == "fp32":
                 raise
             message = shorten(str(error), _REASON, placeholder=" ...")
@@ -139,13 +139,13 @@ class _Models:
         self.data, self.export, self.facts = data, export, facts
         self.calibration = data.calibration_images(export.calibration_images)
         self.chosen: dict[str, Trial] = {}
-        # By shape and method, as both precisions and all tries share them.
+        # Cached by shape and method, because both precisions and all trials share them.
         self._ranges = cache(
             lambda shape, method: calibrate(self.float32[shape], self.calibration, method)
         )
 
     def serialized(self, precision: str) -> dict[str, bytes]:
-        """The contents of the files by shape, with ``facts`` as metadata."""
+        """Return the contents of the files by shape, with ``facts`` as metadata."""
         facts = {**self.facts, "precision": precision}
         if precision == "fp32":
             models = self.float32
@@ -167,13 +167,13 @@ class _Models:
     def _in_floats(self, dtype: torch.dtype) -> dict[str, onnx.ModelProto]:
         models = {}
         for shape in SHAPES:
-            # load_network again: the wrapper changes the network's dtype in place.
+            # Load again, because the wrapper changes the network's dtype in place.
             deployed = DeployedNetwork(load_network(STUDENT), self.data.mean, self.data.std, dtype)
             models[shape] = export_network(deployed, self.data.image_size, self.export.opset, shape)
         return models
 
     def _choose(self, precision: str) -> tuple[str, tuple[str, ...]]:
-        """How to quantize to ``precision``: the ranges, and what stays in float."""
+        """Choose the ranges for ``precision``, and what stays in float."""
         if self._search is None:
             return self.export.calibration_method, ()
         tried = self._search.run(precision, self.export.calibration_method)
@@ -194,7 +194,7 @@ class _Models:
 def export_network(network: nn.Module, image_size: int, opset: int, shape: str) -> onnx.ModelProto:
     """Export a module for uint8 ``[B, H, W, 3]``: ``dynamic``, or ``static`` with B = 1."""
     dynamic = shape == "dynamic"
-    # A batch of 1 would become a constant.
+    # The exporter would make a batch of 1 constant.
     example = torch.zeros(2 if dynamic else 1, image_size, image_size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         network.eval(),
@@ -214,10 +214,10 @@ def export_network(network: nn.Module, image_size: int, opset: int, shape: str) 
 
 
 def _mean(value: Any, dim: Any, keepdim: bool = False, dtype: int = -1) -> Any:
-    """``aten.mean.dim``, as GlobalAveragePool for feature maps ``[B, C, H, W]``.
+    """Translate ``aten.mean.dim`` to GlobalAveragePool for feature maps ``[B, C, H, W]``.
 
-    onnxruntime has kernels of that for int8 and for the layout of its convolutions, but not of
-    ReduceMean, which torch's exporter writes.
+    For it, onnxruntime has kernels in int8 and in the layout of its convolutions; for ReduceMean,
+    which torch's exporter writes, it has none.
     """
     if dtype == -1 and len(value.shape) == 4 and sorted(d % 4 for d in dim or ()) == [2, 3]:
         pooled = opset18.GlobalAveragePool(value)
@@ -226,7 +226,7 @@ def _mean(value: Any, dim: Any, keepdim: bool = False, dtype: int = -1) -> Any:
 
 
 def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> bytes:
-    """The checked contents of a file, with ``facts`` as metadata and without build paths."""
+    """Check and serialize a model, with ``facts`` as metadata and without build paths."""
     strip_metadata(model)
     onnx.helper.set_model_props(model, dict(facts))
     used = {node.domain for node in model.graph.node}
@@ -236,18 +236,18 @@ def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> byte
     honoured = {entry.domain: entry.version for entry in opsets}
     # The exporter may silently write another opset.
     if honoured != {"": opset}:
-        raise AssertionError(f"opset {opset} was asked for, {honoured} was written")
+        raise AssertionError(f"opset {opset} was requested, but {honoured} was written")
     if model.ir_version > MAX_IR_VERSION:
         raise AssertionError(f"IR version {model.ir_version} is too new for older runtimes")
     onnx.checker.check_model(model, full_check=True)
-    # The checker alone misses a mix of float16 and float32.
+    # The checker alone misses mixed float16 and float32.
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
 def strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove the exporter's notes, as their stack traces have this machine's paths."""
+    """Remove the exporter's notes, whose stack traces contain this machine's paths."""
     graph = model.graph
     values = [*graph.input, *graph.output, *graph.value_info]
     for part in [model, graph, *graph.node, *values, *graph.initializer]:

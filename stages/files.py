@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and the sums that prove them unchanged."""
+"""Atomic files and folders, and their checksums."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 from models.errors import InputError
 
-#: Of an absolute path or one in a home folder, but not of a URL.
+#: The folders of an absolute path or one in a home folder, but not of a URL.
 _FOLDERS = re.compile(r"^([^/~]*:)?(~[^/]*)?/(?!/)(.*/)?(?=[^/])")
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to; renamed to ``path`` at the end, removed on an error."""
+    """Yield a path to write to, which is renamed to ``path`` at the end, or removed on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -48,13 +48,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Indented, with the keys in the order given, so that equal contents give equal bytes."""
+    """Write indented JSON with keys in the given order; equal contents give equal bytes."""
     with new_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object written by a stage.
+    """Read a JSON object that a stage wrote.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows with the same keys; floats with six significant digits."""
+    """Write rows with the same keys; floats get six significant digits."""
     rows = list(rows)
     with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
@@ -83,7 +83,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file.
+    """Read the rows of a CSV file.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -94,21 +94,21 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file; run `dvc repro` to make it") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as CSV ({error}); expected it as written") from None
+        raise InputError(f"{path}: not readable as CSV ({error}); restore the file") from None
 
 
 def without_folders(text: str) -> str:
-    """A path, or a source with one, as a report shows it to others: ``hf:.../flowers``."""
+    """Shorten a path, or a source with a path, for reports: ``hf:.../flowers``."""
     return _FOLDERS.sub(r"\1.../", text)
 
 
 def json_sha256(content: Mapping[str, Any]) -> str:
-    """Hex digest of a JSON-able mapping, whatever the order of its keys."""
+    """Return the hex digest of a JSON-serializable mapping, whatever the order of its keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hex digest of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

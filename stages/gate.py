@@ -1,4 +1,4 @@
-"""Stage ``gate``: check the goals of ``params.yaml: gate``; a missed goal stops the bundle."""
+"""Stage ``gate``: check the goals of ``params.yaml: gate``; a missed goal prevents the bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.sections.result import Gate
 SUMMARY = Path("reports/summary.json")
 GATE = Path("reports/gate.json")
 
-# Drops are differences with rounding errors: 0.98 - 0.96 must meet a goal of 0.02.
+# Tolerance for rounding in differences: 0.98 - 0.96 must meet a goal of 0.02.
 _ROUNDING = 1e-9
 
 
@@ -23,7 +23,7 @@ def main(params: Params) -> None:
     """Write ``reports/gate.json``.
 
     Raises:
-        InputError: goals are missed; names them all, after the file is written.
+        InputError: goals are missed; names all, after the file is written.
     """
     goals = list(judge(params.gate, read_json(SUMMARY)))
     missed = [_sentence(**goal) for goal in goals if not goal["met"]]
@@ -37,11 +37,11 @@ def main(params: Params) -> None:
 
 
 def judge(gate: Gate, summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every goal that is set, met or not. Exports that failed validation do not count.
+    """Judge each goal that is set. Exports that failed validation do not count.
 
     Yields:
-        The key of ``params.yaml: gate`` as ``goal``, the network or precision that it is ``of``,
-        ``wanted``, ``measured`` and ``met``; without a measurement a goal is missed.
+        The key of ``params.yaml: gate`` as ``goal``, the network or precision it is ``of``,
+        ``wanted``, ``measured`` and ``met``; a goal without measurement is missed.
     """
     student, drop = summary["student"], summary["drop_from_teacher"]
     passed = {n: export for n, export in summary["exports"].items() if export["status"] == "passed"}

@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM (Selvaraju et al. 2017) and a panel of it."""
+"""Compute Grad-CAM (Selvaraju et al. 2017) and draw it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from torch.nn import functional as F
 
 from models.networks.backbone import Features
 
-# Readable on white and on near-black: the page that shows the panel follows the reader's scheme.
+# Readable on white and near-black, because the page has a light and a dark scheme.
 INK = "#7d7d7d"
 CELL_INCHES = 1.1
 
 
 def grad_cam(features: Features, classes: Tensor) -> Tensor:
-    """Where the last stage's map supports a class, between 0 (nowhere) and 1 (most).
+    """Compute how much each place of the last stage's map supports a class, from 0 to 1.
 
     ``ReLU(sum_c w_c A_c)`` with ``w_c`` the gradient of the class's logit, averaged over the
-    map (Eq. 1-2), divided by its own maximum. All 0 where nothing supports the class.
+    map (Eq. 1-2), divided by its maximum. All 0 if nothing supports the class.
 
     Args:
-        features: computed with gradients enabled and BatchNorm in eval mode, so that an image
-            gets its logits independently of the others in the batch.
+        features: computed with gradients enabled and BatchNorm in eval mode, so that an image's
+            logits do not depend on the rest of the batch.
         classes: ``[B]``, the class to explain for each image.
 
     Returns:
@@ -52,13 +52,13 @@ def draw_looks(
     looks: Mapping[str, Features],
     classes: Sequence[str],
 ) -> None:
-    """Write a PNG with one row an image: the image, then each network's heat for its label over it.
+    """Write a PNG with a row per image: the image, then each network's heat map for its label.
 
-    Below each is the network's answer. Equal arguments give equal bytes.
+    Below each is the network's prediction. Equal arguments give equal bytes.
 
     Args:
         images: ``[B, H, W, 3]``.
-        looks: the networks' features of these images, as :func:`grad_cam` needs them.
+        looks: the networks' features of these images, as for :func:`grad_cam`.
     """
     names = [shortened(name, 10) for name in classes]
     columns = {}
@@ -73,7 +73,7 @@ def draw_looks(
 
 
 def shortened(name: str, most: int) -> str:
-    """At ``most`` so many characters."""
+    """Shorten a name to at ``most`` this many characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
@@ -81,8 +81,8 @@ def shortened(name: str, most: int) -> str:
 def panel(
     path: Path, rows: int, columns: int, inches: tuple[float, float]
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure with a grid for pictures; written as a PNG at the end, the same bytes each time."""
-    # A class may be called "$".
+    """Open a figure with a grid for pictures, and write it as a reproducible PNG at the end."""
+    # Without math, because a class may be called "$".
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=inches, dpi=160)
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -99,7 +99,7 @@ def draw_panel(
     titles: Sequence[str],
     columns: Mapping[str, tuple[npt.NDArray[np.float32], Sequence[str]]],
 ) -> None:
-    """``columns`` has by network the heat ``[B, H, W]`` in 0..1, and a caption for each image."""
+    """Draw a grid; ``columns`` has heat maps ``[B, H, W]`` in 0..1 and captions by network."""
     rows, across = len(images), len(columns) + 1
     size = CELL_INCHES * across, CELL_INCHES * 1.18 * rows + 0.2
     with panel(path, rows, across, size) as (figure, grid):

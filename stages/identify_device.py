@@ -1,6 +1,6 @@
-"""Who measures: hardware and versions, and nothing that changes from one minute to the next.
+"""Stage ``identify_device``: describe hardware and versions, without anything that fluctuates.
 
-The stage always runs, so it must be quick: it imports no runtime, and asks for versions only.
+The stage always runs, so it must be quick: it reads versions without importing runtimes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ REPORT = Path("reports/device.json")
 CPUINFO = Path("/proc/cpuinfo")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
-# What decides the speed of a small network, of the hundreds of flags: vector widths, half precision
-# and int8 products.
+# The few flags that matter for the speed of small networks: vector widths, half precision and int8
+# products.
 _X86 = ["sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni"]
 _X86 += ["avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"]
 _ARM = ["neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"]
@@ -41,7 +41,7 @@ def main(params: Params) -> None:
 
 
 def identify() -> dict[str, Any]:
-    """The content of ``reports/device.json``; what the system does not report is null."""
+    """Return the content of ``reports/device.json``; unknown values are null."""
     cpu, features = cpu_of_macos() if platform.system() == "Darwin" else cpu_of_linux(CPUINFO)
     return {
         "system": _system(),
@@ -58,9 +58,9 @@ def identify() -> dict[str, Any]:
 
 
 def cpu_of_linux(cpuinfo: Path) -> tuple[str | None, list[str]]:
-    """Model name and features, from the first processor that names each.
+    """Return model name and features, each from the first processor that has it.
 
-    Arm kernels give no name but the board's (``Model``) or none at all.
+    Arm kernels give only the board's name (``Model``), or none.
     """
     fields: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -73,27 +73,27 @@ def cpu_of_linux(cpuinfo: Path) -> tuple[str | None, list[str]]:
 
 
 def cpu_of_macos() -> tuple[str | None, list[str]]:
-    """As :func:`cpu_of_linux`, by ``sysctl``."""
+    """As :func:`cpu_of_linux`, from ``sysctl``."""
     settings = dict(line.partition(": ")[::2] for line in _output(["sysctl", "-a"]).splitlines())
     features = sorted(name for key, name in _MACOS_FEATURES.items() if settings.get(key) == "1")
     return settings.get("machdep.cpu.brand_string"), features
 
 
 def gpu() -> dict[str, Any] | None:
-    """The first NVIDIA GPU by its driver's own tool; None where there is no tool or no GPU."""
+    """Return the first NVIDIA GPU by ``nvidia-smi``; None without the tool or a GPU."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total"]
     for line in _output([*query, "--format=csv,noheader,nounits"]).splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 3:
             name, driver, memory = fields
-            # Boards that share the memory of the CPU give no number.
+            # Boards whose GPU shares the CPU's memory report no number.
             known = int(memory) if memory.isdigit() else None
             return {"name": name, "driver": driver, "memory_mb": known}
     return None
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints; nothing where it is absent, fails or hangs."""
+    """Return a command's output; empty if it is absent, fails or hangs."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,7 @@
-"""What the chain reads from outside: images, weights and code of networks, by their content.
+"""Stage ``identify_inputs``: hash the images, weights and network code from outside the project.
 
-DVC knows these by their names in ``params.yaml`` alone. The stage always runs, so that what reads
-them depends on what they are, and runs again where they were replaced.
+DVC only knows their names in ``params.yaml``. This stage always runs, so that the stages that read
+them depend on their content and run again if it changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNLABELED = Path("reports/inputs/unlabeled.json")
 
 
 def main(params: Params) -> None:
-    """Write a report of each; what is not on this machine keeps the one that it has."""
+    """Write a report on each input; the report on an input that is absent here stays."""
     between = params.proxy.assistants
     networks = {
         TEACHER: [params.teacher.network, *between.networks, *between.candidates],
@@ -50,7 +50,7 @@ def _folder(source: str) -> Path | None:
 
 
 def _sum(place: Path) -> str | None:
-    """Of a file its bytes; of a folder the names and sizes of all files, as reading takes long."""
+    """Hash a file's bytes, or the names and sizes of a folder's files, which is faster."""
     if place.is_file():
         return sha256(place)
     if not place.is_dir():

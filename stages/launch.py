@@ -1,7 +1,7 @@
-"""One command, several processes: ``ACKD_PROCESSES=2 dvc repro``.
+"""Train in several processes on one host: ``ACKD_PROCESSES=2 dvc repro``.
 
-``torchrun`` and ``accelerate launch`` work as well, and are what several hosts need; this launcher
-is for one host, and for a failure that is one sentence.
+``torchrun`` and ``accelerate launch`` work as well, and are needed for several hosts; this launcher
+reports a failure in one sentence.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _TAIL = 2000
 
 
 def run_training_stage(stage: Callable[[Params], None], name: str) -> None:
-    """As :func:`stages.entry.run_stage`, in as many processes as ``ACKD_PROCESSES`` says.
+    """As :func:`stages.entry.run_stage`, in ``ACKD_PROCESSES`` processes.
 
-    ``name`` is the module that holds the stage, for example ``stages.distill``.
+    ``name`` is the stage's module, for example ``stages.distill``.
     """
     if "RANK" in os.environ:
         run_stage(stage)
@@ -49,15 +49,15 @@ def run_training_stage(stage: Callable[[Params], None], name: str) -> None:
 def _wanted_processes() -> int:
     text = os.environ.get(_VARIABLE, "1")
     if not text.isdigit() or int(text) < 1:
-        sys.exit(f"error: {_VARIABLE} is {text!r}, expected a number of processes, 1 or more")
+        sys.exit(f"error: {_VARIABLE} is {text!r}, expected a number of processes, at least 1")
     return int(text)
 
 
 def _launch(name: str, count: int) -> None:
-    """Run the workers; when one fails, stop the others and say which.
+    """Run the workers; if one fails, stop the others and report which.
 
     Raises:
-        InputError: a worker failed. The first one has written its own reason before.
+        InputError: a worker failed; its own output has been printed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -68,7 +68,7 @@ def _launch(name: str, count: int) -> None:
         workers, files = [], []
         for rank in range(count):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
-            # All say the same, so the first may speak for them, unless it is not the one to fail.
+            # Only the first worker prints; the others' output is shown only if they fail.
             files.append(logs.enter_context(tempfile.TemporaryFile()) if rank else None)
             command, env = [sys.executable, "-m", name], {**os.environ, **shared, **own}
             workers.append(
@@ -86,13 +86,13 @@ def _launch(name: str, count: int) -> None:
     code = workers[failed].returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
     raise InputError(
-        f"process {failed} of {count} {how}, and the others were stopped; what was trained so far"
-        " is kept, run again to go on from there"
+        f"process {failed} of {count} {how}, and the others were stopped; run again to resume from"
+        " the last checkpoint"
     )
 
 
 def _wait(workers: list[subprocess.Popen[bytes]]) -> int | None:
-    """The number of the first worker that fails; None when all have ended well."""
+    """Return the index of the first worker that fails; None once all have succeeded."""
     while True:
         codes = [worker.poll() for worker in workers]
         for rank, code in enumerate(codes):

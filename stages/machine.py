@@ -1,4 +1,4 @@
-"""What this machine has to give; nothing here changes a result."""
+"""Find the cores and memory that are available; neither affects results."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import psutil
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of RAM that this process can still take, within the limits of its control groups."""
+    """Return the bytes of RAM still available to this process, within its cgroups' limits."""
     in_system: int = psutil.virtual_memory().available
     return min([in_system, *_free_in_groups(root)])
 
 
 def _free_in_groups(root: Path) -> Iterator[int]:
-    """What each control group with a limit has left, of version 1 and 2."""
+    """Yield the free memory of each cgroup with a limit, of version 1 and 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -35,13 +35,13 @@ def _free_in_groups(root: Path) -> Iterator[int]:
             cached = "total_inactive_file"
         else:
             continue
-        # In a container the path may be the host's, and the base alone is there.
+        # In a container the path may be the host's, and only the base exists.
         inner = Path(path.lstrip("/"))
         for group in {root / base / part for part in (inner, *inner.parents)}:
             try:
                 most = (group / f"memory.{limit}").read_text(encoding="utf-8").strip()
                 used = int((group / f"memory.{usage}").read_text(encoding="utf-8"))
-                # Files that were read count as used, but give way.
+                # Cached files count as used, but can be evicted.
                 used -= _fields(group / "memory.stat").get(cached, 0)
             except OSError:
                 continue
@@ -50,6 +50,6 @@ def _free_in_groups(root: Path) -> Iterator[int]:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Parse lines of a name and a number."""
     words = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     return {word[0]: int(word[1]) for word in words if len(word) > 1}

@@ -1,4 +1,4 @@
-"""The bundle: what goes to a device, as a folder and as one file."""
+"""Stage ``package``: write the bundle for devices, as a folder and as one file."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _HEAD = (MANIFEST, SIGNATURE)
 def main(params: Params) -> None:
     """Write ``artifacts/bundle`` and ``artifacts/bundle.tar.gz``.
 
-    The bundle is signed where ``ACKD_SIGNING_KEY`` names a key.
+    The bundle is signed if ``ACKD_SIGNING_KEY`` names a key.
 
     Raises:
-        InputError: a goal of the gate is missed, an exported file was altered, or the key cannot be
-            used.
+        InputError: a goal of the gate is missed, an exported file was altered, or the key is not
+            usable.
     """
     bundle, key = params.package, configured_key()
     gate = read_json(GATE)
     if not gate["passed"]:
         missed = ", ".join(dict.fromkeys(g["goal"] for g in gate["goals"] if not g["met"]))
         raise InputError(
-            f"{GATE}: the gate is not passed ({missed}); improve the student, or change gate in"
+            f"{GATE}: goals are missed ({missed}); improve the student, or change gate in"
             " params.yaml, and run `dvc repro`"
         )
     summary = read_json(SUMMARY)
@@ -74,9 +74,9 @@ def main(params: Params) -> None:
 
 
 def write_archive(path: Path, folder: Path, name: str) -> None:
-    """The files of ``folder`` under ``name/``; equal contents give equal bytes.
+    """Pack the files of ``folder`` under ``name/``; equal contents give equal bytes.
 
-    The manifest and its signature come first, so that a reader can check the other files.
+    The manifest and its signature come first, so that a reader can verify the other files.
     """
     files = sorted(folder.iterdir(), key=lambda file: (file.name not in _HEAD, file.name))
     with (
@@ -85,7 +85,7 @@ def write_archive(path: Path, folder: Path, name: str) -> None:
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
         for file in files:
-            # Owner, group and time stay those of a fresh TarInfo: 0.
+            # A new TarInfo has owner, group and time 0, which makes the archive reproducible.
             entry = tarfile.TarInfo(f"{name}/{file.name}")
             entry.size = file.stat().st_size
             with file.open("rb") as content:

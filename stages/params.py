@@ -1,4 +1,4 @@
-"""``params.yaml``: everything that changes a result, validated."""
+"""Load and validate ``params.yaml``, which holds everything that changes a result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Params(Section):
 
     @property
     def unlabeled_per_batch(self) -> int:
-        """How many images of the student's batches have no label; one at least has one."""
+        """Unlabeled images in each of the student's batches; at least one image has a label."""
         size = self.distill.batch_size
         count = min(round(size * self.distill.unlabeled_share), size - 1)
         return 0 if self.data.unlabeled is None else count
@@ -50,7 +50,7 @@ class Params(Section):
         candidates, student = self.proxy.assistants.candidates, self.distill.network
         if candidates and candidates[0] != student:
             raise ValueError(
-                f"proxy.assistants.candidates begins with {candidates[0]}, expected the student,"
+                f"proxy.assistants.candidates begins with {candidates[0]}, expected the student"
                 f" {student}"
             )
         if candidates and self.data.val_fraction == 0:
@@ -62,7 +62,7 @@ class Params(Section):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping, as DVC reads it (PyYAML would take ``1e-3`` for a string).
+    """Read a YAML 1.2 mapping, as DVC does (PyYAML would read ``1e-3`` as a string).
 
     Raises:
         InputError: the file is missing, is not YAML, or is not a mapping.
@@ -74,17 +74,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
-    """Like :func:`read_yaml`, for the bytes of a file; ``path`` is named in messages."""
+    """As :func:`read_yaml`, for the bytes of a file; messages name ``path``."""
     try:
         content = YAML(typ="safe").load(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not in UTF-8; save it as UTF-8") from None
+        raise InputError(f"{path}: not UTF-8; save it as UTF-8") from None
     except (YAMLError, RecursionError) as error:
         detail = " ".join(str(error).split())
         raise InputError(f"{path}: not readable as YAML ({detail}); correct the file") from None
     if not isinstance(content, dict):
         raise InputError(
-            f"{path}: expected a mapping of sections; see the params.yaml of this project"
+            f"{path}: expected a mapping of sections, as in this project's params.yaml"
         )
     return content
 
@@ -93,13 +93,13 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Load and validate the parameters.
 
     Raises:
-        InputError: keys are unknown or values invalid; the message names them all.
+        InputError: keys are unknown or values invalid; the message names all of them.
     """
     return parse_params(read_yaml(path), path)
 
 
 def parse_params(content: dict[str, Any], path: Path = PARAMS_FILE) -> Params:
-    """Like :func:`load_params`, for a mapping; ``path`` is named in messages."""
+    """As :func:`load_params`, for a mapping; messages name ``path``."""
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -114,7 +114,7 @@ def _sentence(problem: dict[str, Any]) -> str:
         known = sorted(_known_keys(keys[:-1]))
         return f"{where} is not a parameter; {did_you_mean(keys[-1], known)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if problem["type"] == "value_error":  # of a whole section, which need not be shown
+    if problem["type"] == "value_error":  # the input is a whole section, too long to show
         return f"{where}: {message}"
     return f"{where} is {problem['input']!r}, expected {message}" if problem["loc"] else message
 

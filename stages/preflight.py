@@ -1,4 +1,4 @@
-"""Checks before anything is computed, for `ackd status`, `ackd run` and the stages."""
+"""Check parameters before anything is computed, for `ackd status`, `ackd run` and the stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check(params: Params) -> None:
     from stages.runtimes.litert_runtime import check_installed
     from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
-    classes = 2  # nothing here depends on it
+    classes = 2  # no check depends on the number
     between = params.proxy.assistants
     assistants = [*between.networks, *between.candidates]
     wanted = dict.fromkeys([params.teacher.network, *assistants, params.distill.network])
@@ -35,11 +35,11 @@ def check(params: Params) -> None:
             networks[name].probe(pixels)
     for training in (params.teacher, params.distill):
         file = training.weights_file
-        # As the images, it is not needed where the chain has been through.
+        # Like the images, it is not needed on a machine that has the results.
         if file is not None and file.exists():
             load_weights(networks[training.network], str(file))
     if params.distill.method == "ackd":
-        # With candidates, the proxy teacher is not known yet.
+        # With candidates, the proxy is not known yet.
         chain = between.networks if params.proxy.method == "assistants" else []
         taught_by = networks[[params.teacher.network, *chain][-1]]
         check_codes(params.distill.ackd.learners, networks[params.distill.network], taught_by)
@@ -61,7 +61,7 @@ def check(params: Params) -> None:
 
 
 def downloads(params: Params, stages: Collection[str]) -> list[str]:
-    """The weights that these stages would download, each with its size and licence if known."""
+    """List the weights that these stages would download, with size and licence if known."""
     teacher, student = params.teacher, params.distill
     starts = {
         "train_teacher": (teacher.network, teacher.weights),
@@ -83,7 +83,7 @@ def _check_method(params: Params) -> None:
 def check_training(params: Params) -> None:
     """Check batch sizes against the prepared data, and that a library's network can be exported.
 
-    Tests show that the networks of this project can be; trying another one takes some seconds.
+    Tests cover the export of this project's networks; trying another one takes a few seconds.
 
     Raises:
         InputError: a batch is larger than the training set, the method needs labels, or the
@@ -99,7 +99,7 @@ def check_training(params: Params) -> None:
     for section, size in sizes.items():
         if size > data.count("train"):
             raise InputError(
-                f"params.yaml: {section}.batch_size takes {size} labeled images a step, more than"
+                f"params.yaml: {section}.batch_size needs {size} labeled images per step, more than"
                 f" the {data.count('train')} training images; lower it"
             )
     name = params.distill.network
@@ -113,7 +113,7 @@ def check_training(params: Params) -> None:
         export_network(network, data.image_size, params.export.opset, "dynamic")
     except Exception as error:  # the exporter runs another library's code
         cause: BaseException = error
-        while cause.__cause__ is not None:  # the exporter's own text is advice to its developers
+        while cause.__cause__ is not None:  # the exporter's own message is for its developers
             cause = cause.__cause__
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise InputError(

@@ -1,7 +1,7 @@
-"""Latency of every static model on each device of ``profile.devices``, each in a fresh process.
+"""Stage ``profile_latency``: time every static model on each device of ``profile.devices``.
 
-With the default parameters one measurement takes about 4 seconds: half a second to warm up, three
-to measure, the rest to start.
+Each measurement runs in a fresh process. By default it takes about 4 seconds: half a second to warm
+up, three to measure, the rest to start.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def main(params: Params) -> None:
     """Write ``reports/latency.json`` and the raw samples.
 
     Raises:
-        InputError: a device is not reached or not trusted, or nothing could be measured.
+        InputError: a device is unreachable or not trusted, or all measurements failed.
     """
     exported = load_exported()
-    # All of them first: one that cannot be reached must not cost the others' time.
+    # Open all devices first, so that an unreachable one fails before any time is spent.
     devices = [open_device(url, Opening()) for url in params.profile.devices]
     measured = [d.measure(exported, params.profile) for d in devices]
     samples = {key: times for found in measured for key, times in found.samples.items()}
@@ -39,7 +39,7 @@ def main(params: Params) -> None:
     write_json(REPORT, {"devices": described, "results": results})
     if all(result["n"] is None for result in results):
         raise InputError(
-            f"{REPORT}: nothing could be measured; the first reason: {results[0]['reason']}"
+            f"{REPORT}: all measurements failed; the first reason: {results[0]['reason']}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Progress with an estimate on a terminal, plain lines in a log."""
+"""Show progress with an estimate on a terminal, or as plain lines in a log."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-#: A line at most so often in a log, and none for what is done sooner.
+#: Minimum time between lines in a log; whatever finishes sooner prints none.
 _LOG_EVERY_SECONDS = 10.0
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield ``items`` while showing how far it is; ``total`` is for those without a length."""
+    """Yield ``items`` and show the progress; ``total`` is their number if they have no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     console = Console(stderr=True, emoji=False)

@@ -1,7 +1,7 @@
 """Stage ``prune``: keep only the target learner, and prove that its outputs do not change.
 
-Branches that only help training, as MobileOne's and RepVGG's, are then fused. That changes the
-outputs by rounding alone, which is measured and bounded.
+Branches that only help training, such as MobileOne's and RepVGG's, are then fused. This changes
+outputs only by rounding, which is measured and bounded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DISTILLED = Path("artifacts/distilled/model.safetensors")
 STUDENT_FOLDER = Path("artifacts/student")
 REPORT = Path("reports/prune.json")
 
-# What fusing may change a logit by, as a share of the largest one: ten times what float32 costs a
-# deep network, and far below what changes answers.
+# Largest change of a logit by fusing, relative to the largest logit: ten times the rounding error
+# of a deep network in float32, and far too small to change predictions.
 _TOLERANCE = 1e-3
 
 
@@ -88,16 +88,14 @@ def _part(name: str) -> str:
 
 
 def _copied(network: Backbone) -> Backbone:
-    """Another one with the same weights, in eval mode."""
+    """Return a copy of a network in eval mode."""
     copy = build_described(describe(network))
     copy.load_state_dict(network.state_dict())
     return copy.eval()
 
 
 def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | None]:
-    """The student with its branches fused, and what the report says of that.
-
-    One that has none stays as it is.
+    """Fuse the student's branches, if any, and return it with the report's entry.
 
     Raises:
         InputError: its logits on the test images would change by more than rounding.
@@ -107,7 +105,7 @@ def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | 
         return student, None
     device = prepare_device()
     test, normalize = data.split("test"), Normalize(data.mean, data.std, device)
-    # In full float32: GPUs would otherwise round each convolution's input to 10 bits.
+    # Without TF32, in which GPUs would round each convolution's input to 10 bits.
     with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
         before, after = (predict(n.to(device), test, normalize) for n in (student, fused))
     difference = float((after - before).abs().max())
@@ -115,7 +113,7 @@ def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | 
     if not difference <= tolerance:
         raise InputError(
             f"prune: fusing the branches of {student.name} changes its logits by up to"
-            f" {difference:.1e}, where {tolerance:.1e} is allowed; train it for longer or at a"
+            f" {difference:.1e}, expected at most {tolerance:.1e}; train it for longer or at a"
             " lower learning rate, or choose another student"
         )
     changed = int((after.argmax(1) != before.argmax(1)).sum())
@@ -129,7 +127,7 @@ def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | 
 
 @torch.no_grad()
 def _require_bit_equal(group: LearnerGroup, data: DataSet) -> int:
-    """Check that the target's logits do not change without learners, on all test images.
+    """Check on all test images that the target's logits do not change without learners.
 
     Returns:
         The number of test images.

@@ -1,4 +1,4 @@
-"""One page and one summary of everything that was measured."""
+"""Stage ``report``: write a page and a summary of everything that was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same training in fewer epochs."""
+"""Compress a training schedule into fewer epochs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ T = TypeVar("T", bound=Training)
 
 
 def compressed(settings: T, epochs: int) -> T:
-    """The settings with the same schedule in fewer epochs: milestones keep their share of them.
+    """Return the settings with fewer epochs and milestones at the same fractions of them.
 
     Raises:
-        InputError: there are not fewer epochs, or so few that milestones would fall together.
+        InputError: there are more epochs than before, or too few to keep milestones apart.
     """
     if epochs > settings.epochs:
         raise InputError(
             f"a schedule of {settings.epochs} epochs cannot be compressed into {epochs};"
-            f" use {settings.epochs} or fewer"
+            f" use at most {settings.epochs}"
         )
     milestones = [round(m * epochs / settings.epochs) for m in settings.milestones]
     if len({0, *milestones, epochs}) < len(milestones) + 2:
         raise InputError(
-            f"{epochs} epochs are too few for the milestones {settings.milestones} of"
-            f" {settings.epochs}, which would fall together; use more epochs, or"
-            " schedule: one_cycle"
+            f"{epochs} epochs are too few to keep the milestones {settings.milestones} of"
+            f" {settings.epochs} apart; use more epochs, or schedule: one_cycle"
         )
     return settings.model_copy(update={"epochs": epochs, "milestones": milestones})

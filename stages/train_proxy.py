@@ -1,11 +1,11 @@
-"""Stage ``train_proxy``: whom the student learns from.
+"""Stage ``train_proxy``: train the network that the student learns from.
 
-* ``teacher``: the teacher itself.
-* ``early_stopped``: the teacher's network, trained anew with the whole schedule compressed into
-  fewer epochs (ESKD: Cho & Hariharan 2019, as the ACKD paper describes it).
-* ``assistants``: a chain of networks, each distilled from the one before, the first from the
-  teacher (TAKD: Mirzadeh et al. 2020). Of candidates, the one is taken whose accuracy lies nearest
-  the mean of the student's and the teacher's, as the ACKD paper chooses it.
+* ``teacher``: the teacher, unchanged.
+* ``early_stopped``: the teacher's network, trained again with its schedule compressed into fewer
+  epochs (ESKD: Cho & Hariharan 2019, as described in the ACKD paper).
+* ``assistants``: a chain of networks, each distilled from the previous one, starting from the
+  teacher (TAKD: Mirzadeh et al. 2020). From candidates, the one with accuracy nearest the mean of
+  student and teacher is chosen, as in the ACKD paper.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(params: Params) -> None:
 
 
 class _Proxies:
-    """Trains them, and keeps their metrics and checkpoints until all are done."""
+    """Trains proxies, and keeps their metrics and checkpoints until all are done."""
 
     def __init__(self, session: Session) -> None:
         self.session, self.params, self.engine = session, session.params, session.engine
@@ -77,7 +77,7 @@ class _Proxies:
         return network
 
     def _choose(self) -> str:
-        """The candidate in the middle between student and teacher, by accuracy on validation."""
+        """Choose the candidate nearest the middle of student and teacher in validation accuracy."""
         student, *others = self.params.proxy.assistants.candidates
         for name in (student, *others):
             self._train(f"candidate {name}", name, self.params.teacher, None)
@@ -85,15 +85,15 @@ class _Proxies:
         middle = (alone[student] + read_json(TEACHER_METRICS)["val_accuracy"]) / 2
         chosen = min(others, key=lambda name: abs(alone[name] - middle))
         if self.engine.is_main:
-            print(f"assistant: {chosen}, {alone[chosen]:.2%} where the middle is {middle:.2%}")
+            print(f"assistant: {chosen}, {alone[chosen]:.2%}, nearest the middle, {middle:.2%}")
         self.candidates, self.chain = self.chain, []
         return chosen
 
     def _train(self, what: str, name: str, settings: Teacher, teacher: Backbone | None) -> Backbone:
-        # A file holds one network, or a teacher that is trained; what is published is for all.
+        # Other networks can start from published weights, but not from the teacher's file.
         fits = name == settings.network or settings.weights == "pretrained"
         kept = {} if fits and settings.train != "none" else {"weights": None, "normalization": None}
-        # An assistant sees what the student sees.
+        # An assistant gets images of the student's size.
         kept |= {} if name == settings.network else {"image_size": None}
         settings = settings.model_copy(update={"network": name} | kept)
         session, data = self.session, self.session.data
@@ -106,10 +106,10 @@ class _Proxies:
         _, progress, checkpoints = trained
         self.checkpoints.append(checkpoints)
         metrics: dict[str, Any] = {}
-        if self.engine.is_main:  # which alone knows the best epoch
+        if self.engine.is_main:  # only this process knows the best epoch
             metrics = measure_trained(network, progress, data, session.normalize)
         self.chain.append(self.engine.broadcast(metrics))
-        # A plain one: what was trained may be compiled, or have other BatchNorms.
+        # Return a plain copy, as the trained network may be compiled or have other BatchNorms.
         plain = build_described(describe(network)).to(self.engine.device)
         plain.load_state_dict(network.state_dict())
         return plain

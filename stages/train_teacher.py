@@ -1,4 +1,4 @@
-"""Stage ``train_teacher``: train the network to learn from, or load one and measure it."""
+"""Stage ``train_teacher``: train the teacher, or load one and measure it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.training.run import start_session
 TEACHER_FOLDER = Path("artifacts/teacher")
 REPORTS = Path("reports/teacher")
 
-_TOLERANCE = 0.01  # of an expected accuracy: other kernels and resizings give other last digits
+_TOLERANCE = 0.01  # for an expected accuracy, as kernels and resizing vary
 
 
 def main(params: Params) -> None:
@@ -34,7 +34,7 @@ def main(params: Params) -> None:
             metrics = measure(network.to(engine.device), data, normalize) | start.describe()
             _require_accuracy(metrics["accuracy"], settings)
             print(f"teacher: {settings.weights} has {metrics['accuracy']:.2%} on the test images")
-            # Nothing was trained: one row that says where the curve would end.
+            # Nothing was trained, so the history is one row with the accuracy.
             row = {"epoch": 0, "loss/total": "", "val_accuracy": metrics["val_accuracy"]}
             write_reports(REPORTS, metrics, [row], engine)
             _save(network)
@@ -54,8 +54,8 @@ def _require_accuracy(accuracy: float, settings: Teacher) -> None:
     expected = settings.expect_accuracy
     if expected is not None and abs(accuracy - expected) > _TOLERANCE:
         raise InputError(
-            f"{settings.weights}: has {accuracy:.2%} on the test images, where"
-            f" teacher.expect_accuracy is {expected:.2%}; it may have been trained on other data,"
+            f"{settings.weights}: accuracy {accuracy:.2%} on the test images, expected"
+            f" {expected:.2%} (teacher.expect_accuracy); it may have been trained on other data,"
             " with another normalisation (set teacher.normalization) or another order of classes"
         )
 

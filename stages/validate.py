@@ -1,8 +1,8 @@
-"""Prove that the exported models answer as torch does: on the golden batch and on the test split.
+"""Stage ``validate``: compare exported models with torch on the golden batch and the test split.
 
-A precision fails where either of its shapes fails in any runtime; one that ``export.required`` does
-not name is then left out of what follows. A dynamic model is judged on the whole test split; a
-static one, which takes images one by one, on the first :data:`STATIC_IMAGES` of it.
+A precision fails if either of its shapes fails in any runtime. Unless ``export.required`` names it,
+it is then left out of all further stages. A dynamic model is judged on the whole test split, a
+static one, which takes images one by one, on its first :data:`STATIC_IMAGES`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(params: Params) -> None:
         if precision in exported.failed:
             raise InputError(
                 f"params.yaml: export.required names {precision}, which was"
-                f" {exported.failed[precision]}; take it out, or choose another student"
+                f" {exported.failed[precision]}; remove it, or choose another student"
             )
     reference = read_reference(exported, "validate")
     runtimes: list[tuple[Runtime, str | None]] = [(OnnxRuntime(), None), (tensorrt, absent)]
@@ -89,7 +89,7 @@ def validate(
     reference: Reference,
     settings: Validate,
 ) -> dict[str, Any]:
-    """One row of ``reports/validation.json``; ``skipped`` where the runtime is ``absent``, why."""
+    """Validate one model; ``skipped`` if the runtime is unavailable, with ``absent`` as reason."""
     row: dict[str, Any] = {
         "runtime": runtime.name,
         "version": runtime.version(),

@@ -129,7 +129,7 @@ def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
         names.append(node.name)
         if node.op_type == "Transpose":
             return names
-    raise AssertionError("no Transpose: the preprocessing was not exported as it is written")
+    raise AssertionError("no Transpose: the exporter changed the preprocessing")
 
 
 def kinds(graph: onnx.GraphProto) -> dict[str, list[str]]:

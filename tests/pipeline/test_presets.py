@@ -166,10 +166,18 @@ def test_a_short_schedule_has_the_same_shape():
 @pytest.mark.parametrize(
     ("preset", "epochs", "sentence"),
     [
-        ("digits", 16, "15 epochs cannot be compressed into 16; use 15 or fewer"),
+        ("digits", 16, "15 epochs cannot be compressed into 16; use at most 15"),
         ("digits", 0, "--epochs is 0, expected 1 or more"),
-        ("cifar100/wrn_40_2_wrn_40_1", 2, r"2 epochs are too few for the milestones \[100, 150\]"),
-        ("imagenet/resnet34_resnet18", 4, r"4 epochs are too few for the milestones \[30, 60, 90"),
+        (
+            "cifar100/wrn_40_2_wrn_40_1",
+            2,
+            r"2 epochs are too few to keep the milestones \[100, 150\]",
+        ),
+        (
+            "imagenet/resnet34_resnet18",
+            4,
+            r"4 epochs are too few to keep the milestones \[30, 60, 90",
+        ),
     ],
 )
 def test_a_schedule_that_cannot_be_compressed(preset, epochs, sentence):

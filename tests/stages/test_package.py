@@ -233,6 +233,6 @@ def test_what_failed_its_validation_or_was_not_exported_is_left_out(chain):
 def test_a_missed_goal_leaves_no_bundle(chain):
     with pytest.raises(InputError):
         gate.main(Params(gate=Gate(min_accuracy=1.0)))
-    with pytest.raises(InputError, match=r"reports/gate\.json: the gate is not passed \(min_acc"):
+    with pytest.raises(InputError, match=r"reports/gate\.json: goals are missed \(min_acc"):
         package.main(PARAMS)
     assert not list(Path("artifacts").glob("*bundle*"))

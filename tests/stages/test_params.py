@@ -60,7 +60,7 @@ CASES = [
     ),
     (
         "proxy: {assistants: {candidates: [resnet14, resnet20]}}",
-        "begins with resnet14, expected the student, resnet8",
+        "begins with resnet14, expected the student resnet8",
     ),
     (
         "{proxy: {assistants: {candidates: [resnet8, resnet14]}}, data: {val_fraction: 0.0}}",
@@ -113,7 +113,7 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
         (b"a: [1", "not readable as YAML"),
         (b"- data\n", "expected a mapping of sections"),
         (b"data:\n  seed: 1\n  seed: 2\n", "not readable as YAML.*seed"),
-        ("data: {}".encode("utf-16"), "not in UTF-8; save it as UTF-8"),
+        ("data: {}".encode("utf-16"), "not UTF-8; save it as UTF-8"),
         (b"data:\n\timage_size: 8\n", r"not readable as YAML \(.*line 2, column 1\); correct"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_folder_that_is_none_of_classes_is_refused(tmp_path):
 )
 def test_batches_larger_than_the_training_images(tiny_origin, monkeypatch, content, section):
     monkeypatch.chdir(tiny_origin)
-    message = f"{section}.batch_size takes 49 labeled images a step, more than the 48 training"
+    message = f"{section}.batch_size needs 49 labeled images per step, more than the 48 training"
     with pytest.raises(InputError, match=message):
         check_training(Params.model_validate(content))
 

@@ -64,7 +64,7 @@ def test_a_runner_that_crashes_is_a_row(tmp_path, monkeypatch, tiny_params):
     [
         (
             "if '--describe' in sys.argv: sys.exit(print('{}'))\nsys.exit('error: no processor')",
-            "nothing could be measured.*reason: no processor",
+            "all measurements failed.*reason: no processor",
         ),
         ("sys.exit('error: no onnxruntime')", "^local:: no onnxruntime$"),
     ],

@@ -229,8 +229,8 @@ def test_a_teacher_that_is_not_as_good_as_is_said_is_refused(root):
     train_teacher.main(loaded(expect_accuracy=found + 0.009))
     with pytest.raises(
         InputError,
-        match=rf"teacher.pth: has {found:.2%} on the test images, where teacher.expect_accuracy is"
-        rf" {found + 0.011:.2%}; .*other data, .*normalisation .*order of classes",
+        match=rf"teacher.pth: accuracy {found:.2%} on the test images, expected"
+        rf" {found + 0.011:.2%} .*; .*other data, .*normalisation .*order of classes",
     ):
         train_teacher.main(loaded(expect_accuracy=found + 0.011))
     assert (root / "artifacts/teacher/model.safetensors").read_bytes() == before
