@@ -126,7 +126,7 @@ def test_the_card_has_the_figures_and_lines_that_run(packaged, unpacked):
         "| learned from |  | resnet20 |",
         "- ackd: `temperature` 4.0, `learners` D3B1 D2B2, ",
         "- torch 2.14.1, accelerate 1.15.0, numpy 2.3.1\n- project: ",
-        "No licence of the model is stated",
+        "No licence is stated for the model",
     ):
         assert text in card
     row = r"^\| int8_u8s8 \| passed \| recommended \| 97\.22 % \| \+0\.28 \(−0\.32 to \+1\.08\) \|"

@@ -24,7 +24,7 @@ from stages.preflight import check, check_training, downloads
                 "proxy": {"method": "teacher", "assistants": {"networks": ["resnet32"]}},
                 "distill": {"ackd": {"learners": ["D3T"]}},
             },
-            "resnet18_cifar has 4, resnet8 3",
+            "resnet18_cifar has 4, resnet8 has 3",
         ),
         (
             {"teacher": {"network": "timm:vit_tiny_patch16_224", "image_size": 160}},
