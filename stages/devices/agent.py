@@ -124,7 +124,7 @@ def activate(base: Path, token: str, order: str) -> dict[str, Any]:
                 "key_id": key and key_id(key),
                 "manifest_sha256": wanted["manifest_sha256"],
                 "deployed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                # Deploying a served bundle again repairs it; the damaged copy is no way back.
+                # Deploying the served bundle again repairs it; never roll back to the damaged copy.
                 "previous": None if before is None else before["previous" if same else "name"],
             }
         )

@@ -25,7 +25,7 @@ _ASK_EVERY = 50
 
 @dataclass
 class Progress:
-    """The progress of a training, as checkpoints keep it beside weights and optimizers.
+    """The progress of a training, which checkpoints hold besides weights and optimizers.
 
     Attributes:
         epoch: the current one, counted from 0.

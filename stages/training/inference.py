@@ -15,7 +15,7 @@ from models.networks.backbone import Backbone
 
 # Feature maps of this many images fit a CPU's caches: a third faster than batches of 128.
 _PART = 32
-# Compiled, with ReLU and shortcut fused into the layer before, those of more images do.
+# Compiled networks fuse ReLU and shortcut into the layer before, so larger parts fit.
 _COMPILED_PART = 64
 # The batch size selects kernels. In multiples of this, an image's logits are the same to the bit
 # whatever the other images (measured on x86, where vectors have 16 floats).

@@ -23,7 +23,7 @@ function showAbout(about) {
   document.title = `${about.network} - ackd probe`;
   $("network").textContent = about.network;
   const size = `${about.image_size} × ${about.image_size}`;
-  $("lede").textContent = `A classifier of ${several(about.labels.length, "class", "classes")} for images of ${size} pixels, at work in your browser.`;
+  $("lede").textContent = `A classifier of ${several(about.labels.length, "class", "classes")} for images of ${size} pixels, running in your browser.`;
   const { warmup_runs, warmup_seconds, min_runs, min_seconds } = about.profile;
   $("method").textContent = `Each model gets a fresh worker. One image at a time: the first run, then ${several(about.golden_images, "image")} whose answers are compared with torch's, then at least ${warmup_runs} runs and ${warmup_seconds} s to warm up, then at least ${min_runs} runs and ${min_seconds} s that count. Nothing is left out. p50 is the median; a tenth of the runs took longer than p90. onnxruntime-web ${about.runtime}.`;
   for (const [precision, file] of Object.entries(about.models)) {
@@ -38,10 +38,10 @@ function showBrowser(browser) {
   box.className = `isolation ${browser.isolated ? "yes" : "no"}`;
   box.append(element("strong", "", browser.isolated ? "✓ Isolated" : "Not isolated"));
   if (browser.isolated) {
-    box.append(`: threads can be used, and the clock has steps of ${step}.`);
+    box.append(`: threads are available, and the clock has steps of ${step}.`);
   } else {
     const lost = `one thread only, ${browser.secure ? "" : "no GPU, "}and a clock with steps of ${step}`;
-    box.append(`: ${lost}, so that short times are coarse. For all of it, start `);
+    box.append(`: ${lost}, too coarse for short times. To lift these limits, start `);
     box.append(element("code", "", "ackd probe --lan --https"), ", or use a cable with ");
     box.append(element("code", "", "adb reverse"), ".");
   }
@@ -141,9 +141,9 @@ function showVerdict(rows) {
     .sort((a, b) => a.p50_ms - b.p50_ms);
   const verdict = $("verdict");
   verdict.className = `verdict ${failed ? "bad" : "good"}`;
-  const said = [failed ? `${failed} of ${rows.length} failed.` : "✓ Every model answers as torch does."];
+  const said = [failed ? `${failed} of ${rows.length} failed.` : "✓ All models match torch."];
   if (best) said.push(` Fastest is ${best.precision} on ${nameOf(best)}: ${significant(best.p50_ms)} ms${best.noisy ? " (noisy)" : ""}.`);
-  verdict.replaceChildren(element("strong", "", said.shift()), ...said, " The computer has the report.");
+  verdict.replaceChildren(element("strong", "", said.shift()), ...said, " The report is on the computer.");
   verdict.hidden = false;
 }
 
@@ -192,7 +192,7 @@ function prepareMeasuring(about, browser) {
   const label = button.textContent;
   const { min_seconds, warmup_seconds } = about.profile;
   const seconds = Math.max(1, Math.round(min_seconds + warmup_seconds));
-  $("before").textContent = `About ${seconds} s for each model and setting. Keep this page in front meanwhile.`;
+  $("before").textContent = `About ${seconds} s for each model and setting. Keep this page in the foreground.`;
   let stopping = null;
   const start = async () => {
     stopping = new AbortController();
@@ -282,7 +282,7 @@ function prepareTrying(about) {
     try {
       bitmap = await decoded(file);
     } catch {
-      throw new Error(`${file.name} is no picture that this browser can read; choose another, such as a JPEG or PNG.`);
+      throw new Error(`${file.name} is not a picture that this browser can read; choose another, such as a JPEG or PNG.`);
     }
     $("size").textContent = `${bitmap.width} × ${bitmap.height} → ${size} × ${size}`;
     image = fitted(bitmap, size, about.fit);

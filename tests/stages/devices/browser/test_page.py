@@ -84,9 +84,7 @@ def test_a_browser_opens_the_page_and_the_rows_come_back(bundle, page):
     assert report.browser.secure
     assert 0 < report.browser.timer_ms <= 0.1
     assert report.name.endswith(page.evaluate("navigator.userAgent.match(/Chrome.(\\d+)/)[1]"))
-    assert "Every model answers as torch does" in page.wait_for(
-        "!verdict.hidden && verdict.innerText"
-    )
+    assert "All models match torch" in page.wait_for("!verdict.hidden && verdict.innerText")
     # Nothing that the page does is against its policy.
     assert "violates" not in str(page.complaints)
 
@@ -235,7 +233,7 @@ def test_a_picture_is_seen_as_the_training_images_were(bundle, page, tmp_path, f
         (tmp_path / "notes.png").write_text("no picture")
         page.choose_file("#camera", tmp_path / "notes.png")
         shown = page.wait_for("!trouble.hidden && trouble.innerText")
-        assert shown.startswith("notes.png is no picture that this browser can read")
+        assert shown.startswith("notes.png is not a picture that this browser can read")
 
 
 def assert_classes(page: Page, session: Any, image: np.ndarray) -> None:
