@@ -78,7 +78,7 @@ def configured_key() -> Ed25519PrivateKey | None:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """Raises InputError if the file is missing or no public key."""
+    """Load a public key; raises InputError if the file is missing or not a public key."""
     content = _read(path, "the public key")
     try:
         key = serialization.load_pem_public_key(content)

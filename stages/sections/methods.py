@@ -163,7 +163,7 @@ class Ackd(Section):
     attention_balance: NonNegativeFloat = 0.0
     """Not in the paper: weight of a term that balances the learners' mean weights."""
     attention_warm_up: Fraction = 0.0
-    """Not in the paper: fraction of all epochs that start with equal weights."""
+    """Not in the paper: fraction of all epochs, at the start, that use equal weights."""
     adversarial: bool = True
     """Whether to use discriminators (Eq. 4-5)."""
     objective: Literal["minimax", "diversity"] = "minimax"
