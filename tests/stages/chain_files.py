@@ -1,4 +1,4 @@
-"""A small finished chain, as its stages would have left it: for the tests of what reads it all."""
+"""Writes the files of a small finished chain, for tests of the stages that read them."""
 
 import json
 import shutil
@@ -50,9 +50,9 @@ def write_data(count: int = 24) -> None:
 
 
 def write_networks(settings: Distill) -> None:
-    """A teacher, its copy as proxy, and a student with all that its method trains beside it.
+    """Write a teacher, its copy as proxy, and a student with the other modules of its method.
 
-    None of them is trained, and every weight is drawn, so that no two answer alike.
+    All are untrained with random weights, so that their outputs differ.
     """
     torch.manual_seed(0)
     teacher, student = (models.build(name, len(CLASSES)) for name in ("resnet14", "resnet8"))
@@ -78,7 +78,7 @@ def write_networks(settings: Distill) -> None:
 
 
 def write_onnx() -> None:
-    """``artifacts/onnx`` with real models: the mean colour times a matrix, in each precision."""
+    """Write ``artifacts/onnx`` with real models: the mean colour times a matrix, per precision."""
     folder = Path("artifacts/onnx")
     folder.mkdir(parents=True)
     random = np.random.default_rng(1)
@@ -149,7 +149,7 @@ def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.M
 
 
 def write_training(epochs: int = 15, method: str = "ackd", learners: list[str] = LEARNERS) -> None:
-    """The curves, and the reports of ``chain`` as they are with this method and these learners."""
+    """Write the curves, and the reports of ``chain`` for this method and these learners."""
     learners = learners if method == "ackd" else []
     sizes = read_json(Path("reports/prune.json"))
     dropped = sizes["dropped"]
@@ -203,7 +203,7 @@ def _write_history(stage: str, epochs: int, learners: list[str]) -> None:
 
 
 def write_class_figures(count: int = 4, learners: bool = True, gains: bool = False) -> None:
-    """``reports/classes.csv``; student and gain rise with the class's number."""
+    """Write ``reports/classes.csv``; student and gain rise with the class's number."""
     names = CLASSES if count == len(CLASSES) else [f"class {n}" for n in range(count)]
     rows = []
     for n, name in enumerate(names):
@@ -220,7 +220,7 @@ def write_class_figures(count: int = 4, learners: bool = True, gains: bool = Fal
 
 
 def _write_latency() -> None:
-    """Samples, and the figures of ``chain/reports/latency.json`` that are theirs."""
+    """Write latency samples, and update their statistics in ``reports/latency.json``."""
     random = np.random.default_rng(7)
     centres = dict(zip(PRECISIONS, (0.31, 0.52, 0.17, 0.42), strict=True))
     report, samples = read_json(Path("reports/latency.json")), {}

@@ -1,4 +1,4 @@
-"""A small project to run the stages of the edge on: data, a student, and its exports."""
+"""A small project for the stages after training: data, a student, and its exports."""
 
 import json
 import runpy
@@ -28,9 +28,9 @@ CLASSES = ["blue", "green", "red"]
 
 @pytest.fixture(autouse=True)
 def _flows_leave_no_exit_handlers(monkeypatch):
-    """A loader's worker, a fork of this process, would end by those of the flows that ran in it.
+    """Keep a loader's worker, a fork of this process, from running the exit handlers of flows.
 
-    They fail there, as the flows' threads are not forked. Stages never run in a flow's process.
+    They would fail without the flows' threads. Stages never run in a flow's process.
     """
     monkeypatch.setattr(threading, "_threading_atexits", [])
 
@@ -52,12 +52,12 @@ PARAMS = Params.model_validate(
 
 @pytest.fixture(scope="session")
 def tiny_params():
-    """Defaults, shrunk."""
+    """Return the default parameters, scaled down."""
     return PARAMS
 
 
 def write_data(folder: Path) -> None:
-    """Images 16x16 of three classes, each brightest in a channel of its own."""
+    """Write 16x16 images of three classes, each brightest in its own channel."""
     generator = np.random.default_rng(0)
     splits = {}
     for name, count in (("train", 48), ("val", 12), ("test", 30)):
@@ -70,7 +70,7 @@ def write_data(folder: Path) -> None:
 
 
 def write_unlabeled(folder: Path, count: int = 20) -> None:
-    """As many more images beside the data of :func:`write_data`."""
+    """Add unlabelled images to the data of :func:`write_data`."""
     images = np.random.default_rng(1).integers(0, 240, (count, 16, 16, 3), dtype=np.uint8)
     np.save(folder / "unlabeled_images.npy", images)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ def write_unlabeled(folder: Path, count: int = 20) -> None:
 
 
 def train_student(folder: Path) -> Backbone:
-    """A resnet8 after a few steps: its BatchNorm is no identity, its logits tell the classes."""
+    """Train a resnet8 for a few steps, so that its BatchNorm and its logits are realistic."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     images = np.load(folder / "train_images.npy") / 255
     pixels = torch.tensor((images - manifest["mean"]) / manifest["std"], dtype=torch.float32)
@@ -98,12 +98,12 @@ def train_student(folder: Path) -> Backbone:
 
 
 def made_once(name: str, make: Callable[[], object], origin: Path | None = None) -> Path:
-    """As :func:`tests.once.once`, made in that folder as the current one.
+    """Call :func:`tests.once.once` with the new folder as the current one.
 
     Args:
-        name: of what is made.
-        make: makes it.
-        origin: what is copied to it first.
+        name: name of the folder.
+        make: fills the folder.
+        origin: folder to copy to it first.
     """
 
     def make_there(folder: Path) -> None:
@@ -131,19 +131,19 @@ def exported() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_origin():
-    """A project root with ``artifacts/data`` and ``artifacts/student``; not to be written to."""
+    """A project with ``artifacts/data`` and ``artifacts/student``; read-only."""
     return made_once("origin", write_origin)
 
 
 @pytest.fixture(scope="session")
 def tiny_exported():
-    """As :func:`tiny_origin`, with ``artifacts/onnx``; not to be written to."""
+    """Like :func:`tiny_origin`, with ``artifacts/onnx``; read-only."""
     return exported()
 
 
 @pytest.fixture
 def student_project(tiny_origin, tmp_path, monkeypatch):
-    """A copy of it to write to, the current folder."""
+    """The current folder, a writable copy of :func:`tiny_origin`."""
     shutil.copytree(tiny_origin, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -151,7 +151,7 @@ def student_project(tiny_origin, tmp_path, monkeypatch):
 
 @pytest.fixture
 def project(tiny_exported, tmp_path, monkeypatch):
-    """A copy of it to write to, the current folder."""
+    """The current folder, a writable copy of :func:`tiny_exported`."""
     shutil.copytree(tiny_exported, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -159,25 +159,25 @@ def project(tiny_exported, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished():
-    """A folder with all that the stages before the report leave; not to be written to."""
+    """A folder with the results of all stages before the report; read-only."""
     return made_once("finished", chain_files.write_chain)
 
 
 @pytest.fixture(scope="session")
 def reported(finished):
-    """As :func:`finished`, with its report; not to be written to."""
+    """Like :func:`finished`, with its report; read-only."""
     return made_once("reported", lambda: html_page.made(drawn=True), finished)
 
 
 @pytest.fixture
 def chain(finished, tmp_path, monkeypatch):
-    """A finished chain of its own, to be changed at will."""
+    """A writable copy of a finished chain."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
 
 def write_distillable(origin: Path) -> None:
-    """The data of ``origin``, and an untrained resnet14 to learn from, in the current folder."""
+    """Write the data of ``origin`` and an untrained resnet14 as teacher to the current folder."""
     shutil.copytree(origin / "artifacts/data", "artifacts/data")
     Path("artifacts/proxy").mkdir()
     torch.manual_seed(3)
@@ -186,7 +186,7 @@ def write_distillable(origin: Path) -> None:
 
 @pytest.fixture
 def distillable(tiny_origin, tmp_path, monkeypatch):
-    """A project of its own in which a student can be distilled, the current folder."""
+    """The current folder, a writable project for distilling a student."""
     monkeypatch.chdir(tmp_path)
     write_distillable(tiny_origin)
     monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
@@ -195,7 +195,7 @@ def distillable(tiny_origin, tmp_path, monkeypatch):
 
 
 def exit_of(stage: str) -> object:
-    """What ``python -m stages.STAGE`` ends with, by the parameters here, without such a process."""
+    """Return the exit status of ``python -m stages.STAGE``, without starting a process."""
     name = f"stages.{stage}"
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, name, raising=False)

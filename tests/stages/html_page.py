@@ -1,4 +1,4 @@
-"""The report as a browser would see it."""
+"""Parses the report's page like a browser."""
 
 import json
 import re
@@ -20,7 +20,7 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """What a browser would see: texts by section, tables as lists, and every reference."""
+    """A parsed page: texts by section, tables as lists, and all references."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Page(HTMLParser):
 
 
 def made(params: Params | None = None, *, drawn: bool = False) -> tuple[dict, Page]:
-    """Summary and page; unless it is ``drawn``, every chart is an empty one, which is quick."""
+    """Return summary and page; without ``drawn``, all charts are empty, which is fast."""
     with pytest.MonkeyPatch.context() as patch:
         if not drawn:
             patch.setattr(Figure, "savefig", lambda _, buffer, **__: buffer.write(_EMPTY))
@@ -102,7 +102,7 @@ def change(path: str, edit: Callable[[Any], object] = id, **values: Any) -> None
 def change_rows(
     path: str, matching: Mapping[str, Any], edit: Callable[[Any], object] = id, **values: Any
 ) -> None:
-    """As :func:`change`, those of its ``results`` that have all that ``matching`` has."""
+    """Set values in those rows of ``results`` that match all of ``matching``."""
 
     def change_all(content: Any) -> None:
         for row in content["results"]:
@@ -114,6 +114,6 @@ def change_rows(
 
 
 def reasons(summary: dict[str, Any]) -> dict[str, str]:
-    """Of what was not measured, by what and on which device."""
+    """Return the reasons for missing measurements, by what and device."""
     found = by_reason(summary["skipped"])
     return {what: reason for reason, missing in found.items() for what in missing}

@@ -40,7 +40,7 @@ def write_analysed() -> None:
 
 @pytest.fixture
 def analysed(monkeypatch):
-    """A folder with an analysed chain; not to be written to."""
+    """A folder with an analysed chain; read-only."""
     folder = made_once("analysed", write_analysed)
     monkeypatch.chdir(folder)
     return folder
@@ -48,7 +48,7 @@ def analysed(monkeypatch):
 
 @pytest.fixture
 def chain(tmp_path, monkeypatch):
-    """The same, to be changed at will."""
+    """A writable copy of :func:`analysed`."""
     shutil.copytree(made_once("analysed", write_analysed), tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
@@ -58,7 +58,7 @@ def report() -> dict[str, Any]:
 
 
 def outputs_by_hand(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and logits of all test images, one image at a time."""
+    """Compute embeddings and logits of all test images, one image at a time."""
     network = load_network(Path(f"artifacts/{name}/model.safetensors"))
     embeddings, logits = [], []
     for image in np.load("artifacts/data/test_images.npy"):
@@ -135,7 +135,7 @@ def test_how_the_learners_differ(analysed):
 
 
 def attention_by_hand(maps: list[np.ndarray]) -> np.ndarray:
-    """Eq. 3 from the file's own numbers: ``[N, M]``."""
+    """Compute Eq. 3 from the file's numbers, ``[N, M]``."""
     w = load_file("artifacts/distilled/model.safetensors")
     hidden, bias, weigh, offset = (
         w[f"attention.{name}"].double().numpy()
@@ -228,7 +228,7 @@ def test_compares_every_class_with_another_run(chain):
         (
             Distill(method="one"),
             ["target", "D3B1", "D3B1#2", "ensemble"],
-            ["target", "D3B1", "D3B1#2"],  # the gate weighs the student's own branch too
+            ["target", "D3B1", "D3B1#2"],  # the gate also weights the student's own branch
         ),
     ],
 )
@@ -245,7 +245,7 @@ def test_any_method_is_analysed(tmp_path, monkeypatch, settings, members, weighe
     if weighed:
         assert sum(learners["attention"].values()) == pytest.approx(1)
     with Image.open("artifacts/analysis/grad_cam.png") as panel:
-        # A column each for the image, the teacher, the target and the learners.
+        # The columns are the image, the teacher, the target and the learners.
         assert panel.width == 176 * (3 + len({*(members or ())} - {"target", "ensemble"}))
 
 

@@ -1,4 +1,4 @@
-"""How a stage fails: one sentence for a mistake, a traceback for a defect."""
+"""Failing stages print one sentence for a mistake, and a traceback for a defect."""
 
 import errno
 import shutil
@@ -40,7 +40,7 @@ def raising(error: BaseException):
         (OSError(errno.ENOSPC, "No space", "a/x"), "error: no space left on the disk .* a/x"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(error, code):
+def test_a_users_mistake_is_one_sentence(error, code):
     with pytest.raises(SystemExit, match=code):
         run_stage(raising(error))
 
@@ -88,7 +88,7 @@ def test_a_stage_finds_its_python_and_ends_with_dvc(project, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.delenv("SHELL", raising=False)
     (project / ".dvc").mkdir()
-    (project / ".dvc/config").write_text("[core]\n    no_scm = True\n")  # as `dvc init` leaves it
+    (project / ".dvc/config").write_text("[core]\n    no_scm = True\n")  # as after `dvc init`
     dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], stdout=subprocess.PIPE)
     assert dvc.stdout is not None
     assert any(line == b"caf\\xe9\n" for line in iter(dvc.stdout.readline, b""))

@@ -49,7 +49,7 @@ def test_switched_off_it_needs_neither_data_nor_any_package(tmp_path):
 
 
 @pytest.mark.usefixtures("project")
-def test_what_is_missing_is_named_before_any_work(asked, monkeypatch):
+def test_missing_packages_are_named_before_any_work(asked, monkeypatch):
     monkeypatch.setattr(litert_runtime, "_PACKAGES", {"litert-torch": "no_such_module"})
     expected = (
         r"params\.yaml: litert\.enabled is true, but litert-torch is not installed"
@@ -98,7 +98,7 @@ def test_a_student_answers_in_litert_as_in_torch(project, asked):
         assert (row["provider"], row["dtypes"], row["images"]) == ("XNNPACK", [dtype], 30)
         path = export_litert.LITERT_FOLDER / row["file"]
         assert (row["sha256"], row["bytes"]) == (sha256(path), path.stat().st_size)
-        # No file tells where it was made.
+        # No file contains the path where it was made.
         assert str(project).encode() not in path.read_bytes()
         assert b"site-packages" not in path.read_bytes()
         found = Session(path, 1).logits(images)

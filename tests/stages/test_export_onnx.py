@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def by_hand(origin: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Logits of the bare student, the images normalised in numpy with the manifest's figures."""
+    """Compute the plain student's logits, with images normalised in numpy."""
     manifest = json.loads((origin / "artifacts/data/manifest.json").read_text())
     normalised = (images / 255 - manifest["mean"]) / manifest["std"]
     pixels = torch.tensor(normalised.transpose(0, 3, 1, 2), dtype=torch.float32)
@@ -67,7 +67,7 @@ def test_the_files_are_as_described_and_have_the_facts_inside(tiny_exported, tin
             model = onnx.load(path)
             assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
             assert model.ir_version == description["ir_version"] <= 10
-            # TensorRT takes uint8 for nothing but a cast.
+            # TensorRT supports uint8 only as the input of a cast.
             (reader,) = [node for node in model.graph.node if "images" in node.input]
             assert reader.op_type == "Cast"
             if precision == "fp16":
@@ -123,7 +123,7 @@ def test_answers_are_the_students(tiny_exported, precision, tolerance, of_shapes
 
 
 def zero_point_types(path: Path) -> set[int]:
-    """Of what is quantised in the graph at run time: the activations."""
+    """Return the zero-point types of activations, which are quantised at run time."""
     graph = onnx.load(path).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     return {types[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
@@ -136,7 +136,7 @@ def test_int8_is_of_the_kind_of_its_target(tiny_exported):
         assert zero_point_types(u8s8) == {onnx.TensorProto.UINT8}
         assert zero_point_types(s8s8) == {onnx.TensorProto.INT8}
         assert tensorrt_violations(onnx.load(s8s8).graph) == []
-        # The lint is able to find something.
+        # Check that the lint can find something.
         assert tensorrt_violations(onnx.load(u8s8).graph)
         for path in (u8s8, s8s8):
             graph = onnx.load(path).graph
@@ -146,20 +146,20 @@ def test_int8_is_of_the_kind_of_its_target(tiny_exported):
             weights = [node.input[1] for node in graph.node if node.op_type in {"Conv", "Gemm"}]
             assert len(weights) == 10
             assert quantised.issuperset(weights)
-            # Preprocessing and logits stay float.
+            # Preprocessing and logits stay in float.
             producer = {output: node for node in graph.node for output in node.output}
             assert producer["logits"].op_type == "Gemm"
             reader = next(node for node in graph.node if node.op_type == "Cast")
             for operator in ("Mul", "Add", "Transpose"):
                 reader = next(node for node in graph.node if reader.output[0] in node.input)
                 assert reader.op_type == operator
-                # A last axis of three alone would take onnxruntime five times as long.
+                # A last axis of only three would take onnxruntime five times as long.
                 if operator != "Transpose":
                     constant = next(t for t in graph.initializer if t.name in reader.input)
                     assert list(constant.dims) == [16, 3]
 
 
-def test_means_of_maps_alone_are_pooled():
+def test_only_means_of_maps_become_pooling():
     class Network(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             maps = images.to(torch.float32).permute(0, 3, 1, 2)
@@ -178,7 +178,7 @@ def test_means_of_maps_alone_are_pooled():
 def test_onnxruntime_computes_all_of_u8s8_in_int8(tiny_exported, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3  # it warns that the file is for this processor
+    options.log_severity_level = 3  # it warns that the file is specific to this processor
     path = tiny_exported / ONNX / "int8_u8s8.static.onnx"
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     graph = onnx.load(tmp_path / "optimised.onnx").graph
@@ -194,7 +194,7 @@ def test_onnxruntime_computes_all_of_u8s8_in_int8(tiny_exported, tmp_path):
 )
 def test_other_networks_answer_and_norms_without_a_convolution_stay_float(name, kind, caplog):
     network = models.build(name, 3)
-    with torch.no_grad():  # as if trained: onnxruntime would quantise what many of them share
+    with torch.no_grad():  # as if trained: onnxruntime would quantise shared initial values
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     network(torch.randn(8, 3, 32, 32))  # moves the running statistics
@@ -221,7 +221,7 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys)
         raise ValueError(f"shared mode is not supported {'yet ' * 200}")
 
     monkeypatch.setattr("stages.export_onnx.quantize", refuse)
-    # Fewer images of both kinds than are asked for, too.
+    # Also has fewer images of both kinds than requested.
     wanted = {"golden_images": 31, "calibration_images": 49, "precisions": ["fp32", "int8_u8s8"]}
     export_onnx.main(Params.model_validate({"export": wanted}))
     description = json.loads((ONNX / "model.json").read_text())

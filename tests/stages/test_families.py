@@ -1,4 +1,4 @@
-"""A student of each family that people put on phones, from distillation to validated exports."""
+"""Distil, export and validate a student of each family that is common on phones."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ SIZE = 64
 
 @torch.no_grad()
 def build_shallow(name, num_classes):
-    """timm's, without the blocks that it runs without: it is exported in less time."""
+    """Build timm's network without optional blocks, which is faster to export."""
     network = timm.create_model(name, num_classes=num_classes).eval()
     for stage in getattr(network, "blocks", None) or network.stages:
         blocks = getattr(stage, "blocks", stage)
@@ -38,7 +38,7 @@ def build_shallow(name, num_classes):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Images of three classes, each brightest in a channel of its own, a teacher, own code."""
+    """A project with images of three classes, a teacher and the user's own code."""
     monkeypatch.chdir(tmp_path)
     random, splits = np.random.default_rng(0), {}
     for name, count in (("train", 48), ("val", 3), ("test", 24)):
@@ -77,10 +77,10 @@ def test_it_learns_from_a_transformer_and_is_exported(network, is_fused):
         "validate": {"batch_sizes": [1, 3], "tensorrt": "off"},
     }
     params = Params.model_validate(content)
-    for stage in (distill, prune, export_onnx, validate):  # which fails where fp32 does
+    for stage in (distill, prune, export_onnx, validate):  # fails if fp32 does
         stage.main(params)
     assert (read_json(prune.REPORT)["fused"] is not None) == is_fused
     int8 = [row for row in read_json(validate.REPORT)["results"] if row["precision"] != "fp32"]
     assert len(int8) == 2
-    # After six steps there is little for rounding to leave as it was; broken arithmetic is far off.
+    # After six steps, rounding changes many predictions, but broken arithmetic changes far more.
     assert all(row["golden"]["cosine"] > 0.9 for row in int8)

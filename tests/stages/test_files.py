@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files appear complete or not at all."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -32,7 +32,7 @@ def summary(tmp_path, monkeypatch):
 
 
 def judged(summary: dict[str, Any], **goals: float) -> list[dict[str, Any]]:
-    """The goals in the file; a breach must be an error too."""
+    """Return the goals in the file, after checking that a breach is an error."""
     Path("reports/summary.json").write_text(json.dumps(summary))
     params = Params(gate=Gate(**goals))
     try:

@@ -20,7 +20,7 @@ def network():
 
 
 def test_equals_the_class_activation_map_of_a_network_with_pooling_and_one_linear_layer(network):
-    # Selvaraju et al., section 3.1: there, Grad-CAM is CAM, which needs no gradient.
+    # Grad-CAM equals CAM here, without a gradient (Selvaraju et al., section 3.1).
     images, classes = torch.randn(6, 3, 24, 24), torch.tensor([0, 1, 2, 3, 4, 0])
     features = network.features(images)
     maps = features.stages[-1].detach().numpy()

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def command(folder: Path, name: str, output: str, status: int = 0) -> None:
-    """An executable that prints ``output``."""
+    """Write an executable that prints ``output``."""
     path = folder / name
     path.write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\nexit {status}\n")
     path.chmod(0o755)
@@ -23,7 +23,7 @@ def command(folder: Path, name: str, output: str, status: int = 0) -> None:
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    """The first folder of the PATH."""
+    """A folder that is first in PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path
 

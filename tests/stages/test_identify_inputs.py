@@ -1,4 +1,4 @@
-"""What is read from outside is known by its content, so that a replaced file is noticed."""
+"""External inputs are identified by content, so replaced files are noticed."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def identify(params: Params) -> tuple[str, str]:
     return identify_inputs.IMAGES.read_text(), identify_inputs.TEACHER.read_text()
 
 
-def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params):
+def test_a_replaced_input_changes_only_its_own_report(params):
     images, teacher = identify(params)
     assert identify(params) == (images, teacher)
     Path("../teacher.pth").write_text("other weights")
@@ -49,7 +49,7 @@ def test_what_was_replaced_changes_its_own_report_and_what_is_absent_none(params
     Path("../teacher.pth").unlink()
     Path("../images").rename("../elsewhere")
     assert identify(params) == before
-    Path("../elsewhere").rename("../images")  # copied, it has other times
+    Path("../elsewhere").rename("../images")  # a copy has other times
     for path in Path("../images").rglob("*.png"):
         path.touch()
     assert identify(params) == before

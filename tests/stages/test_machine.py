@@ -1,4 +1,4 @@
-"""Free memory, as the system and its control groups tell it."""
+"""Free memory according to the system and its control groups."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ BASE = "sys/fs/cgroup"
     [
         ({}, AVAILABLE),
         (INNER | group(f"{BASE}/service/inner", 4 * GB, 3 * GB, GB), 2 * GB),
-        # The limit of a group above counts; so does the one that a container sees at the base.
+        # Limits of parent groups count, and the one that a container sees at the root.
         (
             INNER
             | group(f"{BASE}/service", 3 * GB, 2 * GB, 0)

@@ -1,4 +1,4 @@
-"""What must hold for every method, through ``distill`` and ``prune``."""
+"""Properties of all methods, through ``distill`` and ``prune``."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from stages.sections.methods import Distill
 METHODS = get_args(Distill.model_fields["method"].annotation)
 STUDENT = Path("artifacts/distilled/model.safetensors")
 METRICS = Path("reports/distill/metrics.json")
-# What each trains beside the student, and the learners among it.
+# The modules that each trains besides the student, and its learners.
 HELPERS = {
     "cc": {"incongruence"},
     "vid": {"predictors"},
@@ -34,7 +34,7 @@ LEARNERS = {"one": ["D3B1", "D3B1#2"], "ackd": ["D3B1", "D2B2"]}
 
 @pytest.mark.usefixtures("distillable")
 @pytest.mark.parametrize("method", METHODS)
-def test_stopped_within_an_epoch_it_ends_in_the_same_weights_and_leaves_a_plain_student(
+def test_interrupted_trainings_give_the_same_weights_and_a_plain_student(
     method, monkeypatch, capsys
 ):
     settings = {"method": method, "epochs": 2, "batch_size": 12, "learning_rate": 0.01}
@@ -56,7 +56,7 @@ def test_stopped_within_an_epoch_it_ends_in_the_same_weights_and_leaves_a_plain_
     distill.main(params)
     wanted, measured = STUDENT.read_bytes(), METRICS.read_bytes()
     STUDENT.unlink()
-    # With one seed every method starts from one student.
+    # With one seed, all methods start from the same student.
     torch.manual_seed(5)
     fresh = models.build("resnet8", 3).state_dict()
     assert all(torch.equal(begun[0][name], tensor) for name, tensor in fresh.items())

@@ -34,19 +34,19 @@ def pass_gate() -> None:
 
 @pytest.fixture(scope="session")
 def gated(finished):
-    """All that ``package`` reads, made by the stages before it; not to be written to."""
+    """The inputs of ``package``, made by the stages before it; read-only."""
     return made_once("gated", pass_gate, finished)
 
 
 @pytest.fixture(scope="session")
 def packaged(gated):
-    """The same with a bundle; not to be written to."""
+    """Like :func:`gated`, with a bundle; read-only."""
     return made_once("packaged", lambda: package.main(PARAMS), gated)
 
 
 @pytest.fixture
 def chain(gated, tmp_path, monkeypatch):
-    """A copy of its own."""
+    """A writable copy."""
     shutil.copytree(gated, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
@@ -59,7 +59,7 @@ def unpacked(packaged, tmp_path):
 
 
 def fail(precision: str) -> None:
-    """Have the validation of ``precision`` failed."""
+    """Mark the validation of ``precision`` as failed."""
     change(SUMMARY, lambda summary: summary["exports"][precision].update(status="failed"))
 
 
@@ -182,7 +182,7 @@ def test_folders_of_the_machine_that_trained_stay_out_of_the_bundle(chain):
 
 
 def test_devices_stay_out_of_the_bundle_but_for_their_processors(chain):
-    """Whose, where and in which folder they are, and all that is measured there by hand."""
+    """Users, hosts and folders of devices stay out, and all measurements by hand."""
 
     def card() -> str:
         html_page.made(PARAMS)

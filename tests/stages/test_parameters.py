@@ -1,4 +1,4 @@
-"""dvc.yaml names the parameters that a stage reads, and no others."""
+"""dvc.yaml lists exactly the parameters that each stage reads."""
 
 import importlib
 import re
@@ -20,7 +20,7 @@ from stages.sections.common import Section
 from tests.stages import chain_files
 
 STAGES = YAML(typ="safe").load(Path(__file__).parents[2] / "dvc.yaml")["stages"]
-# What must not change a result; the tests of the training hold it to that.
+# Must not affect results, which the tests of training check.
 UNTRACKED = {
     "data.feed",
     "training.logits_store",
@@ -28,7 +28,7 @@ UNTRACKED = {
     "training.checkpoint_minutes",
     "training.tracker",
 }
-# Read where images are damaged.
+# Read if images are damaged.
 SELDOM = {"data.damaged"}
 
 SHORT = {"epochs": 1, "batch_size": 16, "network": "resnet8"}
@@ -48,7 +48,7 @@ SMALL: dict[str, Any] = {
 EARLY_STOPPED = {"proxy": {"method": "early_stopped", "early_stopped": {"epochs": 1}}}
 ASSISTANTS = {"proxy": {"method": "assistants", "assistants": {"networks": ["resnet8"]}}}
 METHODS = [{"distill": SHORT | {"method": method}} for method in ("scratch", "kd", "crd")]
-# Each stage with the parameters that it is run with, once for each way that it may go.
+# Each stage with parameters for each of its code paths.
 RUNS: dict[str, list[dict[str, Any]]] = {
     "identify_inputs": [{}],
     "prepare_data": [{}],
@@ -74,10 +74,10 @@ def leaves(section: Section, prefix: str) -> set[str]:
 
 @contextmanager
 def reading(params: Params) -> Iterator[set[str]]:
-    """What is read of the parameters within the block, by full names."""
+    """Record the full names of the parameters that are read within the block."""
     found: set[str] = set()
     prefixes: dict[int, str] = {}
-    known: list[Section] = []  # an id is of one section for as long as that lives
+    known: list[Section] = []  # an id is unique while its section lives
 
     def know(section: Section, prefix: str) -> None:
         prefixes[id(section)] = prefix
@@ -115,7 +115,7 @@ def reading(params: Params) -> Iterator[set[str]]:
 
 
 def declared(stage: str, params: Params) -> dict[str, set[str]]:
-    """The names in dvc.yaml, as for ``params``, and all that each stands for."""
+    """Return the names in dvc.yaml for ``params``, each with all parameters that it covers."""
     content = params.model_dump(by_alias=True)
 
     def value(match: re.Match[str]) -> str:
@@ -129,7 +129,7 @@ def declared(stage: str, params: Params) -> dict[str, set[str]]:
 
 @pytest.fixture
 def trained_project(project, monkeypatch):
-    """All that the stages up to ``profile_latency`` may ask for."""
+    """A project with all inputs of the stages up to ``profile_latency``."""
     monkeypatch.setenv("ACKD_LOGITS", str(project / "logits"))
     torch.manual_seed(0)
     for path in (train_teacher.TEACHER_FOLDER, train_proxy.PROXY_FOLDER):
@@ -141,7 +141,7 @@ def trained_project(project, monkeypatch):
 
 @pytest.fixture
 def finished_project(tmp_path, monkeypatch):
-    """All that the stages after them ask for."""
+    """A project with all inputs of the later stages."""
     monkeypatch.chdir(tmp_path)
     chain_files.write_chain()
     chain_files.write_networks(Params().distill)
@@ -151,7 +151,7 @@ def finished_project(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stage", RUNS)
 def test_a_stage_reads_the_parameters_that_it_declares(stage, request, monkeypatch):
-    monkeypatch.setattr("stages.prepare_data.check", lambda _: None)  # looks at all parameters
+    monkeypatch.setattr("stages.prepare_data.check", lambda _: None)  # checks all parameters
     after = stage in ("analyze", "gate", "package")
     request.getfixturevalue("finished_project" if after else "trained_project")
     ever_declared: set[str] = set()

@@ -1,4 +1,4 @@
-"""params.yaml: every mistake gets a sentence that names the key and what was expected."""
+"""params.yaml: each mistake is one sentence that names the key and what was expected."""
 
 import pytest
 from ruamel.yaml import YAML

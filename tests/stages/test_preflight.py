@@ -1,4 +1,4 @@
-"""What cannot work is found before anything runs."""
+"""Impossible settings are refused before anything runs."""
 
 import pytest
 from torch import Tensor, nn
@@ -44,12 +44,12 @@ from stages.preflight import check, check_training, downloads
         ),
     ],
 )
-def test_what_cannot_be_is_refused(content, said):
+def test_impossible_settings_are_refused(content, said):
     with pytest.raises(InputError, match=said):
         check(Params.model_validate(content))
 
 
-def test_a_folder_that_is_none_of_classes_is_refused(tmp_path):
+def test_a_folder_without_classes_is_refused(tmp_path):
     source = {"source": f"imagefolder:{tmp_path}"}
     for name in ("cat", "dog", "test/cat"):
         (tmp_path / name).mkdir(parents=True)
@@ -57,7 +57,7 @@ def test_a_folder_that_is_none_of_classes_is_refused(tmp_path):
         check(Params.model_validate({"data": source}))
     with pytest.raises(InputError, match=f"data.unlabeled: {tmp_path}: no images found; add"):
         check(Params.model_validate({"data": {"unlabeled": f"imagefolder:{tmp_path}"}}))
-    # What was prepared elsewhere needs no folder here; networks of other libraries have stages.
+    # Images prepared elsewhere need no folder here; networks of other libraries have stages.
     zoo = {"network": "torchvision:resnet18", "ackd": {"learners": ["D4B1", "D3B2"]}}
     check(Params.model_validate({"distill": zoo}))
     check(Params.model_validate({"data": {"source": "imagefolder:/no/such/folder"}}))

@@ -1,4 +1,4 @@
-"""The stage as a user runs it: its files, their truth, and what it refuses."""
+"""Run the stage: its files, their correctness, and its errors."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ DIGITS = load_digits()
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """An empty project to run in, with a cache of its own."""
+    """An empty project with its own cache, the current folder."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "project"
     folder.mkdir()
@@ -90,13 +90,13 @@ def test_the_manifest_and_the_report_are_of_the_arrays(project):
     assert report == manifest | {"notes": notes, "damaged": []}
 
 
-def test_a_margin_is_kept_for_training_alone(project):
+def test_only_training_images_keep_a_margin(project):
     manifest = prepare(resize=40)
     train, test = array("train_images"), array("test_images")
     assert (train.shape[1:], test.shape[1:]) == ((40, 40, 3), (32, 32, 3))
     middle = np.asarray(load_data().images("train")[:5])
     np.testing.assert_array_equal(middle, train[:5, 4:36, 4:36])
-    # The shorter side is brought to 40 pixels for all of them alike.
+    # The shorter side of all images is resized to 40 pixels.
     whole = prepare(image_size=40)
     assert whole["splits"]["train"]["images_sha256"] == manifest["splits"]["train"]["images_sha256"]
     np.testing.assert_array_equal(test, array("test_images")[:, 4:36, 4:36])
@@ -177,10 +177,10 @@ def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
     report = json.loads(Path("reports/data.json").read_text())
     assert report["unlabeled"] == {"source": "imagefolder:more", "count": 3, "left_out": 12}
     assert "; 3 unlabeled, 12 left out as duplicates" in capsys.readouterr().out
-    # The rest of a set of which a part is labeled; its own labels count for nothing.
+    # The rest of a partly labelled data set, whose labels are ignored.
     rest = prepare(train_per_class=20, unlabeled="digits")
     known = rest["splits"]["train"]["count"] + rest["splits"]["val"]["count"]
-    assert rest["unlabeled"]["count"] == pytest.approx(1437 - known, abs=3)  # and a few twins
+    assert rest["unlabeled"]["count"] == pytest.approx(1437 - known, abs=3)  # and a few duplicates
     with pytest.raises(InputError, match=r"data.unlabeled: all images of digits are also in"):
         prepare(unlabeled="digits")
     with pytest.raises(InputError, match=r"^data.unlabeled: 'no' is not a folder; correct"):
@@ -243,7 +243,7 @@ def test_own_size_must_be_one_and_square(project, pattern, size, message):
 
 
 def write_damaged(folder: Path) -> None:
-    """Seven of twelve images."""
+    """Damage seven of twelve images."""
     for k, path in enumerate(sorted(write_folder(folder).rglob("*.jpg"))):
         if k % 6 > 2 or k == 0:
             path.write_text("no image")
@@ -275,7 +275,7 @@ def test_damaged_images_are_named_at_once_or_skipped_but_no_class_whole(project,
     ("room", "sentence"),
     [
         ("5000k", "artifacts/data: the images need 0.00552 GB, but this disk has only 0.0051"),
-        ("5400k", "no space left on the disk"),  # for the images, and not for the labels
+        ("5400k", "no space left on the disk"),  # enough for the images, but not for the labels
     ],
 )
 def test_a_full_disk_is_one_sentence(project, monkeypatch, room, sentence):

@@ -83,7 +83,7 @@ def on(devices: list[str], params: Params) -> Params:
     return params.model_copy(update={"profile": profile})
 
 
-def test_what_cannot_be_measured_is_refused_before_any_work(project, tiny_params):
+def test_impossible_measurements_are_refused_before_any_work(project, tiny_params):
     with pytest.raises(InputError, match=r"^ssh://127\.0\.0\.1:1: "):
         profile_latency.main(on(["local:", "ssh://127.0.0.1:1"], tiny_params))
     assert not (project / "reports").exists()

@@ -1,4 +1,4 @@
-"""Progress in a log: plain lines, and none for what is done soon."""
+"""Progress in a log: plain lines, and none for short work."""
 
 from stages import progress
 
@@ -7,7 +7,7 @@ def test_lines_tell_how_far_and_how_long(capsys, monkeypatch):
     clock = iter(float(7 * i) for i in range(100))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     assert list(progress.track(iter("abcd"), "read", total=4)) == list("abcd")
-    # Seven seconds an item: a line when ten have passed, which is every second item.
+    # Seven seconds per item: a line every ten seconds, which is every second item.
     assert capsys.readouterr().out.splitlines() == [
         "read: 1 of 4, 42 s left",
         "read: 3 of 4, 9 s left",

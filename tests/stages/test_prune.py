@@ -1,4 +1,4 @@
-"""A student whose branches help training alone, through ``prune`` and ``export_onnx``."""
+"""Students with branches that only help training, through ``prune`` and ``export_onnx``."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ NETWORK = "timm:repghostnet_050"
 
 
 def save_distilled(network: str) -> torch.Tensor:
-    """A student as ``distill`` saves it, with statistics as after a training, and its logits."""
+    """Save a student like ``distill``, with statistics as after a training; return its logits."""
     generator = torch.Generator().manual_seed(0)
     student = models.build(network, 3).eval()
     for module in student.modules():

@@ -1,4 +1,4 @@
-"""The summary and the page of a finished chain, and of one with this or that missing."""
+"""The summary and the page of finished and of incomplete chains."""
 
 import json
 import re
@@ -104,7 +104,7 @@ def test_the_page_has_its_sections_in_order(page):
         ),
     ]
     networks, scores, exports, validation = page.tables["results"]  # none of LiteRT
-    assert "trade-off" not in page.tables  # which has a table where there are several devices
+    assert "trade-off" not in page.tables  # has a table only for several devices
     assert networks[1] == ["teacher", "resnet20", "98.89 %", "272,474", "40.8 M", "1.09"]
     assert networks[2] == ["student", "resnet8", "97.50 %", "78,042", "12.5 M", "0.312"]
     assert networks[3][2:] == ["+1.39 points", "3.49×", "3.26×", "3.49×"]
@@ -162,14 +162,14 @@ def test_every_chart_has_the_pages_colours_and_how_to_read_it(html):
         assert not re.search(r"(?:fill|stroke): ?#|rgb\(|font-family|font:", drawing)
     for figure in re.findall(r"<figure>.*?</figure>", html, re.S):
         title = re.search(r"<h3>(.*?)</h3>", figure)[1]
-        # One sentence stands for all charts of latency.
+        # All charts of latency share one sentence.
         assert re.search(r"<figcaption>([^<]+\.)</figcaption>", figure) or "thread" in title, title
         assert len(re.search(r'aria-label="([^"]+)"', figure)[1]) > 20
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark", "print"])
 def test_text_and_lines_have_enough_contrast(scheme):
-    """WCAG 2.2: 4.5 for text, 3 for what a drawing means."""
+    """WCAG 2.2 requires 4.5 for text and 3 for graphics."""
     style = (Path(report.__file__).parent / "report_page/style.css").read_text()
     blocks = re.findall(r":root \{(.*?)\}", style, re.S)
     declared = blocks[["light", "dark", "print"].index(scheme)]
@@ -198,7 +198,7 @@ def test_equal_measurements_give_equal_bytes(chain, reported):
 
 
 def test_what_failed_or_was_not_exported_shows_with_its_reasons(chain):
-    # Accuracies are those of the validation that saw the whole test split.
+    # Accuracies come from the validation on the whole test split.
     change_rows(VALIDATION, {"shape": "static"}, accuracy=0.1, drop=0.9, agreement=0.1, images=10)
     failed = {"status": "failed", "reason": "wrong <logits>", "golden": None}
     unknown = dict.fromkeys(("accuracy", "drop", "agreement"))
@@ -257,7 +257,7 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
     text = made()[1].text["results"]
     assert "int8: calibrated on 256 training images, int8_u8s8 by percentile." in text
     assert "int8_u8s8 keeps sensitive layers in float: first Conv, Gemm." in text
-    # Without latency at one thread there is none.
+    # Without a latency with one thread there is no recommendation.
     change_rows(LATENCY, {"threads": 1}, threads=4)
     summary, page = made()
     assert summary["recommended"] is None
@@ -343,6 +343,6 @@ def test_a_browser_shows_it_in_light_and_dark_and_as_wide_as_a_phone(reported, t
             with Image.open(tmp_path / "shown.png") as image:
                 shown = np.asarray(image.convert("L"), dtype=float)
             assert shown.mean() < 60 if dark else shown.mean() > 200
-            assert shown.std() > 10  # there is something on it
+            assert shown.std() > 10  # it is not empty
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
         assert page.complaints == []

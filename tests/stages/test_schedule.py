@@ -1,4 +1,4 @@
-"""A schedule in fewer epochs keeps its shape, or is refused."""
+"""Shortened schedules keep their shape, or are refused."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from stages.sections.training import Teacher
 def test_fewer_epochs_keep_the_shape():
     teacher = Teacher(epochs=200, schedule="multi_step", milestones=[100, 150], learning_rate=0.1)
     assert compressed(teacher, 200) == teacher
-    # Of 32.5 and 48.75.
+    # From 32.5 and 48.75.
     changes = {"epochs": 65, "milestones": [32, 49]}
     assert compressed(teacher, 65) == teacher.model_copy(update=changes)
     assert compressed(teacher, 4).milestones == [2, 3]

@@ -1,4 +1,4 @@
-"""Numbers as text, and the parts of tables that every renderer needs."""
+"""Numbers as text, and the parts of tables that all renderers use."""
 
 import pytest
 

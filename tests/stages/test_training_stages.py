@@ -1,4 +1,4 @@
-"""train_teacher, train_proxy, distill and prune, one after the other on a small real set."""
+"""Run train_teacher, train_proxy, distill and prune in sequence on a small real data set."""
 
 import csv
 import hashlib
@@ -40,7 +40,7 @@ def params(**distill: Any) -> Params:
 
 @pytest.fixture(scope="session")
 def trained(tiny_origin):
-    """A project root in which all four stages ran, with ACKD; not to be written to."""
+    """A project in which all four stages ran, with ACKD; read-only."""
 
     def make() -> None:
         shutil.copytree(tiny_origin / "artifacts/data", "artifacts/data")
@@ -52,7 +52,7 @@ def trained(tiny_origin):
 
 @pytest.fixture
 def root(trained, tmp_path, monkeypatch):
-    """A copy of its own for a test that writes."""
+    """A writable copy."""
     shutil.copytree(trained, tmp_path / "root")
     monkeypatch.chdir(tmp_path / "root")
     return tmp_path / "root"
@@ -82,7 +82,7 @@ def test_metrics_and_history(trained):
     assert proxy["accuracy"] == read(trained / "reports/teacher/metrics.json")["accuracy"]
 
 
-def test_all_that_was_trained_is_kept_and_the_student_leaves_it(trained):
+def test_all_trained_modules_are_kept_and_the_student_is_extracted(trained):
     distilled = trained / "artifacts/distilled/model.safetensors"
     state, header = load_state(distilled)
     buffers = header.pop("buffers")
@@ -126,7 +126,7 @@ OWN = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
 
 
 def other_normalisation(root: Path) -> tuple[Backbone, torch.Tensor]:
-    """A network for images normalised by OWN, saved as teacher.pth, and its test logits."""
+    """Save a network for images normalised by OWN as teacher.pth; return its test logits."""
     torch.manual_seed(5)
     network = models.build("resnet14", 3).eval()
     torch.save({"model": network.state_dict()}, root / "teacher.pth")
@@ -149,9 +149,9 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monk
     train_teacher.main(loaded(normalization=OWN, expect_accuracy=right))
     metrics = read(root / "reports/teacher/metrics.json")
     assert metrics["accuracy"] == right
-    assert "epochs" not in metrics  # it is measured and not trained
+    assert "epochs" not in metrics  # it is measured but not trained
     train_proxy.main(loaded(normalization=OWN))
-    # Downstream it takes images that are normalised as the data are, and has the plain names.
+    # Downstream it accepts images with the data's normalisation, and has the plain names.
     data = load_data()
     images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
     for name in ("teacher", "proxy"):
@@ -174,7 +174,7 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monk
         train_teacher.main(loaded(weights="pretrained"))
     published = load_network(root / "artifacts/teacher/model.safetensors")
     assert weights_sha256(published) == weights_sha256(again)
-    # Another input is another teacher, in the store of its logits too.
+    # Another input makes another teacher, also in the store of logits.
     train_teacher.main(loaded())
     plain = load_network(root / "artifacts/teacher/model.safetensors")
     assert weights_sha256(plain) != weights_sha256(again)
@@ -206,7 +206,7 @@ def test_a_student_starts_from_weights_of_other_classes(root, capsys):
     for name, parameter in network.named_parameters():
         if not name.startswith("fc."):
             torch.testing.assert_close(student.get_parameter(name), parameter)
-    # It takes images as the data are normalised, and sees them as its weights were trained.
+    # It accepts the data's normalisation, and converts it to that of its weights.
     data = load_data()
     pixels = torch.from_numpy(data.split("test").images[:4])
     own = (pixels / 255 - torch.tensor(OWN["mean"])) / torch.tensor(OWN["std"])
@@ -214,14 +214,14 @@ def test_a_student_starts_from_weights_of_other_classes(root, capsys):
     torch.testing.assert_close(
         student.renormalize(given), own.permute(0, 3, 1, 2).float(), rtol=1e-4, atol=1e-5
     )
-    # Its learners begin as copies of its stages, not afresh.
+    # Its learners start as copies of its stages.
     group = load_learners(root / "artifacts/distilled/model.safetensors")
     own_stage = dict(group.target.layer3.named_parameters())
     for name, parameter in group.learners[0].layer3.named_parameters():
         torch.testing.assert_close(parameter, own_stage[name])
 
 
-def test_a_teacher_that_is_not_as_good_as_is_said_is_refused(root):
+def test_a_teacher_below_its_published_accuracy_is_refused(root):
     other_normalisation(root)
     train_teacher.main(loaded())
     found = read(root / "reports/teacher/metrics.json")["accuracy"]
@@ -281,7 +281,7 @@ def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(root, monke
     for stage in (train_proxy, distill, prune, analyze):
         stage.main(params)
     assert load_network(root / "artifacts/student/model.safetensors").input_size is None
-    # It sees what the student sees, resized; at that size it is another teacher.
+    # It sees the student's images, resized; with another size it is another teacher.
     images = torch.randn(2, 3, 16, 16)
     large = torch.nn.functional.interpolate(images, (160, 160), mode="bicubic", antialias=True)
     seen = teacher(images)
@@ -310,7 +310,7 @@ def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root):
     assert metrics["method"] == "early_stopped"
     assert (metrics["network"], metrics["epochs"]) == ("resnet14", 1)
     stopped = load_network(root / "artifacts/proxy/model.safetensors")
-    # One epoch of a teacher is what a teacher of one epoch is.
+    # It equals a teacher that is trained for one epoch.
     content = CONTENT | {"teacher": CONTENT["teacher"] | {"epochs": 1}}
     train_teacher.main(Params.model_validate(content))
     wanted = load_network(root / "artifacts/teacher/model.safetensors").state_dict()
@@ -324,13 +324,13 @@ def test_assistants_learn_one_from_another(root):
     assert metrics["accuracy"] == metrics["chain"][-1]["accuracy"]
     assert load_network(root / "artifacts/proxy/model.safetensors").name == "resnet8"
     assert not (root / ".checkpoints").exists()
-    # Another first assistant makes another second one.
+    # Another first assistant leads to another second one.
     first = (root / "artifacts/proxy/model.safetensors").read_bytes()
     train_proxy.main(proxy("assistants", networks=["resnet8x4", "resnet8"]))
     assert (root / "artifacts/proxy/model.safetensors").read_bytes() != first
 
 
-def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root):
+def test_the_candidate_in_the_middle_becomes_the_assistant(root):
     names = ["resnet8", "resnet14", "resnet8x4"]
     train_proxy.main(proxy("assistants", candidates=names))
     metrics = read(root / "reports/proxy/metrics.json")
@@ -341,7 +341,7 @@ def test_of_candidates_the_one_in_the_middle_becomes_the_assistant(root):
     chosen = names[1 + distances.index(min(distances))]
     assert [link["network"] for link in metrics["chain"]] == [chosen]
     found = (root / "artifacts/proxy/model.safetensors").read_bytes()
-    # It is the same network as where it is named.
+    # It equals the assistant that is named explicitly.
     train_proxy.main(proxy("assistants", networks=[chosen]))
     assert (root / "artifacts/proxy/model.safetensors").read_bytes() == found
     assert not (root / ".checkpoints").exists()

@@ -25,7 +25,7 @@ def params(required: tuple[str, ...] = ("fp32",), **changes: Any) -> Params:
 
 
 def replace(name: str, weight: float) -> None:
-    """Put ``weight`` into the classifier's bias of an export, and its sum into model.json."""
+    """Replace the bias of an export's classifier, and its checksum in model.json."""
     path = ONNX / name
     model = onnx.load(path)
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
@@ -77,13 +77,13 @@ def torch_logits() -> np.ndarray:
 
 @pytest.mark.usefixtures("project")
 def test_figures_against_an_independent_calculation():
-    # Class 0 is never answered any more: a third of the test images is lost.
+    # Class 0 is no longer predicted: a third of the test images is lost.
     replace("int8_s8s8.dynamic.onnx", -1e6)
     validate.main(params(tensorrt="off"))
     (row,) = (row for row in rows() if row["file"] == "int8_s8s8.dynamic.onnx")
     assert row["accuracy"] == pytest.approx(20 / 30)
     assert row["drop"] == pytest.approx(10 / 30)
-    # Agresti and Min: half an answer more in each cell of the table, 10 images lost and none won.
+    # Agresti and Min: add one half to each cell of the table; 10 images are lost and none gained.
     centre = (10.5 - 0.5) / 32
     half = 1.959964 * np.sqrt((11 - 10**2 / 32) / 32**2)
     assert (row["drop_low"], row["drop_high"]) == pytest.approx((centre - half, centre + half))
@@ -91,7 +91,7 @@ def test_figures_against_an_independent_calculation():
     reference = np.load(ONNX / "golden.npz")["logits"].astype(np.float64)
     largest = np.abs(reference).max()
     assert row["golden"]["max_relative_error"] == pytest.approx(1e6 / largest, rel=1e-3)
-    # All weight is on the two other classes, so confidence comes from their logits alone.
+    # Only the two other classes have probability, so confidence comes from their logits.
     others = torch_logits()[:, 1:]
     claimed = np.exp(others).max(1) / np.exp(others).sum(1)
     right = (others.argmax(1) + 1) == np.load("artifacts/data/test_labels.npy")

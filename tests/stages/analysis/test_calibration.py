@@ -4,14 +4,14 @@ import pytest
 from stages.analysis.calibration import calibration, confidence
 
 
-def test_confidence_is_the_probability_of_the_answer():
+def test_confidence_is_the_probability_of_the_prediction():
     logits = np.random.default_rng(0).normal(size=(50, 7)) * 5
     exact = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(confidence(logits), exact.max(1), rtol=1e-12)
     assert confidence(np.array([[1e4, -1e4]], np.float32)) == 1
 
 
-def test_the_error_is_the_weighted_distance_of_claim_and_truth():
+def test_the_error_is_the_weighted_gap_of_confidence_and_accuracy():
     random = np.random.default_rng(1)
     claimed = random.uniform(0.1, 1, 2000)
     right = random.uniform(size=2000) < claimed**2

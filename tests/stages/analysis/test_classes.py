@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_another_run_reads_what_was_written():
+def test_written_classes_can_be_read_by_another_run():
     ours = seen(0)
     write_classes(ours, {"accuracy/student": [0.5, 1 / 3, None]}, None)
     for one, found in zip(ours, read_baseline(Path("reports/classes.csv"), NAMES), strict=True):
@@ -42,7 +42,7 @@ def test_another_run_reads_what_was_written():
     assert [row["images"] for row in rows] == ["13", "24", "0"]
 
 
-def test_runs_are_paired_where_they_saw_the_same_images():
+def test_runs_on_the_same_images_are_paired():
     ours, theirs = seen(0), seen(1)
     paired = compare_runs(ours, theirs)
     expected = [ours[k].right.mean() - theirs[k].right.mean() for k in range(2)]
@@ -51,7 +51,7 @@ def test_runs_are_paired_where_they_saw_the_same_images():
     assert [g and g.gain for g in paired.classes] == [*map(pytest.approx, expected), None]
     other = compare_runs(ours, seen(1, digest="1"))
     assert not other.paired
-    # A file with gains can be compared with in turn.
+    # A file with gains can itself be a baseline.
     write_classes(ours, {}, paired)
     rows = read_csv(Path("reports/classes.csv"))
     assert float(rows[0]["gain"]) == pytest.approx(expected[0], abs=1e-6)
@@ -66,7 +66,7 @@ def test_runs_without_a_common_class_are_refused():
         compare_runs(seen(0), empty)
 
 
-def test_a_digest_is_of_a_classs_images_alone():
+def test_a_digest_covers_only_the_images_of_its_class():
     images = np.random.default_rng(0).integers(0, 256, (6, 2, 2, 3), dtype=np.uint8)
     labels, right = np.array([0, 1, 0, 1, 0, 1]), np.array([1, 0, 1, 1, 0, 1], bool)
     first = by_class(Images(images, labels), ["a", "b"], right)

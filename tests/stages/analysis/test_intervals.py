@@ -11,7 +11,7 @@ def answers(won: int, lost: int, both: int, neither: int) -> tuple[np.ndarray, n
 
 
 def test_a_paired_gain_by_the_published_formula():
-    """Half an answer is added to each of the four cells (Agresti & Min 2005)."""
+    """Add one half to each of the four cells (Agresti & Min 2005)."""
     ours, theirs = answers(12, 5, 70, 13)
     won, lost, count = 12.5, 5.5, 102
     centre = (won - lost) / count
@@ -21,7 +21,7 @@ def test_a_paired_gain_by_the_published_formula():
 
 
 def test_an_unpaired_gain_by_the_published_formula():
-    """A right and a wrong answer are added to each sample (Agresti & Caffo 2000)."""
+    """Add a correct and a wrong answer to each sample (Agresti & Caffo 2000)."""
     ours, theirs = np.arange(10) < 8, np.arange(40) < 20
     p, q = 9 / 12, 21 / 42
     half = 1.959964 * np.sqrt(p * (1 - p) / 12 + q * (1 - q) / 42)
@@ -31,14 +31,14 @@ def test_an_unpaired_gain_by_the_published_formula():
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("count", [20, 100])
-def test_95_of_100_intervals_hold_the_truth(paired, count):
+def test_95_of_100_intervals_contain_the_true_value(paired, count):
     random = np.random.default_rng(count)
     held, tries = 0, 2000
     for _ in range(tries):
         hard = random.uniform(size=count)
         harder = hard if paired else random.uniform(size=count)
-        # Ours is right on 80 % of all images; a tenth of these the other one misses, and it gets
-        # right half of what we miss, so that it has 82 %.
+        # Ours is correct on 80 % of the images. The other one is wrong on a tenth of these and
+        # correct on half of the rest, so it has 82 %.
         ours = hard < 0.8
         theirs = (harder < 0.72) | (harder > 0.9)
         found = gain(ours, theirs, paired)

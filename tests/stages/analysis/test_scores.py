@@ -8,7 +8,7 @@ from stages.analysis.intervals import share_interval
 from stages.analysis.scores import ranks, scores
 
 
-def test_uneven_classes_by_scikit_learn():
+def test_uneven_classes_against_scikit_learn():
     random = np.random.default_rng(3)
     labels = np.repeat(np.arange(7), [40, 3, 9, 20, 5, 1, 12])
     logits = random.normal(size=(len(labels), 7)) + 2 * np.eye(7)[labels]
@@ -23,18 +23,18 @@ def test_uneven_classes_by_scikit_learn():
     assert {name: score["value"] for name, score in found.items()} == pytest.approx(expected)
     for score in found.values():
         assert 0 < score["low"] < score["value"] < score["high"] <= 1
-    # The few images of some classes make their mean less sure.
+    # The few images of some classes widen the interval of their mean.
     widths = {name: score["high"] - score["low"] for name, score in found.items()}
     assert widths["balanced_accuracy"] > 1.5 * widths["accuracy"]
 
 
-def test_classes_without_images_count_nowhere_and_few_classes_have_no_top5():
+def test_classes_without_images_do_not_count_and_few_classes_have_no_top5():
     labels, answers = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2])
     found = scores(np.eye(4)[answers], labels)
     assert found["top5_accuracy"] is None
     assert found["balanced_accuracy"]["value"] == 0.75
     assert found["macro_f1"]["value"] == pytest.approx((2 / 3 + 1) / 2)
-    # Even classes: the accuracy and its interval.
+    # For even classes this is the accuracy and its interval.
     assert found["balanced_accuracy"] == found["accuracy"]
 
 

@@ -12,7 +12,7 @@ from stages.bundle.keys import configured_key, is_signed_by, key_id, new_key, re
 from tests.bundles import flip_byte, make_bundle
 
 
-def test_a_new_key_is_its_owners_alone_and_works(tmp_path, monkeypatch):
+def test_a_new_key_is_private_and_works(tmp_path, monkeypatch):
     private = tmp_path / "keys/signing.key"
     public, name = new_key(private)
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
@@ -29,14 +29,14 @@ def test_a_new_key_is_its_owners_alone_and_works(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["signing.key", "signing.key.pub"])
-def test_nothing_is_written_over(tmp_path, name):
+def test_existing_keys_are_not_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=rf"{name}: exists already; name another file"):
         new_key(tmp_path / "signing.key")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_what_is_no_key(tmp_path, monkeypatch):
+def test_invalid_keys_are_refused(tmp_path, monkeypatch):
     for unset in (None, ""):
         if unset is not None:
             monkeypatch.setenv("ACKD_SIGNING_KEY", unset)

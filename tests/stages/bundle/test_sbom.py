@@ -32,13 +32,13 @@ def written(folder: Path, license_: str | None = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("license_", [None, "Apache-2.0", "LicenseRef-A", "MIT OR Apache-2.0"])
-def test_it_is_what_the_format_demands(folder, license_):
+def test_it_is_valid_cyclonedx(folder, license_):
     assert written(folder, license_)["specVersion"] == "1.6"
     content = (folder / "sbom.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(content) is None
 
 
-def test_every_file_has_its_sum_and_what_it_needs(folder):
+def test_every_file_has_its_checksum_and_dependencies(folder):
     sbom = written(folder)
     root = sbom["metadata"]["component"]
     assert (root["name"], root["version"]) == ("resnet8", "1.2.0")
@@ -73,7 +73,7 @@ def test_equal_files_give_equal_bytes_and_others_another_serial_number(folder):
     assert written(folder)["serialNumber"] != first["serialNumber"]
 
 
-def test_the_versions_are_those_that_bundles_are_tested_with(folder):
+def test_the_versions_are_the_tested_ones(folder):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     python, numpy = next(iter(NUMPY.items()))
     lowest = {"python": python, "numpy": numpy, "onnxruntime": OLDEST}

@@ -1,4 +1,4 @@
-"""A data set small enough to look at every image."""
+"""A data set small enough to check every image."""
 
 import numpy as np
 import pytest

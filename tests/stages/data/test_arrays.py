@@ -1,4 +1,4 @@
-"""Images that are read from their file piece by piece."""
+"""Read images piece by piece from their file."""
 
 import os
 
@@ -47,7 +47,7 @@ def test_an_index_beyond_the_end_is_refused(images):
             images[[0, row]]
 
 
-def test_the_first_images_alone(images, pixels):
+def test_reading_only_the_first_images(images, pixels):
     part = images.first(6)
     assert len(part) == 6
     np.testing.assert_array_equal(part[4:10], pixels[4:6])
@@ -56,7 +56,7 @@ def test_the_first_images_alone(images, pixels):
     assert len(images.first(99)) == len(images) == 20
 
 
-def test_a_header_as_numpy_writes_it(tmp_path, pixels):
+def test_headers_of_numpy(tmp_path, pixels):
     with (tmp_path / "ours.npy").open("wb") as handle:
         write_header(handle, np.uint8, pixels.shape)
         handle.write(pixels.tobytes())
@@ -64,7 +64,7 @@ def test_a_header_as_numpy_writes_it(tmp_path, pixels):
     np.testing.assert_array_equal(ImageFile(tmp_path / "ours.npy")[:], pixels)
 
 
-def test_what_is_damaged_or_something_else_is_refused(tmp_path, pixels):
+def test_damaged_and_other_files_are_refused(tmp_path, pixels):
     path = tmp_path / "val_images.npy"
     with pytest.raises(InputError, match=r"val_images.npy: missing or damaged .*No such file"):
         ImageFile(path)

@@ -1,4 +1,4 @@
-"""Order and augmentation depend on seed, epoch and index, and on nothing else."""
+"""Order and augmentation depend only on seed, epoch and index."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from stages.sections.data import Augmentation
 
 
 def splitmix64(state: int) -> int:
-    """The published generator in plain integers: the output for a state."""
+    """Compute the published generator's output for a state, in plain integers."""
     mask = (1 << 64) - 1
     z = (state + 0x9E3779B97F4A7C15) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -62,14 +62,14 @@ def test_each_result_is_a_window_of_its_padded_image(mode, flip):
     indices = torch.tensor([3, 9, 49, 3])
     settings = Augmentation(crop_padding=2, pad_mode=mode, horizontal_flip=flip, seed=5)
     out = crop_and_flip(padded, indices, indices, settings, 8, epoch=7)
-    assert torch.equal(out[0], out[3])  # the same sample in the same epoch
+    assert torch.equal(out[0], out[3])  # the same sample and epoch
     for image, index in zip(out, indices, strict=True):
         windows = [padded[index, y : y + 8, x : x + 8] for y in range(5) for x in range(5)]
         windows += [w.flip(1) for w in windows] if flip else []
         assert any(torch.equal(image, window) for window in windows)
 
 
-def test_the_choice_belongs_to_the_sample_not_to_its_place():
+def test_the_choice_depends_on_the_sample_not_on_its_position():
     images = torch.randint(0, 256, (6, 12, 12, 3), dtype=torch.uint8)
     settings = Augmentation(crop_padding=2, horizontal_flip=True)
     indices = torch.tensor([40, 3, 17])

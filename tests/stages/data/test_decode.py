@@ -1,4 +1,4 @@
-"""Images of every kind to RGB pixels, against values known by hand."""
+"""Decode images of all kinds to RGB pixels, against known values."""
 
 import io
 import struct
@@ -34,9 +34,9 @@ PALETTE.putdata([0, 1])
         (encoded(Image.fromarray(NOISE)), None, NOISE),
         (encoded(Image.fromarray(NOISE)), 32, NOISE[:, 32:64]),  # cropped about its centre
         (encoded(Image.fromarray(GREY)), None, np.repeat(GREY[..., None], 3, axis=2)),
-        # Sixteen bits are scaled, not clipped.
+        # 16-bit values are scaled, not clipped.
         (encoded(WORDS), None, np.array([[[level] * 3 for level in (0, 1, 128, 255)]])),
-        # Transparency is dropped, of a palette and of a colour.
+        # Transparency of palettes and of colours is dropped.
         (encoded(PALETTE, transparency=b"\x00\xff"), None, [[[10, 20, 30], [200, 100, 50]]]),
         (encoded(Image.new("RGBA", (1, 1), (1, 2, 3, 0))), None, [[[1, 2, 3]]]),
         (encoded(Image.new("CMYK", (1, 1), (255, 0, 0, 0)), "TIFF"), None, [[[0, 255, 255]]]),
@@ -75,9 +75,9 @@ def test_thirty_two_bits_are_refused():
 
 def test_exif_orientation_is_honoured():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     picture = np.zeros((8, 16, 3), np.uint8)
-    picture[:, :8] = 255  # white on the left, so on top once it is turned
+    picture[:, :8] = 255  # white on the left, and on top after rotation
     got = pixels(encoded(Image.fromarray(picture), "JPEG", exif=exif, quality=100))
     assert got.shape == (16, 8, 3)
     assert got[:6].min() > 200
@@ -108,7 +108,7 @@ def test_whatever_a_decoder_raises_names_the_image(error):
         decode(fail, None, "the image")
 
 
-def test_of_damaged_exif_the_orientation_is_read():
+def test_the_orientation_is_read_from_damaged_exif():
     # Orientation 6, and an XResolution of text where a rational is expected.
     entries = [struct.pack("<HHII", 0x112, 3, 1, 6), struct.pack("<HHII", 0x11A, 2, 8, 38)]
     exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + b"".join(entries) + b"\0\0\0\0" + b"72 dpi\0\0"

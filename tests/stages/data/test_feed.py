@@ -1,4 +1,4 @@
-"""The training images as batches."""
+"""Batches of training images."""
 
 from dataclasses import replace
 from typing import Any
@@ -46,11 +46,11 @@ def test_an_epoch_sees_every_image_once_with_its_label(data):
     assert sorted(found) == list(range(50))
 
 
-def test_full_batches_leave_the_rest_of_an_epoch_out(data):
+def test_full_batches_drop_the_rest_of_an_epoch(data):
     feed = MemoryFeed(FeedPlan(data, Augmentation(), 16, CPU, full_batches=True))
     assert (feed.steps, feed.seen, len(feed)) == (3, 48, 50)
     assert [len(shard.batch.labels) for shard in feed.epoch(0)] == [16, 16, 16]
-    # Another epoch leaves others out.
+    # Another epoch leaves out other images.
     left = [
         set(range(50)) - {int(i) for shard in feed.epoch(e) for i in shard.batch.indices}
         for e in (0, 1)
@@ -73,7 +73,7 @@ def test_the_batch_size_does_not_change_the_images(data):
     assert not torch.equal(streams[0], other)
 
 
-def test_an_epoch_goes_on_where_it_was_left(data):
+def test_an_epoch_resumes_where_it_stopped(data):
     feed = MemoryFeed(FeedPlan(data, Augmentation(crop_padding=2), 16, CPU))
     whole, rest = list(feed.epoch(1)), list(feed.epoch(1, start_step=2))
     assert len(rest) == 2
@@ -107,7 +107,7 @@ def test_processes_share_each_batch(data, batch_size, processes, mixing):
             targets = torch.cat([p.batch.targets for p in own])
             order = torch.cat([p.batch.indices for p in own]).argsort()
             assert torch.equal(targets[order], shard.batch.targets[shard.batch.indices.argsort()])
-        # The weighted mean over processes is the mean over the batch.
+        # The weighted mean over processes equals the mean over the batch.
         mean = shard.batch.labels.double().mean()
         parts_mean = sum(p.weight * p.batch.labels.double().mean() for p in own) / processes
         assert torch.allclose(mean, torch.as_tensor(parts_mean))
@@ -173,19 +173,19 @@ def test_batches_identify_images_only_where_these_are_mixed(data):
     assert identity(Augmentation(), 16) == identity(Augmentation(), 25)
     mixing = Augmentation(mixup=0.2)
     assert identity(mixing, 16) != identity(mixing, 25)
-    # The two images that are left join another batch, and other partners.
+    # The two remaining images join another batch, with other partners.
     assert identity(mixing, 16) != identity(mixing, 16, processes=2)
 
 
 @pytest.fixture
 def uneven(tmp_path):
-    """30, 8 and 2 images of three classes, and none of a fourth."""
+    """30, 8, 2 and 0 images of four classes."""
     made = write_splits(tmp_path, {"train": np.zeros((40, 8, 8, 3), np.uint8)} | TESTED, "abcd")
     np.save(tmp_path / "train_labels.npy", np.repeat([0, 1, 2], [30, 8, 2]))
     return made
 
 
-def test_balanced_sampling_shows_each_class_as_often_and_each_image_in_turn(uneven):
+def test_balanced_sampling_cycles_through_images_of_equally_frequent_classes(uneven):
     plan = FeedPlan(uneven, Augmentation(crop_padding=3), 8, CPU, sampling="balanced")
     feed = MemoryFeed(plan)
     epochs = [[shard.batch for shard in feed.epoch(epoch)] for epoch in range(3)]
@@ -200,14 +200,14 @@ def test_balanced_sampling_shows_each_class_as_often_and_each_image_in_turn(unev
         assert sorted(slots.tolist()) == list(range(40))
         labels = torch.cat([batch.labels for batch in epoch])
         assert labels.bincount().tolist() == [14, 13, 13]
-    # Two processes see what one sees.
+    # Two processes see the same images as one.
     halves = [MemoryFeed(replace(plan, process=k, processes=2)) for k in (0, 1)]
     for batch, *parts in zip(epochs[2], *(half.epoch(2) for half in halves), strict=True):
         assert torch.equal(batch.indices[0::2], parts[0].batch.indices)
         assert torch.equal(batch.indices[1::2], parts[1].batch.indices)
 
 
-def test_balanced_weights_make_each_class_count_the_same(uneven):
+def test_balanced_weights_give_classes_equal_influence(uneven):
     plan = FeedPlan(uneven, Augmentation(), 40, CPU, class_weights="balanced")
     ((batch, _),) = MemoryFeed(plan).epoch(0)
     assert batch.targets is not None

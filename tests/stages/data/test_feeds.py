@@ -1,4 +1,4 @@
-"""Which feed is taken, and by how many workers."""
+"""The choice of the feed, and of the number of workers."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ PADDED = 50 * 12 * 12 * 3
 @pytest.mark.parametrize(
     ("free", "kind"), [(4 * PADDED, MemoryFeed), (4 * PADDED - 1, StreamFeed)], ids=["fits", "not"]
 )
-def test_auto_takes_memory_where_a_quarter_of_it_is_enough(data, monkeypatch, capsys, free, kind):
+def test_auto_keeps_images_that_fit_a_quarter_of_the_memory(data, monkeypatch, capsys, free, kind):
     monkeypatch.setattr(choice, "free_memory", lambda: free)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU))) is kind
     lines = capsys.readouterr().out.splitlines()
@@ -36,7 +36,7 @@ def test_processes_share_the_memory_of_their_host(data, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_what_is_asked_for_is_taken(data, monkeypatch):
+def test_a_requested_feed_is_used(data, monkeypatch):
     monkeypatch.setattr(choice, "free_memory", lambda: 0)
     assert type(build_feed(FeedPlan(data, Augmentation(), 16, CPU), mode="memory")) is MemoryFeed
     monkeypatch.setattr(choice, "free_memory", lambda: 1 << 40)
@@ -57,7 +57,7 @@ def test_the_number_of_workers(data, monkeypatch, cores, processes, text, worker
 
 
 @pytest.mark.parametrize("text", ["many", "-1"])
-def test_a_number_of_workers_that_is_none(data, monkeypatch, text):
+def test_an_invalid_number_of_workers_is_refused(data, monkeypatch, text):
     monkeypatch.setenv("ACKD_WORKERS", text)
     with pytest.raises(InputError, match=f"ACKD_WORKERS is '{text}', expected a number"):
         build_feed(FeedPlan(data, Augmentation(), 16, CPU))

@@ -1,4 +1,4 @@
-"""Five times as many images take no more memory, neither to prepare nor to train on."""
+"""Preparing and training on more images takes no more memory."""
 
 import io
 import json
@@ -56,7 +56,7 @@ print(peak() + sum(workers.values()))
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A project for each number of images, with the images beside its parameters."""
+    """Create a project for each number of images, with the images beside its parameters."""
     rng = np.random.default_rng(0)
     files = []
     for _ in range(40):
@@ -78,13 +78,13 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("program", [PREPARE, EPOCH], ids=["prepare", "epoch"])
-def test_the_peak_does_not_go_by_the_number_of_images(folders, program):
+def test_the_peak_does_not_depend_on_the_number_of_images(folders, program):
     few, many = (peak_kb(folders[count], program) for count in (FEW, MANY))
     assert many < 1.1 * few
 
 
 def peak_kb(folder: Path, program: str) -> int:
-    """Of the program and its workers together; what they share is counted for each."""
+    """Return the peak of a program and its workers; shared memory counts for each."""
     ran = subprocess.run(
         [sys.executable, "-c", program],
         cwd=folder,

@@ -29,7 +29,7 @@ def test_cutmix_takes_the_share_of_the_pixels_that_it_takes_of_the_target():
             assert int(extent) == len(rows), "one rectangle"
 
 
-def test_it_is_drawn_by_seed_epoch_and_step():
+def test_mixing_depends_on_seed_epoch_and_step():
     settings = Augmentation(mixup=0.5, cutmix=0.5)
     drawn = [draw_mix(settings, epoch, step, 32) for epoch in range(20) for step in range(50)]
     assert draw_mix(settings, 3, 4, 32) == drawn[3 * 50 + 4]

@@ -1,4 +1,4 @@
-"""Changes of pixels by torchvision's transforms."""
+"""Changes of colours by torchvision's transforms."""
 
 import pytest
 import torch

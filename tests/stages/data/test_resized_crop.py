@@ -1,4 +1,4 @@
-"""Random resized crops: against PIL's resampling, and a function of (seed, epoch, sample) alone."""
+"""Random resized crops: equal to PIL's, and a function of only seed, epoch and sample."""
 
 import numpy as np
 import pytest
@@ -46,8 +46,8 @@ def test_areas_and_sides_are_spread_over_their_ranges(smallest):
     assert ratio.max() < 1.335
     assert top.min() == left.min() == 0
     assert max((top + height).max(), (left + width).max()) <= 1000
-    # What fits: a uniform area u from the smallest to 1 and a log-uniform ratio, where u times the
-    # longer side's square, over the area, is 1 at most. By a sum over a fine grid:
+    # Expected values by a sum over a fine grid: a uniform area u and a log-uniform ratio, limited
+    # to crops that fit, whose u times the longer side's square over the area is at most 1.
     areas = np.linspace(smallest, 1, 2001)[:, None]
     sides = np.exp(np.linspace(0, np.log(4 / 3), 2001))
     fits = areas * sides <= 1
@@ -81,7 +81,7 @@ def test_about_half_are_mirrored_in_place():
     assert 16 < mirrored < 48
 
 
-def test_one_colour_stays_what_it_is():
+def test_a_uniform_image_does_not_change():
     images = torch.full((4, SIDE, SIDE, 3), 255, dtype=torch.uint8)
     images[1], images[2] = 0, 77
     out = resized_crops(images, torch.arange(4), SETTINGS, SIZE, epoch=0)
@@ -104,7 +104,7 @@ def test_streamed_and_kept_images_are_the_same(data):
         assert torch.equal(kept.batch.images, streamed.batch.images)
 
 
-def test_without_augmentation_the_middle_is_what_others_see(data):
+def test_without_augmentation_the_centre_is_used(data):
     train = data.split("train").images
     assert train.shape == (50, 16, 16, 3)
     assert train.with_margin().shape == (50, 24, 24, 3)

@@ -77,7 +77,7 @@ def test_image_folder_with_named_splits(tmp_path):
 
 
 def layout(root: Path, *folders: str) -> Source:
-    """An image in each folder."""
+    """Write an image to each folder."""
     for position, folder in enumerate(folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
         digit(position).save(root / folder / "0.png")
@@ -92,9 +92,9 @@ def layout(root: Path, *folders: str) -> Source:
         (("train/a", "train/b", "dev/a", "eval/b"), ["dev", "eval", "train"], ["a", "b"]),
         # Without labels.
         (("train/a", "train/b", "test"), ["train"], ["a", "b"]),
-        # One of the vehicles.
+        # A class of the vehicles.
         (("car", "plane", "train"), ["train"], ["car", "plane", "train"]),
-        # Of file systems and storage boxes.
+        # Folders of file systems and storage boxes.
         (("a", "b", "__MACOSX/a", "a/@eaDir/0.png", "b/.thumbs"), ["train"], ["a", "b"]),
     ],
 )
@@ -112,7 +112,7 @@ def test_classes_that_look_like_splits_are_refused(tmp_path, folders):
         layout(tmp_path, *folders)
 
 
-def test_what_is_passed_over_is_counted(tmp_path):
+def test_skipped_files_are_counted(tmp_path):
     layout(tmp_path, "a", "b")
     for name in ("a/1.HEIC", "a/2.heic", "b/notes", "labels.csv"):
         (tmp_path / name).touch()
@@ -308,7 +308,7 @@ def test_hub_out_of_reach(monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# what no scheme takes
+# invalid sources
 
 
 @pytest.mark.parametrize(

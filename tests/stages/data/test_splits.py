@@ -1,4 +1,4 @@
-"""Who trains, validates and tests: the rules of assignment, carving, limiting and order."""
+"""The rules for choosing, carving, limiting and ordering splits."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def positions(choice: Choice) -> dict[str, list[int]]:
 
 
 def sizes(choice: Choice) -> tuple[int, ...]:
-    """Of training, validation and test."""
+    """Return the sizes of training, validation and test."""
     return tuple(len(split.labels) for split in choice.splits.values())
 
 
@@ -56,21 +56,21 @@ def test_splits_are_known_in_any_case_and_form():
     assert choice.notes == ["not used: extra"]
 
 
-def test_nothing_is_carved_where_all_of_training_is_wanted():
+def test_nothing_is_carved_if_all_images_train():
     choice = choose_splits(source(train=TEN, test=[0, 1, 1]), Data(val_fraction=0))
     assert positions(choice) == {"train": list(range(20)), "val": [0, 1, 2], "test": [0, 1, 2]}
     assert choice.splits["val"].labels.tolist() == choice.splits["test"].labels.tolist()
     assert any("val uses the test images" in note for note in choice.notes)
-    # A source's own validation split is used, as CINIC-10 has one.
+    # A source's own validation split, as in CINIC-10, is used.
     choice = choose_splits(source(train=TEN, valid=[1], test=[0, 1]), Data(val_fraction=0))
     assert positions(choice) == {"train": list(range(20)), "val": [0], "test": [0, 1]}
 
 
-def test_one_split_is_carved_twice_whatever_its_name():
+def test_a_single_split_is_carved_twice_whatever_its_name():
     labels = ["b"] * 100 + ["a"] * 50
     choice = choose_splits(source(everything=labels), Data(val_fraction=0.25))
     counts = {n: np.bincount(s.labels).tolist() for n, s in choice.splits.items()}
-    # a fifth of each class, then a quarter of what is left
+    # a fifth of each class, then a quarter of the rest
     assert counts == {"train": [30, 60], "val": [10, 20], "test": [10, 20]}
     together = [p for split in positions(choice).values() for p in split]
     assert sorted(together) == list(range(150))
@@ -98,7 +98,7 @@ def test_a_named_val_split_does_not_become_the_test():
     assert sizes(choice) == (16, 2, 4)
 
 
-def test_val_fraction_does_not_move_the_test():
+def test_val_fraction_does_not_change_the_test_split():
     labels = [0, 1, 2] * 40
     few, many = (
         positions(choose_splits(source(all=labels), Data(val_fraction=f))) for f in (0.1, 0.5)
@@ -106,7 +106,7 @@ def test_val_fraction_does_not_move_the_test():
     assert few["test"] == many["test"]
 
 
-def test_the_draw_depends_on_the_seed_alone():
+def test_the_draw_depends_only_on_the_seed():
     labels = [0, 1, 2] * 40
     first, again, other = (
         positions(choose_splits(source(all=labels), Data(seed=s))) for s in (3, 3, -4)
@@ -116,7 +116,7 @@ def test_the_draw_depends_on_the_seed_alone():
     assert first["test"] != other["test"]
 
 
-def test_train_per_class_is_nested_and_leaves_the_rest_whole():
+def test_train_per_class_is_nested_and_only_limits_training():
     labels = [0] * 40 + [1] * 5 + [2] * 40
     whole, ten, three = (
         choose_splits(source(train=labels, test=[0, 1, 2]), Data(train_per_class=n))

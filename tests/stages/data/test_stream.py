@@ -1,4 +1,4 @@
-"""Training images that are read while training."""
+"""Training images that are streamed during training."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def assert_same(found: Iterator[Shard], wanted: Iterator[Shard]) -> None:
     [
         (0, "zero", 16, 0, 1),
         (1, "reflect", 16, 0, 1),
-        # The last batch has 8 images: the one that is left has joined it.
+        # The last batch has 8 images, because a single image would remain.
         (2, "zero", 7, 0, 2),
         (2, "zero", 7, 1, 2),
     ],
@@ -54,8 +54,8 @@ def test_the_batches_are_those_of_the_memory_feed(data, workers, mode, size, pro
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_global_random_state_is_left_alone(data, workers):
-    # What a method draws would otherwise depend on the feed.
+def test_the_global_random_state_is_kept(data, workers):
+    # Otherwise random numbers of methods would depend on the feed.
     before = torch.get_rng_state()
     list(StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=workers).epoch(0))
     assert torch.equal(torch.get_rng_state(), before)
@@ -70,7 +70,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="childre
 
 
 @linux
-def test_workers_end_with_the_epoch_and_when_it_is_left(data):
+def test_workers_end_with_a_finished_or_abandoned_epoch(data):
     feed = StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=2)
     own = set(children(os.getpid()))
     epoch = feed.epoch(0)
@@ -117,7 +117,7 @@ run_stage(main)
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
-    """A training that is at work, and its workers."""
+    """Start a training; return it with its workers once it is running."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, folder],
         stdout=subprocess.PIPE,

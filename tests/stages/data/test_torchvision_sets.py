@@ -1,4 +1,4 @@
-"""``torchvision:`` on files as torchvision keeps them."""
+"""``torchvision:`` on files in torchvision's formats."""
 
 import inspect
 import struct

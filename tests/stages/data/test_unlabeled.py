@@ -1,4 +1,4 @@
-"""Images without labels among those with labels."""
+"""Batches of labelled and unlabelled images."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ STILL = Augmentation(crop_padding=0)
 
 @pytest.fixture
 def more(data):
-    """50 images with a label, 21 without."""
+    """50 labelled and 21 unlabelled images."""
     images = np.random.default_rng(1).integers(0, 256, (21, 8, 8, 3), np.uint8)
     np.save(data.folder / "unlabeled_images.npy", images)
     return data
@@ -28,7 +28,7 @@ def plan(data: DataSet, settings: Augmentation, *process: int, size: int = 16) -
     return FeedPlan(data, settings, size, CPU, *process, unlabeled=6)
 
 
-def test_a_batch_has_its_share_and_the_epoch_goes_by_the_labels(more):
+def test_batches_have_a_share_of_unlabelled_images(more):
     feed = MemoryFeed(plan(more, STILL))
     assert (len(feed), feed.steps, feed.slots, feed.seen) == (50, 5, 80, 80)
     labeled = feed.normalize(more.split("train").images[:])
@@ -44,13 +44,13 @@ def test_a_batch_has_its_share_and_the_epoch_goes_by_the_labels(more):
             shown += batch.indices[10:].tolist()
             slots += batch.slots.tolist()
         assert sorted(slots) == list(range(80))
-    # 60 in all: each of the 21 twice, before any is there for the third time.
+    # 60 in total: each of the 21 twice before any comes a third time.
     counts = np.bincount(np.array(shown) - 50, minlength=21)
     assert set(counts[:21]) == {2, 3}
     assert len(set(shown[:21])) == 21
 
 
-def test_cross_entropy_is_the_mean_over_those_with_a_label(more):
+def test_cross_entropy_averages_labelled_images(more):
     for shard in MemoryFeed(plan(more, STILL)).epoch(0):
         logits = torch.randn(16, 5)
         wanted = torch.nn.functional.cross_entropy(logits[:10], shard.batch.labels[:10])

@@ -1,7 +1,7 @@
-"""An arm64 Python with onnxruntime, unpacked in a folder and run by qemu's user mode.
+"""Provides an arm64 Python with onnxruntime in a folder, run by qemu's user mode.
 
-It tells whether an arm64 machine computes the same, never how fast. Nothing is installed in the
-system and no rights are needed: apt works on lists of its own. The folder is kept in the cache.
+It shows whether an arm64 machine computes the same, not how fast. It needs no installation and no
+permissions, because apt uses separate lists. The folder is kept in the cache.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ import pytest
 from tests.packages import pip, run_or_skip
 
 WHAT = "Python for arm64"
-# A Raspberry Pi 4's. Without such a file onnxruntime reads this machine's, and crashes.
+# From a Raspberry Pi 4. Otherwise onnxruntime reads this machine's file and crashes.
 _CPUINFO = """processor\t: 0
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm crc32 cpuid
@@ -28,7 +28,7 @@ CPU revision\t: 3
 
 
 def arm64_python() -> list[str]:
-    """The command that runs it; skips where qemu or a package cannot be had."""
+    """Return the command that runs it; skip the test if qemu or a package is unavailable."""
     qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if qemu is None:
         pytest.skip("qemu for arm64 is not installed (apt-get install qemu-user-static)")
@@ -50,16 +50,16 @@ def _root() -> Path:
             (made / "proc").mkdir()
             (made / "proc/cpuinfo").write_text(_CPUINFO)
             made.rename(root)
-        for other in set(cache.glob("arm64-*")) - {root}:  # of versions that are no longer tested
+        for other in set(cache.glob("arm64-*")) - {root}:  # of versions no longer tested
             shutil.rmtree(other)
     return root
 
 
 def _unpack_python(folder: Path, root: Path) -> None:
-    """The packages of Debian's Python, and all that they need, without their scripts."""
+    """Unpack Debian's Python with its dependencies, without running package scripts."""
     for part in ("state/lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)
-    (folder / "status").touch()  # a system in which nothing is installed
+    (folder / "status").touch()  # an empty system
     settings = {
         "APT::Architecture": "arm64",
         "APT::Architectures::": "arm64",

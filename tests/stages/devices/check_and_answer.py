@@ -1,4 +1,4 @@
-"""Run ``runner.py --check`` of a bundle, and keep what each of its models answers.
+"""Run ``runner.py --check`` of a bundle, and keep the outputs of its models.
 
 ``python check_and_answer.py BUNDLE ANSWERS`` needs what the runner needs, Python 3.8 included. The
 logits ``[G, K]`` of each model on the golden batch go to the file ANSWERS, an ``.npz``.

@@ -15,7 +15,7 @@ PROFILE = Profile(
 
 
 def only(exported: Exported, *precisions: str) -> Exported:
-    """Fewer of the models."""
+    """Select some of the models."""
     description = exported.description
     files = {name: description["files"][name] for name in precisions}
     return Exported(exported.folder, {**description, "files": files})
@@ -23,5 +23,5 @@ def only(exported: Exported, *precisions: str) -> Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """The models of a bundle, not to be written to."""
+    """The models of a bundle; read-only."""
     return load_exported(make_bundle(tmp_path_factory.mktemp("models") / "bundle"))

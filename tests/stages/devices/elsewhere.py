@@ -1,4 +1,4 @@
-"""What a bundle's models answer in another Python, for another processor or by another version."""
+"""Runs a bundle's models in another Python, for another processor or version."""
 
 import os
 import shutil
@@ -13,29 +13,29 @@ import pytest
 from stages.devices.programs import RUNNER, single_file
 from tests.bundles import seal
 
-#: The oldest onnxruntime that bundles are made for, the last for Python 3.8.
+#: The oldest supported onnxruntime, which is the last for Python 3.8.
 OLDEST = "1.19.2"
-# The last numpy of each Python for which it was built.
+# The last numpy built for each Python.
 NUMPY = {"3.8": "1.24.4", "3.9": "2.0.2", "3.10": "2.2.6", "3.11": "2.2.6", "3.12": "2.2.6"}
 _PROGRAM = Path(__file__).with_name("check_and_answer.py")
 
 
 class Answers(NamedTuple):
-    """The lines that the check printed, and by file the logits ``[G, K]`` on the golden batch."""
+    """The output of the check, and the logits ``[G, K]`` on the golden batch by file."""
 
     lines: list[str]
     logits: dict[str, npt.NDArray[np.float32]]
 
 
 def make_bundle(exported: Path, folder: Path) -> Path:
-    """The exports beside the runner, as they travel."""
+    """Put the exports beside the runner, like in a bundle."""
     shutil.copytree(exported / "artifacts/onnx", folder)
     (folder / "runner.py").write_bytes(single_file(RUNNER))
     return seal(folder)
 
 
 def answers(bundle: Path, python: list[str], env: dict[str, str]) -> Answers:
-    """Those of the bundle's runner in another Python."""
+    """Run the bundle's runner in another Python."""
     file = bundle.parent / "answers.npz"
     finished = subprocess.run(
         [*python, "-B", str(_PROGRAM), str(bundle), str(file)],
@@ -51,13 +51,13 @@ def answers(bundle: Path, python: list[str], env: dict[str, str]) -> Answers:
 
 
 def relative_error(ours: Any, theirs: Any) -> float:
-    """``max|a-b| / max|b|``."""
+    """Compute ``max|a-b| / max|b|``."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def oldest_python() -> tuple[str, str]:
-    """Version and path of the oldest one that is found; skips where there is none to use."""
-    # pyenv keeps those that are not in use out of PATH.
+    """Return version and path of the oldest usable Python; skip the test if there is none."""
+    # pyenv keeps inactive Pythons out of PATH.
     unused = sorted((Path.home() / ".pyenv/versions").glob("*/bin"))
     for version in NUMPY:
         for folder in [*os.environ["PATH"].split(os.pathsep), *map(str, unused)]:
@@ -68,7 +68,7 @@ def oldest_python() -> tuple[str, str]:
 
 
 def _itself(python: str, version: str) -> str | None:
-    """Its own path, as ``python`` may be pyenv's placeholder; None where it does not start."""
+    """Return a Python's real path behind pyenv's shims; None if it does not start."""
     asked = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     found, _, path = done.stdout.strip().partition(" ")

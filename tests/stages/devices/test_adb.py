@@ -1,4 +1,4 @@
-"""Against an adb that runs the device's commands on this machine."""
+"""Measure over a fake adb that runs the device's commands on this machine."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ LINE = (
 
 
 def begin(address: str) -> None:
-    """Open the page as a browser does and begin; never finish."""
+    """Open the page like a browser and begin; never finish."""
     base = address.partition("#")[0]
     request = urllib.request.Request(
         f"{base}runs", make_browser().model_dump_json().encode(), method="POST"
@@ -46,7 +46,7 @@ def begin(address: str) -> None:
 
 
 def script(folder: Path, text: str, name: str = "bench") -> Path:
-    """A program that the phone can run."""
+    """Write a program that the phone can run."""
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -120,7 +120,7 @@ def test_a_phone_without_a_fixed_speed_and_models_that_fail(phone, tmp_path, exp
 
 
 @pytest.mark.usefixtures("no_runtime")
-def test_no_browser_is_there_opens_the_page_or_finishes(phone, exported, monkeypatch):
+def test_missing_and_hanging_browsers_are_reported(phone, exported, monkeypatch):
     monkeypatch.setattr(adb, "BEGIN_SECONDS", 0.2)
     with pytest.raises(InputError, match=r"no browser has opened the page within 0\.2 s; unlock"):
         measure("adb:", exported)
@@ -141,7 +141,7 @@ def test_no_browser_is_there_opens_the_page_or_finishes(phone, exported, monkeyp
     assert [call.split()[0] for call in phone.calls("reverse")] == ["--no-rebind", "--remove"] * 3
 
 
-def test_the_speed_is_given_back_after_ctrl_c(phone, monkeypatch):
+def test_ctrl_c_ends_the_fixed_performance_mode(phone, monkeypatch):
     client = adb_client.find(None, "adb:")
     with pytest.raises(KeyboardInterrupt), condition.fixed_performance(client):
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The agent as it runs on a device: from stdin, and apart from the project."""
+"""Run the agent like on a device: from stdin, without the project."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 def make_files(
     version: str, text: str = "model", key: Ed25519PrivateKey | None = None
 ) -> tuple[dict[str, bytes], str]:
-    """A bundle's files below ``bundle/``, and the sum of its manifest."""
+    """Write a bundle's files below ``bundle/``; return the checksum of its manifest."""
     model = text.encode()
     manifest = {
         "format": "ackd-bundle-1",
@@ -68,7 +68,7 @@ def boot(*arguments: str, python: str = sys.executable) -> list[str]:
 
 
 def ask(*arguments: str, given: bytes = b"", python: str = sys.executable) -> Any:
-    """The answer of an agent in a process of its own, or its one sentence."""
+    """Run an agent in a process; return its answer, or its one-sentence error."""
     finished = subprocess.run(
         boot(*arguments, python=python),
         input=SOURCE + given,
@@ -87,7 +87,7 @@ def ask(*arguments: str, given: bytes = b"", python: str = sys.executable) -> An
 def received(
     base: Path, files: dict[str, bytes], python: str = sys.executable
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The token of files that an agent holds, and that agent; it ends with its stdin."""
+    """Send files to an agent; yield their token and the agent, which ends with its stdin."""
     token = secrets.token_hex(4)
     with subprocess.Popen(
         boot("receive", str(base), token, python=python),
@@ -117,7 +117,7 @@ def serve(
     signer: Ed25519PrivateKey | None = None,
     **wanted: Any,
 ) -> Any:
-    """As after :func:`received`, in this process."""
+    """Serve a bundle like after :func:`received`, in this process."""
     files, digest = make_files(version, text, signer)
     token = secrets.token_hex(4)
     write_files(base / f".new-{token}", files)
@@ -153,7 +153,7 @@ def test_the_oldest_python_serves_and_goes_back_by_what_comes_on_stdin(tmp_path)
     assert served_text(base) == "one"
 
 
-def test_serve_twice_and_go_back(tmp_path):
+def test_serve_twice_and_roll_back(tmp_path):
     first = serve(tmp_path, "1.0", "one")
     assert (first["served"]["version"], first["previous"], first["problem"]) == ("1.0", None, None)
     assert first["served"]["network"] == "resnet8"
@@ -167,7 +167,7 @@ def test_serve_twice_and_go_back(tmp_path):
         serve(tmp_path, "0.9", "old")
     third = serve(tmp_path, "0.9", "old", allow_downgrade=True)
     assert third["previous"]["version"] == "1.0"
-    # Two are kept.
+    # Two versions are kept.
     assert len(list((tmp_path / "releases").iterdir())) == 2
 
 
@@ -190,7 +190,7 @@ def test_the_order_of_versions(served, given, wanted):
             agent.refuse_older(given, "1", record)
 
 
-def test_what_was_altered_on_its_way_is_not_served(tmp_path):
+def test_files_altered_in_transit_are_not_served(tmp_path):
     serve(tmp_path, "1", "one")
     files, digest = make_files("2", "two")
     bundle = tmp_path / ".new-token/bundle"
@@ -216,7 +216,7 @@ def test_a_key_is_required_from_its_first_use_on(tmp_path):
             serve(tmp_path, "3", "three", signer)
     assert served_text(tmp_path) == "one"
     assert serve(tmp_path, "3", "three", KEY)["served"]["key_id"] == name
-    # Another key takes its place where that is named.
+    # Another key replaces it if given.
     other = OTHER.public_key().public_bytes_raw().hex()
     assert serve(tmp_path, "4", "four", OTHER, key=other)["key"] == other
     with refused("manifest.json: not signed with"):
@@ -240,7 +240,7 @@ def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_pa
         agent.rollback(tmp_path, "token")
 
 
-def test_what_is_damaged_is_reported_repaired_and_not_gone_back_to(tmp_path):
+def test_damage_is_reported_and_repaired_and_blocks_rollback(tmp_path):
     serve(tmp_path, "1", "one")
     serve(tmp_path, "2", "two")
     (tmp_path / "served/model.onnx").write_text("other")
@@ -266,7 +266,7 @@ def test_streams_that_write_elsewhere_or_end_too_early(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_received_goes_with_its_sender_and_leftovers_with_the_next(tmp_path):
+def test_unused_files_are_removed_with_their_sender_or_by_the_next(tmp_path):
     serve(tmp_path, "1", "one")
     kept = {path.name for path in (tmp_path / "releases").iterdir()}
     files, _ = make_files("2")
@@ -274,7 +274,7 @@ def test_what_was_received_goes_with_its_sender_and_leftovers_with_the_next(tmp_
         process.kill()
         process.wait()
     assert (tmp_path / f".new-{dead}").is_dir()
-    # As a kill leaves them between two steps of a switch.
+    # The state after a kill between two steps of a switch.
     (tmp_path / ".new-link").symlink_to("releases")
     for name in ("2-unserved", ".old-1"):
         (tmp_path / "releases" / name).mkdir()
@@ -308,7 +308,7 @@ def test_a_damaged_record(tmp_path):
     assert serve(tmp_path, "1", "one")["problem"] is None
 
 
-def test_folders_that_do_not_serve(tmp_path):
+def test_foreign_folders_are_refused(tmp_path):
     nowhere, served = tmp_path / "nowhere", tmp_path / "served"
     assert agent.status(nowhere)["served"] is None
     with refused(f"{nowhere}: no such folder; deploy a bundle first"):
@@ -328,7 +328,7 @@ def test_folders_that_do_not_serve(tmp_path):
 
 
 class _Killed(BaseException):
-    """The process ends here; nothing that follows is done."""
+    """Stands for the end of the process."""
 
 
 def until_killed(real: Callable[..., Any], left: Iterator[int | None]) -> Callable[..., Any]:
@@ -342,7 +342,7 @@ def until_killed(real: Callable[..., Any], left: Iterator[int | None]) -> Callab
     return call
 
 
-def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(tmp_path, monkeypatch):
+def test_a_switch_interrupted_at_any_step_leaves_a_complete_version(tmp_path, monkeypatch):
     changes = [(Path, name) for name in ("rename", "replace", "symlink_to", "mkdir")]
     changes += [(shutil, "rmtree"), (os, "fsync")]
     origin = tmp_path / "origin"
@@ -368,7 +368,7 @@ def test_a_switch_that_ends_at_any_step_leaves_a_whole_version(tmp_path, monkeyp
         assert served_text(base) == {"2": "two", "3": "three"}[version]
         assert status["previous"]["version"] == {"2": "1", "3": "2"}[version]
         assert version == "2" or status["key"] == PUBLIC
-        # And the next one finds its way.
+        # The next deployment works.
         files_of_next, next_digest = make_files("4", "four", KEY)
         write_files(base / ".new-next", files_of_next)
         assert agent.activate(base, "next", order(next_digest))["problem"] is None

@@ -7,7 +7,7 @@ from stages.bundle.keys import is_signed_by as judged
 from stages.devices.ed25519 import _ORDER, _P, is_signed_by
 
 
-def test_it_judges_as_the_library_does():
+def test_results_equal_the_librarys():
     drawn = random.Random(0)
     for _ in range(20):
         key = Ed25519PrivateKey.from_private_bytes(drawn.randbytes(32))
@@ -24,13 +24,13 @@ def test_it_judges_as_the_library_does():
         assert not is_signed_by(bytes(other), content, signature)
 
 
-def test_what_is_no_signature_and_what_no_key():
+def test_invalid_signatures_and_keys():
     key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"key").digest())
     public, signature = key.public_key().public_bytes_raw(), key.sign(b"content")
-    # The same modulo the order: a signature that anybody can make of another.
+    # Equal modulo the order: anybody can derive such a signature from another.
     factor = int.from_bytes(signature[32:], "little") + _ORDER
     malleable = signature[:32] + factor.to_bytes(32, "little")
     for wrong in (b"", signature[:-1], signature + b"\0", bytes(64), malleable):
         assert not is_signed_by(public, b"content", wrong)
-    for number in (2, _P, _P + 1, 1 | 1 << 255):  # no point, and points that are spelt otherwise
+    for number in (2, _P, _P + 1, 1 | 1 << 255):  # no point, and non-canonical encodings
         assert not is_signed_by(number.to_bytes(32, "little"), b"content", signature)

@@ -1,4 +1,4 @@
-"""The bundle on arm64, as on phones and on a Raspberry Pi, and by the oldest onnxruntime."""
+"""The bundle on arm64, and with the oldest supported onnxruntime."""
 
 import sys
 
@@ -17,7 +17,7 @@ from tests.stages.devices.elsewhere import (
     relative_error,
 )
 
-#: Of the largest logit, from what the onnxruntime of the tests answers. Measured with Python 3.8:
+#: Deviations from the tests' onnxruntime, relative to the largest logit. Measured with Python 3.8:
 #: fp32 and int8_u8s8 0, fp16 2e-7, int8_s8s8 2e-3.
 LIMITS = {"fp32": 1e-6, "fp16": 1e-5, "int8_u8s8": 0.01, "int8_s8s8": 0.01}
 
@@ -29,22 +29,22 @@ def bundle(tiny_exported, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own(bundle):
-    """Those of this machine, by the onnxruntime that the project is tested with."""
+    """The outputs on this machine with the tests' onnxruntime."""
     return answers(bundle, [sys.executable], {})
 
 
-def test_arm64_answers_as_this_machine_does(bundle, own):
+def test_outputs_on_arm64_equal_this_machines(bundle, own):
     lines, logits = answers(bundle, arm64_python(), {})
     assert lines[0].startswith("aarch64 3.")
     assert len([line for line in lines if line.endswith("  passed")]) == len(logits) == 8
     assert lines[-1] == "passed"
     exact = any("vnni" in feature for feature in identify()["cpu_features"])
     for name, found in logits.items():
-        # For int8 too: one step of one activation would show a thousand times as much. But x86
-        # without VNNI clips some sums of products.
+        # This also holds for int8: one step of an activation would be a thousand times as much. But
+        # x86 without VNNI clips some sums of products.
         limit = 1e-6 if exact or "int8" not in name else LIMITS[name.split(".")[0]]
         assert relative_error(found, own.logits[name]) <= limit, name
-        # The last layer of the other int8 is a sum of floats, whose order is each machine's own.
+        # The other int8 ends with a sum of floats, whose order depends on the machine.
         if exact and name.startswith("int8_u8s8"):
             np.testing.assert_array_equal(found, own.logits[name])
 

@@ -1,4 +1,4 @@
-"""The programs of docs/examples do what docs/how-to-use-the-student.md says of them."""
+"""The programs in docs/examples do what docs/how-to-use-the-student.md says."""
 
 import contextlib
 import functools
@@ -29,13 +29,13 @@ EXAMPLES = Path(__file__).parents[3] / "docs/examples"
 
 
 def serve(bundle: Path, folder: Path) -> Path:
-    """The link that leads to the bundle, once it is deployed."""
+    """Deploy the bundle, and return the link to it."""
     deploy(bundle, f"local:{folder}", None, opening=Opening())
     return folder / "served"
 
 
 def golden(bundle: Path, folder: Path) -> tuple[list[Path], np.ndarray]:
-    """The golden images as PNG files, and torch's logits ``[G, K]``."""
+    """Write the golden images as PNG files; return torch's logits ``[G, K]``."""
     with np.load(bundle / "golden.npz") as arrays:
         images, logits = arrays["images"], arrays["logits"]
     paths = [folder / f"{number}.png" for number in range(len(images))]
@@ -49,7 +49,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum(-1, keepdims=True)
 
 
-def test_the_python_program_answers_as_torch_did_and_follows_a_switch(tmp_path):
+def test_the_python_program_equals_torch_and_follows_deployments(tmp_path):
     first = make_bundle(tmp_path / "first")
     second = make_bundle(tmp_path / "second")
     labels = json.loads((first / "labels.json").read_text())
@@ -100,7 +100,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def site(folder: Path) -> Iterator[str]:
-    """As ``python -m http.server`` serves a folder."""
+    """Serve a folder like ``python -m http.server``."""
     handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -113,7 +113,7 @@ def site(folder: Path) -> Iterator[str]:
 
 
 @needs_browser
-def test_the_web_page_answers_as_torch_did_and_follows_a_switch(tiny_exported, tmp_path):
+def test_the_web_page_equals_torch_and_follows_deployments(tiny_exported, tmp_path):
     bundle = seal(elsewhere.make_bundle(tiny_exported, tmp_path / "bundle"), "1.0.0")
     folder = shutil.copytree(EXAMPLES / "web", tmp_path / "site")
     shutil.copy(PAGE / "picture.js", folder)

@@ -1,4 +1,4 @@
-"""What a user's program for a phone prints, and how it is judged."""
+"""Parse and judge the output of a user's program for a phone."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ ANSWER |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN
         ({"golden": {"cosine": 1.0}}, r"wrong at golden\.max_relative_error: field required"),
     ],
 )
-def test_what_is_no_measurement(given, sentence):
+def test_invalid_measurements_are_refused(given, sentence):
     text = given if isinstance(given, str) else json.dumps(ANSWER | given)
     with pytest.raises(InputError, match=f"^adb:x: .*{sentence}"):
         parse(text, "adb:x")
@@ -47,7 +47,7 @@ def test_the_rules_are_those_of_all_devices(given, reason, exported):
     assert row["p50_ms"] == (None if row["n"] is None else 1.25)
 
 
-def test_a_program_that_is_not_there_or_cannot_be_run(tmp_path):
+def test_missing_and_broken_programs_are_refused(tmp_path):
     (tmp_path / "plain").touch(0o644)
     (tmp_path / "empty").mkdir()
     for name, sentence in (

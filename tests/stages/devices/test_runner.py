@@ -22,14 +22,14 @@ from tests.stages.devices import elsewhere
 
 @pytest.fixture
 def bundle(tiny_exported, tmp_path):
-    """The exports beside the runner, as they travel."""
+    """The exports beside the runner, like in a bundle."""
     return elsewhere.make_bundle(tiny_exported, tmp_path / "bundle")
 
 
 def run(
     folder: Path, *arguments: str, flags: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """The runner that lies in ``folder``, from elsewhere and without the project on the path."""
+    """Run the runner in ``folder`` from another folder, without the project on the path."""
     command = [sys.executable, *flags, str(folder / "runner.py"), *arguments]
     return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, env={})
 
@@ -43,7 +43,7 @@ def test_it_is_python_38_and_needs_no_other_libraries(program, libraries):
     names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
     names += [str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == libraries
-    # Newer than 3.8, and no matter of syntax.
+    # Newer than 3.8, but not detected as syntax.
     newer = ("removeprefix", "removesuffix", "file_digest", "cache(", "zip(strict", "readlink()")
     assert not any(call in source for call in (*newer, "filter="))
 
@@ -74,7 +74,7 @@ def refusal(bundle: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_altered_is_named(bundle):
+def test_altered_files_are_named(bundle):
     flip_byte(bundle / "golden.npz")
     for option in ("--check", "--describe"):
         finished = run(bundle, option, str(bundle))
@@ -124,7 +124,7 @@ def test_a_golden_batch_of_something_else_or_that_unpacks_to_any_size(tmp_path, 
         runner.load_golden(path)
 
 
-def test_a_model_that_answers_otherwise_fails(bundle, capsys):
+def test_a_model_with_other_outputs_fails(bundle, capsys):
     with np.load(bundle / "golden.npz") as golden:
         arrays = dict(golden)
     arrays["logits"][0, 0] += 0.5 * np.abs(arrays["logits"]).max()
@@ -146,7 +146,7 @@ def test_onnxruntime_is_missing(bundle):
     assert len(finished.stderr.splitlines()) == 1
 
 
-def test_it_reports_what_machine_it_is(bundle):
+def test_it_describes_its_machine(bundle):
     found = json.loads(run(bundle, "--describe", str(bundle)).stdout)
     assert (found["machine"], found["cores"]) == (platform.machine(), os.cpu_count())
     assert found["python"] == platform.python_version()
@@ -186,7 +186,7 @@ def test_profile_prints_one_line(bundle):
     assert result["model_sha256"] == sha256(model)
 
 
-def test_profile_of_what_cannot_be_read(bundle):
+def test_profile_refuses_unreadable_models(bundle):
     model, labels = bundle / "fp32.static.onnx", bundle / "labels.json"
     for given, golden, sentence in (
         (Path("/nowhere/a.onnx"), bundle / "golden.npz", "/nowhere/a.onnx: no such file"),
@@ -242,7 +242,7 @@ def test_statistics():
     assert figures["mean_ms"] == 2.5
     assert figures["cv"] == pytest.approx(np.sqrt(1.25) / 2.5, abs=1e-4)
     assert figures["p99_ms"] is None
-    # Nothing is clipped: one outlier stays in the mean.
+    # Nothing is clipped: the outlier stays in the mean.
     figures = rules.statistics([1.0] * 499 + [501.0])
     assert (figures["mean_ms"], figures["p99_ms"]) == (2.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""Against a real sshd on loopback, by the system's own ssh."""
+"""Measure over the system's ssh, on a real sshd on loopback."""
 
 import shutil
 import socket
@@ -22,7 +22,7 @@ pytestmark = needs_sshd
 
 @pytest.fixture
 def known(sshd):
-    """A server that was visited before."""
+    """A server whose key is known."""
     sshd.trust()
     return sshd
 
@@ -66,8 +66,8 @@ def test_an_unknown_host_is_refused_or_accepted_by_its_fingerprint(sshd, tmp_pat
     open_device(url, Opening())
 
 
-def test_an_unknown_host_is_asked_for_once(sshd, tmp_path):
-    sshd.known_hosts.write_text("elsewhere ssh-ed25519 AAAA")  # its last line has no end
+def test_an_unknown_host_is_confirmed_once(sshd, tmp_path):
+    sshd.known_hosts.write_text("elsewhere ssh-ed25519 AAAA")  # its last line has no newline
     questions: list[str] = []
 
     def answer(yes: bool) -> Opening:
@@ -102,7 +102,7 @@ def test_a_changed_host_key_is_refused_whatever_is_allowed(known, tmp_path, kind
     assert known.known_hosts.read_text() == before
 
 
-def test_who_is_not_let_in_or_not_there(known, tmp_path, monkeypatch):
+def test_rejected_logins_and_unreachable_hosts(known, tmp_path, monkeypatch):
     (known.folder / "authorized_keys").write_text("")
     with pytest.raises(
         InputError, match=r"login refused \(.*Permission denied.*\); install your pub"
@@ -122,7 +122,7 @@ def test_who_is_not_let_in_or_not_there(known, tmp_path, monkeypatch):
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
-    """One second instead of several."""
+    """Shorten a time-out to one second."""
     kept = [f"{option}=1" if o.startswith(f"{option}=") else o for o in ssh._OPTIONS]
     monkeypatch.setattr(ssh, "_OPTIONS", tuple(kept))
 
@@ -139,7 +139,7 @@ def test_a_command_that_hangs_is_ended(known, tmp_path, monkeypatch):
             commands.timeout_s()
 
 
-def test_no_python_there(known, tmp_path):
+def test_a_host_without_python_is_refused(known, tmp_path):
     url = known.url(tmp_path).partition("?")[0] + "?python=python9"
     device = open_device(url, Opening())
     assert isinstance(device, ssh.SshDevice)

@@ -30,7 +30,7 @@ def test_parts_of_a_url():
 
 
 @pytest.mark.parametrize("text", ["", "local", "telnet://board"])
-def test_a_kind_that_is_not_known(text):
+def test_unknown_schemes_are_refused(text):
     with pytest.raises(InputError, match="no known scheme; expected local:.*, ssh://.* or adb:"):
         parse_url(text)
 
@@ -42,21 +42,21 @@ def test_a_kind_that_is_not_known(text):
         *("local:?cpus=zero", "local:?threads=0", "local:?cpu=0", "local:?cpu"),
         *("local:?cpus=0&cpus=1", "local:?python=-c", "local:?python=", "local:?runner=x"),
         *("ssh:", "ssh://", "ssh://pi@", "ssh://board:port", "ssh://board:22:22", "ssh:/board"),
-        # What would be an option on ssh's command line.
+        # Would be an option on ssh's command line.
         *("ssh://-oProxyCommand=reboot/x", "ssh://-l@board", "ssh://a%20b/x", "ssh://a b"),
         *("ssh://board\n", "ssh://fe80::1", "ssh://[-o]", "ssh://[::1"),
         *("adb://-s", "adb://R58M;reboot", "adb://R58M/data", "adb:R58M", "adb://R58M\n"),
         *("adb:?python=python3", "adb:?runner=", "adb:?cpus=0"),
     ],
 )
-def test_what_is_no_url_of_a_device(text):
+def test_invalid_urls_are_refused(text):
     with pytest.raises(InputError, match=r"is not valid; expected (local|ssh|adb):") as caught:
         parse_url(text)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("folder", ["/", "/~/", "/srv/../etc", "/srv/%00", "/a%0ab", "/~/.."])
-def test_folders_that_are_none(folder):
+def test_invalid_folders_are_refused(folder):
     for place in ("local:", "ssh://board"):
         with pytest.raises(InputError, match=r"needs a folder below /, without \.\."):
             parse_url(place + folder)

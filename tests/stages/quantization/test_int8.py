@@ -17,15 +17,15 @@ def exported(size: int) -> onnx.ModelProto:
     return export_network(network, size, 18, "static")
 
 
-def test_percentiles_leave_out_what_is_far_from_all_else():
-    # One bright pixel in 153,600 values is less than 0.001 % of them.
+def test_percentiles_ignore_outliers():
+    # One bright pixel of 153,600 values is less than 0.001 %.
     random = np.random.default_rng(0)
     images = random.exponential(12, (50, 32, 32, 3)).clip(0, 120).astype(np.uint8)
     images[0, 0, 0, 0] = 255
     model = exported(32)
 
     def greatest(method: str) -> float:
-        """That the model's input can be, in pixels."""
+        """Return the largest value of the model's input, in pixels."""
         graph = quantize(model, "int8_u8s8", calibrate(model, images, method)).graph
         node = next(node for node in graph.node if node.op_type == "QuantizeLinear")
         constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -37,7 +37,7 @@ def test_percentiles_leave_out_what_is_far_from_all_else():
     assert 20 < greatest("entropy") < 250
 
 
-def test_ranges_are_those_of_all_images_together():
+def test_ranges_cover_all_images():
     model = exported(16)
     images = np.random.default_rng(1).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
     found = calibrate(model, images)

@@ -15,7 +15,7 @@ IMAGES = np.ascontiguousarray(np.broadcast_to(COLOURS, (60, 8, 8, 3)))
 
 
 def deployed(outlier: float) -> DeployedNetwork:
-    """A network in which nothing reads one channel, ``outlier`` times as large as the others."""
+    """Build a network with an unused channel that is ``outlier`` times as large as the others."""
     torch.manual_seed(0)
     stem, depthwise = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)
     with torch.no_grad():
@@ -24,13 +24,13 @@ def deployed(outlier: float) -> DeployedNetwork:
     layers = [stem, nn.ReLU(), depthwise, nn.Conv2d(8, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 3)).eval()
     whole = DeployedNetwork(network, *SCALE)
-    with torch.no_grad():  # so that each class has its share of the images
+    with torch.no_grad():  # so that classes are equally frequent
         network[-1].bias -= whole(torch.from_numpy(IMAGES)).mean(0)
     return whole
 
 
 def search(outlier: float, max_drop: float = 0.12) -> tuple[Search, int]:
-    """Of an exported network that is right about every image, and the number of its kinds."""
+    """Create a search for a network that is correct on all images; count its kinds of operators."""
     network = deployed(outlier)
     model = export_network(network, 8, 18, "dynamic")
     with torch.inference_mode():
@@ -41,7 +41,7 @@ def search(outlier: float, max_drop: float = 0.12) -> tuple[Search, int]:
 
 
 # s8s8, as u8s8 saturates in the kernels of some processors.
-def test_what_calibration_makes_right_is_tried_once():
+def test_better_calibration_needs_a_single_attempt():
     (trial,) = search(1.0)[0].run("int8_s8s8", "percentile")
     assert trial.drop_low <= 0.12
     assert (trial.ranges, trial.in_float) == ("percentile", ())
@@ -51,8 +51,8 @@ def test_what_calibration_makes_right_is_tried_once():
 
 @pytest.mark.parametrize("may_be_chance", [True, False])
 def test_a_loss_that_may_be_chance_changes_nothing(monkeypatch, may_be_chance):
-    # Instead of int8, whose rounding is the processor's: fp32 with a class preferred by so much
-    # that three answers change, or all.
+    # In place of int8, whose rounding depends on the processor: fp32 with a bias for a class that
+    # changes three predictions, or all.
     found, _ = search(1.0, max_drop=0.0)
     network = deployed(1.0)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_a_loss_that_may_be_chance_changes_nothing(monkeypatch, may_be_chance):
 
 
 def test_only_the_operators_to_blame_stay_in_float():
-    # In steps of the large channel the others are 0, unless both of their ends are in float.
+    # In steps of the large channel the others are 0, unless both of their ends stay in float.
     found, count = search(1e5)
     tried = found.run("int8_s8s8", "minmax")
     assert [trial.ranges for trial in tried[:2]] == ["minmax", "percentile"]
@@ -80,7 +80,7 @@ def test_only_the_operators_to_blame_stay_in_float():
     assert found.outcome(tried).startswith(f"loses {tried[-1].lost} of 60 held-back images, ")
 
 
-def test_validation_images_decide_unless_they_are_those_of_the_test(tiny_origin):
+def test_validation_images_decide_unless_they_are_the_test_images(tiny_origin):
     data = load_data(tiny_origin / "artifacts/data")
     images, labels = held_back(data, 12)
     np.testing.assert_array_equal(images, data.split("val").images[:])

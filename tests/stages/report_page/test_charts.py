@@ -1,4 +1,4 @@
-"""Charts: each point where its value is."""
+"""Charts draw each point at its value."""
 
 import itertools
 import re
@@ -40,7 +40,7 @@ def test_a_gain_is_drawn_with_its_interval_the_first_at_the_top():
 
 
 def points_of(svg: str, series: int) -> np.ndarray:
-    """The vertices of a series' line in the coordinates of the drawing."""
+    """Return the vertices of a series' line in the drawing's coordinates."""
     path = re.search(rf'<path d="([^"]+)"[^>]*stroke: var\(--series-{series}\)', svg, re.S)
     return np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1]), dtype=float)
 
@@ -51,7 +51,7 @@ def test_a_curve_is_drawn_at_its_values():
     np.testing.assert_allclose(np.diff(x)[1:], np.diff(x)[0], rtol=1e-4)
     np.testing.assert_allclose((y[0] - y) / (y[0] - y[1]), [0, 1, 0.25], atol=1e-4)
     assert chart.legend == [("a", "var(--series-1)", False)]
-    # More series than colours are told apart by dashes.
+    # Dashes distinguish more series than there are colours.
     many = {str(n): ([1, 2], [n, n]) for n in range(8)}
     legend = charts.lines("many", "y", many).legend
     assert len({(colour, dashed) for _, colour, dashed in legend}) == 8
@@ -62,7 +62,7 @@ def test_a_distribution_shows_every_quantile_and_the_extremes():
     chart = charts.distributions("1 thread", {"a": list(times)})
     x, y = points_of(chart.svg, 1).T
     share = (y[0] - y) / (y[0] - y[-1])
-    # x is logarithmic: scaled to the known minimum and maximum it must give the median.
+    # x is logarithmic: scaled to the known minimum and maximum, it must match the median.
     scale = np.log(times.max() / times.min()) / (x[-1] - x[0])
     median = times.min() * np.exp((np.interp(0.5, share, x) - x[0]) * scale)
     assert median == pytest.approx(np.median(times), rel=0.01)

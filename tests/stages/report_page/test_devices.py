@@ -1,4 +1,4 @@
-"""Several devices in the report: those of the chain, and those of `ackd profile`."""
+"""Several devices in the report, measured by the chain and by `ackd profile`."""
 
 import json
 import re
@@ -15,11 +15,11 @@ _UNKNOWN = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
 
 
 def write_device(url: str = BOARD, **changes: dict[str, Any]) -> None:
-    """What `ackd profile` keeps: these models, ten times slower than here, with 4 and 1 threads.
+    """Write results of `ackd profile`: these models at a tenth of the speed, with 4 and 1 threads.
 
     Args:
-        url: of the device.
-        changes: of the rows, by precision.
+        url: URL of the device.
+        changes: changes of the rows, by precision.
     """
     model = json.loads(Path("artifacts/onnx/model.json").read_text())
     latency = json.loads(Path(LATENCY).read_text())
@@ -65,7 +65,7 @@ def test_another_device_has_its_chart_and_its_rows(chain):
     assert len(set(page.ids)) == len(page.ids)
 
 
-def test_what_failed_there_has_its_reason_and_what_passed_stands_for_a_precision(chain):
+def test_failures_have_reasons_and_a_passed_row_represents_a_precision(chain):
     failed = _UNKNOWN | {"status": "failed", "reason": "no such <instruction>"}
     write_device(fp32=failed)
     skipped = _UNKNOWN | {"status": "skipped", "reason": "no half precision"}
@@ -92,7 +92,7 @@ def test_what_is_of_other_models_is_left_out_and_named(chain):
     assert reason.startswith("some or all of it is from other models")
     write_device(**{name: {"model_sha256": "0" * 64} for name in PRECISIONS})
     assert list(made()[0]["devices"]) == ["local:"]
-    # One of the chain is not shown twice.
+    # Devices of the chain are not shown twice.
     write_device("local:")
     summary, page = made()
     assert list(summary["devices"]) == ["local:"]
@@ -115,7 +115,7 @@ def test_several_devices_of_the_chain(chain):
     assert len(page.tables["latency"][0]) == 1 + 16
     assert page.tables["latency"][0][1][0] == "fp32, 1, local:"
     assert "x86_64, onnxruntime 1.31.1." in page.text["trade-off"]
-    # The first one is what the summary is about.
+    # The summary describes the first one.
     change(LATENCY, lambda content: content["devices"].reverse())
     _, page = made()
     assert "at one thread on Example CPU" not in page.text["results"]

@@ -1,4 +1,4 @@
-"""Learners and classes on the page, and the warnings."""
+"""Learners, classes and warnings on the page."""
 
 import itertools
 import json
@@ -56,10 +56,10 @@ def history(**columns: list[float]) -> dict[str, list[float]]:
         ({"d": [0.985]}, ["pinned at 100 % in the last epoch"]),
         ({"a": [0.5, 0.9], "b": [0.5, 0.1]}, ["collapsed on D3B1, with 90.00 % of the weight"]),
         ({"a": [0.99, 0.8], "b": [0.01, 0.2]}, []),
-        ({"a": [1.0]}, []),  # a learner alone has all of it
+        ({"a": [1.0]}, []),  # a single learner has all of it
     ],
 )
-def test_warns_where_learners_or_discriminators_no_longer_work(columns, expected):
+def test_warns_of_learners_or_discriminators_without_effect(columns, expected):
     found = warnings(history(**columns))
     assert len(found) == len(expected)
     for sentence, part in zip(found, expected, strict=True):

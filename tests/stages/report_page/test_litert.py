@@ -1,4 +1,4 @@
-"""LiteRT in summary and page, beside onnxruntime's exports."""
+"""LiteRT in summary and page, with onnxruntime's exports."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_it_is_compared_with_fp32_in_onnxruntime():
 
 
 @pytest.mark.usefixtures("chain")
-def test_what_failed_has_its_reason_and_what_was_timed_elsewhere_is_not_compared_with():
+def test_failures_have_reasons_and_times_of_other_machines_do_not_count():
     change(LATENCY, lambda latency: latency["devices"][0].update(device="ssh://pi@board"))
     change_rows(LATENCY, {}, device="ssh://pi@board")
     failed = dict.fromkeys((*ANSWERS, "bytes", "golden")) | {"status": "failed", "latency": []}

@@ -1,4 +1,4 @@
-"""docs/paper: every figure has a preset, and stands beside ours where both can be compared."""
+"""docs/paper: every number has a preset, and is compared with ours if possible."""
 
 from pathlib import Path
 
@@ -64,14 +64,14 @@ RECIPE = {"epochs": 200, "batch_size": 128, "schedule": "multi_step", "milestone
 
 @pytest.fixture
 def pair(chain):
-    """A chain of one of the paper's pairs, and the paper's figures."""
+    """A chain with one of the paper's pairs, and the paper's numbers."""
     Path("docs").mkdir()
     Path("docs/paper").symlink_to(ROOT / "docs/paper")
     change("reports/teacher/metrics.json", network="wrn_40_2")
     change("reports/distill/metrics.json", network="wrn_40_1")
 
 
-def test_the_papers_figures_stand_beside_ours(pair):
+def test_the_papers_numbers_are_compared_with_ours(pair):
     summary, page = made(Params.model_validate(PAIR | {"distill": {"method": "kd"}}))
     paper = summary["paper"]
     assert (paper["data"], paper["tables"], paper["method"]) == ("cifar100", [2], "kd")
@@ -86,7 +86,7 @@ def test_the_papers_figures_stand_beside_ours(pair):
     assert len(table) == 1 + 12
 
 
-def test_top5_stands_beside_the_papers(pair):
+def test_top5_is_compared_with_the_papers(pair):
     change("reports/teacher/metrics.json", network="resnet34")
     change("reports/distill/metrics.json", network="resnet18")
     top5 = {"value": 0.9, "low": 0.89, "high": 0.91}

@@ -77,7 +77,7 @@ def test_what_is_recommended_where_the_goal_cannot_be_met_or_is_none():
     name, reason = chosen(0.02, fp32=failed, worse=worse, better=better)
     assert name == "better"
     assert reason.startswith("the most accurate, because none stay within a drop of 2.00")
-    # Without a latency of fp32 there is no speed to compare.
+    # Without a latency of fp32, speeds cannot be compared.
     untimed = FP32 | {"p50_ms": None, "speedup": None}
     _, reason = chosen(0.02, fp32=untimed, int8=export(0.9, 0.1, 0.5, speedup=None))
     assert reason.endswith(": 0.500 ms, a drop of 0.00 (−1.00 to +1.00) points")

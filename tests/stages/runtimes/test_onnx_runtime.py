@@ -31,7 +31,7 @@ def test_no_model_and_a_batch_that_does_not_fit_are_reasons(tiny_exported, tmp_p
 
 
 def test_a_provider_that_fell_back_is_a_reason(tiny_exported, monkeypatch):
-    # onnxruntime warns of a provider that it lacks, and takes the CPU.
+    # onnxruntime warns of a missing provider, and falls back to the CPU.
     monkeypatch.setattr(OnnxRuntime, "provider", "CUDAExecutionProvider")
     model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
     with (

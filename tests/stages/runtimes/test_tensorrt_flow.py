@@ -1,6 +1,6 @@
-"""From an export to its row in the report, through the real process and a stand-in for TensorRT.
+"""From an export to its row in the report, with the real process and a stand-in for TensorRT.
 
-The stand-in computes on the CPU; test_tensorrt_types.py holds the stand-in against real bindings.
+The stand-in computes on the CPU; test_tensorrt_types.py compares it with the real bindings.
 """
 
 import os
@@ -59,7 +59,7 @@ def test_an_engine_keeps_the_precision_of_its_file(
     layers = execution.layers
     assert layers is not None
     nodes = onnx.load(model).graph.node
-    # The casts of the preprocessing have no weights: what they put out counts.
+    # The preprocessing's casts have no weights, so their output type counts.
     assert set(layers) == {dtype, "float32"}
     assert layers[dtype] == [node.name for node in nodes if node.op_type in ("Conv", "Gemm")]
     assert layers["float32"] == [node.name for node in nodes if node.op_type == "Cast"]
@@ -70,7 +70,7 @@ def test_an_engine_keeps_the_precision_of_its_file(
     else:
         assert execution.times is not None
         assert len(execution.times.gpu_ms) == len(execution.times.wall_ms) == 20
-        # The host waits for the GPU, and for what comes before and after its work.
+        # The host's time includes the GPU's, and what precedes and follows it.
         pairs = zip(execution.times.gpu_ms, execution.times.wall_ms, strict=True)
         assert all(0 < gpu < wall for gpu, wall in pairs)
 
@@ -94,7 +94,7 @@ def test_a_required_tensorrt_is_judged_like_the_others(
     for file, row in rows["tensorrt"].items():
         other = rows["onnxruntime"][file]
         assert (row["status"], row["reason"]) == ("passed", None)
-        # The stand-in computes with the same library.
+        # The stand-in also computes with onnxruntime.
         assert (row["accuracy"], row["images"]) == (other["accuracy"], other["images"])
         assert row["golden"] == other["golden"]
         assert (row["latency"] is None) == (row["shape"] == "dynamic")
@@ -106,7 +106,7 @@ def test_a_required_tensorrt_is_judged_like_the_others(
 
 def test_a_model_that_the_parser_refuses_is_a_reason(tensorrt, tiny_exported, tmp_path):
     model = onnx.load(tiny_exported / "artifacts/onnx/fp32.static.onnx")
-    # Bytes that are permuted before they are cast.
+    # Bytes are permuted before the cast.
     cast = next(node for node in model.graph.node if node.op_type == "Cast")
     cast.op_type = "Identity"
     del cast.attribute[:]
@@ -120,9 +120,7 @@ def test_a_model_that_the_parser_refuses_is_a_reason(tensorrt, tiny_exported, tm
     )
 
 
-def test_required_fails_before_anything_is_read_where_tensorrt_does_not_start(
-    tensorrt, tmp_path, monkeypatch
-):
+def test_a_required_tensorrt_that_does_not_start_fails_first(tensorrt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAND_IN_TENSORRT", "8.6.1")
     monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)

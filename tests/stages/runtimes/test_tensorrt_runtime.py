@@ -1,4 +1,4 @@
-"""The side of TensorRT that starts the process, and what it makes of the process's words."""
+"""The runtime that starts TensorRT's process and interprets its output."""
 
 import sys
 from pathlib import Path
@@ -66,6 +66,6 @@ WIDE = "Thirty-two wide channel vectorized row major Int8 format"
         ),
     ],
 )
-def test_dtypes_are_those_that_the_inspector_names(layers, weights, by_dtype):
+def test_dtypes_come_from_the_inspector(layers, weights, by_dtype):
     assert weight_dtypes(layers) == weights
     assert layers_by_dtype(layers) == by_dtype

@@ -1,8 +1,8 @@
-"""The stand-in for TensorRT against real bindings, the oldest and the newest that are supported.
+"""The stand-in for TensorRT against the oldest and the newest supported bindings.
 
-The bindings' wheels hold the compiled module alone. Three libraries with its foreign symbols, which
-do nothing, let Python load it: names, parameters and enumerations are then the real ones. No GPU
-and none of TensorRT's libraries are needed.
+The bindings' wheels only have the compiled module. Three libraries with empty functions for its
+external symbols let Python load it, so names, parameters and enumerations are real. Neither a GPU
+nor TensorRT's libraries are needed.
 """
 
 import os
@@ -25,8 +25,8 @@ FOREIGN_SYMBOLS = (
     *("createInferRuntime_INTERNAL", "createNvOnnxParserRefitter_INTERNAL", "getPluginRegistry"),
     *("createNvOnnxParser_INTERNAL", "getBuilderPluginRegistry", "getNvOnnxParserVersion"),
 )
-# Each public name of the stand-in must be in the bindings; each parameter of its methods in their
-# docstrings, which hold the signatures; each member of an enumeration must have its value.
+# Compares each public name of the stand-in, each parameter of its methods (with the signatures in
+# the bindings' docstrings) and the value of each member of an enumeration.
 COMPARE = """
 import enum, importlib.util, inspect, tensorrt as real
 spec = importlib.util.spec_from_file_location("stand_in", {stand_in!r})
@@ -52,7 +52,7 @@ print(real.__version__)
 
 
 def load_bindings(version: str, folder: Path) -> None:
-    """``folder/site`` to import ``tensorrt`` from; skips where package or compiler is missing."""
+    """Create ``folder/site`` with ``tensorrt``; skip the test without package or compiler."""
     requirement = BINDINGS[version]
     pip("download", requirement, "--dest", str(folder / "wheel"), what=requirement)
     (wheel,) = (folder / "wheel").iterdir()
@@ -66,7 +66,7 @@ def load_bindings(version: str, folder: Path) -> None:
     for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
         file = f"lib{library}.so.{version.partition('.')[0]}"
         command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{file}"]
-        # Beside the module, which is where it looks first.
+        # Beside the module, where it looks first.
         run_or_skip([*command, "-o", str(package / file), str(source)], "a library of no content")
 
 
@@ -79,7 +79,7 @@ def test_the_stand_in_has_the_bindings_names(version, monkeypatch):
     program = COMPARE.format(stand_in=str(Path(__file__).with_name("stand_in") / "tensorrt.py"))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # The real module gets a null pointer for its builder, as it does where the driver is too old.
+    # The real module gets a null pointer for its builder, as with a driver that is too old.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     assert TensorRtRuntime().unavailable() == (

@@ -1,4 +1,4 @@
-"""Checkpoints: whole whatever happens to their writer, and never those of another training."""
+"""Checkpoints are complete whatever happens to their writer, and match their training."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def made_state(number: int, size: int = 1000) -> dict[str, Any]:
 
 
 def number_of(state: dict[str, Any] | None) -> int:
-    """The number of a state that is whole."""
+    """Return the number of a complete state."""
     assert state is not None
     assert torch.equal(state["weights"], torch.full_like(state["weights"], state["number"]))
     return int(state["number"])
@@ -74,7 +74,7 @@ def test_the_environment_says_where(monkeypatch, tmp_path):
 # Damage
 
 
-def test_one_that_is_damaged_or_of_another_training_gives_way_to_the_one_before(tmp_path, capsys):
+def test_damaged_and_foreign_checkpoints_are_skipped(tmp_path, capsys):
     keeper, other = checkpoints(tmp_path), checkpoints(tmp_path, "1" * 64)
     other.save(made_state(1))
     for number in range(2):
@@ -86,7 +86,7 @@ def test_one_that_is_damaged_or_of_another_training_gives_way_to_the_one_before(
         assert number_of(keeper.load()) == 0
         said = capsys.readouterr().out
         assert said == f"{newest}: damaged; resuming from an older one, if any\n"
-    # The damaged one does not count as one of the last two: the good one stays beside the next.
+    # The damaged one does not count among the last two: the good one is kept with the next.
     keeper.save(made_state(2))
     assert number_of(keeper.load()) == 2
     newest.write_bytes(b"damaged")
@@ -111,13 +111,13 @@ def test_a_full_disk_keeps_the_old_one(tmp_path, capsys):
         assert said.count("\n") == 1
         assert "could not be written (No space left on device)" in said
         assert "would resume from 00000001.checkpoint" in said
-        # As soon as there is room it goes on, and says so when that ends again.
+        # Once there is space it continues, and it reports the next shortage.
         keeper.save(made_state(6))
         assert number_of(keeper.load()) == 6
         keeper.save(made_state(7, size=75_000))
         assert capsys.readouterr().out.count("\n") == 1
         assert number_of(keeper.load()) == 6
-        keeper.clear()  # a disk that is held cannot be unmounted
+        keeper.clear()  # a busy disk cannot be unmounted
 
 
 def test_a_place_that_cannot_be_written_to_is_said_once(tmp_path, capsys):
@@ -191,7 +191,7 @@ def test_the_code_that_computes_counts(tmp_path):
     assert len({plain, *(found[path] for path in counts)}) == len(counts) + 1
     assert {found[path] for path in does_not} == {plain}
 
-    # Elsewhere, and imported instead of run, it is the same code.
+    # In another folder, and imported instead of run, it is the same code.
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("models", "stages", "manifest.json"):

@@ -1,4 +1,4 @@
-"""What a person sees of a training."""
+"""The output of a training for people."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_other_processes_than_the_first_are_silent(clock, capsys):
 
 
 def test_a_terminal_shows_a_bar_with_the_figures(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the output for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich assume a terminal
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(display_module, "_TERMINAL_SECONDS", 0.0)
     with Display("kd", epochs=2, steps=1, images=10) as display:

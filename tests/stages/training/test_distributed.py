@@ -1,4 +1,4 @@
-"""Two processes give what one would that accumulates the same parts of each batch."""
+"""Two processes equal one that accumulates the same parts of each batch."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ CONTENT: dict[str, Any] = {
     "augmentation": {"crop_padding": 2, "horizontal_flip": True},
     "training": {"precision": "fp32"},
     "teacher": SHORT | {"network": "resnet14"},
-    # 48 images: batches of 14, 14, 14 and 6, of which each process sees half.
+    # 48 images in batches of 14, 14, 14 and 6; each process sees half of each.
     "distill": SHORT | {"network": "resnet8"},
 }
 
@@ -57,7 +57,7 @@ def start(module: str, root: Path, processes: int = PROCESSES) -> subprocess.Pop
 
 @pytest.fixture(scope="session")
 def trained(tiny_origin):
-    """What ``two_processes`` leaves in one launch; not to be written to."""
+    """The results of a launch of ``two_processes``; read-only."""
 
     def make() -> None:
         write_distillable(tiny_origin)
@@ -77,7 +77,7 @@ def trained(tiny_origin):
 
 
 class Accumulated:
-    """The reference: a copy of everything for each part of the batch, gradients averaged by hand.
+    """The reference: a copy of everything per part of the batch, with averaged gradients.
 
     Attributes:
         losses: the mean of each epoch.
@@ -113,7 +113,7 @@ class Accumulated:
         return self.copies[0]
 
     def _step(self, shards: tuple[Shard, ...]) -> float:
-        """The sum of the samples' losses."""
+        """Run a step and return the sum of the samples' losses."""
         outputs = [c(s.batch.images) for c, s in zip(self.copies, shards, strict=True)]
         if self.adversaries:
             for distiller, output, shard in zip(self.copies, outputs, shards, strict=True):
@@ -141,7 +141,7 @@ class Accumulated:
         return seen
 
     def _average(self, tensors_of: Any) -> None:
-        """Both copies' tensors become their mean."""
+        """Replace both copies' tensors by their mean."""
         for pair in zip(*(list(tensors_of(c)) for c in self.copies), strict=True):
             mean = sum(pair) / PROCESSES
             for tensor in pair:
@@ -150,7 +150,7 @@ class Accumulated:
 
 @pytest.fixture
 def _one_thread():
-    """As many threads as the processes have: others sum in another order, which training widens."""
+    """Use as many threads as the processes; others sum in another order, and errors would grow."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -177,7 +177,7 @@ def test_two_processes_are_one_that_accumulates(trained, name, method, unlabeled
 @pytest.mark.parametrize("method", METHODS)
 def test_what_methods_keep_is_right_in_two_processes(trained, method):
     state, header = load_state(trained / method / "artifacts/model.safetensors")
-    # The layout is that of one process with a process's share of the batch.
+    # The layout equals that of one process with a process's part of the batch.
     labels = torch.from_numpy(load_data(trained / "artifacts/data").labels("train"))
     teacher = load_network(trained / "artifacts/teacher/model.safetensors")
     setting = Setting(teacher, 16, labels, batch_size=7, epochs=2)
@@ -190,7 +190,7 @@ def test_what_methods_keep_is_right_in_two_processes(trained, method):
     assert header["buffers"] == [name for name, _ in alone.named_buffers()]
     environment = json.loads((trained / method / "reports/environment.json").read_text())
     assert environment["processes"] == PROCESSES
-    if method == "crd":  # every sample was seen, by whichever process, and is remembered
+    if method == "crd":  # samples seen by either process are in memory
         for side in ("student", "teacher"):
             lengths = state[f"memory_{side}.embeddings"].norm(dim=1)
             torch.testing.assert_close(lengths, torch.ones(48))
@@ -204,7 +204,7 @@ def test_proxies_are_trained_by_two_processes(trained, proxy):
     assert network.name == metrics["network"] == metrics["chain"][-1]["network"]
 
 
-# The launcher, whose workers here do nothing for long.
+# A launcher whose workers sleep.
 
 IDLE = """
 import time
@@ -223,7 +223,7 @@ linux = pytest.mark.skipif(
 
 
 def workers_of(launcher: subprocess.Popen[str], said: str) -> list[int]:
-    """Once the first of them has said this."""
+    """Return the launcher's workers after the first one has printed this."""
     assert launcher.stdout is not None
     assert any(said in line for line in launcher.stdout)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and prove their bytes."""
+"""Files are complete or absent, and their content is verified."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def test_a_file_appears_at_the_end_and_a_failure_leaves_the_old_one(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_partials_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+def test_only_partial_files_of_dead_processes_are_removed(tmp_path):
     dead, living = tmp_path / ".b.1.partial", tmp_path / ".c.2.partial"
     for partial in (dead, living):
         partial.write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""Devices, precision and what is written down of them."""
+"""Devices, precision and their record."""
 
 import copy
 import functools
@@ -102,7 +102,7 @@ def test_the_environment_is_the_same_each_time():
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_networks_learn_the_same(monkeypatch):
-    # Up to the code for a processor, which takes long to write and is torch's own matter.
+    # Skip code generation for the processor, which takes long and belongs to torch.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     counters.clear()
     gradients = []
@@ -129,7 +129,7 @@ def test_depthwise_convolutions_stay_in_float32():
     network = models.build("mobilenet_v2_0.5", 3)
     plain = copy.deepcopy(network)
     distiller = engine.place(distillers.build("scratch", network, make_setting(), {}), 16)
-    placed = copy.deepcopy(distiller).student  # as an average of the weights is made
+    placed = copy.deepcopy(distiller).student  # like for averaged weights
     kinds = {}
     for module in placed.modules():
         if isinstance(module, nn.Conv2d):

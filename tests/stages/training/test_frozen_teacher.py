@@ -1,4 +1,4 @@
-"""What the teacher says of an epoch, put together and kept."""
+"""The teacher's logits for an epoch, gathered and stored."""
 
 from types import SimpleNamespace
 from typing import cast

@@ -1,4 +1,4 @@
-"""A frozen network answers as the network does, whatever stands beside an image."""
+"""A frozen network has the network's outputs, whatever the other images in the batch."""
 
 import functools
 
@@ -12,7 +12,7 @@ from stages.training.inference import FrozenNetwork
 
 
 def settled(name: str) -> tuple[Backbone, Tensor]:
-    """A network whose running statistics are not those of a new one, and images for it."""
+    """Build a network with changed running statistics, and images for it."""
     torch.manual_seed(0)
     network = models.build(name, 10).to(memory_format=torch.channels_last)
     images = torch.randn(70, 3, 32, 32).to(memory_format=torch.channels_last)
@@ -47,7 +47,7 @@ def test_it_computes_the_same_function_with_less_and_leaves_the_network_as_it_wa
     functions = [node.target for node in frozen.folded.graph.nodes if node.op == "call_function"]
     assert torch.nn.functional.batch_norm not in functions
     kept = sum(isinstance(module, nn.BatchNorm2d) for module in frozen.folded.modules())
-    # A pre-activation network keeps those that follow an addition: one a block, and the last.
+    # A pre-activation network keeps the BatchNorms after additions: one per block, and the last.
     assert kept == (7 if name == "wrn_16_1" else 0)
 
 
@@ -56,7 +56,7 @@ def test_it_computes_the_same_function_with_less_and_leaves_the_network_as_it_wa
     ("name", "compiled"), [("resnet20", False), ("wrn_16_1", False), ("resnet8", True)]
 )
 def test_logits_do_not_depend_on_the_rest_of_the_batch(name, compiled, monkeypatch):
-    # Up to the code for a processor, which takes long to write and is torch's own matter.
+    # Skip code generation for the processor, which takes long and belongs to torch.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     network, images = settled(name)
     frozen = FrozenNetwork(network, compiled)

@@ -1,4 +1,4 @@
-"""The teacher's logits: the same cold and warm, proven by their sums, within their bound."""
+"""Stored logits equal computed ones, are verified by checksums, and stay within the limit."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def test_logits_are_rounded_as_ieee_says_and_refused_where_float16_cannot_hold_t
             round_logits(torch.tensor([[1.0, bad]]))
 
 
-# Reading what was written
+# Reading
 
 
 def test_what_is_read_is_what_was_computed(tmp_path):
@@ -116,7 +116,7 @@ def test_what_is_damaged_or_of_something_else_is_computed_again(tmp_path, capsys
     other.folder.mkdir()
     path_of(other).write_bytes(content)
     path_of(store, 1).write_bytes(content)
-    # As many numbers, arranged otherwise.
+    # The same numbers in another shape.
     turned = LogitsStore(KEY, CLASSES, SAMPLES, root=tmp_path, max_bytes=GIGABYTE)
     for reader, epoch in ((store, 0), (other, 0), (store, 1), (turned, 0)):
         assert reader.read(epoch) is None
@@ -184,7 +184,7 @@ def test_several_writers_keep_the_bound_together(tmp_path):
     assert len(kept_epochs) > 10
 
 
-# Room
+# Space
 
 
 def test_the_bound_is_for_all_keys_together(tmp_path, capsys):
@@ -203,7 +203,7 @@ def test_the_bound_is_for_all_keys_together(tmp_path, capsys):
     assert used(tmp_path) == bound
     assert capsys.readouterr().out.count("\n") == 1
 
-    # What takes the place of a damaged file needs no room of its own.
+    # Replacing a damaged file needs no extra space.
     path_of(store).write_bytes(bytes(FILE_BYTES))
     make_store(tmp_path, bound).write(0, made_logits())
     assert bits(store.read(0)) == bits(made_logits())
@@ -217,7 +217,7 @@ def test_without_room_nothing_is_written_and_all_is_read(tmp_path):
     assert "epoch-00001.logits" not in files(tmp_path)
     assert bits(store.read(0)) == bits(made_logits())
     assert store.describe(2).endswith("no more will be stored, because ACKD_LOGITS_MAX_GB is 0")
-    path_of(store).write_bytes(b"short")  # a file that is cut short does not count
+    path_of(store).write_bytes(b"short")  # truncated files do not count
     assert rich.describe(1).startswith("teacher logits: 0 of 1 epochs")
 
 

@@ -1,4 +1,4 @@
-"""One loop for every method."""
+"""One training loop for all methods."""
 
 import hashlib
 from typing import Any
@@ -33,7 +33,7 @@ SETTINGS = Training(epochs=8, batch_size=16, learning_rate=0.01)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three classes that differ in brightness."""
+    """Images of three classes that differ in brightness."""
     rng, splits = np.random.default_rng(0), {}
     for split, count in (("train", 96), ("val", 30), ("test", 30)):
         labels = np.arange(count)[:, None, None, None] % 3
@@ -96,18 +96,18 @@ def test_every_method_learns_and_leaves_its_teacher_alone(data, teacher, method)
     student, normalize = distiller.student.eval(), Normalize(data.mean, data.std, CPU)
     test, val = data.split("test"), data.split("val")
     assert accuracy(predict(student, test, normalize), test) > 0.9
-    # The best epoch is the first of those that are best on validation.
+    # The best epoch is the first with the best validation accuracy.
     accuracies = [row["val_accuracy"] for row in trained.history]
     assert trained.best_epoch == accuracies.index(max(accuracies)) + 1
     student.load_state_dict(trained.best_student)
     assert accuracy(predict(student, val, normalize), val) == max(accuracies)
-    # Weights, gradients and running statistics of the teacher are as they were.
+    # Weights, gradients and running statistics of the teacher are unchanged.
     assert digest(teacher) == before
     assert all(p.grad is None for p in teacher.parameters())
     assert not teacher.training
 
 
-def test_history_tells_of_every_term_and_learner(data, teacher):
+def test_history_has_every_term_and_learner(data, teacher):
     _, trained = run(data, "ackd", teacher, SETTINGS.model_copy(update={"epochs": 2}))
     assert [row["epoch"] for row in trained.history] == [1, 2]
     wanted = {"epoch", "learning_rate", "seconds", "images_per_second", "val_accuracy"}

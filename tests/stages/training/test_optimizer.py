@@ -1,4 +1,4 @@
-"""The learning rate, step by step."""
+"""The learning rate at each step, and the optimizers."""
 
 import math
 

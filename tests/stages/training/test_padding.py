@@ -1,4 +1,4 @@
-"""Gradients of weights that only ever meet padding."""
+"""Gradients of weights that only meet padding."""
 
 import pytest
 import torch
@@ -11,19 +11,19 @@ from stages.training.padding import mask_padding_gradients
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
-def test_on_maps_of_one_pixel_they_are_nothing(precision):
-    size, cpu = 16, torch.device("cpu")  # four halvings leave one pixel, and there is a fifth
+def test_they_are_zero_on_maps_of_one_pixel(precision):
+    size, cpu = 16, torch.device("cpu")  # four halvings leave one pixel, before a fifth
     setting = Setting(None, size, torch.zeros(8, dtype=torch.int64), 8, 1)
     torch.manual_seed(0)
     distiller = build("scratch", models.build("timm:resnet18", 3), setting, {})
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)  # some are 0 at first, and let no gradient through
+            nn.init.ones_(module.weight)  # zero initial weights would block gradients
     state = {name: tensor.clone() for name, tensor in distiller.state_dict().items()}
     mask_padding_gradients(distiller, size, cpu)
     assert all(torch.equal(state[name], t) for name, t in distiller.state_dict().items())
     batch = Batch(torch.randn(8, 3, size, size), torch.arange(8) % 3, torch.arange(8))
-    for _ in range(3):  # whatever is in memory that is used again
+    for _ in range(3):  # reused memory with arbitrary content
         distiller.zero_grad()
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             losses = distiller.losses(distiller(batch.images), batch, TeacherOutputs())

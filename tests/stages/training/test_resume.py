@@ -1,4 +1,4 @@
-"""A training that is interrupted, wherever, ends in the weights of one that was not."""
+"""Trainings that are interrupted anywhere end with the weights of uninterrupted ones."""
 
 import csv
 import itertools
@@ -20,11 +20,11 @@ from tests.stages.conftest import write_unlabeled
 STUDENT = Path("artifacts/distilled/model.safetensors")
 HISTORY = Path("reports/distill/history.csv")
 RESUMED = "resuming an interrupted training at"
-# What a training is about to call for which time when it is killed. A checkpoint is written after
-# every step, and the teacher's logits after every epoch.
+# The call, and its number, before which a training is killed. A checkpoint is written after every
+# step, and the teacher's logits after every epoch.
 KILLS = [
     ("stages.checkpoints.checkpoint.seal", 3),  # an empty partial
-    ("stages.checkpoints.durable.os.fsync", 5),  # a whole one
+    ("stages.checkpoints.durable.os.fsync", 5),  # a complete one
     ("stages.checkpoints.durable.os.fsync", 10),  # the new checkpoint beside the two older ones
     ("stages.training.logits_store.seal", 1),
     ("stages.display.Display.step", 7),
@@ -34,7 +34,7 @@ KILLS = [
 
 
 def train(function: str = "", call: int = 0) -> None:
-    """The stage, in a process of its own, until it is to call the function for so many times."""
+    """Run the stage in a process, and kill it before a given call of the function."""
     if function:
         place, _, name = function.rpartition(".")
         owner = pkgutil.resolve_name(place)
@@ -78,7 +78,7 @@ def killed(child: Child) -> str:
 
 
 def untimed() -> list[dict[str, str]]:
-    """The history without what another run measures otherwise."""
+    """Return the history without measured times."""
     rows = csv.DictReader(HISTORY.read_text().splitlines())
     timed = {"seconds", "images_per_second"}
     return [{k: v for k, v in row.items() if k not in timed} for row in rows]
@@ -100,7 +100,7 @@ def test_wherever_it_is_killed_the_weights_are_the_same():
             printed += killed(child)
     assert printed.count(RESUMED) == len(KILLS) - 1
     assert "damaged" not in printed
-    assert STUDENT.read_bytes() == wanted  # and all that is left to do is to tidy up
+    assert STUDENT.read_bytes() == wanted  # only cleaning up remains
 
     write_params(temperature=2.0, epochs=1)
     assert RESUMED not in finish(), "another parameter begins anew"
@@ -122,7 +122,7 @@ def test_every_part_of_a_recipe_is_resumed():
     write_params(mixing, images, **RECIPE)
     finish()
     wanted, history = STUDENT.read_bytes(), untimed()
-    shutil.rmtree(STUDENT.parent)  # but not the teacher's logits, which are read this time
+    shutil.rmtree(STUDENT.parent)  # except the teacher's logits, which are read this time
     with forked(train, "stages.display.Display.step", 8) as child:
         killed(child)
     assert RESUMED in finish()

@@ -1,4 +1,4 @@
-"""What each of two processes runs: every method by ``distill``, then proxies, one by one."""
+"""Run by each of two processes: ``distill`` with every method, then all proxies."""
 
 import os
 from pathlib import Path
@@ -20,12 +20,12 @@ PROXIES: dict[str, dict[str, Any]] = {
 }
 
 
-UNLABELED = {"method": "kd", "unlabeled_share": 0.35}  # of 14 images 5, which are not even
+UNLABELED = {"method": "kd", "unlabeled_share": 0.35}  # 5 of 14 images, an odd number
 
 
 def main(params: Params) -> None:
-    """Leave a folder for each method and each proxy, with its artifacts and reports."""
-    Accelerator.end_training = lambda _: None  # they would have to meet anew
+    """Write a folder with artifacts and reports for each method and each proxy."""
+    Accelerator.end_training = lambda _: None  # they would have to reconnect
     content = params.model_dump(by_alias=True)
     for method in METHODS:
         chosen = content | {"distill": content["distill"] | {"method": method}}
@@ -40,7 +40,7 @@ def main(params: Params) -> None:
 
 
 def keep(name: str, artifacts: str, reports: str) -> None:
-    """Put away what the first process has written."""
+    """Move away the first process's results."""
     if os.environ["RANK"] == "0":
         Path(name).mkdir()
         Path(artifacts).rename(Path(name, "artifacts"))

@@ -33,13 +33,13 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.fixture
 def bundle(tiny_exported, tmp_path):
-    """A folder of one's own: resnet8, three classes, 16 x 16 pixels, four precisions."""
+    """A writable bundle of a resnet8: three classes, 16 x 16 pixels, four precisions."""
     return shutil.copytree(tiny_exported / "artifacts/onnx", tmp_path / "bundle")
 
 
 @pytest.fixture
 def no_runtime(tmp_path, monkeypatch):
-    """Files of the right names, for tests that run nothing of them."""
+    """Create files with the right names, for tests that do not run them."""
     monkeypatch.setenv("ACKD_ONNXRUNTIME_WEB", str(tmp_path / "web"))
     web_runtime.folder().mkdir(parents=True)
     for name in web_runtime.FILES:

@@ -81,7 +81,7 @@ def test_what_a_browser_lacks_is_skipped_with_the_reason():
     assert coarse["fp16", "webgpu", 1] == "the GPU's shaders lack float16"
 
 
-def test_the_figures_are_those_of_numpy():
+def test_statistics_equal_numpys():
     times = np.random.default_rng(1).gamma(4.0, 0.25, 700).round(4)
     noise = np.float32(3e-5) * np.abs(REFERENCE).max()
     other = REFERENCE.copy()
@@ -105,7 +105,7 @@ def test_wrong_answers_fail_by_the_runners_tolerance():
     row = judge(TASK, measured(logits=encoded(REFERENCE * 1.01)), REFERENCE, 10)
     assert row["status"] == "failed"
     assert "relative error" in row["reason"]
-    assert row["p50_ms"] == 2.5  # what it took is known all the same
+    assert row["p50_ms"] == 2.5  # its times are known anyway
     lost = REFERENCE.copy()
     lost[0, 0] = np.nan
     row = judge(TASK, measured(logits=encoded(lost)), REFERENCE, 10)
@@ -121,14 +121,14 @@ def test_wrong_answers_fail_by_the_runners_tolerance():
         ({"samples_ms": [0.0, 0.0]}, "every run was shorter than a tick of the browser's clock"),
     ],
 )
-def test_what_was_not_measured_as_asked_has_no_times(given, reason):
+def test_incomplete_measurements_have_no_times(given, reason):
     row = judge(TASK, measured(**given), REFERENCE, 10)
     assert (row["status"], row["reason"]) == ("failed", reason)
     assert row["p50_ms"] is None
     assert row["golden"]["top1_agreement"] == 1.0
 
 
-def test_what_the_gpu_left_to_the_cpu_is_named():
+def test_operators_that_fell_back_to_the_cpu_are_named():
     task = Task("fp32", ENTRY, "webgpu", 1)
     row = judge(task, measured(provider="webgpu+wasm"), REFERENCE, 10)
     assert (row["provider"], row["status"]) == ("webgpu+wasm", "passed")
@@ -144,7 +144,7 @@ def test_what_the_gpu_left_to_the_cpu_is_named():
         ({"logits": "?" * 40}, r"not base64 of float32 \[8, 5\]"),
     ],
 )
-def test_no_answer_to_the_task(given, message):
+def test_results_for_another_task_are_refused(given, message):
     with pytest.raises(WrongMessageError, match=message):
         judge(TASK, measured(**({"samples_ms": [1.0]} | given)), REFERENCE, 3)
 

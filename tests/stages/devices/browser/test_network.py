@@ -25,7 +25,7 @@ def test_the_certificate_is_for_the_address_and_for_a_day(bundle):
         assert split.scheme == "https"
         pem = ssl.get_server_certificate((str(split.hostname), int(split.port or 0)))
         certificate = x509.load_pem_x509_certificate(pem.encode())
-        # The certificate itself as the only one that is trusted: the name must fit, too.
+        # Trust only this certificate, so the name must match, too.
         context = ssl.create_default_context(cadata=pem)
         connection = http.client.HTTPSConnection(
             str(split.hostname), split.port, context=context, timeout=20
@@ -51,11 +51,11 @@ def test_no_network(monkeypatch):
         network.lan_address()
 
 
-def test_it_is_open_to_this_machine_alone_and_a_port_is_taken_once(bundle):
+def test_only_this_machine_can_connect_and_a_port_is_used_once(bundle):
     with probing(load_exported(bundle), QUICK, Reach()) as probe:
         assert urlsplit(probe.address).hostname == "127.0.0.1"
         port = int(urlsplit(probe.address).port or 0)
-        # The whole range 127/8 is this machine, but only one address of it was opened.
+        # All of 127/8 is this machine, but only one address was opened.
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.2", port), timeout=5)
         with (

@@ -1,4 +1,4 @@
-"""The whole trip in a real browser: page, models, parity, times, pictures."""
+"""End-to-end in a real browser: page, models, parity, times, pictures."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from tests.stages.devices.browser.conftest import QUICK, needs_browser
 
 pytestmark = needs_browser
 FINISHED = "document.body.dataset.finished"
-#: One thread, so that a browser with one core passes too.
+#: One thread, for browsers with a single core.
 SHORT = QUICK.model_copy(update={"threads": [1]})
 
 
@@ -45,14 +45,14 @@ def by_setting(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[st
 
 
 def keep_only(bundle: Path, *precisions: str) -> None:
-    """Make the bundle one of fewer models."""
+    """Reduce the bundle to some of its models."""
     description = json.loads((bundle / "model.json").read_text())
     description["files"] = {name: description["files"][name] for name in precisions}
     (bundle / "model.json").write_text(json.dumps(description))
 
 
 def put(content: bytes, bundle: Path, name: str) -> None:
-    """Another content of a file, and its sum in ``model.json``."""
+    """Replace the content of a file, and its checksum in ``model.json``."""
     text, before = (bundle / "model.json").read_text(), sha256(bundle / name)
     (bundle / name).write_bytes(content)
     (bundle / "model.json").write_text(text.replace(before, sha256(bundle / name)))
@@ -85,7 +85,7 @@ def test_a_browser_opens_the_page_and_the_rows_come_back(bundle, page):
     assert 0 < report.browser.timer_ms <= 0.1
     assert report.name.endswith(page.evaluate("navigator.userAgent.match(/Chrome.(\\d+)/)[1]"))
     assert "All models match torch" in page.wait_for("!verdict.hidden && verdict.innerText")
-    # Nothing that the page does is against its policy.
+    # The page does not violate its content security policy.
     assert "violates" not in str(page.complaints)
 
 
@@ -108,7 +108,7 @@ def test_a_gpu_in_software_gives_torchs_answers(bundle, tmp_path):
 @pytest.mark.parametrize("https", [False, True])
 def test_from_another_host_only_https_is_isolated(bundle, tmp_path, https):
     keep_only(bundle, "fp32")
-    # A name that stands for loopback, but is none of the names that browsers trust.
+    # A name for loopback that browsers do not trust.
     flags = ("host-resolver-rules=MAP phone.test 127.0.0.1", "ignore-certificate-errors")
     with (
         probing(load_exported(bundle), QUICK, Reach(https=https)) as probe,
@@ -129,9 +129,9 @@ def test_from_another_host_only_https_is_isolated(bundle, tmp_path, https):
     assert (rows["fp32", "wasm", 2]["status"] == "skipped") or https
 
 
-def test_what_does_not_run_or_answers_wrongly_fails(bundle, page):
+def test_broken_and_wrong_models_fail(bundle, page):
     put(b"no model", bundle, "fp16.static.onnx")
-    # Another one in its place: quick, and wrong.
+    # Replace it with a fast model with wrong outputs.
     put((bundle / "int8_u8s8.static.onnx").read_bytes(), bundle, "fp32.static.onnx")
     report = measure(bundle, SHORT, page)
     rows = by_setting(report.rows)
@@ -146,7 +146,7 @@ def test_what_does_not_run_or_answers_wrongly_fails(bundle, page):
     assert wrong["reason"] in page.evaluate("rows.innerText")
 
 
-def test_a_measurement_can_be_stopped_and_begun_again(bundle, page):
+def test_a_measurement_can_be_stopped_and_restarted(bundle, page):
     long = SHORT.model_copy(update={"min_seconds": 600.0, "max_runs": 10_000_000})
     with probing(load_exported(bundle), long, Reach()) as probe:
         page.open(probe.address)
@@ -168,7 +168,7 @@ def test_the_page_shows_that_the_server_has_gone(bundle, page):
     with probing(load_exported(bundle), SHORT, Reach()) as probe:
         page.open(probe.address)
         page.wait_for("!start.disabled")
-    # The waits between its tries are the browser's; here they pass at once.
+    # Skip the browser's waits between retries.
     page.evaluate("setTimeout = new Proxy(setTimeout, {apply: (f, s, [w]) => f.call(s, w, 0)})")
     page.evaluate("start.click()")
     shown = page.wait_for("!trouble.hidden && trouble.innerText")
@@ -176,7 +176,7 @@ def test_the_page_shows_that_the_server_has_gone(bundle, page):
 
 
 def pictures(folder: Path) -> dict[str, Path]:
-    """Wide, tall, small, of the model's width, already square; one that lies on its side."""
+    """Pictures that are wide, tall, small, of the model's width, square, and rotated by EXIF."""
     random = np.random.default_rng(0)
     made = {}
     sizes = [(301, 200), (97, 150), (97, 179), (9, 7), (9, 23), (16, 40), (40, 16), (16, 16)]
@@ -185,7 +185,7 @@ def pictures(folder: Path) -> dict[str, Path]:
         made[f"{width}x{height}"] = folder / f"{width}x{height}.png"
         Image.fromarray(pixels).save(made[f"{width}x{height}"])
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # to be rotated by 90 degrees
     made["turned"] = folder / "turned.png"
     Image.fromarray(random.integers(0, 256, (30, 90, 3), dtype=np.uint8)).save(
         made["turned"], exif=exif
@@ -204,7 +204,7 @@ SHOWN = """
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_a_picture_is_seen_as_the_training_images_were(bundle, page, tmp_path, fit):
+def test_pictures_are_preprocessed_like_training_images(bundle, page, tmp_path, fit):
     description = json.loads((bundle / "model.json").read_text())
     (bundle / "model.json").write_text(json.dumps(description | {"fit": fit}))
     sessions = {
@@ -216,14 +216,14 @@ def test_a_picture_is_seen_as_the_training_images_were(bundle, page, tmp_path, f
         page.wait_for("precision.length > 0")
         shown_pictures = pictures(tmp_path)
         if fit == "pad":
-            shown_pictures.pop("1x300")  # of which no pixel would be left
+            shown_pictures.pop("1x300")  # too thin to keep a pixel
         for name, path in shown_pictures.items():
             page.evaluate("size.textContent = ''; answer.hidden = true")
             page.choose_file("#library", path)
             page.wait_for("!answer.hidden")
             wanted = decode(lambda path=path: Image.open(path), 16, name, fit)
             shown = np.array(page.evaluate(SHOWN), dtype=np.uint8).reshape(16, 16, 3)
-            # With bars, Pillow may begin with the other direction.
+            # With padding, Pillow may resize the other direction first.
             assert abs(shown.astype(int) - wanted).max() <= (fit == "pad"), name
             assert_classes(page, sessions["fp32"], wanted)
         page.evaluate("precision.value = 'int8_u8s8.static.onnx'; answer.hidden = true")
@@ -237,7 +237,7 @@ def test_a_picture_is_seen_as_the_training_images_were(bundle, page, tmp_path, f
 
 
 def assert_classes(page: Page, session: Any, image: np.ndarray) -> None:
-    """The classes that are shown are those of onnxruntime here, with their probabilities."""
+    """Check that the page shows onnxruntime's classes and probabilities."""
     logits = session.run(None, {"images": image[None]})[0][0].astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()

@@ -1,4 +1,4 @@
-"""Requests that no page makes: refused, without a word too many, and the page is there after."""
+"""Hostile requests are refused without details, and the server keeps serving the page."""
 
 import contextlib
 import errno
@@ -36,11 +36,11 @@ def where(probe: Probe) -> tuple[str, int, str]:
 def ask(
     probe: Probe, path: str, method: str = "GET", body: object = None, **headers: str
 ) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers; ``path`` begins after the token, or with a slash at the root."""
+    """Return status, body and headers; ``path`` starts after the token, or with a slash at root."""
     host, port, root = where(probe)
     connection = http.client.HTTPConnection(host, port, timeout=20)
     if probe.address.startswith("https:"):
-        context = ssl._create_unverified_context()  # of the certificate test_network.py has a test
+        context = ssl._create_unverified_context()  # test_network.py tests the certificate
         connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
     with contextlib.closing(connection):
         target = path if path.startswith("/") else root + path
@@ -55,7 +55,7 @@ def connected(probe: Probe) -> socket.socket:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the server ends the connection."""
+    """Return everything received until the server closes the connection."""
     content = b""
     with contextlib.suppress(ConnectionError):
         while block := connection.recv(4096):
@@ -97,7 +97,7 @@ def test_everything_that_a_page_needs_is_served_from_here(probe, bundle):
     assert content[:2] == b"\x1f\x8b"
 
 
-def test_who_does_not_know_the_token_learns_nothing(probe):
+def test_requests_without_the_token_learn_nothing(probe):
     _, _, root = where(probe)
     wrong = root[:-2] + ("A" if root[-2] != "A" else "B") + "/"
     targets = ["/", "/index.html", wrong, f"{wrong}about", f"{root[:-1]}x/", root[:-1], "//"]
@@ -140,9 +140,9 @@ def test_a_long_body_is_refused_before_it_is_read(probe):
         with contextlib.suppress(ConnectionError):
             connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 100_000)
         answer = received(connection)
-    # A connection that is ended with unread bytes may lose the answer.
+    # Closing a connection with unread bytes may lose the answer.
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
-    with connected(probe) as connection:  # of a length that is not stated
+    with connected(probe) as connection:  # without a stated length
         head = f"POST {root}runs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())
         with contextlib.suppress(ConnectionError):
@@ -153,7 +153,7 @@ def test_a_long_body_is_refused_before_it_is_read(probe):
     assert stands(probe)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(probe, monkeypatch):
+def test_a_slow_body_times_out(probe, monkeypatch):
     monkeypatch.setattr(app, "BODY_SECONDS", 0.3)
     _, _, root = where(probe)
     with connected(probe) as connection:
@@ -168,7 +168,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(probe, monkeypatch):
 @pytest.mark.parametrize(
     ("https", "begin"), [(False, b""), (False, b"GET / HT"), (True, b"\x16\x03\x01")]
 )
-def test_a_head_that_does_not_come_is_not_waited_for(bundle, monkeypatch, capfd, https, begin):
+def test_a_slow_head_times_out(bundle, monkeypatch, capfd, https, begin):
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     with probing(load_exported(bundle), QUICK, Reach(https=https)) as probe:
         with connected(probe) as connection:
@@ -183,7 +183,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(bundle, monkeypatch, capfd,
     assert printed.count("\n") == https
 
 
-def test_messages_that_are_none_are_refused_with_the_place(probe):
+def test_invalid_messages_are_refused_with_the_location(probe):
     run = begun(probe)
     good = make_browser().model_dump()
     cases = [
@@ -208,20 +208,20 @@ def test_messages_that_are_none_are_refused_with_the_place(probe):
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_a_crowd_that_sends_nothing_keeps_nobody_out(bundle, https):
+def test_idle_connections_do_not_block_others(bundle, https):
     with contextlib.ExitStack() as stack:
         probe = stack.enter_context(probing(load_exported(bundle), QUICK, Reach(https=https)))
         idle = [stack.enter_context(connected(probe)) for _ in range(200)]
         start = time.monotonic()
         assert stands(probe)
         assert time.monotonic() - start < 5
-        # The first to come were the first to go.
+        # The oldest connections were closed first.
         idle[0].settimeout(5)
         assert received(idle[0]) == b""
         assert stands(probe)
 
 
-def test_too_many_open_files_are_counted_and_waited_out(bundle, monkeypatch, capfd):
+def test_the_server_survives_too_many_open_files(bundle, monkeypatch, capfd):
     accept, refused = socket.socket.accept, []
 
     def refuse(listener: socket.socket) -> tuple[socket.socket, Any]:

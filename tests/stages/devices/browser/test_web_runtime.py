@@ -20,7 +20,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def packed(tmp_path, monkeypatch):
-    """A release of the same form, and its sum in place of the real one's."""
+    """A fake release, with its checksum in place of the real one."""
     path = tmp_path / "packed.tgz"
     with tarfile.open(path, "w:gz") as archive:
         for name in [*web_runtime.FILES, "ort.js"]:

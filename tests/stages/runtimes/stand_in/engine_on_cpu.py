@@ -1,4 +1,4 @@
-"""Run stages.runtimes.tensorrt_engine with the stand-in for TensorRT, and the CPU for the GPU."""
+"""Run stages.runtimes.tensorrt_engine on the CPU with the stand-in for TensorRT."""
 
 import time
 

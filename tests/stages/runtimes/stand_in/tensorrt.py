@@ -1,8 +1,8 @@
-"""A TensorRT without a GPU: what stages.runtimes.tensorrt_engine uses of it, on onnxruntime.
+"""Stands in for TensorRT without a GPU: the API that tensorrt_engine uses, on onnxruntime.
 
-It refuses what TensorRT refuses, answers with False, None or a negative number as that does, and
-logs the reason to the standard output. ``STAND_IN_TENSORRT`` is the version that it is: 10.x, in
-which only a strongly typed network keeps the precision of its file, or 11.x, which knows no other.
+Like TensorRT, it refuses invalid use, returns False, None or a negative number, and logs the reason
+to the standard output. ``STAND_IN_TENSORRT`` sets its version: 10.x, where only strongly typed
+networks keep the precision of their file, or 11.x, where all networks are strongly typed.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ import onnxruntime
 __version__ = os.environ["STAND_IN_TENSORRT"]
 _MAJOR = int(__version__.split(".")[0])
 
-Dims = tuple  # as the bindings give them for `[:]`
+Dims = tuple  # as the bindings pass them for `[:]`
 BuilderFlag = enum.IntEnum("BuilderFlag", {"TF32": 6})
 DataType = enum.IntEnum("DataType", {"FLOAT": 0, "UINT8": 5})
 LayerInformationFormat = enum.IntEnum("LayerInformationFormat", {"JSON": 1})
@@ -45,7 +45,7 @@ ILogger = Logger
 
 
 class _Tensor:
-    """An input or output: its shape has -1 for what varies."""
+    """An input or output; variable dimensions are -1."""
 
     def __init__(self, value: onnx.ValueInfoProto, mode: TensorIOMode) -> None:
         tensor = value.type.tensor_type
@@ -214,7 +214,7 @@ class IExecutionContext:
         return memory != 0
 
     def _array(self, name: str) -> np.ndarray:
-        """The memory of a tensor, to be read and written."""
+        """Return a writable view of a tensor's memory."""
         kind = {DataType.UINT8: ctypes.c_uint8, DataType.FLOAT: ctypes.c_float}
         element = kind[self._engine.get_tensor_dtype(name)]
         pointer = ctypes.cast(self._addresses[name], ctypes.POINTER(element))
