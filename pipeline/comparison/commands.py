@@ -54,7 +54,7 @@ def compare(
     """Compare experiments: mean and spread over seeds, differences with intervals, costs.
 
     Experiments named SWEEP.VARIANT.seedN that differ only in the seed form a variant. Any other
-    experiment is a variant by itself. Missing measurements are listed with their reasons.
+    experiment is its own variant. Missing measurements are listed with their reasons.
     """
     from pipeline.comparison import text
     from pipeline.comparison.experiments import find

@@ -14,6 +14,6 @@ from models.errors import InputError, printable
         ("caf\udce9\ud800", r"caf\xe9\ud800"),
     ],
 )
-def test_what_a_terminal_would_obey_is_spelt_out(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert printable(text) == printable(shown) == shown
     assert str(InputError(text)) == shown

@@ -249,7 +249,7 @@ def write_damaged(folder: Path) -> None:
             path.write_text("no image")
 
 
-def test_damaged_images_are_named_at_once_or_skipped_but_no_class_whole(project, capsys):
+def test_damaged_images_are_named_at_once_or_skipped_except_whole_classes(project, capsys):
     for split in ("train", "val", "test"):
         write_damaged(project / "images" / split)
     source = {"source": "imagefolder:images", "image_size": 8}

@@ -39,7 +39,7 @@ def dvc(*arguments: str) -> None:
 
 @pytest.fixture
 def committed(project, monkeypatch):
-    """The project with everything committed, by an author whom clones must be told."""
+    """The project with everything committed; git has the author only from the environment."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "tester")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@localhost")

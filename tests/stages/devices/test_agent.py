@@ -138,7 +138,7 @@ def refused(sentence: str) -> pytest.RaisesExc[DeviceError]:
     return pytest.raises(DeviceError, match=re.escape(sentence))
 
 
-def test_the_oldest_python_serves_and_goes_back_by_what_comes_on_stdin(tmp_path):
+def test_the_oldest_python_serves_and_rolls_back(tmp_path):
     _, python = oldest_python()
     base = tmp_path / "made/by/it"
     for number, text in (("1", "one"), ("2", "two")):

@@ -27,7 +27,7 @@ def known(sshd):
     return sshd
 
 
-def test_what_was_sent_is_measured_there_and_then_gone(known, tmp_path, exported):
+def test_sent_files_are_measured_and_removed(known, tmp_path, exported):
     work = tmp_path / "work place"
     url = known.url(work, "&threads=2").replace(" ", "%20")
     measured = open_device(url, Opening()).measure(only(exported, "fp32"), PROFILE)

@@ -266,7 +266,7 @@ def test_workers_do_not_outlive_their_launcher(idle):
 
 
 @pytest.mark.parametrize("text", ["two", "0", "-1"])
-def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, text):
+def test_an_invalid_number_of_processes_is_refused(monkeypatch, text):
     monkeypatch.setenv("ACKD_PROCESSES", text)
     sentence = f"^error: ACKD_PROCESSES is '{text}', expected a number of processes, at least 1$"
     with pytest.raises(SystemExit, match=sentence):

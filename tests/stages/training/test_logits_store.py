@@ -106,7 +106,7 @@ def test_the_folder_says_what_it_is_for(tmp_path):
         assert make_store(tmp_path, **changes).folder != store.folder
 
 
-def test_what_is_damaged_or_of_something_else_is_computed_again(tmp_path, capsys):
+def test_damaged_and_foreign_logits_are_computed_again(tmp_path, capsys):
     store, live = make_store(tmp_path), made_logits()
     store.write(0, live)
     content = path_of(store).read_bytes()
