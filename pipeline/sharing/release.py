@@ -53,8 +53,8 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
     remote = shared_remote(root)
     if "neither locally nor on remote" in dvc(root, "push", "--remote", remote, path):
         raise InputError(
-            f"{path}: neither in DVC's cache nor on the remote {remote}; create it with `ackd run`,"
-            " or `dvc fetch` it from another remote"
+            f"{path}: neither in DVC's cache nor on the remote {remote}; run `ackd run` to"
+            " create it, or `dvc fetch` it from another remote"
         )
     return remote, _tag(root, commit, known.get(version), name, version, stage)
 
