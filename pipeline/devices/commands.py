@@ -43,9 +43,9 @@ def profile(
 ) -> None:
     """Measure latency and parity on devices, and keep the results for the report.
 
-    A device is local:, ssh://[user@]host[:port][/folder], or adb: for an Android device on the
-    cable. Options follow, as in ssh://host?threads=1,4: docs/how-to-own-device.md and
-    docs/how-to-phone.md list them.
+    A device is local:, ssh://user@host:port/folder, of which only the host is required, or adb: for
+    an Android device on the cable. Options follow, as in ssh://host?threads=1,4:
+    docs/how-to-own-device.md and docs/how-to-phone.md list them.
     """
     from pipeline.devices import measure
     from pipeline.rich_tables import print_table, wide_console
