@@ -119,7 +119,7 @@ def summarize_student(
     graph = onnx.load(student.exported.file("fp32", "static")).graph
     return {
         "network": student.exported.description["network"],
-        "in_float": student.exported.description["int8"]["int8_u8s8"]["in_float"],
+        "in_float": student.exported.description["int8"].get("int8_u8s8", {}).get("in_float", []),
         "test_images": student.torch["images"],
         "rows": rows,
         "browsers": student.browsers,
@@ -134,18 +134,17 @@ def goals(rows: Mapping[str, Json], min_speedup: float) -> Json:
     against_plain = summarize(quotients(samples["plain"], samples["fp32"]))
     speedup = int8["speedup"]["median"]
     close = right["fp32"] and right["int8_u8s8"] and int8["drop"] <= MAX_DROP + _ROUNDING
+    peers = [row for key, row in rows.items() if key in OTHER_INT8 - {"calibrated"}]
     better = [
         row["title"]
-        for key, row in rows.items()
-        if key in OTHER_INT8 - {"calibrated"}
-        and row["accuracy"] > int8["accuracy"]
-        and row["speedup"]["median"] > speedup
+        for row in peers
+        if row["accuracy"] > int8["accuracy"] and row["speedup"]["median"] > speedup
     ]
     lost = {name: int8[name] for name in ("drop", "drop_low", "drop_high")}
     return {
         "holds": {"speedup": int8["speedup"], **lost, "met": close and speedup >= 1},
         "fast": {"speedup": int8["speedup"], "least": min_speedup, "met": speedup >= min_speedup},
-        "peers": {"better": better, "met": not better},
+        "peers": {"better": better, "met": not better if peers else None},
         "fp32": {
             "speedup": against_plain,
             "speedup_from_bytes": summarize(quotients(samples["plain_bytes"], samples["fp32"])),
@@ -184,7 +183,7 @@ def _goals(students: Mapping[str, Json]) -> str:
         cells = []
         for student in students.values():
             goal = student["goals"][key]
-            met = "reached" if goal["met"] else "**not reached**"
+            met = {True: "reached", False: "**not reached**", None: "not measured"}[goal["met"]]
             cells.append(": ".join(filter(None, [met, "; ".join(_numbers(goal))])))
         rows.append([title, *cells])
     return table(["goal", *students], rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import time
@@ -23,7 +22,8 @@ from tests.bundles import flip_byte, make_bundle, pack
 from tests.forked import forked
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-KILLS = 3
+#: Fractions of a deployment's time: files are sent, checked and, last, switched.
+KILLED_AT = (0.3, 0.6, 0.95)
 
 
 @pytest.fixture(scope="module")
@@ -137,21 +137,20 @@ def test_a_deployment_killed_at_any_moment_leaves_a_complete_version(tmp_path):
     """Kill the process and its children; the served version stays complete."""
     base = tmp_path / "model"
     url = f"local:{base}"
-    versions = [make_bundle(tmp_path / f"bundle-{n}", f"{n}.0") for n in range(1, KILLS + 4)]
+    versions = [
+        make_bundle(tmp_path / f"bundle-{n}", f"{n}.0") for n in range(1, len(KILLED_AT) + 4)
+    ]
     for bundle in versions[:2]:  # the first one also starts the fork server
         begun = time.monotonic()
         with forked(put_as_a_group, bundle, url) as child:
             said = child.finish()
             assert child.process.exitcode == 0, said
         duration = time.monotonic() - begun
-    drawn = random.Random(0)
-    # Kill it while files are sent, checked and, last, switched.
-    moments = [drawn.uniform(0.4 * duration, 1.1 * duration) for _ in range(KILLS)]
     served = 2
     outcomes = set()
-    for bundle, moment in zip(versions[2:], moments, strict=False):
+    for bundle, fraction in zip(versions[2:], KILLED_AT, strict=False):
         with forked(put_as_a_group, bundle, url) as child:
-            time.sleep(moment)
+            time.sleep(fraction * duration)
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.killpg(child.process.pid, signal.SIGKILL)
         state = deployed(url, Opening())

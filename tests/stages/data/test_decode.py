@@ -69,7 +69,7 @@ def test_a_wide_image_becomes_square(fit, columns):
 
 def test_thirty_two_bits_are_refused():
     data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
-    with pytest.raises(DamagedImageError, match=r"the image \(.*32 bits"):
+    with pytest.raises(DamagedImageError, match=r"the image \(32-bit levels"):
         pixels(data)
 
 
