@@ -19,8 +19,6 @@ Cell = str | None
 NOISY = " *"
 NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2)."
 
-# Accuracies that differ by less count as equal.
-_ALIKE = 1e-9
 _FIGURE = re.compile(r"[+−]?\d")
 
 
@@ -159,7 +157,7 @@ def scores(summary: Record) -> Table:
         values = [network[key] for network in found]
         if None in values:
             continue
-        same = all(abs(one[key]["value"] - one["accuracy"]["value"]) < _ALIKE for one in found)
+        same = all(interval(one[key]) == interval(one["accuracy"]) for one in found)
         if key != "balanced_accuracy" or not same:
             rows.append([name, *map(interval, values)])
     return Table(
