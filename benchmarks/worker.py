@@ -30,7 +30,7 @@ class Task:
     Attributes:
         module: the contender's module, for example ``benchmarks.contenders.ours``.
         teacher: the teacher's name; all contenders use the same parameters.
-        student: the student's name; likewise.
+        student: the student's name, with the same parameters for all, too.
         data: the folder that ``prepare_data`` wrote.
         weights: the folder with the state dicts ``teacher.pt`` and ``student.pt``.
         classes: number of classes.

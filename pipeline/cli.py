@@ -41,6 +41,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except InputError as error:
             problem = str(error)
+        except BrokenPipeError:
+            raise  # of `| head`; typer ends quietly
         except OSError as error:  # such as a full disk or a read-only folder
             problem = f"{error.filename or Path.cwd()}: {(error.strerror or str(error)).lower()}"
             if isinstance(error, PermissionError):

@@ -92,6 +92,15 @@ def test_a_project_of_another_user_is_one_sentence(project, monkeypatch):
     assert error.startswith("error: .dvc/tmp/lock: permission denied; run ackd as the owner")
 
 
+def test_a_reader_that_stops_early_is_no_error(monkeypatch):
+    def stop(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("pipeline.doctor.examine", stop)
+    code, _, error = invoke("doctor")
+    assert (code, error) == (1, "")
+
+
 def test_status_is_a_table_of_all_stages(project):
     code, output, _ = invoke("status")
     assert code == 0
