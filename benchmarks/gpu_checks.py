@@ -163,7 +163,7 @@ def tensorrt(plan: Plan) -> Iterator[Json]:
 
 def _by_engine(runtime: Any, task: Task, dtype: torch.dtype) -> Json:
     from stages.devices.rules import compare
-    from stages.export_onnx import export_network
+    from stages.export_onnx import export_network, fix_batch
     from stages.runtimes.base import Job
     from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
     from stages.sections.export import Export
@@ -175,7 +175,7 @@ def _by_engine(runtime: Any, task: Task, dtype: torch.dtype) -> Json:
     )
     job = Job(data.images("test").first(64), 1)
     reference = run_torch(plain, job)
-    content = export_network(deployed, data.image_size, Export().opset, "static")
+    content = fix_batch(export_network(deployed, data.image_size, Export().opset))
     model.write_bytes(content.SerializeToString())
     ran = runtime.run(model, [job])
     times = {key: statistics.median(found) for key, found in ran.times._asdict().items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -19,6 +19,7 @@ import onnx
 import torch
 from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.core import aten_mean_dim
+from onnxscript.optimizer import optimize
 from torch import nn
 
 from models.errors import InputError
@@ -32,7 +33,7 @@ from stages.progress import track
 from stages.quantization.int8 import calibrate, quantize
 from stages.quantization.search import Search, Trial, held_back
 from stages.runtimes.base import Job
-from stages.runtimes.exported import ONNX_FOLDER, SHAPES
+from stages.runtimes.exported import ONNX_FOLDER
 from stages.runtimes.torch_runtime import DeployedNetwork, run_torch
 from stages.sections.export import Export
 
@@ -139,9 +140,9 @@ class _Models:
         self.data, self.export, self.facts = data, export, facts
         self.calibration = data.calibration_images(export.calibration_images)
         self.chosen: dict[str, Trial] = {}
-        # Cached by shape and method, because both precisions and all trials share them.
+        # Cached by method, because both shapes, both precisions and all trials share them.
         self._ranges = cache(
-            lambda shape, method: calibrate(self.float32[shape], self.calibration, method)
+            lambda method: calibrate(self.float32["dynamic"], self.calibration, method)
         )
 
     def serialized(self, precision: str) -> dict[str, bytes]:
@@ -155,7 +156,7 @@ class _Models:
             facts["made_by"] = "calibration"
             method, in_float = self._choose(precision)
             models = {
-                shape: quantize(model, precision, self._ranges(shape, method), in_float)
+                shape: quantize(model, precision, self._ranges(method), in_float)
                 for shape, model in self.float32.items()
             }
         return {shape: finish(model, self.export.opset, facts) for shape, model in models.items()}
@@ -165,12 +166,10 @@ class _Models:
         return self._in_floats(torch.float32)
 
     def _in_floats(self, dtype: torch.dtype) -> dict[str, onnx.ModelProto]:
-        models = {}
-        for shape in SHAPES:
-            # Load again, because the wrapper changes the network's dtype in place.
-            deployed = DeployedNetwork(load_network(STUDENT), self.data.mean, self.data.std, dtype)
-            models[shape] = export_network(deployed, self.data.image_size, self.export.opset, shape)
-        return models
+        # Load again, because the wrapper changes the network's dtype in place.
+        deployed = DeployedNetwork(load_network(STUDENT), self.data.mean, self.data.std, dtype)
+        dynamic = export_network(deployed, self.data.image_size, self.export.opset)
+        return {"dynamic": dynamic, "static": fix_batch(dynamic)}
 
     def _choose(self, precision: str) -> tuple[str, tuple[str, ...]]:
         """Choose the ranges for ``precision``, and what stays in float."""
@@ -187,15 +186,14 @@ class _Models:
         if self.export.int8_max_drop is None:
             return None
         images, labels = held_back(self.data, len(self.calibration))
-        ranges = partial(self._ranges, "dynamic")
-        return Search(self.float32["dynamic"], images, labels, self.export.int8_max_drop, ranges)
+        model, max_drop = self.float32["dynamic"], self.export.int8_max_drop
+        return Search(model, images, labels, max_drop, self._ranges)
 
 
-def export_network(network: nn.Module, image_size: int, opset: int, shape: str) -> onnx.ModelProto:
-    """Export a module for uint8 ``[B, H, W, 3]``: ``dynamic``, or ``static`` with B = 1."""
-    dynamic = shape == "dynamic"
+def export_network(network: nn.Module, image_size: int, opset: int) -> onnx.ModelProto:
+    """Export a module for uint8 ``[B, H, W, 3]``, with a dynamic batch B."""
     # The exporter would make a batch of 1 constant.
-    example = torch.zeros(2 if dynamic else 1, image_size, image_size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         network.eval(),
         (example,),
@@ -204,13 +202,27 @@ def export_network(network: nn.Module, image_size: int, opset: int, shape: str) 
         opset_version=opset,
         input_names=["images"],
         output_names=["logits"],
-        dynamic_shapes=({0: "batch"},) if dynamic else None,
+        dynamic_shapes=({0: "batch"},),
         custom_translation_table={torch.ops.aten.mean.dim: _mean},
         verbose=False,
     )
     if program is None:  # only without dynamo
         raise AssertionError("torch.onnx.export returned no program")
     return program.model_proto
+
+
+def fix_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with B = 1, in which whatever computes shapes is constant.
+
+    It has the nodes that an export of one image has, which takes torch nearly as long again.
+    """
+    static = onnx.ModelProto()
+    static.CopyFrom(model)
+    del static.graph.value_info[:]  # inferred again
+    for value in [*static.graph.input, *static.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    fixed: onnx.ModelProto = optimize(static)
+    return fixed
 
 
 def _mean(value: Any, dim: Any, keepdim: bool = False, dtype: int = -1) -> Any:

@@ -110,7 +110,7 @@ def check_training(params: Params) -> None:
 
     network = DeployedNetwork(models.build(name, len(data.classes)), data.mean, data.std)
     try:
-        export_network(network, data.image_size, params.export.opset, "dynamic")
+        export_network(network, data.image_size, params.export.opset)
     except Exception as error:  # the exporter runs another library's code
         cause: BaseException = error
         while cause.__cause__ is not None:  # the exporter's own message is for its developers

@@ -84,7 +84,7 @@ def _import_all() -> None:
     torch.set_num_threads(1)
     with torch.random.fork_rng():
         network = DeployedNetwork(models.build("resnet8", 3), [0.5] * 3, [0.2] * 3)
-    export_network(network, 16, 18, "static")
+    export_network(network, 16, 18)
     torch.set_num_threads(threads)
 
 

@@ -76,7 +76,7 @@ def calibrate(
         )
         # In parts, because histograms keep all activations of a part in memory.
         for start in range(0, len(images), _PART):
-            # One by one, so that dynamic and static models see the same numbers.
+            # One by one, as most devices run the models.
             feeds = iter([{name: image[None]} for image in images[start : start + _PART]])
             calibrator.collect_data(SimpleNamespace(get_next=partial(next, feeds, None)))
         return calibrator.compute_data()
@@ -88,7 +88,7 @@ def quantize(
     """Quantize an fp32 model whose graph begins with the preprocessing.
 
     Args:
-        ranges: from :func:`calibrate`, for this graph.
+        ranges: from :func:`calibrate`, for this graph or for the same one with another batch.
         in_float: keys of :func:`kinds` to leave in float.
     """
     source, nodes = onnx.ModelProto(), kinds(model.graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.guard import run_guarded, stop
-from tests.pipeline.conftest import change_stage, prefect_home, spawn, wait_for
+from tests.pipeline.conftest import change_stage, prefect_home, spawn, wait_for, wait_until
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
@@ -37,12 +38,9 @@ def left(mark: str) -> list[str]:
 
 
 def none_left(mark: str, within_s: float) -> bool:
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        if not left(mark):
-            return True
-        time.sleep(0.05)
-    return False
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not left(mark), "the end of all processes", within_s)
+    return not left(mark)
 
 
 def start(command: list[str], project: Path, **env: str) -> tuple[subprocess.Popen[bytes], str]:

@@ -159,6 +159,35 @@ def test_int8_is_of_the_kind_of_its_target(tiny_exported):
                     assert list(constant.dims) == [16, 3]
 
 
+def test_a_fixed_batch_leaves_no_computed_shapes():
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = torch.nn.Parameter(torch.ones(1, 1, 3))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rows = images.to(torch.float32).flatten(1, 2)
+            rows = torch.cat([self.token.expand(len(rows), -1, -1), rows], 1)
+            return rows.reshape(len(rows), 2, -1).softmax(-1).mean(1)
+
+    dynamic = export_onnx.export_network(Network(), 3, 18)
+    static = export_onnx.fix_batch(dynamic)
+    one_image = torch.zeros(1, 3, 3, 3, dtype=torch.uint8)
+    wanted = torch.onnx.export(Network().eval(), (one_image,), opset_version=18, verbose=False)
+    assert wanted is not None
+    dynamic_operators, operators, wanted_operators = (
+        [node.op_type for node in model.graph.node]
+        for model in (dynamic, static, wanted.model_proto)
+    )
+    assert "Shape" in dynamic_operators
+    assert operators == wanted_operators
+    session = onnxruntime.InferenceSession(export_onnx.finish(static, 18, {}))
+    assert session.get_inputs()[0].shape == [1, 3, 3, 3]
+    image = torch.randint(0, 3, (1, 3, 3, 3), dtype=torch.uint8)
+    (measured,) = session.run(None, {"images": image.numpy()})
+    np.testing.assert_allclose(measured, Network()(image).detach().numpy(), rtol=1e-5)
+
+
 def test_only_means_of_maps_become_pooling():
     class Network(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -166,7 +195,7 @@ def test_only_means_of_maps_become_pooling():
             others = maps.mean((1, 2)).mean(1, keepdim=True) + maps.flatten(2).mean((1, 2))[:, None]
             return maps.mean((-1, -2), keepdim=True).flatten(1) + others
 
-    model = export_onnx.export_network(Network(), 8, 18, "dynamic")
+    model = export_onnx.export_network(Network(), 8, 18)
     operators = [node.op_type for node in model.graph.node]
     assert (operators.count("GlobalAveragePool"), operators.count("ReduceMean")) == (1, 3)
     images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
@@ -199,7 +228,7 @@ def test_other_networks_answer_and_norms_without_a_convolution_stay_float(name, 
             parameter.add_(0.05 * torch.randn_like(parameter))
     network(torch.randn(8, 3, 32, 32))  # moves the running statistics
     deployed = DeployedNetwork(network.eval(), [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
-    model = export_onnx.export_network(deployed, 32, 18, "static")
+    model = export_onnx.export_network(deployed, 32, 18)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(export_onnx.finish(model, 18, {}))
     (logits,) = session.run(None, {"images": images[:1]})
@@ -241,7 +270,7 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys)
 
 def test_opset_20_and_one_that_is_not_honoured():
     network = DeployedNetwork(models.build("resnet8", 3), [0.5] * 3, [0.2] * 3, torch.float16)
-    made = export_onnx.export_network(network, 16, 20, "dynamic")
+    made = export_onnx.export_network(network, 16, 20)
     with pytest.raises(AssertionError, match="opset 18 was requested"):
         export_onnx.finish(made, 18, {})
     model = onnx.load_from_string(export_onnx.finish(made, 20, {"a": "b"}))
@@ -269,7 +298,7 @@ def test_fp16_bears_statistics_beyond_its_range(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     wanted = run_torch(deployed, Job(images, 4))
     half = DeployedNetwork(network, [0.5] * 3, [0.25] * 3, torch.float16)
-    model = export_onnx.export_network(half, 16, 18, "dynamic")
+    model = export_onnx.export_network(half, 16, 18)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     (measured,) = session.run(None, {"images": images})
     assert np.abs(measured - wanted).max() / np.abs(wanted).max() < 1e-2

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-from torch import nn
 
 import models
 from models.networks import zoo
@@ -15,25 +13,11 @@ from models.networks.checkpoint import save_network
 from stages import distill, export_onnx, prune, validate
 from stages.files import read_json
 from stages.params import Params
+from tests.shallow import build_shallow
 from tests.splits import write_splits
 from tests.stages.test_training_stages import OWN_CODE
 
 SIZE = 64
-
-
-@torch.no_grad()
-def build_shallow(name, num_classes):
-    """Build timm's network without optional blocks, which is faster to export."""
-    network = timm.create_model(name, num_classes=num_classes).eval()
-    for stage in getattr(network, "blocks", None) or network.stages:
-        blocks = getattr(stage, "blocks", stage)
-        for index in range(len(blocks) - 1, 0, -1) if isinstance(blocks, nn.Sequential) else ():
-            block = blocks.pop(index)
-            try:
-                network(torch.zeros(1, 3, SIZE, SIZE))
-            except RuntimeError:  # it changes the number of channels
-                blocks.insert(index, block)
-    return network
 
 
 @pytest.fixture

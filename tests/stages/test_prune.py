@@ -10,12 +10,20 @@ import torch
 
 import models
 from models.errors import InputError
+from models.networks import zoo
 from models.networks.checkpoint import load_network, save_state
 from stages import export_onnx, prune
 from stages.data.arrays import load_data
 from stages.data.feed.normalize import Normalize
+from tests.shallow import build_shallow
 
 NETWORK = "timm:repghostnet_050"
+
+
+@pytest.fixture(autouse=True)
+def _shallow_networks(monkeypatch):
+    monkeypatch.setattr(zoo, "_build_timm", build_shallow)
+    monkeypatch.setattr(zoo, "_trunks", {})  # of whole networks
 
 
 def save_distilled(network: str) -> torch.Tensor:

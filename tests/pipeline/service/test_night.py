@@ -40,6 +40,7 @@ from tests.pipeline.service.test_nightly import BRING, NAME
 from tests.pipeline.test_guard import MARK, left, none_left
 from tests.sshd import free_port
 from tests.stages.conftest import write_data
+from tests.warm_python import warm_python
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(),
@@ -138,7 +139,7 @@ def weights(root: Path) -> bytes:
 def uninterrupted(project: Path, copy: Path) -> subprocess.Popen[bytes]:
     """The same training without interruption, in parallel to the test."""
     shutil.copytree(project, copy)
-    return spawn(["training.py"], copy, copy / "output.log")
+    return subprocess.Popen([warm_python(), "-m", "training"], cwd=copy)
 
 
 def in_state(client: SyncPrefectClient, name: str) -> list[FlowRun]:

@@ -20,6 +20,8 @@ from stages.sections.data import Augmentation
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]
 SETTINGS = Augmentation(crop_padding=2, horizontal_flip=True, seed=4)
+ONE_CORE = "ignore:This DataLoader will create"  # warning if a machine has fewer cores than workers
+pytestmark = pytest.mark.filterwarnings(ONE_CORE)
 
 
 def assert_same(found: Iterator[Shard], wanted: Iterator[Shard]) -> None:
@@ -124,7 +126,7 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ONE_CORE},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "at work\n"

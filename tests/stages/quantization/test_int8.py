@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.export_onnx import export_network
+from stages.export_onnx import export_network, fix_batch
 from stages.quantization.int8 import calibrate, quantize
 from stages.runtimes.torch_runtime import DeployedNetwork
 
@@ -14,7 +14,7 @@ def exported(size: int) -> onnx.ModelProto:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     network = DeployedNetwork(nn.Sequential(*layers, nn.Linear(4, 3)), [0.0] * 3, [1.0] * 3)
-    return export_network(network, size, 18, "static")
+    return fix_batch(export_network(network, size, 18))
 
 
 def test_percentiles_ignore_outliers():

@@ -32,7 +32,7 @@ def deployed(outlier: float) -> DeployedNetwork:
 def search(outlier: float, max_drop: float = 0.12) -> tuple[Search, int]:
     """Create a search for a network that is correct on all images; count its kinds of operators."""
     network = deployed(outlier)
-    model = export_network(network, 8, 18, "dynamic")
+    model = export_network(network, 8, 18)
     with torch.inference_mode():
         logits = network(torch.from_numpy(IMAGES))
     labels = logits.argmax(1).numpy()
@@ -61,7 +61,7 @@ def test_a_loss_that_may_be_chance_changes_nothing(monkeypatch, may_be_chance):
         behind = behind[behind > 0]
         preferred = (behind[2] + behind[3]) / 2 if may_be_chance else 2 * behind[-1]
         network.network[-1].bias[0] += preferred
-    other = export_network(network, 8, 18, "dynamic")
+    other = export_network(network, 8, 18)
     monkeypatch.setattr("stages.quantization.search.quantize", lambda *_: other)
     tried = found.run("int8_s8s8", "minmax")
     assert {trial.lost for trial in tried} == {3 if may_be_chance else len(behind)}
