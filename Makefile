@@ -17,7 +17,8 @@ demo: .venv/installed ## Train, distil, export, measure and pack on handwritten 
 	@$(BIN)/ackd show
 
 test: lint ## Run all checks: format, types, layers and tests
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
+	@# More workers than a small machine has cores, because many tests wait for other processes.
+	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal --durations=10
 
 lint: .venv/installed-dev ## Check format, types and layers
 	$(BIN)/ruff check .
