@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything is installed in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test pytest lint format clean
 
 BIN := .venv/bin
 # Supported Pythons, the best tested first.
@@ -16,7 +16,10 @@ demo: .venv/installed ## Train, distil, export, measure and pack on handwritten 
 	@$(BIN)/python -m dvc repro
 	@$(BIN)/ackd show
 
-test: lint ## Run all checks: format, types, layers and tests
+test: .venv/installed-dev ## Run all checks: format, types, layers and tests
+	@$(MAKE) --no-print-directory --jobs=2 lint pytest
+
+pytest: .venv/installed-dev
 	@# More workers than a small machine has cores, because many tests wait for other processes.
 	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal --durations=10
 

@@ -4,18 +4,20 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
+
+from tests.once import keep_running, once
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-#: A software GPU: correct answers, meaningless times.
-SOFTWARE_GPU = (
+_SOFTWARE_GPU = (
     *("enable-unsafe-webgpu", "enable-features=Vulkan", "use-webgpu-adapter=swiftshader"),
     "use-vulkan=swiftshader",
 )
@@ -23,13 +25,15 @@ _FLAGS = (
     *("headless", "no-sandbox", "disable-quic", "no-first-run", "disable-component-update"),
     *("disable-background-networking", "disable-sync", "hide-scrollbars"),
     "remote-debugging-port=0",
+    # A name for loopback that browsers do not trust.
+    *("host-resolver-rules=MAP phone.test 127.0.0.1", "ignore-certificate-errors"),
 )
 
 
 class Page:
     """A tab."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
         #: The page's console messages and errors.
@@ -99,36 +103,42 @@ class Page:
 
 
 @contextlib.contextmanager
-def opened_page(profile: Path, *flags: str) -> Iterator[Page]:
-    """Open a tab of a new Chromium, which is closed after the block.
+def opened_page(*, gpu: bool = False) -> Iterator[Page]:
+    """Open a tab with a profile of its own, which is closed after the block.
 
     Args:
-        profile: folder for its profile.
-        flags: extra flags, without dashes.
+        gpu: with WebGPU, computed in software: correct answers, meaningless times.
     """
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *(f"--{flag}" for flag in (*_FLAGS, *flags))]
-    command += [f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        place = profile / "DevToolsActivePort"
-        end = time.monotonic() + 30
-        while not (place.is_file() and place.read_text().count("\n")):
-            assert process.poll() is None, "Chromium ended"
-            assert time.monotonic() < end, "Chromium does not start"
-            time.sleep(0.05)
-        port, path = place.read_text().splitlines()[:2]
-        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as browser:
-            number = _call(browser, "Target.createTarget", url="about:blank")["targetId"]
-            page = f"ws://127.0.0.1:{port}/devtools/page/{number}"
+    flags = (*_FLAGS, *_SOFTWARE_GPU) if gpu else _FLAGS
+    folder = once("chromium-gpu" if gpu else "chromium", lambda folder: _start(folder, flags))
+    port, path = _place(folder).read_text().splitlines()[:2]
+    with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as browser:
+        profile = _call(browser, "Target.createBrowserContext")
+        tab = _call(browser, "Target.createTarget", url="about:blank", **profile)
+        page = f"ws://127.0.0.1:{port}/devtools/page/{tab['targetId']}"
+        try:
             with connect(page, max_size=None, proxy=None) as socket:
                 yield Page(socket)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+        finally:
+            _call(browser, "Target.disposeBrowserContext", **profile)
 
 
-def _call(socket: ClientConnection, method: str, **parameters: Any) -> dict[str, Any]:
+def _start(folder: Path, flags: tuple[str, ...]) -> None:
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *(f"--{flag}" for flag in flags)]
+    command += [f"--user-data-dir={folder / 'profile'}", "about:blank"]
+    keep_running(command, folder / "log", os.environ)
+    end = time.monotonic() + 30
+    while not (_place(folder).is_file() and _place(folder).read_text().count("\n")):
+        assert time.monotonic() < end, f"Chromium does not start: {(folder / 'log').read_text()}"
+        time.sleep(0.05)
+
+
+def _place(folder: Path) -> Path:
+    return folder / "profile/DevToolsActivePort"
+
+
+def _call(socket: Connection, method: str, **parameters: Any) -> dict[str, Any]:
     socket.send(json.dumps({"id": 1, "method": method, "params": parameters}))
     while True:
         message = json.loads(socket.recv(timeout=30))

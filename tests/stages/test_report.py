@@ -336,7 +336,7 @@ def test_what_is_missing_or_damaged_is_named_and_nothing_is_written(chain, path,
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_browser_shows_it_in_light_and_dark_and_as_wide_as_a_phone(reported, tmp_path):
-    with opened_page(tmp_path / "profile") as page:
+    with opened_page() as page:
         page.open((reported / PAGE).as_uri())
         for dark in (False, True):
             page.look(tmp_path / "shown.png", 380, dark=dark, phone=True)

@@ -79,6 +79,8 @@ class _Server(uvicorn.Server):
                 connection,
                 ssl=self.encryption,
                 ssl_handshake_timeout=HEAD_SECONDS if self.encryption else None,
+                # A browser with the page still open need not answer the end of TLS.
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS / 2 if self.encryption else None,
             )
         except Exception:  # clients may send anything
             self.failures += 1

@@ -99,7 +99,7 @@ def test_the_page_fits_its_window_and_loads_nothing(project, tmp_path):
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\((?!#)|@import""", text)
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
-    with opened_page(tmp_path / "profile") as page:
+    with opened_page() as page:
         page.open((project / "page.html").as_uri())
         for width, phone in ((1280, False), (390, True)):
             dark = (

@@ -252,7 +252,7 @@ def test_the_page_is_served_until_ctrl_c(bundle, line):
 )
 def test_by_cable(bundle, phone, tmp_path):
     by_browser, *_ = blocks(PHONE, "By cable")
-    with opened_page(tmp_path / "chromium") as page, whoever_opens(phone, page.open):
+    with opened_page() as page, whoever_opens(phone, page.open):
         said = type_in(bundle, by_browser)
     assert "Fixed performance, thermal status 0 before and 0 after" in said
     [kept] = (bundle / "reports/devices").iterdir()

@@ -124,7 +124,7 @@ def test_the_web_page_equals_torch_and_follows_deployments(tiny_exported, tmp_pa
     (folder / "model").symlink_to(serve(bundle, tmp_path / "model"))
     pictures, logits = golden(bundle, tmp_path)
     labels = json.loads((bundle / "labels.json").read_text())
-    with site(folder) as address, opened_page(tmp_path / "chromium") as page:
+    with site(folder) as address, opened_page() as page:
         page.open(address)
         page.wait_for("document.body.innerText.includes('Choose a picture.')")
         for number, (picture, shares) in enumerate(

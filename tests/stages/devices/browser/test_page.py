@@ -17,7 +17,7 @@ from stages.devices.browser.runs import Report
 from stages.files import sha256
 from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
-from tests.chromium import SOFTWARE_GPU, Page, opened_page
+from tests.chromium import Page, opened_page
 from tests.stages.devices.browser.conftest import QUICK, needs_browser
 
 pytestmark = needs_browser
@@ -27,8 +27,8 @@ SHORT = QUICK.model_copy(update={"threads": [1]})
 
 
 @pytest.fixture
-def page(tmp_path):
-    with opened_page(tmp_path / "chromium") as opened:
+def page():
+    with opened_page() as opened:
         yield opened
 
 
@@ -89,12 +89,12 @@ def test_a_browser_opens_the_page_and_the_rows_come_back(bundle, page):
     assert "violates" not in str(page.complaints)
 
 
-def test_a_gpu_in_software_gives_torchs_answers(bundle, tmp_path):
+def test_a_gpu_in_software_gives_torchs_answers(bundle):
     keep_only(bundle, "fp32")
     with np.load(bundle / "golden.npz") as golden, io.BytesIO() as fewer:  # it is slow
         np.savez(fewer, **{name: array[:2] for name, array in golden.items()})
         put(fewer.getvalue(), bundle, "golden.npz")
-    with opened_page(tmp_path / "chromium", *SOFTWARE_GPU) as page:
+    with opened_page(gpu=True) as page:
         profile = SHORT.model_copy(update={"min_runs": 1, "max_runs": 1, "warmup_runs": 0})
         report = measure(bundle, profile, page)
     if report.browser.gpu is None:
@@ -106,14 +106,9 @@ def test_a_gpu_in_software_gives_torchs_answers(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_from_another_host_only_https_is_isolated(bundle, tmp_path, https):
+def test_from_another_host_only_https_is_isolated(bundle, page, https):
     keep_only(bundle, "fp32")
-    # A name for loopback that browsers do not trust.
-    flags = ("host-resolver-rules=MAP phone.test 127.0.0.1", "ignore-certificate-errors")
-    with (
-        probing(load_exported(bundle), QUICK, Reach(https=https)) as probe,
-        opened_page(tmp_path / "chromium", *flags) as page,
-    ):
+    with probing(load_exported(bundle), QUICK, Reach(https=https)) as probe:
         page.open(probe.address.replace("127.0.0.1", "phone.test") + START)
         page.wait_for(FINISHED, 120)
         if not https:
