@@ -1,5 +1,6 @@
 """Isolates the tests from the user's settings and from what tools would send or keep."""
 
+import gc
 import os
 import shutil
 import sys
@@ -44,6 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Run the longest tests first, so that none is left for the end.
     longest = ("test_chain.py", "test_night.py", "test_dask.py")
     items.sort(key=lambda item: item.path.name not in longest)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # or every full collection would also visit the imported modules
 
 
 def pytest_unconfigure() -> None:

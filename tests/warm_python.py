@@ -3,6 +3,7 @@
 ``python -m stages.NAME`` would spend some seconds on imports each time.
 """
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -63,6 +64,7 @@ def _serve(address: str) -> None:
         listener.listen(64)
         Path(f"{address}.new").rename(address)  # clients wait until the imports are done
         _import_all()
+        gc.freeze()  # so that collections in forks do not copy the imported modules
         while True:
             connection, _ = listener.accept()
             FORK.Process(target=_answer, args=(connection,)).start()
