@@ -151,7 +151,7 @@ def _describe(results: Mapping[str, Any]) -> str:
     """Describe teacher, student and machines in one sentence."""
     teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
     machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
-    accuracies = " and ".join(f"{value:.2%}" for value in sorted(results["teachers"].values()))
+    accuracies = ", ".join(f"{value:.2%}" for value in sorted(results["teachers"].values()))
     return (
         f"{teacher['network']} ({teacher['epochs']} epochs, {accuracies})"
         f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
