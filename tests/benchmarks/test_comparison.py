@@ -118,7 +118,7 @@ def test_the_students_of_a_seed_have_one_teacher(monkeypatch):
         other.distil("sp, seed 0", {"distill": {"seed": 0, "method": "sp"}})
     results = read_json(FOLDER / "one.json")
     results["params"]["distill"] = results["params"]["teacher"]
-    assert "a (1 epochs, 50.00% and 62.50%)" in comparison.markdown(results, ["kd"], [])
+    assert "a (1 epochs, 50.00%, 62.50%)" in comparison.markdown(results, ["kd"], [])
     one.distil("sp, seed 0", {"distill": {"seed": 0, "method": "sp"}})
     runs = read_json(FOLDER / "one.json")["runs"]
     assert list(runs) == ["kd, seed 0", "kd, seed 1", "scratch, seed 0", "sp, seed 0"]
