@@ -19,7 +19,15 @@ import onnxruntime
 import torch
 import typer
 
-from benchmarks.latency import Student, Way, answers, open_ways, read_student, time_in_turn
+from benchmarks.latency import (
+    Student,
+    Way,
+    answers,
+    open_ways,
+    operator_times,
+    read_student,
+    time_in_turn,
+)
 from benchmarks.results import (
     FOLDER,
     Json,
@@ -45,6 +53,8 @@ from stages.quantization.int8 import DEPTHWISE, kinds
 MAX_DROP, MIN_SPEEDUP = 0.005, {True: 1.5, False: 1.8}
 #: int8 models that the chain does not validate; their accuracy is measured here.
 OTHER_INT8 = {"calibrated", "onnxruntime", "nncf"}
+#: Models whose time is broken down by operator, and the number of operators to name.
+_COMPARED, _OPERATORS = ("fp32", "int8_u8s8"), 5
 # Rounding error of a difference: 0.98 - 0.975 must count as 0.005.
 _ROUNDING = 1e-9
 
@@ -116,12 +126,14 @@ def summarize_student(
             "noisy": pooled["cv"] > NOISY_CV,
             "samples_p50_ms": medians[key],
         }
-    graph = onnx.load(student.exported.file("fp32", "static")).graph
+    models = {key: student.exported.file(key, "static") for key in _COMPARED}
+    graph, image = onnx.load(models["fp32"]).graph, ways["fp32"].golden[:1]
     return {
         "network": student.exported.description["network"],
         "in_float": student.exported.description["int8"].get("int8_u8s8", {}).get("in_float", []),
         "test_images": student.torch["images"],
         "rows": rows,
+        "operators_ms": {key: operator_times(path, image) for key, path in models.items()},
         "browsers": student.browsers,
         "goals": goals(rows, MIN_SPEEDUP[DEPTHWISE in kinds(graph)]),
     }
@@ -165,7 +177,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         text = f"{student['network']}; accuracy on {student['test_images']:,} test images."
         if student["in_float"]:
             text += f" int8_u8s8 keeps in float: {', '.join(student['in_float'])}."
-        parts += [f"### {name}", text, _rows(student)]
+        parts += [f"### {name}", text, _rows(student), _operators(student["operators_ms"])]
         if not any(student["browsers"].values()):
             parts.append("Not measured in a browser; run `ackd probe` in the student's project.")
     return "\n\n".join(parts) + "\n"
@@ -214,6 +226,17 @@ def _rows(student: Json) -> str:
             p50 = "" if row["p50_ms"] is None else f"{row['p50_ms']:.3f}"
             rows.append([_title(title, row), "", "", "", *_parity(row["golden"]), p50, ""])
     return table(heads, rows)
+
+
+def _operators(times: Mapping[str, Mapping[str, float]]) -> str:
+    """Say in one line per model where its time goes."""
+    lines = []
+    for model, by_operator in times.items():
+        total = sum(by_operator.values())
+        largest = list(by_operator.items())[:_OPERATORS]
+        parts = [f"{operator} {time / total:.0%}" for operator, time in largest]
+        lines.append(f"Time in {model}, {total:.2f} ms when profiled: {', '.join(parts)}.")
+    return "\n".join(lines)
 
 
 def _title(title: str, row: Json) -> str:

@@ -68,6 +68,7 @@ def _flags(params: dict[str, Any], manifest: dict[str, Any]) -> list[Any]:
     flags += ["--warmup-epochs", round(distill["warmup"] * distill["epochs"])]
     flags += ["--scale", augmentation["crop_area"], 1, "--color-jitter", 0, "--smoothing", 0]
     flags += ["--seed", distill["seed"], "--channels-last", "--checkpoint-hist", 1]
+    flags += ["--val-interval", distill["epochs"]]  # ours does not use the test images before
     flags += ["--workers", os.cpu_count(), "--device"]
     return [*flags, "cuda" if torch.cuda.is_available() else "cpu"]
 

@@ -1,5 +1,6 @@
 """Compare the ways to export a small student; reject folders without a finished one."""
 
+import re
 import shutil
 from pathlib import Path
 from statistics import median
@@ -105,7 +106,14 @@ def test_a_finished_project_becomes_tables_and_json(project, page, capsys):
     assert rows["plain_bytes"]["golden"] == rows["plain"]["golden"]
     assert rows["fp16"]["golden"]["max_relative_error"] > 1e-5
 
+    for model, convolution in {"fp32": "Conv", "int8_u8s8": "QLinearConv"}.items():
+        times = student["operators_ms"][model]
+        assert convolution in times
+        assert list(times.values()) == sorted(times.values(), reverse=True)
+        assert 0 < sum(times.values()) < 100
+
     text = page.read_text()
+    assert re.search(r"^Time in int8_u8s8, [\d.]+ ms when profiled: .*QLinearConv \d+%", text, re.M)
     assert capsys.readouterr().out.strip() in text
     row = "| browser:pixel-8, fp32, wasm |  |  |  | 2.0e-07 | 100% | 4.321 |  |"
     assert [line for line in text.splitlines() if "pixel-8, fp32" in line] == [row]
