@@ -72,6 +72,8 @@ class Trainer:
         if done and main:
             step = f", step {progress.step + 1}" if progress.step else ""
             where = f"epoch {progress.epoch + 1}{step}"
+            if progress.epoch == settings.epochs:
+                where = "its end"
             print(f"{self.what}: resuming an interrupted training at {where}", flush=True)
         shown = self.what if main else None
         with Display(shown, settings.epochs, self.feed.steps, self.feed.seen, done) as display:

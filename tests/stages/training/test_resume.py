@@ -99,6 +99,7 @@ def test_wherever_it_is_killed_the_weights_are_the_same():
         with forked(train, function, call) as child:
             printed += killed(child)
     assert printed.count(RESUMED) == len(KILLS) - 1
+    assert f"{RESUMED} its end" in printed
     assert "damaged" not in printed
     assert STUDENT.read_bytes() == wanted  # only cleaning up remains
 
