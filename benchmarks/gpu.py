@@ -5,8 +5,6 @@ weights and images are random. Each part runs in its own process with a time lim
 its reason is reported and the others continue.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

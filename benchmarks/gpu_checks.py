@@ -1,7 +1,5 @@
 """Check that a GPU computes correct results: the comparing parts of ``benchmarks.gpu``."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import multiprocessing

@@ -1,7 +1,5 @@
 """Inputs of ``benchmarks.gpu`` (random images and weights), and rows of its tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

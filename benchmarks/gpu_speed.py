@@ -1,7 +1,5 @@
 """Measure training speed on a GPU: the parts of ``benchmarks.gpu`` that need it exclusively."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gc

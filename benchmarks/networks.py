@@ -1,7 +1,5 @@
 """Create the pair of networks that all contenders share, and count a step's multiply-adds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

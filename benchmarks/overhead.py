@@ -4,8 +4,6 @@ Runs chains of trivial stages with ``dvc repro`` and ``ackd run``. Two chain len
 cost of a run from the cost of a stage.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """Helpers shared by all benchmarks: statistics, tables, and writing to files and pages."""
 
-from __future__ import annotations
-
 import statistics
 import subprocess
 import sys

@@ -6,8 +6,6 @@ that a slow phase of the machine affects all of them. ``docs/benchmarks.md`` exp
 the result.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import itertools

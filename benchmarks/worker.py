@@ -5,8 +5,6 @@ as well. This module imports nothing else of the project, because a peer's check
 packages of the same names.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Measures of a network's cost, and of the similarity of two networks' representations."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Load third-party weights: those published by torchvision and timm, and checkpoint files."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import pathlib

@@ -1,7 +1,5 @@
 """Opens and verifies bundles from untrusted sources, manifest first."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib

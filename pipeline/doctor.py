@@ -1,7 +1,5 @@
 """Diagnoses this machine: what the chain can use, and what each missing part prevents."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 from collections.abc import Iterator

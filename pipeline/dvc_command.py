@@ -1,7 +1,5 @@
 """Runs DVC commands and interprets their output."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Reads a project's DVC configuration with DVC's own parser, without opening the project."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Prepares the environment of a command and its child processes."""
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import os

@@ -1,7 +1,5 @@
 """Lists DVC's experiments: commits that git refs under ``refs/exps`` point to."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 ``python -m pipeline.flow`` runs it in the working directory, as ``ackd run`` does.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence

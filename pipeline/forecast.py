@@ -1,7 +1,5 @@
 """Estimates how long trainings will take by timing some steps of each on this machine."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs git commands."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -5,8 +5,6 @@ group, and stops the whole group when the pipe to its starter breaks. Linux's pa
 would only reach dvc and leave the training that dvc started.
 """
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

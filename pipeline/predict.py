@@ -1,7 +1,5 @@
 """``ackd predict``: classifies the user's pictures with the exported student."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Applies presets, short YAML files, to ``params.yaml`` and keeps its comments."""
 
-from __future__ import annotations
-
 import copy
 import io
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Checks that commands run in the root of a project."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Shares GPUs between stages, and lets stages that measure time run alone."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

@@ -1,7 +1,5 @@
 """Prints tables of results on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.cells import cell_len

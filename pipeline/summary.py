@@ -1,7 +1,5 @@
 """Shows ``reports/summary.json`` on a terminal, and checks whether it is up to date."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

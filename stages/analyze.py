@@ -7,8 +7,6 @@ follow its Figure 3. The rest shows whether the parts of the method have an effe
 agreement, attention by class, calibration, and accuracy by class, also against another run.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Stage ``distill``: train the student with whatever learns beside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from models.networks.checkpoint import describe, load_network, save_state

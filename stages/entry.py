@@ -1,7 +1,5 @@
 """Start a stage, ``python -m stages.<name>``, and report its failure."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

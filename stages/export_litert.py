@@ -3,8 +3,6 @@
 Off by default: if ``litert.enabled`` is false, the report only says so.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Atomic files and folders, and their checksums."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib

@@ -1,7 +1,5 @@
 """Format numbers and findings as text, the same on the terminal, the page and the card."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stage ``gate``: check the goals of ``params.yaml: gate``; a missed goal prevents the bundle."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Compute Grad-CAM (Selvaraju et al. 2017) and draw it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

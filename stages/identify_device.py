@@ -3,8 +3,6 @@
 The stage always runs, so it must be quick: it reads versions without importing runtimes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -4,8 +4,6 @@ DVC only knows their names in ``params.yaml``. This stage always runs, so that t
 them depend on their content and run again if it changes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 reports a failure in one sentence.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

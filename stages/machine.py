@@ -1,7 +1,5 @@
 """Find the cores and memory that are available; neither affects results."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Render lists and tables as Markdown, for the model card, Prefect and comparisons."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

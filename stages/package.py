@@ -1,7 +1,5 @@
 """Stage ``package``: write the bundle for devices, as a folder and as one file."""
 
-from __future__ import annotations
-
 import gzip
 import shutil
 import tarfile

@@ -1,7 +1,5 @@
 """Check parameters before anything is computed, for `ackd status`, `ackd run` and the stages."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Each measurement runs in a fresh process. By default it takes about 4 seconds: h
 up, three to measure, the rest to start.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

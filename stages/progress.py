@@ -1,7 +1,5 @@
 """Show progress with an estimate on a terminal, or as plain lines in a log."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar

@@ -4,8 +4,6 @@ Branches that only help training, such as MobileOne's and RepVGG's, are then fus
 outputs only by rounding, which is measured and bounded.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

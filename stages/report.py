@@ -1,7 +1,5 @@
 """Stage ``report``: write a page and a summary of everything that was measured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from stages.entry import run_stage

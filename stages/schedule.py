@@ -1,7 +1,5 @@
 """Compress a training schedule into fewer epochs."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from models.errors import InputError

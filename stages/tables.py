@@ -3,8 +3,6 @@
 Their contents come from ``reports/summary.json`` and the other reports.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -8,8 +8,6 @@
   student and teacher is chosen, as in the ACKD paper.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage ``train_teacher``: train the teacher, or load one and measure it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from models.errors import InputError

@@ -5,8 +5,6 @@ it is then left out of all further stages. A dynamic model is judged on the whol
 static one, which takes images one by one, on its first :data:`STATIC_IMAGES`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Any

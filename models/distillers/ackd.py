@@ -5,8 +5,6 @@ target learner, and discriminators keep the learners diverse. Our reading of amb
 the paper is stated beside each equation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """Attention transfer (Zagoruyko & Komodakis 2017)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

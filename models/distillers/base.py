@@ -1,7 +1,5 @@
 """The interface of all methods: what they train, what they need, and their losses by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 

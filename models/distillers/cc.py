@@ -1,7 +1,5 @@
 """Correlation congruence (Peng et al. 2019), in its benchmark variant and as published."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar, Literal
 

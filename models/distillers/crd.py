@@ -1,7 +1,5 @@
 """Contrastive representation distillation (Tian, Krishnan & Isola 2020)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Distillation from a stronger teacher (Huang et al. 2022)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Decoupled knowledge distillation (Zhao et al. 2022)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

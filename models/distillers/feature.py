@@ -1,7 +1,5 @@
 """Base class and helpers of the methods that compare feature maps or embeddings."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Knowledge distillation (Hinton, Vinyals & Dean 2015)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Loss terms shared by several methods."""
 
-from __future__ import annotations
-
 import math
 
 import torch

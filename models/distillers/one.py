@@ -1,7 +1,5 @@
 """On-the-fly native ensemble (Lan, Zhu & Gong 2018), a method without a teacher."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Refined logit distillation (Sun et al. 2024)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Plain supervised training, without a teacher."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

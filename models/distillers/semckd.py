@@ -1,7 +1,5 @@
 """Cross-layer distillation with semantic calibration (Chen et al. 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Similarity-preserving knowledge distillation (Tung & Mori 2019)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

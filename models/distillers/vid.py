@@ -1,7 +1,5 @@
 """Variational information distillation (Ahn et al. 2019)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The interface of all networks: a stem, stages 1..S, and a head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Self
 

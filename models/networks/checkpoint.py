@@ -1,7 +1,5 @@
 """Save and load networks as safetensors files with a description in the header."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

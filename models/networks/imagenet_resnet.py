@@ -5,8 +5,6 @@ Layers and parameter names are torchvision's, so its checkpoints load unchanged.
 stride 1 and no pooling, as is usual for images of 32 to 64 pixels; all other names stay the same.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Helpers shared by the CIFAR networks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

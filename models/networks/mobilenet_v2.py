@@ -7,8 +7,6 @@ dropout. Stage features are the linear bottlenecks before a change of resolution
 convolution belongs to the head.
 """
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from typing import ClassVar

@@ -4,8 +4,6 @@ Shortcuts are 1x1 convolutions with BatchNorm (option B). Parameter names are th
 CIFAR-100 model zoos, so their checkpoints load unchanged. Stage features are taken after the ReLU.
 """
 
-from __future__ import annotations
-
 import re
 from typing import ClassVar
 

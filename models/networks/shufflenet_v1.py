@@ -5,8 +5,6 @@ paper's: a 1x1 stem with stride 1 and no pooling, and a ReLU after the depthwise
 features are taken after the ReLU.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

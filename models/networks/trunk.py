@@ -5,8 +5,6 @@ each module reads only the output of the previous one. It is found by running th
 recording the inputs and outputs of its modules. A stage is a run of modules with one resolution.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from itertools import pairwise
 from typing import NamedTuple

@@ -5,8 +5,6 @@ Stage features are the sums before the next BatchNorm and ReLU; the final ``bn1`
 head.
 """
 
-from __future__ import annotations
-
 import re
 from typing import ClassVar
 

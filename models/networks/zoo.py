@@ -9,8 +9,6 @@ and Inception are built without auxiliary classifiers, and transform their input
 weights require.
 """
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import torch

@@ -1,7 +1,5 @@
 """Draws the charts of a comparison."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Finds the best student within a device's budget, among all experiments and the workspace."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The commands that compare experiments: compare, choose."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

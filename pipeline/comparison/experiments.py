@@ -4,8 +4,6 @@ An experiment is a commit that DVC keeps under ``refs/exps``. ``ackd sweep`` nam
 ``SWEEP.VARIANT.seedN``.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Statistics over seeds of the same training: mean, spread, and paired differences."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Collection, Mapping
 from typing import NamedTuple

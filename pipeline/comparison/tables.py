@@ -1,7 +1,5 @@
 """Builds the tables of a comparison for the terminal, Markdown and the page."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Renders a comparison for the terminal, as Markdown, as CSV, and as a self-contained page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

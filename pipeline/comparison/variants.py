@@ -1,7 +1,5 @@
 """Groups experiments into variants, and compares variants tested on the same images."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Deploys bundles to devices: `ackd deploy`, `ackd rollback`, `ackd deployed`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Measures latency and parity on devices, and keeps the results for the report."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """``ackd probe``: serves a page that measures in a browser, until Ctrl-C."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys

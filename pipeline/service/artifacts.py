@@ -1,7 +1,5 @@
 """Creates the artifacts of a run in Prefect's pages: progress, tables, a chart, the report."""
 
-from __future__ import annotations
-
 import base64
 import re
 import time

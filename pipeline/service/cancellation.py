@@ -4,8 +4,6 @@ A worker also stops a cancelled run, but may notice late, and `ackd run` has no 
 the run polls its own state.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import os

@@ -1,7 +1,5 @@
 """The commands for scheduled runs: server, worker, schedule."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

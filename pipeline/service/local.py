@@ -1,7 +1,5 @@
 """Runs a Prefect server on the loopback interface, and a worker, with their child processes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

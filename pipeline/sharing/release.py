@@ -1,7 +1,5 @@
 """Releases bundles with DVC's registry after checking that they are reproducible."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Derives from ``dvc.yaml`` what the stages of a sweep read and write."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

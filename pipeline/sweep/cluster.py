@@ -1,7 +1,5 @@
 """Provides the Dask cluster that runs a sweep: processes of this machine, or an existing one."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import io

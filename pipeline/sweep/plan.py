@@ -1,7 +1,5 @@
 """Plans a sweep: reads a file of variants and seeds, and lists its experiments."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -1,7 +1,5 @@
 """Runs the experiments of a plan on a cluster, computing each shared result once."""
 
-from __future__ import annotations
-
 import queue
 import time
 from collections.abc import Callable, Iterable

@@ -5,8 +5,6 @@ leaves out metrics and plots, which are in git, but DVC cannot restore a run wit
 its cache.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipeline.dvc_command import StageError

@@ -4,8 +4,6 @@ Workers import this module from their own installation of this project. If a wor
 processes end too (:mod:`pipeline.guard`), and Dask gives the experiment to another worker.
 """
 
-from __future__ import annotations
-
 import configparser
 import contextlib
 import os

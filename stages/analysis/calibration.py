@@ -1,7 +1,5 @@
 """Measure whether a network is right as often as its confidence claims."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

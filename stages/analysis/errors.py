@@ -1,7 +1,5 @@
 """Find the classes that a network confuses, and its most confident errors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ For differences, half an image or a whole one is added to each cell of the conti
 the Wald interval is taken. It then holds for classes with few images, even if all are right.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

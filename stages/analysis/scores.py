@@ -1,7 +1,5 @@
 """Compute the usual measures of accuracy, each with its 95 % interval."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measure the similarity of networks and the diversity of auxiliary learners."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Write the model card of a bundle: what the model is, its figures, and how to run it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write the front matter of a model card for public model hubs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ed25519 keys that sign bundles, in PEM files that openssl reads too."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

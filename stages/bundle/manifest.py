@@ -1,7 +1,5 @@
 """Write a bundle's ``manifest.json``: name, version, checksums and the signer's key id."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

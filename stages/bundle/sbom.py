@@ -1,7 +1,5 @@
 """Write ``sbom.json``: a bundle's files and what they need on a device, in CycloneDX 1.6."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ Each belongs to a fingerprint of all that determines the result, so a training n
 other settings, data or code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -4,8 +4,6 @@ Safer than ``stages.files.new_file``, whose files a stage can make again: severa
 these at once, and each may be killed at any moment.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

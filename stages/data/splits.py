@@ -1,7 +1,5 @@
 """Choose the training, validation and test images of a source."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias

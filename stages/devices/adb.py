@@ -1,7 +1,5 @@
 """``adb:``: measure on an Android device, in its browser or with a native program."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Control an Android device through the system's adb client."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The contract of a device: take a folder of models, verify it and measure."""
 
-from __future__ import annotations
-
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Run the local programs that reach a device, and parse their output."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Devices with Python: copy models there, verify them and run them with ``runner.py``."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import secrets

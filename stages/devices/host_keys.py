@@ -1,7 +1,5 @@
 """Show a new ssh host key, have it confirmed, and add it to known_hosts."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Turn the measurement that a page or a program sends into a row of the report."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field

@@ -1,7 +1,5 @@
 """``local:``: this machine."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Description, thermal state and fixed-performance mode of an Android device."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterator

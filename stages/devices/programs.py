@@ -1,7 +1,5 @@
 """The programs sent to devices, each as a single file: ``runner.py`` and ``agent.py``."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

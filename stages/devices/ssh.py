@@ -4,8 +4,6 @@ Host keys are checked strictly against the user's known_hosts: a new one must be
 changed one is refused. Login is by key or agent, never by password.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

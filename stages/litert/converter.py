@@ -5,8 +5,6 @@ that file with ``COUNT`` training images. Only this module imports the converter
 seconds to load.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

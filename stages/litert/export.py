@@ -1,7 +1,5 @@
 """Convert, validate and time each precision for ``export_litert``."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ Run as ``python -m stages.litert.timing MODEL GOLDEN PRECISION THREADS PROFILE``
 is that section of ``params.yaml`` as JSON.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

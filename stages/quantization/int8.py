@@ -5,8 +5,6 @@
 channel, and float32 preprocessing and logits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import tempfile

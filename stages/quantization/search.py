@@ -4,8 +4,6 @@ The search uses images that neither train weights nor calibrate ranges. Its orde
 not depend on time, so exports of the same student on the same machine are byte-identical.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Draw each kind of chart."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

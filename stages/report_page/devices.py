@@ -1,7 +1,5 @@
 """Collect the measured devices: those of ``profile.devices``, and those of `ackd profile`."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from stages.report_page.measurements import Measurements, Record

@@ -1,7 +1,5 @@
 """Warn if the auxiliary learners have stopped having an effect."""
 
-from __future__ import annotations
-
 from stages.formatting import percent
 from stages.report_page.measurements import History
 

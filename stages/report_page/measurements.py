@@ -1,7 +1,5 @@
 """Read everything that earlier stages measured."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

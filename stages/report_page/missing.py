@@ -1,7 +1,5 @@
 """List what was not measured, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from stages.formatting import threads

@@ -1,7 +1,5 @@
 """Render ``reports/index.html``, a single self-contained file."""
 
-from __future__ import annotations
-
 import base64
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Select the charts of the page and their data."""
 
-from __future__ import annotations
-
 import math
 
 from stages.analysis.classes import GAIN_COLUMNS

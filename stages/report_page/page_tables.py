@@ -1,7 +1,5 @@
 """Tables that only the page has."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Look up the ACKD paper's figures for this run's networks, and how this run differs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from stages.formatting import count

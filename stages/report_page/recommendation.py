@@ -1,7 +1,5 @@
 """Recommend an export, and find those that others dominate."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from stages.formatting import drop, points, significant, times

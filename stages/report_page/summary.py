@@ -1,7 +1,5 @@
 """Build ``reports/summary.json``, the figures for goals, tables and the model card."""
 
-from __future__ import annotations
-
 import re
 
 from stages.params import Params

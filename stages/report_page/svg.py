@@ -1,7 +1,5 @@
 """Inline SVG that takes its colours from the page's style sheet."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import re

@@ -1,7 +1,5 @@
 """The contract of a runtime: run an exported file and report how it ran."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

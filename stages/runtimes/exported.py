@@ -1,7 +1,5 @@
 """Open and verify the folder of exported models."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

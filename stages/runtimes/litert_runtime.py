@@ -1,7 +1,5 @@
 """LiteRT on the CPU, an optional runtime that is imported only when a file is loaded."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os

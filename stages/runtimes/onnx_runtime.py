@@ -1,7 +1,5 @@
 """onnxruntime on the CPU."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

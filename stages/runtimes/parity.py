@@ -1,7 +1,5 @@
 """Compare a runtime's outputs with torch's, on the golden batch and on test images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run a library in a separate process, so that a crash is just another result."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -3,8 +3,6 @@
 Only :mod:`stages.runtimes.tensorrt_engine` imports ``tensorrt``.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -1,7 +1,5 @@
 """The reference runtime: the student in torch, with the exports' preprocessing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

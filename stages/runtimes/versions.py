@@ -1,7 +1,5 @@
 """Find installed runtimes without importing them."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 

@@ -1,7 +1,5 @@
 """Base class and field types for all sections of ``params.yaml``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field

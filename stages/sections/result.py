@@ -1,7 +1,5 @@
 """Analysis, goals, bundle and report."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 

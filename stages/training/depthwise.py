@@ -1,7 +1,5 @@
 """Run depthwise convolutions in float32 where their bf16 gradients would be slow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Choose the device, and make its arithmetic deterministic."""
 
-from __future__ import annotations
-
 import os
 
 import torch

@@ -1,7 +1,5 @@
 """Devices, processes and precision of a training, through Accelerate."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os

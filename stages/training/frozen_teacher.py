@@ -1,7 +1,5 @@
 """The teacher's outputs for each batch: computed, or read from the store."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A training's history: losses of each step, accuracies of each epoch."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Run a frozen network in its fastest form."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

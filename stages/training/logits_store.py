@@ -4,8 +4,6 @@ Each sample of an epoch is a pure function of the data seed, so a frozen teacher
 later runs with the same teacher, images and augmentation read them instead of running the teacher.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """The training loop of teacher, assistants and student, whatever the method."""
 
-from __future__ import annotations
-
 import time
 from contextlib import nullcontext
 from typing import Any

@@ -1,7 +1,5 @@
 """Zero the gradients of weights that only ever meet padding."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

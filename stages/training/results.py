@@ -1,7 +1,5 @@
 """Write a training's metrics, history and environment."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

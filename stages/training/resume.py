@@ -1,7 +1,5 @@
 """Save the state of a training as it runs, and restore it in the next run."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol

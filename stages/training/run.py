@@ -1,7 +1,5 @@
 """Set up and run a training from parameters; shared by all stages that train."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Order and augmentation as a pure function of (data seed, epoch, sample index)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

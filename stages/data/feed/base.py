@@ -1,7 +1,5 @@
 """The contract of a feed: batches in the epoch's order, augmented and normalised."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Choose between training images in memory and streaming them from disk."""
 
-from __future__ import annotations
-
 import os
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Feed training images from memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

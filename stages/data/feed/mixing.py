@@ -1,7 +1,5 @@
 """Mixup and CutMix, which combine pairs of images, keyed by (seed, epoch, step)."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Normalise pixels to the input of networks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 They do not depend on batch, worker, process, device, method or interruptions.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Apply torchvision's transforms to pixels, keyed by (seed, epoch, sample)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torchvision.transforms import v2

@@ -7,8 +7,6 @@ again.
 Integer arithmetic makes the result the same on every device and in every batch.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import NamedTuple

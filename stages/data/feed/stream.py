@@ -1,7 +1,5 @@
 """Stream training images from disk, for data sets that do not fit into memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 

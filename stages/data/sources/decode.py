@@ -1,7 +1,5 @@
 """Decode images of any mode and size to RGB pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

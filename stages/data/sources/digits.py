@@ -3,8 +3,6 @@
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits

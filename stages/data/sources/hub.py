@@ -1,7 +1,5 @@
 """Data sets of the Hugging Face hub: an id to download, or a local folder in its layout."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys

@@ -1,7 +1,5 @@
 """Folders of image files, one folder per class."""
 
-from __future__ import annotations
-
 import os
 from array import array
 from collections import Counter

@@ -1,7 +1,5 @@
 """Open the source that ``data.source`` names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from models.errors import InputError

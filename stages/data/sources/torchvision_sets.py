@@ -1,7 +1,5 @@
 """Torchvision's data sets by name; missing files are downloaded."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Sequence

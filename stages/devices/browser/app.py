@@ -1,7 +1,5 @@
 """The web application of a probe: serves the page and the models, and takes results."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Plan a browser's measurements, parse what it sends, and turn it into rows."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re

@@ -1,7 +1,5 @@
 """Addresses, ports and the certificate for the page."""
 
-from __future__ import annotations
-
 import datetime
 import ipaddress
 import os

@@ -1,7 +1,5 @@
 """The probe: a page that measures a bundle in any browser that opens it."""
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import secrets

@@ -1,7 +1,5 @@
 """Track measurements in progress, and report finished ones."""
 
-from __future__ import annotations
-
 import json
 import queue
 import secrets

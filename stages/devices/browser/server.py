@@ -1,7 +1,5 @@
 """A small web server in a thread, robust against crowds of stalling clients."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

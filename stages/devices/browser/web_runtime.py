@@ -3,8 +3,6 @@
 The npm client fetches their 60 MB on demand. The page loads them from this machine.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
