@@ -37,18 +37,11 @@ _MAX_RATIO = 100
 
 @dataclass(frozen=True)
 class Bundle:
-    """An unpacked bundle that has exactly the files of its manifest.
+    """An unpacked bundle that has exactly the files of its manifest."""
 
-    Attributes:
-        folder: its files, flat.
-        manifest: the content of ``manifest.json``.
-        manifest_sha256: SHA-256 of that file, which identifies the whole bundle.
-        exported: its models, all of them files of ``folder``.
-    """
-
-    folder: Path
+    folder: Path  # of its files, flat
     manifest: dict[str, Any]
-    manifest_sha256: str
+    manifest_sha256: str  # of the file manifest.json; identifies the whole bundle
     exported: Exported
 
     @property

@@ -1,11 +1,9 @@
 """The command line, ``ackd``. Commands import what they need when they run, so help is fast."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +15,9 @@ from typer.core import TyperCommand, TyperGroup
 from models.errors import InputError
 from pipeline.comparison import commands as comparison
 from pipeline.devices import commands as devices
-from pipeline.environment import prepare
+from pipeline.environment import choose_prefect_home, prepare
+from pipeline.guard import run_guarded
+from pipeline.prefect_server import require_server
 from pipeline.project import InProject
 from pipeline.service import commands as service
 from pipeline.sharing import commands as sharing
@@ -25,9 +25,7 @@ from pipeline.sweep import commands as sweep
 from stages.files import read_json
 from stages.formatting import some_of
 
-if TYPE_CHECKING:
-    from stages.params import Params
-
+_COLOURS = {"will run": "yellow", "may run": "cyan", "up to date": "green", "always runs": "none"}
 # rich would turn the :CD: of a fingerprint into an emoji.
 console = Console(emoji=False)
 
@@ -106,12 +104,9 @@ def use(
         return
     changes = presets.use(names or [], settings or [], source=data, epochs=epochs)
     for change in changes:
-        console.print(change, highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"{PARAMS_FILE}: {len(changes)} changed; `ackd status` shows what this reruns"
-        if changes
-        else f"{PARAMS_FILE}: unchanged"
-    )
+        typer.echo(change)
+    done = f"{len(changes)} changed; `ackd status` shows what this reruns"
+    typer.echo(f"{PARAMS_FILE}: {done if changes else 'unchanged'}")
 
 
 @app.command(cls=InProject)
@@ -129,24 +124,16 @@ def run() -> None:
     if nothing_to_do(Path()):
         typer.echo("nothing to do: every stage is up to date")
     else:
-        _run_flow(params)
+        require_server(os.environ.get("PREFECT_API_URL"))
+        choose_prefect_home()
+        from stages.preflight import check  # takes seconds to import
+
+        check(params)
+        if code := run_guarded("pipeline.flow", env=os.environ):
+            raise typer.Exit(code)
     if SUMMARY.exists():
         console.print()
         show(console)
-
-
-def _run_flow(params: Params) -> None:
-    from pipeline.environment import choose_prefect_home
-    from pipeline.guard import run_guarded
-    from pipeline.prefect_server import require_server
-
-    require_server(os.environ.get("PREFECT_API_URL"))
-    choose_prefect_home(typer.echo)
-    from stages.preflight import check  # takes seconds to import
-
-    check(params)
-    if code := run_guarded("pipeline.flow", env=os.environ):
-        raise typer.Exit(code)
 
 
 @app.command(cls=InProject)
@@ -174,9 +161,9 @@ def status(
         check(params)
     table = Table("stage", "state", "why", box=None, header_style="bold")
     for stage in stages:
-        colour = {"will run": "yellow", "may run": "cyan", "up to date": "green"}.get(stage.state)
-        state = f"[{colour}]{stage.state}[/]" if colour else stage.state
-        table.add_row(stage.name, state, escape(some_of(stage.reasons)))
+        table.add_row(
+            stage.name, f"[{_COLOURS[stage.state]}]{stage.state}[/]", escape(some_of(stage.reasons))
+        )
     console.print(table)
     if REPORT.exists():
         typer.echo(f"images: {describe(read_json(REPORT))}")
@@ -209,8 +196,7 @@ def predict(
     from pipeline.predict import predict as answer
     from stages.params import load_params
 
-    for line in answer(pictures, precision, load_params()):
-        typer.echo(line)
+    typer.echo("\n".join(answer(pictures, precision, load_params())))
 
 
 @app.command()

@@ -5,8 +5,7 @@ from typing import Any
 
 from models.errors import InputError
 
-CONFIG = ".dvc/config"
-"""The configuration in git; ``.dvc/config.local`` stays on this machine."""
+CONFIG = ".dvc/config"  # the configuration in git; .dvc/config.local stays on this machine
 
 
 def _read(root: Path) -> Any:
@@ -19,11 +18,7 @@ def _read(root: Path) -> Any:
 
 
 def cache_folder(root: Path) -> Path:
-    """Return the folder where DVC caches the outputs of all stages; it need not exist.
-
-    Raises:
-        InputError: the configuration is damaged.
-    """
+    """Return DVC's cache folder; raises InputError if the configuration is damaged."""
     return Path(_read(root)["cache"].get("dir") or root / ".dvc/cache").resolve()
 
 

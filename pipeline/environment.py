@@ -4,7 +4,6 @@ import contextlib
 import getpass
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from models.errors import show_what_it_can
@@ -48,15 +47,11 @@ def prepare() -> None:
         os.environ["PATH"] = f"{own}{os.pathsep}{path}"
 
 
-def choose_prefect_home(echo: Callable[[str], None]) -> None:
-    """Use a folder of the project for Prefect's database if the usual one is not writable.
-
-    The usual one is ``PREFECT_HOME``, by default ``~/.prefect``. ``echo`` receives a line if the
-    folder of the project is used.
-    """
+def choose_prefect_home() -> None:
+    """Keep Prefect's database in the project, and say so, if ``PREFECT_HOME`` is read-only."""
     home = Path(os.environ.get(_HOME) or "~/.prefect").expanduser()
     with contextlib.suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
     if not os.access(home, os.W_OK | os.X_OK):
         os.environ[_HOME] = str(_OWN_HOME.resolve())
-        echo(f"{home} is not writable: Prefect's database is in {_OWN_HOME}")
+        print(f"{home} is not writable: Prefect's database is in {_OWN_HOME}")

@@ -11,18 +11,12 @@ _REF = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 
 
 class Ref(NamedTuple):
-    """An experiment; several may share a name, on different commits.
-
-    Attributes:
-        baseline: the commit that it started from.
-        revision: its own commit.
-        path: the full name of its ref.
-    """
+    """An experiment; several may share a name, on different commits."""
 
     name: str
-    baseline: str
-    revision: str
-    path: str
+    baseline: str  # the commit that it started from
+    revision: str  # its own commit
+    path: str  # the full name of its ref
 
 
 def list_refs(root: Path, remote: str | None = None) -> list[Ref]:

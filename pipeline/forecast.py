@@ -32,25 +32,15 @@ _STEPS = 3  # after a warm-up step
 
 
 class _Training(NamedTuple):
-    """A training that will run.
+    """A training that will run."""
 
-    Attributes:
-        what: the name shown with its progress.
-        network: the network that is trained.
-        settings: its section of ``params.yaml``.
-        method: its distillation method.
-        options: options of the method.
-        teacher: the network that teaches it.
-        unlabeled: number of unlabelled images per batch.
-    """
-
-    what: str
+    what: str  # as shown with its progress
     network: str
     settings: Training
     method: str = "scratch"
     options: Mapping[str, Any] = MappingProxyType({})
     teacher: str | None = None
-    unlabeled: int = 0
+    unlabeled: int = 0  # images per batch
 
 
 class _Images(NamedTuple):
@@ -71,10 +61,11 @@ def forecast(params: Params, stages: Collection[str]) -> Iterator[str]:
         InputError: the folder of images has the wrong layout.
     """
     trainings = list(_trainings(params, stages))
-    images = _images(params, stages) if trainings else None
+    if not trainings:
+        return
+    images = _images(params, stages)
     if images is None:
-        if trainings:
-            yield "training: the number of images is unknown until prepare_data has run"
+        yield "training: the number of images is unknown until prepare_data has run"
         return
     engine = start_engine(params.training.model_copy(update={"compile": False, "tracker": "none"}))
     total = 0.0
@@ -84,10 +75,11 @@ def forecast(params: Params, stages: Collection[str]) -> Iterator[str]:
             rate = _images_per_second(training, params, images, engine, Path(folder))
         steps = max(1, images.labeled // (settings.batch_size - training.unlabeled))
         seen = images.labeled + steps * training.unlabeled
-        total += settings.epochs * seen / rate
+        seconds = settings.epochs * seen / rate
+        total += seconds
         yield (
-            f"{training.what}: about {duration(settings.epochs * seen / rate)} for"
-            f" {settings.epochs} epochs of {seen:,} images, at {rate:.3g} images/s"
+            f"{training.what}: about {duration(seconds)} for {settings.epochs} epochs of {seen:,}"
+            f" images, at {rate:.3g} images/s"
         )
     yield (
         f"training: about {duration(total)} in total without validation, estimated from {_STEPS}"
@@ -167,15 +159,7 @@ def _build(name: str, classes: int, settings: Training | None) -> Backbone:
 
 
 def _noise(folder: Path, images: _Images, batch: int, unlabeled: int, side: int | None) -> DataSet:
-    """Write random images in the format of ``prepare_data``: a batch, and two for validation.
-
-    Args:
-        folder: folder to write to.
-        images: their size and classes.
-        batch: number of labelled images.
-        unlabeled: number of unlabelled images.
-        side: size of training images, if larger.
-    """
+    """Write random images in the format of ``prepare_data``: a batch, and two for validation."""
     random, stored = np.random.default_rng(0), side or images.size
     counts = (("train", batch, stored), ("val", 2, images.size), ("unlabeled", unlabeled, stored))
     for name, count, pixels in counts:

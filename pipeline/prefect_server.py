@@ -46,11 +46,7 @@ def require_server(url: str | None) -> None:
 
 @contextlib.contextmanager
 def connect() -> Iterator[SyncPrefectClient]:
-    """Open a client of the server.
-
-    Raises:
-        InputError: no server responds.
-    """
+    """Open a client of the server; raises InputError if none responds."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -10,23 +10,14 @@ from models.errors import InputError
 
 
 class Needs(NamedTuple):
-    """What a stage needs while it runs, from ``meta.prefect`` in ``dvc.yaml``.
+    """What a stage needs while it runs, from ``meta.prefect`` in ``dvc.yaml``."""
 
-    Attributes:
-        gpu: number of exclusive GPUs, at most all that ``ACKD_GPUS`` lists.
-        alone: whether no other stage may run at the same time, because it measures time.
-    """
-
-    gpu: int = 0
-    alone: bool = False
+    gpu: int = 0  # number of exclusive GPUs, at most all that ACKD_GPUS lists
+    alone: bool = False  # no other stage may run at the same time, because it measures time
 
 
 def parse_needs(stage: str, meta: Mapping[str, Any] | None) -> Needs:
-    """Parse the needs of a stage from its ``meta``, which DVC ignores.
-
-    Raises:
-        InputError: a key is unknown.
-    """
+    """Parse ``meta`` of a stage, which DVC ignores; raises InputError if a key is unknown."""
     try:
         return Needs(**(meta or {}).get("prefect", {}))
     except TypeError:

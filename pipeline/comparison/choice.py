@@ -17,31 +17,21 @@ _ROUNDING = 1e-9
 
 
 class Budget(NamedTuple):
-    """Limits that a student must meet; None sets no limit.
+    """Limits that a student must meet; None sets no limit."""
 
-    Attributes:
-        max_p90_ms: latency of one image, batch 1.
-        max_size_mb: size of the file, in 10^6 bytes.
-        min_accuracy: accuracy as a fraction.
-    """
-
-    max_p90_ms: float | None
-    max_size_mb: float | None
-    min_accuracy: float | None
+    max_p90_ms: float | None  # at batch 1
+    max_size_mb: float | None  # of the file, in 10^6 bytes
+    min_accuracy: float | None  # as a fraction
 
 
 class Student(NamedTuple):
-    """An export that passed its validation.
-
-    Attributes:
-        p90_ms: latency on the device; None if not measured.
-    """
+    """An export that passed its validation."""
 
     experiment: Experiment
     precision: str
     accuracy: float
     size_mb: float
-    p90_ms: float | None
+    p90_ms: float | None  # on the device, if measured
 
     @property
     def name(self) -> str:
@@ -49,28 +39,17 @@ class Student(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The result of a search.
+    """The result of a search."""
 
-    Attributes:
-        place: the device; None if no latency was measured at all.
-        best: the most accurate student within the budget by precision, the best precision first.
-        nearest: the student that misses the budget by least; None if none can be judged.
-        left_out: the number of exports that could not be judged, by reason.
-    """
-
-    place: Place | None
+    place: Place | None  # None if no latency was measured at all
     images: Images
-    best: dict[str, Student]
-    nearest: Student | None
-    left_out: Mapping[str, int]
+    best: dict[str, Student]  # within the budget, by precision; the most accurate first
+    nearest: Student | None  # misses the budget by least; None if none can be judged
+    left_out: Mapping[str, int]  # number of exports that could not be judged, by reason
 
 
 def parse_budget(p90: str | None, size: str | None, accuracy: str | None) -> Budget:
-    """Parse the options of the command.
-
-    Raises:
-        InputError: a number or its unit is invalid.
-    """
+    """Parse the command's options; raises InputError if a number or its unit is invalid."""
     budget = Budget(
         _quantity("--max-p90", p90, _MS, "5ms, 800us or 0.1s"),
         _quantity("--max-size", size, _MB, "2MB, 500kB or 1.5MiB"),

@@ -26,8 +26,7 @@ from stages.tables import Record, processor
 
 WORKSPACE = "workspace"
 HERE = "local:"
-LITERT = "litert_"
-"""Prefix of the names of LiteRT's precisions."""
+LITERT = "litert_"  # prefix of the names of LiteRT's precisions
 
 _NAME = re.compile(r"(?P<sweep>[a-z0-9_-]+)\.(?P<variant>[a-z0-9_-]+)\.seed(?P<seed>\d+)")
 _AFTER_REPORT = ("gate", "package")
@@ -63,37 +62,23 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A student and its measurements.
+    """A student and its measurements."""
 
-    Attributes:
-        name: name of the DVC experiment, the requested branch, tag or commit, or ``workspace``.
-        sweep: the sweep that ran it, if any.
-        variant: the name that its seeds share; without a sweep, the experiment's own.
-        seed: seed of the student's training.
-        command: the command that brings it into the workspace; None if it is there.
-        params: ``params.yaml``, not validated, because older versions may have had other keys.
-        accuracy: accuracy of the student in torch.
-        recommended: the recommended precision, if any.
-        paper: the paper's part of ``reports/summary.json``.
-        exports: rows of exports by precision, including LiteRT's.
-        latencies: rows of devices by precision and device; failed ones have no numbers.
-    """
-
-    name: str
+    name: str  # of the DVC experiment, or the requested revision, or "workspace"
     sweep: str | None
-    variant: str
-    seed: int
-    command: str | None
-    params: dict[str, Any]
+    variant: str  # the name that its seeds share; without a sweep, the experiment's own
+    seed: int  # of the student's training
+    command: str | None  # brings it into the workspace; None if it is there
+    params: dict[str, Any]  # not validated, because older versions may have had other keys
     images: Images
     teacher: str
     student: str
     method: str
-    accuracy: float
-    recommended: str | None
-    paper: dict[str, Any] | None
-    exports: dict[str, Record]
-    latencies: dict[tuple[str, Place], Record]
+    accuracy: float  # of the student in torch
+    recommended: str | None  # precision
+    paper: dict[str, Any] | None  # the paper's part of reports/summary.json
+    exports: dict[str, Record]  # by precision, including LiteRT's
+    latencies: dict[tuple[str, Place], Record]  # by precision and device
 
     @property
     def in_paper(self) -> float | None:
@@ -142,11 +127,7 @@ def find(sweep: str | None, revisions: Sequence[str] = ()) -> Found:
 def parse(
     name: str, command: str | None, params: dict[str, Any], summary: Any, digest: str
 ) -> Experiment:
-    """Build an experiment from its ``params.yaml`` and its ``reports/summary.json``.
-
-    Raises:
-        InputError: another version of ackd wrote the summary.
-    """
+    """Build an experiment; raises InputError if another version of ackd wrote the summary."""
     match = _NAME.fullmatch(name)
     with refuse_other_versions("run that experiment again"):
         data, student, recommended = summary["data"], summary["student"], summary["recommended"]

@@ -17,11 +17,7 @@ class Spread(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """The mean difference over shared seeds, with its interval.
-
-    Attributes:
-        low: lower end of Student's 95 % interval; None with a single pair.
-    """
+    """The mean difference over shared seeds, with Student's 95 % interval if there are several."""
 
     mean: float
     low: float | None

@@ -10,29 +10,21 @@ from pipeline.comparison.seeds import Paired, Spread, paired, spread
 from stages.report_page.recommendation import dominated_by
 from stages.tables import Record
 
-USUAL_BASELINE = "kd"
+_USUAL_BASELINE = "kd"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Experiments that differ only in the seed.
-
-    Attributes:
-        seeds: the experiments by seed.
-        over_baseline: None for the baseline itself, and without a shared seed.
-        recommended: the precision that most experiments recommend; None if none does.
-        agreed: the number of experiments that recommend it.
-        costs: the results of :func:`_cost` by precision and device; the device is None if the group
-            has none.
-    """
+    """Experiments that differ only in the seed."""
 
     name: str
     seeds: Mapping[int, Experiment]
     accuracy: Spread
-    over_baseline: Paired | None
-    recommended: str | None
-    agreed: int
+    over_baseline: Paired | None  # None for the baseline itself, and without a shared seed
+    recommended: str | None  # by most experiments
+    agreed: int  # number of experiments that recommend it
     costs: Mapping[tuple[str, Place | None], Record]
+    """Results of :func:`_cost` by precision and device; None if the group has no device."""
 
     @property
     def first(self) -> Experiment:
@@ -46,32 +38,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Group:
-    """Variants that were tested on the same images, the most accurate first.
-
-    Attributes:
-        baseline: name of one of the variants; None if it was not tested on these images.
-        places: the devices that measured any of them, this machine first.
-    """
+    """Variants that were tested on the same images, the most accurate first."""
 
     images: Images
     variants: list[Variant]
-    baseline: str | None
-    places: list[Place]
+    baseline: str | None  # None if it was not tested on these images
+    places: list[Place]  # the devices that measured any of them, this machine first
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison.
-
-    Attributes:
-        baseline: name of the variant that the others are compared with.
-        groups: one per set of test images, the one with the most experiments first.
-        missing: names and reasons of experiments without results.
-    """
+    """Variants compared with a baseline, in a group per set of test images, the largest first."""
 
     baseline: str
     groups: list[Group]
-    missing: list[tuple[str, str]]
+    missing: list[tuple[str, str]]  # names of experiments without results, and why
 
 
 def compare(found: Found, baseline: str | None) -> Comparison:
@@ -118,7 +99,7 @@ def beaten_by(costs: Mapping[str, Record | None]) -> dict[str, list[str]]:
 
 def _baseline(names: Sequence[str], wanted: str | None) -> str:
     if wanted is None:
-        usual = (n for n in names if n.rpartition(".")[2] == USUAL_BASELINE)
+        usual = (n for n in names if n.rpartition(".")[2] == _USUAL_BASELINE)
         return next(usual, names[0])
     if wanted not in names:
         raise InputError(

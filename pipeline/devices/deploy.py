@@ -17,17 +17,11 @@ State = dict[str, Any]
 
 
 class Deployment(NamedTuple):
-    """The result of a deployment.
+    """The result of a deployment."""
 
-    Attributes:
-        state: state of the device afterwards.
-        results: results of the parity check there; None if the bundle was already served.
-        unverified_key: id of the bundle's signing key if its signature was not checked.
-    """
-
-    state: State
-    results: list[dict[str, Any]] | None
-    unverified_key: str | None
+    state: State  # of the device afterwards
+    results: list[dict[str, Any]] | None  # of parity there; None if the bundle was already served
+    unverified_key: str | None  # id of the bundle's signing key, if its signature was not checked
 
 
 def deploy(

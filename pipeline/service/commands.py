@@ -1,12 +1,14 @@
 """The commands for scheduled runs: server, worker, schedule."""
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
 
 from models.errors import InputError
-from pipeline.prefect_server import PORT
+from pipeline.environment import choose_prefect_home
+from pipeline.guard import run_guarded
+from pipeline.prefect_server import HOST, PORT
 
 
 def server(
@@ -18,11 +20,11 @@ def server(
 
     Only this machine can reach it. Its database is in PREFECT_HOME, by default ~/.prefect.
     """
-    from pipeline.environment import choose_prefect_home
-    from pipeline.service.local import run_server
-
-    choose_prefect_home(typer.echo)
-    raise typer.Exit(run_server(port))
+    choose_prefect_home()
+    # By default, the pages call the default port even if the server uses another one.
+    pages = {"PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api"}
+    command = ("--no-prompt", "server", "start", "--host", HOST, "--port", str(port))
+    raise typer.Exit(run_guarded("prefect", *command, env={**pages, **os.environ}))
 
 
 def worker() -> None:
@@ -31,16 +33,16 @@ def worker() -> None:
     The server is at PREFECT_API_URL, by default that of `ackd server`. A stopped training resumes
     from its last checkpoint in the next run.
     """
-    from pipeline.environment import choose_prefect_home
     from pipeline.prefect_server import api_url
-    from pipeline.service.local import run_worker
-    from pipeline.service.schedule import read_pool, require_own
+    from pipeline.service.schedule import read_pool, require_own, worker_variables
 
-    pool = read_pool()
-    choose_prefect_home(typer.echo)
+    pool, url = read_pool(), api_url()
+    choose_prefect_home()
     require_own()
-    typer.echo(f"a worker of the pool {pool} at {api_url()}; Ctrl-C stops it and its runs")
-    raise typer.Exit(run_worker(pool, Path()))
+    typer.echo(f"a worker of the pool {pool} at {url}; Ctrl-C stops it and its runs")
+    command = ("--no-prompt", "worker", "start", "--type", "process", "--pool", pool)
+    env = {**worker_variables(), **os.environ, "PREFECT_API_URL": url}
+    raise typer.Exit(run_guarded("prefect", *command, env=env, with_children=True))
 
 
 def schedule(

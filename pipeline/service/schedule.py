@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from models.errors import InputError
+from pipeline.dvc_config import cache_folder
+from pipeline.git_command import git
 from pipeline.prefect_server import connect
 from stages.params import read_yaml
 
@@ -55,6 +57,28 @@ def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
 def read_pool() -> str:
     """Return the work pool of the deployments."""
     return str(_entry(NAMES[0])["work_pool"]["name"])
+
+
+def worker_variables() -> dict[str, str]:
+    """Return the variables that ``prefect.yaml`` takes from its worker to locate this project."""
+
+    def ask(*arguments: str) -> str:
+        with contextlib.suppress(InputError):  # without git, there are no runs in clones
+            return git(root, *arguments)
+        return ""
+
+    root = Path.cwd().resolve()
+    origin = ask("config", "--get", "remote.origin.url")
+    if not origin or (root / origin).exists():
+        origin = str((root / origin).resolve())
+    found = {
+        "ACKD_PROJECT": str(root),
+        "ACKD_CHECKPOINTS": str(root / ".checkpoints"),
+        "ACKD_DVC_CACHE": str(cache_folder(root)),
+        "ACKD_REPOSITORY": origin,
+    }
+    branch = ask("branch", "--show-current")
+    return found | ({"ACKD_BRANCH": branch} if branch else {})
 
 
 def set_schedule(schedule: CronSchedule, name: str) -> str:

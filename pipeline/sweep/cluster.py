@@ -28,26 +28,16 @@ _WORKERS_S = 60
 
 
 class Cluster(NamedTuple):
-    """A cluster that is set up for a sweep.
-
-    Attributes:
-        client: Dask's client.
-        workshop: name of the plugin :class:`Workshop` on all workers.
-        slots: returns how many experiments can run at once at this moment.
-    """
+    """A cluster that is set up for a sweep."""
 
     client: Any
-    workshop: str
-    slots: Callable[[], int]
+    workshop: str  # name of the plugin Workshop on all workers
+    slots: Callable[[], int]  # how many experiments can run at once at this moment
 
 
 @contextlib.contextmanager
 def only_one(sweep: str) -> Iterator[None]:
-    """Lock the name of a sweep in this project against other processes.
-
-    Raises:
-        InputError: another process runs it.
-    """
+    """Lock the name of a sweep in this project; raises InputError if another process runs it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / f"{sweep}.lock").open("w") as handle:
         try:

@@ -65,36 +65,25 @@ class SweepFile(Variant):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A variant with a seed.
+    """A variant with a seed."""
 
-    Attributes:
-        name: name of the DVC experiment, ``SWEEP.VARIANT.seedN``.
-        text: text of its ``params.yaml``.
-        params: the same, parsed.
-        shared: keys of the results that it shares with other experiments of the sweep, such as a
-            teacher; no two experiments may compute the same one at the same time.
-    """
-
-    name: str
-    text: str
-    params: dict[str, Any]
+    name: str  # of the DVC experiment: SWEEP.VARIANT.seedN
+    text: str  # of its params.yaml
+    params: dict[str, Any]  # the same, parsed
     shared: frozenset[str]
+    """Keys of the results that it shares with other experiments of the sweep, such as a teacher; no
+    two experiments may compute the same one at the same time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All experiments of a sweep, on one commit.
-
-    Attributes:
-        measuring: the stages that measure time.
-        files: the repository's files that stages read; changing them makes other experiments.
-    """
+    """All experiments of a sweep, on one commit."""
 
     name: str
     commit: str
     until: str
-    measuring: list[str]
-    files: list[str]
+    measuring: list[str]  # stages that measure time
+    files: list[str]  # that stages read; changing them makes other experiments
     experiments: list[Experiment]
 
 

@@ -31,42 +31,27 @@ _LOCAL = Path(".dvc/config.local")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an experiment ended.
-
-    Attributes:
-        seconds: its duration.
-        reason: why it failed; None if it succeeded.
-        where: the worker; empty on the project's own machine.
-    """
+    """How an experiment ended."""
 
     name: str
     seconds: float
-    reason: str | None = None
-    where: str = ""
+    reason: str | None = None  # why it failed
+    where: str = ""  # the worker; empty on the project's own machine
 
 
 @dataclass(eq=False)
 class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are partial
-    """A worker's setup for one sweep; Dask installs it on every worker, including later ones.
+    """A worker's setup for one sweep; Dask installs it on every worker, including later ones."""
 
-    Attributes:
-        url: URL or folder of the git repository to clone.
-        here: the sweep's name if workers run in the project's folder and share its cache,
-            checkpoints and ``.dvc/config.local``; None on a cluster.
-        commit: the commit that experiments start from.
-        until: the last stage.
-        message: message of the experiments' commits.
-        author: git's name and e-mail address; None uses the worker's own configuration.
-        lock: content of ``dvc.lock`` to start from; None if the commit has none.
-    """
-
-    url: str
+    url: str  # of the git repository to clone, or its folder
     here: str | None
-    commit: str
-    until: str
-    message: str
-    author: tuple[str, str] | None
-    lock: str | None
+    """The sweep's name if workers run in the project's folder and share its cache, checkpoints and
+    ``.dvc/config.local``; None on a cluster."""
+    commit: str  # that experiments start from
+    until: str  # the last stage
+    message: str  # of the experiments' commits
+    author: tuple[str, str] | None  # name and e-mail address; None uses the worker's own
+    lock: str | None  # content of dvc.lock to start from; None if the commit has none
 
     def setup(self, worker: Any) -> None:
         self._name, self._closed = str(worker.name), False

@@ -58,16 +58,15 @@ def test_a_user_unknown_to_the_system_gets_a_home_and_a_name(monkeypatch):
     assert getpass.getuser() == str(os.getuid())
 
 
-def test_prefects_home_is_where_it_can_be_written(tmp_path):
-    lines: list[str] = []
+def test_prefects_home_is_where_it_can_be_written(tmp_path, capsys):
     os.environ["HOME"] = str(tmp_path / "home")
-    choose_prefect_home(lines.append)
-    assert lines == []
+    choose_prefect_home()
+    assert capsys.readouterr().out == ""
     assert "PREFECT_HOME" not in os.environ
     (tmp_path / "file").touch()
     os.environ["PREFECT_HOME"] = str(tmp_path / "file/prefect")
-    choose_prefect_home(lines.append)
+    choose_prefect_home()
     assert os.environ["PREFECT_HOME"] == str(tmp_path / ".dvc/tmp/prefect")
-    assert lines == [
-        f"{tmp_path}/file/prefect is not writable: Prefect's database is in .dvc/tmp/prefect"
-    ]
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/file/prefect is not writable: Prefect's database is in .dvc/tmp/prefect\n"
+    )

@@ -18,7 +18,7 @@ from prefect.deployments.steps.core import run_steps
 
 from pipeline.flow import compress
 from pipeline.git_command import git
-from pipeline.service.local import worker_variables
+from pipeline.service.schedule import worker_variables
 from stages.params import read_yaml
 from tests.pipeline.conftest import ROOT, change_stage
 from tests.warm_python import warm_dvc
@@ -52,7 +52,7 @@ def committed(project, monkeypatch):
 
 def run_in_clone(project: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> State[Any]:
     """Run like a worker: in an empty folder, which is deleted afterwards."""
-    for name, value in worker_variables(project).items():
+    for name, value in worker_variables().items():
         # From a path, unlike from a URL, git makes no shallow clone.
         address = f"file://{value}" if name == "ACKD_REPOSITORY" and "://" not in value else value
         monkeypatch.setenv(name, address)

@@ -8,8 +8,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from models.errors import InputError
-from pipeline.service.local import worker_variables
-from pipeline.service.schedule import parse_cron
+from pipeline.service.schedule import parse_cron, worker_variables
 from tests.pipeline.conftest import ROOT, invoke
 from tests.sshd import free_port
 
@@ -50,9 +49,9 @@ def test_conflicting_options_are_refused(planned):
 
 
 def test_a_worker_knows_its_project(planned):
-    found = worker_variables(planned)
+    found = worker_variables()
     assert found["ACKD_PROJECT"] == found["ACKD_REPOSITORY"] == str(planned.resolve())
     assert found["ACKD_DVC_CACHE"] == str(planned.resolve() / ".dvc/cache")
     assert found["ACKD_BRANCH"] in ("main", "master")
     (planned / ".git/config").write_text('[remote "origin"]\n\turl = git@host:team/students\n')
-    assert worker_variables(planned)["ACKD_REPOSITORY"] == "git@host:team/students"
+    assert worker_variables()["ACKD_REPOSITORY"] == "git@host:team/students"
