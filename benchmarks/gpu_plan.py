@@ -28,31 +28,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Plan:
-    """Extent of the measurement.
-
-    Attributes:
-        work: working folder.
-        pairs: pairs by name; the first one's student is small enough to leave a GPU idle.
-        data: folder of images to use for the first pair, or None.
-        repdistiller: RepDistiller checkout, or None.
-        batch_size: batch size of every training.
-        seconds: seconds per row, after a warm-up.
-        precisions: precisions to measure; parts with a single precision use the last one.
-        compiled: whether to measure without compilation, with it, or both.
-        students: numbers of students to train at once.
-        start: start method of ``multiprocessing``.
-    """
+    """Extent of the measurement."""
 
     work: str
     pairs: Mapping[str, Pair]
-    data: str | None = None
-    repdistiller: str | None = None
-    batch_size: int = 128
-    seconds: float = 1.5
+    """Pairs by name; the first one's student is small enough to leave a GPU idle."""
+    data: str | None = None  # folder of images for the first pair
+    repdistiller: str | None = None  # checkout
+    batch_size: int = 128  # of every training
+    seconds: float = 1.5  # per row, after a warm-up
     precisions: tuple[str, ...] = ("fp32", "bf16")
+    """Precisions to measure; parts with a single precision use the last one."""
     compiled: tuple[bool, ...] = (False, True)
-    students: tuple[int, ...] = (2, 4, 8)
-    start: str = "spawn"
+    """Whether to measure without compilation, with it, or both."""
+    students: tuple[int, ...] = (2, 4, 8)  # numbers of students to train at once
+    start: str = "spawn"  # method of multiprocessing
 
     @property
     def first(self) -> str:

@@ -100,19 +100,12 @@ def main(
 
 @dataclass(frozen=True)
 class Row:
-    """A contender.
+    """A contender."""
 
-    Attributes:
-        title: its row's title.
-        module: the module that trains it.
-        options: the options of that module.
-        reason: why it cannot be measured here; None if it can.
-    """
-
-    title: str
-    module: str
-    options: dict[str, Any]
-    reason: str | None = None
+    title: str  # of its row
+    module: str  # trains it
+    options: dict[str, Any]  # of that module
+    reason: str | None = None  # why it cannot be measured here
 
     @property
     def method(self) -> str:

@@ -23,28 +23,16 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Task:
-    """A training for a contender to run.
+    """A training for a contender to run."""
 
-    Attributes:
-        module: the contender's module, for example ``benchmarks.contenders.ours``.
-        teacher: the teacher's name; all contenders use the same parameters.
-        student: the student's name, with the same parameters for all, too.
-        data: the folder that ``prepare_data`` wrote.
-        weights: the folder with the state dicts ``teacher.pt`` and ``student.pt``.
-        classes: number of classes.
-        batch_size: images per step.
-        seconds: minimum duration; at least two steps are run.
-        options: options of this contender.
-    """
-
-    module: str
+    module: str  # such as benchmarks.contenders.ours
     teacher: str
     student: str
-    data: str
-    weights: str
+    data: str  # folder that prepare_data wrote
+    weights: str  # folder of teacher.pt and student.pt, the same for all contenders
     classes: int
-    batch_size: int
-    seconds: float
+    batch_size: int  # images per step
+    seconds: float  # minimum duration; at least two steps are run
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -53,12 +41,9 @@ class Clock:
 
     The loop needs no changes, because it has finished a step when it requests the next batch. On a
     GPU it has only launched the step, so the clock synchronizes before it reads the time.
-
-    Attributes:
-        measured: the measurements, once the loop has ended.
     """
 
-    measured: dict[str, float]
+    measured: dict[str, float]  # once the loop has ended
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -28,17 +28,12 @@ from models.networks.checkpoint import build_described, load_state, load_strictl
 
 
 class GroupOutput(NamedTuple):
-    """The results of a forward pass of target and learners.
-
-    Attributes:
-        weights: the weights of M ensemble members per sample, ``[B, M]``.
-        ensemble: the ensemble's logits, ``[B, K]``, at least float32.
-    """
+    """The results of a forward pass of target and learners."""
 
     target: Features
     learners: list[Features]
-    weights: Tensor
-    ensemble: Tensor
+    weights: Tensor  # the weights of M ensemble members per sample, [B, M]
+    ensemble: Tensor  # the ensemble's logits, [B, K], at least float32
 
     @property
     def logits(self) -> list[Tensor]:

@@ -60,21 +60,14 @@ class Normalization(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The origin of a network's weights.
+    """The origin of a network's weights."""
 
-    Attributes:
-        source: the file, or the library and its name for the weights.
-        sha256: the checksum of the file, or of the published tensors.
-        licence: the licence stated by the publisher, if any.
-        normalization: the normalisation the weights were trained with, if published.
-        notes: changes made while loading, for a line of output.
-    """
-
-    source: str
-    sha256: str
-    licence: str | None
+    source: str  # the file, or the library and its name for the weights
+    sha256: str  # the checksum of the file, or of the published tensors
+    licence: str | None  # the licence stated by the publisher, if any
     normalization: Normalization | None
-    notes: list[str]
+    """The normalisation the weights were trained with, if published."""
+    notes: list[str]  # changes made while loading, for a line of output
 
 
 def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True) -> Origin:

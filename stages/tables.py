@@ -21,19 +21,14 @@ _FIGURE = re.compile(r"[+−]?\d")
 
 
 class Table(NamedTuple):
-    """A table's contents, independent of its rendering.
-
-    Attributes:
-        rows: with as many cells as ``head``; the last cell of a shorter row spans the rest.
-        reading: what the columns mean; not shown on a terminal.
-        notes: remarks on these rows, a sentence each.
-    """
+    """A table's contents, independent of its rendering."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    """With as many cells as ``head``; the last cell of a shorter row spans the rest."""
     caption: str = ""
-    reading: str = ""
-    notes: Sequence[str] = ()
+    reading: str = ""  # what the columns mean; not shown on a terminal
+    notes: Sequence[str] = ()  # remarks on these rows, a sentence each
 
     def numeric(self) -> list[bool]:
         """Return which columns hold numbers and are right-aligned; the first never is."""

@@ -143,39 +143,25 @@ class Ackd(Distiller):
             adversary, because Eq. 4 divides by M - 1.
         attention: False weights all learners equally.
         adversarial: False omits the discriminators.
-
-    Attributes:
-        temperature: T of Eq. 1.
-        lambda_teacher_to_learners: l1.
-        lambda_learners_to_target: l2.
-        lambda_adversarial: l3.
-        lambda_ce: l4.
-        lambda_teacher_to_each: weight of the teacher's divergence from each learner.
-        lambda_teacher_to_target: weight of the teacher's divergence from the target.
-        ramp_up: fraction of all epochs in which l2 rises.
-        ramp_down: fraction of all epochs in which the learners' own losses fall.
-        attention_pool: ``avg`` feeds each map's mean over positions to the attention.
-        attention_balance: weight of the term that balances the mean weights.
-        attention_warm_up: fraction of all epochs, at the start, with equal weights.
-        objective: whether the learners work against the discriminators or with them.
-        discriminator_learning_rate: learning rate of Adam; the paper states neither.
     """
 
     needs: ClassVar[Needs] = "logits"
-    temperature: float
-    lambda_teacher_to_learners: float
-    lambda_learners_to_target: float
-    lambda_adversarial: float
-    lambda_ce: float
-    lambda_teacher_to_each: float
-    lambda_teacher_to_target: float
-    ramp_up: float
-    ramp_down: float
+    temperature: float  # T of Eq. 1
+    lambda_teacher_to_learners: float  # l1
+    lambda_learners_to_target: float  # l2
+    lambda_adversarial: float  # l3
+    lambda_ce: float  # l4
+    lambda_teacher_to_each: float  # weight of the teacher's divergence from each learner
+    lambda_teacher_to_target: float  # weight of the teacher's divergence from the target
+    ramp_up: float  # fraction of all epochs in which l2 rises
+    ramp_down: float  # fraction of all epochs in which the learners' own losses fall
     attention_pool: Literal["none", "avg"]
-    attention_balance: float
-    attention_warm_up: float
+    """``avg`` feeds each map's mean over positions to the attention."""
+    attention_balance: float  # weight of the term that balances the mean weights
+    attention_warm_up: float  # fraction of all epochs, at the start, with equal weights
     objective: Literal["minimax", "diversity"]
-    discriminator_learning_rate: float
+    """Whether the learners work against the discriminators or with them."""
+    discriminator_learning_rate: float  # learning rate of Adam; the paper states neither
 
     def __init__(
         self,

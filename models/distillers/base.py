@@ -17,50 +17,36 @@ def _alone(own: Tensor) -> Tensor:
 
 
 class Setting(NamedTuple):
-    """Properties of a training that methods are built for.
-
-    Attributes:
-        teacher: the teacher, if any. A method may read its shapes and copy parts of it.
-        image_size: height and width in pixels.
-        labels: labels of the training images by index, ``[N]``.
-        batch_size: images per step of one process.
-        epochs: number of epochs.
-        gather: concatenates the tensors ``[B, ...]`` of all processes in the order of the
-            processes; B may differ. Methods with a memory of samples use it to keep the memory
-            identical in all processes, because the training loop only synchronises BatchNorm
-            statistics.
-        copies: whether branches of the student start as copies of its stages, because these have
-            pretrained weights, or are initialised from scratch.
-    """
+    """Properties of a training that methods are built for."""
 
     teacher: Backbone | None
-    image_size: int
-    labels: Tensor
-    batch_size: int
+    """The teacher, if any. A method may read its shapes and copy parts of it."""
+    image_size: int  # height and width in pixels
+    labels: Tensor  # of the training images by index, [N]
+    batch_size: int  # images per step of one process
     epochs: int
     gather: Callable[[Tensor], Tensor] = _alone
+    """Concatenates the tensors ``[B, ...]`` of all processes in the order of the processes; B may
+    differ. Methods with a memory of samples use it to keep the memory identical in all processes,
+    because the training loop only synchronises BatchNorm statistics."""
     copies: bool = False
+    """Whether branches of the student start as copies of its stages, because these have pretrained
+    weights, or are initialised from scratch."""
 
 
 class Batch(NamedTuple):
-    """A batch of training images.
+    """A batch of training images."""
 
-    Attributes:
-        images: normalised images, ``[B, 3, H, W]``.
-        labels: labels of the samples, ``[B]``, even if others are mixed in; -1 if unlabelled.
-        indices: indices of the samples, ``[B]``.
-        targets: target probabilities, ``[B, K]``, if they are smoothed, mixed or weighted, else
-            None. Rows of unlabelled images are 0 and the other rows are scaled up, so the mean over
-            all rows equals the mean over the labelled ones.
-        slots: positions of the samples in their epoch, ``[B]``, on the CPU; the index of the stored
-            teacher logits.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
+    images: Tensor  # normalised images, [B, 3, H, W]
+    labels: Tensor  # of the samples, [B], even if others are mixed in; -1 if unlabelled
+    indices: Tensor  # of the samples, [B]
     targets: Tensor | None = None
+    """Target probabilities, ``[B, K]``, if they are smoothed, mixed or weighted, else None. Rows of
+    unlabelled images are 0 and the other rows are scaled up, so the mean over all rows equals the
+    mean over the labelled ones."""
     slots: Tensor | None = None
+    """Positions of the samples in their epoch, ``[B]``, on the CPU; the index of the stored teacher
+    logits."""
 
 
 class TeacherOutputs(NamedTuple):
@@ -71,17 +57,12 @@ class TeacherOutputs(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A method's outputs for a batch in validation.
+    """A method's outputs for a batch in validation."""
 
-    Attributes:
-        logits: logits ``[B, K]`` by learner; ``target`` comes first.
-        embeddings: embeddings ``[B, D]`` of the auxiliary learners, whose similarity is reported.
-        measures: other measures by name, one value per sample, ``[B]``.
-    """
-
-    logits: dict[str, Tensor]
+    logits: dict[str, Tensor]  # [B, K] by learner; target comes first
     embeddings: dict[str, Tensor]
-    measures: dict[str, Tensor]
+    """Embeddings ``[B, D]`` of the auxiliary learners, whose similarity is reported."""
+    measures: dict[str, Tensor]  # others by name, one value per sample, [B]
 
 
 class Distiller(nn.Module):

@@ -36,9 +36,6 @@ class Cc(FeatureDistiller):
 
     Both variants work with any width, resolution and number of stages. The batch is that of one
     process.
-
-    Attributes:
-        variant: ``repdistiller`` or ``rbf``.
     """
 
     compares_maps: ClassVar[bool] = False

@@ -21,15 +21,10 @@ _SCATTER = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 class Memory(nn.Module):
-    """A network's embeddings of all N training samples, as of the last time each was seen.
+    """A network's embeddings of all N training samples, as of the last time each was seen."""
 
-    Attributes:
-        embeddings: ``[N, D]``, initially random with an expected squared norm of 1.
-        normaliser: Z of :class:`Crd`, a scalar; 0 until it is set.
-    """
-
-    embeddings: Tensor
-    normaliser: Tensor
+    embeddings: Tensor  # [N, D], initially random with an expected squared norm of 1
+    normaliser: Tensor  # Z of :class:`Crd`, a scalar; 0 until it is set
 
     def __init__(self, samples: int, size: int) -> None:
         super().__init__()
@@ -70,12 +65,6 @@ class Crd(FeatureDistiller):
     Negatives are a function of seed, epoch and sample. All processes have equal memories, because
     they exchange their embeddings.
 
-    Attributes:
-        embedding_size: D; 128 in the reference.
-        negatives: K; 16384 in the reference.
-        contrast_temperature: t; .07 in the reference.
-        momentum: momentum of the memories; .5 in the reference.
-
     Raises:
         InputError: all samples belong to one class.
     """
@@ -83,10 +72,10 @@ class Crd(FeatureDistiller):
     compares_maps: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
 
-    embedding_size: int
-    negatives: int
-    contrast_temperature: float
-    momentum: float
+    embedding_size: int  # D; 128 in the reference
+    negatives: int  # K; 16384 in the reference
+    contrast_temperature: float  # t; .07 in the reference
+    momentum: float  # of the memories; .5 in the reference
     labels: Tensor
     noise: Tensor
     seed: Tensor

@@ -22,19 +22,13 @@ class Dist(Distiller):
     Huang, You, Wang, Qian & Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,
     section 4. The factor T^2 and the 1e-8 in rho's denominator come from their code. The batch is
     that of one process.
-
-    Attributes:
-        temperature: T.
-        ce_weight: weight of the cross entropy.
-        beta: weight of L_inter.
-        gamma: weight of L_intra.
     """
 
     needs: ClassVar[Needs] = "logits"
-    temperature: float
-    ce_weight: float
-    beta: float
-    gamma: float
+    temperature: float  # T
+    ce_weight: float  # of the cross entropy
+    beta: float  # weight of L_inter
+    gamma: float  # weight of L_intra
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None

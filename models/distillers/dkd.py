@@ -30,23 +30,15 @@ class Dkd(Distiller):
     they use ce 1, alpha 1, beta 8 at T = 4. In their code, ``w`` rises linearly to 1 over the first
     20 of 240 epochs; here over the same fraction of all epochs. Without a label, y is the teacher's
     top class.
-
-    Attributes:
-        temperature: T.
-        ce_weight: weight of the cross entropy.
-        alpha: weight of TCKD.
-        beta: weight of NCKD.
-        ramp_up: fraction of all epochs in which w rises.
-        standardize: as in :class:`models.distillers.kd.Kd`.
     """
 
     needs: ClassVar[Needs] = "logits"
-    temperature: float
-    ce_weight: float
-    alpha: float
-    beta: float
-    ramp_up: float
-    standardize: bool
+    temperature: float  # T
+    ce_weight: float  # of the cross entropy
+    alpha: float  # weight of TCKD
+    beta: float  # weight of NCKD
+    ramp_up: float  # fraction of all epochs in which w rises
+    standardize: bool  # as in :class:`models.distillers.kd.Kd`
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None

@@ -12,21 +12,16 @@ class Kd(Distiller):
     """``ce_weight * CE(z_s, y) + kd_weight * T^2 KL(p_t || p_s)``.
 
     The usual benchmarks use the weights .1 and .9 at T = 4.
-
-    Attributes:
-        temperature: T.
-        ce_weight: weight of the cross entropy.
-        kd_weight: weight of the divergence.
-        standardize: standardize the logits of both networks to mean 0 and variance 1 (Sun et al.,
-            *Logit Standardization in Knowledge Distillation*, CVPR 2024). Its weights on CIFAR-100
-            are .1 and 9 at T = 2.
     """
 
     needs: ClassVar[Needs] = "logits"
-    temperature: float
-    ce_weight: float
-    kd_weight: float
+    temperature: float  # T
+    ce_weight: float  # of the cross entropy
+    kd_weight: float  # of the divergence
     standardize: bool = False
+    """Standardize the logits of both networks to mean 0 and variance 1 (Sun et al., *Logit
+    Standardization in Knowledge Distillation*, CVPR 2024). Its weights on CIFAR-100 are .1 and 9 at
+    T = 2."""
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None

@@ -43,22 +43,15 @@ class One(Distiller):
     to ``p_e``, which is unnecessary with log-softmax. It also uses bottlenecks in networks of 44
     layers and more; here the student's architecture does not change. The reference's weights are 1
     and 1, with T = 3 and M = 3, and the branch it reports is the student.
-
-    Attributes:
-        temperature: T.
-        ce_weight: weight of the cross entropies.
-        kd_weight: weight of the divergences after the ramp.
-        branches: M, including the student's own last stage.
-        ramp_up: R as a fraction of all epochs.
     """
 
     needs: ClassVar[Needs] = "nothing"
     needs_labels: ClassVar[bool] = True
-    temperature: float
-    ce_weight: float
-    kd_weight: float
-    branches: int
-    ramp_up: float
+    temperature: float  # T
+    ce_weight: float  # of the cross entropies
+    kd_weight: float  # of the divergences after the ramp
+    branches: int  # M, including the student's own last stage
+    ramp_up: float  # R as a fraction of all epochs
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__(student, setting, **options)

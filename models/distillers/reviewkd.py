@@ -61,12 +61,9 @@ class ReviewKd(FeatureDistiller):
     We chose it over SimKD (CVPR 2022), whose student keeps the teacher's classifier and a
     convolutional projector after training. Here all auxiliary modules are dropped. In the
     comparison of Zhao et al. 2022 (DKD), it is the strongest feature method.
-
-    Attributes:
-        ramp_up: fraction of all epochs in which w rises.
     """
 
-    ramp_up: float
+    ramp_up: float  # fraction of all epochs in which w rises
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__(student, setting, **options)

@@ -32,21 +32,14 @@ class Rld(Distiller):
     We chose it over multi-level logit distillation (CVPR 2023), whose results need two views of
     each image and twice the epochs. RLD costs the same as KD, uses the same stored logits, and is
     reported to outperform KD and DKD with KD's schedule.
-
-    Attributes:
-        temperature: T of MCD.
-        ce_weight: weight of the cross entropy.
-        alpha: weight of SCD.
-        beta: weight of MCD.
-        ramp_up: fraction of all epochs in which w rises.
     """
 
     needs: ClassVar[Needs] = "logits"
-    temperature: float
-    ce_weight: float
-    alpha: float
-    beta: float
-    ramp_up: float
+    temperature: float  # T of MCD
+    ce_weight: float  # of the cross entropy
+    alpha: float  # weight of SCD
+    beta: float  # weight of MCD
+    ramp_up: float  # fraction of all epochs in which w rises
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         theirs = teacher.logits

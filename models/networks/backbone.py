@@ -11,20 +11,14 @@ from models.errors import InputError
 
 
 class Features(NamedTuple):
-    """The intermediate results of a network.
+    """The intermediate results of a network."""
 
-    Attributes:
-        stem: ``[B, C0, H0, W0]``, the input of stage 1.
-        stages: the output of each stage, ``[B, Cs, Hs, Ws]``; the last is the map before pooling.
-            Empty for a network without known stages.
-        embedding: ``[B, D]``, the pooled last map.
-        logits: ``[B, K]``.
-    """
-
-    stem: Tensor
+    stem: Tensor  # [B, C0, H0, W0], the input of stage 1
     stages: tuple[Tensor, ...]
-    embedding: Tensor
-    logits: Tensor
+    """The output of each stage, ``[B, Cs, Hs, Ws]``; the last is the map before pooling. Empty for
+    a network without known stages."""
+    embedding: Tensor  # [B, D], the pooled last map
+    logits: Tensor  # [B, K]
 
     def stage_input(self, stage: int) -> Tensor:
         """Return the feature map that enters ``stage`` (counted from 1)."""

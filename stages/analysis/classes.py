@@ -32,31 +32,20 @@ _REMEDY = "expected an unchanged reports/classes.csv of a run"
 
 @dataclass(frozen=True)
 class OneClass:
-    """The student's results on one class's test images.
-
-    Attributes:
-        digest: of the images' pixels, in order.
-        right: ``[N]``, whether each prediction is right; N may be 0.
-    """
+    """The student's results on one class's test images."""
 
     name: str
-    digest: str
-    right: Right
+    digest: str  # of the images' pixels, in order
+    right: Right  # [N], whether each prediction is right; N may be 0
 
 
 @dataclass(frozen=True)
 class Gains:
-    """The gains of one run over another on the same classes.
+    """The gains of one run over another on the same classes."""
 
-    Attributes:
-        paired: whether both saw the same test images of every class.
-        mean: over the classes with test images in both.
-        classes: one for each class; None without test images in both.
-    """
-
-    paired: bool
-    mean: Gain
-    classes: list[Gain | None]
+    paired: bool  # whether both saw the same test images of every class
+    mean: Gain  # over the classes with test images in both
+    classes: list[Gain | None]  # one for each class; None without test images in both
 
 
 def by_class(test: Images, classes: list[str], right: Right) -> list[OneClass]:

@@ -17,15 +17,10 @@ _HUB_LICENSES = re.compile(
 
 
 class DataSet(NamedTuple):
-    """``data.source`` in the form to publish.
+    """``data.source`` in the form to publish."""
 
-    Attributes:
-        name: without folders of the training machine.
-        hub_id: None if it is not from the hub.
-    """
-
-    name: str
-    hub_id: str | None = None
+    name: str  # without folders of the training machine
+    hub_id: str | None = None  # None if it is not from the hub
     revision: str | None = None
 
 

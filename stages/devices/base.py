@@ -23,33 +23,26 @@ UNMEASURED = (
 
 @dataclass(frozen=True)
 class Opening:
-    """What the user allows when a device is opened.
-
-    Attributes:
-        accept_host_key: the fingerprint (``SHA256:...``) to accept from an unknown host.
-        ask: shows a question and returns the answer; None in batch mode.
-    """
+    """What the user allows when a device is opened."""
 
     accept_host_key: str | None = None
+    """The fingerprint (``SHA256:...``) to accept from an unknown host."""
     ask: Callable[[str], bool] | None = None
+    """Shows a question and returns the answer; None in batch mode."""
 
 
 @dataclass
 class Measurement:
-    """The results of one device.
+    """The results of one device."""
 
-    Attributes:
-        device: its URL, without secrets.
-        description: ``system``, ``machine``, ``cpu``, ``cores``, ``governor``, ``python`` and
-            ``runtime`` of the device; each None if unknown.
-        results: rows of ``reports/latency.json``; see ``docs/files.md``.
-        samples: times in ms by ``<device>|<runtime>|<precision>|<threads>``.
-    """
-
-    device: str
+    device: str  # its URL, without secrets
     description: dict[str, Any]
+    """``system``, ``machine``, ``cpu``, ``cores``, ``governor``, ``python`` and ``runtime`` of the
+    device; each None if unknown."""
     results: list[Row] = field(default_factory=list)
+    """Rows of ``reports/latency.json``; see ``docs/files.md``."""
     samples: dict[str, list[float]] = field(default_factory=dict)
+    """Times in ms by ``<device>|<runtime>|<precision>|<threads>``."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row; its ``samples_ms`` go to ``samples``."""

@@ -28,26 +28,20 @@ _BOOT = "import sys;exec(compile(sys.stdin.buffer.read(int(sys.argv[1])),'agent'
 
 @dataclass(frozen=True)
 class Place:
-    """Where models and runner are on the device.
-
-    Attributes:
-        token: the agent's name for the folder of models and manifest that was sent; None if the
-            models were already there.
-    """
+    """Where models and runner are on the device."""
 
     models: str
     runner: str
     token: str | None = None
+    """The agent's name for the folder of models and manifest that was sent; None if the models were
+    already there."""
 
 
 class Host(Device):
-    """A device with Python 3.8 or newer and a file system.
-
-    Attributes:
-        folder: where bundles are deployed; None if the URL names none and there is no default.
-    """
+    """A device with Python 3.8 or newer and a file system."""
 
     folder: str | None
+    """Where bundles are deployed; None if the URL names none and there is no default."""
 
     def __init__(self, url: DeviceUrl, opening: Opening) -> None:
         super().__init__(url)

@@ -15,17 +15,12 @@ _COOL = 0
 
 
 class Thermal(NamedTuple):
-    """The thermal state of a device; None for unknown values.
-
-    Attributes:
-        status: from android.os.PowerManager, 0 (none) to 6 (shutdown); throttled from 1 on.
-        sensor: the source of the temperature, ``skin`` or ``battery``.
-        temperature: in degrees Celsius.
-    """
+    """The thermal state of a device; None for unknown values."""
 
     status: int | None
-    sensor: str | None
-    temperature: float | None
+    """From android.os.PowerManager, 0 (none) to 6 (shutdown); throttled from 1 on."""
+    sensor: str | None  # the source of the temperature, skin or battery
+    temperature: float | None  # in degrees Celsius
 
 
 def describe(adb: Adb) -> dict[str, Any]:

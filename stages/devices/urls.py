@@ -60,22 +60,15 @@ _PASSWORD = re.compile(r"\w+://[^/?#]*:[^/?#]*@(?P<host>[^/?#:]*)")
 
 @dataclass(frozen=True)
 class DeviceUrl:
-    """A valid URL.
+    """A valid URL."""
 
-    Attributes:
-        text: as given; it has no secrets, as passwords are refused.
-        host: a name, an address or, for adb, a serial number.
-        folder: on the device; absolute, or relative to the user's home (``/~/``).
-        options: what follows ``?``, each once.
-    """
-
-    text: str
+    text: str  # as given; it has no secrets, as passwords are refused
     scheme: str
     user: str | None
-    host: str | None
+    host: str | None  # a name, an address or, for adb, a serial number
     port: int | None
-    folder: str | None
-    options: dict[str, str]
+    folder: str | None  # on the device; absolute, or relative to the user's home (/~/)
+    options: dict[str, str]  # what follows ?, each once
 
     @property
     def threads(self) -> list[int] | None:

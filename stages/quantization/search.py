@@ -29,22 +29,14 @@ _RANGES = ("minmax", "percentile")
 
 @dataclass(frozen=True)
 class Trial:
-    """A quantization, and its result on the held-back images.
+    """A quantization, and its result on the held-back images."""
 
-    Attributes:
-        ranges: the calibration method.
-        in_float: kinds of operators that are not quantized; see
-            :func:`stages.quantization.int8.kinds`.
-        lost: images that only fp32 classifies correctly, minus those that only int8 does.
-        drop_low: lower end of the 95 % interval of its drop in accuracy.
-        divergence: mean KL divergence of its predictions from fp32's, in nats.
-    """
-
-    ranges: str
+    ranges: str  # the calibration method
     in_float: tuple[str, ...]
-    lost: int
-    drop_low: float
-    divergence: float
+    """Kinds of operators that are not quantized; see :func:`stages.quantization.int8.kinds`."""
+    lost: int  # images that only fp32 classifies correctly, minus those that only int8 does
+    drop_low: float  # lower end of the 95 % interval of its drop in accuracy
+    divergence: float  # mean KL divergence of its predictions from fp32's, in nats
 
 
 def held_back(

@@ -31,14 +31,10 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 class Point(NamedTuple):
-    """An export in the chart of accuracy against latency.
-
-    Attributes:
-        number: its place among all exports; gives it the same colour in every chart.
-    """
+    """An export in the chart of accuracy against latency."""
 
     name: str
-    number: int
+    number: int  # its place among all exports; gives it the same colour in every chart
     p50_ms: float
     p90_ms: float
     accuracy: float

@@ -6,17 +6,12 @@ from stages.report_page.measurements import Measurements, Record
 
 
 class Measured(NamedTuple):
-    """A measured device.
-
-    Attributes:
-        results: rows as in ``reports/latency.json``, only of the current models.
-        by_hand: whether `ackd profile` or `ackd probe` measured it instead of the chain.
-    """
+    """A measured device."""
 
     url: str
     description: Record
-    results: list[Record]
-    by_hand: bool
+    results: list[Record]  # as in reports/latency.json, only of the current models
+    by_hand: bool  # whether `ackd profile` or `ackd probe` measured it instead of the chain
 
 
 def devices(measured: Measurements) -> list[Measured]:

@@ -35,20 +35,11 @@ _JSON = {
 
 @dataclass(frozen=True)
 class Measurements:
-    """The contents of the files in ``docs/files.md``.
-
-    Attributes:
-        teacher_history: values per epoch, by column of the CSV file.
-        samples: latencies in ms by ``<device>|<runtime>|<precision>|<threads>``.
-        devices: files of `ackd profile`, sorted by name.
-        classes: rows of ``reports/classes.csv`` as numbers; None if a class has no test images.
-        grad_cam: bytes of the PNG file.
-        errors: bytes of the PNG file; None if the student makes no error on the test images.
-    """
+    """The contents of the files in ``docs/files.md``."""
 
     data: Record
     teacher: Record
-    teacher_history: History
+    teacher_history: History  # values per epoch, by column of the CSV file
     teacher_environment: Record
     proxy: Record
     student: Record
@@ -60,12 +51,13 @@ class Measurements:
     validation: Record
     latency: Record
     litert: Record
-    samples: dict[str, list[float]]
-    devices: list[Record]
+    samples: dict[str, list[float]]  # latencies in ms by <device>|<runtime>|<precision>|<threads>
+    devices: list[Record]  # files of `ackd profile`, sorted by name
     analysis: Record
     classes: list[Record]
-    grad_cam: bytes
-    errors: bytes | None
+    """Rows of ``reports/classes.csv`` as numbers; None if a class has no test images."""
+    grad_cam: bytes  # PNG
+    errors: bytes | None  # PNG; None if the student makes no error on the test images
 
 
 def read_measurements() -> Measurements:

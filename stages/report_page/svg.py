@@ -55,19 +55,13 @@ PERCENT_TICKS = FuncFormatter(lambda value, _: f"{100 * value:.6g} %")
 
 
 class Chart(NamedTuple):
-    """A drawing with title and legend.
-
-    Attributes:
-        describes: its text alternative.
-        reading: how to read it, unless the section explains that.
-        legend: ``(label, CSS colour, dashed)`` for each series.
-    """
+    """A drawing with title and legend."""
 
     title: str
     svg: Markup
-    describes: str
-    reading: str = ""
-    legend: Sequence[tuple[str, str, bool]] = ()
+    describes: str  # its text alternative
+    reading: str = ""  # how to read it, unless the section explains that
+    legend: Sequence[tuple[str, str, bool]] = ()  # (label, CSS colour, dashed) for each series
 
 
 @contextmanager

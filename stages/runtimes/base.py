@@ -36,21 +36,14 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class Execution:
-    """A run, as the runtime reports it.
+    """A run, as the runtime reports it."""
 
-    Attributes:
-        logits: float32 ``[N, K]`` for each job.
-        provider: the device or execution provider.
-        dtypes: the number formats in which weights were multiplied, sorted.
-        layers: names of the built layers by number format; None if not reported.
-        times: of a static model; None if the runtime is timed elsewhere.
-    """
-
-    logits: list[npt.NDArray[np.float32]]
-    provider: str
-    dtypes: list[str]
+    logits: list[npt.NDArray[np.float32]]  # [N, K] for each job
+    provider: str  # the device or execution provider
+    dtypes: list[str]  # number formats in which weights were multiplied, sorted
     layers: dict[str, list[str]] | None = None
-    times: Times | None = None
+    """Names of the built layers by number format; None if not reported."""
+    times: Times | None = None  # of a static model; None if the runtime is timed elsewhere
 
 
 class Runtime(Protocol):

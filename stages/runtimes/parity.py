@@ -35,18 +35,12 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference for runtimes: torch's logits on the test split and the golden batch.
-
-    Attributes:
-        test_logits: float32 ``[N, K]``.
-        golden_images: uint8 ``[G, H, W, 3]``.
-        golden_logits: float32 ``[G, K]``.
-    """
+    """The reference for runtimes: torch's logits on the test split and the golden batch."""
 
     test: Images
-    test_logits: npt.NDArray[np.float32]
-    golden_images: npt.NDArray[np.uint8]
-    golden_logits: npt.NDArray[np.float32]
+    test_logits: npt.NDArray[np.float32]  # [N, K]
+    golden_images: npt.NDArray[np.uint8]  # [G, H, W, 3]
+    golden_logits: npt.NDArray[np.float32]  # [G, K]
 
 
 def read_reference(exported: Exported, stage: str) -> Reference:

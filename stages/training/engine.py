@@ -30,15 +30,10 @@ RUNS_FOLDER = Path("runs")
 
 @dataclass(frozen=True)
 class Engine:
-    """The processes of a training, and their device and precision.
+    """The processes of a training, and their device and precision."""
 
-    Attributes:
-        accelerator: knows this process's device and index.
-        precision: with ``auto`` resolved.
-    """
-
-    accelerator: Accelerator
-    precision: Precision
+    accelerator: Accelerator  # knows this process's device and index
+    precision: Precision  # with auto resolved
     settings: EngineSettings
 
     @property

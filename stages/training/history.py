@@ -23,27 +23,18 @@ _ASK_EVERY = 50
 
 @dataclass
 class Progress:
-    """The progress of a training, which checkpoints hold besides weights and optimizers.
+    """The progress of a training, which checkpoints hold besides weights and optimizers."""
 
-    Attributes:
-        epoch: the current one, counted from 0.
-        step: batches done in the epoch.
-        sums: each loss, summed over this process's samples of the epoch so far.
-        seconds: spent on the epoch so far.
-        history: a row for each finished epoch.
-        best_epoch: the first with the highest validation accuracy, counted from 1.
-        best_accuracy: its validation accuracy.
-        best_student: the student's state dict after it.
-    """
-
-    epoch: int = 0
-    step: int = 0
+    epoch: int = 0  # the current one, counted from 0
+    step: int = 0  # batches done in the epoch
     sums: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-    history: list[Row] = field(default_factory=list)
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
+    """Of each loss over this process's samples of the epoch so far."""
+    seconds: float = 0.0  # spent on the epoch so far
+    history: list[Row] = field(default_factory=list)  # a row for each finished epoch
+    best_epoch: int = 0  # the first with the highest validation accuracy, counted from 1
+    best_accuracy: float = -1.0  # its validation accuracy
     best_student: dict[str, Tensor] = field(default_factory=dict)
+    """The student's state dict after it."""
 
     def keep(self, row: Row, student: Mapping[str, Tensor]) -> None:
         """Keep an epoch's row, and its student if it is the best so far."""

@@ -67,17 +67,11 @@ class Start(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The result of a training.
+    """The result of a training."""
 
-    Attributes:
-        distiller: with the final weights; the network is its student.
-        progress: with the history and the best epoch.
-        checkpoints: to be cleared once the stage has written its outputs.
-    """
-
-    distiller: Distiller
-    progress: Progress
-    checkpoints: Checkpoints
+    distiller: Distiller  # with the final weights; the network is its student
+    progress: Progress  # with the history and the best epoch
+    checkpoints: Checkpoints  # to be cleared once the stage has written its outputs
 
 
 @dataclass(frozen=True)

@@ -19,29 +19,17 @@ from stages.sections.data import Augmentation
 
 
 class Shard(NamedTuple):
-    """One process's part of a global batch.
+    """One process's part of a global batch."""
 
-    Attributes:
-        batch: its samples.
-        weight: factor for its mean loss, so that the mean over processes is the mean over the
-            global batch; 1 if all have the same number of samples.
-    """
-
-    batch: Batch
+    batch: Batch  # its samples
     weight: float
+    """Factor for its mean loss, so that the mean over processes is the mean over the global batch;
+    1 if all have the same number of samples."""
 
 
 @dataclass(frozen=True)
 class FeedPlan:
     """Which images a process trains on, and how they are augmented and cut into batches.
-
-    Attributes:
-        batch_size: of the global batch.
-        label_smoothing: fraction of each target that is spread over all classes.
-        full_batches: drop the last images of an epoch if they do not fill a batch.
-        unlabeled: images without label in each batch.
-        sampling: of labeled images; see ``data.sampling``.
-        class_weights: of the targets; see ``data.class_weights``.
 
     Raises:
         InputError: there are too few images for a batch, or too few in a batch for all processes.
@@ -49,15 +37,15 @@ class FeedPlan:
 
     data: DataSet
     augmentation: Augmentation
-    batch_size: int
+    batch_size: int  # of the global batch
     device: torch.device
     process: int = 0
     processes: int = 1
-    full_batches: bool = False
-    label_smoothing: float = 0.0
-    unlabeled: int = 0
-    sampling: Literal["uniform", "balanced"] = "uniform"
-    class_weights: Literal["none", "balanced"] = "none"
+    full_batches: bool = False  # drop the last images of an epoch if they do not fill a batch
+    label_smoothing: float = 0.0  # fraction of each target that is spread over all classes
+    unlabeled: int = 0  # images without label in each batch
+    sampling: Literal["uniform", "balanced"] = "uniform"  # of labeled images; see data.sampling
+    class_weights: Literal["none", "balanced"] = "none"  # of the targets; see data.class_weights
 
     @property
     def labeled(self) -> int:

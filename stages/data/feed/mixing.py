@@ -21,15 +21,10 @@ class Box(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """How to mix the pixels and targets of a batch with those of their partners.
+    """How to mix the pixels and targets of a batch with those of their partners."""
 
-    Attributes:
-        kept: weight of an image's own target and, with mixup, of its pixels.
-        box: the part that CutMix takes from the partner; None for mixup.
-    """
-
-    kept: float
-    box: Box | None
+    kept: float  # weight of an image's own target and, with mixup, of its pixels
+    box: Box | None  # the part that CutMix takes from the partner; None for mixup
 
     def images(self, own: Tensor, partners: Tensor) -> Tensor:
         """Mix two batches of images ``[B, 3, H, W]``."""

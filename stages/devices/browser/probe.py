@@ -19,30 +19,19 @@ START = "#measure"
 
 @dataclass(frozen=True)
 class Reach:
-    """Where the page can be opened, and how.
+    """Where the page can be opened, and how."""
 
-    Attributes:
-        lan: from other devices in this network, not only from this machine.
-        https: encrypted, with a certificate that a person must accept.
-        port: 0 takes a free one.
-    """
-
-    lan: bool = False
-    https: bool = False
-    port: int = 0
+    lan: bool = False  # from other devices in this network, not only from this machine
+    https: bool = False  # encrypted, with a certificate that a person must accept
+    port: int = 0  # 0 takes a free one
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A page that is being served.
+    """A page that is being served."""
 
-    Attributes:
-        address: of the page; the path is secret.
-        fingerprint: SHA-256 of the certificate; None without HTTPS.
-    """
-
-    address: str
-    fingerprint: str | None
+    address: str  # of the page; the path is secret
+    fingerprint: str | None  # SHA-256 of the certificate; None without HTTPS
     runs: Runs
 
     def wait(self, seconds: float | None = None) -> Report | None:

@@ -21,15 +21,12 @@ _MAX_RUNS = 8
 
 @dataclass(frozen=True)
 class Report:
-    """The results of one browser.
-
-    Attributes:
-        rows: as in ``reports/latency.json``, with ``samples_ms`` and without ``device``; what the
-            browser could not run is ``skipped``, with the reason.
-    """
+    """The results of one browser."""
 
     browser: Browser
     rows: list[dict[str, Any]]
+    """As in ``reports/latency.json``, with ``samples_ms`` and without ``device``; what the browser
+    could not run is ``skipped``, with the reason."""
 
     @property
     def name(self) -> str:
