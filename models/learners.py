@@ -169,11 +169,7 @@ def is_teacher_tail(code: str) -> bool:
 
 
 def check_codes(codes: Sequence[str], target: Backbone, teacher: Backbone | None) -> list[int]:
-    """Return the stage at whose input each learner branches off, counted from 1.
-
-    Raises:
-        InputError: see :class:`Learners`.
-    """
+    """Return the stage at whose input each learner branches off; raises as :class:`Learners`."""
     return [_branch_stage(code, target, teacher) for code in codes]
 
 
@@ -204,9 +200,7 @@ class LearnerGroup(nn.Module):
 
     def __init__(self, target: Backbone, learners: Learners) -> None:
         super().__init__()
-        self.target = target
-        self.learners = learners
-        self.names = learners.names
+        self.target, self.learners, self.names = target, learners, learners.names
 
     def forward(self, images: Tensor) -> tuple[Features, list[Features]]:
         """Compute the features of the target and of each learner for images ``[B, 3, H, W]``."""

@@ -40,15 +40,11 @@ def count_macs(network: nn.Module, image_size: int) -> int:
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Compute the linear centred kernel alignment of two embeddings of the same N images.
+    """Compute the linear centred kernel alignment of embeddings ``[N, D1]`` and ``[N, D2]``.
 
     ``||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F)`` with centred columns (Kornblith et al. 2019, Eq. 3), in
     float64. It is 1 for representations that are equal up to rotation and scale, and 0 if one of
     them is constant over the images.
-
-    Args:
-        x: ``[N, D1]``.
-        y: ``[N, D2]``.
     """
     x, y = (e.to(torch.float64) - e.to(torch.float64).mean(0) for e in (x, y))
     norms = torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y)

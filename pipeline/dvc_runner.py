@@ -41,11 +41,7 @@ class StageStatus:
 
 
 def load_graph(root: Path) -> list[Stage]:
-    """Return the stages in topological order.
-
-    Raises:
-        InputError: ``root`` is no DVC project, or its ``dvc.yaml`` is invalid.
-    """
+    """Return the stages in topological order; raises InputError if this is no valid project."""
     with _open(root) as repo:
         return _graph(repo)
 

@@ -20,11 +20,7 @@ _REMEDIES = {
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Run a git command in the folder ``root`` and return its output.
-
-    Raises:
-        InputError: it failed; the message has git's reason.
-    """
+    """Run git in ``root`` and return its output; raises InputError with git's reason."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],

@@ -52,11 +52,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a stage wrote.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """Read a JSON object of a stage; raises InputError if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -81,11 +77,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV file.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """Read the rows of a CSV file; raises InputError if it is missing or damaged."""
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             return list(csv.DictReader(handle, strict=True))

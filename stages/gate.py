@@ -18,11 +18,7 @@ _ROUNDING = 1e-9
 
 
 def main(params: Params) -> None:
-    """Write ``reports/gate.json``.
-
-    Raises:
-        InputError: goals are missed; names all, after the file is written.
-    """
+    """Write ``reports/gate.json``; then raise InputError with all goals that are missed."""
     goals = list(judge(params.gate, read_json(SUMMARY)))
     missed = [_sentence(**goal) for goal in goals if not goal["met"]]
     write_json(GATE, {"passed": not missed, "goals": goals})

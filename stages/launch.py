@@ -52,11 +52,7 @@ def _wanted_processes() -> int:
 
 
 def _launch(name: str, count: int) -> None:
-    """Run the workers; if one fails, stop the others and report which.
-
-    Raises:
-        InputError: a worker failed; its own output has been printed.
-    """
+    """Run the workers; if one fails, stop the others and report which."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -90,11 +90,7 @@ def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Load and validate the parameters.
-
-    Raises:
-        InputError: keys are unknown or values invalid; the message names all of them.
-    """
+    """Load the parameters; raises InputError with all that are unknown or invalid."""
     return parse_params(read_yaml(path), path)
 
 

@@ -93,11 +93,7 @@ def _copied(network: Backbone) -> Backbone:
 
 
 def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | None]:
-    """Fuse the student's branches, if any, and return it with the report's entry.
-
-    Raises:
-        InputError: its logits on the test images would change by more than rounding.
-    """
+    """Fuse the student's branches, if any, and return it with the report's entry."""
     fused = _copied(student)
     if not fused.fuse_branches():
         return student, None
@@ -125,11 +121,7 @@ def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | 
 
 @torch.no_grad()
 def _require_bit_equal(group: LearnerGroup, data: DataSet) -> int:
-    """Check on all test images that the target's logits do not change without learners.
-
-    Returns:
-        The number of test images.
-    """
+    """Check that no logit on the test images changes without learners; return their number."""
     device = prepare_device()
     alone = _copied(group.target).to(device)
     group.to(device)

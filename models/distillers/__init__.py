@@ -31,37 +31,19 @@ _CLASSES = {
 
 
 def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, Any]) -> Distiller:
-    """Build a method by name, importing only its own file.
-
-    Args:
-        name: the name of the method and of its file.
-        student: the target learner, which becomes part of the distiller.
-        setting: the training that the method is built for.
-        options: the keyword arguments of the method's class.
-
-    Raises:
-        InputError: there is no such method.
-    """
+    """Build a method, importing only its own file; raises InputError if there is none."""
     distiller: Distiller = _load(name)(student, setting, **options)
     return distiller
 
 
 def needs(name: str) -> Needs:
-    """Return what a method needs from the teacher.
-
-    Raises:
-        InputError: there is no such method.
-    """
+    """Return what a method needs from the teacher; raises InputError if there is no such method."""
     needed: Needs = _load(name).needs
     return needed
 
 
 def check_unlabeled(name: str) -> None:
-    """Reject a method that cannot learn from unlabelled images.
-
-    Raises:
-        InputError: names the methods that can.
-    """
+    """Raise InputError, naming the others, if a method cannot learn from unlabelled images."""
     if _load(name).needs_labels:
         fitting = [other for other in _CLASSES if not _load(other).needs_labels]
         raise InputError(

@@ -137,8 +137,6 @@ class Ackd(Distiller):
     * ``attention_warm_up``: equal weights in the first epochs, for the same reason.
 
     Args:
-        student: the target learner.
-        setting: the training that the method is built for.
         learners: for example ``["D3B1", "D2B2"]``. A single learner has neither attention nor
             adversary, because Eq. 4 divides by M - 1.
         attention: False weights all learners equally.

@@ -78,25 +78,14 @@ class Distiller(nn.Module):
     without further code. The teacher is no submodule; its results are passed as
     :class:`TeacherOutputs`.
 
-    Args:
-        student: the target learner, which becomes a submodule.
-        setting: the training that the method is built for.
-        **options: the method's section of ``params.yaml``; they become the attributes that its
-            class declares.
-
-    Attributes:
-        student: the target learner.
-        epoch: the current epoch, counted from 0.
-        epochs: number of epochs.
-        adversary: the module trained against the others, or None; frozen except in its own step.
-        needs_labels: whether the method cannot learn from unlabelled images.
-        needs_full_batches: whether every batch must have ``setting.batch_size`` samples; the
-            training loop then drops an incomplete last batch.
+    The ``options`` are the method's section of ``params.yaml``; they become the attributes that its
+    class declares.
     """
 
     needs: ClassVar[Needs]
-    needs_labels: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False  # it cannot learn from unlabelled images
     needs_full_batches: ClassVar[bool] = False
+    """Every batch must have ``setting.batch_size`` samples; an incomplete last one is dropped."""
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__()
@@ -106,6 +95,7 @@ class Distiller(nn.Module):
 
     @property
     def adversary(self) -> nn.Module | None:
+        """The module trained against the others, if any; frozen except in its own step."""
         return None
 
     def begin_epoch(self, epoch: int) -> None:

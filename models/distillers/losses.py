@@ -15,12 +15,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Compute ``-1/B sum_b sum_k t_bk log softmax(z_b)_k`` with the batch's targets or labels.
-
-    Args:
-        logits: ``[B, K]``.
-        batch: the batch with the same samples.
-    """
+    """Compute ``-1/B sum_b sum_k t_bk log softmax(z_b)_k`` of logits ``z``, ``[B, K]``."""
     targets = batch.labels if batch.targets is None else batch.targets
     return F.cross_entropy(at_least_float32(logits), targets)
 
@@ -28,14 +23,9 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Compute ``T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T))`` (Hinton et al. 2015).
 
-    The factor ``T^2`` makes the scale of the gradient independent of the temperature. The ACKD
-    paper prints the divergence in the opposite direction (Eq. 2), but calls it "the common KD
-    approach", which is this direction and that of the code it builds on.
-
-    Args:
-        student_logits: ``[B, K]``.
-        teacher_logits: ``[B, K]``.
-        temperature: T.
+    The logits are ``[B, K]``. The factor ``T^2`` makes the scale of the gradient independent of the
+    temperature. The ACKD paper prints the divergence in the opposite direction (Eq. 2), but calls
+    it "the common KD approach", which is this direction and that of the code it builds on.
     """
     log_p = F.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
     log_q = F.log_softmax(at_least_float32(teacher_logits) / temperature, dim=1)
@@ -43,13 +33,10 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 
 
 def standardize(logits: Tensor) -> Tensor:
-    """Compute ``(z - mean) / (1e-7 + std)`` per sample (Sun et al. 2024, Algorithm 1).
+    """Compute ``(z - mean) / (1e-7 + std)`` of logits ``[B, K]`` (Sun et al. 2024, Algorithm 1).
 
     The student then learns how the teacher's logits relate to each other, not their magnitude. As
     in the authors' code, the variance is divided by K - 1.
-
-    Args:
-        logits: ``[B, K]``.
     """
     logits = at_least_float32(logits)
     deviation = logits.std(1, keepdim=True)
@@ -74,12 +61,8 @@ def binary_divergence(
 ) -> Tensor:
     """Compute ``T^2 / B * sum_b KL`` of the binary probabilities of one class against all others.
 
-    Args:
-        student_logits: ``[B, K]``.
-        student_classes: the class in the student's distribution, ``[B]``.
-        teacher_logits: ``[B, K]``.
-        teacher_classes: the class in the teacher's distribution, ``[B]``.
-        temperature: T of the softmax over all classes.
+    Logits are ``[B, K]``; the classes ``[B]`` are those in each network's own distribution. T is
+    the temperature of the softmax over all classes.
     """
     log_p = _this_or_another(student_logits, student_classes, temperature)
     log_q = _this_or_another(teacher_logits, teacher_classes, temperature)
@@ -97,14 +80,7 @@ def _this_or_another(logits: Tensor, classes: Tensor, temperature: float) -> Ten
 def divergence_without(
     masked: Tensor, student_logits: Tensor, teacher_logits: Tensor, temperature: float
 ) -> Tensor:
-    """Compute :func:`kl_divergence` over the unmasked classes of each sample, 0 if there are none.
-
-    Args:
-        masked: the classes to leave out, ``[B, K]`` bool.
-        student_logits: ``[B, K]``.
-        teacher_logits: ``[B, K]``.
-        temperature: T.
-    """
+    """Compute :func:`kl_divergence` without the ``masked`` classes, ``[B, K]``; 0 if all are."""
     # Not -inf, because -inf minus -inf is nan.
     student_logits = at_least_float32(student_logits).masked_fill(masked, -1e9)
     teacher_logits = at_least_float32(teacher_logits).masked_fill(masked, -1e9)
@@ -114,23 +90,14 @@ def divergence_without(
 def linear_ramp(epoch: int, share: float, epochs: int) -> float:
     """Compute ``min((t + 1) / R, 1)`` for epoch t, counted from 0.
 
-    Args:
-        epoch: t.
-        share: R as a fraction of all epochs; 0 disables the ramp.
-        epochs: number of epochs.
+    ``share`` is R as a fraction of all epochs; 0 disables the ramp.
     """
     length = share * epochs
     return min((epoch + 1) / length, 1.0) if length > 0 else 1.0
 
 
 def sigmoid_ramp(epoch: int, share: float, epochs: int) -> float:
-    """Compute ``exp(-5 (1 - t/R)^2)`` for epoch t < R, counted from 0, and 1 afterwards.
-
-    Args:
-        epoch: t.
-        share: R as a fraction of all epochs; 0 disables the ramp.
-        epochs: number of epochs.
-    """
+    """Compute ``exp(-5 (1 - t/R)^2)`` for t < R, then 1, with t and R of :func:`linear_ramp`."""
     length = share * epochs
     done = min(epoch / length, 1.0) if length > 0 else 1.0
     return math.exp(-5 * (1 - done) ** 2)

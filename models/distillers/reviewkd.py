@@ -26,10 +26,7 @@ class Fusion(nn.Module):
     def forward(self, own: Tensor, above: Tensor | None, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map to compare with the teacher's, and the fused map for the level below.
 
-        Args:
-            own: the student's map.
-            above: the fused map of the level above; None for the topmost level.
-            teacher: the teacher's map of this level.
+        ``above`` is the fused map of the level above; None for the topmost level.
         """
         fused: Tensor = self.reduce(own)
         if self.gate is not None:

@@ -62,12 +62,7 @@ class Gaussian(nn.Module):
         self.rho = nn.Parameter(torch.full((teacher_channels,), rho))
 
     def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-        """Compute the mean of ``-log q``, without ``log(2 pi) / 2``.
-
-        Args:
-            student_map: ``[B, Cs, H, W]``.
-            teacher_map: ``[B, Ct, H, W]``.
-        """
+        """Compute the mean of ``-log q`` over maps ``[B, C, H, W]``, without ``log(2 pi) / 2``."""
         mean = at_least_float32(self.mean(student_map))
         variance = (F.softplus(self.rho) + _MIN_VARIANCE).unsqueeze(1).unsqueeze(2)
         return ((mean - teacher_map).square() / variance + variance.log()).mean() / 2

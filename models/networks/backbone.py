@@ -70,11 +70,7 @@ class Backbone(nn.Module):
             setattr(self, name, tensor.to(parameter))
 
     def renormalize(self, images: Tensor) -> Tensor:
-        """Prepare images ``[B, 3, H, W]`` for the stem.
-
-        Resizes them to ``input_size``, if set, by bicubic interpolation, and applies
-        :meth:`set_input`.
-        """
+        """Resize images ``[B, 3, H, W]`` to ``input_size``, if set, and apply :meth:`set_input`."""
         if self.input_size is not None:
             size = (self.input_size, self.input_size)
             images = F.interpolate(images, size, mode="bicubic", antialias=True)
@@ -119,11 +115,7 @@ class Backbone(nn.Module):
         return len(self.stage_parts)
 
     def require_stages(self, user: str) -> None:
-        """Reject a network without known stages.
-
-        Raises:
-            InputError: names ``user``, such as a method, which needs the stages.
-        """
+        """Raise InputError if ``user``, such as a method, needs stages and none are known."""
         if self.num_stages == 0:
             raise InputError(
                 f"{user} needs the stages of {self.name}, which cannot be found; choose another"
@@ -154,10 +146,9 @@ class Backbone(nn.Module):
         return self.features(images).logits
 
     def fuse_branches(self) -> bool:
-        """Merge branches that only help training, in place, as designed by the network's authors.
+        """Merge branches that only help training, as its authors designed; return whether any are.
 
-        Returns:
-            Whether there are any. Afterwards the network is in eval mode and cannot be trained.
+        Afterwards the network is in eval mode and cannot be trained.
         """
         return False
 

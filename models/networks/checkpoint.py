@@ -26,11 +26,7 @@ def save_state(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load the tensors and the description that :func:`save_state` wrote.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """Load what :func:`save_state` wrote; raises InputError if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as handle:
             header = (handle.metadata() or {}).get(_KEY)

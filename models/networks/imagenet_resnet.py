@@ -27,10 +27,7 @@ _NAMES |= {f"resnet{depth}_cifar": (depth, True) for depth in (18, 34, 50)}
 class ImageNetResNet(Backbone):
     """A residual network with four stages.
 
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        cifar_stem: 3x3 with stride 1 instead of 7x7 with stride 2 and max pooling.
-        num_classes: the number of logits.
+    ``cifar_stem`` is 3x3 with stride 1 instead of 7x7 with stride 2 and max pooling.
     """
 
     stem_parts: ClassVar[tuple[str, ...]] = ("conv1", "bn1")

@@ -14,12 +14,7 @@ def blocks(
 ) -> nn.Sequential:
     """Build a sequence of blocks, the first of which changes channels and resolution.
 
-    Args:
-        block: constructor that takes input channels, output channels and stride.
-        in_channels: input channels of the first block.
-        channels: output channels of every block.
-        count: number of blocks.
-        stride: stride of the first block.
+    ``block`` is called with input channels, output channels and stride.
     """
     first = block(in_channels, channels, stride)
     return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(count - 1)))

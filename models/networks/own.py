@@ -20,10 +20,6 @@ PREFIX = "python:"
 def build_own(name: str, num_classes: int) -> nn.Module:
     """Call ``function(num_classes=...)`` of a module, which is first searched in this folder.
 
-    Args:
-        name: ``<module>:<function>``, without the prefix.
-        num_classes: the number of logits.
-
     Raises:
         InputError: the function does not exist, fails, or does not return a network.
     """

@@ -37,13 +37,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(Backbone):
-    """A CIFAR residual network with ``depth = 6 n + 2`` layers.
-
-    Args:
-        depth: 8, 14, 20, 32, 44, 56, 110, ...; 50 and 152 are in ``imagenet_resnet.py``.
-        channels: channels of the stem and the three stages.
-        num_classes: the number of logits.
-    """
+    """A residual network with ``depth = 6 n + 2`` layers; ``channels`` of the stem and 3 stages."""
 
     stem_parts: ClassVar[tuple[str, ...]] = ("conv1", "bn1")
     stage_parts: ClassVar[tuple[tuple[str, ...], ...]] = (("layer1",), ("layer2",), ("layer3",))

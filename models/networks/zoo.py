@@ -29,12 +29,7 @@ _TORCHVISION_HEAD = ("avgpool", "classifier", "fc", "head", "heads", "norm", "pe
 
 
 class ZooNetwork(Backbone):
-    """A library's network with known stages; it registers the same parameters as that network.
-
-    Args:
-        network: the library's network.
-        trunk: its stem and stages.
-    """
+    """A library's network with known stages; it registers the same parameters as that network."""
 
     network: nn.Module
 
@@ -72,11 +67,7 @@ class ZooNetwork(Backbone):
         return self.is_fused
 
     def probe(self, image_size: int) -> Features:
-        """Probe like :meth:`Backbone.probe`.
-
-        Raises:
-            InputError: the network does not accept images of this size.
-        """
+        """Probe like :meth:`Backbone.probe`; raises InputError if the network rejects the size."""
         try:
             return super().probe(image_size)
         except Exception as error:  # another library may raise anything

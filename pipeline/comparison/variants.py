@@ -81,12 +81,7 @@ def compare(found: Found, baseline: str | None) -> Comparison:
 
 
 def beaten_by(costs: Mapping[str, Record | None]) -> dict[str, list[str]]:
-    """Return for each name the names that dominate it on a device, fastest first.
-
-    Args:
-        costs: results of :func:`_cost` on one device. Without a latency, or with a noisy one, they
-            are not judged and dominate none.
-    """
+    """Return for each name the names that dominate it, fastest first; noisy ones are not judged."""
     judged = ("accuracy", "size_mb", "p50_ms")
     return dominated_by(
         {

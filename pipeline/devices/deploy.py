@@ -71,21 +71,13 @@ def deploy(
 
 
 def rollback(url: str, opening: Opening) -> State:
-    """Serve the device's previous bundle again.
-
-    Raises:
-        InputError: nothing is served there, or no intact older release is left.
-    """
+    """Serve the previous bundle again; raises InputError if no intact one is left."""
     host = _host(url, opening)
     return host.ask_agent("rollback", str(host.folder), new_token())
 
 
 def deployed(url: str, opening: Opening) -> State:
-    """Return what the device serves, after verifying its checksums there.
-
-    Raises:
-        InputError: the device cannot be reached, or its folder is not one for deployments.
-    """
+    """Verify and return what the device serves; raises InputError if it is out of reach."""
     host = _host(url, opening)
     return host.ask_agent("status", str(host.folder))
 

@@ -27,11 +27,7 @@ _BY_A_WORKER = "PREFECT__FLOW_RUN_ID"
 
 @contextlib.contextmanager
 def watched(runner: Runner) -> Iterator[threading.Event]:
-    """Stop the runner's stages when this flow run is cancelled.
-
-    Yields:
-        An event that is set when it is.
-    """
+    """Stop the runner's stages when this flow run is cancelled; yield an event that is then set."""
     over, cancelled = threading.Event(), threading.Event()
     # Threads do not inherit Prefect's settings.
     context = contextvars.copy_context()

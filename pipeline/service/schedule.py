@@ -31,11 +31,7 @@ _SHOWN, _PATIENCE_S = 3, 60.0
 
 
 def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
-    """Parse a schedule in a time zone with an IANA name, by default this machine's.
-
-    Raises:
-        InputError: one of them is invalid.
-    """
+    """Parse a schedule, by default in this machine's time zone; raises InputError if invalid."""
     from prefect.client.schemas.schedules import CronSchedule
     from pydantic import ValidationError
     from tzlocal import get_localzone_name
@@ -148,11 +144,7 @@ def require_own() -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a schedule; past runs stay in Prefect's pages.
-
-    Raises:
-        InputError: no server responds, or it has no such schedule.
-    """
+    """Remove a schedule, but no past runs; raises InputError if there is none, or no server."""
     with connect() as client:
         for deployment in _deployments(client):
             if deployment.name == name:
@@ -164,11 +156,7 @@ def remove(name: str) -> None:
 
 
 def list_schedules() -> list[str]:
-    """Describe each schedule on the server, its next runs, and how the last run ended.
-
-    Raises:
-        InputError: no server responds.
-    """
+    """Describe each schedule with its next and last runs; raises InputError without a server."""
     with connect() as client:
         return [_description(client, deployment) for deployment in _deployments(client)]
 

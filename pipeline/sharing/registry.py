@@ -36,11 +36,7 @@ class Release(NamedTuple):
 
 @contextlib.contextmanager
 def open_registry(repository: str) -> Iterator[GitRegistry]:
-    """Open the registry of a folder, or of a git URL, which is cloned temporarily.
-
-    Raises:
-        InputError: there is no such repository, or a registry operation fails.
-    """
+    """Open the registry of a folder or a git URL; raises InputError if an operation fails."""
     from gto.exceptions import GTOException
     from gto.registry import GitRegistry
     from scmrepo.exceptions import SCMError

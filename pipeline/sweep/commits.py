@@ -35,11 +35,7 @@ def check_committed() -> None:
 
 
 def check_in_git(params: Mapping[str, Any]) -> None:
-    """Refuse relative paths that are not in git, because experiments run in other folders.
-
-    Raises:
-        InputError: a parameter names such a path.
-    """
+    """Raise InputError for relative paths outside git: experiments run in other folders."""
     for key, value in leaves(params).items():
         if not isinstance(value, str) or not value:
             continue
@@ -59,11 +55,7 @@ def message(plan: Plan) -> str:
 
 
 def done(plan: Plan) -> set[str]:
-    """Return the names of the plan's experiments that exist.
-
-    Raises:
-        InputError: one of these names belongs to a different experiment.
-    """
+    """Return the plan's finished experiments; raises InputError if another one has such a name."""
     planned = {item.name: item for item in plan.experiments}
     others: dict[str, str] = {}
     ready: set[str] = set()

@@ -12,11 +12,7 @@ from stages.params import read_yaml
 
 
 def push_copies(clone: Path) -> None:
-    """Push all files that a clone's run cache refers to and its cache has.
-
-    Raises:
-        StageError: the push failed.
-    """
+    """Push what a clone's run cache refers to and its cache has; raises StageError on failure."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo

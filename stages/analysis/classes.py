@@ -71,11 +71,7 @@ def class_means(
 
 
 def compare_runs(ours: list[OneClass], theirs: list[OneClass]) -> Gains:
-    """Compare how often the students of two runs are right, class by class.
-
-    Raises:
-        InputError: no class has test images in both.
-    """
+    """Compare two runs class by class; raises InputError if no class has test images in both."""
     both = [(a.right, b.right, a.digest == b.digest) for a, b in zip(ours, theirs, strict=True)]
     present = [one for one in both if len(one[0]) and len(one[1])]
     if not present:
@@ -111,11 +107,7 @@ def read_classes() -> list[dict[str, Any]]:
 
 
 def read_baseline(path: Path, classes: list[str]) -> list[OneClass]:
-    """Read another run's classes, for ``analyze.baseline``.
-
-    Raises:
-        InputError: the file is missing, damaged, or has other classes.
-    """
+    """Read another run's classes; raises InputError if they are missing, damaged or others."""
     if not path.is_file():
         raise InputError(
             f"params.yaml: analyze.baseline: {path}: no such file; name a copy of another run's"

@@ -58,11 +58,7 @@ class ImageFile:
         return self.shape[0]
 
     def __getitem__(self, rows: Rows) -> npt.NDArray[np.uint8]:
-        """Read the images ``[B, H, W, 3]`` of a slice or a sequence of indices.
-
-        Raises:
-            InputError: the file was removed or truncated after it was opened.
-        """
+        """Read images ``[B, H, W, 3]``; raises InputError if the file was removed or truncated."""
         all_rows = range(len(self))
         wanted = all_rows[rows] if isinstance(rows, slice) else [all_rows[row] for row in rows]
         images = np.empty((len(wanted), *self._stored), np.uint8)
@@ -166,11 +162,7 @@ class DataSet:
         return int(self.manifest["splits"][name]["count"])
 
     def labels(self, name: Split) -> npt.NDArray[np.int64]:
-        """Load the labels ``[N]``.
-
-        Raises:
-            InputError: the file is missing or damaged.
-        """
+        """Load the labels ``[N]``; raises InputError if the file is missing or damaged."""
         path = self.folder / f"{name}_labels.npy"
         try:
             labels: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
@@ -211,9 +203,5 @@ def spread(size: int, count: int) -> npt.NDArray[np.int64]:
 
 
 def load_data(folder: Path = DATA_FOLDER) -> DataSet:
-    """Open the data set that ``prepare_data`` wrote.
-
-    Raises:
-        InputError: the manifest is missing or damaged.
-    """
+    """Open the data set; raises InputError if its manifest is missing or damaged."""
     return DataSet(folder, read_json(folder / "manifest.json"))

@@ -69,11 +69,7 @@ class AdbDevice(Device):
         return measurement
 
     def _report(self, exported: Exported, profile: Profile) -> Report:
-        """Measure on the probe's page in the device's browser.
-
-        Raises:
-            InputError: no browser opened the page, or none finished in time.
-        """
+        """Measure on the probe's page in the device's browser."""
         if self.url.threads:
             profile = profile.model_copy(update={"threads": self.url.threads})
         with probing(exported, profile, Reach()) as probe:
@@ -115,12 +111,7 @@ class AdbDevice(Device):
     def _native_rows(
         self, files: list[Path], exported: Exported, profile: Profile
     ) -> Iterator[Row]:
-        """Measure each precision and number of threads in a fresh process.
-
-        Raises:
-            InputError: a file was altered in transfer, or the program does not run or prints no
-                valid answer.
-        """
+        """Measure each precision and number of threads in a fresh process."""
         program, folder = files[0].name, f"{FOLDER}/ackd-{new_token()}"
         sums = exported.sums("static")
         sums |= {path: sha256(path) for path in files}

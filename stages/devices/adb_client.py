@@ -31,11 +31,7 @@ class Adb:
         return f"adb://{self.serial}"
 
     def run(self, *arguments: str) -> Finished:
-        """Run one adb command.
-
-        Raises:
-            InputError: the device is gone or does not answer in time.
-        """
+        """Run an adb command; raises InputError if the device is gone or too slow."""
         finished = run_program(["adb", "-s", self.serial, *arguments], self.url)
         # `adb push` reports a lost device on stdout.
         output = finished.err if arguments[0] == "shell" else finished.err + finished.out
@@ -56,11 +52,7 @@ class Adb:
         self.run("get-state")
 
     def push(self, files: Sequence[Path], folder: str) -> None:
-        """Copy files into a folder on the device.
-
-        Raises:
-            InputError: copying failed, for example because the storage is full.
-        """
+        """Copy files to the device; raises InputError if that fails, as when it is full."""
         finished = self.run("push", *map(str, files), f"{folder}/")
         if finished.code:
             why = last_line(finished.err or finished.out)
@@ -68,11 +60,7 @@ class Adb:
 
     @contextlib.contextmanager
     def reversed(self, port: int) -> Iterator[None]:
-        """Forward a port of the device to the same port here, until the block ends.
-
-        Raises:
-            InputError: the port is in use on the device.
-        """
+        """Forward a port of the device to here; raises InputError if it is in use there."""
         place = f"tcp:{port}"
         finished = self.run("reverse", "--no-rebind", place, place)
         if finished.code:
@@ -87,11 +75,7 @@ class Adb:
 
 
 def find(serial: str | None, url: str) -> Adb:
-    """Return the device with this serial number, or the only device.
-
-    Raises:
-        InputError: adb is missing, the device is not attached or not usable, or several are.
-    """
+    """Return the device, the only one by default; raises InputError if it is not usable."""
     if shutil.which("adb") is None:
         raise InputError(
             f"{url}: adb is not installed here; install Android's platform tools, such as Debian's"

@@ -192,11 +192,7 @@ def status(base: Path) -> dict[str, Any]:
 
 
 def _prove(bundle: Path, manifest_sha256: str, key: str | None) -> dict[str, Any]:
-    """Return the manifest of a bundle that is complete, the expected one, and signed with the key.
-
-    Raises:
-        DeviceError: it is not; the message names the file.
-    """
+    """Return the manifest of a bundle; raises DeviceError if it is not complete and authentic."""
     manifest = verify(bundle)
     if sha256(bundle / MANIFEST) != manifest_sha256:
         raise DeviceError(f"{MANIFEST}: not the deployed one; deploy again")

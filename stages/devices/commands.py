@@ -46,11 +46,7 @@ def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Fini
 
 
 def timeout_s() -> float:
-    """Return how many seconds one command on a device may take.
-
-    Raises:
-        InputError: ``ACKD_DEVICE_TIMEOUT`` is not a positive number.
-    """
+    """Return ``ACKD_DEVICE_TIMEOUT`` in seconds; raises InputError if it is not positive."""
     text = os.environ.get(_TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
     with contextlib.suppress(ValueError):
         if 0 < (seconds := float(text)) < float("inf"):

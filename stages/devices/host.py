@@ -131,11 +131,7 @@ class Host(Device):
         return measurement
 
     def ask_runner(self, place: Place, *arguments: str) -> dict[str, Any]:
-        """Run ``runner.py`` and parse its line of JSON.
-
-        Raises:
-            InputError: it printed none; the message has its reason.
-        """
+        """Return the JSON that ``runner.py`` prints; raises InputError with its reason if none."""
         finished = self._run_runner(place, *arguments)
         answer = last_json(finished.out)
         if answer is None:

@@ -42,11 +42,7 @@ class Answer(Timed):
 
 
 def files_of(given: str, url: str) -> list[Path]:
-    """Return the program, then the folder's other files if ``given`` is a folder.
-
-    Raises:
-        InputError: the program is missing or not executable.
-    """
+    """Return the program, then other files of its folder; raises InputError if it cannot be run."""
     path = Path(given)
     program = path / PROGRAM if path.is_dir() else path
     if not program.is_file():
@@ -62,11 +58,7 @@ def files_of(given: str, url: str) -> list[Path]:
 
 
 def parse(text: str, url: str) -> Answer:
-    """Parse what the program printed.
-
-    Raises:
-        InputError: it is not a line of JSON with these keys.
-    """
+    """Parse the program's line of JSON; raises InputError if it lacks keys of :class:`Answer`."""
     found = last_json(text)
     if found is None:
         raise InputError(

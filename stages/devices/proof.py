@@ -33,11 +33,7 @@ _NUMBERS = ("num_classes", "image_size")
 
 
 def read_manifest(content: bytes) -> dict[str, Any]:
-    """Parse ``manifest.json`` and check every key that is used.
-
-    Raises:
-        DeviceError: it is damaged or has another format.
-    """
+    """Parse ``manifest.json``; raises DeviceError if it is damaged or has another format."""
     try:
         manifest = json.loads(content.decode("utf-8"))
         files = list(manifest["files"].items())
@@ -129,11 +125,7 @@ def read_description(folder: Path, remedy: str) -> dict[str, Any]:
 
 
 def read_small(path: Path, limit: int) -> bytes:
-    """Read a file of the bundle of at most ``limit`` bytes.
-
-    Raises:
-        DeviceError: it is missing or larger.
-    """
+    """Read a file of a bundle; raises DeviceError if it is missing or exceeds ``limit`` bytes."""
     if not path.is_file():
         raise DeviceError(f"{path.name}: missing in {path.parent}; give a bundle")
     with path.open("rb") as handle:

@@ -49,11 +49,7 @@ PROFILE = {
 
 
 def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Open a session on the CPU.
-
-    Raises:
-        DeviceError: onnxruntime cannot load the file.
-    """
+    """Open a session on the CPU; raises DeviceError if onnxruntime cannot load the file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -48,11 +48,7 @@ class SshDevice(Host):
         return self.url.options.get("python", "python3")
 
     def connect(self) -> None:
-        """Connect once, and ask to confirm a new host key.
-
-        Raises:
-            InputError: the device is unreachable, not trusted or refuses the user.
-        """
+        """Connect, and ask to confirm a new host key; raises InputError if that fails."""
         finished = self._visit()
         if finished.code == _CONNECTION_FAILED and _is_unknown(finished.err):
             accept_first_key(self.url.text, self.opening, self._visit)

@@ -127,11 +127,7 @@ def _folder(path: str, text: str) -> str:
 
 
 def open_device(url: str, opening: Opening) -> Device:
-    """Connect to the device of a URL.
-
-    Raises:
-        InputError: the URL is wrong, or the device is unreachable or not trusted.
-    """
+    """Connect to the device of a URL; raises InputError if it is wrong, or out of reach."""
     parsed = parse_url(url)
     module = importlib.import_module(f"stages.devices.{parsed.scheme}")
     opener: Callable[[DeviceUrl, Opening], Device] = module.open_device

@@ -54,11 +54,7 @@ _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
 def calibrate(
     model: onnx.ModelProto, images: npt.NDArray[np.uint8], method: str = "minmax"
 ) -> TensorsData:
-    """Calibrate the range of every activation, for :func:`quantize` to any precision.
-
-    Args:
-        images: training images ``[N, H, W, 3]``.
-    """
+    """Calibrate the range of every activation on images ``[N, H, W, 3]``, for any precision."""
     (kind, options), name = _METHODS[method], model.graph.input[0].name
     # onnxruntime prints a line for each part.
     quiet = contextlib.redirect_stdout(io.StringIO())

@@ -59,8 +59,4 @@ class Runtime(Protocol):
         """Return why it cannot run here; None if it can."""
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
-        """Run every job on one loaded model.
-
-        Raises:
-            RuntimeFailureError: the model could not be loaded or run.
-        """
+        """Run every job on one loaded model; raises RuntimeFailureError if that fails."""

@@ -30,11 +30,7 @@ _WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMU
 
 
 class Session:
-    """A loaded model for one image, timed through the methods of an onnxruntime session.
-
-    Raises:
-        RuntimeFailureError: LiteRT cannot load the file.
-    """
+    """A loaded model, timed like an onnxruntime session; raises RuntimeFailureError on failure."""
 
     def __init__(self, model: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter

@@ -44,11 +44,7 @@ class Reference:
 
 
 def read_reference(exported: Exported, stage: str) -> Reference:
-    """Compute torch's outputs; the progress bar names ``stage``.
-
-    Raises:
-        InputError: another student was exported.
-    """
+    """Compute torch's outputs; raises InputError if another student was exported."""
     if sha256(STUDENT) != exported.description["student_sha256"]:
         raise InputError(f"{STUDENT}: not the exported student; run `dvc repro export_onnx`")
     golden_images, golden_logits = exported.golden_batch()

@@ -130,11 +130,7 @@ class Engine:
 
 
 def start_engine(settings: EngineSettings) -> Engine:
-    """Join this process to the others, if there are any.
-
-    Raises:
-        InputError: the precision or the tracker is not available here.
-    """
+    """Join the other processes, if any; raises InputError if precision or tracker are missing."""
     device = prepare_device()
     precision = choose_precision(settings.precision, device)
     if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:

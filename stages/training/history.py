@@ -55,11 +55,7 @@ class Losses:
         self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, losses: Mapping[str, Tensor], samples: int) -> None:
-        """Add a step's losses, each a mean over ``samples``.
-
-        Raises:
-            InputError: as in :meth:`require_finite`, which runs every few steps.
-        """
+        """Add a step's losses, each a mean over ``samples``; raises as :meth:`require_finite`."""
         detached = {name: loss.detach() for name, loss in losses.items()}
         self._unchecked.append((self.progress.step, detached))
         if detached["total"].device.type == "cpu" or len(self._unchecked) == _ASK_EVERY:
@@ -70,11 +66,7 @@ class Losses:
             sums[name] = sums[name] + part if name in sums else part
 
     def require_finite(self) -> None:
-        """Check the losses added since the last check.
-
-        Raises:
-            InputError: one is not finite.
-        """
+        """Raise InputError if a loss added since the last check is not finite."""
         for step, losses in self._unchecked:
             wrong = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
             if wrong:

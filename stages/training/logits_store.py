@@ -189,11 +189,7 @@ def _file_size(path: Path) -> int:
 
 
 def _root() -> Path:
-    """Return the folder of all teachers' logits.
-
-    Raises:
-        InputError: the home folder is unknown.
-    """
+    """Return the folder of all teachers' logits."""
     if place := os.environ.get(_PLACE):
         return Path(place)
     try:
@@ -207,11 +203,7 @@ def _root() -> Path:
 
 
 def _bound() -> int:
-    """Return the limit in bytes for all teachers' logits.
-
-    Raises:
-        InputError: ACKD_LOGITS_MAX_GB is invalid.
-    """
+    """Return the limit in bytes for all teachers' logits."""
     text = os.environ.get(_BOUND) or _DEFAULT_GB
     try:
         gigabytes = float(text)

@@ -60,11 +60,7 @@ class Trainer:
         self.resume = Resume(parts, engine, checkpoints)
 
     def train(self) -> Progress:
-        """Train all epochs, or the remaining ones of an interrupted training.
-
-        Raises:
-            InputError: a loss is not finite.
-        """
+        """Train all epochs, or those that remain; raises InputError if a loss is not finite."""
         progress, settings, main = self.resume.load(), self.settings, self.engine.is_main
         done = progress.epoch * self.feed.steps + progress.step
         if done and main:

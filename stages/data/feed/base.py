@@ -202,11 +202,7 @@ class Feed:
     def _shard(
         self, pixels: Tensor, slots: Tensor, indices: Tensor, epoch: int, step: int
     ) -> Shard:
-        """Normalise and mix this process's part of a batch, with its targets.
-
-        Args:
-            pixels: of its images, followed by their partners if other processes show those.
-        """
+        """Normalise and mix a part of a batch; other processes' partners may follow its pixels."""
         plan, settings, device = self.plan, self.plan.augmentation, self.normalize.device
         images, own = self.normalize(pixels), slots[self._own]
         labels, targets = self._labels[indices[own]], None

@@ -50,11 +50,7 @@ def open_image_folder(location: str, named_splits: list[str]) -> Source:
 
 
 def open_flat_folder(location: str) -> SourceSplit:
-    """Open all images below a folder, at any depth, as one class.
-
-    Raises:
-        InputError: the folder is missing or has no image.
-    """
+    """Open all images at any depth as one class; raises InputError if there are none."""
     root = Path(location).expanduser()
     if not root.is_dir():
         raise InputError(f"{location!r} is not a folder; correct the path")

@@ -14,11 +14,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def lan_address() -> str:
-    """Return this machine's address in its network.
-
-    Raises:
-        InputError: it is in no network.
-    """
+    """Return this machine's address in its network; raises InputError if it is in none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # Sends no packet, only asks which address the system would send from. 192.0.2.1 is
@@ -36,11 +32,7 @@ def lan_address() -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 takes a free one.
-
-    Raises:
-        InputError: the port is in use or not allowed.
-    """
+    """Listen on a port, 0 for a free one; raises InputError if it is in use or not allowed."""
     try:
         return socket.create_server((host, port), backlog=512)
     except OSError as error:

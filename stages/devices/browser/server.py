@@ -140,11 +140,7 @@ def serving(
     listener: socket.socket,
     encryption: ssl.SSLContext | None,
 ) -> Iterator[None]:
-    """Serve ``app`` in a thread until the block ends.
-
-    Args:
-        listener: a listening socket; closed at the end.
-    """
+    """Serve ``app`` in a thread until the block ends, and then close ``listener``."""
     config = uvicorn.Config(
         app,
         ws="none",

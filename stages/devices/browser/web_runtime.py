@@ -42,11 +42,7 @@ def installed() -> bool:
 
 
 def require() -> Path:
-    """Return the folder, with each of FILES as ``<name>.gz``.
-
-    Raises:
-        InputError: they are not installed.
-    """
+    """Return the folder of FILES as ``<name>.gz``; raises InputError if it is not installed."""
     if not installed():
         raise InputError(
             f"{PACKAGE} {VERSION} is not in {folder()}; run `ackd probe --install` once to fetch"
