@@ -34,17 +34,21 @@ _NOT_REPORTED = "the chain was not run up to its report"
 
 
 class Images(NamedTuple):
-    """The test images behind an accuracy; the digest covers pixels and labels."""
+    """The test images behind an accuracy; the digest covers pixels and labels.
+
+    Folds of the same images count as the same, and have no number.
+    """
 
     source: str
-    number: int
+    number: int | None
     classes: int
     size: int
     digest: str
 
     @property
     def title(self) -> str:
-        images = f"{self.number:,} test images of {self.size}×{self.size}"
+        images = f"{self.number:,} test images" if self.number else self.digest
+        images += f" of {self.size}×{self.size}"
         return f"{self.source}, {images} in {self.classes:,} classes"
 
 
@@ -128,19 +132,20 @@ def parse(
     name: str, command: str | None, params: dict[str, Any], summary: Any, digest: str
 ) -> Experiment:
     """Build an experiment; raises InputError if another version of ackd wrote the summary."""
-    match = _NAME.fullmatch(name)
+    match, own = _NAME.fullmatch(name), leaves(params)
+    folds = own.get("data.folds")
     with refuse_other_versions("run that experiment again"):
         data, student, recommended = summary["data"], summary["student"], summary["recommended"]
+        number = None if folds else data["test"]
+        digest = f"{folds} folds (data.seed {own.get('data.seed', 0)})" if folds else digest
         return Experiment(
             name=name,
             sweep=match["sweep"] if match else None,
             variant=match["variant"] if match else name,
-            seed=int(match["seed"] if match else leaves(params).get("distill.seed", 0)),
+            seed=int(match["seed"] if match else own.get("distill.seed", 0)),
             command=command,
             params=params,
-            images=Images(
-                data["source"], data["test"], data["classes"], data["image_size"], digest
-            ),
+            images=Images(data["source"], number, data["classes"], data["image_size"], digest),
             teacher=summary["teacher"]["network"],
             student=student["network"],
             method=student["method"],

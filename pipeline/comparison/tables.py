@@ -31,7 +31,7 @@ _PAPER = (
 _PARAMETERS = "Differences between the variants’ params.yaml, except seeds."
 
 #: The parameters that differ between the seeds of a variant.
-_SEEDS = frozenset({"distill.seed", "teacher.seed"})
+_SEEDS = frozenset({"distill.seed", "teacher.seed", "data.fold"})
 
 
 class Part(NamedTuple):

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from pipeline.sweep.commits import check_committed, check_in_git
 from stages.params import PARAMS_FILE, parse_params, parse_yaml, read_yaml
 from stages.preflight import check
 
-SEED = "distill.seed"
+SEED, FOLD = "distill.seed", "data.fold"
 PAGE = "docs/how-to-sweep.md"
 _Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 
@@ -139,9 +140,12 @@ def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
                 raise InputError(f"{path}: two experiments have the name {name}; rename one")
             own = {**settings, SEED: seed}
             try:
-                text = laid(base, presets, own, source=content.data, epochs=content.epochs)
+                lay = partial(laid, base, presets, source=content.data, epochs=content.epochs)
+                text = lay(own)
+                params = parse_yaml(text.encode(), str(path))
+                if folds := parse_params(params).data.folds:
+                    text = lay({**own, FOLD: seed % folds})
                 if seed == content.seeds[0]:
-                    params = parse_yaml(text.encode(), str(path))
                     check_in_git(params)
                     check(parse_params(params))
             except InputError as error:
@@ -156,8 +160,9 @@ def _variants(content: SweepFile, path: Path) -> Iterator[tuple[str, list[str], 
         variant = given or Variant()
         grid = {**content.grid, **variant.grid}
         settings = {**content.settings, **variant.settings}
-        if SEED in settings or SEED in grid:
-            raise InputError(f"{path}: variant {name} sets {SEED}; list it under seeds")
+        for key in (SEED, FOLD):
+            if key in settings or key in grid:
+                raise InputError(f"{path}: variant {name} sets {key}, which follows seeds")
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             parts = [f"{key.rpartition('.')[2]}_{_word(value)}" for key, value in point.items()]

@@ -47,13 +47,15 @@ def choose_splits(source: Source, data: Data) -> Choice:
     - validation is the validation split, unless used as the test, or else carved from training.
 
     Carving takes the same fraction of each class. With ``data.val_fraction`` 0, validation uses the
-    test images instead. ``data.train_per_class`` limits the rest.
+    test images instead. ``data.train_per_class`` limits the rest. With ``data.folds``, test is part
+    ``data.fold`` of as many disjoint parts of the training images.
 
     The images of each split are interleaved by class, so the first n are as balanced as possible.
 
     Raises:
         InputError: a split is unknown, empty or used twice; training has fewer than two classes; a
-            class is too small to carve from, or is validated or tested but not trained.
+            class is too small to carve from, or is validated or tested but not trained; there are
+            ``data.folds`` and a test split.
     """
     names, notes = _assign(source.split_names, data)
     opened = {split: source.open_split(name) for split, name in names.items()}
@@ -80,11 +82,15 @@ def choose_splits(source: Source, data: Data) -> Choice:
             take(split, "test", positions["test"])
             notes.append(f"{split} uses the test images; they decide nothing")
         elif split not in names:
-            seed = _seed(data, split)
-            carved = _draw(positions["train"], labels["train"], seed, fraction, classes)
+            groups = _shuffled_classes(positions["train"], labels["train"], _seed(data, split))
+            if split == "test" and data.folds:
+                carved = _fold(groups, data.fold, data.folds, classes)
+                part = f"part {data.fold} of {data.folds}"
+            else:
+                carved, part = _draw(groups, fraction, classes), f"{fraction:.0%}"
             positions["train"] = np.setdiff1d(positions["train"], carved, assume_unique=True)
             take(split, "train", carved)
-            notes.append(f"{split} is carved from {names['train']!r}: {fraction:.0%} of each class")
+            notes.append(f"{split} is carved from {names['train']!r}: {part} of each class")
     if data.train_per_class is not None:
         positions["train"] = _first_drawn(
             positions["train"], labels["train"], _seed(data, "train"), data.train_per_class
@@ -126,7 +132,12 @@ def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], lis
                 f" name one of {', '.join(available)} in data.train_split"
             )
         names["train"] = found[0]
-    if "test" not in names and (found := [*free("test"), *free("val")]):
+    if data.folds and (found := free("test")):
+        raise InputError(
+            f"{data.source}: data.folds is {data.folds}, but there is a split {found[0]!r} to test"
+            " on; set data.folds to null, or move its images into the training folders"
+        )
+    if "test" not in names and not data.folds and (found := [*free("test"), *free("val")]):
         names["test"] = found[0]
         if split_called(found[0]) != "test":
             notes.append(f"there is no test split: {found[0]!r} serves as the test")
@@ -181,12 +192,23 @@ def _shuffled_classes(
     ]
 
 
-def _draw(
-    positions: _Array, labels: _Array, seed: list[int], fraction: float, classes: Sequence[str]
+def _fold(
+    groups: list[tuple[int, _Array]], fold: int, folds: int, classes: Sequence[str]
 ) -> _Array:
+    """Take part ``fold`` of each class; the sizes of its ``folds`` parts differ by at most one."""
+    for number, group in groups:
+        if len(group) < folds:
+            raise InputError(
+                f"class {classes[number]!r} has {len(group)} images, fewer than data.folds, which"
+                f" is {folds}; lower it or add images"
+            )
+    return np.sort(np.concatenate([group[fold::folds] for _, group in groups]))
+
+
+def _draw(groups: list[tuple[int, _Array]], fraction: float, classes: Sequence[str]) -> _Array:
     """Draw a fraction of each class: at least one image, but not all."""
     drawn = []
-    for number, group in _shuffled_classes(positions, labels, seed):
+    for number, group in groups:
         if len(group) < 2:
             raise InputError(
                 f"class {classes[number]!r} has too few training images to carve a split from;"

@@ -33,6 +33,11 @@ class Data(Section):
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of each class's training images, if the source has no validation split; 0 trains on
     all of them, as benchmarks do, and validates on the test images."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-validation, if the source has no test split: test on one of this many parts of each
+    class. Seed N of a sweep tests on part N."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """The part to test on, from 0 to folds - 1."""
     train_per_class: PositiveInt | None = None
     """Limit for trial runs; does not affect validation and test."""
     unlabeled: str | None = None
@@ -49,6 +54,17 @@ class Data(Section):
     feed: Literal["auto", "memory", "stream"] = "auto"
     """Keep training images in memory, or read them during training; auto uses memory if they fit.
     The result is the same."""
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_folds(self) -> Data:
+        if self.fold >= (self.folds or 1):
+            raise ValueError(
+                f"fold is {self.fold}, expected"
+                f" {f'0 to {self.folds - 1}' if self.folds else '0, because folds is null'}"
+            )
+        if self.folds and self.test_split:
+            raise ValueError("folds replaces test_split; set one of the two to null")
+        return self
 
     @model_validator(mode="after")
     def _resize_leaves_enough(self) -> Data:

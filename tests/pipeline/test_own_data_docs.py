@@ -17,10 +17,12 @@ from PIL import Image
 
 import models
 from models.networks.resnet import ResNet
+from pipeline.git_command import git
+from pipeline.sweep.plan import load_plan
 from stages import prepare_data
-from stages.params import load_params
+from stages.params import load_params, parse_params, read_yaml
 from stages.preflight import check
-from tests.pages import blocks, inline, make_project, programs, sections, type_in
+from tests.pages import ROOT, blocks, inline, make_project, programs, sections, type_in
 
 __all__ = ["programs"]
 
@@ -71,6 +73,24 @@ def test_own_images(tmp_path):
     }
     assert shape(project, "train") == (72, 182, 182, 3)
     assert shape(project, "test") == (20, 160, 160, 3)
+
+
+def test_cross_validation(tmp_path, monkeypatch):
+    flowers = write_photographs(tmp_path / "flowers")
+    project = make_project(tmp_path / "project", *read_yaml(ROOT / "dvc.yaml")["stages"])
+    monkeypatch.chdir(project)
+    [file] = blocks(IMAGES, "Splits and labels")
+    Path("sweep.yaml").write_text(file.replace("/data/flowers", str(flowers)))
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "all")
+    plan = load_plan(Path("sweep.yaml"))
+    methods = [experiment.params["distill"]["method"] for experiment in plan.experiments]
+    assert methods == ["scratch"] * 5 + ["kd"] * 5
+    tested = []
+    for experiment in plan.experiments[:5]:
+        prepare_data.main(parse_params(experiment.params))
+        tested += [image.tobytes() for image in np.load("artifacts/data/test_images.npy")]
+    assert len(tested) == len(set(tested)) == 25 * len(CLASSES)
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
@@ -167,7 +187,7 @@ def test_own_teacher(tmp_path):
 def test_no_command_of_the_pages_is_left_out():
     uneven = "Classes of uneven size"
     many = "Photographs of many sizes"
-    assert sections(IMAGES) == ["", many, uneven]
+    assert sections(IMAGES) == ["", "Splits and labels", many, uneven]
     assert sections(TEACHER) == ["", "Your own code"]
     assert sections(UNLABELED) == ["", "What the student sees"]
     # Explanations of replaced files and of -S.

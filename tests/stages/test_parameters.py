@@ -28,8 +28,8 @@ UNTRACKED = {
     "training.checkpoint_minutes",
     "training.tracker",
 }
-# Read if images are damaged.
-SELDOM = {"data.damaged"}
+# Read if images are damaged, or with folds.
+SELDOM = {"data.damaged", "data.fold"}
 
 SHORT = {"epochs": 1, "batch_size": 16, "network": "resnet8"}
 SMALL: dict[str, Any] = {

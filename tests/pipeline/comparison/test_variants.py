@@ -105,6 +105,22 @@ def test_results_on_different_test_images_are_ranked_separately():
     assert tables.missing(comparison)[reason] == ["difference of big"]
 
 
+def test_folds_are_compared_with_each_other():
+    def fold(name: str, seed: int, accuracy: float) -> Experiment:
+        params = {"data": {"folds": 2, "fold": seed, "seed": 7}}
+        return parse(f"night.{name}.seed{seed}", None, params, summary(accuracy), f"image {seed}")
+
+    folds = [fold("kd", 0, 0.5), fold("kd", 1, 0.6), fold("ackd", 0, 0.55), fold("ackd", 1, 0.66)]
+    group = one_group(folds)
+    assert group.images.title == "digits, 2 folds (data.seed 7) of 8×8 in 2 classes"
+    assert [(v.name, v.accuracy.mean) for v in group.variants] == [
+        ("ackd", pytest.approx(0.605)),
+        ("kd", pytest.approx(0.55)),
+    ]
+    assert group.variants[0].over_baseline is not None
+    assert group.variants[0].over_baseline.mean == pytest.approx(0.055)
+
+
 def with_rows(accuracy: float, *, cpu: str = "Desk CPU", **rows: Any) -> dict[str, Any]:
     device = summary(accuracy)["devices"]["local:"] | {"cpu": cpu, "exports": rows}
     return summary(accuracy, devices={"local:": device})

@@ -50,6 +50,13 @@ def test_variants_grids_and_seeds_make_experiments(project):
     }
 
 
+def test_each_seed_tests_on_its_own_fold(project):
+    plan = planned(project, "seeds: 4\nset: {data.folds: 3}\nvariants: {a: }\n")
+    chosen = [(item.params["data"]["fold"], item.text) for item in plan.experiments]
+    assert [fold for fold, _ in chosen] == [0, 1, 2, 0]
+    assert all(f"fold: {fold}\n" in text for fold, text in chosen)
+
+
 def own_chain(project: Path) -> None:
     """Copy this repository's chain to the project."""
     (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
@@ -114,7 +121,8 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ("variants: {a: {grid: {distill.epochs: []}}}", "grid.distill.epochs: list should have at"),
         ("variants: {a: {presets: [kdd]}}", "variant a: .*no such preset; did you mean 'kd'"),
         ("variants: {a: {set: {distill.network: resnet9}}}", "variant a: .*resnet9"),
-        ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed; list it"),
+        ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed, which fol"),
+        ("variants: {a: {grid: {data.fold: [0, 1]}}}", "variant a sets data.fold, which follows"),
         (
             "variants: {a: {set: {teacher.weights: own.pt}}}",
             "teacher.weights is 'own.pt', which is not in git",

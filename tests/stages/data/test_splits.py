@@ -87,6 +87,39 @@ def test_five_images_a_class_are_enough():
         choose_splits(source(all=[0, 1] * 2), Data())
 
 
+def test_folds_test_each_image_once():
+    labels = ["b"] * 11 + ["a"] * 5
+    folds = [choose_splits(source(all=labels), Data(folds=5, fold=n)) for n in range(5)]
+    tested = [p for choice in folds for p in positions(choice)["test"]]
+    assert sorted(tested) == list(range(16))
+    for choice in folds:
+        counts = {name: np.bincount(s.labels).tolist() for name, s in choice.splits.items()}
+        a, b = counts["test"]
+        assert (a, b) in {(1, 2), (1, 3)}
+        assert counts["train"] == [4 - 1, 11 - b - 1]  # and one of each class validates
+        assert sorted(p for split in positions(choice).values() for p in split) == list(range(16))
+    assert "test is carved from 'all': part 4 of 5 of each class" in folds[4].notes
+    # A validation split validates, and is not the test.
+    choice = choose_splits(source(train=TEN, val=[0, 1]), Data(folds=10))
+    assert sizes(choice) == (18, 2, 2)
+
+
+def test_folds_that_cannot_be_made_are_refused():
+    with pytest.raises(
+        InputError, match="class 'a' has 5 images, fewer than data.folds, which is 6"
+    ):
+        choose_splits(source(all=["b"] * 11 + ["a"] * 5), Data(folds=6))
+    with pytest.raises(InputError, match="data.folds is 2, but there is a split 'testing' to test"):
+        choose_splits(source(train=TEN, testing=[0, 1]), Data(folds=2))
+    for given, problem in [
+        ({"folds": 3, "fold": 3}, "fold is 3, expected 0 to 2"),
+        ({"fold": 1}, "fold is 1, expected 0, because folds is null"),
+        ({"folds": 3, "test_split": "a"}, "folds replaces test_split"),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            Data.model_validate(given)
+
+
 def test_named_splits_win():
     data = Data(train_split="b", val_split="test", test_split="a")
     choice = choose_splits(source(a=[0, 1], b=TEN, test=[1, 0, 1], train=[0]), data)
