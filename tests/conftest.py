@@ -6,16 +6,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import once
-
-# Use as many threads in total as there are cores, because more would wait for each other. Set this
-# in the workers only, which inherit the variables of their parent.
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    _WORKERS = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+from tests.warm_python import warm_python
 
 # Set these before importing the tools, which read them on import.
 _PRIVATE = Path(tempfile.mkdtemp(prefix="ackd-tests-"))
@@ -39,6 +35,16 @@ os.environ.update(
     COLUMNS="200",
     TERM="dumb",
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Fork the workers, because each would spend 13 seconds on imports."""
+    # Use as many threads in total as there are cores, because more would wait for each other.
+    threads = max(1, (os.cpu_count() or 1) // len(specs))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    for spec in specs:
+        spec.python = str(warm_python())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,36 +1,46 @@
-"""Forks processes from one that has imported torch and stages, so that they start at once.
+"""Runs functions and stages in processes of their own, forked by :mod:`tests.warm_python`.
 
-Each can be killed, and has its own environment and output; imports are paid for only once.
+Each can be killed, and has its own environment and output.
 """
 
 import contextlib
-import multiprocessing
 import os
-import runpy
+import pickle
+import select
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["accelerate", "stages.distill"])
+from tests.ask import ask
+from tests.warm_python import run_module, warm_server
 
 
-class Child(NamedTuple):
+class Child:
     """A running process.
 
     Attributes:
-        process: the process, with ``kill`` and ``exitcode``.
+        pid: its id.
         output: its stdout and stderr, line by line.
+        exitcode: set when it has ended, negative after a signal.
     """
 
-    process: Any
-    output: TextIO
+    exitcode: int | None = None
+
+    def __init__(self, connection: socket.socket, output: TextIO) -> None:
+        self.output = output
+        self._connection = connection
+        self._answers = connection.makefile()
+        self.pid = int(self._answers.readline())
+
+    def is_running(self) -> bool:
+        return not select.select([self._connection], [], [], 0)[0]
 
     def finish(self) -> str:
         """Wait for its end and return the rest of its output."""
         rest = self.output.read()
-        self.process.join()
+        self.exitcode = int(self._answers.readline())
         return rest
 
 
@@ -42,47 +52,28 @@ def forked(function: Callable[..., object], *arguments: Any, **variables: str) -
         function: a module's function; pickling requires the same of its arguments.
         variables: environment variables to add.
     """
-    reader, writer = FORKS.Pipe(duplex=False)
-    given = (Path.cwd(), {**os.environ, **variables}, writer, function, arguments)
-    process = FORKS.Process(target=_call, args=given)
-    process.start()
-    writer.close()
-    with os.fdopen(os.dup(reader.fileno()), encoding="utf-8") as output:
-        reader.close()
-        try:
-            yield Child(process, output)
-        finally:
-            process.kill()
-            process.join()
+    reader, writer = os.pipe()
+    call = ["-m", "tests.forked", pickle.dumps((function, arguments)).hex()]
+    with Path(os.devnull).open() as nothing, os.fdopen(reader, encoding="utf-8") as output:
+        files = [nothing.fileno(), writer, writer]
+        connection = ask(str(warm_server() / "socket"), call, files, os.environ | variables)
+        os.close(writer)
+        with connection:
+            child = Child(connection, output)
+            try:
+                yield child
+            finally:
+                connection.shutdown(socket.SHUT_WR)  # kills it
+                connection.makefile().read()  # waits for its end
 
 
-def _call(
-    folder: Path,
-    environment: dict[str, str],
-    writer: Any,
-    function: Callable[..., object],
-    arguments: tuple[Any, ...],
-) -> None:
-    for stream in (1, 2):
-        os.dup2(writer.fileno(), stream)
-    writer.close()
-    sys.stdout = os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", closefd=False)
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    function(*arguments)
-
-
-def run_module(name: str, *arguments: str) -> None:
-    """Run a module like ``python -m NAME``."""
-    sys.modules.pop(name, None)
-    sys.argv = [name, *arguments]
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-
-def run_stage(name: str, **variables: str) -> tuple[int, str]:
+def run_stage(name: str, **variables: str) -> tuple[int | None, str]:
     """Run ``python -m stages.NAME`` in the current folder; return its exit code and output."""
     with forked(run_module, f"stages.{name}", **variables) as child:
         printed = child.finish()
-        return child.process.exitcode, printed
+        return child.exitcode, printed
+
+
+if __name__ == "__main__":
+    _function, _arguments = pickle.loads(bytes.fromhex(sys.argv[1]))
+    _function(*_arguments)

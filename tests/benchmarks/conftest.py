@@ -9,8 +9,9 @@ import pytest
 from benchmarks import study
 from benchmarks.networks import write_pair
 from benchmarks.results import DOCS, markers
-from tests.forked import forked, run_module
+from tests.forked import forked
 from tests.splits import write_splits
+from tests.warm_python import run_module
 
 COUNT, CLASSES, SIZE = 102, 6, 32
 
@@ -55,6 +56,6 @@ def forked_stages(monkeypatch):
             patch.chdir(cwd)
             with forked(run_module, name, **env) as child:
                 print(child.finish())
-        assert child.process.exitcode == 0
+        assert child.exitcode == 0
 
     monkeypatch.setattr(study.subprocess, "run", run)

@@ -1,6 +1,7 @@
 """Run the GPU benchmark on the CPU with small settings."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,14 +25,14 @@ from benchmarks.worker import Task
 from models.errors import InputError
 from stages.files import read_json, write_csv
 from stages.sections.methods import Distill
-from tests.forked import FORKS
 
 #: Our dependencies that a GPU machine has, with a few small wheels.
 THERE = {"torch", "torchvision", "timm", "accelerate", "safetensors", "pillow", "numpy", "psutil"}
 THERE |= {"huggingface-hub", "packaging", "pydantic", "ruamel.yaml", "typer", "rich", "networkx"}
 MODULES = {"scikit-learn": "sklearn", "cyclonedx-python-lib": "cyclonedx"}
 ONE = {"title": "one", "second run": "", "killed and resumed": ""}
-FORKS.set_forkserver_preload(["accelerate", "stages.distill", "benchmarks.gpu"])
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["accelerate", "stages.distill", "benchmarks.gpu"])
 PAIRS = {"CIFAR": Pair("resnet14", "resnet8", 16, 40, ("D3B1", "D2B2"))}
 
 

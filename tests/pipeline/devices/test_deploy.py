@@ -140,11 +140,11 @@ def test_a_deployment_killed_at_any_moment_leaves_a_complete_version(tmp_path):
     versions = [
         make_bundle(tmp_path / f"bundle-{n}", f"{n}.0") for n in range(1, len(KILLED_AT) + 4)
     ]
-    for bundle in versions[:2]:  # the first one also starts the fork server
+    for bundle in versions[:2]:  # the first one also starts the server of forks
         begun = time.monotonic()
         with forked(put_as_a_group, bundle, url) as child:
             said = child.finish()
-            assert child.process.exitcode == 0, said
+            assert child.exitcode == 0, said
         duration = time.monotonic() - begun
     served = 2
     outcomes = set()
@@ -152,7 +152,7 @@ def test_a_deployment_killed_at_any_moment_leaves_a_complete_version(tmp_path):
         with forked(put_as_a_group, bundle, url) as child:
             time.sleep(fraction * duration)
             with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.killpg(child.process.pid, signal.SIGKILL)
+                os.killpg(child.pid, signal.SIGKILL)
         state = deployed(url, Opening())
         assert state["problem"] is None
         assert state["previous"] is not None

@@ -240,9 +240,9 @@ def test_the_page_is_served_until_ctrl_c(bundle, line):
             shown = ssl.get_server_certificate((place[0], int(place[1])))
             digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).digest()
             assert digest.hex(":").upper() in said
-        os.kill(child.process.pid, signal.SIGINT)
+        os.kill(child.pid, signal.SIGINT)
         assert child.finish() == "stopped\n"
-        assert child.process.exitcode == 0
+        assert child.exitcode == 0
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -1,8 +1,10 @@
 """Stored logits equal computed ones, are verified by checksums, and stay within the limit."""
 
+import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import models
 from models.errors import InputError
 from stages.checkpoints.durable import IN_USE
 from stages.training.logits_store import LogitsStore, round_logits
-from tests.forked import FORKS
+from tests.forked import forked
 
 SAMPLES, CLASSES = 60, 10
 SEAL = 32
@@ -132,6 +134,19 @@ def test_damaged_and_foreign_logits_are_computed_again(tmp_path, capsys):
 # Several at once
 
 
+def while_running(
+    function: Callable[..., object], calls: Sequence[tuple[Any, ...]]
+) -> Iterator[None]:
+    """Make the calls in processes of their own; yield while they run, then print their output."""
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(forked(function, *call)) for call in calls]
+        while any(child.is_running() for child in children):
+            yield
+        for child in children:
+            print(child.finish(), end="")
+            assert child.exitcode == 0
+
+
 def write_again_and_again(root: Path, epochs: int, seconds: float) -> None:
     end, store = time.monotonic() + seconds, make_store(root)
     while time.monotonic() < end:
@@ -140,14 +155,9 @@ def write_again_and_again(root: Path, epochs: int, seconds: float) -> None:
 
 
 def test_two_writers_and_a_reader_at_once_do_no_harm(tmp_path, capfd):
-    writers = [
-        FORKS.Process(target=write_again_and_again, args=(tmp_path, 2, 0.5)) for _ in range(2)
-    ]
-    for writer in writers:
-        writer.start()
     store, expected = make_store(tmp_path), [bits(made_logits(epoch)) for epoch in range(2)]
     read = [0, 0]
-    while any(writer.is_alive() for writer in writers):
+    for _ in while_running(write_again_and_again, [(tmp_path, 2, 0.5)] * 2):
         for epoch in range(2):
             stored = store.read(epoch)
             if stored is not None:
@@ -155,9 +165,6 @@ def test_two_writers_and_a_reader_at_once_do_no_harm(tmp_path, capfd):
                 read[epoch] += 1
             else:
                 assert read[epoch] == 0, "what was there is gone"
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
     assert min(read) > 10
     assert files(tmp_path) == ["epoch-00000.logits", "epoch-00001.logits", "key.json"]
     assert capfd.readouterr().out == ""  # neither damage nor a failure was reported
@@ -172,10 +179,7 @@ def fill(root: Path, max_bytes: int, teacher: str) -> None:
 def test_several_writers_keep_the_bound_together(tmp_path):
     bound = 2 * KEY_BYTES + 30 * FILE_BYTES
     teachers = ["1" * 64, "2" * 64]
-    writers = [FORKS.Process(target=fill, args=(tmp_path, bound, name)) for name in teachers]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
+    for _ in while_running(fill, [(tmp_path, bound, name) for name in teachers]):
         kept = [path for path in tmp_path.glob("*/*") if not path.name.endswith(".partial")]
         assert sum(path.stat().st_size for path in kept) <= bound
     assert used(tmp_path) <= bound

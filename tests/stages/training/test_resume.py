@@ -67,13 +67,13 @@ def write_params(
 def finish() -> str:
     with forked(train) as child:
         printed = child.finish()
-    assert child.process.exitcode == 0, printed
+    assert child.exitcode == 0, printed
     return printed
 
 
 def killed(child: Child) -> str:
     printed = child.finish()
-    assert child.process.exitcode == -signal.SIGKILL, printed
+    assert child.exitcode == -signal.SIGKILL, printed
     return printed
 
 
