@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.networks import draw_pair
 from benchmarks.results import Json
 from benchmarks.worker import Task
 from models.errors import InputError
 from stages.data.arrays import load_data
-from stages.files import sha256, write_json
+from stages.data.noise import write_noise
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,10 @@ class Plan:
         if self.data is not None and name == self.first:
             data = Path(self.data)
         elif not data.exists():
-            make_images(data, pair.images, pair.image_size)
+            data.mkdir(parents=True)
+            size, few = pair.image_size, min(pair.images, 256)
+            splits = {"train": (pair.images, size), "val": (few, size), "test": (few, size)}
+            write_noise(data, splits, 100, size)
         images = load_data(data)
         if not (folder / "student.pt").exists():
             folder.mkdir(exist_ok=True)
@@ -63,26 +64,6 @@ class Plan:
         options = {"ackd": {"learners": list(pair.learners)}}
         shared = (str(data), str(folder), len(images.classes), self.batch_size, self.seconds)
         return Task("", pair.teacher, pair.student, *shared, options)
-
-
-def make_images(folder: Path, count: int, size: int) -> None:
-    """Write noise in 100 classes in the format of ``prepare_data``, with ``count`` to train on."""
-    folder.mkdir(parents=True)
-    random, splits = np.random.default_rng(0), dict[str, Json]()
-    for split in ("train", "val", "test"):
-        number = count if split == "train" else min(count, 256)
-        arrays = {
-            "images": random.integers(0, 256, (number, size, size, 3), np.uint8),
-            "labels": np.arange(number) % 100,
-        }
-        splits[split] = {"count": number}
-        for kind, array in arrays.items():
-            path = folder / f"{split}_{kind}.npy"
-            np.save(path, array)
-            splits[split][f"{kind}_sha256"] = sha256(path)
-    manifest = {"classes": [f"class {n}" for n in range(100)], "image_size": size}
-    manifest |= {"splits": splits, "mean": [0.5] * 3, "std": [0.29] * 3}
-    write_json(folder / "manifest.json", manifest)
 
 
 def attempt(titles: Json, measure: Callable[..., Json], *arguments: Any, **options: Any) -> Json:

@@ -60,11 +60,7 @@ def _rate(found: Mapping[str, float]) -> Json:
 def alone(task: Task, clock: Clock) -> None:
     """Run the student's forward and backward pass on one batch, without teacher or data loading.
 
-    The option ``sgd`` adds the optimizer step; ``graph`` captures the step as a CUDA graph and
-    replays it.
-
-    Raises:
-        InputError: ``graph`` is set, but there is no GPU.
+    The option ``sgd`` adds the optimizer step; ``graph`` replays the step as a CUDA graph.
     """
     device, (_, student) = prepare_device(), load_pair(task)
     student.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -32,9 +32,6 @@ def write_pair(
         ``macs``: multiply-adds per image, for the teacher's forward pass (``teacher``) and for a
         whole step of each method without the teacher (``kd``, ``ackd``); ``precision``: the one
         that ``auto`` selects here; ``torch``: its version.
-
-    Raises:
-        InputError: a network is unknown, or the data are missing or damaged.
     """
     data = load_data(Path(data_folder))
     size = data.image_size
@@ -53,11 +50,7 @@ def write_pair(
 
 
 def draw_pair(teacher: str, student: str, data: DataSet, folder: Path) -> tuple[Backbone, Backbone]:
-    """Initialise both networks and write ``teacher.pt`` and ``student.pt`` for the contenders.
-
-    Raises:
-        InputError: a network is unknown, or the data are damaged.
-    """
+    """Initialise both networks and write ``teacher.pt`` and ``student.pt`` for the contenders."""
     torch.manual_seed(0)
     drawn = [models.build(name, len(data.classes)) for name in (teacher, student)]
     images = data.images("train")[:_CALIBRATION_IMAGES]

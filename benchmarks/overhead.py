@@ -67,11 +67,7 @@ def make_chain(folder: Path, length: int) -> None:
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[dict[str, str]]:
-    """Run a server with an empty database in ``folder``; yield the environment that selects it.
-
-    Raises:
-        InputError: the server does not start; the message has the last line of its log.
-    """
+    """Run a server with an empty database in ``folder``; yield the environment that selects it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -101,11 +97,7 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def seconds(runner: str, folder: Path, env: Mapping[str, str]) -> float:
-    """Return the duration of one run in ``folder``, with ``env`` added to the environment.
-
-    Raises:
-        InputError: the run failed; the message has the last line of its log.
-    """
+    """Return the duration of one run in ``folder``, with ``env`` added to the environment."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *RUNNERS[runner][1]],

@@ -69,11 +69,7 @@ def last_line(text: str) -> str:
 def check_checkout(
     folder: Path, repository: str = "HobbitLong/RepDistiller", file: str = "helper/loops.py"
 ) -> str:
-    """Return the absolute path of a checkout.
-
-    Raises:
-        InputError: ``folder`` does not contain ``file``, so it is no checkout of the repository.
-    """
+    """Return the absolute path of a checkout; raises InputError if it does not contain ``file``."""
     if not (folder / file).is_file():
         raise InputError(
             f"{folder}: expected a checkout of {repository.partition('/')[2]}, but there is no"
@@ -89,11 +85,7 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def publish(name: str, text: str) -> None:
-    """Print the text and write it between the :func:`markers` of a page in docs.
-
-    Raises:
-        InputError: no page has these markers.
-    """
+    """Print the text and write it between its :func:`markers`; raises InputError if none are."""
     print(text)
     first, last = markers(name)
     for page in DOCS.glob("*.md"):

@@ -141,15 +141,7 @@ def contenders(checkout: str) -> dict[str, Row]:
 def measure(
     pair: str, data: DataSet, folder: Path, rows: Mapping[str, Row], rounds: int, seconds: float
 ) -> tuple[Json, dict[str, list[Json]]]:
-    """Measure every contender once per round.
-
-    Args:
-        pair: teacher and student, such as ``resnet110-resnet20``.
-        data: the training images.
-        folder: an empty folder for weights and the contenders' files.
-        rows: the contenders; those with a ``reason`` are skipped.
-        rounds: number of rounds.
-        seconds: seconds per contender and round.
+    """Measure every contender once per round, for some seconds, in an empty ``folder``.
 
     Returns:
         The result of :func:`benchmarks.networks.write_pair`, and the measurements by row key.
@@ -196,12 +188,8 @@ def _write_pair(*arguments: str) -> Json:
 def run_contender(name: str, task: Task, compiled: Path, *, gpu: bool = False) -> Json:
     """Run a contender in its own process and return its measurements.
 
-    Args:
-        name: its name in messages.
-        task: the training to run.
-        compiled: cache folder for compiled code, which contenders may share. It must be empty at
-            first, or the measured compilation time would be too short.
-        gpu: whether the process can see GPUs.
+    The cache of compiled code, which contenders may share, must be empty at first, or the measured
+    compilation time would be too short.
 
     Raises:
         InputError: the contender failed; the message has the last line of its log.
@@ -247,21 +235,17 @@ def ratios(
 ) -> dict[str, dict[str, float] | None]:
     """Return the ratios that have a title in the table; None for those not measured.
 
-    Args:
-        measured: the measurements of all rows.
-        macs: multiply-adds per image of a step without the teacher, by method.
-        suffix: suffix of our row keys, to select compiled rows.
+    ``macs`` are those of a step without the teacher, by method; ``suffix`` selects compiled rows.
     """
     live, warm, ackd = (measured[f"{key}{suffix}"] for key in ("kd_live", "kd_warm", "ackd_warm"))
     reference, other = repdistiller_rates(measured), measured.get("torchdistill")
     predicted = macs["ackd"] / macs["kd"]
     cost = [quotient / predicted for quotient in quotients(rates(warm), rates(ackd))]
+    torchdistill = summarize(quotients(rates(live), rates(other))) if other else None
     return {
         "kd_live_vs_repdistiller": summarize(quotients(rates(live), reference)),
         "kd_warm_store_vs_repdistiller": summarize(quotients(rates(warm), reference)),
-        "kd_live_vs_torchdistill": summarize(quotients(rates(live), rates(other)))
-        if other
-        else None,
+        "kd_live_vs_torchdistill": torchdistill,
         "ackd_cost_vs_macs": summarize(cost),
         # The shortest step is the one in which waiting weighs most.
         "feed_share": summarize(waits(warm)),
@@ -269,13 +253,7 @@ def ratios(
 
 
 def summarize_pair(facts: Mapping[str, Any], rows: Mapping[str, Row], measured: Rounds) -> Json:
-    """Return the results of a pair.
-
-    Args:
-        facts: the result of ``benchmarks.networks.write_pair``.
-        rows: all rows; those not measured are listed with the reason.
-        measured: the measurements of all rounds, by row key.
-    """
+    """Return the results of a pair; ``facts`` is the result of ``write_pair``."""
     macs = facts["macs"]
     limits = {name: rates(measured[f"limit_{name}"]) for name in LIMITS}
     reference = repdistiller_rates(measured)

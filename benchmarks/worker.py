@@ -56,9 +56,7 @@ class Clock:
     def pace(self, batches: Iterable[Item], amount: Callable[[Item], float]) -> Iterator[Item]:
         """Yield warm-up batches, then measured ones; finally print the result and exit.
 
-        Args:
-            batches: an endless iterable.
-            amount: returns the amount of work in a batch, such as its number of images.
+        ``amount`` returns the amount of work in a batch, such as its number of images.
         """
         source = iter(batches)
         warm_up = [time.perf_counter()]

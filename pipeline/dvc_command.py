@@ -56,11 +56,7 @@ class RemoteError(StageError):
 
 
 def dvc(root: Path, *arguments: str) -> str:
-    """Run a DVC command in ``root`` and return its output, including warnings.
-
-    Raises:
-        InputError: it failed; the message is DVC's reason, without passwords.
-    """
+    """Run DVC in ``root`` and return all its output; raises InputError with DVC's reason."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
         cwd=root,

@@ -137,9 +137,7 @@ def _status(repo: Any, lock: Path) -> list[StageStatus]:
 class Runner:
     """Runs each stage in its own process, and stops all of them on exit.
 
-    Args:
-        root: folder of ``dvc.yaml``.
-        up_to_date: stages that :func:`load_status` has just reported as up to date.
+    ``up_to_date`` are the stages that :func:`load_status` has just reported so.
     """
 
     def __init__(self, root: Path, up_to_date: Iterable[str] = ()) -> None:

@@ -7,14 +7,12 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import models
 from models import distillers
 from models.networks.backbone import Backbone
-from stages.data.arrays import DataSet
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
+from stages.data.noise import write_noise
 from stages.data.sources.schemes import open_source
 from stages.data.splits import choose_splits
 from stages.files import read_json
@@ -126,7 +124,13 @@ def _images_per_second(
 ) -> float:
     """Measure a training's throughput, with its data in an empty ``folder``."""
     settings, unlabeled = training.settings, training.unlabeled
-    data = _noise(folder, images, settings.batch_size - unlabeled, unlabeled, params.data.resize)
+    stored = params.data.resize or images.size
+    splits = {
+        "train": (settings.batch_size - unlabeled, stored),
+        "val": (2, images.size),
+        "unlabeled": (unlabeled, stored),
+    }
+    data = write_noise(folder, splits, images.classes, images.size)
     teacher = None
     if training.teacher is not None:
         # Assistants see images of the student's size.
@@ -156,21 +160,3 @@ def _build(name: str, classes: int, settings: Training | None) -> Backbone:
     network = models.build(name, classes)
     network.input_size = settings.image_size if isinstance(settings, Teacher) else None
     return network
-
-
-def _noise(folder: Path, images: _Images, batch: int, unlabeled: int, side: int | None) -> DataSet:
-    """Write random images in the format of ``prepare_data``: a batch, and two for validation."""
-    random, stored = np.random.default_rng(0), side or images.size
-    counts = (("train", batch, stored), ("val", 2, images.size), ("unlabeled", unlabeled, stored))
-    for name, count, pixels in counts:
-        noise = random.integers(0, 256, (count, pixels, pixels, 3), dtype=np.uint8)
-        np.save(folder / f"{name}_images.npy", noise)
-        np.save(folder / f"{name}_labels.npy", np.arange(count) % images.classes)
-    manifest = {
-        "classes": [str(number) for number in range(images.classes)],
-        "image_size": images.size,
-        "mean": [0.5] * 3,
-        "std": [0.25] * 3,
-        "splits": {name: {"count": count} for name, count, _ in counts},
-    }
-    return DataSet(folder, manifest)

@@ -37,9 +37,7 @@ def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]
 def stop(targets: Iterable[int], grace_s: float = GRACE_S) -> None:
     """Interrupt, then terminate, then kill processes until none is left.
 
-    Args:
-        targets: as for ``kill(2)``: a process, or a process group as its negative number.
-        grace_s: seconds to wait after each of the first two signals.
+    ``targets`` are those of ``kill(2)``: a process, or a process group as its negative number.
     """
     left = list(targets)
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):

@@ -87,7 +87,7 @@ def laid(
 
     Args:
         text: content of ``params.yaml``.
-        names: names from :func:`list_presets`; may be empty.
+        names: of presets; may be empty.
         settings: values by ``section.key``; applied last.
         source: replaces ``data.source``, and resets the names of splits and columns, which are
             specific to a source.

@@ -34,8 +34,7 @@ def listed_gpus() -> list[str]:
 class Resources:
     """Assigns GPUs to running stages, and keeps the machine quiet for those that measure time.
 
-    Args:
-        gpus: ids for ``CUDA_VISIBLE_DEVICES``; if empty, every stage sees every GPU.
+    Without ``gpus``, ids for ``CUDA_VISIBLE_DEVICES``, every stage sees every GPU.
     """
 
     def __init__(self, gpus: Sequence[str]) -> None:

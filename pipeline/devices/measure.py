@@ -30,10 +30,7 @@ def measure(
     opening: Opening,
     key: Ed25519PublicKey | None = None,
 ) -> Iterator[tuple[Measurement, Path]]:
-    """Measure a bundle, or ``artifacts/onnx``, on each device in turn; keep each result at once.
-
-    Yields:
-        The measurement of a device, and the file with its results.
+    """Measure a bundle, or ``artifacts/onnx``, on each device; yield each result and its file.
 
     Raises:
         InputError: a URL is invalid (before anything runs), or some devices could not be measured

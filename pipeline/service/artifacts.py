@@ -43,9 +43,7 @@ def percent_done(line: str) -> float | None:
 class Progress:
     """A progress bar in Prefect's pages for one stage, updated every 5 s at most.
 
-    Args:
-        stage: name of the stage in ``dvc.yaml``.
-        warn: receives a message if Prefect rejects the bar; the stage continues without it.
+    ``warn`` receives a message if Prefect rejects the bar; the stage continues without it.
     """
 
     def __init__(self, stage: str, warn: Callable[[str], None]) -> None:
@@ -84,12 +82,7 @@ class Progress:
 def show_report(root: Path, kept_as: str | None) -> None:
     """Create artifacts for the tables, the chart and the location of the report in ``root``.
 
-    Args:
-        root: folder of ``dvc.yaml``, with a finished report.
-        kept_as: the experiment with the report, if ``root`` is deleted after the run.
-
-    Raises:
-        InputError: the summary is damaged.
+    ``kept_as`` is the experiment with the report, if ``root`` is deleted after the run.
     """
     summary = read_json(root / SUMMARY)
     tables = {

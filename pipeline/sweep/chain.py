@@ -16,15 +16,7 @@ _DVC_YAML = "dvc.yaml"
 
 
 class Chain:
-    """A stage and all its upstream stages, in order.
-
-    Args:
-        until: the last stage.
-        path: the sweep's file, for messages.
-
-    Raises:
-        InputError: there is no such stage.
-    """
+    """A sweep's last stage and all its upstream stages; raises InputError if it does not exist."""
 
     def __init__(self, until: str, path: Path) -> None:
         graph = load_graph(Path())

@@ -61,10 +61,8 @@ class Checkpoints:
     """The checkpoints of one training; the last two are kept.
 
     The first use holds the folder (see ``durable.py``). Checkpoints never stop a training: a
-    failure to write is reported, and the older ones stay.
-
-    Args:
-        root: by default the environment variable ACKD_CHECKPOINTS, or ``.checkpoints``.
+    failure to write is reported, and the older ones stay. ``root`` is by default ACKD_CHECKPOINTS,
+    or ``.checkpoints``.
     """
 
     def __init__(self, stage: str, fingerprint: str, root: Path | None = None) -> None:

@@ -25,11 +25,8 @@ class ImageFile:
     """Images uint8 ``[N, H, W, 3]`` in a ``.npy`` file; indexing reads images into new memory.
 
     Unlike a memory map, it does not count towards the process's memory as pages are touched. It
-    keeps no file open, so instances can be passed to other processes.
-
-    Args:
-        path: the file.
-        size: height and width of the centre crop to return; None returns whole images.
+    keeps no file open, so instances can be passed to other processes. It returns centre crops of
+    ``size`` pixels, if given.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.

@@ -20,10 +20,7 @@ def accept_first_key(url: str, opening: Opening, ssh: Callable[..., Finished]) -
     """Add the host's key to known_hosts if the user accepts its fingerprint.
 
     ssh fetches the key just as for later connections: through jump hosts, under the configured
-    alias, and of the type it prefers.
-
-    Args:
-        ssh: connects to the host, with these arguments before the usual ones.
+    alias, and of the type it prefers. ``ssh`` connects with arguments before the usual ones.
 
     Raises:
         InputError: the host presents no key or an unexpected one, or nobody accepts it.

@@ -31,12 +31,7 @@ class Timed(BaseModel):
 def judge(
     row: Row, timed: Timed, parity: dict[str, float | None], clock: str, trouble: str | None = None
 ) -> Row:
-    """Return the row of one measurement, judged by the rules of ``runner.py``.
-
-    Args:
-        parity: from ``rules.compare``.
-        trouble: why the times are invalid; None if they are valid.
-    """
+    """Return the row of one measurement; ``trouble`` states why its times are invalid, if so."""
     if timed.threads != row["threads"]:
         trouble = f"ran with {timed.threads} threads instead of {row['threads']}"
     elif trouble is None and not any(timed.samples_ms):

@@ -87,10 +87,7 @@ def mark(row: Row, before: Thermal, after: Thermal) -> Row:
 
 @contextlib.contextmanager
 def fixed_performance(adb: Adb) -> Iterator[str | None]:
-    """Limit the device to sustainable clock speeds until the block ends.
-
-    Yields:
-        Why the device refuses; None if it complies.
+    """Limit the device to sustainable clock speeds; yield why it refuses, or None.
 
     Raises:
         InputError: the device was lost before the mode could be switched off.

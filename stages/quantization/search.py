@@ -61,10 +61,7 @@ class Search:
     """Trials of quantizing an fp32 model with a dynamic batch.
 
     Args:
-        model: from :func:`stages.export_onnx.export_network`.
-        images: ``[N, H, W, 3]``, from :func:`held_back`.
-        labels: ``[N]``, from :func:`held_back`.
-        max_drop: accuracy that may be lost on these images; a single image always may.
+        max_drop: accuracy that may be lost on the held-back images; a single image always may.
         ranges: returns the result of :func:`stages.quantization.int8.calibrate` for a method.
     """
 

@@ -12,9 +12,7 @@ _COLLAPSED = 0.9
 def warnings(history: History) -> list[str]:
     """Return what makes the learners ineffective, a sentence each.
 
-    Args:
-        history: of the student; discriminators are judged by its last fifth, attention by its last
-            epoch.
+    Discriminators are judged by the last fifth of the student's history, attention by its end.
     """
     found = []
     late = history.get("discriminator_accuracy", [])

@@ -13,11 +13,7 @@ from stages.runtimes.base import Job
 class DeployedNetwork(nn.Module):
     """Maps raw images ``[B, H, W, 3]`` uint8 to logits ``[B, K]`` float32.
 
-    Args:
-        network: takes normalised ``[B, 3, H, W]``.
-        mean: per channel, for images scaled to 0..1.
-        std: per channel, for images scaled to 0..1.
-        dtype: of the network; normalisation stays float32.
+    ``mean`` and ``std`` per channel are of images scaled to 0..1; normalisation stays in float32.
     """
 
     scale: Tensor
@@ -35,10 +31,7 @@ class DeployedNetwork(nn.Module):
             normalise_statistics(network)
         self.network = network.to(dtype)
         self.dtype = dtype
-        means, stds = (
-            torch.tensor(mean, dtype=torch.float64),
-            torch.tensor(std, dtype=torch.float64),
-        )
+        means, stds = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
         self.register_buffer("scale", (1 / (255 * stds)).float())
         self.register_buffer("shift", (-means / stds).float())
 

@@ -26,11 +26,7 @@ _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 class FrozenNetwork:
     """A network in eval mode without gradients, its BatchNorms folded into convolutions.
 
-    A network that cannot be traced runs unfolded.
-
-    Args:
-        network: on its device; put into eval mode, otherwise unchanged.
-        compiled: compile it; on a CPU, all batches then have the same size.
+    A network that cannot be traced runs unfolded. Compiled, all batches on a CPU have one size.
     """
 
     def __init__(self, network: Backbone, compiled: bool = False) -> None:

@@ -65,10 +65,8 @@ class LogitsStore:
         key: everything that the logits depend on; must be JSON-serializable.
         samples: N, the training images.
         classes: K.
-        root: the folder of all keys; by default the environment variable ACKD_LOGITS, or
-            ``ackd/logits`` in the user's cache.
-        max_bytes: limit for all keys together; by default ACKD_LOGITS_MAX_GB, or 10 GB
-            (GB = 10^9 bytes). With 0, nothing is written.
+        root: of all keys; by default ACKD_LOGITS, or ``ackd/logits`` in the user's cache.
+        max_bytes: of all keys; by default ACKD_LOGITS_MAX_GB or 10 GB. With 0, nothing is written.
 
     Raises:
         InputError: an environment variable is invalid, or the home folder is unknown.

@@ -25,11 +25,7 @@ class Trainer:
     """Trains a student and everything that its method trains beside it.
 
     Afterwards the distiller has the weights of the last epoch, or their moving average if one is
-    kept.
-
-    Args:
-        val: validation images; they only decide which epoch was best.
-        checkpoints: for resuming an interrupted training; None keeps none.
+    kept. The validation images only decide which epoch was best.
     """
 
     def __init__(

@@ -22,10 +22,7 @@ _START, _END = 0.04, 1e-4
 def build_optimizer(
     module: nn.Module, settings: Training, steps_per_epoch: int
 ) -> tuple[Optimizer, LambdaLR]:
-    """Build the optimizer and its learning-rate schedule, which advances with each step.
-
-    Args:
-        module: a distiller or a network; frozen parameters are skipped.
+    """Build the optimizer of a distiller or network, and its schedule, which advances by step.
 
     Raises:
         InputError: ``layer_decay`` is set, but the network's layers are not known.

@@ -94,9 +94,6 @@ class Session:
 
         It takes images with the data's normalisation, whatever its weights were trained with.
 
-        Args:
-            new_classifier: as in :func:`models.weights.load_weights`.
-
         Raises:
             InputError: the network is unknown or cannot take images of this size, or the weights
                 are unavailable or belong to another network.
@@ -204,9 +201,5 @@ def _plain(value: Any) -> Any:
 
 
 def start_session(stage: str, params: Params) -> Session:
-    """Load the data set, and join this process to the others of the stage.
-
-    Raises:
-        InputError: the data set is missing or damaged, or the engine cannot start.
-    """
+    """Load the data set, and join the stage's other processes; raises InputError if that fails."""
     return Session(stage, params, load_data(), start_engine(params.training))

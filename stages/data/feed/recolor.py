@@ -9,13 +9,10 @@ from stages.sections.data import Augmentation
 
 
 def recolor(images: Tensor, indices: Tensor, settings: Augmentation, epoch: int) -> Tensor:
-    """Apply the policy, colour jitter and erasing of ``settings``.
+    """Apply policy, colour jitter and erasing to images uint8 ``[B, H, W, 3]``.
 
     The transforms draw from torch's global generator, so it is seeded for each image by
     (seed, epoch, sample) and restored afterwards.
-
-    Args:
-        images: ``[B, H, W, 3]`` uint8.
     """
     transform = _transform(settings)
     seeds = random_bits(settings.seed, epoch, indices.cpu(), RECOLOR).tolist()

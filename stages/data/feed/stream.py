@@ -24,10 +24,7 @@ _PREFETCH = 2  # parts that each worker reads ahead; bounds the memory
 class StreamFeed(Feed):
     """Reads and augments images in worker processes; gives the same batches as MemoryFeed.
 
-    The workers live for one epoch, and end if this process dies.
-
-    Args:
-        workers: number of processes; 0 reads in this one.
+    The workers live for one epoch, and end if this process dies; with 0, this one reads.
     """
 
     def __init__(self, plan: FeedPlan, workers: int = 0) -> None:

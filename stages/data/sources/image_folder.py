@@ -166,11 +166,7 @@ def _image_names(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Walk a folder and those below it in order; links are followed once.
-
-    Yields:
-        A folder relative to the given one, which is ``.``, and the sorted names of its data files.
-    """
+    """Yield each folder, relative to the given one, and its data files; follow links once."""
     real = folder.resolve()
     seen = {real, *real.parents}  # links may form cycles
     for base, folders, names in os.walk(folder, followlinks=True):

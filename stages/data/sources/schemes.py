@@ -39,12 +39,9 @@ def _unlabeled_split(names: Sequence[str]) -> str:
 
 
 def open_source(data: Data, *, labeled: bool = True) -> Source:
-    """Open the source that ``data.source`` names.
+    """Open the source that ``data.source`` names, importing only its library.
 
-    Each scheme's library is imported only when used.
-
-    Args:
-        labeled: whether labels are needed; if not, a hub data set's labels are all 0.
+    Unless ``labeled``, a hub data set's labels are all 0.
 
     Raises:
         InputError: the scheme is unknown, or the source cannot be opened.

@@ -59,12 +59,8 @@ class _Run:
 class Runs:
     """The runs of all pages that measure a bundle.
 
-    Args:
-        exported: the models, with ``labels.json`` beside them.
-        profile: how long to measure.
-
     Raises:
-        InputError: the golden batch or the labels are damaged.
+        InputError: the golden batch or ``labels.json`` is damaged.
     """
 
     def __init__(self, exported: Exported, profile: Profile) -> None:

@@ -52,10 +52,7 @@ def require() -> Path:
 
 
 def install(packed: Path | None = None) -> Path:
-    """Install the files for :func:`require`.
-
-    Args:
-        packed: the output of ``npm pack onnxruntime-web@<version>``; None fetches it.
+    """Install the files for :func:`require`, from the output of ``npm pack`` or from npm.
 
     Raises:
         InputError: npm is missing or fails, the checksum is wrong, or the folder is not writable.
