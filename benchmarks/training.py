@@ -68,8 +68,7 @@ _RATIOS = {
     "feed_share": ("KD, warm store: share of a step spent waiting for data", "below 0.03"),
 }
 
-Rounds = Mapping[str, Sequence[Json]]
-"""The measurements of all rounds, by row key."""
+Rounds = Mapping[str, Sequence[Json]]  # the measurements of all rounds, by row key
 
 
 def main(

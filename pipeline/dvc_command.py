@@ -29,8 +29,7 @@ HOUSEKEEPING = (
     "Having any troubles?",
     "Reproducing experiment '",
     "WARNING: No file hash info found for '",
-)
-"""Prefixes of the lines that dvc writes around a stage's own output."""
+)  # prefixes of the lines that dvc writes around a stage's own output
 
 _TRANSFER = re.compile(r"ERROR: failed to transfer '[^']*' - ")
 _UNREACHABLE = re.compile(
@@ -39,8 +38,7 @@ _UNREACHABLE = re.compile(
     r"|name resolution|(network is|host) unreachable|no route to host"
     r"|service unavailable|bad gateway|too many requests",
     re.IGNORECASE,
-)
-"""Network errors as git, DVC's remotes, the hub and the operating system word them."""
+)  # network errors as git, DVC's remotes, the hub and the operating system word them
 
 
 class StageError(RuntimeError):

@@ -15,8 +15,7 @@ _REMEDIES = {
     "'origin' does not appear": "this repository has no origin; run `git remote add origin URL`",
     "not a git repository (or": "not a repository; run ackd in the project's root, and `git init`"
     " where it is new",
-}
-"""Remedies for git's errors, by a part of the message."""
+}  # remedies for git's errors, by a part of the message
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 GRACE_S = 5.0
-PATIENCE_S = 30.0
-"""How long a command may take to stop its children before it is stopped."""
+PATIENCE_S = 30.0  # how long a command may take to stop its children before it is stopped
 
 
 def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]:

@@ -11,8 +11,7 @@ from models.errors import InputError
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-HOST, PORT = "127.0.0.1", 4200
-"""The default address of ``ackd server``."""
+HOST, PORT = "127.0.0.1", 4200  # the default address of ackd server
 
 
 def api_url() -> str:

@@ -8,8 +8,7 @@ from torch.optim import Optimizer
 
 from models.networks.backbone import Backbone, Features
 
-Needs = Literal["nothing", "logits", "features"]
-"""What a method needs from the teacher."""
+Needs = Literal["nothing", "logits", "features"]  # what a method needs from the teacher
 
 
 def _alone(own: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ class FeatureDistiller(Distiller):
     needs: ClassVar[Needs] = "features"
     compares_maps: ClassVar[bool] = True
     """Whether it compares the maps of stages, or only embeddings, which every network has."""
-    temperature: float
-    """The temperature of KD."""
+    temperature: float  # of KD
     ce_weight: float
     kd_weight: float
     feature_weight: float

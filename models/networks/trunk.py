@@ -24,8 +24,7 @@ class Trunk(NamedTuple):
 
 class _Part(NamedTuple):
     name: str
-    size: int
-    """Height of the output map."""
+    size: int  # height of the output map
     has_parameters: bool
 
 

@@ -12,8 +12,7 @@ from stages.devices.base import Opening
 from stages.devices.host import Host, new_token
 from stages.devices.urls import open_device, parse_url
 
-State = dict[str, Any]
-"""What a device serves, as returned by ``stages.devices.agent.status``."""
+State = dict[str, Any]  # what a device serves, as returned by stages.devices.agent.status
 
 
 class Deployment(NamedTuple):

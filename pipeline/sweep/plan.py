@@ -48,8 +48,7 @@ class SweepFile(Variant):
     """The file of ``ackd sweep``."""
 
     name: _Word
-    data: str | None = None
-    """Replaces the presets' ``data.source``, like ``ackd use --data``."""
+    data: str | None = None  # replaces the presets' data.source, like ackd use --data
     epochs: int | None = Field(default=None, ge=1)
     """Epochs of the student in a shorter schedule, like ``ackd use --epochs``."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]

@@ -13,7 +13,7 @@ from stages.formatting import between, by_reason, count, origin, percent
 from stages.markdown import plain, section, table
 from stages.params import Params
 from stages.sections.data import Data
-from stages.sections.training import Teacher, Training
+from stages.sections.training import Training
 from stages.tables import Table, exports, networks, of_records, processor, scores
 
 Record = dict[str, Any]
@@ -77,7 +77,8 @@ def making(params: Params, proxy: str) -> Table:
     """Describe how teacher and student were trained; the student learned from ``proxy``."""
     teacher, student = params.teacher, params.distill
     method = "supervised" if student.method == "scratch" else student.method.upper()
-    rows = [["method", _teacher_method(teacher), method]]
+    taught = {"all": "supervised", "head": "supervised, only the classifier"}
+    rows = [["method", taught.get(teacher.train, "not trained here"), method]]
     if teacher.weights or student.weights:
         rows.append(["starts from", *(_start(training.weights) for training in (teacher, student))])
     if student.method not in _UNTAUGHT:
@@ -95,14 +96,6 @@ def making(params: Params, proxy: str) -> Table:
     used = (key for key in Training.model_fields if any(key in settings for settings in both))
     rows += [[key.replace("_", " "), *(one.get(key, "") for one in both)] for key in used]
     return Table(["", teacher.network, student.network], rows)
-
-
-def _teacher_method(teacher: Teacher) -> str:
-    return {
-        "all": "supervised",
-        "head": "supervised, only the classifier",
-        "none": "not trained here",
-    }[teacher.train]
 
 
 def _start(weights: str | None) -> str:

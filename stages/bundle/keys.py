@@ -36,7 +36,11 @@ def new_key(private_file: Path) -> tuple[Path, str]:
         # Created with its final mode, and never over an existing file.
         with open(private_file, "x", opener=partial(os.open, mode=0o600)) as file:
             file.write(private)
-        public_file.write_text(public_text(key.public_key()))
+        public_file.write_bytes(
+            key.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
     except OSError as error:
         raise InputError(f"{private_file}: could not be written ({error.strerror})") from None
     return public_file, key_id(key.public_key())
@@ -87,13 +91,6 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
             f"{path}: expected an Ed25519 public key; give the .pub file from `ackd keys new`"
         )
     return key
-
-
-def public_text(key: Ed25519PublicKey) -> str:
-    """Encode a public key as PEM."""
-    return key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    ).decode("ascii")
 
 
 def is_signed_by(key: Ed25519PublicKey, content: bytes, signature: bytes) -> bool:

@@ -12,8 +12,7 @@ from stages.data.arrays import SPLITS, Split
 from stages.data.sources.base import SPLIT_NAMES, Source, SourceSplit, split_called, unknown
 from stages.sections.data import Data
 
-TEST_FRACTION = 0.2
-"""Fraction of each class to test on if the source has no test split."""
+TEST_FRACTION = 0.2  # fraction of each class to test on if the source has no test split
 
 _Array: TypeAlias = npt.NDArray[np.int64]
 
@@ -23,18 +22,15 @@ class ChosenSplit:
     """The images of one split, in the order in which they are written."""
 
     source: SourceSplit
-    positions: _Array
-    """Indices into the source's split, ``[N]``."""
-    labels: _Array
-    """Their class numbers, ``[N]``."""
+    positions: _Array  # indices into the source's split, [N]
+    labels: _Array  # their class numbers, [N]
 
 
 @dataclass(frozen=True)
 class Choice:
     classes: Sequence[str]
     splits: dict[Split, ChosenSplit]
-    notes: list[str]
-    """Decisions made automatically, one sentence each."""
+    notes: list[str]  # decisions made automatically, one sentence each
 
 
 def choose_splits(source: Source, data: Data) -> Choice:

@@ -85,9 +85,11 @@ class SshDevice(Host):
             return
         url, output = self.url.text, finished.err
         if "HOST IDENTIFICATION HAS CHANGED" in output:
+            host, port = self.url.host, self.url.port
+            name = host if port in (None, 22) else f"'[{host}]:{port}'"  # quoted for a shell
             raise InputError(
                 f"{url}: the host key has changed, so this may be another machine; if you know why,"
-                f" remove the old key with `ssh-keygen -R {known_name(self.url)}`"
+                f" remove the old key with `ssh-keygen -R {name}`"
             )
         if _is_unknown(output):
             raise InputError(f"{url}: the host key is unknown and was not accepted")
@@ -103,11 +105,6 @@ class SshDevice(Host):
 def _is_unknown(output: str) -> bool:
     """Return whether ssh knows no key of the host."""
     return "host key is known for" in output and "strict checking" in output
-
-
-def known_name(url: DeviceUrl) -> str:
-    """Return the host's name in known_hosts, quoted for a shell if necessary."""
-    return str(url.host) if url.port in (None, 22) else f"'[{url.host}]:{url.port}'"
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> SshDevice:

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 class _Scheme(NamedTuple):
     """One kind of device; the module of the same name opens it."""
 
-    form: str
-    """The form of a URL, for messages."""
-    place: re.Pattern[str]
-    """The part between the scheme and ``?``."""
+    form: str  # the form of a URL, for messages
+    place: re.Pattern[str]  # the part between the scheme and ?
     options: frozenset[str]
 
 

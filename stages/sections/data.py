@@ -23,8 +23,7 @@ class Data(Section):
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """How to make images square: crop the longer side about the centre, pad the shorter one with
     black bars, or resize both."""
-    config: str | None = None
-    """Configuration of a hub data set that has several."""
+    config: str | None = None  # configuration of a hub data set that has several
     image_column: str | None = None
     label_column: str | None = None
     train_split: str | None = None
@@ -92,8 +91,7 @@ class Augmentation(Section):
     """TrivialAugment (one change of random strength) or RandAugment (two, of magnitude 9)."""
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How far brightness, contrast and saturation vary: 0.4 multiplies each by 0.6 to 1.4."""
-    erasing: Fraction = 0.0
-    """Probability of blacking out a rectangle of 2 to 33 % of the image."""
+    erasing: Fraction = 0.0  # probability of blacking out a rectangle of 2 to 33 % of the image
     mixup: NonNegativeFloat = 0.0
     """Alpha of the Beta distribution for blending two images; 0 turns mixup off."""
     cutmix: NonNegativeFloat = 0.0

@@ -25,8 +25,7 @@ class Export(Section):
     required: list[Precision] = ["fp32"]
     """Precisions that must be exported and pass validation. Others that fail are left out of the
     bundle, with the reason, and the chain continues."""
-    calibration_images: PositiveInt = 256
-    """Training images to calibrate int8 ranges."""
+    calibration_images: PositiveInt = 256  # training images to calibrate int8 ranges
     calibration_method: Literal["minmax", "percentile", "entropy"] = "minmax"
     """Range of activations: all values, all but the outermost 0.001 %, or the range that loses the
     least information."""
@@ -34,8 +33,7 @@ class Export(Section):
     """Accuracy that int8 may lose on validation images. If it loses significantly more, other
     ranges are tried, then operators stay in float. With null, ``calibration_method`` is used
     unchecked."""
-    golden_images: PositiveInt = 16
-    """Test images that ship with the model, with their logits."""
+    golden_images: PositiveInt = 16  # test images that ship with the model, with their logits
 
     @model_validator(mode="after")
     def _fp32_first(self) -> Export:
@@ -86,8 +84,7 @@ class Profile(Section):
     warmup_seconds: NonNegativeFloat = 0.5
     min_runs: PositiveInt = 100
     min_seconds: NonNegativeFloat = 3.0
-    max_runs: PositiveInt = 20000
-    """Upper limit, for very fast models."""
+    max_runs: PositiveInt = 20000  # upper limit, for very fast models
 
     @model_validator(mode="after")
     def _devices_exist_as_kinds(self) -> Profile:

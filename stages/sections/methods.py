@@ -32,33 +32,26 @@ class Rld(Section):
     """Refined logit distillation."""
 
     ce_weight: NonNegativeFloat = 1.0
-    alpha: NonNegativeFloat = 1.0
-    """Weight of the teacher's confidence."""
+    alpha: NonNegativeFloat = 1.0  # weight of the teacher's confidence
     beta: NonNegativeFloat = 8.0
     """Weight of the relations among the classes ranked below the true class."""
-    ramp_up: Fraction = 0.0833
-    """Fraction of all epochs over which both weights rise."""
+    ramp_up: Fraction = 0.0833  # fraction of all epochs over which both weights rise
 
 
 class Dkd(Rld):
     """Decoupled knowledge distillation."""
 
-    alpha: NonNegativeFloat = 1.0
-    """Weight of the target class against all others."""
-    beta: NonNegativeFloat = 8.0
-    """Weight of the relations among the other classes."""
-    standardize: bool = False
-    """Standardize logits to mean 0 and variance 1."""
+    alpha: NonNegativeFloat = 1.0  # weight of the target class against all others
+    beta: NonNegativeFloat = 8.0  # weight of the relations among the other classes
+    standardize: bool = False  # standardize logits to mean 0 and variance 1
 
 
 class Dist(Section):
     """Distillation from a stronger teacher."""
 
     ce_weight: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 1.0
-    """Weight of the correlations between the classes of a sample."""
-    gamma: NonNegativeFloat = 1.0
-    """Weight of the correlations between the samples of a class."""
+    beta: NonNegativeFloat = 1.0  # weight of the correlations between the classes of a sample
+    gamma: NonNegativeFloat = 1.0  # weight of the correlations between the samples of a class
 
 
 class FeatureWeights(Section):
@@ -100,11 +93,9 @@ class Crd(FeatureWeights):
 
     feature_weight: NonNegativeFloat = 0.8
     embedding_size: PositiveInt = 128
-    negatives: PositiveInt = 16384
-    """Samples of other classes contrasted with each image."""
+    negatives: PositiveInt = 16384  # samples of other classes contrasted with each image
     contrast_temperature: PositiveFloat = 0.07
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Momentum of the memory bank."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5  # momentum of the memory bank
 
 
 class SemCkd(FeatureWeights):
@@ -118,8 +109,7 @@ class ReviewKd(FeatureWeights):
     """Knowledge review: each level of the student also learns from the levels above it."""
 
     feature_weight: NonNegativeFloat = 1.0
-    ramp_up: Fraction = 0.0833
-    """Fraction of all epochs over which the weight of the maps rises."""
+    ramp_up: Fraction = 0.0833  # fraction of all epochs over which the weight of the maps rises
 
 
 class One(Section):
@@ -127,10 +117,8 @@ class One(Section):
 
     ce_weight: NonNegativeFloat = 1.0
     kd_weight: NonNegativeFloat = 1.0
-    branches: Annotated[int, Field(ge=2, le=64)] = 3
-    """Includes the student's own last stage."""
-    ramp_up: Fraction = 0.2667
-    """Fraction of all epochs over which the weight of the ensemble rises."""
+    branches: Annotated[int, Field(ge=2, le=64)] = 3  # includes the student's own last stage
+    ramp_up: Fraction = 0.2667  # fraction of all epochs over which the weight of the ensemble rises
 
 
 class Ackd(Section):
@@ -191,8 +179,7 @@ class Distill(Training):
         "one",
         "ackd",
     ] = "ackd"
-    temperature: PositiveFloat = 4.0
-    """For every method but scratch; ONE was published with 3."""
+    temperature: PositiveFloat = 4.0  # for every method but scratch; ONE was published with 3
     unlabeled_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Fraction of each batch from ``data.unlabeled``. An epoch shows each labeled image once, and
     continues through the unlabeled ones where the previous epoch stopped."""
@@ -221,16 +208,14 @@ class Distill(Training):
 class EarlyStopped(Section):
     """The teacher's network, retrained for fewer epochs (ESKD)."""
 
-    epochs: PositiveInt = 10
-    """The teacher's schedule is compressed to this length."""
+    epochs: PositiveInt = 10  # the teacher's schedule is compressed to this length
 
 
 class Assistants(KdWeights):
     """A chain of networks, each distilled by KD from the previous one, starting from the teacher
     (TAKD). All use the teacher's schedule."""
 
-    networks: list[str] = []
-    """In order, from teacher to student."""
+    networks: list[str] = []  # in order, from teacher to student
     candidates: list[str] = []
     """Networks to choose one assistant from, the student's first. Each is trained alone; the one
     with validation accuracy nearest the mean of student and teacher is chosen."""

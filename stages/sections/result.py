@@ -15,8 +15,7 @@ VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}"
 class Analyze(Section):
     """Comparison of teacher, proxy, student and learners."""
 
-    cka_images: PositiveInt = 2000
-    """How many test images to use for CKA and KL, from the first on."""
+    cka_images: PositiveInt = 2000  # how many test images to use for CKA and KL, from the first on
     grad_cam_images: Annotated[int, Field(ge=1, le=32)] = 8
     baseline: Annotated[str, Field(min_length=1)] | None = None
     """Copy of another run's ``reports/classes.csv``, to compare class by class."""
@@ -25,8 +24,7 @@ class Analyze(Section):
 class Gate(Section):
     """Goals for the student; null sets none."""
 
-    min_accuracy: Fraction | None = None
-    """The student's accuracy on the test split."""
+    min_accuracy: Fraction | None = None  # the student's accuracy on the test split
     max_drop_from_teacher: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Teacher's accuracy minus the student's."""
     max_export_drop: Annotated[float, Field(ge=-1, le=1)] | None = None
@@ -41,9 +39,8 @@ class Package(Section):
     """The bundle."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9/_-]{0,98}[A-Za-z0-9])?$")] = (
-        "student"
+        "student"  # name of the model for releases, as in dvc.yaml: artifacts
     )
-    """Name of the model for releases, as in ``dvc.yaml: artifacts``."""
     version: str = "0.1.0"
     """One to three numbers; devices refuse a version older than the one they serve."""
     license: str | None = None

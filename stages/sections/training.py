@@ -39,14 +39,12 @@ class Training(Section):
     """Epochs after which ``multi_step`` divides the learning rate by ten."""
     warmup: Fraction = 0.0
     """Fraction of all steps over which ``cosine`` rises from 0 to the learning rate."""
-    momentum: Fraction = 0.9
-    """For SGD."""
+    momentum: Fraction = 0.9  # for SGD
     weight_decay: NonNegativeFloat = 5e-4
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor for the learning rate from each layer to the one below it; for networks that start
     from weights."""
-    clip_gradient: PositiveFloat | None = None
-    """Maximum norm of all gradients together."""
+    clip_gradient: PositiveFloat | None = None  # maximum norm of all gradients together
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of a moving average of the weights, which is then measured and kept instead."""
@@ -88,16 +86,12 @@ class EngineSettings(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of convolutions and linear layers; auto is bf16 if the hardware computes it faster.
     Losses are always float32."""
-    compile: bool = False
-    """Compile the networks first; pays off on GPUs and in long trainings."""
+    compile: bool = False  # compile the networks first; pays off on GPUs and in long trainings
     sync_batchnorm: bool = False
     """BatchNorm over the images of all processes instead of each process's; only on GPUs."""
-    logits_store: bool = True
-    """Store the teacher's logits for later runs on the same images."""
-    checkpoint_every: PositiveInt = 1
-    """Epochs between checkpoints."""
-    checkpoint_minutes: PositiveFloat = 10.0
-    """Minutes between checkpoints within an epoch."""
+    logits_store: bool = True  # store the teacher's logits for later runs on the same images
+    checkpoint_every: PositiveInt = 1  # epochs between checkpoints
+    checkpoint_minutes: PositiveFloat = 10.0  # minutes between checkpoints within an epoch
     tracker: Literal["none", "tensorboard", "mlflow"] = "none"
     """Where to log the history besides its CSV file."""
 

@@ -102,10 +102,8 @@ class Engine:
 
     def broadcast(self, content: dict[str, Any]) -> dict[str, Any]:
         """Return the main process's content in every process; the others' is ignored."""
-        box = [content]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(box)
-        return box[0]
+        (same,) = broadcast_object_list([content])
+        return dict(same)
 
     def kernels(self, batch_size: int) -> list[str | int]:
         """Return what a network's last bits depend on besides weights, input and torch."""

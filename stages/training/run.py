@@ -19,7 +19,6 @@ from stages.data.feed.base import FeedPlan
 from stages.data.feed.choice import build_feed
 from stages.data.feed.normalize import Normalize
 from stages.params import Params
-from stages.sections.common import Section
 from stages.sections.training import Teacher, Training
 from stages.training.engine import Engine, start_engine
 from stages.training.frozen_teacher import FrozenTeacher
@@ -165,7 +164,7 @@ class Session:
                 print(store.describe(settings.epochs), flush=True)
         chosen = {
             "augmentation": params.augmentation.model_dump(),
-            "settings": {key: _plain(getattr(settings, key)) for key in Training.model_fields},
+            "settings": settings.model_dump(include=set(Training.model_fields)),
             "network": [network.name, network.input_size, code_sha256(network.name)],
             "starts_from": weights_sha256(network) if settings.weights else None,
             "method": method,
@@ -193,11 +192,6 @@ class Session:
             checkpoints,
         )
         return Trained(distiller, trainer.train(), checkpoints)
-
-
-def _plain(value: Any) -> Any:
-    """Return a parameter's value in JSON form."""
-    return value.model_dump() if isinstance(value, Section) else value
 
 
 def start_session(stage: str, params: Params) -> Session:

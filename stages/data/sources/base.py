@@ -18,8 +18,7 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("validation", "valid", "val", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
-}
-"""Names of splits, ignoring case, in order of preference."""
+}  # names of splits, ignoring case, in order of preference
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,10 @@ class SourceSplit:
     labels: Sequence[Any]
     """One per image, all integers or all strings; integers index :attr:`Source.class_names`
     if the source has them."""
-    image: Callable[[int], Image.Image]
-    """Opens the image at a position; must be thread-safe."""
+    image: Callable[[int], Image.Image]  # opens the image at a position; must be thread-safe
     describe: Callable[[int], str]
     """Names the image at a position in messages: a path, or split and row."""
-    notes: Sequence[str] = ()
-    """What was skipped in the split, a sentence each."""
+    notes: Sequence[str] = ()  # what was skipped in the split, a sentence each
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,7 @@ class Source:
     open_split: Callable[[str], SourceSplit]
     class_names: Sequence[str] | None = None
     """In the order of the labels; None if the labels are the names."""
-    notes: Sequence[str] = ()
-    """What was skipped, a sentence each."""
+    notes: Sequence[str] = ()  # what was skipped, a sentence each
 
 
 def split_called(name: str) -> Split | None:

@@ -16,8 +16,7 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
-"""The transpose that undoes each EXIF orientation."""
+}  # the transpose that undoes each EXIF orientation
 
 
 _FITS: dict[str, Callable[..., Image.Image]] = {

@@ -34,8 +34,7 @@ SETS = {
     "STL10": _split_names("train", "test"),
     "SVHN": _split_names("train", "test", "extra"),
     "USPS": _TRAIN_FLAG,
-}
-"""The constructor's arguments for each set and split."""
+}  # the constructor's arguments for each set and split
 
 
 def open_torchvision(location: str) -> Source:

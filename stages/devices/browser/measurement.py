@@ -33,25 +33,20 @@ class Gpu(Message):
     vendor: Text
     architecture: Text
     description: Text
-    half_precision: bool
-    """Whether its shaders have float16."""
+    half_precision: bool  # whether its shaders have float16
 
 
 class Browser(Message):
     """What a browser reports about itself."""
 
     user_agent: Text
-    platform: Text | None
-    """The operating system; None if only the user agent names it."""
+    platform: Text | None  # the operating system; None if only the user agent names it
     model: Text | None
     """The phone's model, which only Chromium-based browsers report, and only to secure pages."""
     cores: Count
-    isolated: bool
-    """Whether the page has shared memory, as threads require, and the precise clock."""
-    secure: bool
-    """Whether the page came over HTTPS or from the device itself, as WebGPU requires."""
-    timer_ms: Milliseconds
-    """The resolution of its clock."""
+    isolated: bool  # whether the page has shared memory, as threads require, and the precise clock
+    secure: bool  # whether the page came over HTTPS or from the device itself, as WebGPU requires
+    timer_ms: Milliseconds  # the resolution of its clock
     gpu: Gpu | None
 
 
@@ -61,8 +56,7 @@ class Measured(Message, Timed):
     provider: Literal["wasm", "webgpu", "webgpu+wasm"]
     """``webgpu+wasm`` if the GPU ran only some of the nodes."""
     logits: str
-    hidden: bool
-    """Whether the page was hidden meanwhile, which slows it."""
+    hidden: bool  # whether the page was hidden meanwhile, which slows it
 
 
 class Failed(Message):
