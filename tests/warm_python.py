@@ -141,7 +141,7 @@ def _run(files: list[int], folder: str, variables: dict[str, str], arguments: li
     # autograd makes its own first call at the same moment.
     import torch
 
-    torch.set_num_threads(torch.get_num_threads())
+    torch.set_num_threads(int(variables.get("OMP_NUM_THREADS", torch.get_num_threads())))
     if "-c" in arguments:
         _run_code(arguments[arguments.index("-c") + 1])
     else:

@@ -31,6 +31,7 @@ from tests.stages.conftest import made_once, write_distillable, write_unlabeled
 from tests.stages.test_methods import METHODS
 from tests.stages.training import two_processes
 from tests.stages.training.test_loop import OPTIONS
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[3]
 PROCESSES = 2
@@ -44,11 +45,11 @@ CONTENT: dict[str, Any] = {
 }
 
 
-def start(module: str, root: Path, processes: int = PROCESSES) -> subprocess.Popen[str]:
+def start(module: str, root: Path, python: str = sys.executable) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", module],
+        [python, "-m", module],
         cwd=root,
-        env=os.environ | {"ACKD_PROCESSES": str(processes), "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"ACKD_PROCESSES": str(PROCESSES), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -69,7 +70,7 @@ def trained(tiny_origin):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv("ACKD_LOGITS", "logits")
-            process = start(two_processes.__name__, Path())
+            process = start(two_processes.__name__, Path(), str(warm_python()))
         _, errors = process.communicate()
         assert process.returncode == 0, errors
 

@@ -1,15 +1,18 @@
 """Run by each of two processes: ``distill`` with every method, then all proxies."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from stages import distill, train_proxy
+from stages.entry import LAUNCHER
 from stages.launch import run_training_stage
 from stages.params import Params
 from tests.stages.test_methods import METHODS
+from tests.warm_python import warm_python
 
 PROXIES: dict[str, dict[str, Any]] = {
     "early_stopped": {"method": "early_stopped", "early_stopped": {"epochs": 1}},
@@ -48,4 +51,6 @@ def keep(name: str, artifacts: str, reports: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.executable = str(warm_python())  # which starts both processes at once
+    os.environ.pop(LAUNCHER, None)  # it would be the parent of processes that are not forked
     run_training_stage(main, "tests.stages.training.two_processes")
