@@ -82,10 +82,10 @@ def test_a_failure_carries_the_last_line_of_the_stage(project):
     change_stage(
         project,
         "echo hello from first && cp source.txt first.txt",
-        """'python -c "import sys; sys.exit(f\'\'error: no ink, {sys.executable}\'\')"'""",
+        """'python -c "import sys; sys.exit(f\'\'error: no ink, {sys.prefix}\'\')"'""",
     )
     # Stages use the Python that runs the tests.
-    said = f"^no ink, {re.escape(sys.executable)}$"
+    said = f"^no ink, {re.escape(sys.prefix)}$"
     with Runner(project) as runner, pytest.raises(StageError, match=said):
         repro(runner, "first")
 
