@@ -96,10 +96,13 @@ def reading(params: Params) -> Iterator[set[str]]:
             found.add(prefix + name)
         return value
 
-    def dumped(section: Section, **options: Any) -> Any:
+    def dumped(section: Section, include: set[str] | None = None, **options: Any) -> Any:
         if (prefix := prefixes.get(id(section))) is not None:
-            found.update(leaves(section, prefix))
-        return dump(section, **options)
+            names = set(type(section).model_fields) if include is None else include
+            found.update(
+                k for k in leaves(section, prefix) if k[len(prefix) :].split(".")[0] in names
+            )
+        return dump(section, include=include, **options)
 
     def copied(section: Section, **options: Any) -> Any:
         made = copy(section, **options)
