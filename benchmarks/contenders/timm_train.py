@@ -63,9 +63,10 @@ def _flags(params: dict[str, Any], manifest: dict[str, Any]) -> list[Any]:
     flags += ["--mean", *own["mean"], "--std", *own["std"], "--crop-pct", 1]
     flags += ["--opt", distill["optimizer"], "--lr", distill["learning_rate"]]
     flags += ["--weight-decay", distill["weight_decay"], "--layer-decay", distill["layer_decay"]]
-    flags += ["--epochs", distill["epochs"], "--batch-size", distill["batch_size"]]
+    warmup = round(distill["warmup"] * distill["epochs"])
+    flags += ["--epochs", distill["epochs"] - warmup, "--warmup-epochs", warmup, "--warmup-prefix"]
+    flags += ["--batch-size", distill["batch_size"]]
     flags += ["--sched", distill["schedule"], "--sched-on-updates"]
-    flags += ["--warmup-epochs", round(distill["warmup"] * distill["epochs"])]
     flags += ["--scale", augmentation["crop_area"], 1, "--color-jitter", 0, "--smoothing", 0]
     flags += ["--seed", distill["seed"], "--channels-last", "--checkpoint-hist", 1]
     flags += ["--val-interval", distill["epochs"]]  # ours does not use the test images before

@@ -1,6 +1,7 @@
 """Each contender's own training loop, timed by the common clock."""
 
 import dataclasses
+import itertools
 import json
 import os
 from collections import Counter
@@ -149,6 +150,9 @@ def test_timms_script_is_given_our_images_weights_and_settings(
     assert len(folders) == 2 * CLASSES
     assert set(folders.values()) == {COUNT // CLASSES}
     assert {"--lr", "0.001", "--seed", "3", "--scale", "0.35"} <= set(seen["flags"])
+    # timm counts warm-up epochs besides the others.
+    flags = dict(itertools.pairwise(seen["flags"]))
+    assert (flags["--warmup-epochs"], flags["--epochs"], flags["--val-interval"]) == ("1", "1", "2")
 
 
 @pytest.mark.parametrize("name", ["repdistiller", "torchdistill"])
