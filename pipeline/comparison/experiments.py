@@ -47,7 +47,7 @@ class Images(NamedTuple):
 
     @property
     def title(self) -> str:
-        images = f"{self.number:,} test images" if self.number else self.digest
+        images = f"{self.number:,} test images" if self.number else f"{self.digest}, images"
         images += f" of {self.size}×{self.size}"
         return f"{self.source}, {images} in {self.classes:,} classes"
 
@@ -137,7 +137,7 @@ def parse(
     with refuse_other_versions("run that experiment again"):
         data, student, recommended = summary["data"], summary["student"], summary["recommended"]
         number = None if folds else data["test"]
-        digest = f"{folds} folds (data.seed {own.get('data.seed', 0)})" if folds else digest
+        digest = f"{folds} folds, seed {own.get('data.seed', 0)}" if folds else digest
         return Experiment(
             name=name,
             sweep=match["sweep"] if match else None,

@@ -112,7 +112,7 @@ def test_folds_are_compared_with_each_other():
 
     folds = [fold("kd", 0, 0.5), fold("kd", 1, 0.6), fold("ackd", 0, 0.55), fold("ackd", 1, 0.66)]
     group = one_group(folds)
-    assert group.images.title == "digits, 2 folds (data.seed 7) of 8×8 in 2 classes"
+    assert group.images.title == "digits, 2 folds, seed 7, images of 8×8 in 2 classes"
     assert [(v.name, v.accuracy.mean) for v in group.variants] == [
         ("ackd", pytest.approx(0.605)),
         ("kd", pytest.approx(0.55)),
