@@ -224,15 +224,17 @@ def test_pictures_are_preprocessed_like_training_images(bundle, page, tmp_path, 
         page.evaluate("precision.value = 'int8_u8s8.static.onnx'; answer.hidden = true")
         page.evaluate("precision.dispatchEvent(new Event('change'))")
         page.wait_for("!answer.hidden")
-        assert_classes(page, sessions["int8_u8s8"], wanted)
+        # int8 kernels round differently: onnxruntime's own answer changes by up to four points
+        # when it does not fuse operators.
+        assert_classes(page, sessions["int8_u8s8"], wanted, points=5)
         (tmp_path / "notes.png").write_text("no picture")
         page.choose_file("#camera", tmp_path / "notes.png")
         shown = page.wait_for("!trouble.hidden && trouble.innerText")
         assert shown.startswith("notes.png is not a picture that this browser can read")
 
 
-def assert_classes(page: Page, session: Any, image: np.ndarray) -> None:
-    """Check that the page shows onnxruntime's classes and probabilities."""
+def assert_classes(page: Page, session: Any, image: np.ndarray, points: float = 0.15) -> None:
+    """Check that the page shows onnxruntime's classes, and probabilities as close as given."""
     logits = session.run(None, {"images": image[None]})[0][0].astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
@@ -241,7 +243,7 @@ def assert_classes(page: Page, session: Any, image: np.ndarray) -> None:
     order = [name for name, _ in sorted(shown.items(), key=lambda item: -item[1])]
     assert list(shown) == order
     for label, share in zip(("blue", "green", "red"), shares, strict=True):
-        assert shown[label] == pytest.approx(100 * share, abs=0.15)
+        assert shown[label] == pytest.approx(100 * share, abs=points)
 
 
 def test_it_fits_a_phone_in_light_and_dark(bundle, page, tmp_path):
