@@ -46,7 +46,6 @@ from stages.devices.rules import NOISY_CV, breach, compare, statistics
 from stages.devices.runner import run_batches
 from stages.files import write_json
 from stages.formatting import drop, significant
-from stages.quantization.int8 import DEPTHWISE, kinds
 
 #: Goals for int8_u8s8: loss of accuracy, and speed-up over fp32 with depthwise convolutions (True),
 #: whose int8 kernels are slow, and without (False).
@@ -135,8 +134,12 @@ def summarize_student(
         "rows": rows,
         "operators_ms": {key: operator_times(path, image) for key, path in models.items()},
         "browsers": student.browsers,
-        "goals": goals(rows, MIN_SPEEDUP[DEPTHWISE in kinds(graph)]),
+        "goals": goals(rows, MIN_SPEEDUP[has_depthwise(graph)]),
     }
+
+
+def has_depthwise(graph: onnx.GraphProto) -> bool:
+    return any(a.name == "group" and a.i > 1 for node in graph.node for a in node.attribute)
 
 
 def goals(rows: Mapping[str, Json], min_speedup: float) -> Json:

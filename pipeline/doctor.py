@@ -36,11 +36,6 @@ def _machine(device: dict[str, Any]) -> Iterator[Finding]:
     python = f"Python {platform.python_version()}"
     yield Finding("system", True, f"{device['system']}, {device['machine']}, {python}", "")
     yield Finding("CPU", True, f"{device['cpu'] or 'unnamed'}, cores: {device['cores']}", "")
-    features = device["cpu_features"]
-    if "sse4_2" in features:  # x86
-        exact = any("vnni" in feature for feature in features)
-        clips = "onnxruntime clips some sums of int8_u8s8, which lowers its accuracy"
-        yield Finding("int8 products", exact, f"{'' if exact else 'no '}VNNI", clips)
     memory = device["memory_gb"]
     yield Finding(
         "memory",

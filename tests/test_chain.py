@@ -186,8 +186,7 @@ def test_a_measurement_by_hand_reaches_the_report_and_leaves_the_bundle(copy):
     assert ran[2:] == ["report", "gate", "package"]
     devices = read(copy / "reports/summary.json")["devices"]
     assert list(devices) == ["local:", url]
-    # int8 may fail on x86 processors without VNNI.
-    assert devices[url]["exports"]["fp32"]["status"] == "passed"
+    assert {export["status"] for export in devices[url]["exports"].values()} == {"passed"}
     assert devices[url]["exports"].keys() == devices["local:"]["exports"].keys()
     assert (copy / "artifacts/bundle.tar.gz").read_bytes() == before
 

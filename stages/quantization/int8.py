@@ -2,7 +2,7 @@
 
 ``int8_u8s8`` has asymmetric uint8 activations, the fastest on x86 and in WebAssembly;
 ``int8_s8s8`` is symmetric throughout, as TensorRT requires. Both have int8 weights per output
-channel, and float32 preprocessing and logits.
+channel, which no processor's kernels saturate, and float32 preprocessing and logits.
 """
 
 import contextlib
@@ -29,6 +29,8 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from stages.quantization.hard_activations import hard_activations_in_uint8
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     "int8_u8s8": {"ActivationSymmetric": False},
     # The defaults violate TensorRT's rules: int32 bias, zero points other than 0, shared pairs.
@@ -37,7 +39,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 _ACTIVATIONS = {"int8_u8s8": QuantType.QUInt8, "int8_s8s8": QuantType.QInt8}
 _PART = 16
 
-FIRST, DEPTHWISE = "first Conv", "depthwise Conv"
+FIRST = "first Conv"
 _PLAIN = {"Add", "Gemm", "GlobalAveragePool", "MatMul", "Mul"}
 _FUNCTIONS = {"LayerNormalization", "Sigmoid", "Softmax"}
 
@@ -107,13 +109,43 @@ def quantize(
             extra_options={
                 "WeightSymmetric": True,
                 "OpTypesToExcludeOutputQuantization": ["Gemm"],
+                "TensorQuantOverrides": _weight_ranges(model.graph),
                 **_OPTIONS[precision],
             },
         )
         quantized = onnx.load(target)
-    if precision == "int8_s8s8" and (problems := tensorrt_violations(quantized.graph)):
+    if precision == "int8_u8s8":
+        hard_activations_in_uint8(quantized.graph)
+    elif problems := tensorrt_violations(quantized.graph):
         raise AssertionError(f"not symmetric int8: {'; '.join(problems)}")
     return quantized
+
+
+def _weight_ranges(graph: onnx.GraphProto) -> dict[str, list[dict[str, Any]]]:
+    """Return for each output channel the range of weights that kernels cannot saturate.
+
+    x86 kernels without VNNI add the products of two neighbouring weights with uint8 activations
+    (s8s8's are converted) in int16. So two neighbours of the same sign must not exceed 128
+    together, which most channels need only a little wider range for.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in graph.node:
+        if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in constants:
+            continue
+        weights = onnx.numpy_helper.to_array(constants[node.input[1]])
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else 1
+        if node.op_type == "Conv":
+            if weights.shape[1] == 1:
+                continue  # depthwise: other kernels
+            weights = np.moveaxis(weights, 1, -1)  # channels last, as in the kernels
+        rows = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
+        pairs = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2)
+        sums = [np.maximum(sign * pairs, 0).sum(2).max(1) for sign in (1, -1)]
+        limits = np.maximum(np.abs(rows).max(1), np.maximum(*sums))
+        found[node.input[1]] = [{"axis": axis, "rmin": -limit, "rmax": limit} for limit in limits]
+    return found
 
 
 def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
@@ -129,19 +161,17 @@ def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:
 def kinds(graph: onnx.GraphProto) -> dict[str, list[str]]:
     """Return by kind the nodes that may stay in float for accuracy.
 
-    Of convolutions, only the first and depthwise ones are included: an int8 model with the others
-    in float would be no faster.
+    Of convolutions, only the first is included. An int8 model with most convolutions in float would
+    be no faster, and onnxruntime quantizes those between quantized activations itself, with one
+    range for all channels, which is worst for depthwise ones.
     """
     found: dict[str, list[str]] = {}
-    preprocessing, first = set(preprocessing_nodes(graph)), FIRST
+    preprocessing = set(preprocessing_nodes(graph))
     for node in graph.node:
         kind = node.op_type
-        if kind == "Conv":
-            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            kind, first = first or (DEPTHWISE if groups > 1 else ""), ""
-        elif kind not in _PLAIN | _FUNCTIONS or node.name in preprocessing:
-            continue
-        if kind:
+        if kind == "Conv" and FIRST not in found:
+            found[FIRST] = [node.name]
+        elif kind in _PLAIN | _FUNCTIONS and node.name not in preprocessing:
             found.setdefault(kind, []).append(node.name)
     return found
 

@@ -49,3 +49,46 @@ def test_ranges_cover_all_images():
     values = [session.run([relu], {"images": image[None]})[0].max() for image in images]
     low, high = (np.asarray(value).item() for value in found[relu].range_value)
     assert (low, high) == (0, pytest.approx(max(values), rel=1e-5))
+
+
+@pytest.mark.parametrize("precision", ["int8_u8s8", "int8_s8s8"])
+def test_two_neighbouring_products_fit_into_int16(precision):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5), nn.ReLU()]
+    network = nn.Sequential(*layers, Product())
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.clamp_(min=0.1)  # all of one sign: any two of the largest would saturate
+        network[0].weight[0] = 0
+    images = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    model = export_network(DeployedNetwork(network, [0.0] * 3, [1.0] * 3), 8, 18)
+    graph = quantize(model, precision, calibrate(model, images)).graph
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    checked = []
+    for node in graph.node:
+        if node.op_type not in {"Conv", "Gemm", "MatMul"}:
+            continue
+        weights = constants[producers[node.input[1]].input[0]].astype(int)
+        if node.op_type == "Conv":  # [O, I, H, W]; kernels read channels last
+            rows = weights.transpose(0, 2, 3, 1).reshape(len(weights), -1)
+        else:
+            rows = weights.T if node.op_type == "MatMul" else weights
+        for row in rows:
+            first, second = row[0::2], row[1::2]
+            assert abs(first[: len(second)] + second).max() <= 128
+        assert rows.max() >= 63, "more than one bit is lost"
+        checked.append(node.op_type)
+    assert checked == ["Conv", "Conv", "Gemm", "MatMul"]
+
+
+class Product(nn.Module):
+    """A matrix product without a bias, which is exported as MatMul."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(5, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
