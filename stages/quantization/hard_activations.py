@@ -5,13 +5,16 @@ x + 3 in the range from 0 to 6 is relu6(x + 3). Read with a sixth of its scale i
 whose product with x is HardSwish(x).
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx.helper import make_node
 
 _STEP = 1 / 255
 _ZERO = "hard/zero_point"
-_CONSTANTS = {
+_CONSTANTS: dict[str, npt.NDArray[Any]] = {
     "hard/three": np.array(255, np.uint8),
     "hard/three/scale": np.array(3 * _STEP, np.float32),
     "hard/sum/scale": np.array(6 * _STEP, np.float32),
