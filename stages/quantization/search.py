@@ -81,11 +81,11 @@ class Search:
     def run(self, precision: str, method: str) -> list[Trial]:
         """Return all trials in order; the last one is to be exported.
 
-        ``method`` is tried first, and kept unless it loses significantly too much. Other ranges
-        follow. Then each kind of operator is kept in float alone, then more and more kinds
-        together, the most helpful first, until the model is good enough; kinds that turn out to be
-        unnecessary are quantized again. If no model is good enough, the last trial is the one with
-        the least divergence.
+        The ranges of ``method`` are tried first, then others, which cost nothing. If all lose too
+        much, and the best significantly, each kind of operator is kept in float alone, then more
+        and more kinds together, the most helpful first, until the model is good enough; kinds that
+        turn out to be unnecessary are quantized again. If no model is good enough, the last trial
+        is the one with the least divergence.
         """
         tried: list[Trial] = []
 
@@ -94,8 +94,10 @@ class Search:
             return tried[-1].lost <= self._allowed
 
         for ranges in dict.fromkeys((method, *_RANGES)):
-            if good_enough(ranges) or tried[0].drop_low <= self._max_drop:
+            if good_enough(ranges):
                 return tried
+        if best(tried).drop_low <= self._max_drop:
+            return [*tried, best(tried)]
         start = best(tried).ranges
         for kind in kinds(self._model.graph):
             good_enough(start, [kind])
@@ -120,7 +122,7 @@ class Search:
         kept = f", with {' and '.join(last.in_float)} in float" if last.in_float else ""
         return (
             f"loses {last.lost} of {total} held-back images, {first.lost} before: {last.ranges}"
-            f" ranges{kept}, the best of {len(tried)} trials"
+            f" ranges{kept}, the best of {len(set(tried))} trials"
         )
 
     def _try(self, precision: str, ranges: str, in_float: tuple[str, ...]) -> Trial:
