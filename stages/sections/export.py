@@ -30,9 +30,9 @@ class Export(Section):
     """Range of activations: all values, all but the outermost 0.001 %, or the range that loses the
     least information."""
     int8_max_drop: Fraction | None = 0.005
-    """Accuracy that int8 may lose on validation images. If it loses significantly more, other
-    ranges are tried, then operators stay in float. With null, ``calibration_method`` is used
-    unchecked."""
+    """Accuracy that int8 may lose on validation images. If it loses more, other ranges are tried;
+    if it loses significantly more, operators stay in float. With null, ``calibration_method`` is
+    used unchecked."""
     golden_images: PositiveInt = 16  # test images that ship with the model, with their logits
 
     @model_validator(mode="after")
