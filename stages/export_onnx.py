@@ -141,7 +141,7 @@ class _Models:
         self.calibration = data.calibration_images(export.calibration_images)
         self.chosen: dict[str, Trial] = {}
         # Cached by method, because both shapes, both precisions and all trials share them.
-        self._ranges = cache(
+        self._calibrations = cache(
             lambda method: calibrate(self.float32["dynamic"], self.calibration, method)
         )
 
@@ -156,7 +156,7 @@ class _Models:
             facts["made_by"] = "calibration"
             method, in_float = self._choose(precision)
             models = {
-                shape: quantize(model, precision, self._ranges(method), in_float)
+                shape: quantize(model, precision, self._calibrations(method), in_float)
                 for shape, model in self.float32.items()
             }
         return {shape: finish(model, self.export.opset, facts) for shape, model in models.items()}
@@ -177,8 +177,7 @@ class _Models:
             return self.export.calibration_method, ()
         tried = self._search.run(precision, self.export.calibration_method)
         self.chosen[precision] = tried[-1]
-        if len(tried) > 1:
-            print(f"export: {precision} {self._search.outcome(tried)}", flush=True)
+        print(f"export: {precision} {self._search.outcome(tried)}", flush=True)
         return tried[-1].ranges, tried[-1].in_float
 
     @cached_property
@@ -187,7 +186,7 @@ class _Models:
             return None
         images, labels = held_back(self.data, len(self.calibration))
         model, max_drop = self.float32["dynamic"], self.export.int8_max_drop
-        return Search(model, images, labels, max_drop, self._ranges)
+        return Search(model, images, labels, max_drop, self._calibrations)
 
 
 def export_network(network: nn.Module, image_size: int, opset: int) -> onnx.ModelProto:

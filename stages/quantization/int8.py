@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from stages.quantization.hard_activations import hard_activations_in_uint8
+from stages.quantization.weights import Array, rounding_shifts, shift_biases, weight_limits
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "int8_u8s8": {"ActivationSymmetric": False},
@@ -43,20 +44,27 @@ FIRST = "first Conv"
 _PLAIN = {"Add", "Gemm", "GlobalAveragePool", "MatMul", "Mul"}
 _FUNCTIONS = {"LayerNormalization", "Sigmoid", "Softmax"}
 
-#: The range of activations: all values, all but the outermost 0.001 %, or the range that loses the
+#: The range of activations: all values, all but the outermost 0.01 %, or the range that loses the
 #: least information (KL divergence of the histograms).
 _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
     "minmax": (CalibrationMethod.MinMax, {}),
-    "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.999}),
+    "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.99}),
     # By default onnxruntime has as many bins as quantization steps, which allows only one range.
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 1024, "num_quantized_bins": 128}),
 }
 
 
+class Calibration(NamedTuple):
+    """What images tell about a model."""
+
+    ranges: TensorsData  # of activations
+    shifts: dict[str, Array]  # see rounding_shifts
+
+
 def calibrate(
     model: onnx.ModelProto, images: npt.NDArray[np.uint8], method: str = "minmax"
-) -> TensorsData:
-    """Calibrate the range of every activation on images ``[N, H, W, 3]``, for any precision."""
+) -> Calibration:
+    """Calibrate a model in floats on images ``[N, H, W, 3]``, for any precision."""
     (kind, options), name = _METHODS[method], model.graph.input[0].name
     # onnxruntime prints a line for each part.
     quiet = contextlib.redirect_stdout(io.StringIO())
@@ -75,26 +83,32 @@ def calibrate(
             # One by one, as most devices run the models.
             feeds = iter([{name: image[None]} for image in images[start : start + _PART]])
             calibrator.collect_data(SimpleNamespace(get_next=partial(next, feeds, None)))
-        return calibrator.compute_data()
+        return Calibration(calibrator.compute_data(), rounding_shifts(model, images))
 
 
 def quantize(
-    model: onnx.ModelProto, precision: str, ranges: TensorsData, in_float: Iterable[str] = ()
+    model: onnx.ModelProto, precision: str, calibration: Calibration, in_float: Iterable[str] = ()
 ) -> onnx.ModelProto:
     """Quantize an fp32 model whose graph begins with the preprocessing.
 
     Args:
-        ranges: from :func:`calibrate`, for this graph or for the same one with another batch.
+        calibration: of this graph or of the same one with another batch.
         in_float: keys of :func:`kinds` to leave in float.
     """
     source, nodes = onnx.ModelProto(), kinds(model.graph)
     source.CopyFrom(model)
-    left_out = [name for kind in in_float for name in nodes[kind]]
+    left_out = {name for kind in in_float for name in nodes[kind]}
+    rounded = {node.output[0] for node in model.graph.node if node.name not in left_out}
+    shift_biases(source.graph, {n: s for n, s in calibration.shifts.items() if n in rounded})
+    weight_ranges = {
+        name: [{"axis": axis, "rmin": -limit, "rmax": limit} for limit in limits]
+        for name, (axis, limits) in weight_limits(model.graph).items()
+    }
     # onnxruntime requires folded BatchNorms and inferred shapes, which the exporter provides.
     add_pre_process_metadata(source)
     with tempfile.TemporaryDirectory() as folder:
         target, kept = Path(folder, "quantized.onnx"), Path(folder, "ranges.json")
-        save_tensors_data(ranges, kept)
+        save_tensors_data(calibration.ranges, kept)
         quantize_static(
             source,
             target,
@@ -104,12 +118,12 @@ def quantize(
             activation_type=_ACTIVATIONS[precision],
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*preprocessing_nodes(model.graph), *_norms(model.graph), *left_out],
-            calibrate_method=ranges.calibration_method,
+            calibrate_method=calibration.ranges.calibration_method,
             calibration_cache_path=kept,
             extra_options={
                 "WeightSymmetric": True,
                 "OpTypesToExcludeOutputQuantization": ["Gemm"],
-                "TensorQuantOverrides": _weight_ranges(model.graph),
+                "TensorQuantOverrides": weight_ranges,
                 **_OPTIONS[precision],
             },
         )
@@ -119,33 +133,6 @@ def quantize(
     elif problems := tensorrt_violations(quantized.graph):
         raise AssertionError(f"not symmetric int8: {'; '.join(problems)}")
     return quantized
-
-
-def _weight_ranges(graph: onnx.GraphProto) -> dict[str, list[dict[str, Any]]]:
-    """Return for each output channel the range of weights that kernels cannot saturate.
-
-    x86 kernels without VNNI add the products of two neighbouring weights with uint8 activations
-    (s8s8's are converted) in int16. So two neighbours of the same sign must not exceed 128
-    together, which most channels need only a little wider range for.
-    """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for node in graph.node:
-        if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in constants:
-            continue
-        weights = onnx.numpy_helper.to_array(constants[node.input[1]])
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        axis = 0 if node.op_type == "Conv" or transposed else 1
-        if node.op_type == "Conv":
-            if weights.shape[1] == 1:
-                continue  # depthwise: other kernels
-            weights = np.moveaxis(weights, 1, -1)  # channels last, as in the kernels
-        rows = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
-        pairs = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2)
-        sums = [np.maximum(sign * pairs, 0).sum(2).max(1) for sign in (1, -1)]
-        limits = np.maximum(np.abs(rows).max(1), np.maximum(*sums))
-        found[node.input[1]] = [{"axis": axis, "rmin": -limit, "rmax": limit} for limit in limits]
-    return found
 
 
 def preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:

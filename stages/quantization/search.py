@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import TensorsData
 from scipy.special import log_softmax
 
 from stages.analysis.intervals import gain
 from stages.data.arrays import DataSet, spread
-from stages.quantization.int8 import kinds, quantize
+from stages.quantization.int8 import Calibration, kinds, quantize
 from stages.runtimes.base import Job
 from stages.runtimes.onnx_runtime import OnnxRuntime
 
@@ -62,7 +61,7 @@ class Search:
 
     Args:
         max_drop: accuracy that may be lost on the held-back images; a single image always may.
-        ranges: returns the result of :func:`stages.quantization.int8.calibrate` for a method.
+        calibrations: returns the result of :func:`stages.quantization.int8.calibrate` for a method.
     """
 
     def __init__(
@@ -71,9 +70,10 @@ class Search:
         images: npt.NDArray[np.uint8],
         labels: npt.NDArray[np.int64],
         max_drop: float,
-        ranges: Callable[[str], TensorsData],
+        calibrations: Callable[[str], Calibration],
     ) -> None:
-        self._model, self._images, self._labels, self._ranges = model, images, labels, ranges
+        self._model, self._images, self._labels = model, images, labels
+        self._calibrations = calibrations
         self._max_drop, self._allowed = max_drop, max(1, int(max_drop * len(images)))
         self._log_probabilities = self._predict(model)
         self._right = self._log_probabilities.argmax(1) == labels
@@ -81,11 +81,12 @@ class Search:
     def run(self, precision: str, method: str) -> list[Trial]:
         """Return all trials in order; the last one is to be exported.
 
-        The ranges of ``method`` are tried first, then others, which cost nothing. If all lose too
-        much, and the best significantly, each kind of operator is kept in float alone, then more
-        and more kinds together, the most helpful first, until the model is good enough; kinds that
-        turn out to be unnecessary are quantized again. If no model is good enough, the last trial
-        is the one with the least divergence.
+        Ranges do not change the speed, so those of ``method`` and others are all tried, and the
+        least divergence decides, which is less noisy than accuracy. If the best ranges lose too
+        much, and significantly, each kind of operator is kept in float alone, then more and more
+        kinds together, the most helpful first, until the model is good enough; kinds that turn out
+        to be unnecessary are quantized again. If no model is good enough, the last trial is the one
+        with the least divergence.
         """
         tried: list[Trial] = []
 
@@ -94,11 +95,11 @@ class Search:
             return tried[-1].lost <= self._allowed
 
         for ranges in dict.fromkeys((method, *_RANGES)):
-            if good_enough(ranges):
-                return tried
-        if best(tried).drop_low <= self._max_drop:
-            return [*tried, best(tried)]
-        start = best(tried).ranges
+            good_enough(ranges)
+        quantized = best(tried)
+        if quantized.lost <= self._allowed or quantized.drop_low <= self._max_drop:
+            return [*tried, quantized]
+        start = quantized.ranges
         for kind in kinds(self._model.graph):
             good_enough(start, [kind])
         alone = sorted((t for t in tried if t.in_float), key=lambda trial: trial.divergence)
@@ -126,7 +127,7 @@ class Search:
         )
 
     def _try(self, precision: str, ranges: str, in_float: tuple[str, ...]) -> Trial:
-        model = quantize(self._model, precision, self._ranges(ranges), in_float)
+        model = quantize(self._model, precision, self._calibrations(ranges), in_float)
         log_probabilities = self._predict(model)
         right = log_probabilities.argmax(1) == self._labels
         reference = self._log_probabilities

@@ -27,12 +27,11 @@ class Export(Section):
     bundle, with the reason, and the chain continues."""
     calibration_images: PositiveInt = 256  # training images to calibrate int8 ranges
     calibration_method: Literal["minmax", "percentile", "entropy"] = "minmax"
-    """Range of activations: all values, all but the outermost 0.001 %, or the range that loses the
-    least information."""
+    """Range of activations: all values, all but the outermost 0.01 %, or the range that loses the
+    least information. Unless ``int8_max_drop`` is null, the first two are tried as well."""
     int8_max_drop: Fraction | None = 0.005
-    """Accuracy that int8 may lose on validation images. If it loses more, other ranges are tried;
-    if it loses significantly more, operators stay in float. With null, ``calibration_method`` is
-    used unchecked."""
+    """Accuracy that int8 may lose on validation images. If it loses significantly more, operators
+    stay in float. With null, ``calibration_method`` is used unchecked."""
     golden_images: PositiveInt = 16  # test images that ship with the model, with their logits
 
     @model_validator(mode="after")

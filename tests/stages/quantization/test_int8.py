@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.export_onnx import export_network, fix_batch
+from stages.export_onnx import export_network
 from stages.quantization.int8 import calibrate, quantize
 from stages.runtimes.torch_runtime import DeployedNetwork
 
@@ -14,13 +14,13 @@ def exported(size: int) -> onnx.ModelProto:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     network = DeployedNetwork(nn.Sequential(*layers, nn.Linear(4, 3)), [0.0] * 3, [1.0] * 3)
-    return fix_batch(export_network(network, size, 18))
+    return export_network(network, size, 18)
 
 
 def test_percentiles_ignore_outliers():
-    # One bright pixel of 153,600 values is less than 0.001 %.
+    # One bright pixel of 153,600 values is less than 0.01 %.
     random = np.random.default_rng(0)
-    images = random.exponential(12, (50, 32, 32, 3)).clip(0, 120).astype(np.uint8)
+    images = random.exponential(12, (50, 32, 32, 3)).clip(0, 80).astype(np.uint8)
     images[0, 0, 0, 0] = 255
     model = exported(32)
 
@@ -33,7 +33,7 @@ def test_percentiles_ignore_outliers():
         return float((255 - int(zero)) * scale) * 255
 
     assert greatest("minmax") == pytest.approx(255, rel=1e-3)
-    assert greatest("percentile") == pytest.approx(120, rel=0.02)
+    assert greatest("percentile") == pytest.approx(80, rel=0.02)
     assert 20 < greatest("entropy") < 250
 
 
@@ -47,7 +47,7 @@ def test_ranges_cover_all_images():
     shown.graph.output.append(next(v for v in model.graph.value_info if v.name == relu))
     session = onnxruntime.InferenceSession(shown.SerializeToString())
     values = [session.run([relu], {"images": image[None]})[0].max() for image in images]
-    low, high = (np.asarray(value).item() for value in found[relu].range_value)
+    low, high = (np.asarray(value).item() for value in found.ranges[relu].range_value)
     assert (low, high) == (0, pytest.approx(max(values), rel=1e-5))
 
 
