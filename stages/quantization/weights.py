@@ -11,7 +11,6 @@ from onnx.helper import make_node, make_tensor_value_info
 from onnx.numpy_helper import from_array, to_array
 
 _LARGEST = 127
-_BATCH = 16
 
 Array = npt.NDArray[np.float32]
 
@@ -49,7 +48,7 @@ def rounding_shifts(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> di
     measured on images).
 
     Args:
-        images: ``[N, H, W, 3]``, for the model in floats, whose batch is dynamic.
+        images: ``[N, H, W, 3]``.
 
     Returns:
         Shifts ``[C]`` by the name of the layer's output.
@@ -82,12 +81,12 @@ def rounding_shifts(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> di
     session = onnxruntime.InferenceSession(
         probe.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    total = [np.zeros(1)] * len(names)
-    for start in range(0, len(images), _BATCH):
-        part = images[start : start + _BATCH]
-        means = session.run(None, {model.graph.input[0].name: part})
-        total = [sum_ + len(part) * mean for sum_, mean in zip(total, means, strict=True)]
-    return {n: (t / len(images)).astype(np.float32) for n, t in zip(names, total, strict=True)}
+    feed = model.graph.input[0].name
+    means = [session.run(None, {feed: image[None]}) for image in images]
+    return {
+        name: np.stack(found).mean(0, dtype=np.float64).astype(np.float32)
+        for name, found in zip(names, zip(*means, strict=True), strict=True)
+    }
 
 
 def shift_biases(graph: onnx.GraphProto, shifts: dict[str, Array]) -> None:
