@@ -119,11 +119,13 @@ class Search:
 
     def outcome(self, tried: list[Trial]) -> str:
         """Summarise the search as a clause."""
-        first, last, total = tried[0], tried[-1], len(self._labels)
-        kept = f", with {' and '.join(last.in_float)} in float" if last.in_float else ""
+        last, kept, whole = tried[-1], "", ""
+        if last.in_float:
+            kept = f" with {' and '.join(last.in_float)} in float"
+            whole = f", {best(t for t in tried if not t.in_float).lost} with nothing in float"
         return (
-            f"loses {last.lost} of {total} held-back images, {first.lost} before: {last.ranges}"
-            f" ranges{kept}, the best of {len(set(tried))} trials"
+            f"has {last.ranges} ranges{kept}, the best of {len(set(tried))} trials: loses"
+            f" {last.lost} of {len(self._labels)} held-back images{whole}"
         )
 
     def _try(self, precision: str, ranges: str, in_float: tuple[str, ...]) -> Trial:
