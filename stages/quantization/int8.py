@@ -55,10 +55,10 @@ _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
 
 
 class Calibration(NamedTuple):
-    """What images tell about a model."""
+    """What is measured on calibration images."""
 
     ranges: TensorsData  # of activations
-    shifts: dict[str, Array]  # see rounding_shifts
+    shifts: dict[str, Array]  # of biases; see rounding_shifts
 
 
 def calibrate(

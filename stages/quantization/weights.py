@@ -10,7 +10,7 @@ import onnxruntime
 from onnx.helper import make_node, make_tensor_value_info
 from onnx.numpy_helper import from_array, to_array
 
-_LARGEST = 127
+_LARGEST = 127  # int8 weight; symmetric
 
 Array = npt.NDArray[np.float32]
 
