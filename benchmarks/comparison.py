@@ -32,8 +32,7 @@ def main(
     data: Annotated[str, typer.Option(help="Data source, as data.source in params.yaml.")],
     work: Annotated[Path, typer.Option(help="Working folder; kept, so that runs can resume.")],
     teacher_checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights of a trained teacher, to skip its training."),
+        Path | None, typer.Option(help="Weights of a trained teacher, to skip its training.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Train only this variant; can be repeated.")

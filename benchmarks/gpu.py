@@ -50,8 +50,7 @@ SPEED_SECONDS = 61
 
 def main(
     data: Annotated[
-        Path | None,
-        typer.Option(help="Folder written by prepare_data, with images of 32 pixels."),
+        Path | None, typer.Option(help="Folder written by prepare_data, with images of 32 pixels.")
     ] = None,
     repdistiller: Annotated[
         Path | None, typer.Option(help="RepDistiller checkout, to compare with.")

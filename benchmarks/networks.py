@@ -42,11 +42,7 @@ def write_pair(
     for settings in (Distill(method="kd"), Distill(method="ackd")):
         distiller = distillers.build(settings.method, student, setting, settings.options())
         macs[settings.method] = count_step_macs(distiller, teacher, size)
-    return {
-        "macs": macs,
-        "precision": choose_precision("auto", _CPU),
-        "torch": torch.__version__,
-    }
+    return {"macs": macs, "precision": choose_precision("auto", _CPU), "torch": torch.__version__}
 
 
 def draw_pair(teacher: str, student: str, data: DataSet, folder: Path) -> tuple[Backbone, Backbone]:

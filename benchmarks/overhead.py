@@ -44,9 +44,7 @@ _SERVED = "served"
 _STARTS_WITHIN_S = 300.0
 
 
-def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
-) -> None:
+def main(rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5) -> None:
     """Measure and write the table."""
     results = describe(rounds) | {"lengths": LENGTHS, "runners": measure(rounds)}
     write_json(FOLDER / "overhead.json", results)

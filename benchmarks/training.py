@@ -61,10 +61,7 @@ _RATIOS = {
         "4.5 or more",
     ),
     "kd_live_vs_torchdistill": ("KD, live teacher: speed relative to torchdistill", ""),
-    "ackd_cost_vs_macs": (
-        "ACKD's slowdown over KD, relative to its multiply-adds",
-        "1.15 or less",
-    ),
+    "ackd_cost_vs_macs": ("ACKD's slowdown over KD, relative to its multiply-adds", "1.15 or less"),
     "feed_share": ("KD, warm store: share of a step spent waiting for data", "below 0.03"),
 }
 

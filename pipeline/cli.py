@@ -141,8 +141,7 @@ def status(
     time: Annotated[
         bool,
         typer.Option(
-            "--time",
-            help="Estimate how long each training takes by timing a few of its steps.",
+            "--time", help="Estimate how long each training takes by timing a few of its steps."
         ),
     ] = False,
 ) -> None:

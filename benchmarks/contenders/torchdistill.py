@@ -74,10 +74,7 @@ def _configuration(task: Task) -> dict[str, Any]:
         },
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
-        "optimizer": {
-            "key": "SGD",
-            "kwargs": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
-        },
+        "optimizer": {"key": "SGD", "kwargs": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
         "criterion": {
             "key": "WeightedSumLoss",
             "kwargs": {

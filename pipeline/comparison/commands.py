@@ -8,8 +8,7 @@ import typer
 _Sweep = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SWEEP]",
-        help="Name of a sweep; by default all experiments and the workspace.",
+        metavar="[SWEEP]", help="Name of a sweep; by default all experiments and the workspace."
     ),
 ]
 _Revisions = Annotated[
@@ -87,8 +86,7 @@ def choose(
     max_size: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE",
-            help="Largest file, such as 2MB (10^6 bytes), 500kB or 1.5MiB.",
+            metavar="SIZE", help="Largest file, such as 2MB (10^6 bytes), 500kB or 1.5MiB."
         ),
     ] = None,
     min_accuracy: Annotated[

@@ -154,8 +154,7 @@ def deployed(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
 @keys.command()
 def new(
     path: Annotated[
-        Path | None,
-        typer.Argument(help="Private key file; by default ~/.config/ackd/signing.key."),
+        Path | None, typer.Argument(help="Private key file; by default ~/.config/ackd/signing.key.")
     ] = None,
 ) -> None:
     """Create a key pair for signing bundles: a private file, and a public one for deployment."""

@@ -89,10 +89,7 @@ def results(measured: Measurement) -> Table:
         f" {who['runtime'] or 'nothing ran'}",
         ["precision", "provider"],
         (
-            (
-                [row["precision"], row["provider"]],
-                row | (row["golden"] or unknown),
-            )
+            ([row["precision"], row["provider"]], row | (row["golden"] or unknown))
             for row in measured.results
         ),
         ["threads", "status", "p50_ms", "p90_ms", "n", *_OF_GOLDEN],

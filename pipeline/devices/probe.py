@@ -32,11 +32,7 @@ def install(packed: Path | None) -> None:
 
 
 def run(
-    bundle: Path,
-    profile: Profile,
-    reach: Reach,
-    name: str | None,
-    key: Ed25519PublicKey | None,
+    bundle: Path, profile: Profile, reach: Reach, name: str | None, key: Ed25519PublicKey | None
 ) -> None:
     """Serve the page, and keep and show what each browser measures, until Ctrl-C.
 

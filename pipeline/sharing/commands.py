@@ -13,8 +13,7 @@ _Model = Annotated[str, typer.Argument(metavar="NAME", help="Name under artifact
 def release(
     name: _Model,
     version: Annotated[
-        str,
-        typer.Argument(metavar="VERSION", help="Semantic version, such as 1.2.0."),
+        str, typer.Argument(metavar="VERSION", help="Semantic version, such as 1.2.0.")
     ],
     stage: Annotated[
         str | None,

@@ -55,8 +55,7 @@ def sweep(
         failed = _run(planned, jobs, dask)
     except KeyboardInterrupt:
         typer.echo(
-            "interrupted: all experiments are stopped; the same command resumes from here",
-            err=True,
+            "interrupted: all experiments are stopped; the same command resumes from here", err=True
         )
         raise typer.Exit(130) from None
     finally:
