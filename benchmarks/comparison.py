@@ -59,17 +59,10 @@ def compare(
     seeds: Sequence[int] | None = None,
     checkout: str | None = None,
 ) -> None:
-    """Run a comparison; see :func:`main`.
+    """Run a comparison with the options of :func:`main`.
 
-    Args:
-        plan: name of the results and of the table.
-        content: the parsed plan.
-        data: as ``data.source``.
-        work: working folder.
-        teacher_checkpoint: weights of a trained teacher.
-        only: variants to train; all if None.
-        seeds: all of the plan if None.
-        checkout: checkout of the plan's peer; without it, the peer's variant is skipped.
+    ``plan`` is the name of the results and of the table, ``content`` the parsed plan, and
+    ``checkout`` that of the plan's peer, without which the peer's variant is skipped.
     """
     variants: dict[str, Json] = content["variants"]
     unknown = set(only or []) - variants.keys()
@@ -96,50 +89,41 @@ def sections(variant: Json, seed: int) -> dict[str, Json]:
     return changed
 
 
-def accuracies(runs: Mapping[str, Json], variant: str) -> dict[int, float]:
-    """Return the last epoch's test accuracy in percent, by seed."""
-    prefix = f"{variant}, seed "
-    return {
-        int(name.removeprefix(prefix)): 100 * run["accuracy"]
-        for name, run in runs.items()
-        if name.startswith(prefix)
-    }
-
-
 def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Sequence[str]) -> str:
     """Return a table of each variant's mean, range, and paired difference from each baseline."""
-    runs = results["runs"]
-    found = {name: accuracies(runs, name) for name in variants}
+    runs: dict[str, list[Json]] = {}
+    found: dict[str, dict[int, float]] = {}  # accuracies in percent, by variant and seed
+    for name, run in results["runs"].items():
+        variant, _, seed = name.rpartition(", seed ")
+        runs.setdefault(variant, []).append(run)
+        found.setdefault(variant, {})[int(seed)] = 100 * run["accuracy"]
     # If a peer reports its speed, compare speeds as well.
-    paced = any("images_per_second" in run for run in runs.values())
+    paced = any("images_per_second" in run for run in results["runs"].values())
     heads = ["", "accuracy, %", "range", *(["images/s"] if paced else [])]
     heads += [f"vs {name}, points (95 % interval)" for name in baselines]
     rows = []
-    for variant in variants:
-        if not found[variant]:
-            continue
+    for variant in filter(found.get, variants):
         mean, low, high, number = spread(found[variant].values())
         rows.append(
             [
                 variant,
                 f"{mean:.2f}",
                 f"{low:.2f} to {high:.2f} ({number} {'seed' if number == 1 else 'seeds'})",
-                *([_pace(runs, variant)] if paced else []),
+                *([_pace(runs[variant])] if paced else []),
                 *(_over(variant, name, found) for name in baselines),
             ]
         )
     return f"{_describe(results)}\n\n{table(heads, rows)}\n"
 
 
-def _pace(runs: Mapping[str, Json], variant: str) -> str:
+def _pace(runs: Sequence[Json]) -> str:
     """Return images per second in the last epoch, averaged over seeds."""
-    ours = [run for name, run in runs.items() if name.startswith(f"{variant}, seed ")]
-    found = [run.get("images_per_second") or run["last_epoch"]["images_per_second"] for run in ours]
+    found = [run.get("images_per_second") or run["last_epoch"]["images_per_second"] for run in runs]
     return f"{statistics.mean(map(float, found)):.1f}"
 
 
 def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]]) -> str:
-    over = paired(found[variant], found[baseline]) if variant != baseline else None
+    over = paired(found[variant], found.get(baseline, {})) if variant != baseline else None
     if over is None:
         return ""
     between = "" if over.low is None else f" ({over.low:+.2f} to {over.high:+.2f})"

@@ -54,6 +54,7 @@ MAX_DROP, MIN_SPEEDUP = 0.005, {True: 1.5, False: 1.8}
 OTHER_INT8 = {"calibrated", "onnxruntime", "nncf"}
 #: Models whose time is broken down by operator, and the number of operators to name.
 _COMPARED, _OPERATORS = ("fp32", "int8_u8s8"), 5
+_LOST = ("drop", "drop_low", "drop_high")
 # Rounding error of a difference: 0.98 - 0.975 must count as 0.005.
 _ROUNDING = 1e-9
 
@@ -79,7 +80,8 @@ def main(
         typer.echo(f"{name}: plain export, then {rounds} rounds", err=True)
         with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as folder:
             ways = open_ways(student, Path(folder))
-            samples = time_in_turn(ways, rounds)
+            image = student.exported.golden_batch()[0][:1]
+            samples = time_in_turn(ways, image, rounds)
             results["students"][name] = summarize_student(student, ways, samples)
     write_json(FOLDER / "edge.json", results)
     publish("edge", markdown(results))
@@ -88,34 +90,27 @@ def main(
 def summarize_student(
     student: Student, ways: Mapping[str, Way], samples: Mapping[str, Sequence[Sequence[float]]]
 ) -> Json:
-    """Return the results of a student: a row for each way to run it, and the goals.
-
-    Args:
-        student: the measured student.
-        ways: as returned by :func:`benchmarks.latency.open_ways`.
-        samples: latencies in ms, by way and round.
-    """
+    """Return a row for each way to run the student, and the goals; ``samples`` are in ms."""
     medians = {key: [median_of.median(times) for times in found] for key, found in samples.items()}
-    _, reference = student.exported.golden_batch()
+    images, reference = student.exported.golden_batch()
     test = student.data.split("test")
     right = answers(ways["fp32"], test.images) == test.labels
     rows = {}
     for key, way in ways.items():
-        golden = compare(run_batches(way.session, way.prepare(way.golden), 1), reference)
+        golden = compare(run_batches(way.session, way.prepare(images), 1), reference)
         # Drops are relative to torch, and plain exports are not validated.
         validated = student.validated.get(key, {})
         alone = {"accuracy": student.torch["accuracy"]} if key == "eager" else validated
         if key in OTHER_INT8:
             others = answers(way, test.images) == test.labels
-            lost = gain(right, others, paired=True)
-            alone = {"accuracy": others.mean(), "drop": lost.gain}
-            alone |= {"drop_low": lost.low, "drop_high": lost.high}
+            lost = zip(_LOST, gain(right, others, paired=True), strict=True)
+            alone = {"accuracy": others.mean(), **dict(lost)}
         limits = key if validated else "int8_u8s8" if key in OTHER_INT8 else "fp32"
         reasons = [breach(limits, golden), validated.get("reason")]
         pooled = statistics([sample for times in samples[key] for sample in times])
         rows[key] = {
             "title": way.title,
-            **{name: alone.get(name) for name in ("accuracy", "drop", "drop_low", "drop_high")},
+            **{name: alone.get(name) for name in ("accuracy", *_LOST)},
             "size_mb": way.size / 1e6,
             "golden": golden,
             "reason": "; ".join(filter(None, reasons)) or None,
@@ -126,20 +121,17 @@ def summarize_student(
             "samples_p50_ms": medians[key],
         }
     models = {key: student.exported.file(key, "static") for key in _COMPARED}
-    graph, image = onnx.load(models["fp32"]).graph, ways["fp32"].golden[:1]
+    nodes = onnx.load(models["fp32"]).graph.node
+    depthwise = any(a.name == "group" and a.i > 1 for node in nodes for a in node.attribute)
     return {
         "network": student.exported.description["network"],
         "in_float": student.exported.description["int8"].get("int8_u8s8", {}).get("in_float", []),
         "test_images": student.torch["images"],
         "rows": rows,
-        "operators_ms": {key: operator_times(path, image) for key, path in models.items()},
+        "operators_ms": {key: operator_times(path, images[:1]) for key, path in models.items()},
         "browsers": student.browsers,
-        "goals": goals(rows, MIN_SPEEDUP[has_depthwise(graph)]),
+        "goals": goals(rows, MIN_SPEEDUP[depthwise]),
     }
-
-
-def has_depthwise(graph: onnx.GraphProto) -> bool:
-    return any(a.name == "group" and a.i > 1 for node in graph.node for a in node.attribute)
 
 
 def goals(rows: Mapping[str, Json], min_speedup: float) -> Json:
@@ -155,7 +147,7 @@ def goals(rows: Mapping[str, Json], min_speedup: float) -> Json:
         for row in peers
         if row["accuracy"] > int8["accuracy"] and row["speedup"]["median"] > speedup
     ]
-    lost = {name: int8[name] for name in ("drop", "drop_low", "drop_high")}
+    lost = {name: int8[name] for name in _LOST}
     return {
         "holds": {"speedup": int8["speedup"], **lost, "met": close and speedup >= 1},
         "fast": {"speedup": int8["speedup"], "least": min_speedup, "met": speedup >= min_speedup},

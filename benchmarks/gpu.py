@@ -152,26 +152,20 @@ def markdown(results: Mapping[str, Any]) -> str:
         text += [_speeds([row for part in own for row in part["rows"]], peers)]
     student, precision = next(iter(plan["pairs"].values()))["student"], plan["precisions"][-1]
     text += [f"### Idle GPU: {student} by KD, logits stored, {precision}"]
-    rows = parts["idle"]["rows"]
-    base = next((row["images_per_second"] for row in rows if "reason" not in row), 1.0)
+    rates = [row.get("images_per_second") for row in parts["idle"]["rows"]]
+    base = next(filter(None, rates), 1.0)
     idle = [
-        row
-        if "reason" in row
-        else {
-            "title": row["title"],
-            "images/s": f"{row['images_per_second']:,.0f}",
-            "the first = 1": f"{row['images_per_second'] / base:.2f}",
-        }
-        for row in rows
+        row | ({"images/s": f"{rate:,.0f}", "the first = 1": f"{rate / base:.2f}"} if rate else {})
+        for row, rate in zip(parts["idle"]["rows"], rates, strict=True)
     ]
     text += [_table(idle, ["images/s", "the first = 1"], "{}")]
-    text += ["### Repeatability"]
-    text += [_table(parts["repeats"]["rows"], ["second run", "killed and resumed"], "{}")]
-    text += ["### Losses on CPU and GPU"]
-    text += [_table(parts["losses"]["rows"], ["without TF32", "as in training"], "{:.1e}")]
-    text += ["### TensorRT"]
-    columns = ["gpu_ms", "wall_ms", "max_relative_error", "top1_agreement"]
-    text += [_table(parts["tensorrt"]["rows"], columns, "{:.3g}")]
+    accuracy = ["max_relative_error", "top1_agreement"]
+    for title, name, columns, form in (
+        ("Repeatability", "repeats", ["second run", "killed and resumed"], "{}"),
+        ("Losses on CPU and GPU", "losses", ["without TF32", "as in training"], "{:.1e}"),
+        ("TensorRT", "tensorrt", ["gpu_ms", "wall_ms", *accuracy], "{:.3g}"),
+    ):
+        text += [f"### {title}", _table(parts[name]["rows"], columns, form)]
     if ended := [f"- {name}: {part['reason']}" for name, part in parts.items() if part["reason"]]:
         text += ["Parts that did not finish:", "\n".join(ended)]
     return "\n\n".join(text) + "\n"

@@ -8,7 +8,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,6 @@ import torch
 from benchmarks.contenders.quantizers import quantize_by_peers
 from benchmarks.results import Json
 from models.errors import InputError
-from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_network
 from stages.data.arrays import DATA_FOLDER, DataSet, ImageFile, load_data
 from stages.devices.browser.measurement import RUNTIME
@@ -43,23 +41,14 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Student:
-    """The student of a project in which the chain ran to its stage ``validate``.
+    """The student of a project in which the chain ran to its stage ``validate``."""
 
-    Attributes:
-        exported: the exported models, with verified checksums.
-        data: the project's images.
-        weights: the weight file that the models were exported from.
-        torch: ``accuracy`` of torch, and the number of test ``images``.
-        validated: rows of ``reports/validation.json`` for the whole test split, by precision.
-        browsers: single-threaded browser measurements of these models, by device.
-    """
-
-    exported: Exported
+    exported: Exported  # with verified checksums
     data: DataSet
-    weights: Path
-    torch: Json
-    validated: dict[str, Json]
-    browsers: dict[str, list[Json]]
+    weights: Path  # that the models were exported from
+    torch: Json  # its ``accuracy``, and the number of test ``images``
+    validated: dict[str, Json]  # reports/validation.json on the whole test split, by precision
+    browsers: dict[str, list[Json]]  # single-threaded measurements in browsers, by device
 
 
 def read_student(folder: Path) -> Student:
@@ -103,25 +92,16 @@ def read_student(folder: Path) -> Student:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to run the student.
-
-    Attributes:
-        title: its row's title.
-        session: an onnxruntime session, or an object with the same methods.
-        prepare: converts images, uint8 ``[N, H, W, 3]``, to the session's input.
-        golden: the images of the golden batch.
-        size: size of its files in bytes.
-    """
+    """A way to run the student."""
 
     title: str
-    session: Any
-    prepare: Callable[[Images], Array]
-    golden: Images
-    size: int
+    session: Any  # an onnxruntime session, or an object with the same methods
+    prepare: Callable[[Images], Array]  # from uint8 ``[N, H, W, 3]`` to the session's input
+    size: int  # of its files in bytes
 
-    def time(self, seconds: float) -> list[float]:
-        """Return the latency in ms of each run at batch size 1, measured for ``seconds``."""
-        feed = {self.session.get_inputs()[0].name: self.prepare(self.golden[:1])}
+    def time(self, image: Images, seconds: float) -> list[float]:
+        """Return the latency in ms of each run with one image, measured for ``seconds``."""
+        feed = {self.session.get_inputs()[0].name: self.prepare(image)}
         return time_runs(self.session, feed, _RUNS, seconds, sys.maxsize)
 
 
@@ -138,33 +118,18 @@ class _Function:
         return [self.answer(feed["images"])]
 
 
-def eager(network: Backbone) -> _Function:
-    """Wrap a network that runs in torch."""
-
-    @torch.inference_mode()
-    def answer(images: Array) -> Array:
-        logits: Array = network(torch.from_numpy(images)).numpy()
-        return logits
-
-    return _Function(answer)
-
-
 def open_ways(student: Student, folder: Path) -> dict[str, Way]:
     """Open all ways to run a student, each with one thread.
 
     The keys are ``eager``, ``plain``, ``plain_bytes``, each precision for its static model,
-    ``calibrated``, and those of :func:`benchmarks.contenders.quantizers.quantize_by_peers`.
-
-    Args:
-        student: the student to run.
-        folder: an empty folder for the models that are created.
+    ``calibrated``, and those of :func:`benchmarks.contenders.quantizers.quantize_by_peers`. Models
+    are created in ``folder``, which must be empty.
 
     Raises:
         InputError: onnxruntime cannot load a file.
     """
     network, description = load_network(student.weights), student.exported.description
     network.eval()
-    images, _ = student.exported.golden_batch()
     path = folder / "plain/model.onnx"
     path.parent.mkdir()
     # The usual export with a dynamic batch size; torch would treat a batch of 1 as a constant.
@@ -173,7 +138,17 @@ def open_ways(student: Student, folder: Path) -> dict[str, Way]:
     torch.onnx.export(network, (example,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
     plain = _open(path)
     name = plain.get_inputs()[0].name
-    pixels = partial(normalise, description=description)
+    mean, std = (np.array(description[key], np.float32) for key in ("mean", "std"))
+
+    def pixels(images: Images) -> Array:
+        """Normalise images to float32 ``[N, 3, H, W]`` for the bare network."""
+        scaled = (images.astype(np.float32) / 255 - mean) / std
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+    @torch.inference_mode()
+    def eager(images: Array) -> Array:
+        logits: Array = network(torch.from_numpy(images)).numpy()
+        return logits
 
     def from_bytes(images: Array) -> Array:
         logits: Array = plain.run(None, {name: pixels(images)})[0]
@@ -181,21 +156,22 @@ def open_ways(student: Student, folder: Path) -> dict[str, Way]:
 
     size = sum(file.stat().st_size for file in path.parent.iterdir())
     title = "onnxruntime, plain export"
-    weights = student.weights.stat().st_size
     ways = {
-        "eager": Way("torch, eager", eager(network), pixels, images, weights),
-        "plain": Way(title, plain, pixels, images, size),
-        "plain_bytes": Way(f"{title}, from bytes", _Function(from_bytes), _unchanged, images, size),
+        "eager": Way("torch, eager", _Function(eager), pixels, student.weights.stat().st_size),
+        "plain": Way(title, plain, pixels, size),
+        "plain_bytes": Way(f"{title}, from bytes", _Function(from_bytes), np.asarray, size),
     }
     files = {p: (f"static {p}", student.exported.file(p, "static")) for p in PRECISIONS}
     calibration = student.data.calibration_images(description["calibration"]["images"])
+    # Without the search for operators that stay in float.
     files["calibrated"] = "static int8_u8s8, as calibrated", folder / "calibrated.onnx"
-    _calibrate(files["fp32"][1], calibration, files["calibrated"][1])
+    float32 = onnx.load(files["fp32"][1])
+    int8 = quantize(float32, "int8_u8s8", calibrate(float32, calibration))
+    onnx.save(int8, files["calibrated"][1])
     for key, (title, path) in files.items():
-        size = path.stat().st_size
-        ways[key] = Way(title, _open(path), _unchanged, images, size)
+        ways[key] = Way(title, _open(path), np.asarray, path.stat().st_size)
     for key, (title, path) in quantize_by_peers(network, pixels(calibration), folder).items():
-        ways[key] = Way(title, _open(path), pixels, images, path.stat().st_size)
+        ways[key] = Way(title, _open(path), pixels, path.stat().st_size)
     return ways
 
 
@@ -206,20 +182,10 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
         raise InputError(str(error)) from None
 
 
-def _calibrate(float32: Path, images: Images, target: Path) -> None:
-    """Write int8_u8s8 without the search for operators that stay in float."""
-    model = onnx.load(float32)
-    onnx.save(quantize(model, "int8_u8s8", calibrate(model, images)), target)
-
-
 def operator_times(model: Path, image: Images) -> dict[str, float]:
-    """Return the time in ms per run of each kind of operator, the largest first.
+    """Return the time in ms per run of each kind of operator of a static model, largest first.
 
     Measured by onnxruntime's profiler, which itself slows down operators of a few microseconds.
-
-    Args:
-        model: a static model.
-        image: uint8 ``[1, H, W, 3]``.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -236,17 +202,6 @@ def operator_times(model: Path, image: Images) -> dict[str, float]:
     return {operator: time / 1000 / _RUNS for operator, time in micros.most_common()}
 
 
-def _unchanged(images: Images) -> Images:
-    return images
-
-
-def normalise(images: Images, description: Mapping[str, Any]) -> Array:
-    """Normalise uint8 images ``[N, H, W, 3]`` to float32 ``[N, 3, H, W]`` for the bare network."""
-    mean, std = (np.array(description[key], np.float32) for key in ("mean", "std"))
-    scaled = (images.astype(np.float32) / 255 - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
 def answers(way: Way, images: ImageFile) -> npt.NDArray[np.int64]:
     """Classify images ``[N, H, W, 3]`` one by one; return the classes, ``[N]``."""
     name = way.session.get_inputs()[0].name
@@ -257,17 +212,19 @@ def answers(way: Way, images: ImageFile) -> npt.NDArray[np.int64]:
     return np.array(found)
 
 
-def time_in_turn(ways: Mapping[str, Way], rounds: int) -> dict[str, list[list[float]]]:
-    """Return latencies in ms at batch size 1, by way and round; each round times every way."""
+def time_in_turn(
+    ways: Mapping[str, Way], image: Images, rounds: int
+) -> dict[str, list[list[float]]]:
+    """Return latencies in ms by way and round; each round times every way."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # onnxruntime's sessions set their own number
     try:
         for way in ways.values():
-            way.time(_WARM_UP_SECONDS)
+            way.time(image, _WARM_UP_SECONDS)
         samples: dict[str, list[list[float]]] = {key: [] for key in ways}
         for _ in range(rounds):
             for key, way in ways.items():
-                samples[key].append(way.time(_SECONDS))
+                samples[key].append(way.time(image, _SECONDS))
         return samples
     finally:
         torch.set_num_threads(threads)

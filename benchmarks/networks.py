@@ -48,22 +48,29 @@ def write_pair(
 def draw_pair(teacher: str, student: str, data: DataSet, folder: Path) -> tuple[Backbone, Backbone]:
     """Initialise both networks and write ``teacher.pt`` and ``student.pt`` for the contenders."""
     torch.manual_seed(0)
-    drawn = [models.build(name, len(data.classes)) for name in (teacher, student)]
-    images = data.images("train")[:_CALIBRATION_IMAGES]
-    _calibrate(drawn[0], Normalize(data.mean, data.std, _CPU)(images))
+    drawn = models.build(teacher, len(data.classes)), models.build(student, len(data.classes))
+    images = Normalize(data.mean, data.std, _CPU)(data.images("train")[:_CALIBRATION_IMAGES])
+    # Set BatchNorm statistics, or the logits of deep networks would overflow.
+    for module in drawn[0].modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        drawn[0].train()(images)
+    drawn[0].eval()
     for network, role in zip(drawn, ("teacher", "student"), strict=True):
         torch.save(network.state_dict(), folder / f"{role}.pt")
-    return drawn[0], drawn[1]
+    return drawn
 
 
 def load_pair(task: Task) -> tuple[Backbone, Backbone]:
     """Load the teacher and student that :func:`draw_pair` wrote."""
-    pair = []
-    for name, role in ((task.teacher, "teacher"), (task.student, "student")):
+
+    def load(name: str, role: str) -> Backbone:
         network = models.build(name, task.classes)
         network.load_state_dict(torch.load(Path(task.weights, f"{role}.pt"), weights_only=True))
-        pair.append(network)
-    return pair[0], pair[1]
+        return network
+
+    return load(task.teacher, "teacher"), load(task.student, "student")
 
 
 def one_batch(task: Task, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,13 +115,3 @@ def backward(distiller: Distiller, batch: Batch, taught: TeacherOutputs) -> dict
     losses |= distiller.losses(outputs, batch, taught)
     losses["total"].backward()  # type: ignore[no-untyped-call]
     return losses
-
-
-@torch.no_grad()
-def _calibrate(network: Backbone, images: torch.Tensor) -> None:
-    """Set BatchNorm statistics from images; otherwise the logits of deep networks overflow."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    network.train()(images)
-    network.eval()

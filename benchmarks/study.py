@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.results import FOLDER, ROOT, Json
 from models.errors import InputError
-from stages.files import read_json, sha256, write_json
+from stages.files import read_csv, read_json, sha256, write_json
 from stages.identify_device import CPUINFO, cpu_of_linux
 from stages.machine import cores
 
@@ -20,10 +19,8 @@ from stages.machine import cores
 class Study:
     """Trainings in the folder ``work``, with results in ``benchmarks/results/<name>.json``.
 
-    Args:
-        name: name of the results.
-        params: sections of ``params.yaml`` that all students share.
-        work: folder of artifacts and reports; kept, so that an interrupted training can resume.
+    All students share the sections ``params`` of ``params.yaml``. The folder is kept, so that an
+    interrupted training can resume.
 
     Raises:
         InputError: the results file has other parameters.
@@ -59,7 +56,7 @@ class Study:
 
         Args:
             name: name of the run.
-            settings: the parameters it changes, by section, ``distill.seed`` among them.
+            settings: the parameters that it changes, ``distill.seed`` among them, by section.
             peer: contender of ``benchmarks.contenders`` that trains it, and its checkout.
 
         Raises:
@@ -93,16 +90,10 @@ class Study:
         else:
             self._run("stages.distill", chosen)
             measured = read_json(self.work / "reports/distill/metrics.json")
-            with (self.work / "reports/distill/history.csv").open(encoding="utf-8") as handle:
-                *_, measured["last_epoch"] = csv.DictReader(handle)
-        teacher = self.teacher if learns else None
-        self._keep(name, {"settings": settings, "teacher": teacher} | measured)
-
-    def _keep(self, name: str, measured: Json) -> None:
-        cpu, _ = cpu_of_linux(CPUINFO)
-        count = cores()
-        machine = f"{cpu or platform.processor()}, {count} core{'' if count == 1 else 's'}"
-        run = {"machine": machine} | measured
+            measured["last_epoch"] = read_csv(self.work / "reports/distill/history.csv")[-1]
+        cpu, count = cpu_of_linux(CPUINFO)[0] or platform.processor(), cores()
+        run: Json = {"machine": f"{cpu}, {count} core{'' if count == 1 else 's'}"}
+        run |= {"settings": settings, "teacher": self.teacher if learns else None} | measured
         if self.output.exists():  # another process may have added runs in the meantime
             kept = read_json(self.output)
             self.results["runs"] |= kept["runs"]

@@ -28,12 +28,8 @@ def quantize_by_peers(
     """Quantize a network with each peer that is installed.
 
     Both get a graph from torch's TorchScript exporter with batch size 1, because NNCF 3.4 breaks
-    graphs of the newer exporter (MobileNetV3 then fails in onnxruntime).
-
-    Args:
-        network: the network in eval mode.
-        images: normalised calibration images, ``[N, 3, H, W]``.
-        folder: an empty folder.
+    graphs of the newer exporter (MobileNetV3 then fails in onnxruntime). ``images`` are normalised
+    calibration images, ``[N, 3, H, W]``; ``folder`` must be empty.
 
     Returns:
         Title and file, by key.

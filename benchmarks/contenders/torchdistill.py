@@ -24,27 +24,15 @@ from benchmarks.worker import Clock, Task
 def train(task: Task, clock: Clock) -> None:
     """Train with its CIFAR-100 transforms; ``task.options`` has ``workers``."""
     serve_images(Path(task.data))
-    train_set = datasets.CIFAR100(
-        transform=transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-            ]
-        )
-    )
+    normalize = transforms.Normalize((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+    steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    steps += [transforms.ToTensor(), normalize]
+    train_sets = {"train": datasets.CIFAR100(transform=transforms.Compose(steps))}
     teacher, student = load_pair(task)
     device = torch.device("cpu")
+    how = {"device_ids": None, "distributed": False, "lr_factor": 1}
     box = get_distillation_box(
-        teacher.eval(),
-        student,
-        {"train": train_set},
-        _configuration(task),
-        device,
-        device_ids=None,
-        distributed=False,
-        lr_factor=1,
+        teacher.eval(), student, train_sets, _configuration(task), device, **how
     )
     box.pre_epoch_process(epoch=0)
     log = MetricLogger(delimiter="  ")
@@ -64,26 +52,14 @@ def _configuration(task: Task) -> dict[str, Any]:
     logits = {"student_module_path": ".", "student_module_io": "output"}
     logits |= {"teacher_module_path": ".", "teacher_module_io": "output"}
     weights = {"temperature": 4.0, "alpha": 0.1, "beta": 0.9, "reduction": "batchmean"}
+    loss = {"criterion": {"key": "KDLoss", "kwargs": logits | weights}, "weight": 1.0}
     loader = {"batch_size": task.batch_size, "num_workers": task.options["workers"]}
+    sampler = {"class_or_func": RandomSampler}
     return {
         "num_epochs": 1,
-        "train_data_loader": {
-            "dataset_id": "train",
-            "sampler": {"class_or_func": RandomSampler},
-            "kwargs": loader,
-        },
+        "train_data_loader": {"dataset_id": "train", "sampler": sampler, "kwargs": loader},
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
         "optimizer": {"key": "SGD", "kwargs": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
-        "criterion": {
-            "key": "WeightedSumLoss",
-            "kwargs": {
-                "sub_terms": {
-                    "kd": {
-                        "criterion": {"key": "KDLoss", "kwargs": logits | weights},
-                        "weight": 1.0,
-                    }
-                }
-            },
-        },
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": loss}}},
     }
