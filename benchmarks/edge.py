@@ -29,7 +29,6 @@ from benchmarks.latency import (
     time_in_turn,
 )
 from benchmarks.results import (
-    FOLDER,
     Json,
     command,
     describe,
@@ -44,7 +43,6 @@ from models.errors import InputError
 from stages.analysis.intervals import gain
 from stages.devices.rules import NOISY_CV, breach, compare, statistics
 from stages.devices.runner import run_batches
-from stages.files import write_json
 from stages.formatting import drop, significant
 
 #: Goals for int8_u8s8: loss of accuracy, and speed-up over fp32 with depthwise convolutions (True),
@@ -83,8 +81,7 @@ def main(
             image = student.exported.golden_batch()[0][:1]
             samples = time_in_turn(ways, image, rounds)
             results["students"][name] = summarize_student(student, ways, samples)
-    write_json(FOLDER / "edge.json", results)
-    publish("edge", markdown(results))
+    publish("edge", markdown(results), results)
 
 
 def summarize_student(
@@ -241,11 +238,9 @@ def _title(title: str, row: Json) -> str:
 
 def _parity(golden: Mapping[str, float | None] | None) -> list[str]:
     """Format the largest relative error and the top-1 agreement on the golden batch."""
-    error, agreement = ((golden or {}).get(k) for k in ("max_relative_error", "top1_agreement"))
-    return [
-        "" if error is None else f"{error:.1e}",
-        "" if agreement is None else f"{agreement:.0%}",
-    ]
+    found = golden or {}
+    formats = {"max_relative_error": "{:.1e}", "top1_agreement": "{:.0%}"}
+    return ["" if found.get(k) is None else form.format(found[k]) for k, form in formats.items()]
 
 
 if __name__ == "__main__":

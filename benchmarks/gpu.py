@@ -60,12 +60,8 @@ def main(
     if (found := gpu()) is None:
         raise InputError("nvidia-smi shows no GPU; run this on a machine that has one")
     with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as work:
-        plan = Plan(
-            work,
-            PAIRS,
-            None if data is None else str(data.resolve()),
-            None if repdistiller is None else check_checkout(repdistiller),
-        )
+        checkout = check_checkout(repdistiller) if repdistiller else None
+        plan = Plan(work, PAIRS, str(data.resolve()) if data else None, checkout)
         results = describe(1) | {"plan": dataclasses.asdict(plan), "parts": {}}
         results["plan"] |= {"work": None, "repdistiller": None, "data": data is not None}
         results["machine"] |= {"gpu": found, "torch": torch.__version__}

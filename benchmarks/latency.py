@@ -205,11 +205,8 @@ def operator_times(model: Path, image: Images) -> dict[str, float]:
 def answers(way: Way, images: ImageFile) -> npt.NDArray[np.int64]:
     """Classify images ``[N, H, W, 3]`` one by one; return the classes, ``[N]``."""
     name = way.session.get_inputs()[0].name
-    found = [
-        way.session.run(None, {name: way.prepare(images[n : n + 1])})[0].argmax()
-        for n in range(len(images))
-    ]
-    return np.array(found)
+    given = (way.prepare(images[n : n + 1]) for n in range(len(images)))
+    return np.array([way.session.run(None, {name: image})[0].argmax() for image in given])
 
 
 def time_in_turn(

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.results import (
-    FOLDER,
     ROOT,
     Json,
     command,
@@ -32,7 +31,6 @@ from benchmarks.results import (
 )
 from models.errors import InputError
 from pipeline.prefect_server import require_server
-from stages.files import write_json
 
 LENGTHS = (2, 12)
 RUNNERS = {
@@ -47,8 +45,7 @@ _STARTS_WITHIN_S = 300.0
 def main(rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5) -> None:
     """Measure and write the table."""
     results = describe(rounds) | {"lengths": LENGTHS, "runners": measure(rounds)}
-    write_json(FOLDER / "overhead.json", results)
-    publish("overhead", markdown(results))
+    publish("overhead", markdown(results), results)
 
 
 def make_chain(folder: Path, length: int) -> None:

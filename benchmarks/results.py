@@ -3,7 +3,7 @@
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from models.errors import InputError
-from stages.files import new_file
+from stages.files import new_file, write_json
 from stages.identify_device import identify
 
 Json = dict[str, Any]
@@ -55,7 +55,7 @@ def spread(summary: Mapping[str, float] | None, digits: int) -> str:
     return f"{median} ({low} to {high})"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format a Markdown table with right-aligned numbers."""
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -84,8 +84,14 @@ def markers(name: str) -> tuple[str, str]:
     return line.format("begin"), line.format("end")
 
 
-def publish(name: str, text: str) -> None:
-    """Print the text and write it between its :func:`markers`; raises InputError if none are."""
+def publish(name: str, text: str, results: Json | None = None) -> None:
+    """Write the results, print the text, and write it between its :func:`markers` of a page.
+
+    Raises:
+        InputError: no page has these markers.
+    """
+    if results is not None:
+        write_json(FOLDER / f"{name}.json", results)
     print(text)
     first, last = markers(name)
     for page in DOCS.glob("*.md"):

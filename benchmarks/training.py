@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.results import (
-    FOLDER,
     ROOT,
     Json,
     check_checkout,
@@ -42,7 +41,6 @@ from benchmarks.results import (
 from benchmarks.worker import Task
 from models.errors import InputError
 from stages.data.arrays import DATA_FOLDER, DataSet, load_data
-from stages.files import write_json
 from stages.machine import cores
 
 BATCH_SIZE = 128
@@ -90,14 +88,11 @@ def main(
         results[name] = summarize_pair(facts, rows, measured)
     run = describe(rounds) | {"batch_size": BATCH_SIZE, "pairs": results}
     run["machine"] |= {"fast_bf16": facts["precision"] == "bf16", "torch": facts["torch"]}
-    write_json(FOLDER / "training.json", run)
-    publish("training", markdown(run))
+    publish("training", markdown(run), run)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contender."""
-
     title: str  # of its row
     module: str  # trains it
     options: dict[str, Any]  # of that module
@@ -154,22 +149,13 @@ def measure(
     with ProcessPoolExecutor(1, mp_context=spawn) as executor:
         names = (teacher, student, str(data.folder), str(folder))
         facts = executor.submit(_write_pair, *names).result()
+    shared = (teacher, student, str(data.folder.resolve()), str(folder), len(data.classes))
     chosen = {key: row for key, row in rows.items() if row.reason is None}
     measured: dict[str, list[Json]] = {key: [] for key in chosen}
     for number in range(1, rounds + 1):
         for key, row in chosen.items():
             print(f"{pair}: round {number} of {rounds}, {row.title}", file=sys.stderr, flush=True)
-            task = Task(
-                module=row.module,
-                teacher=teacher,
-                student=student,
-                data=str(data.folder.resolve()),
-                weights=str(folder),
-                classes=len(data.classes),
-                batch_size=BATCH_SIZE,
-                seconds=seconds,
-                options=row.options,
-            )
+            task = Task(row.module, *shared, BATCH_SIZE, seconds, row.options)
             # Rows with a warm store reuse the networks compiled for the row with a live teacher.
             measured[key].append(run_contender(row.title, task, folder / f"compiled_{row.method}"))
     return facts, measured
@@ -310,26 +296,19 @@ def markdown(results: Mapping[str, Any]) -> str:
     heads += ["waiting for data", "peak memory, MB", "compilation, s"]
     for pair, content in results["pairs"].items():
         limits = (f"{name} {spread(v, 0)} GFLOPS" for name, v in content["limit_gflops"].items())
-        found = [
-            [*_cells(row), *[""] * len(heads)][: len(heads)] for row in content["rows"].values()
-        ]
         products = f"Large matrix products: {', '.join(limits)}."
-        parts += [f"### {pair}", products, table(heads, found)]
+        parts += [f"### {pair}", products, table(heads, map(_cells, content["rows"].values()))]
     return "\n\n".join(parts) + "\n"
 
 
-def _cells(row: Mapping[str, Any]) -> Iterator[str]:
-    yield row["title"]
+def _cells(row: Mapping[str, Any]) -> list[str]:
     if "reason" in row:
-        yield f"not measured: {row['reason']}"
-        return
-    yield row["precision"]
-    yield spread(row["images_per_second"], 0)
-    yield spread(row["ratio_to_repdistiller"], 2)
-    yield f"{row['share_of_limit']['median']:.0%}"
-    yield f"{row['feed_share']['median']:.1%}"
-    yield f"{row['peak_memory_mb']:.0f}"
-    yield "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.0f}"
+        return [row["title"], f"not measured: {row['reason']}", *[""] * 6]
+    cells = [row["title"], row["precision"], spread(row["images_per_second"], 0)]
+    cells += [spread(row["ratio_to_repdistiller"], 2), f"{row['share_of_limit']['median']:.0%}"]
+    cells += [f"{row['feed_share']['median']:.1%}", f"{row['peak_memory_mb']:.0f}"]
+    seconds = row["compile_seconds"]
+    return [*cells, "" if seconds is None else f"{seconds:.0f}"]
 
 
 if __name__ == "__main__":

@@ -160,9 +160,8 @@ def status(
         check(params)
     table = Table("stage", "state", "why", box=None, header_style="bold")
     for stage in stages:
-        table.add_row(
-            stage.name, f"[{_COLOURS[stage.state]}]{stage.state}[/]", escape(some_of(stage.reasons))
-        )
+        state = f"[{_COLOURS[stage.state]}]{stage.state}[/]"
+        table.add_row(stage.name, state, escape(some_of(stage.reasons)))
     console.print(table)
     if REPORT.exists():
         typer.echo(f"images: {describe(read_json(REPORT))}")
@@ -212,14 +211,11 @@ def doctor() -> None:
 
 
 #: Commands that also run outside a project.
-_ANYWHERE = (
-    *(devices.probe, devices.deploy, devices.rollback, devices.deployed),
-    *(sharing.fetch, service.server),
-)
+_ANYWHERE = {devices.probe, devices.deploy, devices.rollback, devices.deployed}
+_ANYWHERE |= {sharing.fetch, service.server}
 for command in (
     *(devices.profile, devices.probe, devices.deploy, devices.rollback, devices.deployed),
-    *(sharing.release, sharing.fetch),
-    *(comparison.compare, comparison.choose, sweep.sweep),
+    *(sharing.release, sharing.fetch, comparison.compare, comparison.choose, sweep.sweep),
     *(service.server, service.worker, service.schedule),
 ):
     app.command(cls=TyperCommand if command in _ANYWHERE else InProject)(command)

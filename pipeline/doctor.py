@@ -4,7 +4,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stages.devices.browser import web_runtime
 from stages.identify_device import identify
@@ -26,13 +26,10 @@ class Finding(NamedTuple):
 
 def examine() -> Iterator[Finding]:
     """Yield all findings in the order of the table, in any folder."""
+    import onnxruntime
+    import torch
+
     device = identify()
-    yield from _machine(device)
-    yield from _accelerators(device)
-    yield from _programs()
-
-
-def _machine(device: dict[str, Any]) -> Iterator[Finding]:
     python = f"Python {platform.python_version()}"
     yield Finding("system", True, f"{device['system']}, {device['machine']}, {python}", "")
     yield Finding("CPU", True, f"{device['cpu'] or 'unnamed'}, cores: {device['cores']}", "")
@@ -50,12 +47,6 @@ def _machine(device: dict[str, Any]) -> Iterator[Finding]:
         f"{free:.1f} GB free here",
         f"a large data set may fill it; free {_MIN_DISK_GB:g} GB",
     )
-
-
-def _accelerators(device: dict[str, Any]) -> Iterator[Finding]:
-    import onnxruntime
-    import torch
-
     gpu, cuda = device["gpu"], torch.cuda.is_available()
     found = "none" if gpu is None else f"{gpu['name']}, driver {gpu['driver']}"
     without = "training runs on the CPU"
@@ -75,14 +66,11 @@ def _accelerators(device: dict[str, Any]) -> Iterator[Finding]:
         if not name.startswith("Azure")  # remote inference, listed everywhere
     ]
     yield Finding("onnxruntime on", bool(providers), ", ".join(providers), "nothing is validated")
-
-
-def _programs() -> Iterator[Finding]:
     web = web_runtime.VERSION if web_runtime.installed() else None
-    for name, found, missing in (
+    for name, place, missing in (
         (web_runtime.PACKAGE, web, "nothing is measured in browsers: `ackd probe --install`"),
         ("ssh", shutil.which("ssh"), "no devices at ssh://: install OpenSSH's client"),
         ("adb", shutil.which("adb"), "no devices at adb:: install Android's platform tools"),
         ("git", shutil.which("git"), "no history, no experiments: install git"),
     ):
-        yield Finding(name, found is not None, found or "not found", missing)
+        yield Finding(name, place is not None, place or "not found", missing)

@@ -16,7 +16,7 @@ from models.errors import InputError
 from pipeline.dvc_command import HOUSEKEEPING, Outcome, StageError, failure, outcome
 from pipeline.environment import prepare
 from pipeline.git_command import without_password
-from pipeline.guard import GRACE_S, start, stop
+from pipeline.guard import start, stop
 from pipeline.resources import Needs, parse_needs
 from stages.params import read_yaml
 
@@ -116,17 +116,14 @@ def _status(repo: Any, lock: Path) -> list[StageStatus]:
         reasons = tuple(_reasons(changes.get(stage.name, [])))
         if reasons and stage.name not in recorded and not stage.name.endswith(".dvc"):
             reasons = ("never run",)
-        moving = [
-            name for name in stage.upstream if statuses[name].state in ("will run", "may run")
-        ]
+        moving = [up for up in stage.upstream if statuses[up].state in ("will run", "may run")]
         if stage.always_runs:
             status = StageStatus(stage.name, "always runs", reasons)
         elif reasons:
             status = StageStatus(stage.name, "will run", reasons)
         elif moving:
-            why = (
-                f"if {' or '.join(moving)} {'gives' if len(moving) == 1 else 'give'} other results"
-            )
+            gives = "gives" if len(moving) == 1 else "give"
+            why = f"if {' or '.join(moving)} {gives} other results"
             status = StageStatus(stage.name, "may run", (why,))
         else:
             status = StageStatus(stage.name, "up to date", ())
@@ -155,12 +152,12 @@ class Runner:
     def __exit__(self, *_exception: object) -> None:
         self.stop_all()
 
-    def stop_all(self, grace_s: float = GRACE_S) -> None:
+    def stop_all(self) -> None:
         """Stop every running stage by interrupt, terminate, then kill; no other starts."""
         with self._lock:
             self._stopping = True
             groups = sorted(self._live)
-        stop(groups, grace_s)
+        stop(groups)
 
     def is_settled(self, stage: Stage) -> bool:
         """Return whether the stage was up to date at first and no upstream stage has run since.
@@ -202,8 +199,25 @@ class Runner:
             RemoteError: a git or DVC remote cannot be reached.
             StageError: it failed or was stopped.
         """
+        own = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **(env or {})}
+        with self._lock:
+            if self._stopping:
+                raise StageError("stopped before it began")
+            # Without --wait-for-lock, which must precede the command, dvc discards a finished
+            # training if another process holds the lock at that moment.
+            process = start(
+                "dvc",
+                "--wait-for-lock",
+                *arguments,
+                cwd=self._root,
+                env=own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            )
+            self._live.add(-process.pid)
         lines: list[str] = []
-        process = self._start(arguments, env or {})
         for line in process.stdout or ():
             lines.append(without_password(line.rstrip()))
             if lines[-1] and not line.startswith(HOUSEKEEPING):
@@ -216,26 +230,6 @@ class Runner:
         if code:
             raise failure(lines, code)
         return lines
-
-    def _start(self, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
-        with self._lock:
-            if self._stopping:
-                raise StageError("stopped before it began")
-            # Without --wait-for-lock, which must precede the command, dvc discards a finished
-            # training if another process holds the lock at that moment.
-            process = start(
-                "dvc",
-                "--wait-for-lock",
-                *arguments,
-                cwd=self._root,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **env},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-            )
-            self._live.add(-process.pid)
-        return process
 
 
 class ProjectBusyError(InputError):

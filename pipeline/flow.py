@@ -34,7 +34,6 @@ from stages.params import PARAMS_FILE, load_params
 
 _BUSY, _UNREACHABLE = "Busy", "Unreachable"
 _RETRIES: dict[str, Any] = {"retries": 5, "retry_delay_seconds": [1, 2, 4, 8, 16]}
-_REPORT = "report"
 _MESSAGES = {"ran": "ran", "unchanged": "unchanged", "restored": "restored from the run cache"}
 
 
@@ -145,7 +144,7 @@ def compress(root: Path = Path(), keep: bool = False) -> State[Any]:
         return Cancelled(
             message="all stages are stopped; the next run resumes from here", data=rows
         )
-    if _REPORT in done and (root / SUMMARY).exists():
+    if "report" in done and (root / SUMMARY).exists():
         show_report(root, name)
     failed = [
         f"{row['stage']} failed: {row['message']}" for row in rows if row["state"] == "Failed"

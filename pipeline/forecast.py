@@ -30,8 +30,6 @@ _STEPS = 3  # after a warm-up step
 
 
 class _Training(NamedTuple):
-    """A training that will run."""
-
     what: str  # as shown with its progress
     network: str
     settings: Training
@@ -124,12 +122,9 @@ def _images_per_second(
 ) -> float:
     """Measure a training's throughput, with its data in an empty ``folder``."""
     settings, unlabeled = training.settings, training.unlabeled
-    stored = params.data.resize or images.size
-    splits = {
-        "train": (settings.batch_size - unlabeled, stored),
-        "val": (2, images.size),
-        "unlabeled": (unlabeled, stored),
-    }
+    size, stored = settings.batch_size, params.data.resize or images.size
+    splits = {"train": (size - unlabeled, stored), "val": (2, images.size)}
+    splits["unlabeled"] = (unlabeled, stored)
     data = write_noise(folder, splits, images.classes, images.size)
     teacher = None
     if training.teacher is not None:
@@ -142,9 +137,7 @@ def _images_per_second(
     setting = setting_of(data, settings, engine, teacher)
     distiller = distillers.build(training.method, student, setting, training.options)
     distiller = engine.place(distiller, images.size).train()
-    plan = FeedPlan(
-        data, params.augmentation, settings.batch_size, engine.device, unlabeled=unlabeled
-    )
+    plan = FeedPlan(data, params.augmentation, size, engine.device, unlabeled=unlabeled)
     feed = MemoryFeed(plan)
     frozen = FrozenTeacher(teacher, distiller, engine, None, feed.slots)
     trainer = Trainer("", distiller, frozen, feed, data.split("val"), settings, engine)
@@ -153,7 +146,7 @@ def _images_per_second(
         for shard in feed.epoch(epoch):
             trainer.step(shard)["total"].item()  # waits for the GPU
         start = start or time.perf_counter()
-    return _STEPS * settings.batch_size / (time.perf_counter() - start)
+    return _STEPS * size / (time.perf_counter() - start)
 
 
 def _build(name: str, classes: int, settings: Training | None) -> Backbone:

@@ -21,10 +21,8 @@ PRESETS_FOLDER = Path("presets")
 #: The preset that sets every key that a preset of a whole chain may change.
 _DEFAULT = "digits"
 # Keys of the data section that are specific to a source.
-_OF_A_SOURCE = (
-    *("config", "image_column", "label_column"),
-    *("train_split", "val_split", "test_split"),
-)
+_OF_A_SOURCE = ["config", "image_column", "label_column"]
+_OF_A_SOURCE += ["train_split", "val_split", "test_split"]
 
 
 class _PlainNull(RoundTripRepresenter):

@@ -52,10 +52,8 @@ def against_costs(group: Group, place: Place) -> list[Chart]:
         for (precision, there), cost in variant.costs.items()
         if there == place
     }
-    return [
-        *_against(exports, "p50_ms", "latency, p50, ms"),
-        *_against(exports, "size_mb", "size, MB"),
-    ]
+    latency = _against(exports, "p50_ms", "latency, p50, ms")
+    return latency + _against(exports, "size_mb", "size, MB")
 
 
 def _against(exports: Mapping[str, Record], axis: str, label: str) -> list[Chart]:
@@ -91,8 +89,6 @@ def _against(exports: Mapping[str, Record], axis: str, label: str) -> list[Chart
         "Up and to the left is better. Grey points are beaten by another one in accuracy, size and"
         f" latency together.{hollow if any(noisy for *_, noisy in found) else ''}"
     )
-    listed = "; ".join(
-        f"{v} {percent(accuracy)} at {significant(x)}" for v, x, accuracy, _ in found
-    )
+    listed = "; ".join(f"{v} {percent(share)} at {significant(x)}" for v, x, share, _ in found)
     describes = f"Accuracy against {against} in {unit}: {listed}"
     return [Chart(f"Accuracy against {against}", svg, describes, reading, legend)]

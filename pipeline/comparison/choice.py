@@ -39,8 +39,6 @@ class Student(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The result of a search."""
-
     place: Place | None  # None if no latency was measured at all
     images: Images
     best: dict[str, Student]  # within the budget, by precision; the most accurate first
@@ -156,10 +154,10 @@ def _file(precision: str) -> str:
 
 
 def _shown(student: Student) -> str:
-    shown = f"{percent(student.accuracy)}, {significant(student.size_mb)} MB"
-    if student.p90_ms is None:
-        return f"{shown}, latency not measured"
-    return f"{shown}, p90 {significant(student.p90_ms)} ms"
+    p90 = "latency not measured"
+    if student.p90_ms is not None:
+        p90 = f"p90 {significant(student.p90_ms)} ms"
+    return f"{percent(student.accuracy)}, {significant(student.size_mb)} MB, {p90}"
 
 
 def _merit(student: Student) -> tuple[float, float, float, bool]:

@@ -66,11 +66,10 @@ def compare(
         if path is not None:
             with new_file(path) as partial:
                 partial.write_text(write(title, comparison), encoding="utf-8")
+            typer.echo(f"written  {path}")
     if csv is not None:
         write_csv(csv, text.csv_rows(comparison))
-    for path in (html, markdown, csv):
-        if path is not None:
-            typer.echo(f"written  {path}")
+        typer.echo(f"written  {csv}")
 
 
 def choose(

@@ -29,7 +29,6 @@ HERE = "local:"
 LITERT = "litert_"  # prefix of the names of LiteRT's precisions
 
 _NAME = re.compile(r"(?P<sweep>[a-z0-9_-]+)\.(?P<variant>[a-z0-9_-]+)\.seed(?P<seed>\d+)")
-_AFTER_REPORT = ("gate", "package")
 _NOT_REPORTED = "the chain was not run up to its report"
 
 
@@ -173,7 +172,7 @@ def _refs(sweep: str | None) -> list[Ref]:
 def _load(name: str, revision: str | None, command: str | None) -> Experiment:
     params = parse_yaml(_read(PARAMS_FILE, revision).encode(), str(PARAMS_FILE))
     lock = parse_yaml(_read(LOCK, revision).encode(), str(LOCK))
-    stages = {k: v for k, v in lock.get("stages", {}).items() if k not in _AFTER_REPORT}
+    stages = {k: v for k, v in lock.get("stages", {}).items() if k not in ("gate", "package")}
     if "report" not in stages:
         raise InputError(f"{LOCK} has no stage report: {_NOT_REPORTED}")
     if old := outdated({"stages": stages}, params):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.comparison.tables import lede, missing, parts
-from pipeline.comparison.variants import Comparison, Group, Variant
+from pipeline.comparison.variants import Comparison
 from pipeline.rich_tables import print_table
 from stages.markdown import bullets, plain, section
 
@@ -56,7 +56,28 @@ def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Yield a row per variant, precision and device: fractions, ms and MB, empty if unknown."""
     for group in comparison.groups:
         for rank, variant in enumerate(group.variants, 1):
-            shared = _shared(comparison.baseline, group, variant, rank)
+            over, first = variant.over_baseline, variant.first
+            shared = {
+                "variant": variant.name,
+                "rank": rank,
+                "data": group.images.source,
+                "test_images": group.images.number,
+                "test_images_digest": group.images.digest[:16],
+                "teacher": first.teacher,
+                "student": first.student,
+                "method": first.method,
+                "seeds": " ".join(map(str, variant.seeds)),
+                "accuracy": variant.accuracy.mean,
+                "accuracy_low": variant.accuracy.low,
+                "accuracy_high": variant.accuracy.high,
+                "baseline": comparison.baseline,
+                "over_baseline": over and over.mean,
+                "interval_low": over and over.low,
+                "interval_high": over and over.high,
+                "pairs": over and over.pairs,
+                "paper": first.in_paper,
+                "paper_comparable": first.paper and not first.paper["differs"],
+            }
             for (precision, place), cost in variant.costs.items():
                 yield shared | {
                     "precision": precision,
@@ -71,28 +92,3 @@ def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     "p90_ms": cost["p90_ms"],
                     "noisy": None if cost["p50_ms"] is None else cost["noisy"],
                 }
-
-
-def _shared(baseline: str, group: Group, variant: Variant, rank: int) -> dict[str, Any]:
-    over, first = variant.over_baseline, variant.first
-    return {
-        "variant": variant.name,
-        "rank": rank,
-        "data": group.images.source,
-        "test_images": group.images.number,
-        "test_images_digest": group.images.digest[:16],
-        "teacher": first.teacher,
-        "student": first.student,
-        "method": first.method,
-        "seeds": " ".join(map(str, variant.seeds)),
-        "accuracy": variant.accuracy.mean,
-        "accuracy_low": variant.accuracy.low,
-        "accuracy_high": variant.accuracy.high,
-        "baseline": baseline,
-        "over_baseline": over and over.mean,
-        "interval_low": over and over.low,
-        "interval_high": over and over.high,
-        "pairs": over and over.pairs,
-        "paper": first.in_paper,
-        "paper_comparable": first.paper and not first.paper["differs"],
-    }

@@ -10,8 +10,6 @@ from pipeline.comparison.seeds import Paired, Spread, paired, spread
 from stages.report_page.recommendation import dominated_by
 from stages.tables import Record
 
-_USUAL_BASELINE = "kd"
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -94,7 +92,7 @@ def beaten_by(costs: Mapping[str, Record | None]) -> dict[str, list[str]]:
 
 def _baseline(names: Sequence[str], wanted: str | None) -> str:
     if wanted is None:
-        usual = (n for n in names if n.rpartition(".")[2] == _USUAL_BASELINE)
+        usual = (name for name in names if name.rpartition(".")[2] == "kd")
         return next(usual, names[0])
     if wanted not in names:
         raise InputError(

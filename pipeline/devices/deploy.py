@@ -16,8 +16,6 @@ State = dict[str, Any]  # what a device serves, as returned by stages.devices.ag
 
 
 class Deployment(NamedTuple):
-    """The result of a deployment."""
-
     state: State  # of the device afterwards
     results: list[dict[str, Any]] | None  # of parity there; None if the bundle was already served
     unverified_key: str | None  # id of the bundle's signing key, if its signature was not checked
@@ -63,9 +61,8 @@ def deploy(
                 "key": given,
                 "record": {"network": checked["network"], "runtime": checked["runtime"]},
             }
-            state = host.ask_agent(
-                "activate", str(host.folder), str(place.token), json.dumps(order)
-            )
+            where = str(host.folder), str(place.token)
+            state = host.ask_agent("activate", *where, json.dumps(order))
         return Deployment(state, checked["results"], unverified)
 
 
@@ -92,9 +89,6 @@ def _host(url: str, opening: Opening) -> Host:
 
 
 def _failures(checked: dict[str, Any]) -> str:
-    failed = [
-        f"{r['precision']}.{r['shape']} ({r['reason']})"
-        for r in checked["results"]
-        if r["status"] != "passed"
-    ]
-    return f"parity failed there, by {checked['runtime']}: {', '.join(failed)}"
+    failed = [r for r in checked["results"] if r["status"] != "passed"]
+    listed = ", ".join(f"{r['precision']}.{r['shape']} ({r['reason']})" for r in failed)
+    return f"parity failed there, by {checked['runtime']}: {listed}"

@@ -61,7 +61,6 @@ class Progress:
             self._show(percent, line)
 
     def finish(self) -> None:
-        """Complete the bar."""
         if self._artifact is not None and self._next < float("inf"):
             self._show(100.0, f"{self._stage}: done")
 
@@ -85,17 +84,11 @@ def show_report(root: Path, kept_as: str | None) -> None:
     ``kept_as`` is the experiment with the report, if ``root`` is deleted after the run.
     """
     summary = read_json(root / SUMMARY)
-    tables = {
-        "networks": networks(summary),
-        "accuracy": scores(summary),
-        "exports": exports(summary),
-        "litert": litert(summary),
-    }
-    for key, table in tables.items():
-        if table is not None:
+    tables = {"networks": networks, "accuracy": scores, "exports": exports, "litert": litert}
+    for key, build in tables.items():
+        if (table := build(summary)) is not None:
             create_markdown_artifact(section(table), key, table.caption)
-    picture = accuracy_against_latency(summary)
-    if picture is not None:
+    if picture := accuracy_against_latency(summary):
         create_image_artifact(picture, "accuracy-against-latency", "Every export, up and left best")
     if kept_as is not None:
         create_markdown_artifact(

@@ -31,10 +31,8 @@ def watched(runner: Runner) -> Iterator[threading.Event]:
     over, cancelled = threading.Event(), threading.Event()
     # Threads do not inherit Prefect's settings.
     context = contextvars.copy_context()
-    watch = threading.Thread(
-        target=context.run, args=[_watch, runner, over, cancelled, os.getppid()], daemon=True
-    )
-    watch.start()
+    given = [_watch, runner, over, cancelled, os.getppid()]
+    threading.Thread(target=context.run, args=given, daemon=True).start()
     try:
         yield cancelled
     finally:

@@ -51,7 +51,6 @@ def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
 
 
 def read_pool() -> str:
-    """Return the work pool of the deployments."""
     return str(_entry(NAMES[0])["work_pool"]["name"])
 
 

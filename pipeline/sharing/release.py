@@ -36,7 +36,9 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
     path = _artifact_path(root, name)
     _require_committed(root)
     commit = git(root, "rev-parse", "HEAD")
-    known = _released(root, name)
+    git(root, "fetch", "--quiet", "--tags", "origin")
+    with open_registry(str(root)) as registry:
+        known = {each.version: each for each in list_releases(registry, name)}
     if version in known and known[version].commit != commit:
         raise InputError(
             f"{name} {version}: already exists for the commit {known[version].commit[:7]}; set"
@@ -55,13 +57,6 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
             " create it, or `dvc fetch` it from another remote"
         )
     return remote, _tag(root, commit, known.get(version), name, version, stage)
-
-
-def _released(root: Path, name: str) -> dict[str, Release]:
-    """Return the versions of a model, including those fetched from the git remote."""
-    git(root, "fetch", "--quiet", "--tags", "origin")
-    with open_registry(str(root)) as registry:
-        return {each.version: each for each in list_releases(registry, name)}
 
 
 def _tag(
@@ -98,8 +93,7 @@ def _artifact_path(root: Path, name: str) -> str:
 def _require_committed(root: Path) -> None:
     needed = [CHAIN, LOCK, str(PARAMS_FILE), GATE, CONFIG]
     tracked = git(root, "ls-files", "--", *needed).splitlines()
-    loose = [*changed_files(root), *(name for name in needed if name not in tracked)]
-    if loose:
+    if loose := [*changed_files(root), *(name for name in needed if name not in tracked)]:
         raise InputError(
             f"{some_of(loose)}: changed or untracked; a release refers to a commit, so commit first"
         )

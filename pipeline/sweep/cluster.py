@@ -28,8 +28,6 @@ _WORKERS_S = 60
 
 
 class Cluster(NamedTuple):
-    """A cluster that is set up for a sweep."""
-
     client: Any
     workshop: str  # name of the plugin Workshop on all workers
     slots: Callable[[], int]  # how many experiments can run at once at this moment
@@ -174,7 +172,6 @@ def _lock(commit: str, *, here: bool) -> str | None:
 
 
 def _has_commit(url: str, commit: str) -> bool:
-    """Return whether a branch or tag of the repository contains the commit."""
     for line in git(Path(), "ls-remote", url).splitlines():
         with contextlib.suppress(InputError):  # not contained, or unknown here
             git(Path(), "merge-base", "--is-ancestor", commit, line.split("\t")[0])

@@ -50,7 +50,7 @@ def sweep(
         _show(planned)
         return
     interrupts = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, _interrupt) for number in interrupts}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in interrupts}
     try:
         failed = _run(planned, jobs, dask)
     except KeyboardInterrupt:
@@ -109,7 +109,3 @@ def _run(plan: Plan, jobs: int | None, dask: str | None) -> list[Outcome]:
         if url and (taken := [name for name in names if name not in lost]):
             dvc(Path(), "exp", "pull", url, *taken)
     return failed
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt

@@ -59,11 +59,9 @@ def run(
         how = "done in" if outcome.reason is None else "failed after"
         where = f" on {outcome.where}" if outcome.where else ""
         reason = f": {outcome.reason}" if outcome.reason else ""
+        text = f"{item.name}: {how} {duration(outcome.seconds)}{where}{reason}"
         left = _left(outcomes, total - len(outcomes), slots)
-        report(
-            f"{item.name}: {how} {duration(outcome.seconds)}{where}{reason};"
-            f" {len(outcomes)} of {total}{left}"
-        )
+        report(f"{text}; {len(outcomes)} of {total}{left}")
     failed = [outcome for outcome in outcomes if outcome.reason is not None]
     if total:
         took = duration(time.monotonic() - began)

@@ -31,8 +31,6 @@ _LOCAL = Path(".dvc/config.local")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an experiment ended."""
-
     name: str
     seconds: float
     reason: str | None = None  # why it failed
