@@ -10,6 +10,8 @@ import onnxruntime
 from onnx.helper import make_node, make_tensor_value_info
 from onnx.numpy_helper import from_array, to_array
 
+from stages.runtimes.onnx_runtime import session_options
+
 _LARGEST = 127  # int8 weight; symmetric
 
 Array = npt.NDArray[np.float32]
@@ -79,7 +81,7 @@ def rounding_shifts(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> di
         probe.graph.node.extend([layer, average])
         probe.graph.output.append(make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), providers=["CPUExecutionProvider"]
+        probe.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
     )
     feed = model.graph.input[0].name
     means = [session.run(None, {feed: image[None]}) for image in images]

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
+from stages.machine import cores
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 from stages.sections.export import Litert
@@ -94,7 +94,7 @@ class LiteRtRuntime:
         return f"{', '.join(missing)} {verb} not installed (see docs/how-to-litert.md)"
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
-        session = Session(model, os.cpu_count() or 1)
+        session = Session(model, cores())
         logits = [
             np.concatenate([session.logits(batch) for batch in job.batches()]) for job in jobs
         ]

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import psutil
 
+from stages.machine import cores
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
 from stages.runtimes.versions import version_of
 
@@ -43,7 +45,7 @@ class OnnxRuntime:
         return Execution(logits, session.get_providers()[0], dtypes)
 
     def _load(self, model: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:
-        options = onnxruntime.SessionOptions()
+        options = session_options()
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory() as folder:
             options.optimized_model_filepath = f"{folder}/optimized.onnx"
@@ -53,6 +55,17 @@ class OnnxRuntime:
         if ran != self.provider:  # onnxruntime replaces a failing provider silently
             raise RuntimeFailureError(f"{self.provider} was requested, but {ran} ran")
         return session, dtypes
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """Return options for a session with a thread per physical core that this process may use.
+
+    By default onnxruntime counts all cores of the machine. If this process may use fewer, its
+    threads wait for each other, and a model takes several times as long.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = min(cores(), psutil.cpu_count(logical=False) or 1)
+    return options
 
 
 def compute_dtypes(optimized: onnx.ModelProto) -> list[str]:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.distillers.base import Distiller
 from models.errors import InputError
 from models.networks.backbone import Backbone
+from stages.machine import cores
 from stages.sections.training import EngineSettings
 from stages.training.depthwise import keep_depthwise_in_float32
 from stages.training.device import prepare_device
@@ -143,7 +143,7 @@ def start_engine(settings: EngineSettings) -> Engine:
         project_dir=RUNS_FOLDER,
     )
     if device.type == "cpu" and accelerator.num_processes > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        torch.set_num_threads(max(1, cores() // accelerator.num_processes))
     return Engine(accelerator, precision, settings)
 
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -39,3 +43,19 @@ def test_a_provider_that_fell_back_is_a_reason(tiny_exported, monkeypatch):
         pytest.raises(RuntimeFailureError, match="CUDAExecutionProvider was requested, but CPU"),
     ):
         OnnxRuntime().run(model, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_it_starts_no_more_threads_than_the_process_may_use_cores(tiny_exported):
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from stages.runtimes.onnx_runtime import OnnxRuntime\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "session, _ = OnnxRuntime()._load(Path(sys.argv[1]))\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
+    done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr
