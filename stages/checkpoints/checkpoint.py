@@ -17,10 +17,10 @@ import torch
 
 from stages.checkpoints.durable import (
     DamagedFileError,
-    Hold,
     durable_file,
     hold,
     open_sealed,
+    release,
     seal,
 )
 from stages.files import json_sha256, sha256
@@ -70,14 +70,13 @@ class Checkpoints:
         self.folder = self.root / stage / fingerprint
         self._identity = f"{stage} {fingerprint}"
         self._failing = False
-        self._held: Hold | None = None
 
     def load(self) -> dict[str, Any] | None:
         """Load the last saved state to the CPU; None if there is none.
 
         A damaged checkpoint is reported and removed, and the one before it is used.
         """
-        self._hold()
+        hold(self.folder)
         for path in reversed(self._paths()):
             try:
                 content = open_sealed(path, self._identity)
@@ -105,7 +104,7 @@ class Checkpoints:
         path = self.folder / f"{number:08d}{_SUFFIX}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._hold()
+            hold(self.folder)
             with durable_file(path) as handle:
                 handle.write(seal(self._identity, content))
                 handle.write(content)
@@ -125,17 +124,11 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove the checkpoints of a finished training."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        release(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
         for parent in (self.folder.parent, self.root):
             with contextlib.suppress(OSError):  # not empty
                 parent.rmdir()
-
-    def _hold(self) -> None:
-        if self._held is None:
-            self._held = hold(self.folder)
 
     def _paths(self) -> list[Path]:
         """List the checkpoints, oldest first."""

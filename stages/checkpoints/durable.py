@@ -22,6 +22,7 @@ IN_USE = ".in-use"
 SEAL_BYTES = hashlib.sha256().digest_size
 
 _ABANDONED_SECONDS = 3600.0  # no writer takes this long
+_held: dict[Path, int] = {}  # descriptors of locked files
 
 
 class DamagedFileError(Exception):
@@ -60,40 +61,28 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-class Hold:
-    """A lock that keeps others from removing a folder, until it is closed or collected.
+def hold(folder: Path) -> None:
+    """Keep others from removing a folder until :func:`release`, and mark it as used now.
 
-    It ends at the latest with the process, however that ends.
+    The lock ends at the latest with the process, however that ends. Does nothing if the folder is
+    held already or does not exist, or its file system has no locks.
     """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def hold(folder: Path) -> Hold | None:
-    """Keep others from removing a folder, and mark it as used now.
-
-    Returns None if there is no such folder, or its file system has no locks.
-    """
+    path = (folder / IN_USE).absolute()
     with contextlib.suppress(OSError):
-        while True:
-            descriptor = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
-            held = Hold(descriptor)
+        while path not in _held:
+            _held[path] = descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             # Another process may have removed it before it was locked.
             if os.fstat(descriptor).st_nlink:
                 os.utime(descriptor)
-                return held
-            held.close()
-    return None
+            else:
+                release(folder)
+
+
+def release(folder: Path) -> None:
+    """Let others remove a folder again."""
+    if (descriptor := _held.pop((folder / IN_USE).absolute(), None)) is not None:
+        os.close(descriptor)
 
 
 def seal(identity: str, content: bytes | memoryview) -> bytes:

@@ -19,7 +19,6 @@ from models.errors import InputError
 from stages.checkpoints.durable import (
     SEAL_BYTES,
     DamagedFileError,
-    Hold,
     durable_file,
     hold,
     open_sealed,
@@ -29,7 +28,6 @@ from stages.files import json_sha256
 
 _PLACE, _BOUND = "ACKD_LOGITS", "ACKD_LOGITS_MAX_GB"
 _DEFAULT_GB = "10"
-_BYTES_PER_LOGIT = 2
 
 
 def round_logits(logits: Tensor) -> Tensor:
@@ -88,14 +86,13 @@ class LogitsStore:
         self.folder = self.root / self.name
         self._key_content = (json.dumps(key, sort_keys=True, indent=2) + "\n").encode()
         self._writing = self.max_bytes > 0
-        self._held: Hold | None = None
 
     def read(self, epoch: int) -> Tensor | None:
         """Read an epoch's logits ``[N, K]`` float16, memory-mapped; None if they are not stored.
 
         Reports files that are damaged or belong to another key.
         """
-        self._hold()
+        hold(self.folder)
         path = self._path(epoch)
         try:
             content = open_sealed(path, self._identity(epoch))
@@ -118,7 +115,7 @@ class LogitsStore:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._hold()
+            hold(self.folder)
             if not (self.folder / "key.json").exists():
                 self._write_file(self.folder / "key.json", self._key_content)
             content = logits.cpu().contiguous().numpy().data.cast("B")
@@ -133,16 +130,12 @@ class LogitsStore:
 
     def describe(self, epochs: int) -> str:
         """Return a line that says how many of ``epochs`` epochs are stored, and where."""
-        paths = map(self._path, range(epochs))
-        present = sum(_file_size(path) == self._file_bytes for path in paths)
+        expected = SEAL_BYTES + math.prod(self.shape) * torch.float16.itemsize
+        present = sum(_file_size(self._path(epoch)) == expected for epoch in range(epochs))
         line = f"teacher logits: {present} of {epochs} epochs stored in {self.folder}"
         if present == epochs or self.max_bytes > 0:
             return line
         return f"{line}; no more will be stored, because {_BOUND} is 0"
-
-    @property
-    def _file_bytes(self) -> int:
-        return SEAL_BYTES + math.prod(self.shape) * _BYTES_PER_LOGIT
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch:05d}.logits"
@@ -151,20 +144,14 @@ class LogitsStore:
         # With the byte order, because different machines may share a store.
         return f"{self.name} {epoch} {self.shape} {sys.byteorder}"
 
-    def _hold(self) -> None:
-        if self._held is None:
-            self._held = hold(self.folder)
-
-    def _used(self) -> int:
-        return sum(_file_size(path) for path in self.root.glob("*/*"))
-
     def _write_file(self, path: Path, *parts: bytes | memoryview) -> None:
         replaced = _file_size(path)
         with durable_file(path) as handle:
             # Reserve the full size before counting, so that concurrent writers count each other's
             # files and stay within the limit together.
             handle.truncate(sum(len(part) for part in parts))
-            if self._used() - replaced > self.max_bytes:
+            used = sum(map(_file_size, self.root.glob("*/*")))
+            if used - replaced > self.max_bytes:
                 raise _BoundReachedError
             for part in parts:
                 handle.write(part)
@@ -187,7 +174,6 @@ def _file_size(path: Path) -> int:
 
 
 def _root() -> Path:
-    """Return the folder of all teachers' logits."""
     if place := os.environ.get(_PLACE):
         return Path(place)
     try:

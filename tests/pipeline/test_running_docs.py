@@ -23,7 +23,7 @@ import models
 from models.networks.checkpoint import save_network
 from stages import report
 from stages.checkpoints.checkpoint import Checkpoints
-from stages.checkpoints.durable import IN_USE
+from stages.checkpoints.durable import IN_USE, release
 from stages.params import Params, load_params, read_yaml
 from tests.once import repository
 from tests.pages import ROOT, blocks, inline, programs, replace, sections, type_in
@@ -68,8 +68,7 @@ def test_keep_it_running(finished):
         checkpoints.save({"weights": torch.zeros(100)})
         long_ago = time.time() - 15 * 86400
         os.utime(checkpoints.folder / IN_USE, (long_ago, long_ago))
-    assert abandoned._held is not None
-    abandoned._held.close()
+    release(abandoned.folder)
     (finished / "last.txt").unlink()
     status, find, cache = blocks(RUNNING, "Disk")
     before = type_in(finished, status)
@@ -219,9 +218,9 @@ def test_no_command_of_the_pages_is_left_out():
     # An installation of 770 MB, and a program that needs it.
     assert sections(LITERT) == ["Install", "Run", "What comes out"]
     for line in blocks(LITERT, "Install")[0].splitlines():
-        for release in line.split():
-            if "==" in release:
-                assert release in (ROOT / "requirements.lock").read_text().split()
+        for pinned in line.split():
+            if "==" in pinned:
+                assert pinned in (ROOT / "requirements.lock").read_text().split()
     assert sections(TRAIN) == ["Recipes", "Several processes"]
     # tests/pipeline/test_presets.py applies every preset.
     assert inline(TRAIN) == ["ackd use methods/<name>", "pip install -e '.[tensorboard]'"]
