@@ -10,15 +10,11 @@ which Eq. 3 and Eq. 4 require.
 teacher's stages N..S, frozen.
 """
 
-from __future__ import annotations
-
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-import torch
 from torch import Tensor, nn
 
 import models
@@ -84,14 +80,13 @@ class TeacherTail(nn.Module):
             else nn.Sequential(nn.Conv2d(given, wanted, 1, bias=False), nn.BatchNorm2d(wanted))
         )
 
-    def train(self, mode: bool = True) -> TeacherTail:
+    def train(self, mode: bool = True) -> Self:
         """Set train mode, but keep the frozen stages in eval mode to preserve their statistics."""
         super().train(mode)
         self.tail.eval()
         return self
 
     def features_from(self, entry: Tensor, stage: int) -> Features:
-        """Compute features like :meth:`Backbone.features_from`."""
         return self.tail.features_from(self.adapt(entry), stage)
 
 
@@ -139,11 +134,11 @@ class Learners(nn.ModuleList):
                 tail.keep_tail(stage)
                 learners.append(tail)
         super().__init__(learners)
-        seen: Counter[str] = Counter()
-        self.names = []
-        for code in codes:
-            seen[code] += 1
-            self.names.append(code if seen[code] == 1 else f"{code}#{seen[code]}")
+        numbers = [codes[: i + 1].count(code) for i, code in enumerate(codes)]
+        self.names = [
+            code if number == 1 else f"{code}#{number}"
+            for code, number in zip(codes, numbers, strict=True)
+        ]
 
     def forward(self, target: Features) -> list[Features]:
         """Compute each learner's features from the target's, without running the trunk again."""
@@ -152,15 +147,6 @@ class Learners(nn.ModuleList):
             for tail, stage in zip(self, self.branch_stages, strict=True)
             if isinstance(tail, Backbone | TeacherTail)
         ]
-
-    @torch.no_grad()
-    def probe(self, target: Features) -> list[Features]:
-        """Run :meth:`forward` in eval mode, to find out the shapes."""
-        training = self.training
-        try:
-            return self.eval()(target)  # type: ignore[no-any-return]
-        finally:
-            self.train(training)
 
 
 def is_teacher_tail(code: str) -> bool:

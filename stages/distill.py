@@ -31,7 +31,7 @@ def main(params: Params) -> None:
     if engine.is_main:
         measured = measure_trained(student, progress, data, session.normalize)
         metrics = {"method": method} | measured | start.describe()
-        if names := distiller.learner_names():
+        if names := distiller.learner_names:
             last, shown = progress.history[-1], [*names, "ensemble"]
             metrics["learners"] = {name: last[f"val_accuracy/{name}"] for name in shown}
         write_reports(REPORTS, metrics, progress.history, engine)

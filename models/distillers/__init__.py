@@ -12,34 +12,24 @@ if TYPE_CHECKING:
     from models.distillers.base import Distiller, Needs, Setting
     from models.networks.backbone import Backbone
 
+# By the name of the method, which is also that of its file.
 _CLASSES = {
-    "scratch": "Scratch",
-    "kd": "Kd",
-    "dkd": "Dkd",
-    "dist": "Dist",
-    "rld": "Rld",
-    "at": "At",
-    "sp": "Sp",
-    "cc": "Cc",
-    "vid": "Vid",
-    "crd": "Crd",
-    "semckd": "SemCkd",
-    "reviewkd": "ReviewKd",
-    "one": "One",
-    "ackd": "Ackd",
+    name.lower(): name
+    for name in (
+        *("Scratch", "Kd", "Dkd", "Dist", "Rld", "At", "Sp", "Cc", "Vid", "Crd"),
+        *("SemCkd", "ReviewKd", "One", "Ackd"),
+    )
 }
 
 
 def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, Any]) -> Distiller:
     """Build a method, importing only its own file; raises InputError if there is none."""
-    distiller: Distiller = _load(name)(student, setting, **options)
-    return distiller
+    return _load(name)(student, setting, **options)
 
 
 def needs(name: str) -> Needs:
     """Return what a method needs from the teacher; raises InputError if there is no such method."""
-    needed: Needs = _load(name).needs
-    return needed
+    return _load(name).needs
 
 
 def check_unlabeled(name: str) -> None:
@@ -52,7 +42,9 @@ def check_unlabeled(name: str) -> None:
         )
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> type[Distiller]:
     if name not in _CLASSES:
         raise InputError(f"method {name!r} is not known: use one of {', '.join(_CLASSES)}")
-    return getattr(importlib.import_module(f"models.distillers.{name}"), _CLASSES[name])
+    module = importlib.import_module(f"models.distillers.{name}")
+    found: type[Distiller] = getattr(module, _CLASSES[name])
+    return found

@@ -175,7 +175,10 @@ class Ackd(Distiller):
         self.learners = Learners(
             student, learners, setting.teacher, setting.image_size, copies=setting.copies
         )
-        seen = self.learners.probe(student.probe(setting.image_size))
+        self.learner_names = self.learners.names
+        with torch.no_grad():  # in eval mode, to keep the running statistics
+            seen = self.learners.eval()(student.probe(setting.image_size))
+        self.learners.train()
         map_shapes = [features.stages[-1].shape[1:] for features in seen]
         self.attention = None
         if attention and len(seen) > 1:
@@ -190,9 +193,6 @@ class Ackd(Distiller):
                     " number; set it to false"
                 )
             self.discriminators = Discriminators(len(seen), channels[0]).requires_grad_(False)
-
-    def learner_names(self) -> list[str]:
-        return self.learners.names
 
     def forward(self, images: Tensor) -> GroupOutput:
         """Compute target, learners, and the learners' attention-weighted ensemble (Eq. 3)."""
@@ -269,7 +269,7 @@ class Ackd(Distiller):
 
     def observe(self, images: Tensor) -> Observation:
         group = self(images)
-        names = self.learners.names
+        names = self.learner_names
         logits = {"target": group.target.logits}
         logits |= {name: f.logits for name, f in zip(names, group.learners, strict=True)}
         logits["ensemble"] = group.ensemble

@@ -1,6 +1,6 @@
 """The interface of all methods: what they train, what they need, and their losses by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -9,10 +9,6 @@ from torch.optim import Optimizer
 from models.networks.backbone import Backbone, Features
 
 Needs = Literal["nothing", "logits", "features"]  # what a method needs from the teacher
-
-
-def _alone(own: Tensor) -> Tensor:
-    return own
 
 
 class Setting(NamedTuple):
@@ -24,7 +20,7 @@ class Setting(NamedTuple):
     labels: Tensor  # of the training images by index, [N]
     batch_size: int  # images per step of one process
     epochs: int
-    gather: Callable[[Tensor], Tensor] = _alone
+    gather: Callable[[Tensor], Tensor] = lambda own: own
     """Concatenates the tensors ``[B, ...]`` of all processes in the order of the processes; B may
     differ. Methods with a memory of samples use it to keep the memory identical in all processes,
     because the training loop only synchronises BatchNorm statistics."""
@@ -34,8 +30,6 @@ class Setting(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch of training images."""
-
     images: Tensor  # normalised images, [B, 3, H, W]
     labels: Tensor  # of the samples, [B], even if others are mixed in; -1 if unlabelled
     indices: Tensor  # of the samples, [B]
@@ -56,7 +50,7 @@ class TeacherOutputs(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A method's outputs for a batch in validation."""
+    """A method's outputs for a batch, or a split, in validation."""
 
     logits: dict[str, Tensor]  # [B, K] by learner; target comes first
     embeddings: dict[str, Tensor]
@@ -85,6 +79,7 @@ class Distiller(nn.Module):
     needs_labels: ClassVar[bool] = False  # it cannot learn from unlabelled images
     needs_full_batches: ClassVar[bool] = False
     """Every batch must have ``setting.batch_size`` samples; an incomplete last one is dropped."""
+    learner_names: Sequence[str] = ()  # of auxiliary learners, in the order of their parameters
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__()
@@ -114,13 +109,8 @@ class Distiller(nn.Module):
         raise NotImplementedError
 
     def adversary_optimizer(self) -> Optimizer:
-        """Return an optimizer of the adversary's parameters."""
         raise NotImplementedError
 
     def observe(self, images: Tensor) -> Observation:
         """Observe the learners on images ``[B, 3, H, W]``, in eval mode without gradients."""
         return Observation({"target": self.student(images)}, {}, {})
-
-    def learner_names(self) -> list[str]:
-        """Return the names of the auxiliary learners, in the order of their parameters."""
-        return []

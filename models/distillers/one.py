@@ -59,11 +59,9 @@ class One(Distiller):
         last = student.num_stages
         codes = [f"D{last}B1"] * (self.branches - 1)
         self.learners = Learners(student, codes, copies=setting.copies)
+        self.learner_names = self.learners.names
         shared_map = student.probe(setting.image_size).stage_input(last)
         self.gate = Gate(shared_map.shape[1], self.branches)
-
-    def learner_names(self) -> list[str]:
-        return self.learners.names
 
     def forward(self, images: Tensor) -> GroupOutput:
         """Compute target, learners, and their gated ensemble."""
@@ -94,11 +92,11 @@ class One(Distiller):
 
     def observe(self, images: Tensor) -> Observation:
         group = self(images)
-        branches = ["target", *self.learners.names]
+        branches = ["target", *self.learner_names]
         logits = dict(zip(branches, group.logits, strict=True)) | {"ensemble": group.ensemble}
         embeddings = {
             name: features.embedding
-            for name, features in zip(self.learners.names, group.learners, strict=True)
+            for name, features in zip(self.learner_names, group.learners, strict=True)
         }
         measures = {f"attention/{name}": group.weights[:, k] for k, name in enumerate(branches)}
         return Observation(logits, embeddings, measures)

@@ -71,7 +71,7 @@ def write_networks(settings: Distill) -> None:
         "method": settings.method,
         "network": student.name,
         "num_classes": len(CLASSES),
-        "learners": [name.partition("#")[0] for name in method.learner_names()],
+        "learners": [name.partition("#")[0] for name in method.learner_names],
         "buffers": [],
     }
     save_state(Path("artifacts/distilled/model.safetensors"), method.state_dict(), header)

@@ -167,7 +167,7 @@ def test_a_learner_may_consist_of_the_teachers_stages():
     assert all(p.grad is None for p in teacher.parameters())
     frozen = method.learners[1].tail
     assert not any(p.requires_grad for p in frozen.parameters())
-    assert method.learner_names() == ["D3B1", "D3T"]
+    assert method.learner_names == ["D3B1", "D3T"]
     group = method.eval()(BATCH.images)
     entry = student.features(BATCH.images).stage_input(3)
     wanted = teacher.eval().features_from(entry, 3).logits

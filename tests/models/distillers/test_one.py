@@ -142,7 +142,7 @@ def test_losses_are_float32_under_autocast():
 def test_branches_are_copies_of_the_last_stage(network, names):
     method = make(network)
     student = method.student
-    assert method.learner_names() == names
+    assert method.learner_names == names
     plain = models.build(network, 5)
     assert list(student.state_dict()) == list(plain.state_dict())
     stage = student.stage_parts[-1][0]
