@@ -1,12 +1,10 @@
 """Read the data set that ``prepare_data`` writes: uint8 arrays per split, and a manifest."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +39,13 @@ class ImageFile:
                 self._start = handle.tell()
             file_size = path.stat().st_size
         except (OSError, ValueError) as error:
-            raise self._damaged(error) from None
+            raise _damaged(path, error) from None
         if dtype != np.uint8 or fortran_order or len(shape) != 4:
-            raise self._damaged(f"{dtype} {list(shape)}, expected uint8 [N, H, W, 3]")
+            raise _damaged(path, f"{dtype} {list(shape)}, expected uint8 [N, H, W, 3]")
         if file_size != self._start + int(np.prod(shape)):
-            raise self._damaged(f"{file_size} bytes do not match the shape {list(shape)}")
+            raise _damaged(path, f"{file_size} bytes do not match the shape {list(shape)}")
         if size is not None and size > min(shape[1:3]):
-            raise self._damaged(f"{list(shape)}, expected images of at least {size} pixels")
+            raise _damaged(path, f"{list(shape)}, expected images of at least {size} pixels")
         self._stored = shape[1:]
         self.shape: tuple[int, ...] = shape if size is None else (shape[0], size, size, shape[3])
 
@@ -67,13 +65,13 @@ class ImageFile:
             return images
         return np.ascontiguousarray(middle(images, self.shape[1]))
 
-    def with_margin(self) -> ImageFile:
+    def with_margin(self) -> Self:
         """Return the same file with whole images instead of centre crops."""
         whole = copy.copy(self)
         whole.shape = (len(self), *self._stored)
         return whole
 
-    def first(self, count: int) -> ImageFile:
+    def first(self, count: int) -> Self:
         """Return the first ``count`` images of the file."""
         part = copy.copy(self)
         part.shape = (min(count, len(self)), *self.shape[1:])
@@ -90,15 +88,14 @@ class ImageFile:
                     while rest.size:  # one read returns 2 GB at most
                         count = handle.readinto(rest.data)
                         if not count:
-                            raise self._damaged("truncated after it was opened")
+                            raise _damaged(self.path, "truncated after it was opened")
                         rest = rest[count:]
         except OSError as error:
-            raise self._damaged(error) from None
+            raise _damaged(self.path, error) from None
 
-    def _damaged(self, reason: object) -> InputError:
-        return InputError(
-            f"{self.path}: missing or damaged ({reason}); run `dvc repro prepare_data`"
-        )
+
+def _damaged(path: Path, reason: object) -> InputError:
+    return InputError(f"{path}: missing or damaged ({reason}); run `dvc repro prepare_data`")
 
 
 def middle(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
@@ -164,9 +161,7 @@ class DataSet:
         try:
             labels: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{path}: missing or damaged ({error}); run `dvc repro prepare_data`"
-            ) from None
+            raise _damaged(path, error) from None
         return labels
 
     def images(self, name: Split | Literal["unlabeled"]) -> ImageFile:

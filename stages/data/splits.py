@@ -78,7 +78,7 @@ def choose_splits(source: Source, data: Data) -> Choice:
             take(split, "test", positions["test"])
             notes.append(f"{split} uses the test images; they decide nothing")
         elif split not in names:
-            groups = _shuffled_classes(positions["train"], labels["train"], _seed(data, split))
+            groups = _shuffled_classes(positions["train"], labels["train"], data, split)
             if split == "test" and data.folds:
                 carved = _fold(groups, data.fold, data.folds, classes)
                 part = f"part {data.fold} of {data.folds}"
@@ -88,9 +88,9 @@ def choose_splits(source: Source, data: Data) -> Choice:
             take(split, "train", carved)
             notes.append(f"{split} is carved from {names['train']!r}: {part} of each class")
     if data.train_per_class is not None:
-        positions["train"] = _first_drawn(
-            positions["train"], labels["train"], _seed(data, "train"), data.train_per_class
-        )
+        # A larger number extends a smaller draw.
+        groups = _shuffled_classes(positions["train"], labels["train"], data, "train")
+        positions["train"] = np.concatenate([g[: data.train_per_class] for _, g in groups])
 
     splits: dict[Split, ChosenSplit] = {}
     for split in SPLITS:
@@ -101,11 +101,7 @@ def choose_splits(source: Source, data: Data) -> Choice:
 
 def _assign(available: Sequence[str], data: Data) -> tuple[dict[Split, str], list[str]]:
     """Map our splits to the source's; missing ones must be carved."""
-    wanted: dict[Split, str | None] = {
-        "train": data.train_split,
-        "val": data.val_split,
-        "test": data.test_split,
-    }
+    wanted: dict[Split, str | None] = {s: getattr(data, f"{s}_split") for s in SPLITS}
     names = {split: name for split, name in wanted.items() if name is not None}
     for split, name in names.items():
         if name not in available:
@@ -171,14 +167,11 @@ def _number(
     return names or [str(value) for value in trained], numbers
 
 
-def _seed(data: Data, split: Split) -> list[int]:
-    return [data.seed % 2**64, SPLITS.index(split)]
-
-
 def _shuffled_classes(
-    positions: _Array, labels: _Array, seed: list[int]
+    positions: _Array, labels: _Array, data: Data, split: Split
 ) -> list[tuple[int, _Array]]:
-    """Return each class's positions, shuffled independently of other classes."""
+    """Return each class's positions, shuffled for a split and independently of other classes."""
+    seed = [data.seed % 2**64, SPLITS.index(split)]
     by_class = positions[np.argsort(labels[positions], kind="stable")]
     numbers, starts = np.unique(labels[by_class], return_index=True)
     groups = np.split(by_class, starts[1:])
@@ -212,12 +205,6 @@ def _draw(groups: list[tuple[int, _Array]], fraction: float, classes: Sequence[s
             )
         drawn.append(group[: min(max(1, round(fraction * len(group))), len(group) - 1)])
     return np.sort(np.concatenate(drawn))
-
-
-def _first_drawn(positions: _Array, labels: _Array, seed: list[int], count: int) -> _Array:
-    """Draw at most ``count`` of each class; a larger count extends a smaller draw."""
-    groups = _shuffled_classes(positions, labels, seed)
-    return np.concatenate([group[:count] for _, group in groups])
 
 
 def _interleaved(positions: _Array, labels: _Array) -> _Array:

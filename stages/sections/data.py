@@ -1,8 +1,6 @@
 """Data source, augmentation and normalisation."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -55,7 +53,7 @@ class Data(Section):
     The result is the same."""
 
     @model_validator(mode="after")
-    def _fold_is_one_of_folds(self) -> Data:
+    def _values_fit_together(self) -> Self:
         if self.fold >= (self.folds or 1):
             raise ValueError(
                 f"fold is {self.fold}, expected"
@@ -63,10 +61,6 @@ class Data(Section):
             )
         if self.folds and self.test_split:
             raise ValueError("folds replaces test_split; set one of the two to null")
-        return self
-
-    @model_validator(mode="after")
-    def _resize_leaves_enough(self) -> Data:
         if self.resize is not None and (self.image_size is None or self.resize < self.image_size):
             raise ValueError(
                 f"resize is {self.resize}, expected at least image_size, which is"
@@ -110,7 +104,7 @@ class Augmentation(Section):
         return self.mixup > 0 or self.cutmix > 0
 
     @model_validator(mode="after")
-    def _only_shifts_are_padded(self) -> Augmentation:
+    def _only_shifts_are_padded(self) -> Self:
         if self.crop == "resized" and self.crop_padding:
             raise ValueError("crop_padding applies only to crop: shift; set it to 0")
         return self

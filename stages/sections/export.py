@@ -1,8 +1,6 @@
 """Export, validation and latency measurement of the student."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,7 +33,7 @@ class Export(Section):
     golden_images: PositiveInt = 16  # test images that ship with the model, with their logits
 
     @model_validator(mode="after")
-    def _fp32_first(self) -> Export:
+    def _fp32_first(self) -> Self:
         if self.precisions[0] != "fp32" or len(set(self.precisions)) != len(self.precisions):
             raise ValueError(
                 "precisions must begin with fp32, the reference for the others, without duplicates"
@@ -86,7 +84,7 @@ class Profile(Section):
     max_runs: PositiveInt = 20000  # upper limit, for very fast models
 
     @model_validator(mode="after")
-    def _devices_exist_as_kinds(self) -> Profile:
+    def _values_fit(self) -> Self:
         if len(set(self.devices)) < len(self.devices):
             raise ValueError("devices must name each device once")
         for device in self.devices:
@@ -96,10 +94,6 @@ class Profile(Section):
                     " and in the foreground; measure it with `ackd profile`, or add a native"
                     " runner with ?runner=FILE"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _cap_above_minimum(self) -> Profile:
         if self.max_runs < self.min_runs:
             raise ValueError("max_runs must not be below min_runs")
         return self

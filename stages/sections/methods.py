@@ -1,8 +1,6 @@
 """The student, its proxy, and the options of every method."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -126,10 +124,7 @@ class Ackd(Section):
 
     learners: Annotated[
         list[Annotated[str, Field(pattern=r"^D[1-9](B[1-9]|T)$")]], Field(min_length=1)
-    ] = [
-        "D3B1",
-        "D2B2",
-    ]
+    ] = ["D3B1", "D2B2"]
     """DNBM branches off at the input of stage N and has its own copies of M stages. DNT, not in the
     paper, continues with the teacher's frozen stages."""
     lambda_teacher_to_learners: NonNegativeFloat = 1.0
@@ -237,7 +232,7 @@ class Proxy(Section):
     assistants: Assistants = Assistants()
 
     @model_validator(mode="after")
-    def _assistants_are_named(self) -> Proxy:
+    def _assistants_are_named(self) -> Self:
         networks, candidates = self.assistants.networks, self.assistants.candidates
         if self.method == "assistants" and not networks and len(candidates) < 2:
             raise ValueError(

@@ -1,9 +1,7 @@
 """Training schedule, engine settings, and the teacher."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -53,17 +51,13 @@ class Training(Section):
     @property
     def weights_file(self) -> Path | None:
         """The weights, if they are a file."""
-        weights = self.weights
-        if (
-            weights is None
-            or weights == "pretrained"
-            or weights.startswith(("hf-hub:", "local-dir:"))
-        ):
+        weights = "pretrained" if self.weights is None else self.weights
+        if weights == "pretrained" or weights.startswith(("hf-hub:", "local-dir:")):
             return None
         return Path(weights).expanduser()
 
     @model_validator(mode="after")
-    def _milestones_fit(self) -> Training:
+    def _milestones_fit(self) -> Self:
         if self.normalization is not None and self.weights is None:
             raise ValueError(
                 "normalization applies only to weights; set weights, or set it to null"
@@ -110,7 +104,7 @@ class Teacher(Training):
     differs by more than 0.01, it is refused."""
 
     @model_validator(mode="after")
-    def _starts_from_weights(self) -> Teacher:
+    def _starts_from_weights(self) -> Self:
         if self.train != "all" and self.weights is None:
             raise ValueError(f"train: {self.train} needs weights; set weights, or train: all")
         if self.expect_accuracy is not None and self.train != "none":

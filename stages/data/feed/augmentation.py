@@ -53,9 +53,6 @@ def augment(
         padded: ``[N, H, W, 3]`` uint8, with the border of :func:`pad`.
         rows_of: ``[B]``, the wanted samples' rows in ``padded``.
         indices: ``[B]``, their sample indices, which key the random choices.
-        settings: the augmentation, and the data seed.
-        size: height and width of the result.
-        epoch: counted from 0.
 
     Returns:
         ``[B, size, size, 3]`` uint8, on the device of ``padded``.

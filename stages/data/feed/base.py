@@ -161,9 +161,7 @@ class Feed:
         seed, count = self.plan.augmentation.seed, len(self)
         shown = [torch.arange(count)]
         if self.plan.sampling == "balanced":
-            classes = [
-                torch.nonzero(self.labels == k)[:, 0] for k in sorted(set(self.labels.tolist()))
-            ]
+            classes = [torch.nonzero(self.labels == k)[:, 0] for k in torch.unique(self.labels)]
             sizes = [len(part) for part in shown[0].tensor_split(len(classes))]
             shown = [
                 in_rounds(seed, members, epoch * size, size)

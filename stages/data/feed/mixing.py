@@ -11,20 +11,13 @@ from stages.sections.data import Augmentation
 _PURPOSE = 0x6D6978  # keeps these numbers apart from others of the same seed
 
 
-class Box(NamedTuple):
-    """A part of an image, in pixels."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-
 class Mix(NamedTuple):
     """How to mix the pixels and targets of a batch with those of their partners."""
 
     kept: float  # weight of an image's own target and, with mixup, of its pixels
-    box: Box | None  # the part that CutMix takes from the partner; None for mixup
+    box: tuple[int, int, int, int] | None
+    """Top, left, bottom and right, in pixels, of the part that CutMix takes from the partner; None
+    for mixup."""
 
     def images(self, own: Tensor, partners: Tensor) -> Tensor:
         """Mix two batches of images ``[B, 3, H, W]``."""
@@ -55,4 +48,4 @@ def draw_mix(settings: Augmentation, epoch: int, step: int, size: int) -> Mix:
         int(min(max(round(edge), 0), size))
         for edge in (row - half, row + half, column - half, column + half)
     )
-    return Mix(1 - (bottom - top) * (right - left) / size**2, Box(top, left, bottom, right))
+    return Mix(1 - (bottom - top) * (right - left) / size**2, (top, left, bottom, right))

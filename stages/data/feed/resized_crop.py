@@ -9,7 +9,7 @@ Integer arithmetic makes the result the same on every device and in every batch.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,13 +22,7 @@ _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 _WEIGHT_BITS = 14
 
 
-class Part(NamedTuple):
-    """A part of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+_Part: TypeAlias = tuple[int, int, int, int]  # top, left, height and width, in pixels
 
 
 def resized_crops(
@@ -36,15 +30,8 @@ def resized_crops(
 ) -> Tensor:
     """Resize a random part of each image to ``size``, and mirror half of them if so set.
 
-    Args:
-        images: ``[B, H, H, 3]`` uint8.
-        indices: ``[B]``, their sample indices, which key the random choices.
-        settings: flip, smallest area and data seed.
-        size: height and width of the result.
-        epoch: counted from 0.
-
-    Returns:
-        ``[B, size, size, 3]`` uint8, on the device of ``images``.
+    ``images`` are ``[B, H, H, 3]`` uint8, and their sample indices ``[B]`` key the random choices.
+    The result is ``[B, size, size, 3]`` uint8 on their device.
     """
     indices = indices.cpu()
     parts = choose_parts(images.shape[1], indices, settings, epoch)
@@ -57,14 +44,13 @@ def resized_crops(
     return torch.stack(pieces)
 
 
-def choose_parts(side: int, indices: Tensor, settings: Augmentation, epoch: int) -> list[Part]:
+def choose_parts(side: int, indices: Tensor, settings: Augmentation, epoch: int) -> list[_Part]:
     """Choose the part of each image of ``side`` pixels that an epoch shows."""
 
     def drawn(purpose: int) -> list[float]:
         """Draw a uniform number in [0, 1) for each sample."""
-        return (
-            shift_right(random_bits(settings.seed, epoch, indices, purpose), 11) * 2.0**-53
-        ).tolist()
+        bits = random_bits(settings.seed, epoch, indices, purpose)
+        return (shift_right(bits, 11) * 2.0**-53).tolist()
 
     attempts = [drawn(purpose) for purpose in ATTEMPTS]
     parts = []
@@ -78,7 +64,7 @@ def choose_parts(side: int, indices: Tensor, settings: Augmentation, epoch: int)
                 height, width = wanted
                 break
         parts.append(
-            Part(int(top * (side - height + 1)), int(left * (side - width + 1)), height, width)
+            (int(top * (side - height + 1)), int(left * (side - width + 1)), height, width)
         )
     return parts
 

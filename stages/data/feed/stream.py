@@ -1,6 +1,7 @@
 """Stream training images from disk, for data sets that do not fit into memory."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -58,20 +59,16 @@ class StreamFeed(Feed):
             yield images
 
 
+@dataclass
 class _Parts(Dataset[Tensor | InputError]):
     """The augmented images of each part, ``[B, H, W, 3]``."""
 
-    def __init__(
-        self,
-        files: Sequence[ImageFile],
-        parts: Sequence[_Indices],
-        indices: _Indices,
-        settings: Augmentation,
-        size: int,
-        epoch: int,
-    ) -> None:
-        self.files, self.parts, self.indices = files, parts, indices
-        self.settings, self.size, self.epoch = settings, size, epoch
+    files: Sequence[ImageFile]
+    parts: Sequence[_Indices]
+    indices: _Indices
+    settings: Augmentation
+    size: int
+    epoch: int
 
     def __len__(self) -> int:
         return len(self.parts)

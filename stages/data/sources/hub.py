@@ -12,6 +12,7 @@ from PIL import Image
 
 from models.errors import InputError
 from stages.data.sources.base import Source, SourceSplit, first_line, raise_if_disk_full, unknown
+from stages.sections.data import Data
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _BINARY = ("binary", "large_binary")
@@ -19,14 +20,7 @@ _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "fine_label")
 
 
-def open_hub(
-    location: str,
-    config: str | None,
-    image_column: str | None,
-    label_column: str | None,
-    *,
-    labeled: bool = True,
-) -> Source:
+def open_hub(location: str, data: Data, *, labeled: bool) -> Source:
     """Open a local folder, without network access, or an id of the hub with optional ``@revision``.
 
     A folder has the layout of the hub, or was written by ``save_to_disk``. The image column is the
@@ -39,12 +33,12 @@ def open_hub(
         InputError: the folder or id cannot be read, it has several configurations and none is
             named, or a column cannot be found.
     """
-    splits = _load(location, config)
+    splits = _load(location, data.config)
     features: Mapping[str, Any] = next(iter(splits.values())).features
-    image = image_column or _find_column(features, datasets.Image, _IMAGE_NAMES, "image")
-    label = None
-    if labeled:
-        label = label_column or _find_column(features, datasets.ClassLabel, _LABEL_NAMES, "label")
+    image = data.image_column or _find_column(features, datasets.Image, _IMAGE_NAMES, "image")
+    label = data.label_column if labeled else None
+    if labeled and not label:
+        label = _find_column(features, datasets.ClassLabel, _LABEL_NAMES, "label")
     for key, column in (("image_column", image), ("label_column", label)):
         if column is not None and column not in features:
             raise unknown(f"data.{key}", column, features)

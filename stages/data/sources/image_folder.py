@@ -1,15 +1,19 @@
 """Folders of image files, one folder per class."""
 
 import os
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from models.errors import InputError, printable
 from stages.data.sources.base import Source, SourceSplit, split_called
+
+_Names: TypeAlias = npt.NDArray[np.bytes_]
 
 _EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
@@ -54,14 +58,12 @@ def open_flat_folder(location: str) -> SourceSplit:
     root = Path(location).expanduser()
     if not root.is_dir():
         raise InputError(f"{location!r} is not a folder; correct the path")
-    files, found, passed = _Names(), *_image_names(root)
-    for name in found:
-        files.append(name)
+    found, passed = _image_names(root)
     if not found:
         raise InputError(
             f"{root}: no images found{_listed(passed)}; add images or correct the path"
         )
-    return _split(root, files, [""] * len(found), "the unlabeled images", passed)
+    return _split(root, _packed(found), [""] * len(found), "the unlabeled images", passed)
 
 
 def _find_splits(root: Path, folders: list[str], named: list[str]) -> list[str]:
@@ -79,28 +81,13 @@ def _find_splits(root: Path, folders: list[str], named: list[str]) -> list[str]:
     return []
 
 
-class _Names:
-    """A list of file names in one buffer.
-
-    Millions of strings would take far more memory, and Path objects even more: Python interns all
-    their parts.
-    """
-
-    def __init__(self) -> None:
-        self._joined = bytearray()
-        self._ends = array("Q")
-
-    def append(self, name: str) -> None:
-        self._joined += os.fsencode(name)
-        self._ends.append(len(self._joined))
-
-    def __getitem__(self, number: int) -> str:
-        start = self._ends[number - 1] if number else 0
-        return os.fsdecode(bytes(self._joined[start : self._ends[number]]))
+def _packed(names: list[str]) -> _Names:
+    """Pack file names into an array, because millions of strings would take far more memory."""
+    return np.array([os.fsencode(name) for name in names])
 
 
 def _open_split(root: Path, prefix: str) -> SourceSplit:
-    files = _Names()  # below ``root``
+    files: list[_Names] = []  # below ``root``
     labels: list[str] = []
     folder = root / prefix
     passed = Counter(
@@ -115,15 +102,14 @@ def _open_split(root: Path, prefix: str) -> SourceSplit:
                 f"{folder / name}: the class has no images{_listed(others)}; add images or remove"
                 " the folder"
             )
-        for image in images:
-            files.append(f"{prefix}{name}/{image}")
+        files.append(_packed([f"{prefix}{name}/{image}" for image in images]))
         labels += [name] * len(images)
         passed += others
     if not labels:
         raise InputError(
             f"{folder}: no images found; expected a folder of image files for each class"
         )
-    return _split(root, files, labels, prefix or "the folder", passed)
+    return _split(root, np.concatenate(files), labels, prefix or "the folder", passed)
 
 
 def _split(
@@ -131,8 +117,8 @@ def _split(
 ) -> SourceSplit:
     return SourceSplit(
         labels=labels,
-        image=lambda position: Image.open(f"{root}/{files[position]}"),
-        describe=lambda position: printable(files[position]),
+        image=lambda position: Image.open(f"{root}/{os.fsdecode(files[position])}"),
+        describe=lambda position: printable(os.fsdecode(files[position])),
         notes=[f"skipped in {where}{_listed(passed)}"] if passed else [],
     )
 

@@ -55,8 +55,7 @@ def open_source(data: Data, *, labeled: bool = True) -> Source:
     if scheme == "hf":
         from stages.data.sources.hub import open_hub
 
-        label = data.label_column if labeled else None
-        return open_hub(location, data.config, data.image_column, label, labeled=labeled)
+        return open_hub(location, data, labeled=labeled)
     for key in ("config", "image_column", "label_column"):
         if getattr(data, key) is not None:
             raise InputError(f"data.{key} is for hf: sources, not for {scheme}; set it to null")

@@ -63,7 +63,9 @@ def open_torchvision(location: str) -> Source:
         )
 
     names = getattr(open_rows("train"), "classes", None)
-    return Source(list(SETS[name]), open_split, names and [_class_name(given) for given in names])
+    if names:
+        names = [given if isinstance(given, str) else ", ".join(given) for given in names]
+    return Source(list(SETS[name]), open_split, names)
 
 
 def _open_rows(name: str, root: Path, arguments: dict[str, Any]) -> Sequence[tuple[Any, int]]:
@@ -89,7 +91,3 @@ def _open_rows(name: str, root: Path, arguments: dict[str, Any]) -> Sequence[tup
 
 def _image(opened: Image.Image | Path) -> Image.Image:
     return Image.open(opened) if isinstance(opened, Path) else opened
-
-
-def _class_name(given: str | Sequence[str]) -> str:
-    return given if isinstance(given, str) else ", ".join(given)
