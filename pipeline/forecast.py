@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import models
-from models import distillers
 from models.networks.backbone import Backbone
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
@@ -24,7 +23,7 @@ from stages.sections.training import Teacher, Training
 from stages.training.engine import Engine, start_engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import Trainer
-from stages.training.run import setting_of
+from stages.training.run import build_distiller
 
 _STEPS = 3  # after a warm-up step
 
@@ -134,9 +133,8 @@ def _images_per_second(
     student = _build(training.network, images.classes, settings)
     if params.teacher.train == "head" and training.what == "teacher":
         student.freeze_trunk()
-    setting = setting_of(data, settings, engine, teacher)
-    distiller = distillers.build(training.method, student, setting, training.options)
-    distiller = engine.place(distiller, images.size).train()
+    method, options = training.method, training.options
+    distiller = build_distiller(method, student, options, data, settings, engine, teacher).train()
     plan = FeedPlan(data, params.augmentation, size, engine.device, unlabeled=unlabeled)
     feed = MemoryFeed(plan)
     frozen = FrozenTeacher(teacher, distiller, engine, None, feed.slots)

@@ -40,7 +40,7 @@ from stages.grad_cam import draw_looks
 from stages.params import Params
 from stages.sections.methods import Distill
 from stages.training.device import prepare_device
-from stages.training.evaluate import Seen, observe
+from stages.training.evaluate import observe
 
 NETWORKS = {
     name: Path(f"artifacts/{name}/model.safetensors") for name in ("teacher", "proxy", "student")
@@ -117,7 +117,7 @@ def main(params: Params) -> None:
             draw_errors(folder / "errors.png", shown, errors)
 
 
-def _observe(networks: dict[str, Backbone], test: Images, normalize: Normalize) -> Seen:
+def _observe(networks: dict[str, Backbone], test: Images, normalize: Normalize) -> Observation:
     """Collect logits and embeddings of the networks on ``test``."""
     # If the proxy is a copy of the teacher, it need not run again.
     copied = sha256(NETWORKS["proxy"]) == sha256(NETWORKS["teacher"])

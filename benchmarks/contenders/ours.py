@@ -10,7 +10,6 @@ import torch
 
 from benchmarks.networks import load_pair
 from benchmarks.worker import Clock, Task
-from models import distillers
 from models.networks.backbone import Backbone
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed.base import FeedPlan, Shard
@@ -22,7 +21,7 @@ from stages.training.engine import start_engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.logits_store import LogitsStore
 from stages.training.loop import Trainer
-from stages.training.run import setting_of
+from stages.training.run import build_distiller
 
 #: The augmentation of the peers' CIFAR-100 data sets.
 _AUGMENTATION = Augmentation(crop_padding=4, horizontal_flip=True)
@@ -51,10 +50,10 @@ def train(task: Task, clock: Clock) -> None:
     teacher, student = load_pair(task)
     teacher.to(engine.device)
     settings = Training(epochs=200, batch_size=task.batch_size, learning_rate=0.05)
-    setting = setting_of(data, settings, engine, teacher)
     method = Distill(method=options["method"], ackd=Ackd(**options.get("ackd", {})))
-    distiller = distillers.build(method.method, student, setting, method.options())
-    distiller = engine.place(distiller, data.image_size)
+    distiller = build_distiller(
+        method.method, student, method.options(), data, settings, engine, teacher
+    )
     # A smaller last batch would trigger another compilation.
     plan = FeedPlan(data, _AUGMENTATION, task.batch_size, engine.device, full_batches=True)
     feed = PacedFeed(plan)

@@ -1,7 +1,9 @@
 """Measure the similarity of networks and the diversity of auxiliary learners."""
 
+from __future__ import annotations
+
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.measures import linear_cka
-from stages.training.evaluate import Seen
+
+if TYPE_CHECKING:
+    from models.distillers.base import Observation
 
 _ATTENTION = "attention/"
 
 
-def compare(seen: Seen, count: int) -> list[dict[str, Any]]:
+def compare(seen: Observation, count: int) -> list[dict[str, Any]]:
     """Compute CKA and KL of each pair of networks on the first ``count`` images.
 
     KL is ``KL(first || second)``.
@@ -37,7 +41,7 @@ def kl_divergence(logits: Tensor, other: Tensor) -> float:
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
-def diversity(group: Seen, labels: npt.NDArray[np.int64], count: int) -> dict[str, Any]:
+def diversity(group: Observation, labels: npt.NDArray[np.int64], count: int) -> dict[str, Any]:
     """Measure how target, learners and ensemble differ.
 
     ``cka`` compares learners on the first ``count`` images. ``agreement`` is the fraction of images
@@ -63,7 +67,7 @@ def diversity(group: Seen, labels: npt.NDArray[np.int64], count: int) -> dict[st
     }
 
 
-def attention_of(group: Seen) -> dict[str, Tensor]:
+def attention_of(group: Observation) -> dict[str, Tensor]:
     """Return ``attention/<learner>``, each learner's weight in the ensemble, ``[N]``."""
     return {name: w for name, w in group.measures.items() if name.startswith(_ATTENTION)}
 

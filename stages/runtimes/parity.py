@@ -85,10 +85,8 @@ def measurements(
         row["calibration_error"] = calibration(confidence(logits), right)["error"]
     worst: dict[str, Any] = {}
     for key, choose in (("max_relative_error", max), ("cosine", min), ("top1_agreement", min)):
-        values = [parity[key] for parity in parities]
-        worst[key] = (
-            None if None in values else choose(value for value in values if value is not None)
-        )
+        values: list[Any] = [parity[key] for parity in parities]
+        worst[key] = None if None in values else choose(values)
     row["golden"] = {**worst, "batch_sizes": batch_sizes}
     return row
 

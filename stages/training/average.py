@@ -25,7 +25,6 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the weights after a step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.averaged, self._tensors(), 1 - decay)
         self.steps += 1
@@ -42,7 +41,6 @@ class Average:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Replace the module's weights by their average."""
         torch._foreach_copy_(self._tensors(), self.averaged)
 
     def state_dict(self) -> dict[str, Any]:

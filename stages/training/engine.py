@@ -19,13 +19,10 @@ from models.errors import InputError
 from models.networks.backbone import Backbone
 from stages.machine import cores
 from stages.sections.training import EngineSettings
-from stages.training.depthwise import keep_depthwise_in_float32
 from stages.training.device import prepare_device
-from stages.training.padding import mask_padding_gradients
+from stages.training.onednn import keep_depthwise_in_float32, mask_padding_gradients
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-RUNS_FOLDER = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -140,14 +137,14 @@ def start_engine(settings: EngineSettings) -> Engine:
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=None if settings.tracker == "none" else settings.tracker,
-        project_dir=RUNS_FOLDER,
+        project_dir="runs",
     )
     if device.type == "cpu" and accelerator.num_processes > 1:
         torch.set_num_threads(max(1, cores() // accelerator.num_processes))
     return Engine(accelerator, precision, settings)
 
 
-def choose_precision(wanted: str, device: torch.device) -> Precision:
+def choose_precision(wanted: Precision | Literal["auto"], device: torch.device) -> Precision:
     """Resolve ``auto``: bf16 if the processor computes it faster, otherwise fp32.
 
     The processor's features decide, not a measurement, so every run on a machine chooses the same.
@@ -159,8 +156,7 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
         raise InputError("training.precision is fp16, which needs a GPU; use auto, bf16 or fp32")
     if wanted == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"
-    assert wanted in {"fp32", "bf16", "fp16"}
-    return wanted  # type: ignore[return-value]
+    return wanted
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from models.distillers.base import Observation
 
 _BATCH = 256
-
-
-class Seen(NamedTuple):
-    """The learners' outputs on a split, by name: ``[N, ...]`` each, on the CPU."""
-
-    logits: dict[str, Tensor]
-    embeddings: dict[str, Tensor]
-    measures: dict[str, Tensor]
 
 
 def batches(split: Images, normalize: Normalize) -> Iterator[Tensor]:
@@ -39,13 +31,15 @@ def predict(network: Callable[[Tensor], Tensor], split: Images, normalize: Norma
 
 
 @torch.no_grad()
-def observe(look: Callable[[Tensor], Observation], split: Images, normalize: Normalize) -> Seen:
-    """Collect a method's observations on a split."""
+def observe(
+    look: Callable[[Tensor], Observation], split: Images, normalize: Normalize
+) -> Observation:
+    """Collect a method's observations on a split, ``[N, ...]`` on the CPU."""
     seen = [look(images) for images in batches(split, normalize)]
-    return Seen(*(_joined([getattr(part, kind) for part in seen]) for kind in Seen._fields))
+    return type(seen[0])(*(_joined(parts) for parts in zip(*seen, strict=True)))
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
 
 

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from models.distillers.base import Batch, Distiller, TeacherOutputs
-from models.errors import InputError
 from models.networks.backbone import Backbone
 from stages.training.engine import Engine
 from stages.training.inference import FrozenNetwork
@@ -22,9 +21,6 @@ class FrozenTeacher:
     Args:
         teacher: on the engine's device; put into eval mode, which freezes its running statistics.
         slots: samples of an epoch, over all processes.
-
-    Raises:
-        InputError: the method needs a teacher and there is none.
     """
 
     def __init__(
@@ -42,8 +38,7 @@ class FrozenTeacher:
         self.stored: Tensor | None = None
         self.kept: Tensor | None = None
         if self.needs != "nothing":
-            if teacher is None:
-                raise InputError(f"{type(distiller).__name__} needs a teacher, and none was given")
+            assert teacher is not None
             self.teacher = teacher.eval().requires_grad_(False)
             self.teacher.to(memory_format=torch.channels_last)
             self.answers = FrozenNetwork(teacher, engine.settings.compile)
@@ -72,7 +67,6 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutputs:
-        """Return the outputs that the method needs for a batch."""
         if self.needs == "nothing":
             return TeacherOutputs()
         if self.needs == "features":

@@ -1,6 +1,7 @@
 """Run a frozen network in its fastest form."""
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -33,10 +34,8 @@ class FrozenNetwork:
         network.eval().requires_grad_(False)
         folded: nn.Module = network
         if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-            try:
+            with suppress(Exception):  # other libraries' code makes tracing fail in many ways
                 folded = _folded(network).eval()
-            except Exception:  # other libraries' code makes tracing fail in many ways
-                folded = network
         self.folded = folded.to(memory_format=torch.channels_last)
         self.part, self.granule = _PART, _GRANULE
         if compiled:

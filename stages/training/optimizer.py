@@ -27,20 +27,12 @@ def build_optimizer(
     Raises:
         InputError: ``layer_decay`` is set, but the network's layers are not known.
     """
-    groups = _groups(module, settings)
+    groups, rate, decay = _groups(module, settings), settings.learning_rate, settings.weight_decay
     optimizer: Optimizer
     if settings.optimizer == "sgd":
-        optimizer = SGD(
-            groups,
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        optimizer = SGD(groups, rate, settings.momentum, weight_decay=decay, fused=True)
     else:
-        optimizer = AdamW(
-            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        optimizer = AdamW(groups, rate, weight_decay=decay, fused=True)
     total = settings.epochs * steps_per_epoch
 
     def one_cycle(step: int) -> float:

@@ -20,8 +20,6 @@ class _Stateful(Protocol):
 
 
 class Resume:
-    """Saves and restores the state of a training."""
-
     def __init__(
         self, parts: Mapping[str, _Stateful], engine: Engine, checkpoints: Checkpoints | None
     ) -> None:

@@ -35,11 +35,17 @@ def weights_sha256(network: Backbone) -> str:
     return hashlib.sha256(" ".join(map(str, known)).encode()).hexdigest()
 
 
-def setting_of(
-    data: DataSet, settings: Training, engine: Engine, teacher: Backbone | None = None
-) -> Setting:
-    """Describe to a method the training that it is built for."""
-    return Setting(
+def build_distiller(
+    method: str,
+    student: Backbone,
+    options: Mapping[str, Any],
+    data: DataSet,
+    settings: Training,
+    engine: Engine,
+    teacher: Backbone | None,
+) -> Distiller:
+    """Build a method for a training, on the engine's device."""
+    setting = Setting(
         teacher,
         data.image_size,
         torch.from_numpy(data.labels("train")),
@@ -48,6 +54,7 @@ def setting_of(
         engine.gather,
         settings.weights is not None,
     )
+    return engine.place(distillers.build(method, student, setting, options), data.image_size)
 
 
 class Start(NamedTuple):
@@ -66,8 +73,6 @@ class Start(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The result of a training."""
-
     distiller: Distiller  # with the final weights; the network is its student
     progress: Progress  # with the history and the best epoch
     checkpoints: Checkpoints  # to be cleared once the stage has written its outputs
@@ -130,10 +135,7 @@ class Session:
         """Train a network, resuming an interrupted run of the same training."""
         data, params, engine = self.data, self.params, self.engine
         options = options or {}
-        setting = setting_of(data, settings, engine, teacher)
-        distiller = engine.place(
-            distillers.build(method, network, setting, options), data.image_size
-        )
+        distiller = build_distiller(method, network, options, data, settings, engine, teacher)
         accelerator = engine.accelerator
         plan = FeedPlan(
             data,

@@ -167,8 +167,3 @@ def test_a_loss_that_is_not_finite_stops_the_run(data):
     settings = Training(epochs=3, batch_size=16, learning_rate=1e30, schedule="multi_step")
     with pytest.raises(InputError, match="not finite in epoch 1, step 2: loss total; use a"):
         train(data, distiller, settings=settings)
-
-
-def test_a_method_without_its_teacher_is_refused(data):
-    with pytest.raises(InputError, match="Kd needs a teacher, and none was given"):
-        run(data, "kd")

@@ -7,7 +7,7 @@ from torch import nn
 import models
 from models.distillers import build
 from models.distillers.base import Batch, Setting, TeacherOutputs
-from stages.training.padding import mask_padding_gradients
+from stages.training.onednn import mask_padding_gradients
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
