@@ -14,7 +14,7 @@ from models.errors import InputError
 from models.learners import LearnerGroup, load_learners
 from models.measures import count_macs, count_parameters
 from models.networks.backbone import Backbone
-from models.networks.checkpoint import build_described, describe, load_state, save_network
+from models.networks.checkpoint import build_described, copied, load_state, save_network
 from stages.data.arrays import DataSet, load_data
 from stages.data.feed.normalize import Normalize
 from stages.entry import run_stage
@@ -44,18 +44,14 @@ def main(params: Params) -> None:
 
     trained = Counter[str]()
     for name in sorted(state.keys() - set(header["buffers"])):
-        trained[_part(name)] += state[name].numel()
-    size = data.image_size
-    parameters = {
-        "training": sum(trained.values()),
-        "student": count_parameters(student),
-        "plain": count_parameters(plain),
-    }
-    macs = {
-        "training": count_macs(group, size),  # without attention and discriminators
-        "student": count_macs(student, size),
-        "plain": count_macs(plain, size),
-    }
+        top, _, rest = name.partition(".")
+        several = top in {"learners", "discriminators"}
+        trained[f"{top}.{rest.partition('.')[0]}" if several else top] += state[name].numel()
+    size, after = data.image_size, {"student": student, "plain": plain}
+    parameters = {"training": sum(trained.values())}
+    parameters |= {name: count_parameters(network) for name, network in after.items()}
+    macs = {"training": count_macs(group, size)}  # without attention and discriminators
+    macs |= {name: count_macs(network, size) for name, network in after.items()}
     write_json(
         REPORT,
         {
@@ -80,21 +76,9 @@ def main(params: Params) -> None:
         )
 
 
-def _part(name: str) -> str:
-    top, _, rest = name.partition(".")
-    return f"{top}.{rest.partition('.')[0]}" if top in {"learners", "discriminators"} else top
-
-
-def _copied(network: Backbone) -> Backbone:
-    """Return a copy of a network in eval mode."""
-    copy = build_described(describe(network))
-    copy.load_state_dict(network.state_dict())
-    return copy.eval()
-
-
 def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | None]:
     """Fuse the student's branches, if any, and return it with the report's entry."""
-    fused = _copied(student)
+    fused = copied(student)
     if not fused.fuse_branches():
         return student, None
     device = prepare_device()
@@ -123,7 +107,7 @@ def _fuse(student: Backbone, data: DataSet) -> tuple[Backbone, dict[str, Any] | 
 def _require_bit_equal(group: LearnerGroup, data: DataSet) -> int:
     """Check that no logit on the test images changes without learners; return their number."""
     device = prepare_device()
-    alone = _copied(group.target).to(device)
+    alone = copied(group.target).to(device)
     group.to(device)
     test = data.split("test")
     for images in batches(test, Normalize(data.mean, data.std, device)):

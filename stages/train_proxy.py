@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.networks.backbone import Backbone
-from models.networks.checkpoint import build_described, describe, load_network, save_network
+from models.networks.checkpoint import copied, load_network, save_network
 from stages.checkpoints.checkpoint import Checkpoints
 from stages.files import new_folder, read_json, write_json
 from stages.launch import run_training_stage
@@ -108,9 +108,7 @@ class _Proxies:
             metrics = measure_trained(network, progress, data, session.normalize)
         self.chain.append(self.engine.broadcast(metrics))
         # Return a plain copy, as the trained network may be compiled or have other BatchNorms.
-        plain = build_described(describe(network)).to(self.engine.device)
-        plain.load_state_dict(network.state_dict())
-        return plain
+        return copied(network).to(self.engine.device)
 
 
 if __name__ == "__main__":

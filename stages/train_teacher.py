@@ -1,9 +1,10 @@
 """Stage ``train_teacher``: train the teacher, or load one and measure it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from models.errors import InputError
-from models.networks.backbone import Backbone
 from models.networks.checkpoint import save_network
 from stages.files import new_folder
 from stages.launch import run_training_stage
@@ -27,24 +28,25 @@ def main(params: Params) -> None:
         "teacher", settings.network, settings, new_classifier=settings.train != "none"
     )
     network = start.network
-    if settings.train == "none":
-        if engine.is_main:
-            metrics = measure(network.to(engine.device), data, normalize) | start.describe()
+    if settings.train == "head":
+        network.freeze_trunk()
+    trained = None if settings.train == "none" else session.train("teacher", network, settings)
+    if engine.is_main:
+        history: Sequence[Mapping[str, Any]]
+        if trained is None:
+            metrics = measure(network.to(engine.device), data, normalize)
             _require_accuracy(metrics["accuracy"], settings)
             print(f"teacher: {settings.weights} has {metrics['accuracy']:.2%} on the test images")
             # Nothing was trained, so the history is one row with the accuracy.
-            row = {"epoch": 0, "loss/total": "", "val_accuracy": metrics["val_accuracy"]}
-            write_reports(REPORTS, metrics, [row], engine)
-            _save(network)
-    else:
-        if settings.train == "head":
-            network.freeze_trunk()
-        _, progress, checkpoints = session.train("teacher", network, settings)
-        if engine.is_main:
-            metrics = measure_trained(network, progress, data, normalize) | start.describe()
-            write_reports(REPORTS, metrics, progress.history, engine)
-            _save(network)
-            checkpoints.clear()
+            history = [{"epoch": 0, "loss/total": "", "val_accuracy": metrics["val_accuracy"]}]
+        else:
+            metrics = measure_trained(network, trained.progress, data, normalize)
+            history = trained.progress.history
+        write_reports(REPORTS, metrics | start.describe(), history, engine)
+        with new_folder(TEACHER_FOLDER) as folder:
+            save_network(folder / "model.safetensors", network)
+        if trained is not None:
+            trained.checkpoints.clear()
     engine.accelerator.end_training()
 
 
@@ -56,11 +58,6 @@ def _require_accuracy(accuracy: float, settings: Teacher) -> None:
             f" {expected:.2%} (teacher.expect_accuracy); it may have been trained on other data,"
             " with another normalisation (set teacher.normalization) or another order of classes"
         )
-
-
-def _save(network: Backbone) -> None:
-    with new_folder(TEACHER_FOLDER) as folder:
-        save_network(folder / "model.safetensors", network)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,14 @@ def build_described(header: Mapping[str, Any]) -> Backbone:
     return network
 
 
+def copied(network: Backbone) -> Backbone:
+    """Return a copy of a network in eval mode on the CPU, as if it had been saved and loaded."""
+    copy = build_described(describe(network))
+    copy.load_state_dict(network.state_dict())
+    return copy.eval()
+
+
 def save_network(path: Path, network: Backbone) -> None:
-    """Save a network with its description."""
     save_state(path, network.state_dict(), describe(network))
 
 
