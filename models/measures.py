@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Count a network's trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -18,13 +17,8 @@ def count_macs(network: nn.Module, image_size: int) -> int:
 
     def add(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        if isinstance(module, nn.Conv2d):
-            kernel = (
-                module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
-            )
-            total += output[0].numel() * kernel
-        elif isinstance(module, nn.Linear):
-            total += output[0].numel() * module.in_features
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            total += output[0].numel() * module.weight[0].numel()
 
     handles = [module.register_forward_hook(add) for module in network.modules()]
     training = network.training

@@ -60,8 +60,6 @@ class Normalization(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The origin of a network's weights."""
-
     source: str  # the file, or the library and its name for the weights
     sha256: str  # the checksum of the file, or of the published tensors
     licence: str | None  # the licence stated by the publisher, if any
@@ -303,11 +301,7 @@ def _read_torch(path: Path) -> object:
         name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()
     ):
         problem = "a TorchScript program, expected a state dict; save its state_dict() alone"
-    elif (
-        start
-        and start.isascii()
-        and start.decode().replace("\n", "").replace("\r", "").isprintable()
-    ):
+    elif re.fullmatch(rb"[\r\n -~]+", start):
         problem = f"a text file ({start[:40].decode()!r}), expected weights; get the file itself"
     elif refused:
         problem = (

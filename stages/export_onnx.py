@@ -86,10 +86,7 @@ def main(params: Params) -> None:
             "student_sha256": facts["student_sha256"],
             "files": files,
             "failed": failed,
-            "calibration": {
-                "method": export.calibration_method,
-                "images": len(models.calibration),
-            },
+            "calibration": {"method": export.calibration_method, "images": len(models.calibration)},
             "int8": {name: asdict(trial) for name, trial in models.chosen.items()},
             "golden": golden,
         }
@@ -205,8 +202,7 @@ def export_network(network: nn.Module, image_size: int, opset: int) -> onnx.Mode
         custom_translation_table={torch.ops.aten.mean.dim: _mean},
         verbose=False,
     )
-    if program is None:  # only without dynamo
-        raise AssertionError("torch.onnx.export returned no program")
+    assert program is not None  # which it is only without dynamo
     return program.model_proto
 
 

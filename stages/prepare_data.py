@@ -43,7 +43,6 @@ class Statistics:
     """One digest per image, equal for equal pixels."""
 
     def add(self, image: npt.NDArray[np.uint8], digest: int) -> None:
-        """Add an image as stored."""
         for channel in range(3):
             self.histogram[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
         self.digests.append(digest)

@@ -114,11 +114,7 @@ def validate(
         execution = runtime.run(exported.file(precision, shape), jobs)
     except RuntimeFailureError as error:
         return row | outcome(str(error))
-    row |= {
-        "provider": execution.provider,
-        "dtypes": execution.dtypes,
-        "layers": execution.layers,
-    }
+    row |= {"provider": execution.provider, "dtypes": execution.dtypes, "layers": execution.layers}
     if times := execution.times:
         gpu, wall = statistics(times.gpu_ms), statistics(times.wall_ms)
         row["latency"] = {"batch_size": 1, "gpu": gpu, "wall": wall}

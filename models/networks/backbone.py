@@ -171,9 +171,6 @@ class Backbone(nn.Module):
 
         Afterwards only :meth:`features_from` with this ``stage`` works.
         """
-        dropped = [
-            *self.stem_parts,
-            *(part for parts in self.stage_parts[: stage - 1] for part in parts),
-        ]
-        for part in dropped:
-            self.set_submodule(part, nn.Identity())
+        for parts in (self.stem_parts, *self.stage_parts[: stage - 1]):
+            for part in parts:
+                self.set_submodule(part, nn.Identity())

@@ -6,8 +6,8 @@ recording the inputs and outputs of its modules. A stage is a run of modules wit
 """
 
 from collections.abc import Callable, Collection
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import groupby, pairwise
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,7 @@ class _Part(NamedTuple):
     has_parameters: bool
 
 
-class _Call(NamedTuple):
-    entry: Tensor
-    result: Tensor
+_Calls: TypeAlias = dict[nn.Module, tuple[Tensor, Tensor]]  # inputs and outputs
 
 
 @torch.no_grad()
@@ -49,11 +47,11 @@ def find_trunk(
         images: images to run it on, ``[B, 3, H, H]``.
         head: names of children that come after the last map.
     """
-    calls: dict[nn.Module, _Call] = {}
+    calls: _Calls = {}
 
     def note(module: nn.Module, entry: tuple[Tensor, ...], result: object) -> None:
         if len(entry) == 1 and isinstance(entry[0], Tensor) and isinstance(result, Tensor):
-            calls[module] = _Call(entry[0], result)
+            calls[module] = entry[0], result
 
     handles = [module.register_forward_hook(note) for module in network.modules()]
     try:
@@ -65,11 +63,7 @@ def find_trunk(
 
 
 def _chain(
-    parent: nn.Module,
-    prefix: str,
-    entry: Tensor,
-    calls: dict[nn.Module, _Call],
-    head: Collection[str] = (),
+    parent: nn.Module, prefix: str, entry: Tensor, calls: _Calls, head: Collection[str] = ()
 ) -> tuple[list[_Part], Tensor]:
     """Return the chain of children of ``parent``, and the output of the last one.
 
@@ -77,11 +71,10 @@ def _chain(
     """
     parts: list[_Part] = []
     names = {child: name for name, child in parent.named_children()}
-    for module, call in calls.items():  # in the order of execution
-        if module not in names:
+    for module, (given, result) in calls.items():  # in the order of execution
+        if (name := names.get(module)) is None:
             continue
-        name, result = names[module], call.result
-        if name in head or call.entry is not entry:
+        if name in head or given is not entry:
             break
         if result.ndim != 4 or result.shape[2] != result.shape[3]:
             break
@@ -100,12 +93,7 @@ def _chain(
 
 
 def _grouped(parts: list[_Part], image_size: int) -> Trunk | None:
-    runs: list[list[_Part]] = []
-    for part in parts:
-        if runs and runs[-1][-1].size == part.size:
-            runs[-1].append(part)
-        else:
-            runs.append([part])
+    runs = [list(run) for _, run in groupby(parts, key=lambda part: part.size)]
     if not runs:
         return None
     stem, *stages = runs

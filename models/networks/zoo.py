@@ -20,8 +20,6 @@ from models.networks.backbone import Backbone, Features
 from models.networks.own import build_own
 from models.networks.trunk import Trunk, find_trunk
 
-LIBRARIES = ("torchvision", "timm", "python")
-
 # Image size for finding stages; it can be halved five times and the sizes still differ.
 _PROBE_SIZE = 128
 # Children that torchvision's networks run after the last map.
@@ -176,17 +174,16 @@ def match(name: str, num_classes: int) -> Backbone | None:
         InputError: there is no classification network of this name.
     """
     library, colon, own_name = name.partition(":")
-    if not colon or library not in LIBRARIES:
-        return None
-    is_timm = library == "timm"
     builders = {"timm": _build_timm, "torchvision": _build_torchvision, "python": build_own}
+    if not colon or library not in builders:
+        return None
     network = builders[library](own_name, num_classes)
     if isinstance(network, Backbone):  # own code that declares its stages
         return network
     for module in network.modules():
         if hasattr(module, "inplace"):
             module.__dict__["inplace"] = False
-    kind: type[ZooNetwork] = TimmNetwork if is_timm else TorchvisionNetwork
+    kind: type[ZooNetwork] = TimmNetwork if library == "timm" else TorchvisionNetwork
     network.eval()
     if name not in _trunks:
         _trunks[name] = _verified_trunk(network, kind)

@@ -41,8 +41,12 @@ _ACTIVATIONS = {"int8_u8s8": QuantType.QUInt8, "int8_s8s8": QuantType.QInt8}
 _PART = 16
 
 FIRST = "first Conv"
-_PLAIN = {"Add", "Gemm", "GlobalAveragePool", "MatMul", "Mul"}
-_FUNCTIONS = {"LayerNormalization", "Sigmoid", "Softmax"}
+_KINDS = {
+    *("Add", "Gemm", "GlobalAveragePool", "MatMul", "Mul"),
+    *("LayerNormalization", "Sigmoid", "Softmax"),
+}
+# BatchNorms that could not be folded, and parts of GroupNorms; no runtime computes them in int8.
+_NORMS = {"BatchNormalization", "InstanceNormalization"}
 
 #: The range of activations: all values, all but the outermost 0.01 %, or the range that loses the
 #: least information (KL divergence of the histograms).
@@ -55,8 +59,6 @@ _METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
 
 
 class Calibration(NamedTuple):
-    """What is measured on calibration images."""
-
     ranges: TensorsData  # of activations
     shifts: dict[str, Array]  # of biases; see rounding_shifts
 
@@ -98,6 +100,7 @@ def quantize(
     source, nodes = onnx.ModelProto(), kinds(model.graph)
     source.CopyFrom(model)
     left_out = {name for kind in in_float for name in nodes[kind]}
+    norms = [node.name for node in model.graph.node if node.op_type in _NORMS]
     rounded = {node.output[0] for node in model.graph.node if node.name not in left_out}
     shift_biases(source.graph, {n: s for n, s in calibration.shifts.items() if n in rounded})
     weight_ranges = {
@@ -117,7 +120,7 @@ def quantize(
             per_channel=True,
             activation_type=_ACTIVATIONS[precision],
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*preprocessing_nodes(model.graph), *_norms(model.graph), *left_out],
+            nodes_to_exclude=[*preprocessing_nodes(model.graph), *norms, *left_out],
             calibrate_method=calibration.ranges.calibration_method,
             calibration_cache_path=kept,
             extra_options={
@@ -158,16 +161,9 @@ def kinds(graph: onnx.GraphProto) -> dict[str, list[str]]:
         kind = node.op_type
         if kind == "Conv" and FIRST not in found:
             found[FIRST] = [node.name]
-        elif kind in _PLAIN | _FUNCTIONS and node.name not in preprocessing:
+        elif kind in _KINDS and node.name not in preprocessing:
             found.setdefault(kind, []).append(node.name)
     return found
-
-
-def _norms(graph: onnx.GraphProto) -> list[str]:
-    """Return BatchNorms that could not be folded, and parts of GroupNorms, which no runtime
-    computes in int8."""
-    kinds = {"BatchNormalization", "InstanceNormalization"}
-    return [node.name for node in graph.node if node.op_type in kinds]
 
 
 def tensorrt_violations(graph: onnx.GraphProto) -> list[str]:

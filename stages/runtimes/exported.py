@@ -24,7 +24,6 @@ class Exported:
 
     @property
     def precisions(self) -> list[str]:
-        """The exported precisions."""
         return list(self.description["files"])
 
     def entry(self, precision: str, shape: str) -> dict[str, Any]:

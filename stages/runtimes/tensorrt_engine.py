@@ -155,7 +155,6 @@ class Engine:
         return times
 
     def layers(self) -> list[Any]:
-        """Return the inspector's report on each layer."""
         inspector = self._engine.create_engine_inspector()
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         layers: list[Any] = json.loads(information).get("Layers", [])

@@ -24,17 +24,10 @@ from stages.sections.export import Profile, Validate
 
 # The engine inspector's spellings of formats.
 _INSPECTOR_DTYPES = {
-    "float": "float32",
-    "fp32": "float32",
-    "half": "float16",
-    "fp16": "float16",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "int8": "int8",
-    "int32": "int32",
-    "int64": "int64",
-    "uint8": "uint8",
-    "bool": "bool",
+    **dict.fromkeys(("float", "fp32"), "float32"),
+    **dict.fromkeys(("half", "fp16"), "float16"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
+    **{name: name for name in ("int8", "int32", "int64", "uint8", "bool")},
 }
 
 
