@@ -59,15 +59,30 @@ def draw_looks(
         looks: the networks' features of these images, as for :func:`grad_cam`.
     """
     names = [shortened(name, 10) for name in classes]
-    columns = {}
-    for network, features in looks.items():
-        heat = grad_cam(features, labels)[:, None]
-        size = images.shape[1:3]
-        large = F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0].cpu()
-        answers = zip(*(found.tolist() for found in features.logits.softmax(1).max(1)), strict=True)
-        columns[network] = large.numpy(), [f"{names[n]} {sure:.0%}" for sure, n in answers]
-    titles = [names[label] for label in labels.tolist()]
-    draw_panel(path, images, titles, columns)
+    rows, across = len(images), len(looks) + 1
+    inches = CELL_INCHES * across, CELL_INCHES * 1.18 * rows + 0.2
+    with panel(path, rows, across, inches) as (figure, grid):
+        for row, label in enumerate(labels.tolist()):
+            for axes in grid[row]:
+                axes.imshow(images[row], interpolation="nearest")
+            grid[row][0].set_xlabel(names[label], color=INK, labelpad=3)
+        for column, features in zip(grid.T[1:], looks.values(), strict=True):
+            heat, size = grad_cam(features, labels)[:, None], images.shape[1:3]
+            large = F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0].cpu()
+            answers = zip(*(z.tolist() for z in features.logits.softmax(1).max(1)), strict=True)
+            for axes, shown, (sure, answer) in zip(column, large.numpy(), answers, strict=True):
+                axes.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
+                axes.set_xlabel(f"{names[answer]} {sure:.0%}", color=INK, labelpad=3)
+        for axes, title in zip(grid[0], ["image", *looks], strict=True):
+            axes.set_title(title, color=INK, fontsize=10, pad=5)
+        figure.subplots_adjust(
+            left=0.01,
+            right=0.99,
+            top=1 - 0.28 / figure.get_figheight(),
+            bottom=0.02,
+            hspace=0.22,
+            wspace=0.06,
+        )
 
 
 def shortened(name: str, most: int) -> str:
@@ -89,32 +104,3 @@ def panel(
             axes.spines[:].set_visible(False)
         yield figure, grid
         figure.savefig(path, format="png", transparent=True, metadata={"Software": None})
-
-
-def draw_panel(
-    path: Path,
-    images: npt.NDArray[np.uint8],
-    titles: Sequence[str],
-    columns: Mapping[str, tuple[npt.NDArray[np.float32], Sequence[str]]],
-) -> None:
-    """Draw a grid; ``columns`` has heat maps ``[B, H, W]`` in 0..1 and captions by network."""
-    rows, across = len(images), len(columns) + 1
-    size = CELL_INCHES * across, CELL_INCHES * 1.18 * rows + 0.2
-    with panel(path, rows, across, size) as (figure, grid):
-        for row, image in enumerate(images):
-            grid[row][0].imshow(image, interpolation="nearest")
-            grid[row][0].set_xlabel(titles[row], color=INK, labelpad=3)
-            for axes, (heat, captions) in zip(grid[row][1:], columns.values(), strict=True):
-                axes.imshow(image, interpolation="nearest")
-                axes.imshow(heat[row], cmap="inferno", vmin=0, vmax=1, alpha=0.6)
-                axes.set_xlabel(captions[row], color=INK, labelpad=3)
-        for axes, title in zip(grid[0], ["image", *columns], strict=True):
-            axes.set_title(title, color=INK, fontsize=10, pad=5)
-        figure.subplots_adjust(
-            left=0.01,
-            right=0.99,
-            top=1 - 0.28 / figure.get_figheight(),
-            bottom=0.02,
-            hspace=0.22,
-            wspace=0.06,
-        )

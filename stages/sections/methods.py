@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 from stages.sections.training import Training
 
+_OfLogits = Literal["kd", "dkd", "dist", "rld"]
+_OfFeatures = Literal["at", "sp", "cc", "vid", "crd", "semckd", "reviewkd"]
+
 
 class Nothing(Section):
     """A method without options."""
@@ -158,22 +161,7 @@ class Distill(Training):
     """The student and how it learns."""
 
     network: str = "resnet8"
-    method: Literal[
-        "scratch",
-        "kd",
-        "dkd",
-        "dist",
-        "rld",
-        "at",
-        "sp",
-        "cc",
-        "vid",
-        "crd",
-        "semckd",
-        "reviewkd",
-        "one",
-        "ackd",
-    ] = "ackd"
+    method: Literal["scratch", _OfLogits, _OfFeatures, "one", "ackd"] = "ackd"
     temperature: PositiveFloat = 4.0  # for every method but scratch; ONE was published with 3
     unlabeled_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Fraction of each batch from ``data.unlabeled``. An epoch shows each labeled image once, and

@@ -6,7 +6,7 @@ from PIL import Image
 import models
 from models.networks.backbone import Features
 from stages.files import sha256
-from stages.grad_cam import draw_panel, grad_cam
+from stages.grad_cam import draw_looks, grad_cam
 
 
 @pytest.fixture
@@ -44,10 +44,13 @@ def test_is_zero_where_nothing_speaks_for_the_class():
 def test_the_panel_has_a_cell_for_each_image_and_network_and_is_reproducible(tmp_path):
     images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     images[0, :, :, 1] = 255
-    heat = np.ones((2, 8, 8), dtype=np.float32)
-    columns = {"teacher": (heat, ["a 10%", "$b"]), "target": (heat * 0, ["x", "y"])}
+    looks = {}
+    for network, sign in (("teacher", 1), ("target", -1)):
+        last_map = torch.ones(2, 1, 4, 4, requires_grad=True)
+        logits = sign * last_map.mean((2, 3)).expand(2, 2)
+        looks[network] = Features(last_map, (last_map,), logits, logits)
     for name in ("first.png", "second.png"):
-        draw_panel(tmp_path / name, images, ["$a$", "b"], columns)
+        draw_looks(tmp_path / name, images, torch.tensor([0, 1]), looks, ["$a$", "$b"])
     assert sha256(tmp_path / "first.png") == sha256(tmp_path / "second.png")
     with Image.open(tmp_path / "first.png") as file:
         panel = np.asarray(file.convert("RGBA"))
