@@ -1,15 +1,9 @@
-"""Runs DVC commands and interprets their output."""
+"""Interprets the output of DVC commands."""
 
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
-
-from models.errors import InputError
-from pipeline.git_command import without_password
 
 Outcome = Literal["ran", "unchanged", "restored"]
 
@@ -51,24 +45,6 @@ class StageBusyError(StageError):
 
 class RemoteError(StageError):
     """A remote did not respond; a retry may succeed."""
-
-
-def dvc(root: Path, *arguments: str) -> str:
-    """Run DVC in ``root`` and return all its output; raises InputError with DVC's reason."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        lines = without_password(done.stdout).splitlines()
-        raise InputError(f"dvc {arguments[0]}: {failure(lines, done.returncode)}")
-    return done.stdout
 
 
 def outcome(stage: str, lines: Sequence[str]) -> Outcome:

@@ -1,4 +1,4 @@
-"""Reads the chain's graph and state from DVC, and runs single stages."""
+"""Reads the chain's graph and state from DVC, and runs DVC commands."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _status(repo: Any, lock: Path) -> list[StageStatus]:
 
 
 class Runner:
-    """Runs each stage in its own process, and stops all of them on exit.
+    """Runs each command in its own process, and stops all of them on exit.
 
     ``up_to_date`` are the stages that :func:`load_status` has just reported so.
     """
@@ -230,6 +230,15 @@ class Runner:
         if code:
             raise failure(lines, code)
         return lines
+
+
+def dvc(root: Path, *arguments: str) -> list[str]:
+    """Run a DVC command in ``root`` and return its output; raises InputError with DVC's reason."""
+    try:
+        with Runner(root) as runner:
+            return runner.dvc(arguments, lambda _: None)
+    except StageError as error:
+        raise InputError(f"dvc {arguments[0]}: {error}") from None
 
 
 class ProjectBusyError(InputError):

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
 from pipeline.bundles import Bundle, open_bundle
-from pipeline.dvc_command import dvc
+from pipeline.dvc_runner import dvc
 from pipeline.git_command import without_password
 from stages.params import parse_yaml
 

@@ -1,12 +1,11 @@
 """Releases bundles with DVC's registry after checking that they are reproducible."""
 
-import re
 from pathlib import Path
 
 from models.errors import InputError
 from pipeline.bundles import open_bundle
-from pipeline.dvc_command import dvc
 from pipeline.dvc_config import CONFIG, shared_remote
+from pipeline.dvc_runner import dvc
 from pipeline.git_command import changed_files, git
 from pipeline.sharing.registry import CHAIN, LOCK, Release, is_of, list_releases, open_registry
 from stages.files import read_json
@@ -14,8 +13,6 @@ from stages.formatting import some_of
 from stages.params import PARAMS_FILE, read_yaml
 
 GATE = "reports/gate.json"
-
-_RUNNING = re.compile(r"^Running stage '([^']+)'", re.M)
 
 
 def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str, list[str]]:
@@ -51,7 +48,8 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
     _require_up_to_date(root)
     _require_bundle(root / path, name, version)
     remote = shared_remote(root)
-    if "neither locally nor on remote" in dvc(root, "push", "--remote", remote, path):
+    pushed = dvc(root, "push", "--remote", remote, path)
+    if any("neither locally nor on remote" in line for line in pushed):
         raise InputError(
             f"{path}: neither in DVC's cache nor on the remote {remote}; run `ackd run` to"
             " create it, or `dvc fetch` it from another remote"
@@ -110,7 +108,8 @@ def _require_passed(root: Path) -> None:
 
 
 def _require_up_to_date(root: Path) -> None:
-    would_run = _RUNNING.findall(dvc(root, "repro", "--dry", "--allow-missing"))
+    lines = dvc(root, "repro", "--dry", "--allow-missing")
+    would_run = [line.split("'")[1] for line in lines if line.startswith("Running stage '")]
     stages = read_yaml(root / CHAIN)["stages"]
     stale = [name for name in would_run if not stages.get(name, {}).get("always_changed")]
     if stale:

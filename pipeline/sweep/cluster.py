@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 
 from models.errors import InputError
-from pipeline.dvc_command import dvc
 from pipeline.dvc_config import shared_remote
+from pipeline.dvc_runner import dvc
 from pipeline.experiments import list_refs
 from pipeline.git_command import git
 from pipeline.resources import listed_gpus
@@ -159,7 +159,7 @@ def _lock(commit: str, *, here: bool) -> str | None:
     except InputError:
         return None
     lines = dvc(Path(), "data", "status", "--json", *([] if here else ["--not-in-remote"]))
-    status = json.loads(next(line for line in lines.splitlines() if line.startswith("{")))
+    status = json.loads(next(line for line in lines if line.startswith("{")))
     places = status.get("not_in_cache" if here else "not_in_remote", [])
     lost = {place.rstrip("/") for place in places}  # folders end in a slash
     content = YAML().load(text)

@@ -85,7 +85,7 @@ def _show(plan: Plan) -> None:
 
 def _run(plan: Plan, jobs: int | None, dask: str | None) -> list[Outcome]:
     """Run all unfinished experiments, here or on a cluster; return those that failed."""
-    from pipeline.dvc_command import dvc
+    from pipeline.dvc_runner import dvc
     from pipeline.git_command import git
     from pipeline.sweep import cluster
     from pipeline.sweep.commits import done
