@@ -25,6 +25,7 @@ from benchmarks.results import (
     describe_run,
     last_line,
     publish,
+    run_python,
     spread,
     summarize,
     table,
@@ -94,18 +95,9 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
 def seconds(runner: str, folder: Path, env: Mapping[str, str]) -> float:
     """Return the duration of one run in ``folder``, with ``env`` added to the environment."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *RUNNERS[runner][1]],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    elapsed = time.perf_counter() - start
-    if done.returncode:
-        raise InputError(f"{RUNNERS[runner][0]} failed: {last_line(done.stderr)}")
-    return elapsed
+    title, arguments = RUNNERS[runner]
+    run_python(title, *arguments, cwd=folder, env={"DVC_NO_ANALYTICS": "1", **env})
+    return time.perf_counter() - start
 
 
 def measure(rounds: int) -> Json:

@@ -1,5 +1,6 @@
 """Helpers shared by all benchmarks: statistics, tables, and writing to files and pages."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -64,6 +65,26 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def last_line(text: str) -> str:
     """Return a program's last line of output, which has its result or the reason why it failed."""
     return (text.strip().splitlines() or ["without a message"])[-1]
+
+
+def run_python(name: str, *arguments: str, cwd: Path | str, env: Mapping[str, str]) -> str:
+    """Run this Python with ``env`` added and this project's modules; return its last line.
+
+    Raises:
+        InputError: it failed; the message has its name and its last line.
+    """
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InputError(f"{name} failed: {last_line(done.stderr)}")
+    return last_line(done.stdout)
 
 
 def check_checkout(

@@ -11,9 +11,7 @@ import importlib.util
 import itertools
 import json
 import multiprocessing
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,15 +23,14 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.results import (
-    ROOT,
     Json,
     check_checkout,
     command,
     describe,
     describe_run,
-    last_line,
     publish,
     quotients,
+    run_python,
     spread,
     summarize,
     table,
@@ -176,23 +173,11 @@ def run_contender(name: str, task: Task, compiled: Path, *, gpu: bool = False) -
     Raises:
         InputError: the contender failed; the message has the last line of its log.
     """
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
-    } | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    env = {"TORCHINDUCTOR_CACHE_DIR": str(compiled)} | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    given = json.dumps(dataclasses.asdict(task))
     with tempfile.TemporaryDirectory(prefix="ackd-contender-") as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.worker", json.dumps(dataclasses.asdict(task))],
-            cwd=folder,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise InputError(f"{name} failed: {last_line(done.stderr)}")
-    measured: Json = json.loads(last_line(done.stdout))
+        text = run_python(name, "-m", "benchmarks.worker", given, cwd=folder, env=env)
+    measured: Json = json.loads(text)
     return measured
 
 
