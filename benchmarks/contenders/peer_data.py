@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,5 @@ class PacedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        return self.clock.pace(_again(self.loader), lambda batch: len(batch[1]))
-
-
-def _again(loader: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
+        again = itertools.chain.from_iterable(itertools.repeat(self.loader))
+        return self.clock.pace(again, lambda batch: len(batch[1]))
