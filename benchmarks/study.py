@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from benchmarks.results import FOLDER, ROOT, Json
 from models.errors import InputError
 from stages.files import read_csv, read_json, sha256, write_json
-from stages.identify_device import identify
+from stages.identify_device import CPUINFO, cpu_of_linux
 from stages.machine import cores
 
 
@@ -90,7 +91,7 @@ class Study:
             self._run("stages.distill", chosen)
             measured = read_json(self.work / "reports/distill/metrics.json")
             measured["last_epoch"] = read_csv(self.work / "reports/distill/history.csv")[-1]
-        cpu, count = identify()["cpu"], cores()
+        cpu, count = cpu_of_linux(CPUINFO)[0] or platform.processor(), cores()
         run: Json = {"machine": f"{cpu}, {count} core{'' if count == 1 else 's'}"}
         run |= {"settings": settings, "teacher": self.teacher if learns else None} | measured
         if self.output.exists():  # another process may have added runs in the meantime
