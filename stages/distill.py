@@ -23,10 +23,9 @@ def main(params: Params) -> None:
     # Draw the student first, so that with the same seed all methods start from the same weights.
     start = session.start("student", settings.network, settings)
     student = start.network
-    method = settings.method
-    options, unlabeled = settings.options(), params.unlabeled_per_batch
+    method, unlabeled = settings.method, params.unlabeled_per_batch
     distiller, progress, checkpoints = session.train(
-        method, student, settings, method, options, teacher, unlabeled
+        method, student, settings, method, settings.options(), teacher, unlabeled
     )
     if engine.is_main:
         measured = measure_trained(student, progress, data, session.normalize)
@@ -40,8 +39,8 @@ def main(params: Params) -> None:
             "learners": [name.partition("#")[0] for name in names],
             "teacher": teacher.name,
             "image_size": data.image_size,
+            "buffers": [name for name, _ in distiller.named_buffers()],
         }
-        header["buffers"] = [name for name, _ in distiller.named_buffers()]
         with new_folder(DISTILLED_FOLDER) as folder:
             save_state(folder / "model.safetensors", distiller.state_dict(), header)
         checkpoints.clear()

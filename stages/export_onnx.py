@@ -234,9 +234,14 @@ def _mean(value: Any, dim: Any, keepdim: bool = False, dtype: int = -1) -> Any:
 
 def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> bytes:
     """Check and serialize a model, with ``facts`` as metadata and without build paths."""
-    strip_metadata(model)
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    # The exporter's notes have stack traces, which contain this machine's paths.
+    for part in [model, graph, *graph.node, *values, *graph.initializer]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     onnx.helper.set_model_props(model, dict(facts))
-    used = {node.domain for node in model.graph.node}
+    used = {node.domain for node in graph.node}
     opsets = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(opsets)
@@ -251,15 +256,6 @@ def finish(model: onnx.ModelProto, opset: int, facts: Mapping[str, str]) -> byte
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
-
-
-def strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove the exporter's notes, whose stack traces contain this machine's paths."""
-    graph = model.graph
-    values = [*graph.input, *graph.output, *graph.value_info]
-    for part in [model, graph, *graph.node, *values, *graph.initializer]:
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
 
 
 if __name__ == "__main__":

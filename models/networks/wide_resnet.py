@@ -6,6 +6,7 @@ head.
 """
 
 import re
+from collections import OrderedDict
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -36,18 +37,6 @@ class WideBlock(nn.Module):
         return summed
 
 
-class WideStage(nn.Module):
-    """A sequence of blocks, which exists for its parameter names (``block1.layer.0...``)."""
-
-    def __init__(self, in_channels: int, channels: int, count: int, stride: int) -> None:
-        super().__init__()
-        self.layer = blocks(WideBlock, in_channels, channels, count, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(x)
-        return out
-
-
 class WideResNet(Backbone):
     """A network with ``depth = 6 n + 4`` layers and ``width`` times 16, 32 and 64 channels."""
 
@@ -59,9 +48,9 @@ class WideResNet(Backbone):
         count = (depth - 4) // 6
         widths = [16 * width, 32 * width, 64 * width]
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.block1 = WideStage(16, widths[0], count, stride=1)
-        self.block2 = WideStage(widths[0], widths[1], count, stride=2)
-        self.block3 = WideStage(widths[1], widths[2], count, stride=2)
+        self.block1 = _stage(16, widths[0], count, stride=1)
+        self.block2 = _stage(widths[0], widths[1], count, stride=2)
+        self.block3 = _stage(widths[1], widths[2], count, stride=2)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
         draw_convolutions(self)
@@ -69,6 +58,11 @@ class WideResNet(Backbone):
 
     def embed(self, last_map: Tensor) -> Tensor:
         return F.relu(self.bn1(last_map)).mean((2, 3))
+
+
+def _stage(in_channels: int, channels: int, count: int, stride: int) -> nn.Sequential:
+    layer = blocks(WideBlock, in_channels, channels, count, stride)
+    return nn.Sequential(OrderedDict(layer=layer))  # for the names block1.layer.0 and so on
 
 
 def match(name: str, num_classes: int) -> WideResNet | None:

@@ -26,7 +26,8 @@ def weight_limits(graph: onnx.GraphProto) -> dict[str, tuple[int, Array]]:
     """
     found = {}
     for node, weights in _with_weights(graph):
-        axis = 0 if node.op_type == "Conv" or _is_transposed(node) else 1
+        transposed = any(each.name == "transB" and each.i for each in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else 1
         rows = np.moveaxis(weights, axis, 0)
         limits = np.abs(rows).reshape(len(rows), -1).max(1)
         if not (node.op_type == "Conv" and weights.shape[1] == 1):  # depthwise: other kernels
@@ -109,7 +110,3 @@ def _with_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, Arra
     for node in graph.node:
         if node.op_type in {"Conv", "Gemm", "MatMul"} and node.input[1] in constants:
             yield node, to_array(constants[node.input[1]])
-
-
-def _is_transposed(node: onnx.NodeProto) -> bool:
-    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)

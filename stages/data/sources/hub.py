@@ -42,10 +42,12 @@ def open_hub(location: str, data: Data, *, labeled: bool) -> Source:
     for key, column in (("image_column", image), ("label_column", label)):
         if column is not None and column not in features:
             raise unknown(f"data.{key}", column, features)
-    if not _holds_images(features[image]):
+    kind, feature = _type(features[image]), features[image]
+    # Declared as images, or encoded files, as from pandas.
+    encoded = kind in _BINARY or (isinstance(feature, Mapping) and "bytes" in feature)
+    if not (isinstance(feature, datasets.Image) or encoded):
         raise InputError(
-            f"data.image_column: {image!r} holds {_type(features[image])}, expected images;"
-            " name another column"
+            f"data.image_column: {image!r} holds {kind}, expected images; name another column"
         )
     class_names = None if label is None else _class_names(label, features[label])
 
@@ -115,12 +117,6 @@ def _find_column(
             return name
     problem = f"several columns hold {what}s" if found else f"no column is known to hold {what}s"
     raise InputError(f"data.{what}_column: {problem}; name one of {', '.join(found or features)}")
-
-
-def _holds_images(feature: Any) -> bool:
-    """Return whether a feature is declared as images, or holds encoded files, as from pandas."""
-    declared = isinstance(feature, datasets.Image) or _type(feature) in _BINARY
-    return declared or (isinstance(feature, Mapping) and "bytes" in feature)
 
 
 def _class_names(column: str, feature: Any) -> list[str] | None:
