@@ -210,12 +210,7 @@ def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
     keys = ["status", "verdict", "accuracy", "drop", "size_mb", "p50_ms", "p90_ms", "speedup"]
     keys += ["max_relative_error", "agreement"]
     return of_records(
-        "The student’s exports, in onnxruntime",
-        ["precision"],
-        rows,
-        keys,
-        reading,
-        notes,
+        "The student’s exports, in onnxruntime", ["precision"], rows, keys, reading, notes
     )
 
 

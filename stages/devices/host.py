@@ -151,12 +151,7 @@ class Host(Device):
         return [self.python, "-I", "-c", _BOOT, str(len(_AGENT)), *arguments]
 
     def _row(
-        self,
-        place: Place,
-        exported: Exported,
-        precision: str,
-        threads: int,
-        profile: Profile,
+        self, place: Place, exported: Exported, precision: str, threads: int, profile: Profile
     ) -> Row:
         """Measure in a fresh process; if it fails or crashes, the row states the reason."""
         entry = exported.entry(precision, "static")

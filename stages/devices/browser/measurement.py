@@ -149,10 +149,7 @@ def system(browser: Browser) -> str:
 
 
 def judge(
-    task: Task,
-    sent: Measured | Failed,
-    reference: npt.NDArray[np.float32],
-    max_runs: int,
+    task: Task, sent: Measured | Failed, reference: npt.NDArray[np.float32], max_runs: int
 ) -> Row:
     """Return the row of one measurement, judged by the rules for all devices.
 

@@ -72,9 +72,7 @@ def self_signed(host: str) -> tuple[ssl.SSLContext, str]:
         .sign(key, hashes.SHA256())
     )
     content = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # ssl loads certificates only from files.
