@@ -20,11 +20,7 @@ REPORT = Path("reports/latency.json")
 
 
 def main(params: Params) -> None:
-    """Write ``reports/latency.json`` and the raw samples.
-
-    Raises:
-        InputError: a device is unreachable or not trusted, or all measurements failed.
-    """
+    """Write the report and the raw samples; raises InputError if all measurements failed."""
     exported = load_exported()
     # Open all devices first, so that an unreachable one fails before any time is spent.
     devices = [open_device(url, Opening()) for url in params.profile.devices]

@@ -61,10 +61,7 @@ def run(
 
 def measurement(report: Report, name: str | None) -> Measurement:
     """Convert a browser's report to a measurement of the device ``browser:<name>``."""
-    measured = Measurement(f"browser:{name or report.name}", report.description)
-    for row in report.rows:
-        measured.add(row)
-    return measured
+    return Measurement(f"browser:{name or report.name}", report.description, report.rows)
 
 
 def _invitation(probe: Probe, reach: Reach) -> str:

@@ -52,11 +52,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def configured_key() -> Ed25519PrivateKey | None:
-    """Load the private key that ``ACKD_SIGNING_KEY`` names; None if it is unset.
-
-    Raises:
-        InputError: the file is missing, not a private key, or accessible to others.
-    """
+    """Load the private key of ``ACKD_SIGNING_KEY``, if it is set; raises InputError if invalid."""
     name = os.environ.get(SIGNING_KEY)
     if not name:
         return None

@@ -63,10 +63,7 @@ class AdbDevice(Device):
                 "status_after": after.status,
             },
         }
-        measurement = Measurement(self.name, description)
-        for row in rows:
-            measurement.add(row)
-        return measurement
+        return Measurement(self.name, description, rows)
 
     def _report(self, exported: Exported, profile: Profile) -> Report:
         """Measure on the probe's page in the device's browser."""

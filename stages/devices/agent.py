@@ -117,17 +117,15 @@ def activate(base: Path, token: str, order: str) -> dict[str, Any]:
         if before is not None and not wanted["allow_downgrade"]:
             refuse_older(manifest["version"], wanted["manifest_sha256"], before)
         same = before is not None and before["manifest_sha256"] == wanted["manifest_sha256"]
-        record = dict(wanted["record"])
-        record.update(
-            {
-                "version": manifest["version"],
-                "key_id": key and key_id(key),
-                "manifest_sha256": wanted["manifest_sha256"],
-                "deployed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                # Deploying the served bundle again repairs it; never roll back to the damaged copy.
-                "previous": None if before is None else before["previous" if same else "name"],
-            }
-        )
+        record = {
+            **wanted["record"],
+            "version": manifest["version"],
+            "key_id": key and key_id(key),
+            "manifest_sha256": wanted["manifest_sha256"],
+            "deployed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            # Deploying the served bundle again repairs it; never roll back to the damaged copy.
+            "previous": None if before is None else before["previous" if same else "name"],
+        }
         _write(new / RECORD, json.dumps(record, indent=2) + "\n")
         _sync(new)
         name = "{}-{}-{}".format(manifest["version"], wanted["manifest_sha256"][:8], token)
@@ -305,8 +303,7 @@ def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
     A lock on the serving folder allows one switch at a time; on a received folder it marks the
     folder as in use.
 
-    Raises:
-        BlockingIOError: another process holds the lock, and ``wait`` is false.
+    Without ``wait``, raises BlockingIOError if another process holds the lock.
     """
     import fcntl  # not on Windows, where this module is imported to send bundles
 

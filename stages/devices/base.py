@@ -3,7 +3,7 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from stages.devices.urls import DeviceUrl
@@ -31,7 +31,7 @@ class Opening:
     """Shows a question and returns the answer; None in batch mode."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measurement:
     """The results of one device."""
 
@@ -39,17 +39,23 @@ class Measurement:
     description: dict[str, Any]
     """``system``, ``machine``, ``cpu``, ``cores``, ``governor``, ``python`` and ``runtime`` of the
     device; each None if unknown."""
-    results: list[Row] = field(default_factory=list)
-    """Rows of ``reports/latency.json``; see ``docs/files.md``."""
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    """Times in ms by ``<device>|<runtime>|<precision>|<threads>``."""
+    rows: list[Row]  # as in ``results``, without the device and with ``samples_ms`` if measured
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row; its ``samples_ms`` go to ``samples``."""
-        row = {"device": self.device, **row}
-        key = f"{self.device}|{row['runtime']}|{row['precision']}|{row['threads']}"
-        self.samples[key] = row.pop("samples_ms", [])
-        self.results.append(row)
+    @property
+    def results(self) -> list[Row]:
+        """The rows of ``reports/latency.json``; see ``docs/files.md``."""
+        rows = [{"device": self.device, **row} for row in self.rows]
+        for row in rows:
+            row.pop("samples_ms", None)
+        return rows
+
+    @property
+    def samples(self) -> dict[str, list[float]]:
+        """Times in ms by ``<device>|<runtime>|<precision>|<threads>``."""
+        return {
+            f"{self.device}|{r['runtime']}|{r['precision']}|{r['threads']}": r.get("samples_ms", [])
+            for r in self.rows
+        }
 
 
 class Device(ABC):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from models.errors import InputError, printable
 
 _TIMEOUT = "ACKD_DEVICE_TIMEOUT"
-_DEFAULT_TIMEOUT_S = 1800.0
 
 
 class Finished(NamedTuple):
@@ -47,7 +46,7 @@ def run_program(command: Sequence[str], device: str, given: bytes = b"") -> Fini
 
 def timeout_s() -> float:
     """Return ``ACKD_DEVICE_TIMEOUT`` in seconds; raises InputError if it is not positive."""
-    text = os.environ.get(_TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
+    text = os.environ.get(_TIMEOUT) or "1800"
     with contextlib.suppress(ValueError):
         if 0 < (seconds := float(text)) < float("inf"):
             return seconds

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from models.errors import InputError
-from stages.devices.base import Device, Measurement, Opening, Row, unmeasured
+from stages.devices.base import Device, Measurement, Row, unmeasured
 from stages.devices.commands import Finished, last_json, no_answer, run_program, timeout_s
 from stages.devices.programs import AGENT, RUNNER, single_file
 from stages.devices.urls import DeviceUrl
@@ -40,17 +40,10 @@ class Place:
 class Host(Device):
     """A device with Python 3.8 or newer and a file system."""
 
-    folder: str | None
-    """Where bundles are deployed; None if the URL names none and there is no default."""
-
-    def __init__(self, url: DeviceUrl, opening: Opening) -> None:
+    def __init__(self, url: DeviceUrl, folder: str | None, python: str) -> None:
+        """Bundles are deployed to ``folder``; the URL's ``?python=`` replaces ``python``."""
         super().__init__(url)
-        self.opening = opening
-
-    @property
-    @abstractmethod
-    def python(self) -> str:
-        """Name or path of the device's Python interpreter."""
+        self.folder, self.python = folder, url.options.get("python", python)
 
     @abstractmethod
     def line(self, command: Sequence[str]) -> list[str]:
@@ -65,11 +58,7 @@ class Host(Device):
         """Keep models and runner on the device until the block ends."""
 
     def run(self, command: Sequence[str], given: bytes = b"") -> Finished:
-        """Run a command on the device to its end.
-
-        Raises:
-            InputError: the device is unreachable, or the command exceeds :func:`timeout_s`.
-        """
+        """As :func:`run_program`, on the device; raises InputError if it is unreachable too."""
         try:
             finished = run_program(self.line(command), self.url.text, given)
         except (FileNotFoundError, PermissionError):
@@ -79,20 +68,13 @@ class Host(Device):
 
     @contextlib.contextmanager
     def received(self, files: Mapping[str, Path | bytes]) -> Iterator[Place]:
-        """Send files and the runner; unless activated, they are removed when the block ends."""
-        token, sent = new_token(), {**files, "runner.py": single_file(RUNNER)}
-        with self._held(sent, str(self.folder), token) as folder:
-            yield Place(f"{folder}/bundle", f"{folder}/runner.py", token)
+        """Send files and the runner; unless activated, they are removed when the block ends.
 
-    @contextlib.contextmanager
-    def _held(self, files: Mapping[str, Path | bytes], base: str, token: str) -> Iterator[str]:
-        """Send files to a folder on the device, which the agent removes when the block ends.
-
-        The agent also removes it if this process dies, because then its stdin ends.
+        The agent also removes them if this process dies, because then its stdin ends.
         """
-        limit = timeout_s()
+        token, limit = new_token(), timeout_s()
         with subprocess.Popen(
-            self.line(self._agent("receive", base, token)),
+            self.line(self._agent("receive", str(self.folder), token)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,7 +86,7 @@ class Host(Device):
             try:
                 with contextlib.suppress(BrokenPipeError):  # the agent's output has the reason
                     agent.stdin.write(_AGENT)
-                    _write_tar(agent.stdin, files)
+                    _write_tar(agent.stdin, {**files, "runner.py": single_file(RUNNER)})
                     agent.stdin.flush()
                 # A shell's greeting may precede the answer.
                 answers = (last_json(line.decode(errors="replace")) for line in agent.stdout)
@@ -112,7 +94,8 @@ class Host(Device):
                 ending.cancel()
                 if answer is None:
                     raise self._broken_off(agent, limit)
-                yield answer["folder"]
+                folder = answer["folder"]
+                yield Place(f"{folder}/bundle", f"{folder}/runner.py", token)
             finally:
                 ending.cancel()
                 with contextlib.suppress(OSError):
@@ -125,10 +108,11 @@ class Host(Device):
         with self.placed(exported) as place:
             proven = [] if place.token is None else [place.models]
             description = self.ask_runner(place, "--describe", *proven)
-            measurement = Measurement(self.url.text, description)
-            for precision, threads in self.settings(exported, profile):
-                measurement.add(self._row(place, exported, precision, threads, profile))
-        return measurement
+            rows = [
+                self._row(place, exported, precision, threads, profile)
+                for precision, threads in self.settings(exported, profile)
+            ]
+        return Measurement(self.url.text, description, rows)
 
     def ask_runner(self, place: Place, *arguments: str) -> dict[str, Any]:
         """Return the JSON that ``runner.py`` prints; raises InputError with its reason if none."""

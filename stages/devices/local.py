@@ -17,15 +17,6 @@ from stages.runtimes.exported import Exported
 class LocalDevice(Host):
     """Measures the models in place; ``local:/folder`` is a folder to deploy bundles to."""
 
-    def __init__(self, url: DeviceUrl, opening: Opening) -> None:
-        super().__init__(url, opening)
-        # Relative to the user's home, as on other machines.
-        self.folder = None if url.folder is None else str(Path.home() / url.folder)
-
-    @property
-    def python(self) -> str:
-        return self.url.options.get("python", sys.executable)
-
     def line(self, command: Sequence[str]) -> list[str]:
         return list(command)
 
@@ -42,4 +33,6 @@ class LocalDevice(Host):
 
 
 def open_device(url: DeviceUrl, opening: Opening) -> LocalDevice:
-    return LocalDevice(url, opening)
+    # Relative to the user's home, as on other machines.
+    folder = None if url.folder is None else str(Path.home() / url.folder)
+    return LocalDevice(url, folder, sys.executable)

@@ -11,7 +11,6 @@ from stages.devices.base import Row
 
 #: From android.os.Temperature; thermal limits apply to the skin.
 _SENSORS = {"skin": 3, "battery": 2}
-_COOL = 0
 
 
 class Thermal(NamedTuple):
@@ -77,7 +76,7 @@ def mark(row: Row, before: Thermal, after: Thermal) -> Row:
     """Add the temperatures to a row, and call it noisy if the device was throttled."""
     if row["n"] is None:
         return row
-    slowed = any(state.status not in (None, _COOL) for state in (before, after))
+    slowed = any(state.status not in (None, 0) for state in (before, after))
     return row | {
         "temperature_before": before.temperature,
         "temperature_after": after.temperature,
@@ -89,8 +88,7 @@ def mark(row: Row, before: Thermal, after: Thermal) -> Row:
 def fixed_performance(adb: Adb) -> Iterator[str | None]:
     """Limit the device to sustainable clock speeds; yield why it refuses, or None.
 
-    Raises:
-        InputError: the device was lost before the mode could be switched off.
+    Raises InputError if the device was lost before the mode could be switched off.
     """
     refusal, trouble = None, None
     try:

@@ -69,11 +69,7 @@ def manifest_sum(manifest: dict[str, Any]) -> str:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Check that a bundle has exactly the files of its manifest, and return the manifest.
-
-    Raises:
-        DeviceError: names the first file that is missing, altered or not listed.
-    """
+    """Return a bundle's manifest; raises DeviceError if a file is missing, altered or unlisted."""
     manifest = read_manifest(read_small(folder / MANIFEST, MAX_MANIFEST))
     signature = [] if manifest["key_id"] is None else [SIGNATURE]
     for name in [*manifest["files"], *signature]:
@@ -98,8 +94,7 @@ def _is(path: Path, entry: dict[str, Any]) -> bool:
 def read_description(folder: Path, remedy: str) -> dict[str, Any]:
     """Parse ``model.json`` of exported models and check that it names only files in ``folder``.
 
-    Raises:
-        DeviceError: it is missing or damaged, or names no model; the message ends with ``remedy``.
+    Raises DeviceError, ending with ``remedy``, if it is missing or damaged, or names no model.
     """
     try:
         description = dict(json.loads((folder / "model.json").read_text(encoding="utf-8")))

@@ -70,11 +70,7 @@ def _one_line(error: Exception) -> str:
 
 
 def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size: int) -> Array:
-    """Return logits float32 ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``.
-
-    Raises:
-        DeviceError: the model rejects the images or does not run.
-    """
+    """Return logits ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``; may raise DeviceError."""
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     try:
         feed = session.get_inputs()[0].name
@@ -84,11 +80,7 @@ def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size
 
 
 def load_golden(path: Path) -> tuple[Array, Array]:
-    """Load the images uint8 ``[G, H, W, 3]`` and torch's logits float32 ``[G, K]``.
-
-    Raises:
-        DeviceError: the file is missing or damaged.
-    """
+    """Load images uint8 ``[G, H, W, 3]`` and logits float32 ``[G, K]``; may raise DeviceError."""
     try:
         with zipfile.ZipFile(str(path)) as packed:
             # Compressed members could unpack to any size.
@@ -111,11 +103,7 @@ def load_golden(path: Path) -> tuple[Array, Array]:
 def profile(model: Path, golden: Path, threads: int, settings: Any) -> dict[str, Any]:
     """Time one model at batch 1, in ms, and check parity on the golden batch in the same run.
 
-    Args:
-        settings: as for :func:`time_model`.
-
-    Raises:
-        DeviceError: a file is missing or damaged.
+    ``settings`` are those of :func:`time_model`. Raises DeviceError if a file is damaged.
     """
     if not model.is_file():
         raise DeviceError(f"{model}: no such file; give an exported .onnx file")
@@ -302,11 +290,7 @@ def _first_line(path: Path) -> str | None:
 
 
 def pin(cpus: str) -> None:
-    """Pin this process and its future threads to processors such as ``0,2-3``.
-
-    Raises:
-        DeviceError: the system lacks these processors or cannot pin.
-    """
+    """Pin this process and its threads to processors such as ``0,2-3``, or raise DeviceError."""
     wanted: set[int] = set()
     try:
         for part in cpus.split(","):
@@ -365,23 +349,23 @@ def main() -> int:
     try:
         if given.cpus is not None:
             pin(given.cpus)
-        if given.describe is not None:
-            if given.describe:
-                verify(given.describe)
-            print(json.dumps(describe()))
-            return 0
-        if given.check is not None:
+        if given.profile:
+            golden = given.golden or given.model.with_name("golden.npz")
+            result = profile(given.model, golden, given.threads, given)
+            print(json.dumps(result, allow_nan=False))
+        elif given.check is not None:
             checked = check(given.check)
             if given.json:
                 print(json.dumps(checked, allow_nan=False))
             else:
                 print_table(checked)
             return 0 if checked["passed"] else 1
-        golden = given.golden or given.model.with_name("golden.npz")
-        result = profile(given.model, golden, given.threads, given)
+        else:
+            if given.describe:
+                verify(given.describe)
+            print(json.dumps(describe()))
     except DeviceError as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(result, allow_nan=False))
     return 0
 
 

@@ -23,7 +23,6 @@ from stages.devices.urls import DeviceUrl
 from stages.runtimes.exported import Exported
 
 _CONFIG = "ACKD_SSH_CONFIG"
-_DEFAULT_FOLDER = "ackd"
 # A connection fails after 15 s without an answer, during and after its setup.
 _OPTIONS = (
     *("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no"),
@@ -39,19 +38,11 @@ _CONNECTION_FAILED = 255
 class SshDevice(Host):
     """A POSIX machine with Python and sshd."""
 
-    def __init__(self, url: DeviceUrl, opening: Opening) -> None:
-        super().__init__(url, opening)
-        self.folder: str = url.folder or _DEFAULT_FOLDER
-
-    @property
-    def python(self) -> str:
-        return self.url.options.get("python", "python3")
-
-    def connect(self) -> None:
+    def connect(self, opening: Opening) -> None:
         """Connect, and ask to confirm a new host key; raises InputError if that fails."""
         finished = self._visit()
         if finished.code == _CONNECTION_FAILED and _is_unknown(finished.err):
-            accept_first_key(self.url.text, self.opening, self._visit)
+            accept_first_key(self.url.text, opening, self._visit)
             finished = self._visit()
         self.require_connection(finished)
 
@@ -114,6 +105,6 @@ def open_device(url: DeviceUrl, opening: Opening) -> SshDevice:
             raise InputError(
                 f"{url.text}: {program} is not installed here; install the OpenSSH client"
             )
-    device = SshDevice(url, opening)
-    device.connect()
+    device = SshDevice(url, url.folder or "ackd", "python3")
+    device.connect(opening)
     return device

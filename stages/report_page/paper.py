@@ -30,9 +30,6 @@ def paper_figures(measured: Measurements, params: Params) -> Record | None:
     ``accuracies`` and ``top5_accuracies`` are fractions by method, named as in ``presets/methods``;
     they are empty if the paper has none for this teacher and student. ``method`` is this run's name
     there, and ``differs`` lists how it departs from the paper.
-
-    Raises:
-        InputError: a file of ``docs/paper`` is missing or damaged.
     """
     if params.report.paper is None:
         return None

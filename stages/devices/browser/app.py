@@ -108,11 +108,7 @@ def _file(path: Path, *, compressed: bool = False) -> Callable[[Request], FileRe
 
 
 async def _read(request: Request, kind: type[M], limit: int) -> M:
-    """Parse the body of a request.
-
-    Raises:
-        HTTPException: it is too long, too slow or invalid.
-    """
+    """Parse a request's body; raises HTTPException if it is too long, too slow or invalid."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared[:20]) > limit:
         raise HTTPException(413, f"a body of {declared[:20]} bytes, expected {limit} at most")

@@ -153,11 +153,8 @@ def judge(
 ) -> Row:
     """Return the row of one measurement, judged by the rules for all devices.
 
-    Args:
-        reference: torch's logits ``[G, K]``.
-
-    Raises:
-        WrongMessageError: ``sent`` does not answer ``task``.
+    ``reference`` are torch's logits ``[G, K]``. Raises WrongMessageError if ``sent`` does not
+    answer ``task``.
     """
     if isinstance(sent, Failed):
         return task.row("failed", sent.error or "no reason given")

@@ -57,11 +57,7 @@ class _Run:
 
 
 class Runs:
-    """The runs of all pages that measure a bundle.
-
-    Raises:
-        InputError: the golden batch or ``labels.json`` is damaged.
-    """
+    """The runs of all pages that measure a bundle, whose damaged files raise InputError."""
 
     def __init__(self, exported: Exported, profile: Profile) -> None:
         self.exported, self.description = exported, exported.description
