@@ -47,10 +47,10 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def some_of(names: Sequence[str], most: int = 3) -> str:
+def some_of(names: Sequence[str]) -> str:
     """List names, as in ``a, b, c and 2 more``."""
-    left = len(names) - most
-    return ", ".join(names[:most]) + f" and {left} more" * (left > 0)
+    left = len(names) - 3
+    return ", ".join(names[:3]) + f" and {left} more" * (left > 0)
 
 
 def threads(number: int) -> str:

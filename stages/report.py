@@ -5,7 +5,7 @@ from pathlib import Path
 from stages.entry import run_stage
 from stages.files import new_file, write_json
 from stages.params import Params
-from stages.report_page.measurements import read_measurements
+from stages.report_page.measurements import Measurements
 from stages.report_page.page import render
 from stages.report_page.summary import summarise
 
@@ -15,7 +15,7 @@ SUMMARY = Path("reports/summary.json")
 
 def main(params: Params) -> None:
     """Write ``reports/summary.json`` and ``reports/index.html``."""
-    measured = read_measurements()
+    measured = Measurements()
     summary = summarise(measured, params)
     page = render(measured, summary, params)
     write_json(SUMMARY, summary)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -57,16 +58,12 @@ def configured_key() -> Ed25519PrivateKey | None:
     if not name:
         return None
     path = Path(name).expanduser()
-    content = _read(path, SIGNING_KEY)
+    key = _load(path, SIGNING_KEY, partial(serialization.load_pem_private_key, password=None))
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InputError(
             f"{path}: other users can read or change this private key; run `chmod 600 {path}`, or"
             " make a new key if somebody may have read it"
         )
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError):
-        key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(
             f"{path}: expected an Ed25519 private key without a passphrase; make one with"
@@ -77,11 +74,7 @@ def configured_key() -> Ed25519PrivateKey | None:
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
     """Load a public key; raises InputError if the file is missing or not a public key."""
-    content = _read(path, "the public key")
-    try:
-        key = serialization.load_pem_public_key(content)
-    except (ValueError, TypeError):
-        key = None
+    key = _load(path, "the public key", serialization.load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(
             f"{path}: expected an Ed25519 public key; give the .pub file from `ackd keys new`"
@@ -98,9 +91,12 @@ def is_signed_by(key: Ed25519PublicKey, content: bytes, signature: bytes) -> boo
     return True
 
 
-def _read(path: Path, what: str) -> bytes:
+def _load(path: Path, what: str, parse: Callable[[bytes], object]) -> object:
+    """Return the key in a file; None if it holds none, or one with a passphrase."""
     try:
-        return path.read_bytes()
+        return parse(path.read_bytes())
+    except (ValueError, TypeError):
+        return None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {what} names it") from None
     except OSError as error:

@@ -5,15 +5,7 @@ import math
 from stages.analysis.classes import GAIN_COLUMNS
 from stages.analysis.intervals import Gain
 from stages.formatting import points, threads
-from stages.report_page.charts import (
-    Point,
-    Series,
-    accuracy_against_latency,
-    differences,
-    distributions,
-    lines,
-    reliability,
-)
+from stages.report_page import charts
 from stages.report_page.measurements import History, Measurements, Record
 from stages.report_page.svg import Chart
 
@@ -23,12 +15,13 @@ _LONGEST_NAME = 22
 
 def trade_offs(summary: Record) -> list[Chart]:
     """Draw accuracy against latency for each device with an export that passed and has both."""
-    charts = []
+    drawn = []
     for url, device in summary["devices"].items():
         timed = device["exports"]
         found = [
-            # An export's place among all exports gives it the same colour in every chart.
-            Point(name, place, row["p50_ms"], row["p90_ms"], export["accuracy"], row["noisy"])
+            charts.Point(
+                name, place, row["p50_ms"], row["p90_ms"], export["accuracy"], row["noisy"]
+            )
             for place, (name, export) in enumerate(summary["exports"].items())
             if (row := timed.get(name)) is not None
             and row["status"] == export["status"] == "passed"
@@ -41,21 +34,21 @@ def trade_offs(summary: Record) -> list[Chart]:
             # Browsers at most report the model of a phone.
             by = device["cpu"] or device["machine"] or "Unknown processor"
             student, reading = summary["student"]["accuracy"], f"{by}, {device['runtime']}."
-            charts.append(accuracy_against_latency(title, found, student, at, reading))
-    return charts
+            drawn.append(charts.accuracy_against_latency(title, found, student, at, reading))
+    return drawn
 
 
 def training_charts(measured: Measurements) -> list[Chart]:
     """Draw losses and accuracies of teacher and student, and the terms of the student's loss."""
-    charts = [
-        lines(
+    drawn = [
+        charts.lines(
             "Training loss, total",
             "loss",
             _of_both(measured, "loss/total"),
             "A curve that has levelled off has converged. The two losses have different terms, so"
             " compare shapes, not heights.",
         ),
-        lines(
+        charts.lines(
             "Validation accuracy",
             "accuracy",
             _of_both(measured, "val_accuracy"),
@@ -66,14 +59,14 @@ def training_charts(measured: Measurements) -> list[Chart]:
     del terms["total"]
     if len(terms) > 1:
         reading = "A term that rises while the total falls is losing out to the others."
-        charts.append(lines("The student’s loss, term by term", "loss", terms, reading))
-    return charts
+        drawn.append(charts.lines("The student’s loss, term by term", "loss", terms, reading))
+    return drawn
 
 
 def learner_charts(history: History) -> list[Chart]:
     """Draw how the auxiliary learners develop, from what the method logged."""
     target = {"target": (history["epoch"], history["val_accuracy"])}
-    charts: list[tuple[str, str, Series, str, float | None]] = [
+    wanted: list[tuple[str, str, charts.Series, str, float | None]] = [
         (
             "Validation accuracy of the learners",
             "accuracy",
@@ -105,12 +98,12 @@ def learner_charts(history: History) -> list[Chart]:
             0.5,
         ),
     ]
-    return [lines(*chart) for chart in charts if chart[2]]
+    return [charts.lines(*chart) for chart in wanted if chart[2]]
 
 
 def calibration_chart(analysis: Record) -> Chart:
     """Draw the reliability of teacher and student."""
-    return reliability(
+    return charts.reliability(
         "Reliability of teacher and student",
         {name: analysis["calibration"][name]["bins"] for name in ("teacher", "student")},
         "On the dotted line, accuracy equals confidence; points below it are overconfident. Larger"
@@ -135,7 +128,7 @@ def gains_chart(measured: Measurements) -> Chart:
         f"{name} {points(g.gain)} ({points(g.low)} to {points(g.high)})" for name, g in shown
     )
     mean = Gain(*(baseline[key] for key in Gain._fields))
-    return differences(
+    return charts.differences(
         title,
         [("mean of classes", mean), *shown],
         f"{title}, in points with 95 % intervals: {listed}",
@@ -153,7 +146,9 @@ def latency_charts(measured: Measurements) -> list[Chart]:
         label = precision if runtime == "onnxruntime" else f"{precision}, {runtime}"
         groups.setdefault(title, {})[label] = times
     return [
-        distributions(title, samples) for title, samples in groups.items() if any(samples.values())
+        charts.distributions(title, samples)
+        for title, samples in groups.items()
+        if any(samples.values())
     ]
 
 
@@ -166,7 +161,7 @@ def columns(history: History, prefix: str) -> dict[str, tuple[list[float], list[
     }
 
 
-def _of_both(measured: Measurements, name: str) -> Series:
+def _of_both(measured: Measurements, name: str) -> charts.Series:
     """Return the series of teacher and student; a loaded teacher has accuracies, but no losses."""
     loaded = measured.teacher_history["epoch"] == [0]
     teacher = "teacher (loaded, not trained here)" if loaded else "teacher"

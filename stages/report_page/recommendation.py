@@ -20,13 +20,11 @@ def dominated_by(exports: Mapping[str, Record]) -> dict[str, list[str]]:
     """
     judged = {name: _goodness(export) for name, export in exports.items() if _complete(export)}
     beaten: dict[str, list[str]] = {name: [] for name in exports}
-    for name, own in judged.items():
-        better = [
-            other
-            for other, theirs in judged.items()
-            if theirs != own and all(a >= b for a, b in zip(theirs, own, strict=True))
-        ]
-        beaten[name] = sorted(better, key=lambda other: exports[other]["p50_ms"])
+    for other in sorted(judged, key=lambda name: exports[name]["p50_ms"]):
+        for name, own in judged.items():
+            theirs = judged[other]
+            if theirs != own and all(a >= b for a, b in zip(theirs, own, strict=True)):
+                beaten[name].append(other)
     return beaten
 
 
@@ -42,12 +40,13 @@ def recommended(exports: Mapping[str, Record], max_drop: float | None) -> Record
     open_to_choice = {n: e for n, e in exports.items() if _complete(e) and not beaten[n]}
     if not open_to_choice:
         return None
-    keeping = {n: e for n, e in open_to_choice.items() if _keeps_accuracy(e, max_drop)}
-    limit = "match torch within the margin of error"
-    if max_drop is not None:
-        limit = (
-            f"stay within a drop of {points(max_drop).lstrip('+')} points (gate.max_export_drop)"
-        )
+    if max_drop is None:
+        keeping = {n: e for n, e in open_to_choice.items() if e["drop_low"] <= 0}
+        limit = "match torch within the margin of error"
+    else:
+        keeping = {n: e for n, e in open_to_choice.items() if e["drop"] <= max_drop + _ROUNDING}
+        allowed = points(max_drop).lstrip("+")
+        limit = f"stay within a drop of {allowed} points (gate.max_export_drop)"
     if keeping:
         name = min(keeping, key=lambda n: (keeping[n]["p50_ms"], -keeping[n]["accuracy"]))
         why = f"the fastest of those that {limit}"
@@ -63,12 +62,6 @@ def _complete(export: Record) -> bool:
 
 def _goodness(export: Record) -> list[float]:
     return [export[axis] if more else -export[axis] for axis, more in _AXES.items()]
-
-
-def _keeps_accuracy(export: Record, max_drop: float | None) -> bool:
-    if max_drop is None:
-        return bool(export["drop_low"] <= 0)
-    return bool(export["drop"] <= max_drop + _ROUNDING)
 
 
 def _figures(export: Record, exports: Mapping[str, Record]) -> str:

@@ -51,7 +51,7 @@ def require() -> Path:
     return folder()
 
 
-def install(packed: Path | None = None) -> Path:
+def install(packed: Path | None = None) -> None:
     """Install the files for :func:`require`, from the output of ``npm pack`` or from npm.
 
     Raises:
@@ -82,7 +82,6 @@ def install(packed: Path | None = None) -> Path:
                 f"{folder()}: could not be written ({error.strerror}); set {_PLACE} to another"
                 " folder"
             ) from None
-    return folder()
 
 
 def _fetch(place: Path) -> Path:
