@@ -115,6 +115,11 @@ def networks(summary: Record) -> Table:
     """Compare teacher, proxy (if it is another network) and student."""
     teacher, student = summary["teacher"], summary["student"]
     keys = ("network", "accuracy", "parameters", "macs", "size_mb")
+    origins = [
+        f"The {name} starts from {weights['source']} ({weights['licence'] or 'no licence stated'})."
+        for name in ("teacher", "student")
+        if (weights := summary[name]["weights"])
+    ]
     shown = of_records(
         "Teacher and student",
         [""],
@@ -127,11 +132,11 @@ def networks(summary: Record) -> Table:
         f"Accuracy is top-1 on the {summary['data']['test']} test images; MACs are multiply-adds"
         f" for one image of {summary['data']['image_size']}×{summary['data']['image_size']} pixels;"
         " size is that of the weights in fp32 (1 MB = 10⁶ bytes).",
+        origins,
     )
     ratios = [times(teacher[key] / student[key]) for key in keys[2:]]
     lost = f"{points(summary['drop_from_teacher'])} points"
-    rows = [*shown.rows, ["teacher / student", "", lost, *ratios]]
-    return shown._replace(rows=rows, notes=[*shown.notes, *_origins(summary)])
+    return shown._replace(rows=[*shown.rows, ["teacher / student", "", lost, *ratios]])
 
 
 _SCORES = {
@@ -160,14 +165,6 @@ def scores(summary: Record) -> Table:
         "Balanced accuracy and macro F1 are means over classes; balanced accuracy is shown only if"
         " it differs from top-1 accuracy.",
     )
-
-
-def _origins(summary: Record) -> list[str]:
-    return [
-        f"The {name} starts from {weights['source']} ({weights['licence'] or 'no licence stated'})."
-        for name in ("teacher", "student")
-        if (weights := summary[name]["weights"])
-    ]
 
 
 def exports(summary: Record, packaged: Iterable[str] | None = None) -> Table:
@@ -220,7 +217,7 @@ def litert(summary: Record) -> Table | None:
         return None
     found = summary["litert"]["exports"]
     keys = ["status", "accuracy", "drop", "size_mb", "p50_ms", "p90_ms", "speedup"]
-    failed = {name: export["reason"] for name, export in found.items() if export["reason"]}
+    notes = [f"{n} in LiteRT: {one['reason']}." for n, one in found.items() if one["reason"]]
     return of_records(
         "The student in LiteRT, on the machine that ran the chain",
         ["precision"],
@@ -229,7 +226,7 @@ def litert(summary: Record) -> Table | None:
         "Latency is for one image at one thread; speed is relative to the median of onnxruntime’s"
         " fp32 on the same machine, if measured. These files are in artifacts/litert, not in the"
         " bundle.",
-        [f"{name} in LiteRT: {reason}." for name, reason in failed.items()],
+        notes,
     )
 
 

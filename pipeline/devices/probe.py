@@ -65,12 +65,11 @@ def measurement(report: Report, name: str | None) -> Measurement:
 
 
 def _invitation(probe: Probe, reach: Reach) -> str:
-    port = probe.address.split(":")[2].partition("/")[0]
     parts = ["Open this page on a device in the same network:"]
     if not reach.lan:
         parts = [
             "Open this page on this machine, or on a phone with a cable after"
-            f" `adb reverse tcp:{port} tcp:{port}`. --lan opens it to the network:"
+            f" `adb reverse tcp:{probe.port} tcp:{probe.port}`. --lan opens it to the network:"
         ]
     elif sys.stdout.isatty():
         parts.append(qr_code(probe.address))

@@ -17,10 +17,7 @@ _COLUMNS = 4
 
 
 def confused_pairs(answers: Labels, labels: Labels, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return pairs of true class and wrong prediction, the most frequent first.
-
-    ``share`` is the fraction of the class's images.
-    """
+    """List wrong predictions, the most frequent first; ``share`` is that of the class's images."""
     of_class = np.bincount(labels, minlength=len(classes))
     wrong = answers != labels
     pairs, counts = np.unique(np.stack([labels, answers])[:, wrong], axis=1, return_counts=True)

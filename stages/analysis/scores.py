@@ -16,10 +16,7 @@ _RESAMPLES = 1000
 
 
 def ranks(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> Labels:
-    """Count the classes ranked before the label: ``[N, K]`` to ``[N]``.
-
-    Of equal logits the first ranks higher, as in argmax.
-    """
+    """Count the classes ranked before the label, of equal ones the first: ``[N, K]`` to ``[N]``."""
     own = logits[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(logits.shape[1]) < labels[:, None]
     before: Labels = ((logits > own) | ((logits == own) & earlier)).sum(1)

@@ -19,10 +19,7 @@ _ATTENTION = "attention/"
 
 
 def compare(seen: Observation, count: int) -> list[dict[str, Any]]:
-    """Compute CKA and KL of each pair of networks on the first ``count`` images.
-
-    KL is ``KL(first || second)``.
-    """
+    """Compute CKA and ``KL(a || b)`` of each pair of networks on the first ``count`` images."""
     embeddings, logits = _first(seen.embeddings, count), _first(seen.logits, count)
     return [
         {

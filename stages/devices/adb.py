@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from models.errors import InputError
 from stages.devices import native_runner
@@ -69,18 +68,15 @@ class AdbDevice(Device):
         """Measure on the probe's page in the device's browser."""
         if self.url.threads:
             profile = profile.model_copy(update={"threads": self.url.threads})
-        with probing(exported, profile, Reach()) as probe:
-            port = urlsplit(probe.address).port
-            assert port is not None  # the server chose a free one
-            with self.adb.reversed(port):
-                self._open(probe.address + START)
-                print(f"{self.name}: measuring; keep the page in the foreground", flush=True)
-                return self._wait(probe)
+        with probing(exported, profile, Reach()) as probe, self.adb.reversed(probe.port):
+            self._open(probe.address + START)
+            print(f"{self.name}: measuring; keep the page in the foreground", flush=True)
+            return self._wait(probe)
 
     def _wait(self, probe: Probe) -> Report:
         start, limit = time.monotonic(), timeout_s()
         while (report := probe.wait(min(_LOOK_SECONDS, limit, BEGIN_SECONDS))) is None:
-            self.adb.require_attached()
+            self.adb.run("get-state")  # asks adb's server; raises InputError if the device is gone
             waited, late = time.monotonic() - start, None
             if waited >= BEGIN_SECONDS and not probe.runs.begun:
                 late = f"opened the page within {BEGIN_SECONDS:g} s"

@@ -47,10 +47,6 @@ class Adb:
         """Run a program on the device; the arguments reach it unchanged."""
         return self.run("shell", shlex.join(command))
 
-    def require_attached(self) -> None:
-        """Raise InputError if the device is gone; asks only adb's server."""
-        self.run("get-state")
-
     def push(self, files: Sequence[Path], folder: str) -> None:
         """Copy files to the device; raises InputError if that fails, as when it is full."""
         finished = self.run("push", *map(str, files), f"{folder}/")

@@ -13,7 +13,7 @@ from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported
 from stages.runtimes.litert_runtime import LiteRtRuntime
-from stages.runtimes.parity import OF_ANSWERS, Reference, breaches, measurements, read_reference
+from stages.runtimes.parity import OF_ANSWERS, breaches, measurements, read_reference
 from stages.runtimes.process import run_process
 from stages.sections.export import Profile
 
@@ -55,7 +55,10 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
         try:
             _convert(path, folder / "fp32.tflite", params.export.calibration_images)
             row |= {"sha256": sha256(path), "bytes": path.stat().st_size}
-            row |= _answers(path, reference)
+            test = reference.test.images
+            ran = LiteRtRuntime().run(path, [Job(reference.golden_images, 1), Job(test, 1)])
+            row |= {"provider": ran.provider, "dtypes": ran.dtypes}
+            row |= measurements(ran, [1], reference, len(test))
         except RuntimeFailureError as error:
             row["reason"] = str(error)
             continue
@@ -69,14 +72,6 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
                 missed.append(f"at {number_of_threads(threads)}: {timed['reason']}")
         row |= outcome(", ".join(missed) or None)
     return rows, samples
-
-
-def _answers(path: Path, reference: Reference) -> Row:
-    """Run a file on the golden batch and the test split, one image at a time, and compare."""
-    test = reference.test.images
-    execution = LiteRtRuntime().run(path, [Job(reference.golden_images, 1), Job(test, 1)])
-    ran = {"provider": execution.provider, "dtypes": execution.dtypes}
-    return ran | measurements(execution, [1], reference, len(reference.test))
 
 
 def _convert(target: Path, float32: Path, calibration_images: int) -> None:

@@ -1,7 +1,7 @@
 """Warn if the auxiliary learners have stopped having an effect."""
 
 from stages.formatting import percent
-from stages.report_page.measurements import History
+from stages.report_page.measurements import History, columns
 
 # An accuracy of the discriminators this close to 50 or 100 % counts as pinned.
 _PINNED = 0.02
@@ -24,16 +24,11 @@ def warnings(history: History) -> list[str]:
                 f"The discriminators’ accuracy is pinned at {100 * pinned:.0f} % {when}: {why}, so"
                 " the adversarial term has little effect."
             )
-    prefix = "attention/"
-    attention = {
-        name.removeprefix(prefix): values[-1]
-        for name, values in history.items()
-        if name.startswith(prefix)
-    }
-    for name, weight in attention.items():
-        if len(attention) > 1 and weight >= _COLLAPSED:
+    attention = columns(history, "attention/")
+    for name, weights in attention.items():
+        if len(attention) > 1 and weights[-1] >= _COLLAPSED:
             found.append(
-                f"The attention has collapsed on {name}, with {percent(weight)} of the weight in"
-                " the last epoch: the other learners contribute little to the ensemble."
+                f"The attention has collapsed on {name}, with {percent(weights[-1])} of the weight"
+                " in the last epoch: the other learners contribute little to the ensemble."
             )
     return found

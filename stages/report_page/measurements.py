@@ -13,11 +13,7 @@ _REPORTS, _ARTIFACTS = Path("reports"), Path("artifacts")
 
 
 class Measurements:
-    """The contents of the files in ``docs/files.md``.
-
-    Raises:
-        InputError: a file is missing or damaged.
-    """
+    """The contents of the files in ``docs/files.md``; one missing or damaged raises InputError."""
 
     def __init__(self) -> None:
         self.data = read_json(_REPORTS / "data.json")
@@ -44,6 +40,15 @@ class Measurements:
         errors = _ARTIFACTS / "analysis/errors.png"
         # None if the student makes no error on the test images.
         self.errors = errors.read_bytes() if errors.exists() else None
+
+
+def columns(history: History, prefix: str) -> dict[str, list[float]]:
+    """Return columns with a prefix, by the rest of the name; pairs are joined by "and"."""
+    return {
+        name.removeprefix(prefix).replace("~", " and "): values
+        for name, values in history.items()
+        if name.startswith(prefix)
+    }
 
 
 def _read_history(stage: str) -> History:

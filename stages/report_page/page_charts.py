@@ -6,7 +6,7 @@ from stages.analysis.classes import GAIN_COLUMNS
 from stages.analysis.intervals import Gain
 from stages.formatting import points, threads
 from stages.report_page import charts
-from stages.report_page.measurements import History, Measurements, Record
+from stages.report_page.measurements import History, Measurements, Record, columns
 from stages.report_page.svg import Chart
 
 _GAINS = 20
@@ -55,7 +55,7 @@ def training_charts(measured: Measurements) -> list[Chart]:
             "Higher is better. A curve that falls while the loss still falls is overfitting.",
         ),
     ]
-    terms = columns(measured.student_history, "loss/")
+    terms = _series(measured.student_history, "loss/")
     del terms["total"]
     if len(terms) > 1:
         reading = "A term that rises while the total falls is losing out to the others."
@@ -70,7 +70,7 @@ def learner_charts(history: History) -> list[Chart]:
         (
             "Validation accuracy of the learners",
             "accuracy",
-            target | columns(history, "val_accuracy/"),
+            target | _series(history, "val_accuracy/"),
             "If the ensemble is above all of its learners, they complement each other. The gap"
             " between target and ensemble is what the target could still learn.",
             None,
@@ -78,21 +78,21 @@ def learner_charts(history: History) -> list[Chart]:
         (
             "CKA of each pair",
             "linear CKA",
-            columns(history, "cka/"),
+            _series(history, "cka/"),
             "At 1, two learners represent the images identically; the lower, the more they differ.",
             None,
         ),
         (
             "Attention",
             "mean weight",
-            columns(history, "attention/"),
+            _series(history, "attention/"),
             "As long as no curve reaches 100 %, every learner contributes to the ensemble.",
             None,
         ),
         (
             "Discriminators (dotted: chance)",
             "accuracy",
-            columns(history, "discriminator_"),
+            _series(history, "discriminator_"),
             "Between chance and 100 %, the discriminators guide the learners; pinned at either end,"
             " they do not.",
             0.5,
@@ -152,13 +152,8 @@ def latency_charts(measured: Measurements) -> list[Chart]:
     ]
 
 
-def columns(history: History, prefix: str) -> dict[str, tuple[list[float], list[float]]]:
-    """Return columns with a prefix, by the rest of the name; pairs are joined by "and"."""
-    return {
-        name.removeprefix(prefix).replace("~", " and "): (history["epoch"], values)
-        for name, values in history.items()
-        if name.startswith(prefix)
-    }
+def _series(history: History, prefix: str) -> dict[str, tuple[list[float], list[float]]]:
+    return {name: (history["epoch"], values) for name, values in columns(history, prefix).items()}
 
 
 def _of_both(measured: Measurements, name: str) -> charts.Series:

@@ -31,6 +31,7 @@ class Probe:
     """A page that is being served."""
 
     address: str  # of the page; the path is secret
+    port: int
     fingerprint: str | None  # SHA-256 of the certificate; None without HTTPS
     runs: Runs
 
@@ -59,4 +60,4 @@ def probing(exported: Exported, profile: Profile, reach: Reach) -> Iterator[Prob
     port = listener.getsockname()[1]
     scheme = "https" if reach.https else "http"
     with serving(create_app(token, runs, runtime), HEADERS, listener, context):
-        yield Probe(f"{scheme}://{host}:{port}/{token}/", fingerprint, runs)
+        yield Probe(f"{scheme}://{host}:{port}/{token}/", port, fingerprint, runs)

@@ -118,7 +118,7 @@ class Runs:
                     "file": task.entry["path"],
                     "provider": task.provider,
                     "threads": task.threads,
-                    "row": _shown(run.rows.get(number)),
+                    "row": run.rows.get(number),
                 }
                 for number, task in enumerate(tasks)
             ],
@@ -141,7 +141,7 @@ class Runs:
                 run.tasks[number], sent, self.reference, self.profile.max_runs
             )
             self._report_if_whole(run)
-        return {"row": _shown(run.rows[number])}
+        return {"row": {k: v for k, v in run.rows[number].items() if k != "samples_ms"}}
 
     def _report_if_whole(self, run: _Run) -> None:
         if len(run.rows) == len(run.tasks):
@@ -157,7 +157,3 @@ def _labels(path: Path, count: int) -> list[str]:
     if not isinstance(labels, list) or len(labels) != count:
         raise InputError(f"{path}: expected {count} class names; package the bundle again")
     return [str(label) for label in labels]
-
-
-def _shown(row: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if row is None else {k: v for k, v in row.items() if k != "samples_ms"}

@@ -43,12 +43,10 @@ class _Server(uvicorn.Server):
         self.failures = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        del sockets
         await super().startup(sockets=[])
         self._accepting = asyncio.create_task(self._accept())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        del sockets
         self._accepting.cancel()
         await super().shutdown(sockets=[])
 
