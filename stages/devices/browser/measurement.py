@@ -3,9 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from stages.devices import judging
 from stages.devices.base import Row, unmeasured
 from stages.devices.judging import Count, Milliseconds, Text, Timed
-from stages.devices.rules import compare
+from stages.devices.rules import compare, outcome
 from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
@@ -71,39 +69,27 @@ class Sent(Message):
     result: Measured | Failed
 
 
-@dataclass(frozen=True)
-class Task:
-    """A measurement of the model with ``entry``'s ``path`` and ``sha256``, or why to skip it."""
-
-    precision: str
-    entry: Mapping[str, Any]
-    provider: Literal["wasm", "webgpu"]
-    threads: int
-    reason: str | None = None
-
-    def row(self, status: str, reason: str | None) -> Row:
-        """Return the row, without times."""
-        row = unmeasured(self.entry, self.precision, self.threads, RUNTIME, reason, status)
-        return row | {"provider": self.provider}
-
-
 class WrongMessageError(Exception):
     """A page's message does not fit its task; the text is one sentence."""
 
 
-def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Task]:
-    """Plan every static model on the CPU with each thread count, and float models on the GPU."""
-    tasks = []
+def plan(exported: Exported, profile: Profile, browser: Browser) -> list[Row]:
+    """Plan every static model on the CPU with each thread count, and float models on the GPU.
+
+    Rows are ``planned``, or ``skipped`` with the reason.
+    """
+    rows = []
     for precision in exported.precisions:
-        entry = exported.entry(precision, "static")
-        tasks += [
-            Task(precision, entry, "wasm", threads, _lacks_threads(threads, browser))
-            for threads in profile.threads
-        ]
+        settings = [("wasm", count, _lacks_threads(count, browser)) for count in profile.threads]
         # The GPU has no kernels for quantized layers; wasm would run them, at the cost of copies.
         if precision.startswith("fp"):
-            tasks.append(Task(precision, entry, "webgpu", 1, _lacks_gpu(precision, browser)))
-    return tasks
+            settings.append(("webgpu", 1, _lacks_gpu(precision, browser)))
+        entry = exported.entry(precision, "static")
+        for provider, threads, reason in settings:
+            status = "skipped" if reason else "planned"
+            row = unmeasured(entry, precision, threads, RUNTIME, reason, status)
+            rows.append(row | {"provider": provider})
+    return rows
 
 
 def _lacks_threads(threads: int, browser: Browser) -> str | None:
@@ -149,22 +135,22 @@ def system(browser: Browser) -> str:
 
 
 def judge(
-    task: Task, sent: Measured | Failed, reference: npt.NDArray[np.float32], max_runs: int
+    planned: Row, sent: Measured | Failed, reference: npt.NDArray[np.float32], max_runs: int
 ) -> Row:
     """Return the row of one measurement, judged by the rules for all devices.
 
     ``reference`` are torch's logits ``[G, K]``. Raises WrongMessageError if ``sent`` does not
-    answer ``task``.
+    answer ``planned``.
     """
     if isinstance(sent, Failed):
-        return task.row("failed", sent.error or "no reason given")
+        return planned | outcome(sent.error or "no reason given")
     if not 1 <= len(sent.samples_ms) <= max_runs:
         raise WrongMessageError(f"{len(sent.samples_ms)} samples, expected 1 to {max_runs}")
-    if not sent.provider.startswith(task.provider):
-        raise WrongMessageError(f"the provider is {sent.provider}, expected {task.provider}")
+    if not sent.provider.startswith(planned["provider"]):
+        raise WrongMessageError(f"the provider is {sent.provider}, expected {planned['provider']}")
     parity = compare(_logits(sent.logits, reference.shape), reference)
     trouble = "the page was hidden while it measured" if sent.hidden else None
-    return judging.judge(task.row("passed", None), sent, parity, "browser", trouble)
+    return judging.judge(planned, sent, parity, "browser", trouble)
 
 
 def _logits(text: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

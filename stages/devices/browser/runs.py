@@ -3,13 +3,13 @@
 import json
 import queue
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
 from stages.devices.browser import measurement, web_runtime
-from stages.devices.browser.measurement import Browser, Failed, Measured, Task
+from stages.devices.browser.measurement import Browser, Failed, Measured
 from stages.devices.proof import DeviceError
 from stages.devices.runner import load_golden
 from stages.runtimes.exported import Exported
@@ -25,8 +25,8 @@ class Report:
 
     browser: Browser
     rows: list[dict[str, Any]]
-    """As in ``reports/latency.json``, with ``samples_ms`` and without ``device``; what the browser
-    could not run is ``skipped``, with the reason."""
+    """As in ``reports/latency.json``, with ``samples_ms`` and without ``device``; ``planned`` at
+    first, or ``skipped`` with the reason."""
 
     @property
     def name(self) -> str:
@@ -49,13 +49,6 @@ class Report:
         }
 
 
-@dataclass
-class _Run:
-    browser: Browser
-    tasks: list[Task]
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-
 class Runs:
     """The runs of all pages that measure a bundle, whose damaged files raise InputError."""
 
@@ -69,7 +62,7 @@ class Runs:
         self.models = [exported.file(precision, "static") for precision in exported.precisions]
         self.labels = _labels(exported.folder / "labels.json", self.description["num_classes"])
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Report] = {}
 
     @property
     def about(self) -> dict[str, Any]:
@@ -99,11 +92,7 @@ class Runs:
 
     def begin(self, browser: Browser) -> dict[str, Any]:
         """Start a run, and return its id and tasks; those that cannot run already have a row."""
-        tasks = measurement.plan(self.exported, self.profile, browser)
-        run = _Run(browser, tasks)
-        for number, task in enumerate(tasks):
-            if task.reason is not None:
-                run.rows[number] = task.row("skipped", task.reason)
+        run = Report(browser, measurement.plan(self.exported, self.profile, browser))
         while len(self._runs) >= _MAX_RUNS:
             del self._runs[next(iter(self._runs))]
         name = secrets.token_urlsafe(12)
@@ -114,13 +103,13 @@ class Runs:
             "tasks": [
                 {
                     "number": number,
-                    "precision": task.precision,
-                    "file": task.entry["path"],
-                    "provider": task.provider,
-                    "threads": task.threads,
-                    "row": run.rows.get(number),
+                    "precision": row["precision"],
+                    "file": row["file"],
+                    "provider": row["provider"],
+                    "threads": row["threads"],
+                    "row": None if row["status"] == "planned" else row,
                 }
-                for number, task in enumerate(tasks)
+                for number, row in enumerate(run.rows)
             ],
         }
 
@@ -134,19 +123,18 @@ class Runs:
             WrongMessageError: ``sent`` does not answer this task.
         """
         run = self._runs[name]
-        if not 0 <= number < len(run.tasks):
+        if not 0 <= number < len(run.rows):
             raise KeyError(number)
-        if number not in run.rows:
-            run.rows[number] = measurement.judge(
-                run.tasks[number], sent, self.reference, self.profile.max_runs
-            )
+        row = run.rows[number]
+        if row["status"] == "planned":
+            row = measurement.judge(row, sent, self.reference, self.profile.max_runs)
+            run.rows[number] = row
             self._report_if_whole(run)
-        return {"row": {k: v for k, v in run.rows[number].items() if k != "samples_ms"}}
+        return {"row": {key: row[key] for key in row if key != "samples_ms"}}
 
-    def _report_if_whole(self, run: _Run) -> None:
-        if len(run.rows) == len(run.tasks):
-            rows = [run.rows[at] for at in range(len(run.tasks))]
-            self.reports.put(Report(run.browser, rows))
+    def _report_if_whole(self, run: Report) -> None:
+        if all(row["status"] != "planned" for row in run.rows):
+            self.reports.put(run)
 
 
 def _labels(path: Path, count: int) -> list[str]:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.devices.base import unmeasured
 from stages.devices.browser.measurement import (
+    RUNTIME,
     Failed,
     Measured,
-    Task,
     WrongMessageError,
     judge,
     plan,
@@ -28,7 +29,7 @@ DESCRIPTION = {
 }
 REFERENCE = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
 ENTRY = {"path": "fp32.static.onnx", "sha256": "0" * 64}
-TASK = Task("fp32", ENTRY, "wasm", 1)
+TASK = unmeasured(ENTRY, "fp32", 1, RUNTIME, None, "planned") | {"provider": "wasm"}
 
 
 def encoded(logits: np.ndarray) -> str:
@@ -50,8 +51,9 @@ def measured(**given: Any) -> Measured:
 
 
 def planned(**given: Any) -> dict[tuple[str, str, int], str | None]:
-    tasks = plan(Exported(Path(), DESCRIPTION), Profile(threads=[1, 4]), make_browser(**given))
-    return {(task.precision, task.provider, task.threads): task.reason for task in tasks}
+    rows = plan(Exported(Path(), DESCRIPTION), Profile(threads=[1, 4]), make_browser(**given))
+    assert all(row["status"] == ("skipped" if row["reason"] else "planned") for row in rows)
+    return {(row["precision"], row["provider"], row["threads"]): row["reason"] for row in rows}
 
 
 def test_a_phone_with_everything_measures_everything():
@@ -129,7 +131,7 @@ def test_incomplete_measurements_have_no_times(given, reason):
 
 
 def test_operators_that_fell_back_to_the_cpu_are_named():
-    task = Task("fp32", ENTRY, "webgpu", 1)
+    task = TASK | {"provider": "webgpu"}
     row = judge(task, measured(provider="webgpu+wasm"), REFERENCE, 10)
     assert (row["provider"], row["status"]) == ("webgpu+wasm", "passed")
 
