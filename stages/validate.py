@@ -15,18 +15,10 @@ from stages.entry import run_stage
 from stages.files import write_json
 from stages.params import Params
 from stages.progress import track
+from stages.runtimes import parity
 from stages.runtimes.base import Job, Runtime, RuntimeFailureError
 from stages.runtimes.exported import SHAPES, Exported, load_exported
 from stages.runtimes.onnx_runtime import OnnxRuntime
-from stages.runtimes.parity import (
-    BATCH,
-    OF_ANSWERS,
-    Reference,
-    accuracy,
-    breaches,
-    measurements,
-    read_reference,
-)
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 from stages.sections.export import Validate
 
@@ -46,7 +38,7 @@ def main(params: Params) -> None:
                 f"params.yaml: export.required names {precision}, which was"
                 f" {exported.failed[precision]}; remove it, or choose another student"
             )
-    reference = read_reference(exported, "validate")
+    reference = parity.read_reference(exported, "validate")
     runtimes: list[tuple[Runtime, str | None]] = [(OnnxRuntime(), None), (tensorrt, absent)]
     work = [
         (runtime, reason, precision, shape)
@@ -56,7 +48,7 @@ def main(params: Params) -> None:
         for shape in SHAPES
     ]
     results = [validate(*one, exported, reference, settings) for one in track(work, "validate")]
-    torch_accuracy = accuracy(reference.test_logits, reference.test.labels)
+    torch_accuracy = parity.accuracy(reference.test_logits, reference.test.labels)
     write_json(
         REPORT,
         {"torch": {"accuracy": torch_accuracy, "images": len(reference.test)}, "results": results},
@@ -84,7 +76,7 @@ def validate(
     precision: str,
     shape: str,
     exported: Exported,
-    reference: Reference,
+    reference: parity.Reference,
     settings: Validate,
 ) -> dict[str, Any]:
     """Validate one model; ``skipped`` if the runtime is unavailable, with ``absent`` as reason."""
@@ -100,13 +92,13 @@ def validate(
         "status": "skipped",
         "reason": absent,
         "golden": None,
-        **dict.fromkeys((*OF_ANSWERS, "agreement", "images")),
+        **dict.fromkeys((*parity.OF_ANSWERS, "agreement", "images")),
         "latency": None,
     }
     if absent:
         return row
     golden, test = reference.golden_images, reference.test.images
-    sizes, batch = (settings.batch_sizes, BATCH) if shape == "dynamic" else ([1], 1)
+    sizes, batch = (settings.batch_sizes, parity.BATCH) if shape == "dynamic" else ([1], 1)
     sizes = list(dict.fromkeys(min(size, len(golden)) for size in sizes))
     images = len(test) if shape == "dynamic" else min(STATIC_IMAGES, len(test))
     jobs = [*(Job(golden, size) for size in sizes), Job(test.first(images), batch)]
@@ -118,8 +110,8 @@ def validate(
     if times := execution.times:
         gpu, wall = statistics(times.gpu_ms), statistics(times.wall_ms)
         row["latency"] = {"batch_size": 1, "gpu": gpu, "wall": wall}
-    row |= measurements(execution, sizes, reference, images)
-    return row | outcome(", ".join(breaches(row, precision, settings)) or None)
+    row |= parity.measurements(execution, sizes, reference, images)
+    return row | outcome(", ".join(parity.breaches(row, precision, settings)) or None)
 
 
 if __name__ == "__main__":

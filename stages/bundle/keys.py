@@ -29,19 +29,16 @@ def new_key(private_file: Path) -> tuple[Path, str]:
     for path in (private_file, public_file):
         if path.exists() or path.is_symlink():
             raise InputError(f"{path}: exists already; name another file")
-    key = Ed25519PrivateKey.generate()
+    key, pem = Ed25519PrivateKey.generate(), serialization.Encoding.PEM
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    private = key.private_bytes(serialization.Encoding.PEM, *form).decode("ascii")
+    private = key.private_bytes(pem, *form).decode("ascii")
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     try:
         private_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Created with its final mode, and never over an existing file.
         with open(private_file, "x", opener=partial(os.open, mode=0o600)) as file:
             file.write(private)
-        public_file.write_bytes(
-            key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
+        public_file.write_bytes(public)
     except OSError as error:
         raise InputError(f"{private_file}: could not be written ({error.strerror})") from None
     return public_file, key_id(key.public_key())

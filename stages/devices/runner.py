@@ -142,7 +142,7 @@ def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> tuple[An
     session = load()
     init_ms = (time.perf_counter_ns() - start) / 1e6
     feed = {session.get_inputs()[0].name: images[:1]}
-    first_ms = time_run(session, feed)
+    (first_ms,) = time_runs(session, feed, 1, 0.0, 1)
 
     parity = compare(run_batches(session, images, 1), reference)
     time_runs(session, feed, settings.warmup_runs, settings.warmup_seconds, sys.maxsize)
@@ -162,13 +162,6 @@ def time_model(load: Callable[[], Any], golden: Path, settings: Any) -> tuple[An
     }
 
 
-def time_run(session: onnxruntime.InferenceSession, feed: dict[str, Array]) -> float:
-    """Return the wall time of one run in ms."""
-    start = time.perf_counter_ns()
-    session.run(None, feed)
-    return (time.perf_counter_ns() - start) / 1e6
-
-
 def time_runs(
     session: onnxruntime.InferenceSession,
     feed: dict[str, Array],
@@ -176,11 +169,13 @@ def time_runs(
     min_seconds: float,
     max_runs: int,
 ) -> list[float]:
-    """Time at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``, in ms."""
+    """Time at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``, each in ms."""
     samples: list[float] = []
     end = time.perf_counter() + min_seconds
     while len(samples) < max_runs and (len(samples) < min_runs or time.perf_counter() < end):
-        samples.append(time_run(session, feed))
+        start = time.perf_counter_ns()
+        session.run(None, feed)
+        samples.append((time.perf_counter_ns() - start) / 1e6)
     return samples
 
 
