@@ -91,27 +91,15 @@ class Runs:
         return self.reference.nbytes * 4 // 3 + self.profile.max_runs * 24 + 16 * 1024
 
     def begin(self, browser: Browser) -> dict[str, Any]:
-        """Start a run, and return its id and tasks; those that cannot run already have a row."""
+        """Start a run, and return its id and its numbered rows, planned or skipped."""
         run = Report(browser, measurement.plan(self.exported, self.profile, browser))
         while len(self._runs) >= _MAX_RUNS:
             del self._runs[next(iter(self._runs))]
         name = secrets.token_urlsafe(12)
         self._runs[name] = run
         self._report_if_whole(run)
-        return {
-            "run": name,
-            "tasks": [
-                {
-                    "number": number,
-                    "precision": row["precision"],
-                    "file": row["file"],
-                    "provider": row["provider"],
-                    "threads": row["threads"],
-                    "row": None if row["status"] == "planned" else row,
-                }
-                for number, row in enumerate(run.rows)
-            ],
-        }
+        tasks = [{"number": number, **row} for number, row in enumerate(run.rows)]
+        return {"run": name, "tasks": tasks}
 
     def take(self, name: str, number: int, sent: Measured | Failed) -> dict[str, Any]:
         """Judge one measurement; the last one of a run completes its report.

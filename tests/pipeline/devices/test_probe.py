@@ -60,7 +60,7 @@ def report(project):
     )
     runs.take(begun["run"], 0, measured)
     for task in begun["tasks"][1:]:
-        if task["row"] is None:
+        if task["status"] == "planned":
             runs.take(begun["run"], task["number"], Failed(error="out of\nmemory\x1b[2J"))
     return runs.reports.get(timeout=1)
 

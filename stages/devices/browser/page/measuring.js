@@ -196,7 +196,7 @@ export async function measureAll(about, browser, show, signal) {
     const { run, tasks } = await (await ask("runs", browser)).json();
     show.planned(tasks);
     for (const task of tasks) {
-      if (task.row) continue;
+      if (task.status !== "planned") continue;
       show.begun(task);
       const result = await measure(about, task, images, signal);
       const judged = await (await ask(`runs/${run}/${task.number}`, { result })).json();

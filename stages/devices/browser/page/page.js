@@ -84,7 +84,7 @@ function list(tasks) {
   const items = new Map();
   let precision = null;
   for (const task of tasks) {
-    if (task.row) continue;
+    if (task.status !== "planned") continue;
     if (task.precision !== precision) $("rows").append(element("li", "precision", task.precision));
     precision = task.precision;
     items.set(task.number, itemOf(task));
@@ -92,8 +92,8 @@ function list(tasks) {
   }
   const skipped = new Map();
   for (const task of tasks) {
-    if (!task.row) continue;
-    const what = `${nameOf(task)}: ${task.row.reason}`;
+    if (task.status === "planned") continue;
+    const what = `${nameOf(task)}: ${task.reason}`;
     skipped.set(what, [...(skipped.get(what) ?? []), task.precision]);
   }
   $("skipped").replaceChildren(...[...skipped].map(([what, precisions]) => {
