@@ -28,13 +28,10 @@ _HEAD = (MANIFEST, SIGNATURE)
 
 
 def main(params: Params) -> None:
-    """Write ``artifacts/bundle`` and ``artifacts/bundle.tar.gz``.
+    """Write ``artifacts/bundle`` and its archive, signed if ``ACKD_SIGNING_KEY`` names a key.
 
-    The bundle is signed if ``ACKD_SIGNING_KEY`` names a key.
-
-    Raises:
-        InputError: a goal of the gate is missed, an exported file was altered, or the key is not
-            usable.
+    Raises InputError if a goal of the gate is missed, an exported file was altered, or the key is
+    not usable.
     """
     bundle, key = params.package, configured_key()
     gate = read_json(GATE)

@@ -19,11 +19,8 @@ SIGNING_KEY = "ACKD_SIGNING_KEY"
 def new_key(private_file: Path) -> tuple[Path, str]:
     """Write a new private key, readable only by its owner, and the public one (``.pub``) beside it.
 
-    Returns:
-        The public key's file and the key id.
-
-    Raises:
-        InputError: one of the files exists, or they cannot be written.
+    Returns the public key's file and the key id; raises InputError if one of the files exists, or
+    they cannot be written.
     """
     public_file = private_file.with_name(private_file.name + ".pub")
     for path in (private_file, public_file):

@@ -74,12 +74,8 @@ class Device(ABC):
     def measure(self, exported: Exported, profile: Profile) -> Measurement:
         """Measure each precision's static model: latency at batch 1 and parity.
 
-        Returns:
-            A row for each precision and number of threads; ``failed`` if it did not run.
-
-        Raises:
-            InputError: the device is unreachable or lacks a program, or a file was altered in
-                transfer.
+        Each precision and number of threads has a row, ``failed`` if it did not run. Raises
+        InputError if the device is unreachable or lacks a program, or if it got an altered file.
         """
 
 

@@ -28,9 +28,7 @@ def trade_offs(summary: Record) -> list[Chart]:
         ]
         if found:
             title = "Test accuracy and latency" + ("" if url == "local:" else f" on {url}")
-            at = " and ".join(
-                threads(n) for n in sorted({row["threads"] for row in timed.values()})
-            )
+            at = " and ".join(map(threads, sorted({row["threads"] for row in timed.values()})))
             # Browsers at most report the model of a phone.
             by = device["cpu"] or device["machine"] or "Unknown processor"
             student, reading = summary["student"]["accuracy"], f"{by}, {device['runtime']}."

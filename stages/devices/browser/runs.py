@@ -106,9 +106,8 @@ class Runs:
 
         A page that missed the answer may send again and gets the same answer.
 
-        Raises:
-            KeyError: there is no such run or task.
-            WrongMessageError: ``sent`` does not answer this task.
+        Raises KeyError for an unknown run or number, and WrongMessageError if ``sent`` does not
+        answer what was planned.
         """
         run = self._runs[name]
         if not 0 <= number < len(run.rows):
