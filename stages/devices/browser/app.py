@@ -62,12 +62,7 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
         Route(f"/runtime/{name}", _file(runtime / name, compressed=True))
         for name in web_runtime.FILES
     ]
-
-    async def golden(_: Request) -> Response:
-        return Response(runs.images.tobytes(), media_type="application/octet-stream")
-
-    async def about(_: Request) -> Response:
-        return JSONResponse(runs.about)
+    golden = runs.images.tobytes()
 
     async def begin(request: Request) -> Response:
         browser = await _read(request, Browser, _MAX_INTRODUCTION)
@@ -85,8 +80,8 @@ def create_app(token: str, runs: Runs, runtime: Path) -> ASGIApp:
             raise HTTPException(400, str(error)) from None
 
     routes += [
-        Route("/golden", golden),
-        Route("/about", about),
+        Route("/golden", lambda _: Response(golden, media_type="application/octet-stream")),
+        Route("/about", lambda _: JSONResponse(runs.about)),
         Route("/runs", begin, methods=["POST"]),
         Route("/runs/{run:str}/{number:str}", take, methods=["POST"]),
     ]
@@ -100,11 +95,7 @@ def _file(path: Path, *, compressed: bool = False) -> Callable[[Request], FileRe
     media_type = _MEDIA_TYPES[path.suffix]
     sent = path.with_name(f"{path.name}.gz") if compressed else path
     headers = {"content-encoding": "gzip"} if compressed else {}
-
-    def answer(_: Request) -> FileResponse:
-        return FileResponse(sent, media_type=media_type, headers=headers)
-
-    return answer
+    return lambda _: FileResponse(sent, media_type=media_type, headers=headers)
 
 
 async def _read(request: Request, kind: type[M], limit: int) -> M:
