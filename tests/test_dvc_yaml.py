@@ -44,9 +44,7 @@ BY_NAME: dict[str, set[str]] = {
     "package": {"stages/bundle/card.md.jinja", "stages/devices/runner.py"},
 }
 # Files that a stage does not use of a folder that it depends on.
-UNUSED = {
-    "validate": {"stages/runtimes/litert_runtime.py"},
-}
+UNUSED = {"validate": {"stages/runtimes/litert_runtime.py"}}
 
 
 @pytest.fixture(scope="module")

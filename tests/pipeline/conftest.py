@@ -1,7 +1,5 @@
 """A small project with shell commands as stages, in its own git and DVC repository."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Valid, damaged and malicious bundles."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

@@ -1,7 +1,5 @@
 """The commands, with typer's runner and once as a process."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

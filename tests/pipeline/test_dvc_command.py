@@ -1,7 +1,5 @@
 """Which failures are retried, given the output of git, DVC, the hub and stages."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipeline.dvc_command import RemoteError, StageBusyError, StageError, failure

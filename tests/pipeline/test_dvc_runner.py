@@ -1,7 +1,5 @@
 """Run real DVC processes on a real repository."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

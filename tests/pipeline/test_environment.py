@@ -1,7 +1,5 @@
 """The environment of processes on unusual machines."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import pwd

@@ -1,7 +1,5 @@
 """Run the flow on a real Prefect server, with real DVC processes."""
 
-from __future__ import annotations
-
 import contextvars
 import json
 import subprocess

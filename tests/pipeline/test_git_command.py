@@ -1,7 +1,5 @@
 """Run git commands in small repositories."""
 
-from __future__ import annotations
-
 import pytest
 
 from models.errors import InputError

@@ -1,7 +1,5 @@
 """Interrupt, terminate and kill real processes: none may be left."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 They run unchanged, with small folders of images in place of /data.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

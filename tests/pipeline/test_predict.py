@@ -1,7 +1,5 @@
 """``ackd predict`` against torch, on picture files."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

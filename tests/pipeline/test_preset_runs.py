@@ -3,8 +3,6 @@
 One always runs; the others take minutes: ``pytest -m slow tests/pipeline``.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """Presets applied to params.yaml: what changes, what stays, and what is refused."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

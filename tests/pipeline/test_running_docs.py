@@ -3,8 +3,6 @@
 Short stages replace the chain's own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

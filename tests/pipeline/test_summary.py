@@ -1,7 +1,5 @@
 """`ackd show`."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

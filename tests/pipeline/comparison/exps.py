@@ -1,7 +1,5 @@
 """Creates experiments like DVC's with git alone: a commit and a ref each."""
 
-from __future__ import annotations
-
 import copy
 import json
 import subprocess

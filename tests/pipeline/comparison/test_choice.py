@@ -1,7 +1,5 @@
 """`ackd choose` against an exhaustive search, and its units."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

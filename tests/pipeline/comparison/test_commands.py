@@ -1,7 +1,5 @@
 """Output of `ackd compare` and `ackd choose`: text, files, and the page in a browser."""
 
-from __future__ import annotations
-
 import csv
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read complete, damaged and unfinished experiments from real repositories."""
 
-from __future__ import annotations
-
 import pytest
 
 from models.errors import InputError

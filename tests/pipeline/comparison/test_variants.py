@@ -1,7 +1,5 @@
 """Statistics of variants against scipy and plain arithmetic."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -93,10 +91,7 @@ def test_a_single_seed_has_no_interval_and_disjoint_seeds_no_difference():
 def test_results_on_different_test_images_are_ranked_separately():
     same = summary(0.9)
     other = same | {"data": same["data"] | {"test": 80}}
-    experiments = [
-        *sweep_of(kd=[0.5, 0.6], ackd=[0.7]),
-        experiment("night.big.seed0", other, "bb"),
-    ]
+    experiments = [*sweep_of(kd=[0.5, 0.6], ackd=[0.7]), experiment("night.big.seed0", other, "bb")]
     comparison = compared(experiments)
     names = [[v.name for v in g.variants] for g in comparison.groups]
     assert names == [["ackd", "kd"], ["big"]]
@@ -177,10 +172,7 @@ def test_different_machines_with_one_url_are_different_devices():
         costs = {variant.name: variant.on(place) for variant in group.variants}
         assert all(not others for others in beaten_by(costs).values())
     quick = {cells[0]: cells[4:] for cells in tables.costs(group, group.places[0]).rows}
-    assert quick == {
-        "ackd": ["1.00", "1.50", "none"],
-        "kd": [None, None, "not judged"],
-    }
+    assert quick == {"ackd": ["1.00", "1.50", "none"], "kd": [None, None, "not judged"]}
 
 
 def test_the_papers_accuracies_are_compared_with_a_note_on_differences():

@@ -1,7 +1,5 @@
 """Fixtures for tests of devices."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

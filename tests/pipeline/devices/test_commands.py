@@ -1,7 +1,5 @@
 """The commands for devices, with typer's runner."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

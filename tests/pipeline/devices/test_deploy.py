@@ -1,7 +1,5 @@
 """Deployment to this machine; test_pages.py deploys over ssh."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -37,11 +35,7 @@ def bundles(tmp_path_factory):
     return folder
 
 
-def put(
-    bundle: Path,
-    url: str,
-    key: Ed25519PublicKey | None = None,
-) -> Deployment:
+def put(bundle: Path, url: str, key: Ed25519PublicKey | None = None) -> Deployment:
     return deploy(bundle, url, key, opening=Opening())
 
 

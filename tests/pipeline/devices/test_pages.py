@@ -3,8 +3,6 @@
 The board is a real sshd, the phone a stand-in.
 """
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import json

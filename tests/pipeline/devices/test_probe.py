@@ -1,7 +1,5 @@
 """Output and errors of ``ackd probe``."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The artifacts of a run in Prefect's pages."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 from xml.etree import ElementTree

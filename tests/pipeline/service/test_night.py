@@ -1,7 +1,5 @@
 """Scheduled runs with a real server and worker, by the commands of docs/how-to-nightly.md."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shlex
@@ -43,8 +41,7 @@ from tests.stages.conftest import write_data
 from tests.warm_python import warm_python
 
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(),
-    reason="finds what is left by its environment in /proc",
+    not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
 )
 
 PAGE = ROOT / "docs/how-to-nightly.md"

@@ -1,7 +1,5 @@
 """Run in a clone by the steps of prefect.yaml; its results outlive the clone."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shlex

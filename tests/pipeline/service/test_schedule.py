@@ -1,7 +1,5 @@
 """Schedules without a server."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

@@ -1,7 +1,5 @@
 """The commands in docs/how-to-share.md and docs/how-to-release.md do what the pages say."""
 
-from __future__ import annotations
-
 import getpass
 import shutil
 from pathlib import Path

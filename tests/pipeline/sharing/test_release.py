@@ -1,7 +1,5 @@
 """Release bundles with DVC's registry, and fetch them by name."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A small project for sweeps, whose shell commands for teacher and student log each run."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shlex
@@ -110,12 +108,7 @@ def runs(project: Path) -> Counter[str]:
 
 
 def environment(project: Path, **more: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "SWEEP_LOG": str(project.parent / LOG),
-        **more,
-    }
+    return {**os.environ, "PYTHONPATH": str(ROOT), "SWEEP_LOG": str(project.parent / LOG), **more}
 
 
 def results(project: Path) -> dict[str, str]:

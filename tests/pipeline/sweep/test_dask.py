@@ -1,7 +1,5 @@
 """Sweep on two Dask workers, real processes with a clone each, and kill one of them."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import socket

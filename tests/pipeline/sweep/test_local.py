@@ -1,7 +1,5 @@
 """Run sweeps on this machine, with real DVC experiments."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -114,8 +112,7 @@ def test_an_interrupt_stops_all_and_the_same_command_resumes(project, monkeypatc
     write_sweep(project, two)
     mark = uuid.uuid4().hex
     _, *command = documented(
-        "ackd sweep docs/examples/sweep.yaml --jobs 2",
-        **{"docs/examples/sweep.yaml": "sweep.yaml"},
+        "ackd sweep docs/examples/sweep.yaml --jobs 2", **{"docs/examples/sweep.yaml": "sweep.yaml"}
     )
     log = project / "output.log"
     process = spawn(command, project, log, SWEEP_SLEEP="120", **{MARK: mark})

@@ -1,7 +1,5 @@
 """Plans of sweeps, and files that are refused before anything runs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -111,10 +109,7 @@ def test_every_command_of_the_page_is_run_by_a_test():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (
-            "variants: {a: {sett: {}}}",
-            r"a\.sett: extra inputs are not permitted; see docs/how-to",
-        ),
+        ("variants: {a: {sett: {}}}", r"a\.sett: extra inputs are not permitted; see docs/how-to"),
         ("seeds: 0\nvariants: {a: }", "seeds: list should have at least 1 item"),
         ("seeds: [1, 1]\nvariants: {a: }", "two experiments have the name t.a.seed1"),
         ("seeds: 1", "variants: field required"),
