@@ -1,6 +1,6 @@
 """ACKD against Eq. 3 to 7 in numpy, and which parts learn from which."""
 
-from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from models.distillers.base import Batch, TeacherOutputs
 from models.errors import InputError
 from tests.models.distillers.test_feature_methods import in_double
 from tests.models.distillers.test_kd import ce, kl, softmax
-from tests.models.distillers.tiny import array, losses_of, settle
+from tests.models.distillers.tiny import array, convolve, linear, losses_of, settle
 from tests.setting import make_setting
 
 OPTIONS: dict[str, Any] = {
@@ -49,46 +49,35 @@ def make(**options: Any) -> Ackd:
     return method.eval()
 
 
-def linear(layer: nn.Module, x: np.ndarray) -> np.ndarray:
-    return x @ array(layer.weight).T + array(layer.bias)
-
-
-def conv1x1(layer: nn.Module, x: np.ndarray) -> np.ndarray:
-    weight = array(layer.weight)[:, :, 0, 0]
-    return np.einsum("oc,bchw->bohw", weight, x) + array(layer.bias)[:, None, None]
-
-
 def discriminate(discriminator: nn.Module, x: np.ndarray) -> np.ndarray:
     """Return the probability that each position comes from the discriminator's own learner."""
-    first, _, second, _, third = discriminator.layers
-    hidden = np.maximum(conv1x1(first, x), 0)
-    hidden = np.maximum(conv1x1(second, hidden), 0)
-    return 1 / (1 + np.exp(-conv1x1(third, hidden)))
+    for layer in discriminator.layers[::2]:
+        scores = convolve(x, array(layer.weight)) + array(layer.bias)[:, None, None]
+        x = np.maximum(scores, 0)
+    return 1 / (1 + np.exp(-scores))
+
+
+def attend(method: Ackd, inputs: np.ndarray) -> np.ndarray:
+    """Compute Eq. 3."""
+    hidden = np.maximum(linear(method.attention.hidden, inputs), 0)
+    return softmax(linear(method.attention.weigh, hidden))
 
 
 def adversarial(discriminators: nn.ModuleList, maps: list[np.ndarray]) -> float:
     """Compute Eq. 4 and 5 term by term."""
     count = len(maps)
-    per_learner = []
-    for i in range(count):
-        total = 0.0
-        for j in range(count):
-            if j != i:
-                total += np.log(discriminate(discriminators[i], maps[i])).mean()
-                total += np.log(1 - discriminate(discriminators[i], maps[j])).mean()
-        per_learner.append(total / (count - 1))
-    return float(np.mean(per_learner))
+    total = 0.0
+    for i, j in itertools.permutations(range(count), 2):
+        total += np.log(discriminate(discriminators[i], maps[i])).mean()
+        total += np.log(1 - discriminate(discriminators[i], maps[j])).mean()
+    return total / (count - 1) / count
 
 
 @pytest.mark.parametrize("pool", ["none", "avg"])
 @pytest.mark.parametrize("learners", [["D3B1", "D2B2"], ["D3B1", "D2B2", "D1B3"]])
 def test_every_term(learners, pool):
-    lambdas = {
-        "lambda_teacher_to_learners": 0.7,
-        "lambda_learners_to_target": 1.3,
-        "lambda_adversarial": 0.4,
-        "lambda_ce": 0.9,
-    }
+    lambdas = {"lambda_teacher_to_learners": 0.7, "lambda_learners_to_target": 1.3}
+    lambdas |= {"lambda_adversarial": 0.4, "lambda_ce": 0.9}
     method = make(learners=learners, attention_pool=pool, **lambdas).double()
     batch, outputs = (in_double(given) for given in (BATCH, TEACHER))
     losses = losses_of(method, batch, outputs)
@@ -99,10 +88,8 @@ def test_every_term(learners, pool):
     logits = [array(f.logits) for f in features]
     labels, teacher = BATCH.labels.numpy(), array(outputs.logits)
 
-    # Eq. 3
     seen = [m.reshape(len(m), -1) if pool == "none" else m.mean((2, 3)) for m in maps]
-    hidden = np.maximum(linear(method.attention.hidden, np.concatenate(seen, axis=1)), 0)
-    weights = softmax(linear(method.attention.weigh, hidden))
+    weights = attend(method, np.concatenate(seen, axis=1))
     ensemble = sum(weights[:, k : k + 1] * z for k, z in enumerate(logits))
     group = method(batch.images)
     np.testing.assert_allclose(array(group.weights), weights, rtol=1e-9)
@@ -143,12 +130,11 @@ def test_options_beyond_the_paper():
 
 
 def test_the_learners_losses_ramp_down_at_the_end():
-    given = {"lambda_teacher_to_each": 0.6, "ramp_down": 0.5}
     losses = losses_of(make(lambda_teacher_to_each=0.6), BATCH, TEACHER)
     own = losses["kd_learners"] + losses["ce_learners"] + 0.6 * losses["kd_each"]
     own = (own + losses["adversarial"]).item()
     rest = (losses["kd_target"] + losses["ce_target"]).item()
-    method = make(**given)
+    method = make(lambda_teacher_to_each=0.6, ramp_down=0.5)
     # The last 4 of 8 epochs follow the curve of ``ramp_up`` backwards.
     for epoch, weight in ((0, 1), (3, 1), (4, np.exp(-5 / 16)), (7, np.exp(-5))):
         method.begin_epoch(epoch)
@@ -189,26 +175,25 @@ def test_attention_but_not_discriminators_accepts_several_shapes():
 
 
 def test_balance_is_the_squared_variation_of_the_mean_weights():
-    learners = ["D3B1", "D2B2", "D1B3"]
-    method = make(learners=learners, attention_balance=0.7).double()
+    options = {"learners": ["D3B1", "D2B2", "D1B3"]}
+    method = make(**options, attention_balance=0.7).double()
     batch, teacher = (in_double(given) for given in (BATCH, TEACHER))
     with torch.no_grad():  # far from even
         method.attention.weigh.bias.copy_(torch.tensor([1.0, -1.0, 0.5]))
     losses = losses_of(method, batch, teacher)
     maps = [array(m).reshape(6, -1) for m in method(batch.images).maps]
-    hidden = np.maximum(linear(method.attention.hidden, np.concatenate(maps, axis=1)), 0)
-    mean = softmax(linear(method.attention.weigh, hidden)).mean(0)
+    weights = attend(method, np.concatenate(maps, axis=1))
+    mean = weights.mean(0)
     wanted = (mean.std() / mean.mean()) ** 2
     assert wanted > 0.1
     assert losses["balance"].item() == pytest.approx(wanted, abs=1e-10)
-    plain = make(learners=learners).double()
+    plain = make(**options).double()
     plain.load_state_dict(method.state_dict())
     rest = losses_of(plain, batch, teacher)["total"].item()
     assert losses["total"].item() == pytest.approx(rest + 0.7 * wanted, abs=1e-10)
 
     # With respect to the biases of the softmax: d mean_j / d b_k = mean_b w_bj (1{j = k} - w_bk).
     losses["balance"].backward()
-    weights = softmax(linear(method.attention.weigh, hidden))
     slopes = np.einsum("bj,jk->jk", weights, np.eye(3)) / 6 - weights.T @ weights / 6
     measured = array(method.attention.weigh.bias.grad)
     np.testing.assert_allclose(measured, 3 * 2 * mean @ slopes, rtol=0, atol=1e-10)
@@ -260,10 +245,6 @@ def test_diversity_only_flips_the_learners_sign():
     assert torch.equal(minimax.adversary_loss(outputs), diversity.adversary_loss(outputs))
 
 
-def parameters_of(method: Ackd, part: str) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in method.named_parameters() if name.startswith(part))
-
-
 def test_discriminators_have_a_separate_step():
     method = make()
     losses_of(method, BATCH, TEACHER)["total"].backward()
@@ -280,8 +261,9 @@ def test_the_target_learns_from_a_detached_ensemble():
     only = {"lambda_teacher_to_learners": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
     method = make(**only)
     losses_of(method, BATCH, TEACHER)["total"].backward()
-    for part in ("learners", "attention"):
-        assert all(p.grad is None or not p.grad.any() for _, p in parameters_of(method, part))
+    for name, parameter in method.named_parameters():
+        if name.startswith(("learners", "attention")):
+            assert parameter.grad is None or not parameter.grad.any(), name
     assert method.student.fc.weight.grad.any()
 
 
@@ -289,10 +271,8 @@ def test_the_target_never_sees_the_teacher_directly():
     only = {"lambda_learners_to_target": 0.0, "lambda_adversarial": 0.0, "lambda_ce": 0.0}
     method = make(**only)
     losses_of(method, BATCH, TEACHER)["total"].backward()
-    assert (
-        method.student.layer3[0].conv1.weight.grad is None
-        or not method.student.layer3[0].conv1.weight.grad.any()
-    )
+    own = method.student.layer3[0].conv1.weight
+    assert own.grad is None or not own.grad.any()
     assert method.student.layer1[0].conv1.weight.grad.any()  # through the shared trunk
 
 
@@ -328,8 +308,7 @@ def test_discriminator_accuracy_is_the_share_of_right_answers():
     with torch.no_grad():
         group = method(BATCH.images)
         measured = method.discriminators.accuracy(group.maps)
-    maps = [array(feature_map) for feature_map in group.maps]
-    wanted = np.zeros(6)
+    maps, wanted = list(map(array, group.maps)), np.zeros(6)
     for i, j in ((0, 1), (1, 0)):
         own = (discriminate(method.discriminators[i], maps[i]) > 0.5).mean((1, 2, 3))
         other = (discriminate(method.discriminators[i], maps[j]) < 0.5).mean((1, 2, 3))

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,53 +14,39 @@ from torch.nn import functional as F
 from models.distillers.base import Batch
 from models.distillers.crd import Crd
 from models.errors import InputError
-from models.networks.backbone import Backbone, Features
-from tests.models.distillers.tiny import (
-    Array,
-    Tiny,
-    array,
-    detach,
-    losses_of,
-    make_features,
-    numerical_gradients,
-    teach,
-)
+from models.networks.backbone import Features
+from tests.models.distillers import tiny
+from tests.models.distillers.test_feature_methods import CRD
+from tests.models.distillers.tiny import Array, Tiny, array, linear, losses_of, make_features, teach
 from tests.setting import make_setting
 
-OPTIONS: dict[str, Any] = {
-    "temperature": 4.0,
-    "ce_weight": 1.0,
-    "kd_weight": 0.0,
-    "feature_weight": 0.8,
-    "embedding_size": 4,
-    "negatives": 20,
-    "contrast_temperature": 0.07,
-    "momentum": 0.5,
-}
+OPTIONS = tiny.WEIGHTS | CRD
 SAMPLES = 48
 
 
-def make(
-    student: Backbone | None = None, teacher: Backbone | None = None, size: int = 8, **options: Any
-) -> Crd:
-    setting = make_setting(teacher=teacher or Tiny(3, 2, 4, 5), image_size=size)
-    return Crd(student or Tiny(2, 3, 2), setting, **(OPTIONS | options))
+def make(*, seed: int = 0, **options: Any) -> Crd:
+    torch.manual_seed(seed)
+    setting = make_setting(teacher=Tiny(3, 2, 4, 5), image_size=8)
+    return Crd(Tiny(2, 3, 2), setting, **(OPTIONS | options))
 
 
-def make_batch(indices: list[int], size: int = 8, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(len(indices), 3, size, size, generator=generator)
+def make_batch(*indices: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(len(indices), 3, 8, 8, generator=generator)
     return Batch(images, torch.tensor(indices) % 3, torch.tensor(indices))
+
+
+FOUR = make_batch(3, 7, 8, 40)
 
 
 def features_for(method: Crd, batch: Batch, seed: int = 0) -> tuple[Features, Features]:
     student = make_features(method.student, 8, len(batch.indices), seed)
     teacher = make_features(Tiny(3, 2, 4, 5), 8, len(batch.indices), seed + 100)
-    return student, detach(teacher)
+    return student, tiny.detach(teacher)
 
 
 def embed(layer: nn.Module, embedding: Array) -> Array:
-    out = embedding @ array(layer.weight).T + array(layer.bias)
+    out = linear(layer, embedding)
     return out / np.sqrt((out**2).sum(1, keepdims=True))
 
 
@@ -92,16 +79,15 @@ def reference(
 
 
 def test_loss_and_constants():
-    torch.manual_seed(0)
     method = make().double().eval()
-    first, second = make_batch([3, 7, 8, 40]), make_batch([3, 20, 9])
-    student, teacher = features_for(method, first)
-    loss = method.feature_loss(student, teacher, first)
-    wanted, z = reference(method, array(student.embedding), array(teacher.embedding), first)
+    student, teacher = features_for(method, FOUR)
+    loss = method.feature_loss(student, teacher, FOUR)
+    wanted, z = reference(method, array(student.embedding), array(teacher.embedding), FOUR)
     assert loss.item() == pytest.approx(wanted, rel=1e-10)
     assert method.memory_teacher.normaliser.item() == pytest.approx(z[0], rel=1e-12)
     assert method.memory_student.normaliser.item() == pytest.approx(z[1], rel=1e-12)
     # The first batch sets the constants permanently.
+    second = make_batch(3, 20, 9)
     student, teacher = features_for(method, second, seed=1)
     loss = method.feature_loss(student, teacher, second)
     wanted, _ = reference(method, array(student.embedding), array(teacher.embedding), second, z)
@@ -109,20 +95,17 @@ def test_loss_and_constants():
 
 
 def test_the_gradient_equals_the_numerical_one():
-    torch.manual_seed(0)
     method = make().double().eval()
-    batch = make_batch([3, 7, 8, 40])
-    student, teacher = features_for(method, batch)
-    loss = method.feature_loss(student, teacher, batch)
-    loss.backward()
-    _, z = reference(method, array(student.embedding), array(teacher.embedding), batch)
+    student, teacher = features_for(method, FOUR)
+    method.feature_loss(student, teacher, FOUR).backward()
+    _, z = reference(method, array(student.embedding), array(teacher.embedding), FOUR)
     weight, bias = method.embed_teacher.weight.data.numpy(), method.embed_student.bias.data.numpy()
     embedding = array(student.embedding).copy()
 
     def value(embedding: Array, *_: Array) -> float:
-        return float(reference(method, embedding, array(teacher.embedding), batch, z)[0])
+        return float(reference(method, embedding, array(teacher.embedding), FOUR, z)[0])
 
-    numerical = numerical_gradients(value, [embedding, weight, bias])
+    numerical = tiny.numerical_gradients(value, [embedding, weight, bias])
     analytical = [student.embedding.grad, method.embed_teacher.weight.grad]
     for ours, theirs in zip([*analytical, method.embed_student.bias.grad], numerical, strict=True):
         np.testing.assert_allclose(array(ours), theirs, rtol=1e-6, atol=1e-8)
@@ -130,47 +113,36 @@ def test_the_gradient_equals_the_numerical_one():
 
 
 def test_too_few_negatives_have_the_weight_of_repeated_draws():
-    torch.manual_seed(0)
     method = make(negatives=1000).double().eval()
-    batch = make_batch([3, 7, 8, 40])
-    student, teacher = features_for(method, batch)
-    drawn = method.draw_negatives(batch)
-    labels = torch.arange(SAMPLES) % 3
-    assert torch.equal(drawn, labels != batch.labels.unsqueeze(1))
-    loss = method.feature_loss(student, teacher, batch)
-
-    def at(z: list[float]) -> float:
-        """Draw each of the 32 others 1000 / 32 times."""
-        total = 0.0
-        sides = [
-            (embed(method.embed_student, array(student.embedding)), method.memory_teacher, z[0]),
-            (embed(method.embed_teacher, array(teacher.embedding)), method.memory_student, z[1]),
-        ]
-        for anchors, memory, constant in sides:
-            p = np.exp(anchors @ array(memory.embeddings).T / 0.07) / constant
-            noise = 1000 / SAMPLES
-            for b, i in enumerate(batch.indices):
-                total -= np.log(p[b, i] / (p[b, i] + noise + 1e-7)) / 4
-                negative = np.log(noise / (p[b, drawn[b].numpy()] + noise + 1e-7))
-                total -= 1000 / 32 * negative.sum() / 4
-        return total
-
-    constants = [m.normaliser.item() for m in (method.memory_teacher, method.memory_student)]
-    assert loss.item() == pytest.approx(at(constants), rel=1e-10)
+    student, teacher = features_for(method, FOUR)
+    drawn = method.draw_negatives(FOUR)
+    assert torch.equal(drawn, method.labels != FOUR.labels.unsqueeze(1))
+    loss = method.feature_loss(student, teacher, FOUR)
+    wanted, noise = 0.0, 1000 / SAMPLES
+    for layer, embedding, memory in (
+        (method.embed_student, student.embedding, method.memory_teacher),
+        (method.embed_teacher, teacher.embedding, method.memory_student),
+    ):
+        anchors = embed(layer, array(embedding))
+        p = np.exp(anchors @ array(memory.embeddings).T / 0.07) / memory.normaliser.item()
+        for b, i in enumerate(FOUR.indices):
+            wanted -= np.log(p[b, i] / (p[b, i] + noise + 1e-7)) / 4
+            negative = np.log(noise / (p[b, drawn[b].numpy()] + noise + 1e-7))
+            wanted -= 1000 / 32 * negative.sum() / 4  # each of the 32 others 1000 / 32 times
+    assert loss.item() == pytest.approx(wanted, rel=1e-10)
 
 
 def test_memories_are_updated_after_the_loss():
-    torch.manual_seed(0)
     method = make(momentum=0.3).double()
     twin = copy.deepcopy(method).eval()
-    batch = make_batch([3, 7, 8, 40])
-    student, teacher = features_for(method, batch)
-    before = [array(m.embeddings).copy() for m in (method.memory_student, method.memory_teacher)]
-    loss = method.feature_loss(student, teacher, batch)
+    student, teacher = features_for(method, FOUR)
+    memories = (method.memory_student, method.memory_teacher)
+    before = [array(memory.embeddings).copy() for memory in memories]
+    loss = method.feature_loss(student, teacher, FOUR)
     loss.backward()
     # Loss and gradient use the memories before their update.
     still = make_features(method.student, 8, 4, 0)
-    unmoved = twin.feature_loss(still, teacher, batch)
+    unmoved = twin.feature_loss(still, teacher, FOUR)
     unmoved.backward()
     assert loss.item() == unmoved.item()
     assert torch.equal(student.embedding.grad, still.embedding.grad)
@@ -178,9 +150,8 @@ def test_memories_are_updated_after_the_loss():
         embed(method.embed_student, array(student.embedding)),
         embed(method.embed_teacher, array(teacher.embedding)),
     ]
-    memories = (method.memory_student, method.memory_teacher)
     for memory, kept, v in zip(memories, before, new, strict=True):
-        for row, i in zip(v, batch.indices, strict=True):
+        for row, i in zip(v, FOUR.indices, strict=True):
             mixed = 0.3 * kept[i] + 0.7 * row
             kept[i] = mixed / np.linalg.norm(mixed)
         np.testing.assert_allclose(array(memory.embeddings), kept, rtol=1e-12, atol=1e-14)
@@ -188,44 +159,38 @@ def test_memories_are_updated_after_the_loss():
 
 def test_eval_mode_changes_no_memory():
     method = make().double().eval()
-    batch = make_batch([3, 7])
-    method.feature_loss(*features_for(method, batch), batch)
+    method.feature_loss(*features_for(method, FOUR), FOUR)
     before = copy.deepcopy(dict(method.named_buffers()))
-    method.feature_loss(*features_for(method, batch, seed=1), batch)
+    method.feature_loss(*features_for(method, FOUR, seed=1), FOUR)
     assert all(torch.equal(before[name], b) for name, b in method.named_buffers())
 
 
 def test_first_memories_and_negatives():
-    torch.manual_seed(0)
     method = make(embedding_size=128)
     rows, bound = method.memory_student.embeddings, (3 / 128) ** 0.5
     assert 0.99 * bound < rows.abs().max() <= bound
     assert rows.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
     # Of other classes, without duplicates.
-    batch = make_batch(list(range(SAMPLES)))
+    batch = make_batch(*range(SAMPLES))
     drawn = method.draw_negatives(batch)
     assert (drawn.sum(1) == 20).all()
     assert not (drawn & (batch.labels.unsqueeze(1) == method.labels)).any()
 
 
 def test_negatives_depend_only_on_seed_epoch_and_sample():
-    torch.manual_seed(0)
-    method = make()
-    batch = make_batch([5, 11, 30])
+    method, batch = make(), make_batch(5, 11, 30)
     drawn = method.draw_negatives(batch)
-    assert torch.equal(method.draw_negatives(make_batch([30, 2, 5]))[[2, 0]], drawn[[0, 2]])
+    assert torch.equal(method.draw_negatives(make_batch(30, 2, 5))[[2, 0]], drawn[[0, 2]])
     method.begin_epoch(1)
     assert not torch.equal(method.draw_negatives(batch), drawn)
     method.begin_epoch(0)
     assert torch.equal(method.draw_negatives(batch), drawn)
-    torch.manual_seed(1)
-    assert not torch.equal(make().draw_negatives(batch), drawn)
+    assert not torch.equal(make(seed=1).draw_negatives(batch), drawn)
 
 
 def test_all_sets_of_negatives_are_equally_likely():
-    torch.manual_seed(0)
     method = make(negatives=8)
-    epochs, batch = 1500, make_batch([0, 1, 4])
+    epochs, batch = 1500, make_batch(0, 1, 4)
     draws = []
     for epoch in range(epochs):
         method.begin_epoch(epoch)
@@ -249,83 +214,62 @@ def test_all_sets_of_negatives_are_equally_likely():
     assert overlap.var().item() == pytest.approx(hypergeometric, rel=0.2)
 
 
-class Processes:
-    """Gathers tensors over threads, like several processes."""
-
-    def __init__(self, count: int) -> None:
-        self.held: list[Any] = [None] * count
-        self.barrier = threading.Barrier(count, timeout=60)
-
-    def gather_in(self, rank: int) -> Any:
-        def gather(own: Tensor) -> Tensor:
-            self.held[rank] = own
-            self.barrier.wait()
-            joined = torch.cat(list(self.held))
-            self.barrier.wait()
-            return joined
-
-        return gather
-
-
 def test_several_processes_remember_what_one_would():
-    parts = [0, 5, 9], [1, 6]
-    torch.manual_seed(0)
     teacher = Tiny(3, 2, 4, 5).double()
-    one = make(teacher=teacher).double()
+    one = make().double()
     one.student.eval()  # only BatchNorm depends on the process
     copies = [copy.deepcopy(one), copy.deepcopy(one)]
-    processes = Processes(2)
-    whole = make_batch([*parts[0], *parts[1]])
+    whole = make_batch(0, 5, 9, 1, 6)
     whole = whole._replace(images=whole.images.double())
-    losses = [0.0, 0.0]
+    held, barrier = [torch.empty(0)] * 2, threading.Barrier(2, timeout=60)
 
-    def run(rank: int) -> None:
-        copies[rank].gather = processes.gather_in(rank)  # as its setting would do
-        places = torch.tensor([whole.indices.tolist().index(i) for i in parts[rank]])
-        batch = Batch(*(tensor[places] for tensor in whole[:3]))
-        losses[rank] = losses_of(copies[rank], batch, teach(teacher, batch))["feature"].item()
+    def run(rank: int) -> float:
+        def gather(own: Tensor) -> Tensor:
+            held[rank] = own
+            barrier.wait()
+            joined = torch.cat(held)
+            barrier.wait()
+            return joined
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+        copies[rank].gather = gather  # as its setting would do
+        own = slice(3, None) if rank else slice(3)
+        batch = Batch(*(tensor[own] for tensor in whole[:3]))
+        return losses_of(copies[rank], batch, teach(teacher, batch))["feature"].item()
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(run, range(2))
     wanted = losses_of(one, whole, teach(teacher, whole))["feature"].item()
-    assert (3 * losses[0] + 2 * losses[1]) / 5 == pytest.approx(wanted, rel=1e-12)
+    assert (3 * first + 2 * second) / 5 == pytest.approx(wanted, rel=1e-12)
     for name, tensor in one.named_buffers():
         for each in copies:
             assert torch.allclose(each.get_buffer(name), tensor, rtol=1e-12, atol=1e-14), name
 
 
 def test_scores_are_float32_under_autocast():
-    torch.manual_seed(0)
-    teacher = Tiny(3, 2, 4, 5)
-    method = make(teacher=teacher).eval()
-    batch = make_batch([3, 7, 8, 40])
+    method = make().eval()
     with torch.no_grad():  # the score of a perfect match, 1.6e6, overflows fp16
         embeddings = F.normalize(torch.randn(SAMPLES, 4))
         method.memory_teacher.embeddings.copy_(embeddings)
     with torch.autocast("cpu", torch.float16):
-        outputs = teach(teacher, batch)
-        features = method.student.features(batch.images)
+        outputs = teach(Tiny(3, 2, 4, 5), FOUR)
+        features = method.student.features(FOUR.images)
         assert features.stages[-1].dtype == torch.float16
-        losses = losses_of(method, batch, outputs)
+        losses = losses_of(method, FOUR, outputs)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert losses["feature"].isfinite()
     own, other = features.embedding.double(), outputs.features.embedding.double()
     method.double()
     constants = [m.normaliser.item() for m in (method.memory_teacher, method.memory_student)]
-    wanted, _ = reference(method, array(own), array(other), batch, constants)
+    wanted, _ = reference(method, array(own), array(other), FOUR, constants)
     assert losses["feature"].item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_float32_suffices_for_thousands_of_negatives():
     torch.manual_seed(0)
-    setting = make_setting(
-        teacher=Tiny(3, 2, 4, 5), image_size=8, labels=torch.arange(50_000) % 100
-    )
+    labels = torch.arange(50_000) % 100
+    setting = make_setting(teacher=Tiny(3, 2, 4, 5), image_size=8, labels=labels)
     method = Crd(Tiny(2, 3, 2), setting, **(OPTIONS | {"negatives": 16384})).eval()
-    batch = make_batch([3, 7, 8, 40])._replace(labels=torch.tensor([3, 7, 8, 40]))
+    batch = FOUR._replace(labels=FOUR.indices)
     exact = features_for(method, batch)
     rounded = [f._replace(embedding=f.embedding.detach().float()) for f in exact]
     single = method.feature_loss(*rounded, batch)

@@ -15,21 +15,13 @@ from models.distillers.feature import FeatureDistiller, at_common_size, average_
 from models.distillers.sp import Sp
 from models.distillers.vid import Vid
 from models.networks.backbone import Features
-from tests.models.distillers.tiny import (
-    Array,
-    Tiny,
-    array,
-    detach,
-    make_features,
-    numerical_gradients,
-    pool_pair,
-)
+from tests.models.distillers import tiny
+from tests.models.distillers.tiny import WEIGHTS, Array, Tiny, array, convolve, linear, pool_pair
 from tests.setting import make_setting
 
 # Maps of 6, 3 and 2 pixels against 3, 2 and 1; the teacher has an extra stage.
 STUDENT, TEACHER = Tiny(2, 3, 2).double(), Tiny(3, 2, 4, 5, stride=2).double()
 SETTING = make_setting(teacher=TEACHER, image_size=6)
-WEIGHTS = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0, "feature_weight": 1.0}
 
 
 def attention(feature_map: Array) -> Array:
@@ -57,12 +49,8 @@ def sp(_: Sp, student: list[Array], teacher: Features) -> float:
 
 
 def neighbours(method: Cc, student: list[Array], teacher: Features) -> float:
-    layers = method.incongruence.embed_student, method.incongruence.embed_teacher
-    given = student[0], array(teacher.embedding)
-    e_s, e_t = (
-        x @ array(layer.weight).T + array(layer.bias)
-        for layer, x in zip(layers, given, strict=True)
-    )
+    e_s = linear(method.incongruence.embed_student, student[0])
+    e_t = linear(method.incongruence.embed_teacher, array(teacher.embedding))
     d = np.abs(e_s - e_t)
     return float(np.mean([(d[i] * d[i + 1]).sum() for i in range(len(d) - 1)]))
 
@@ -78,19 +66,14 @@ def kernels(_: Cc, student: list[Array], teacher: Features) -> float:
     return float((difference**2).sum() / len(difference) ** 2)
 
 
-def conv1x1(layer: torch.nn.Conv2d, x: Array) -> Array:
-    return np.einsum("oc,bchw->bohw", array(layer.weight)[:, :, 0, 0], x)
-
-
 def vid(method: Vid, given: list[Array], teacher: Features) -> float:
     """Compute VID; ``given`` are the student's maps, then each predictor's rho."""
-    total = 0.0
-    maps, rhos = given[:3], given[3:]
+    total, maps, rhos = 0.0, given[:3], given[3:]
     pairs = map(pool_pair, maps, map(array, teacher.stages[:3]))
     for predictor, (ours, theirs), rho in zip(method.predictors, pairs, rhos, strict=True):
-        first, _, second, _, third = predictor.mean
-        mu = np.maximum(conv1x1(first, ours), 0)
-        mu = conv1x1(third, np.maximum(conv1x1(second, mu), 0))
+        first, second, third = (array(layer.weight) for layer in predictor.mean[::2])
+        mu = np.maximum(convolve(ours, first), 0)
+        mu = convolve(np.maximum(convolve(mu, second), 0), third)
         for c, value in enumerate(rho):
             variance = np.log(1 + np.exp(value)) + 1e-5
             terms = 0.5 * ((mu[:, c] - theirs[:, c]) ** 2 / variance + np.log(variance))
@@ -107,8 +90,8 @@ def make(kind: type[FeatureDistiller], **options: str) -> FeatureDistiller:
 
 
 def draw(samples: int = 5) -> tuple[Features, Features]:
-    student = make_features(STUDENT, 6, samples, seed=0)
-    return student, detach(make_features(TEACHER, 6, samples, seed=1))
+    student = tiny.make_features(STUDENT, 6, samples, seed=0)
+    return student, tiny.detach(tiny.make_features(TEACHER, 6, samples, seed=1))
 
 
 METHODS: dict[str, tuple[FeatureDistiller, Callable[..., float]]] = {
@@ -139,7 +122,7 @@ def test_loss_and_gradient(name):
     loss = method.feature_loss(student, teacher, None)
     assert loss.item() == pytest.approx(equation(method, given, teacher), abs=1e-10)
     loss.backward()
-    wanted = numerical_gradients(lambda *moved: equation(method, [*moved], teacher), given)
+    wanted = tiny.numerical_gradients(lambda *moved: equation(method, [*moved], teacher), given)
     for leaf, gradient in zip(compared, wanted, strict=True):
         np.testing.assert_allclose(array(leaf.grad), gradient, rtol=1e-5, atol=1e-8)
     if name == "sp":
@@ -149,9 +132,7 @@ def test_loss_and_gradient(name):
 def test_at_has_no_nan_for_a_dead_stage():
     student, teacher = draw(2)
     dead = tuple(torch.zeros_like(m, requires_grad=True) for m in student.stages)
-    loss = METHODS["at"][0].feature_loss(student._replace(stages=dead), teacher, None)
-    loss.backward()
-    assert loss.isfinite()
+    METHODS["at"][0].feature_loss(student._replace(stages=dead), teacher, None).backward()
     assert all(feature_map.grad.isfinite().all() for feature_map in dead)
 
 
@@ -160,7 +141,7 @@ def test_products_of_whole_maps_do_not_overflow_sp_in_half_precision():
     for seed in (0, 1):
         generator = torch.Generator().manual_seed(seed)
         last = 3 * torch.randn(4, 512, 7, 7, generator=generator).abs()
-        features.append(make_features(STUDENT, 6, 4, seed)._replace(stages=(last.half(),)))
+        features.append(tiny.make_features(STUDENT, 6, 4, seed)._replace(stages=(last.half(),)))
     flat = features[0].stages[-1].flatten(1)
     assert (flat @ flat.T).isinf().any()  # the overflow to avoid
     method = METHODS["sp"][0]
@@ -209,9 +190,6 @@ def test_the_initial_variance_of_vid_is_five():
     for predictor in Vid(STUDENT, SETTING, **WEIGHTS).predictors:
         variance = np.log1p(np.exp(array(predictor.rho))) + 1e-5
         np.testing.assert_allclose(variance, 5, rtol=1e-6)
-
-
-# Maps have different sizes.
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import models
 from models import distillers
 from models.distillers.base import Batch, TeacherOutputs
 from models.distillers.losses import linear_ramp, standardize
+from tests.models.distillers.test_kd import ce, softmax
 from tests.models.distillers.tiny import array, exact_gradient
 from tests.setting import make_setting
 
@@ -20,21 +21,12 @@ for row, answer in enumerate((0, 2, 5)):
 TEACHER[2, 6] = TEACHER[2].min() - 1
 
 
-def softmax(z):
-    e = np.exp(z - z.max())
-    return e / e.sum()
-
-
 def kl(q, p):
     return (q * np.log(q / p)).sum()
 
 
 def binary(q, p):
     return kl(np.array([q, 1 - q]), np.array([p, 1 - p]))
-
-
-def ce(z, labels=LABELS):
-    return -sum(np.log(softmax(row)[k]) for row, k in zip(z, labels, strict=True)) / len(z)
 
 
 def standard(z):
@@ -67,7 +59,7 @@ def rld(z, labels):
 
 
 def dist(z, labels):
-    p, q = (np.stack([softmax(row / 4) for row in x]) for x in (z, TEACHER))
+    p, q = softmax(z / 4), softmax(TEACHER / 4)
 
     def distance(a, b):
         rows = []
@@ -78,22 +70,21 @@ def dist(z, labels):
     return 16 * (1.5 * distance(p, q) + 2.5 * distance(p.T, q.T))
 
 
-DECOUPLED = {"temperature": 4.0, "ce_weight": 0.8, "alpha": 1.5, "beta": 8.0, "ramp_up": 0.25}
+def dkd_standardized(z, labels):
+    return dkd(z, labels, standard)
+
+
+SHARED = {"temperature": 4.0, "ce_weight": 0.8}
+DECOUPLED = SHARED | {"alpha": 1.5, "beta": 8.0, "ramp_up": 0.25}
+STANDARDIZED = {"standardize": True}
 METHODS = {
-    "kd_standardized": (
-        "kd",
-        {"temperature": 2.0, "ce_weight": 0.8, "kd_weight": 1.0, "standardize": True},
-        kd,
-    ),
+    "kd_standardized": ("kd", SHARED | STANDARDIZED | {"temperature": 2.0, "kd_weight": 1.0}, kd),
     "dkd": ("dkd", DECOUPLED | {"standardize": False}, dkd),
-    "dkd_standardized": (
-        "dkd",
-        DECOUPLED | {"standardize": True},
-        lambda z, labels: dkd(z, labels, standard),
-    ),
+    "dkd_standardized": ("dkd", DECOUPLED | STANDARDIZED, dkd_standardized),
     "rld": ("rld", DECOUPLED, rld),
-    "dist": ("dist", {"temperature": 4.0, "ce_weight": 0.8, "beta": 1.5, "gamma": 2.5}, dist),
+    "dist": ("dist", SHARED | {"beta": 1.5, "gamma": 2.5}, dist),
 }
+OUTPUTS = TeacherOutputs(torch.from_numpy(TEACHER))
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
@@ -113,16 +104,14 @@ def make_batch(labels, targets=None):
 
 @every_method
 def test_loss_and_gradient(name):
-    formula = METHODS[name][2]
     logits = torch.from_numpy(Z.copy()).requires_grad_()
-    outputs = TeacherOutputs(torch.from_numpy(TEACHER))
-    losses = make(name).losses(logits, make_batch(LABELS), outputs)
+    losses = make(name).losses(logits, make_batch(LABELS), OUTPUTS)
 
     def wanted(z):
-        return 0.8 * ce(z) + formula(z, LABELS)
+        return 0.8 * ce(z, LABELS) + METHODS[name][2](z, LABELS)
 
     assert losses["total"].item() == pytest.approx(wanted(Z), abs=1e-10)
-    assert losses["ce"].item() == pytest.approx(ce(Z), abs=1e-10)
+    assert losses["ce"].item() == pytest.approx(ce(Z, LABELS), abs=1e-10)
     losses["total"].backward()
     np.testing.assert_allclose(array(logits.grad), exact_gradient(wanted, Z), rtol=0, atol=1e-10)
 
@@ -131,8 +120,7 @@ def test_loss_and_gradient(name):
 def test_unlabelled_images_use_the_teachers_top_class(name):
     labels = np.array([0, -1, -1, 1, 1])
     targets = np.eye(CLASSES)[labels] * (labels >= 0)[:, None] * 5 / 3
-    outputs = TeacherOutputs(torch.from_numpy(TEACHER))
-    losses = make(name).losses(torch.from_numpy(Z), make_batch(labels, targets), outputs)
+    losses = make(name).losses(torch.from_numpy(Z), make_batch(labels, targets), OUTPUTS)
     known = labels >= 0
     stands = np.where(known, labels, TEACHER.argmax(1))
     wanted = 0.8 * ce(Z[known], labels[known]) + METHODS[name][2](Z, stands)
@@ -141,24 +129,20 @@ def test_unlabelled_images_use_the_teachers_top_class(name):
 
 @pytest.mark.parametrize("name", ["dkd", "rld"])
 def test_a_mixed_image_has_the_class_of_its_larger_part(name):
-    others = np.array([2, 2, 2, 2, 2])
+    others, method = np.full(5, 2), make(name)
     targets = 0.3 * np.eye(CLASSES)[LABELS] + 0.7 * np.eye(CLASSES)[others]
-    method, outputs = make(name), TeacherOutputs(torch.from_numpy(TEACHER))
-    mixed = method.losses(torch.from_numpy(Z), make_batch(LABELS, targets), outputs)
-    whole = method.losses(torch.from_numpy(Z), make_batch(others), outputs)
-    del mixed["total"], mixed["ce"]
-    assert {key: loss.item() for key, loss in mixed.items()} == {
-        key: whole[key].item() for key in mixed
-    }
+    mixed = method.losses(torch.from_numpy(Z), make_batch(LABELS, targets), OUTPUTS)
+    whole = method.losses(torch.from_numpy(Z), make_batch(others), OUTPUTS)
+    for key in mixed.keys() - {"total", "ce"}:
+        assert torch.equal(mixed[key], whole[key]), key
 
 
 @pytest.mark.parametrize("name", ["dkd", "rld"])
 def test_the_teachers_weight_ramps_up(name):
-    method, outputs = make(name), TeacherOutputs(torch.from_numpy(TEACHER))
-    totals = []
+    method, totals = make(name), []
     for epoch in range(3):
         method.begin_epoch(epoch)
-        losses = method.losses(torch.from_numpy(Z), make_batch(LABELS), outputs)
+        losses = method.losses(torch.from_numpy(Z), make_batch(LABELS), OUTPUTS)
         totals.append(losses["total"].item() - 0.8 * losses["ce"].item())
     assert totals[0] == pytest.approx(totals[1] / 2)
     assert totals[1] == totals[2]

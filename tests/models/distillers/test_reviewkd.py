@@ -3,22 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from models.distillers.reviewkd import ReviewKd
-from tests.models.distillers.tiny import (
-    Tiny,
-    array,
-    convolve,
-    detach,
-    exact_gradient,
-    make_features,
-    normalise,
-    pool,
-)
+from tests.models.distillers import tiny
+from tests.models.distillers.tiny import WEIGHTS, Tiny, array, convolve, normalise, pool
 from tests.setting import make_setting
-
-WEIGHTS = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 0.0, "feature_weight": 1.0}
 
 
 def enlarge(x, height, width):
@@ -67,12 +56,9 @@ def test_loss_and_gradient(widths, stride, size):
     student, teacher = Tiny(*widths[0]), Tiny(*widths[1], stride=stride)
     setting = make_setting(teacher=teacher, image_size=size)
     method = ReviewKd(student, setting, ramp_up=0.25, **WEIGHTS).double()
-    for module in method.modules():  # scales and shifts unlike the initial ones
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 2.0)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    own = make_features(student, size, 3, 0)
-    other = detach(make_features(teacher, size, 3, 1))
+    tiny.settle(method)
+    own = tiny.make_features(student, size, 3, 0)
+    other = tiny.detach(tiny.make_features(teacher, size, 3, 1))
     maps = [own.embedding, *reversed(own.stages)]
     stages = other.stages[: len(own.stages)]
     theirs = [array(m) for m in (other.embedding[:, :, None, None], *reversed(stages))]
@@ -86,7 +72,7 @@ def test_loss_and_gradient(widths, stride, size):
     assert halved.item() == pytest.approx(loss.item() / 2)
     loss.backward()
     for i, feature_map in enumerate(maps):
-        wanted = exact_gradient(
+        wanted = tiny.exact_gradient(
             lambda moved, i=i: reference(method, [*values[:i], moved, *values[i + 1 :]], theirs),
             values[i],
         )

@@ -1,7 +1,5 @@
 """SemCKD against its formula in numpy."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,36 +9,17 @@ from models.distillers.base import Batch
 from models.distillers.semckd import SemCkd
 from models.errors import InputError
 from models.networks.backbone import Backbone, Features
+from tests.models.distillers import tiny
 from tests.models.distillers.test_kd import softmax
-from tests.models.distillers.tiny import (
-    Array,
-    Tiny,
-    array,
-    convolve,
-    detach,
-    make_features,
-    normalise,
-    numerical_gradients,
-    pool_pair,
-)
+from tests.models.distillers.tiny import Array, Tiny, array, convolve, linear, normalise, pool_pair
 from tests.setting import make_setting
 
-OPTIONS: dict[str, Any] = {
-    "temperature": 4.0,
-    "ce_weight": 1.0,
-    "kd_weight": 1.0,
-    "feature_weight": 400.0,
-}
 BATCH = Batch(*torch.zeros(3, 6))  # only states its position
 
 
 def make(student: Backbone, teacher: Backbone, batch_size: int = 6, size: int = 8) -> SemCkd:
     setting = make_setting(teacher=teacher, image_size=size, batch_size=batch_size)
-    return SemCkd(student, setting, **OPTIONS)
-
-
-def linear(layer: nn.Module, x: Array) -> Array:
-    return x @ array(layer.weight).T + array(layer.bias)
+    return SemCkd(student, setting, **tiny.WEIGHTS)
 
 
 def project(perceptron: nn.Module, feature_map: Array) -> Array:
@@ -70,7 +49,8 @@ def reference(method: SemCkd, student: list[Array], teacher: list[Array]) -> flo
 
 
 def draw(student: Backbone, teacher: Backbone, size: int) -> tuple[Features, Features]:
-    return make_features(student, size, 6, 0), detach(make_features(teacher, size, 6, 1))
+    own, other = tiny.make_features(student, size, 6, 0), tiny.make_features(teacher, size, 6, 1)
+    return own, tiny.detach(other)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +67,7 @@ def test_loss(widths, stride, size):
     student, teacher = Tiny(*widths[0]), Tiny(*widths[1], stride=stride)
     method = make(student, teacher, size=size).double()
     assert [len(p) for p in (method.queries, method.keys)] == [len(w) for w in widths]
-    for module in method.modules():  # scales and shifts unlike the initial ones
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 2.0)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
+    tiny.settle(method)
     own, other = draw(student, teacher, size)
     loss = method.feature_loss(own, other, BATCH)
     wanted = reference(method, [array(f) for f in own.stages], [array(f) for f in other.stages])
@@ -105,7 +82,9 @@ def test_the_gradient_of_the_students_maps_equals_the_numerical_one():
     method.feature_loss(own, other, BATCH).backward()
     maps = [array(feature_map).copy() for feature_map in own.stages]
     theirs = [array(feature_map) for feature_map in other.stages]
-    numerical = numerical_gradients(lambda *moved: reference(method, list(moved), theirs), maps)
+    numerical = tiny.numerical_gradients(
+        lambda *moved: reference(method, list(moved), theirs), maps
+    )
     for feature_map, wanted in zip(own.stages, numerical, strict=True):
         np.testing.assert_allclose(array(feature_map.grad), wanted, rtol=1e-5, atol=1e-8)
         assert np.abs(wanted).max() > 1e-3

@@ -13,6 +13,13 @@ from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.networks.backbone import Backbone, Features
 
 Array = npt.NDArray[np.float64]
+#: Of a method that compares features.
+WEIGHTS: dict[str, Any] = {
+    "temperature": 4.0,
+    "ce_weight": 1.0,
+    "kd_weight": 0.0,
+    "feature_weight": 1.0,
+}
 
 
 class Tiny(Backbone):
@@ -40,11 +47,15 @@ class Tiny(Backbone):
 
 
 def settle(module: nn.Module) -> None:
-    """Give every BatchNorm statistics that differ from the initial ones, as after a training."""
+    """Give every BatchNorm values that differ from the initial ones, as after a training."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.uniform_(part.running_mean, -0.5, 0.5)
-            nn.init.uniform_(part.running_var, 0.5, 2.0)
+            for centred, positive in (
+                (part.running_mean, part.running_var),
+                (part.bias, part.weight),
+            ):
+                nn.init.uniform_(centred, -0.5, 0.5)
+                nn.init.uniform_(positive, 0.5, 2.0)
 
 
 def losses_of(
@@ -80,20 +91,23 @@ def make_features(network: Backbone, image_size: int, samples: int, seed: int) -
         drawn = torch.from_numpy(rng.normal(size=(samples, *like.shape[1:])))
         return drawn.requires_grad_()
 
-    probed = network.probe(image_size)
-    maps = tuple(draw(feature_map) for feature_map in probed.stages)
-    return Features(draw(probed.stem), maps, draw(probed.embedding), draw(probed.logits))
+    stem, stages, embedding, logits = network.probe(image_size)
+    return Features(draw(stem), tuple(map(draw, stages)), draw(embedding), draw(logits))
 
 
 def detach(features: Features) -> Features:
     """Detach features, like a teacher's."""
-    maps = tuple(feature_map.detach() for feature_map in features.stages)
-    stem, _, embedding, logits = features
+    stem, stages, embedding, logits = features
+    maps = tuple(feature_map.detach() for feature_map in stages)
     return Features(stem.detach(), maps, embedding.detach(), logits.detach())
 
 
 def array(tensor: Tensor) -> Array:
     return tensor.detach().double().numpy()
+
+
+def linear(layer: nn.Module, x: Array) -> Array:
+    return x @ array(layer.weight).T + array(layer.bias)
 
 
 def numerical_gradients(
