@@ -22,11 +22,5 @@ def test_equals_the_definition():
     assert 0.3 < measured < 1
 
 
-def test_rotation_and_scale_do_not_matter():
-    x = torch.randn(30, 6, dtype=torch.float64)
-    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
-    assert abs(linear_cka(x, 3 * x @ rotation + 1) - 1) < 1e-12
-
-
 def test_a_constant_representation_has_no_similarity():
     assert linear_cka(torch.ones(5, 3), torch.randn(5, 3)) == 0.0

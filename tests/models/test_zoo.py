@@ -71,10 +71,8 @@ def test_parameters_and_outputs_equal_the_librarys(name):
 
 
 def test_torchvisions_resnet_has_the_same_stages_as_ours():
-    ours, theirs = (
-        models.build("resnet18", 7).eval(),
-        models.build("torchvision:resnet18", 7).eval(),
-    )
+    names = ("resnet18", "torchvision:resnet18")
+    ours, theirs = (models.build(name, 7).eval() for name in names)
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -99,10 +97,8 @@ def test_learners_attach_and_leave_no_trace(name):
     # A learner has its own stages and head, with their names, but not the trunk.
     own = {name for name, _ in group.learners[0].named_parameters()}
     trunk = [*target.stem_parts, *(part for parts in target.stage_parts[:3] for part in parts)]
-    dropped = {
-        k for k, _ in target.named_parameters() if k.startswith(tuple(f"{p}." for p in trunk))
-    }
-    assert own == {k for k, _ in target.named_parameters()} - dropped
+    trunk = tuple(f"{part}." for part in trunk)
+    assert own == {k for k, _ in target.named_parameters() if not k.startswith(trunk)}
     assert list(target.state_dict()) == keys
 
 

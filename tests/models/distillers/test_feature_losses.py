@@ -152,40 +152,6 @@ def test_products_of_whole_maps_do_not_overflow_sp_in_half_precision():
     assert loss.item() == pytest.approx(sp(method, [array(student.stages[-1])], teacher), rel=1e-3)
 
 
-@pytest.mark.parametrize(("name", "depends"), [("cc", True), ("cc_rbf", False)])
-def test_which_variants_of_cc_depend_on_the_order_of_samples(name, depends):
-    student, teacher = draw()
-    (method, equation), order = METHODS[name], torch.tensor([3, 1, 4, 0, 2])
-    loss = method.feature_loss(student, teacher, None).item()
-    student, teacher = (f._replace(embedding=f.embedding[order]) for f in (student, teacher))
-    again = method.feature_loss(student, teacher, None).item()
-    wanted = equation(method, [array(student.embedding)], teacher)
-    assert again == pytest.approx(wanted, abs=1e-10)
-    assert (abs(again - loss) > 0.01 * loss) == depends
-    # Reversing the order keeps each sample's neighbours.
-    turned = (f._replace(embedding=f.embedding.flip(0)) for f in (student, teacher))
-    assert method.feature_loss(*turned, None).item() == pytest.approx(again, abs=1e-10)
-
-
-def test_trained_embeddings_lower_the_loss_of_cc_by_shrinking():
-    """Document the known weakness of the variant that published comparisons use."""
-    student, teacher = draw()
-    method = make(Cc, variant="repdistiller")
-    loss = method.feature_loss(student, teacher, None).item()
-    with torch.no_grad():
-        for parameter in method.incongruence.parameters():
-            parameter.mul_(0.1)
-    assert method.feature_loss(student, teacher, None).item() == pytest.approx(0.01 * loss)
-
-
-def test_rbf_approximates_a_gaussian_kernel():
-    embedding = array(draw()[1].embedding)
-    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    squared = ((unit[:, None] - unit[None]) ** 2).sum(2)
-    left = np.abs(np.exp(-0.4 * squared) - kernel(embedding))
-    assert left.max() <= math.exp(-0.8) * (math.exp(0.8) - 1 - 0.8 - 0.32) + 1e-12
-
-
 def test_the_initial_variance_of_vid_is_five():
     for predictor in Vid(STUDENT, SETTING, **WEIGHTS).predictors:
         variance = np.log1p(np.exp(array(predictor.rho))) + 1e-5

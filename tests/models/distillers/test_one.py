@@ -101,13 +101,6 @@ def test_the_gradient_equals_the_numerical_one_for_a_fixed_ensemble():
         assert np.abs(wanted).max() > 1e-4
 
 
-def test_branches_learn_from_a_detached_ensemble():
-    method = make(ce_weight=0.0)
-    losses_of(method, BATCH)["total"].backward()
-    assert all(p.grad is None or not p.grad.any() for p in method.gate.parameters())
-    assert method.student.fc.weight.grad.any()
-
-
 def test_ramp():
     ramp = [sigmoid_ramp(epoch, 80 / 300, 300) for epoch in (0, 40, 79, 80, 299)]
     wanted = [math.exp(-5), math.exp(-1.25), math.exp(-5 / 6400), 1.0, 1.0]
