@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ from stages.files import sha256
 from stages.package import write_archive
 from tests.stages import chain_files
 
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
 
 def make_bundle(
     folder: Path,
@@ -26,23 +27,12 @@ def make_bundle(
     *,
     wrong: bool = False,
 ) -> Path:
-    """Write a bundle's files to ``folder``.
-
-    Args:
-        folder: must not exist.
-        version: the bundle's version.
-        key: key to sign with.
-        wrong: whether the golden logits differ from the models'.
-    """
+    """Write a bundle to a new folder; a wrong one has other golden logits than its models."""
     origin = folder.with_name(folder.name + "-origin")
     origin.mkdir(parents=True)
-    before = Path.cwd()
-    os.chdir(origin)
-    try:
+    with contextlib.chdir(origin):
         chain_files.write_onnx()
-    finally:
-        os.chdir(before)
-    shutil.copytree(origin / "artifacts/onnx", folder)
+    shutil.move(origin / "artifacts/onnx", folder)
     shutil.rmtree(origin)
     (folder / "runner.py").write_bytes(single_file(RUNNER))
     if wrong:
