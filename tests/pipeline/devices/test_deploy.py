@@ -1,10 +1,9 @@
-"""Deployment to this machine; test_pages.py deploys over ssh."""
+"""Deployment to this machine.
 
-import contextlib
-import os
+test_pages.py deploys over ssh; tests/stages/devices/test_agent.py interrupts deployments.
+"""
+
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,7 @@ from stages.bundle.keys import key_id
 from stages.devices import runner
 from stages.devices.base import Opening
 from stages.files import sha256
-from tests.bundles import flip_byte, make_bundle, pack
-from tests.forked import forked
-
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-#: Fractions of a deployment's time: files are sent, checked and, last, switched.
-KILLED_AT = (0.3, 0.6, 0.95)
+from tests.bundles import KEY, flip_byte, make_bundle, pack
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +31,6 @@ def bundles(tmp_path_factory):
 
 def put(bundle: Path, url: str, key: Ed25519PublicKey | None = None) -> Deployment:
     return deploy(bundle, url, key, opening=Opening())
-
-
-def put_as_a_group(bundle: Path, url: str) -> None:
-    os.setsid()
-    put(bundle, url)
 
 
 def version(state: State, which: str = "served") -> str:
@@ -125,41 +114,3 @@ def test_signatures(bundles, tmp_path):
 def test_devices_without_deployment_are_refused(bundles, url, sentence):
     with pytest.raises(InputError, match=sentence):
         put(bundles / "1.0.0", url)
-
-
-def test_a_deployment_killed_at_any_moment_leaves_a_complete_version(tmp_path):
-    """Kill the process and its children; the served version stays complete."""
-    base = tmp_path / "model"
-    url = f"local:{base}"
-    versions = [
-        make_bundle(tmp_path / f"bundle-{n}", f"{n}.0") for n in range(1, len(KILLED_AT) + 4)
-    ]
-    for bundle in versions[:2]:  # the first one also starts the server of forks
-        begun = time.monotonic()
-        with forked(put_as_a_group, bundle, url) as child:
-            said = child.finish()
-            assert child.exitcode == 0, said
-        duration = time.monotonic() - begun
-    served = 2
-    outcomes = set()
-    for bundle, fraction in zip(versions[2:], KILLED_AT, strict=False):
-        with forked(put_as_a_group, bundle, url) as child:
-            time.sleep(fraction * duration)
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.killpg(child.pid, signal.SIGKILL)
-        state = deployed(url, Opening())
-        assert state["problem"] is None
-        assert state["previous"] is not None
-        now = int(version(state).split(".")[0])
-        new = int(bundle.name.split("-")[1])
-        assert now in (served, new)
-        outcomes.add(now == new)
-        served = now
-        manifest = sha256(versions[now - 1] / "manifest.json")
-        assert sha256(base / "served/manifest.json") == manifest
-    assert False in outcomes
-    last = put(versions[-1], url).state
-    assert last["problem"] is None
-    assert runner.check(base / "served")["passed"]
-    assert len(list((base / "releases").iterdir())) == 2
-    assert {path.name for path in base.iterdir()} == {"served", "releases"}
