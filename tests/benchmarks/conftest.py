@@ -35,6 +35,14 @@ def weights(data_folder, tmp_path_factory):
 
 
 @pytest.fixture
+def checkout(tmp_path):
+    """A fake checkout of RepDistiller, from which nothing is imported."""
+    (tmp_path / "rep/helper").mkdir(parents=True)
+    (tmp_path / "rep/helper/loops.py").touch()
+    return tmp_path / "rep"
+
+
+@pytest.fixture
 def page(tmp_path, monkeypatch):
     """Write a page of docs with markers for every table to the current folder."""
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,11 @@ variants:
   warm: {method: kd, temperature: 8.0, augmentation.crop_padding: 0}
 """
 
-TEACHER = {"teachers": {"0": 0.5}}
+
+def write_results(study: Study) -> None:
+    """Write what a training of a student leaves."""
+    write_json(study.work / "reports/distill/metrics.json", {"accuracy": 0.5})
+    (study.work / "reports/distill/history.csv").write_text("epoch\n1\n")
 
 
 @pytest.mark.usefixtures("forked_stages")
@@ -59,35 +63,30 @@ def test_a_study_is_trained_once_and_becomes_a_table(page, capfd, monkeypatch):
 
 
 def test_a_peer_that_measures_its_speed_is_compared_in_it():
-    runs = {
-        "kd, seed 0": {
-            "accuracy": 0.5,
-            "machine": "m",
-            "last_epoch": {"images_per_second": "12.5"},
-        },
-        "timm's train.py, seed 0": {"accuracy": 0.4, "machine": "m", "images_per_second": 10.0},
+    ours = {"accuracy": 0.5, "machine": "m", "last_epoch": {"images_per_second": "12.5"}}
+    theirs = {"accuracy": 0.4, "machine": "m", "images_per_second": 10.0}
+    training = {"network": "a", "epochs": 1}
+    results = {
+        "teachers": {"0": 0.5},
+        "params": {"teacher": training, "distill": training},
+        "runs": {"kd, seed 0": ours, "timm's train.py, seed 0": theirs},
     }
-    teacher = {"network": "a", "epochs": 1}
-    results = TEACHER | {"params": {"teacher": teacher, "distill": teacher}, "runs": runs}
     text = comparison.markdown(results, ["kd", "timm's train.py"], ["timm's train.py"])
     assert "| kd | 50.00 | 50.00 to 50.00 (1 seed) | 12.5 | +10.00 |" in text
     assert "| timm's train.py | 40.00 | 40.00 to 40.00 (1 seed) | 10.0 |  |" in text
 
 
-def test_a_variant_may_be_trained_by_the_loop_of_a_peer(page, monkeypatch):
+def test_a_variant_may_be_trained_by_the_loop_of_a_peer(page, checkout, monkeypatch):
     def run(study: Study, module: str, params: object, *arguments: str) -> None:
         ran.append((module, *arguments))
-        for file in ("repdistiller.json", "reports/distill/metrics.json"):
-            write_json(study.work / file, {"accuracy": 0.5})
-        (study.work / "reports/distill/history.csv").write_text("epoch\n1\n")
+        write_json(study.work / "repdistiller.json", {"accuracy": 0.5})
+        write_results(study)
 
     ran: list[tuple[str, ...]] = []
     monkeypatch.setattr(Study, "_run", run)
     monkeypatch.setattr(Study, "train_teacher", lambda study, _: setattr(study, "teacher", "0"))
-    plan, checkout = Path("plan.yaml"), Path("rep").absolute()
+    plan = Path("plan.yaml")
     plan.write_text(PLAN.replace("warm", "RepDistiller's loop"))
-    (checkout / "helper").mkdir(parents=True)
-    (checkout / "helper/loops.py").touch()
     comparison.main(plan, "digits", Path("work"))
     comparison.main(plan, "digits", Path("work"), repdistiller=checkout)
     peer = "benchmarks.contenders.repdistiller"
@@ -97,11 +96,7 @@ def test_a_variant_may_be_trained_by_the_loop_of_a_peer(page, monkeypatch):
 
 @pytest.mark.usefixtures("page")
 def test_the_students_of_a_seed_have_one_teacher(monkeypatch):
-    def run(study: Study, _module: str, _params: object) -> None:
-        write_json(study.work / "reports/distill/metrics.json", {"accuracy": 0.5})
-        (study.work / "reports/distill/history.csv").write_text("epoch\n1\n")
-
-    monkeypatch.setattr(Study, "_run", run)
+    monkeypatch.setattr(Study, "_run", lambda study, *_: write_results(study))
     studies = []
     for name, weights, accuracy in (("a", b"one", 0.5), ("b", b"another", 0.625)):
         work = Path(name)

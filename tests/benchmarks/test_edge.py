@@ -1,10 +1,10 @@
 """Compare the ways to export a small student; reject folders without a finished one."""
 
+import itertools
 import re
 import shutil
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,25 +43,18 @@ def _quick(monkeypatch):
     monkeypatch.setattr(latency, "_WARM_UP_SECONDS", 0.0)
 
 
-def browser_row(precision: str, digest: str, **changes: Any) -> dict[str, Any]:
-    parity = {"max_relative_error": 2e-7, "cosine": 1.0, "top1_agreement": 1.0}
-    row = {"runtime": "onnxruntime-web", "precision": precision, "model_sha256": digest}
-    row |= {"provider": "wasm", "threads": 1, "p50_ms": 4.321, "noisy": False, "golden": parity}
-    return row | {"status": "passed", "reason": None} | changes
-
-
 def measure_in_browser(project: Path, digest: str | None = None) -> None:
     """Write the results of `ackd probe`, for other models if ``digest`` is given."""
     files = read_json(project / "artifacts/onnx/model.json")["files"]
     fp32, int8 = (digest or files[p]["static"]["sha256"] for p in ("fp32", "int8_u8s8"))
-    rows = [
-        browser_row("fp32", fp32),
-        browser_row("fp32", fp32, threads=2, p50_ms=2.5),
-        browser_row("fp32", fp32, provider="webgpu", status="skipped", p50_ms=None, golden=None),
-        browser_row("int8_u8s8", int8, status="failed", reason="out of memory", golden=None)
-        | {"p50_ms": None, "noisy": None},
-    ]
-    (project / "reports/devices").mkdir()
+    parity = {"max_relative_error": 2e-7, "cosine": 1.0, "top1_agreement": 1.0}
+    row = {"runtime": "onnxruntime-web", "precision": "fp32", "model_sha256": fp32}
+    row |= {"provider": "wasm", "threads": 1, "p50_ms": 4.321, "noisy": False, "golden": parity}
+    row |= {"status": "passed", "reason": None}
+    failed = {"precision": "int8_u8s8", "model_sha256": int8, "status": "failed", "noisy": None}
+    failed |= {"reason": "out of memory", "p50_ms": None, "golden": None}
+    skipped = {"provider": "webgpu", "status": "skipped", "p50_ms": None, "golden": None}
+    rows = [row, row | {"threads": 2, "p50_ms": 2.5}, row | skipped, row | failed]
     content = {"device": "browser:pixel-8", "description": {}, "results": rows}
     write_json(project / "reports/devices/browser-pixel-8.json", content)
 
@@ -83,11 +76,8 @@ def test_a_finished_project_becomes_tables_and_json(project, page, capsys):
         for row in read_json(project / "reports/validation.json")["results"]
         if (row["runtime"], row["shape"]) == ("onnxruntime", "dynamic")
     }
-    for key in PRECISIONS:
-        assert (rows[key]["accuracy"], rows[key]["drop"]) == (
-            validated[key]["accuracy"],
-            validated[key]["drop"],
-        )
+    for key, column in itertools.product(PRECISIONS, ("accuracy", "drop")):
+        assert rows[key][column] == validated[key][column]
     assert rows["eager"]["accuracy"] == validated["fp32"]["accuracy"]
     assert rows["plain"]["accuracy"] is None
     assert rows["int8_u8s8"]["title"] == "static int8_u8s8"

@@ -34,12 +34,8 @@ def test_weights_under_other_names_become_timms(tmp_path, monkeypatch):
     monkeypatch.setattr(photos, "compare", lambda *given, **more: ran.append((given, more)))
     photos.main(Path("t.pth"), Path("s.pth"), "hf:images", tmp_path, only=["kd"], seed=[1])
     (((name, plan, data, work), more),) = ran
-    assert (name, data, work, more) == (
-        "photos",
-        "hf:images",
-        tmp_path,
-        {"only": ["kd"], "seeds": [1], "checkout": None},
-    )
+    assert (name, data, work) == ("photos", "hf:images", tmp_path)
+    assert more == {"only": ["kd"], "seeds": [1], "checkout": None}
     assert plan["params"]["data"]["unlabeled"] == "hf:images"
 
     with pytest.raises(InputError, match="expected a checkout of pytorch-image-models, but there"):

@@ -41,14 +41,6 @@ def measured():
     return found
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A fake checkout, from which nothing is imported."""
-    (tmp_path / "rep/helper").mkdir(parents=True)
-    (tmp_path / "rep/helper/loops.py").touch()
-    return tmp_path / "rep"
-
-
 def test_ratios_are_taken_round_by_round(measured):
     ratios = training.ratios(measured, MACS)
     for name, value in (
