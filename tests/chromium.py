@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
 from tests.once import keep_running, once
+from tests.waiting import wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _SOFTWARE_GPU = (
@@ -30,16 +31,14 @@ _FLAGS = (
 )
 
 
-class Page:
-    """A tab."""
+class Target:
+    """The browser, or a tab."""
 
     def __init__(self, socket: Connection) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
-        #: The page's console messages and errors.
+        #: A page's console messages and errors.
         self.complaints: list[str] = []
-        for domain in ("Page", "Runtime", "Log", "DOM"):
-            self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -60,6 +59,13 @@ class Page:
             self.complaints.append(given["entry"]["text"])
         elif message.get("method") == "Runtime.consoleAPICalled":
             self.complaints.append(str([part.get("value") for part in given["args"]]))
+
+
+class Page(Target):
+    def __init__(self, socket: Connection) -> None:
+        super().__init__(socket)
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            self.send(f"{domain}.enable")
 
     def open(self, address: str) -> None:
         said = self.send("Page.navigate", url=address)
@@ -111,16 +117,17 @@ def opened_page(*, gpu: bool = False) -> Iterator[Page]:
     """
     flags = (*_FLAGS, *_SOFTWARE_GPU) if gpu else _FLAGS
     folder = once("chromium-gpu" if gpu else "chromium", lambda folder: _start(folder, flags))
-    port, path = _place(folder).read_text().splitlines()[:2]
-    with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as browser:
-        profile = _call(browser, "Target.createBrowserContext")
-        tab = _call(browser, "Target.createTarget", url="about:blank", **profile)
+    port, path = (folder / "profile/DevToolsActivePort").read_text().splitlines()[:2]
+    with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as browser_socket:
+        browser = Target(browser_socket)
+        profile = browser.send("Target.createBrowserContext")
+        tab = browser.send("Target.createTarget", url="about:blank", **profile)
         page = f"ws://127.0.0.1:{port}/devtools/page/{tab['targetId']}"
         try:
             with connect(page, max_size=None, proxy=None) as socket:
                 yield Page(socket)
         finally:
-            _call(browser, "Target.disposeBrowserContext", **profile)
+            browser.send("Target.disposeBrowserContext", **profile)
 
 
 def _start(folder: Path, flags: tuple[str, ...]) -> None:
@@ -128,20 +135,6 @@ def _start(folder: Path, flags: tuple[str, ...]) -> None:
     command = [CHROMIUM, *(f"--{flag}" for flag in flags)]
     command += [f"--user-data-dir={folder / 'profile'}", "about:blank"]
     keep_running(command, folder / "log", os.environ)
-    end = time.monotonic() + 30
-    while not (_place(folder).is_file() and _place(folder).read_text().count("\n")):
-        assert time.monotonic() < end, f"Chromium does not start: {(folder / 'log').read_text()}"
-        time.sleep(0.05)
-
-
-def _place(folder: Path) -> Path:
-    return folder / "profile/DevToolsActivePort"
-
-
-def _call(socket: Connection, method: str, **parameters: Any) -> dict[str, Any]:
-    socket.send(json.dumps({"id": 1, "method": method, "params": parameters}))
-    while True:
-        message = json.loads(socket.recv(timeout=30))
-        if message.get("id") == 1:
-            result: dict[str, Any] = message["result"]
-            return result
+    place = folder / "profile/DevToolsActivePort"
+    log = f"Chromium ({folder}/log)"
+    wait_until(lambda: place.is_file() and place.read_text().count("\n"), log, 30)

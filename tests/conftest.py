@@ -13,6 +13,8 @@ import pytest
 from tests import once
 from tests.warm_python import warm_python
 
+pytest_plugins = ["tests.pages", "tests.phone", "tests.sshd"]
+
 # Set these before importing the tools, which read them on import.
 _PRIVATE = Path(tempfile.mkdtemp(prefix="ackd-tests-"))
 for _name in [name for name in os.environ if name.startswith(("ACKD_", "DVC_", "PREFECT_"))]:

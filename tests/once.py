@@ -26,12 +26,7 @@ def end() -> None:
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
-    """Return the folder of this name, which all workers share and none may change.
-
-    Args:
-        name: name of the folder.
-        make: fills the empty folder.
-    """
+    """Return the folder of this name, which all workers share and none but ``make`` may change."""
     shared = Path(os.environ[_PLACE])
     folder, made, failed = shared / name, shared / f"{name}.made", shared / f"{name}.failed"
     with (shared / f"{name}.lock").open("w") as lock:
@@ -51,10 +46,9 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
 def keep_running(command: list[str], log: Path, env: Mapping[str, str]) -> None:
     """Start a server that stops with the tests, however these end."""
     guarded = ["sh", "-c", _GUARDED, os.environ[_OWNER], *command]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            guarded, env=env, stdout=output, stderr=output, start_new_session=True
-        )
+    with log.open("wb") as log_file:
+        output = {"stdout": log_file, "stderr": log_file}
+        process = subprocess.Popen(guarded, env=env, **output, start_new_session=True)
     process.returncode = 0  # this worker may end first and does not wait
 
 

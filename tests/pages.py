@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.git_command import git
 from tests.once import once, repository
 from tests.warm_python import warm_dvc, warm_python
 
@@ -51,17 +53,9 @@ def write_program(path: Path, lines: str) -> Path:
 
 
 def blocks(page: str, section: str) -> list[str]:
-    """Return the indented blocks of a section.
-
-    Args:
-        page: page of docs.
-        section: beginning of its title; "" for the text before the first.
-    """
-    [part] = [
-        part
-        for title, part in _sections(page)
-        if (title.startswith(section) if section else not title)
-    ]
+    """Return the indented blocks below the title that begins so; "": before the first title."""
+    found = _sections(page)
+    [part] = [text for title, text in found if title.startswith(section) and (section or not title)]
     return _indented(part)
 
 
@@ -160,11 +154,24 @@ def make_project(folder: Path, *stages: str) -> Path:
     return folder
 
 
+def set_params(project: Path, **sections: dict[str, Any]) -> None:
+    """Change values in the sections of params.yaml."""
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    for section, values in sections.items():
+        params[section].update(values)
+    yaml.dump(params, project / "params.yaml")
+
+
+def list_files(*places: str) -> list[str]:
+    """Return this project's files as a clone has them, in these places or everywhere."""
+    listed = git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", *places)
+    return [name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
 def _copy_code(folder: Path) -> None:
     repository(folder)
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *_CODE]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in names.splitlines():
+    for name in list_files(*_CODE):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
 

@@ -7,12 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_until
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(
@@ -108,28 +109,18 @@ def running(folder: Path, port: int | None = None, home: Path | None = None) -> 
             config.write(f"ForceCommand {session}\n")
     if os.getuid() == 0:  # sshd drops its privileges in it
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    end = time.monotonic() + 20
-    while _listens(port) and time.monotonic() < end:  # the stopped server may still hold the port
-        time.sleep(0.05)
+    wait_until(lambda: not _listens(port), "the end of the server that was stopped", 20)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdout=log, stderr=log
         )
     try:
-        _wait(port, process, folder / "log")
+        wait_until(lambda: _listens(port) or process.poll() is not None, "sshd", 20)
+        assert process.poll() is None, (folder / "log").read_text()
         yield Sshd(folder, port, process)
     finally:
         process.terminate()
         process.wait(timeout=10)
-
-
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 20
-    while time.monotonic() < end and process.poll() is None:
-        if _listens(port):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"sshd does not run: {log.read_text()}")
 
 
 def _listens(port: int) -> bool:

@@ -2,22 +2,19 @@
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from typer.testing import CliRunner
 
-from pipeline import cli
 from stages.params import load_params
+from tests.pages import ROOT, type_in
+from tests.waiting import wait_for
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 SLURM = ROOT / "docs/examples/slurm.sbatch"
 
@@ -37,11 +34,9 @@ def test_its_presets_and_settings_are_accepted(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "presets", "presets")
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copyfile(ROOT / name, name)
-    lines = re.findall(r"^    ackd (use .*)$", PAGE, re.MULTILINE)
+    lines = re.findall(r"^    (ackd use .*)$", PAGE, re.MULTILINE)
     assert len(lines) == 2
-    for line in lines:
-        done = CliRunner().invoke(cli.app, shlex.split(line))
-        assert done.exit_code == 0, done.output
+    type_in(tmp_path, "\n".join(lines))
     params = load_params()
     assert (params.data.feed, params.distill.epochs) == ("stream", 2)
     assert not params.training.logits_store
@@ -97,10 +92,7 @@ def test_scripts_wait_for_stopping_runs_and_push_only_complete_ones(
         wanted = ["dvc pull --allow-missing", *ran, *(["dvc push"] if code == 0 else [])]
     with subprocess.Popen(script, cwd=tmp_path, env=environment) as process:
         if stopped:
-            end = time.monotonic() + 60
-            while not Path(f"{calls}.running").exists():
-                assert time.monotonic() < end
-                time.sleep(0.02)
+            wait_for(Path(f"{calls}.running"))
             process.send_signal(signal.SIGINT if example == "slurm" else signal.SIGTERM)
     assert process.returncode == code
     assert calls.read_text().splitlines() == wanted

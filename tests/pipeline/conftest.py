@@ -7,8 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,13 @@ from typer.testing import CliRunner
 from pipeline import cli
 from tests.once import keep_running, once, repository
 from tests.sshd import free_port
+from tests.waiting import wait_until
 from tests.warm_python import warm_dvc
 
 ROOT = Path(__file__).parents[2]
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
+)
 CHAIN = """\
 stages:
   first:
@@ -71,11 +73,9 @@ def _run_project(folder: Path) -> None:
     subprocess.run(warm_dvc("repro", "--quiet"), cwd=_write_project(folder), check=True)
 
 
-def invoke(*arguments: str, answers: str = "") -> tuple[int, str, str]:
+def invoke(*arguments: str) -> tuple[int, str, str]:
     """Run an ackd command in the working directory; return its status, stdout and stderr."""
-    result = CliRunner().invoke(cli.app, list(arguments), input=answers)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -99,20 +99,6 @@ def change_stage(project: Path, old: str, new: str) -> None:
     (project / "dvc.yaml").write_text(text.replace(old, new))
 
 
-def wait_until(is_so: Callable[[], Any], what: str, within_s: float = 400.0) -> Any:
-    """Wait until a condition is true, and return its value, even on a busy machine."""
-    begun = time.monotonic()
-    while not (found := is_so()):
-        waited = time.monotonic() - begun
-        assert waited < within_s, f"{what}: not within {within_s:g} s"
-        time.sleep(min(0.05 + waited / 20, 0.5))  # asking often would slow down what it waits for
-    return found
-
-
-def wait_for(path: Path) -> None:
-    wait_until(path.exists, str(path))
-
-
 def set_temperature(project: Path, value: float) -> None:
     """Set ``distill.temperature``, which ``left`` depends on."""
     params = project / "params.yaml"
@@ -128,6 +114,17 @@ def prefect_server(monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", url)
     with temporary_settings({PREFECT_API_URL: url}):
         yield
+
+
+def artifacts_of(state: Any) -> dict[str, Any]:
+    """Return the artifacts of a flow run by key."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    ours = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ours))
+    return {str(artifact.key): artifact for artifact in found}
 
 
 def prefect_home(folder: Path) -> Path:

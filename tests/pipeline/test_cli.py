@@ -7,17 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 from typer.main import get_command
 
 from pipeline import cli
 from pipeline.doctor import examine
 from tests.pipeline.conftest import ROOT, change_stage, invoke
-
-
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch):
-    monkeypatch.setattr(cli, "console", Console(width=200, emoji=False))
 
 
 def cells(output: str) -> list[list[str]]:
@@ -44,10 +38,8 @@ def test_help_imports_no_heavy_package():
         "print([n for n in ('torch', 'prefect', 'dvc', 'onnxruntime', 'datasets', 'numpy')"
         " if n in sys.modules])"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == "[]"
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert found.strip() == "[]"
 
 
 @pytest.mark.parametrize("command", ["use", "run", "status", "show"])
@@ -166,21 +158,12 @@ def test_run_as_a_process_ends_with_its_table_and_status(finished, prefect_serve
     change_stage(
         finished, "cmd: cp first.txt left.txt", "cmd: 'echo \"error: no ink\" >&2; exit 3'"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "run"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command, own = [sys.executable, "-m", "pipeline.cli", "run"], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     rows = [row[:2] for row in cells(done.stdout)]
-    assert [[cell.strip() for cell in row] for row in rows[1:]] == [
-        ["first", "Completed"],
-        ["left", "Failed"],
-        ["right", "Completed"],
-        ["last", "Not run"],
-    ]
+    ends = {"first": "Completed", "left": "Failed", "right": "Completed", "last": "Not run"}
+    assert [tuple(cell.strip() for cell in row) for row in rows[1:]] == list(ends.items())
     assert "hello from first" in done.stderr
     assert "Updating lock file" not in done.stderr
     assert "error: left failed: no ink; not run: last\n" in done.stderr

@@ -9,18 +9,14 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    FlowRunFilter,
-    FlowRunFilterId,
-)
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
 from prefect.states import Cancelling
 
 from pipeline.dvc_runner import Runner
 from pipeline.flow import compress
-from tests.pipeline.conftest import change_stage, set_temperature, wait_for
+from tests.pipeline.conftest import artifacts_of, change_stage, set_temperature
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -87,10 +83,8 @@ def test_stages_run_once_and_dvc_starts_only_for_possible_changes(project, asked
     with get_client(sync_client=True) as client:
         ours = FlowRunFilterId(any_=[state.state_details.flow_run_id])
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=ours))
-        assert sorted(task.name for task in tasks) == sorted(STAGES)
-        of_run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
-        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
-    (table,) = [json.loads(str(a.data)) for a in artifacts if a.key == "stages"]
+    assert sorted(task.name for task in tasks) == sorted(STAGES)
+    table = json.loads(str(artifacts_of(state)["stages"].data))
     assert [row["stage"] for row in table] == STAGES
 
     asked.clear()
@@ -150,7 +144,8 @@ def test_a_run_without_a_worker_can_be_cancelled(finished):
     def cancel() -> None:
         wait_for(finished / "started")
         with get_client(sync_client=True) as client:
-            (own,) = (r for r in client.read_flow_runs() if is_of(r, finished))
+            runs = client.read_flow_runs()
+            (own,) = (run for run in runs if str(run.parameters.get("root")) == str(finished))
             client.set_flow_run_state(own.id, Cancelling())
 
     context = contextvars.copy_context()
@@ -162,10 +157,6 @@ def test_a_run_without_a_worker_can_be_cancelled(finished):
     assert words(rows)["left"] == "Failed"
     assert words(rows)["last"] == "Not run"
     assert json.loads((finished / ".dvc/tmp/rwlock").read_text()) == {}
-
-
-def is_of(run: FlowRun, project: Path) -> bool:
-    return str(run.parameters.get("root")) == str(project)
 
 
 def test_invalid_projects_fail_before_anything_runs(project):

@@ -33,9 +33,7 @@ def test_errors_of_git_are_one_sentence_with_a_remedy(repository, monkeypatch):
         git(repository, "commit", "--allow-empty", "-m", "Second")
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     remedy = f"run `git config --global --add safe.directory {repository}`"
-    with pytest.raises(
-        InputError, match=f"^git remote: this repository is another user's; .*{remedy}"
-    ):
+    with pytest.raises(InputError, match=f"^git remote: this repository is another .*{remedy}"):
         git(repository, "remote")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match=r"^git: not installed here; install it$"):

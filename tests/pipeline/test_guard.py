@@ -1,7 +1,6 @@
 """Interrupt, terminate and kill real processes: none may be left."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.guard import run_guarded, stop
-from tests.pipeline.conftest import change_stage, prefect_home, spawn, wait_for, wait_until
+from stages.files import read_json
+from tests.pipeline.conftest import change_stage, needs_proc, prefect_home, spawn
+from tests.waiting import wait_for, wait_until
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
-)
+pytestmark = needs_proc
 
 MARK = "ACKD_TEST_MARK"
 OUTPUT = "output.log"
@@ -59,11 +58,6 @@ def long_project(project):
     return project
 
 
-def locks(project: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((project / ".dvc/tmp/rwlock").read_text())
-    return found
-
-
 def test_an_interrupt_stops_the_run_and_its_children(long_project, prefect_server):
     process, mark = start(["-m", "pipeline.cli", "run"], long_project)
     began = time.monotonic()
@@ -71,7 +65,7 @@ def test_an_interrupt_stops_the_run_and_its_children(long_project, prefect_serve
     assert process.wait(timeout=60) == 128 + signal.SIGINT
     assert time.monotonic() - began < 20
     assert none_left(mark, within_s=5), left(mark)
-    assert locks(long_project) == {}
+    assert read_json(long_project / ".dvc/tmp/rwlock") == {}
     output = (long_project / OUTPUT).read_text()
     assert "interrupted: all stages are stopped" in output
     assert "prefect/" not in output, "a traceback"
@@ -97,7 +91,7 @@ def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project, tmp_path_
     process.kill()
     process.wait()
     assert none_left(mark, within_s=30), left(mark)
-    assert locks(long_project) == {}
+    assert read_json(long_project / ".dvc/tmp/rwlock") == {}
 
 
 def test_processes_that_ignore_signals_are_killed(tmp_path):

@@ -3,10 +3,8 @@
 They run unchanged, with small folders of images in place of /data.
 """
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +16,10 @@ from models.networks.resnet import ResNet
 from pipeline.git_command import git
 from pipeline.sweep.plan import load_plan
 from stages import prepare_data
+from stages.files import read_json
 from stages.params import load_params, parse_params, read_yaml
 from stages.preflight import check
-from tests.pages import ROOT, blocks, inline, make_project, programs, sections, type_in
-
-__all__ = ["programs"]
+from tests.pages import ROOT, blocks, inline, make_project, sections, type_in
 
 IMAGES, TEACHER = "how-to-own-images.md", "how-to-own-teacher.md"
 UNLABELED = "how-to-unlabelled-images.md"
@@ -45,10 +42,6 @@ def write_photographs(folder: Path) -> Path:
     return folder
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def shape(project: Path, split: str) -> tuple[int, ...]:
     return tuple(np.load(project / f"artifacts/data/{split}_images.npy", mmap_mode="r").shape)
 
@@ -61,14 +54,11 @@ def test_own_images(tmp_path):
     said = type_in(project, start, ("/data/flowers", str(flowers)))
     assert f"data.source: digits -> imagefolder:{flowers}" in said
     assert re.search(r"prepare_data +will run", said)
-    manifest = read(project / "artifacts/data/manifest.json")
+    manifest = read_json(project / "artifacts/data/manifest.json")
     assert manifest["classes"] == CLASSES
     # A fifth of each class is for testing, and a tenth of the rest for validation.
-    assert {name: part["per_class"][0] for name, part in manifest["splits"].items()} == {
-        "train": 18,
-        "val": 2,
-        "test": 5,
-    }
+    counts = {name: part["per_class"][0] for name, part in manifest["splits"].items()}
+    assert counts == {"train": 18, "val": 2, "test": 5}
     assert shape(project, "train") == (72, 182, 182, 3)
     assert shape(project, "test") == (20, 160, 160, 3)
 
@@ -150,8 +140,8 @@ def write_teacher(path: Path) -> None:
 @pytest.mark.usefixtures("programs", "prefect_server")
 def test_own_teacher(tmp_path):
     images = tmp_path / "images"
-    write_photographs(images / "train")
-    write_photographs(images / "test")
+    for split in ("train", "test"):
+        write_photographs(images / split)
     checkpoint = tmp_path / "teacher.pth"
     write_teacher(checkpoint)
     stages = ("identify_inputs", "prepare_data", "train_teacher")
@@ -166,7 +156,7 @@ def test_own_teacher(tmp_path):
         ("cifar100/trial", f"cifar100/trial -S data.source=imagefolder:{images}"),
     )
     assert "teacher.expect_accuracy: null -> 0.25" in said
-    metrics = read(project / "reports/teacher/metrics.json")
+    metrics = read_json(project / "reports/teacher/metrics.json")
     assert (metrics["network"], metrics["accuracy"]) == ("resnet56", 0.25)
     history = (project / "reports/teacher/history.csv").read_text()
     assert history.splitlines()[1].startswith("0,"), "nothing is trained"
@@ -183,9 +173,8 @@ def test_own_teacher(tmp_path):
 
 
 def test_no_command_of_the_pages_is_left_out():
-    uneven = "Classes of uneven size"
-    many = "Photographs of many sizes"
-    assert sections(IMAGES) == ["", "Splits and labels", many, uneven]
+    titles = ["Splits and labels", "Photographs of many sizes", "Classes of uneven size"]
+    assert sections(IMAGES) == ["", *titles]
     assert sections(TEACHER) == ["", "Your own code"]
     assert sections(UNLABELED) == ["", "What the student sees"]
     # Explanations of replaced files and of -S.

@@ -19,19 +19,19 @@ from ruamel.yaml import YAML
 
 import models
 from models.networks.checkpoint import save_network
+from pipeline.git_command import git
 from stages import report
 from stages.checkpoints.checkpoint import Checkpoints
 from stages.checkpoints.durable import IN_USE, release
+from stages.files import read_json
 from stages.params import Params, load_params, read_yaml
 from tests.once import repository
-from tests.pages import ROOT, blocks, inline, programs, replace, sections, type_in
+from tests.pages import ROOT, blocks, inline, replace, sections, type_in
 from tests.pipeline.conftest import CHAIN
 from tests.sshd import free_port
 from tests.stages import chain_files
 from tests.stages.conftest import write_data
 from tests.warm_python import warm_python
-
-__all__ = ["programs"]
 
 RUNNING, PAPER = "how-to-keep-it-running.md", "how-to-repeat-the-paper.md"
 QUANTIZE, LITERT, TRAIN = "how-to-quantize.md", "how-to-litert.md", "how-to-train.md"
@@ -74,7 +74,8 @@ def test_keep_it_running(finished):
     assert "disk: " in before
     find = replace(find, (" ~/.cache/ackd/logits", ""))
     assert type_in(finished, find) == f"{abandoned.folder}\n"
-    type_in(finished, f"{find} | {delete()}")
+    [delete] = re.findall(r"`\| (xargs .*?)`", (ROOT / "docs" / RUNNING).read_text())
+    type_in(finished, f"{find} | {delete}")
     assert used.folder.exists()
     assert not abandoned.folder.exists()
     for folder in ("artifacts", "reports"):
@@ -102,11 +103,6 @@ def test_keep_it_running(finished):
     told = type_in(finished, shared)
     assert "are in sync" in told
     assert "NOT_READY" in told
-
-
-def delete() -> str:
-    [found] = re.findall(r"`\| (xargs .*?)`", (ROOT / "docs" / RUNNING).read_text())
-    return str(found)
 
 
 @pytest.mark.usefixtures("programs", "prefect_server")
@@ -189,13 +185,9 @@ def test_several_processes(programs, tmp_path, monkeypatch):
     for number in range(2):
         told = f"--node-rank {number} --master-addr 127.0.0.1 --master-port {port}"
         line = replace(several, ("...", told), ("--nproc-per-node 8", "--nproc-per-node 1"))
-        log = (tmp_path / f"{number}.log").open("wb")
-        with log:
-            hosts.append(
-                subprocess.Popen(
-                    ["bash", "-c", line], cwd=tmp_path / "hosts", stdout=log, stderr=log
-                )
-            )
+        with (tmp_path / f"{number}.log").open("wb") as log:
+            output = {"stdout": log, "stderr": log}
+            hosts.append(subprocess.Popen(["bash", "-c", line], cwd=tmp_path / "hosts", **output))
     try:
         for number, host in enumerate(hosts):
             assert host.wait(timeout=500) == 0, (tmp_path / f"{number}.log").read_text()
@@ -205,8 +197,8 @@ def test_several_processes(programs, tmp_path, monkeypatch):
             host.wait()
     made = "artifacts/distilled/model.safetensors"
     assert (tmp_path / "hosts" / made).read_bytes() == (project / made).read_bytes()
-    environment = json.loads((tmp_path / "hosts/reports/distill/environment.json").read_text())
-    assert environment["processes"] == 2
+    environment = tmp_path / "hosts/reports/distill/environment.json"
+    assert read_json(environment)["processes"] == 2
 
 
 def test_no_command_of_the_pages_is_left_out():
@@ -223,11 +215,5 @@ def test_no_command_of_the_pages_is_left_out():
     # tests/pipeline/test_presets.py applies every preset.
     assert inline(TRAIN) == ["ackd use methods/<name>", "pip install -e '.[tensorboard]'"]
     [slow] = [line for line in inline(PAPER) if line.startswith("python ")]
-    collected = subprocess.run(
-        ["git", "grep", "-l", "pytest.mark.slow", "--", slow.split()[-1]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "test_preset_runs.py" in collected.stdout
+    marked = git(ROOT, "grep", "-l", "pytest.mark.slow", "--", slow.split()[-1])
+    assert "test_preset_runs.py" in marked

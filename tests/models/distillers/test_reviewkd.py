@@ -27,6 +27,12 @@ def context(ours, theirs):
     return sum(w * term for w, term in zip(weights, terms, strict=True)) / sum(weights)
 
 
+def from_the_top(features):
+    """Return the embedding as a map, and the maps of the stages that both networks have."""
+    first, second = map(array, features.stages[:2])
+    return [array(features.embedding)[:, :, None, None], second, first]
+
+
 def reference(method, student, teacher):
     """Compute the loss from the top map down."""
     loss, above = 0.0, None
@@ -59,16 +65,13 @@ def test_loss(widths, stride, size):
     tiny.settle(method)
     own = tiny.make_features(student, size, 3, 0)
     other = tiny.detach(tiny.make_features(teacher, size, 3, 1))
-    ours, theirs = (
-        [array(m) for m in (f.embedding[:, :, None, None], *f.stages[: len(own.stages)][::-1])]
-        for f in (own, other)
-    )
 
     # Half of the weight in the first of two epochs, then all of it.
     halved = method.feature_loss(own, other, None)
     method.begin_epoch(1)
     loss = method.feature_loss(own, other, None)
-    assert loss.item() == pytest.approx(reference(method, ours, theirs), abs=1e-10)
+    wanted = reference(method, from_the_top(own), from_the_top(other))
+    assert loss.item() == pytest.approx(wanted, abs=1e-10)
     assert halved.item() == pytest.approx(loss.item() / 2)
 
 

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from pipeline.git_command import git
 from tests.once import repository
 
 
@@ -22,21 +23,15 @@ def summary(accuracy: float, **more: Any) -> dict[str, Any]:
     """Return a summary of a student with fp32 and int8, measured on this machine."""
     network = {"accuracy": accuracy, "parameters": 1000, "macs": 2000, "size_mb": 0.004}
     network["weights"] = None
+    images = {"train": 90, "val": 10, "test": 40, "classes": 2, "image_size": 8}
+    local = {"machine": "x86_64", "cpu": "Desk CPU", "runtime": "onnxruntime 1.31.1"}
     return {
-        "data": {"source": "digits", "train": 90, "val": 10, "test": 40, "classes": 2}
-        | {"image_size": 8},
+        "data": {"source": "digits"} | images,
         "teacher": network | {"network": "resnet20", "accuracy": 0.9},
         "student": network | {"network": "resnet8", "method": "kd"},
         "exports": {"fp32": export(accuracy, 0.3), "int8": export(accuracy - 0.01, 0.1)},
         "recommended": {"precision": "int8", "reason": "the quickest"},
-        "devices": {
-            "local:": {
-                "machine": "x86_64",
-                "cpu": "Desk CPU",
-                "runtime": "onnxruntime 1.31.1",
-                "exports": {"fp32": row(2.0, 2.5), "int8": row(1.0, 1.25)},
-            }
-        },
+        "devices": {"local:": local | {"exports": {"fp32": row(2.0, 2.5), "int8": row(1.0, 1.25)}}},
         "litert": None,
         "paper": None,
     } | copy.deepcopy(more)
@@ -71,27 +66,16 @@ def commit(
 ) -> str:
     """Create an experiment without changing workspace and branch; return its commit.
 
-    Args:
-        project: the root of a git repository.
-        name: name of the experiment.
-        of: its files.
-        base: the commit that it claims to start from.
-        time: time of the commit, in seconds since 1970.
+    It claims to start from the commit ``base``; ``time`` is in seconds since 1970.
     """
     reference = f"refs/exps/{base[:2]}/{base[2:]}/{name}"
     stream = f"commit {reference}\ncommitter x <x> {time} +0000\ndata 0\n"
     for path, text in of.items():
         if text is not None:
             stream += f"M 100644 inline {path}\ndata {len(text.encode())}\n{text}\n"
-    git(project, "fast-import", "--quiet", text=stream)
+    importer = ["git", "fast-import", "--quiet"]
+    subprocess.run(importer, cwd=project, input=stream.encode(), check=True)
     return git(project, "rev-parse", reference)
-
-
-def git(project: Path, *arguments: str, text: str | None = None) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=project, input=text, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def write(project: Path, of: dict[str, str | None]) -> None:

@@ -8,11 +8,9 @@ from statistics import fmean
 import pytest
 
 from tests.chromium import CHROMIUM, opened_page
-from tests.pages import programs, type_in
+from tests.pages import type_in
 from tests.pipeline.comparison import exps
 from tests.pipeline.conftest import invoke
-
-__all__ = ["programs"]
 
 PAGE = Path(__file__).parents[3] / "docs/how-to-compare.md"
 
@@ -84,9 +82,8 @@ def test_litert_exports_are_compared_and_chosen(project):
     assert output.splitlines()[-1].strip() == "the file is then artifacts/litert/int8.tflite"
     code, output, error = invoke("choose", "lite", "--max-p90", "0.1ms", "--device", "desk")
     assert (code, error) == (1, "")
-    assert (
-        "nothing is within the budget; nearest lite.kd.seed1, litert_int8: p90 0.500 ms" in output
-    )
+    nearest = "nearest lite.kd.seed1, litert_int8: p90 0.500 ms"
+    assert f"nothing is within the budget; {nearest}" in output
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -100,9 +97,7 @@ def test_the_page_fits_its_window_and_loads_nothing(project, tmp_path):
     with opened_page() as page:
         page.open((project / "page.html").as_uri())
         for width, phone in ((1280, False), (390, True)):
-            dark = (
-                phone  # one look each, because the report has the same style and is tested in more
-            )
+            dark = phone  # one look each: the report has the same style and is tested in more
             page.look(tmp_path / f"{width}.png", width, dark=dark, phone=phone)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")

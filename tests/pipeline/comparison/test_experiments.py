@@ -6,6 +6,8 @@ from models.errors import InputError
 from pipeline.comparison.experiments import find
 from tests.pipeline.comparison import exps
 
+SUMMARY = "reports/summary.json"
+
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
@@ -49,18 +51,17 @@ def test_names_seeds_and_accuracies(repository):
         ({"dvc.lock": "schema: '2.0'\n"}, "dvc.lock has no stage report: the chain was not run"),
         (
             {"params.yaml": "distill: {seed: 7, method: kd}\n"},
-            "reports/summary.json is made with distill.seed 0 (now 7): the chain was not run",
+            f"{SUMMARY} is made with distill.seed 0 (now 7): the chain was not run",
         ),
         (
             {"dvc.lock": str(exps.files("")["dvc.lock"]).replace("kd0", "kd1", 1)},
-            "reports/summary.json is older than artifacts/distilled: the chain was not run up to",
+            f"{SUMMARY} is older than artifacts/distilled: the chain was not run up to",
         ),
-        ({"reports/summary.json": None}, "reports/summary.json is missing: the chain was not run"),
-        ({"reports/summary.json": "{"}, "reports/summary.json is not readable as JSON"),
+        ({SUMMARY: None}, f"{SUMMARY} is missing: the chain was not run"),
+        ({SUMMARY: "{"}, f"{SUMMARY} is not readable as JSON"),
         (
-            {"reports/summary.json": '{"data": {}}'},
-            "reports/summary.json: written by another version of ackd (KeyError('student')); run"
-            " that experiment again",
+            {SUMMARY: '{"data": {}}'},
+            f"{SUMMARY}: written by another version of ackd (KeyError('student')); run that exper",
         ),
     ],
 )
@@ -73,10 +74,8 @@ def test_damaged_and_unfinished_experiments_are_listed_with_reasons(damage, reas
     assert broken == "night.kd.seed0"
     assert why.startswith(reason)
     assert "\n" not in why
-    assert workspace == (
-        "workspace",
-        "params.yaml is missing: the chain was not run up to its report",
-    )
+    missing = "params.yaml is missing: the chain was not run up to its report"
+    assert workspace == ("workspace", missing)
 
 
 def test_the_newest_experiment_of_a_name_counts(repository):

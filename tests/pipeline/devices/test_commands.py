@@ -1,21 +1,18 @@
 """The commands for devices, with typer's runner."""
 
-import json
-import os
 import re
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
+from stages.bundle.keys import configured_key
+from stages.files import read_json
 from tests.bundles import make_bundle
-from tests.phone import phone, phones
-from tests.pipeline.conftest import ROOT, invoke, wait_for
-from tests.sshd import needs_sshd, sshd
-
-__all__ = ["phone", "phones", "sshd"]
+from tests.pages import write_program
+from tests.pipeline.conftest import ROOT, invoke, spawn
+from tests.sshd import needs_sshd
+from tests.waiting import wait_for
 
 
 def test_profile(project):
@@ -25,7 +22,7 @@ def test_profile(project):
     assert output.startswith("local:: ")
     assert re.search(r"fp32 +│ CPUExecutionProvider +│ +1 │ passed +│", output)
     assert "\nkept  reports/devices/local.json; `ackd run` adds it" in output
-    rows = json.loads(Path("reports/devices/local.json").read_text())["results"]
+    rows = read_json(Path("reports/devices/local.json"))["results"]
     assert [(row["status"], "samples_ms" in row) for row in rows] == [("passed", False)] * 4
     assert invoke("profile", "local:", "--bundle", "artifacts/bundle")[0] == 0
     (project / "dvc.yaml").unlink()
@@ -43,8 +40,6 @@ def test_keys_deploy_and_rollback(project, monkeypatch):
     code, _, error = invoke("keys", "new")
     assert code == 1
     assert error.startswith(f"error: {private}: exists")
-
-    from stages.bundle.keys import configured_key
 
     monkeypatch.setenv("ACKD_SIGNING_KEY", str(private))
     for version in ("1", "2"):
@@ -86,26 +81,18 @@ def test_a_fingerprint_accepts_a_host(project, sshd):
 
 
 def test_ctrl_c_restores_the_phone(project, phone):
-    runner = project / "bench"
-    runner.write_text(f"#!/bin/sh\ntouch {project}/begun\nexec sleep 60\n")
-    runner.chmod(0o755)
-    command = [sys.executable, "-m", "pipeline.cli", "profile", f"adb:?runner={runner}"]
-    process = subprocess.Popen(
-        [*command, "--bundle", "artifacts/bundle"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        wait_for(project / "begun")
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
+    runner = write_program(project / "bench", f"touch {project}/begun\nexec sleep 60")
+    command = ["-m", "pipeline.cli", "profile", f"adb:?runner={runner}"]
+    output = project / "output.log"
+    with spawn([*command, "--bundle", "artifacts/bundle"], project, output) as process:
+        try:
+            wait_for(project / "begun")
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode != 0
-    assert "Traceback" not in output
+    assert "Traceback" not in output.read_text()
     modes = [call.split()[-1] for call in phone.calls("cmd")]
     assert modes == ["true", "false"]
     assert list(phone.folder.iterdir()) == []

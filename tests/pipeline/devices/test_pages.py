@@ -28,6 +28,7 @@ from stages.devices.base import Opening
 from stages.devices.browser import network, web_runtime
 from stages.devices.host import RUNNER
 from stages.devices.urls import open_device, parse_url
+from stages.files import read_json, write_json
 from stages.params import load_params
 from stages.sections.export import Profile
 from tests.bundles import make_bundle, pack
@@ -38,21 +39,19 @@ from tests.pages import (
     blocks,
     inline,
     make_project,
-    programs,
     replace,
     sections,
+    set_params,
     type_at_terminal,
     type_in,
     write_program,
 )
-from tests.phone import phone, phones, whoever_opens
+from tests.phone import whoever_opens
 from tests.pipeline.devices.test_probe import BROWSER
 from tests.sshd import make_key, needs_sshd, running
 from tests.stages import chain_files
 from tests.stages.devices.conftest import PROFILE
 from tests.stages.test_profile_latency import FIELDS
-
-__all__ = ["phone", "phones", "programs"]
 
 BOARD, PHONE = "how-to-own-device.md", "how-to-phone.md"
 # Commands within sentences, and what runs those that are not run here, by a word of it.
@@ -71,32 +70,12 @@ case "$*" in *BatchMode=yes* | *"-i "*) exec {ssh} -F {folder}/ssh_config "$@" ;
 exec {ssh} -F {folder}/ssh_config -i {folder}/user_key "$@"
 """
 # A native runner for the phone that records its arguments and prints a given answer.
-BENCH = """\
-echo "$@" >> {folder}/arguments
-cat {folder}/answer
-"""
+BENCH = 'echo "$@" >> {folder}/arguments\ncat {folder}/answer'
 ANSWER = {
-    "runtime": "bench",
-    "version": "1",
-    "provider": "cpu",
-    "threads": 1,
-    "init_ms": 1,
-    "first_ms": 1,
-    "samples_ms": [2, 2],
+    **{"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1},
+    **{"init_ms": 1, "first_ms": 1, "samples_ms": [2, 2]},
     "golden": {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0},
 }
-
-
-def set_params(project: Path, **sections: dict[str, Any]) -> None:
-    yaml = YAML()
-    params = yaml.load(project / "params.yaml")
-    for section, values in sections.items():
-        params[section].update(values)
-    yaml.dump(params, project / "params.yaml")
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -137,13 +116,12 @@ def test_own_device(board, tmp_path, monkeypatch):
 
     reach, keys = blocks(BOARD, "1.")
     shown = type_at_terminal(project, replace(reach, there), ("(yes/no", "yes"))
-    told = type_in(
-        project, keys, ("/etc/ssh/ssh_host_ed25519_key.pub", f"{board.folder}/host_key.pub")
-    )
+    key = ("/etc/ssh/ssh_host_ed25519_key.pub", f"{board.folder}/host_key.pub")
+    told = type_in(project, keys, key)
     assert board.fingerprint in shown
     assert board.fingerprint in told
     [kept] = (project / "reports/devices").glob("ssh-*.json")
-    assert {row["status"] for row in read(kept)["results"]} == {"passed"}
+    assert {row["status"] for row in read_json(kept)["results"]} == {"passed"}
     assert list((tmp_path / "board/ackd").iterdir()) == [], "the folder is removed again"
 
     _, devices = blocks(BOARD, "2.")
@@ -171,9 +149,8 @@ def test_own_device(board, tmp_path, monkeypatch):
     assert [after_deploy, deployed, back] == ["0.1.0", "0.1.0", "0.0.1"]
     [served] = inline(BOARD)[-1:]
     assert served == "realpath /srv/model/served"
-    assert (
-        read(Path(type_in(project, served, folder).strip()) / "manifest.json")["version"] == "0.0.1"
-    )
+    release = Path(type_in(project, served, folder).strip())
+    assert read_json(release / "manifest.json")["version"] == "0.0.1"
 
 
 @pytest.fixture
@@ -254,7 +231,7 @@ def test_by_cable(bundle, phone, tmp_path):
         said = type_in(bundle, by_browser)
     assert "Fixed performance, thermal status 0 before and 0 after" in said
     [kept] = (bundle / "reports/devices").iterdir()
-    found = read(kept)
+    found = read_json(kept)
     rows = [row for row in found["results"] if row["provider"] == "wasm"]
     assert [row["status"] for row in rows] == ["passed"] * 4
     assert {set(row) == FIELDS for row in rows} == {True}
@@ -296,9 +273,7 @@ def test_a_native_runner(bundle, phone):
     first, *_ = answer.with_name("arguments").read_text().splitlines()
     # The page's command, except for the folder on the phone.
     assert re.sub(r"/\S*/", "", first) == " ".join(call.split()).removeprefix("bench ")
-    theirs = subprocess.run(
-        [sys.executable, str(RUNNER), "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    theirs = subprocess.check_output([sys.executable, str(RUNNER), "--help"], text=True)
     for option in re.findall(r"--[\w-]+", call):
         assert option in theirs, "the arguments are not those of runner.py"
     assert f"--min-seconds {Profile().min_seconds}" in call
@@ -315,14 +290,13 @@ def test_a_changed_runner_can_be_measured_separately(programs, phone, tmp_path):
         "outs": ["artifacts/onnx"],
     }
     yaml.dump(chain, project / "dvc.yaml")
-    for folder in ("artifacts", "reports"):
-        (project / folder).mkdir()
-    (project / "reports/device.json").write_text("{}")
+    (project / "artifacts").mkdir()
+    write_json(project / "reports/device.json", {})
     answer = write_bench(project)
     set_params(project, profile={"devices": ["adb:?runner=build/android/bench"], "threads": [1]})
 
     def p50() -> set[float]:
-        return {row["p50_ms"] for row in read(project / "reports/latency.json")["results"]}
+        return {row["p50_ms"] for row in read_json(project / "reports/latency.json")["results"]}
 
     type_in(project, "dvc repro")
     assert p50() == {2.0}

@@ -1,6 +1,6 @@
 """Output and errors of ``ackd probe``."""
 
-import json
+import base64
 from pathlib import Path
 
 import pytest
@@ -11,21 +11,15 @@ from stages.bundle.keys import new_key
 from stages.devices.browser import web_runtime
 from stages.devices.browser.measurement import Browser, Failed, Measured
 from stages.devices.browser.runs import Runs
+from stages.files import read_json
 from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
 from tests.pipeline.conftest import invoke
 
-BROWSER = Browser.model_validate(
-    {
-        "user_agent": "Mozilla/5.0 (Linux; Android 10; K) Chrome/156.0.0.0 Mobile",
-        "platform": "Android 16",
-        "model": "Pixel 8",
-        "cores": 8,
-        "isolated": False,
-        "secure": False,
-        "timer_ms": 0.1,
-        "gpu": None,
-    }
+AGENT = "Mozilla/5.0 (Linux; Android 10; K) Chrome/156.0.0.0 Mobile"
+BROWSER = Browser(
+    **{"user_agent": AGENT, "platform": "Android 16", "model": "Pixel 8", "cores": 8},
+    **{"isolated": False, "secure": False, "timer_ms": 0.1, "gpu": None},
 )
 
 
@@ -41,22 +35,14 @@ def refused(*arguments: str) -> str:
 @pytest.fixture
 def report(project):
     """Create a report of a phone without isolation: one model was timed, one failed."""
-    import base64
-
     runs = Runs(load_exported(project / "artifacts/bundle"), Profile())
     begun = runs.begin(BROWSER)
+    times = {"init_ms": 100.0, "first_ms": 9.0, "samples_ms": [1.0, 2.0, 6.0]}
     logits = base64.b64encode(runs.reference.tobytes()).decode()
-    measured = Measured(
-        version="1.30.0",
-        provider="wasm",
-        threads=1,
-        init_ms=100.0,
-        first_ms=9.0,
-        logits=logits,
-        samples_ms=[1.0, 2.0, 6.0],
-        hidden=False,
+    timed = Measured(
+        version="1.30.0", provider="wasm", threads=1, logits=logits, hidden=False, **times
     )
-    runs.take(begun["run"], 0, measured)
+    runs.take(begun["run"], 0, timed)
     for task in begun["tasks"][1:]:
         if task["status"] == "planned":
             runs.take(begun["run"], task["number"], Failed(error="out of\nmemory\x1b[2J"))
@@ -66,7 +52,7 @@ def report(project):
 def test_a_report_is_kept_like_those_of_other_devices(project, report):
     path = keep(probe.measurement(report, None))
     assert path == Path("reports/devices/browser-pixel-8-chrome-156.json")
-    kept = json.loads(path.read_text())
+    kept = read_json(path)
     assert kept["device"] == "browser:pixel-8-chrome-156"
     assert kept["description"]["system"] == "Android 16"
     assert kept["description"]["machine"] == "Pixel 8"

@@ -6,14 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.client.schemas.objects import Artifact
 
 from pipeline.service import artifacts
 from pipeline.service.artifacts import Progress, accuracy_against_latency, percent_done, show_report
 from stages.files import read_json
-from tests.pipeline.conftest import ROOT
+from tests.pipeline.conftest import ROOT, artifacts_of
 
 SUMMARY = ROOT / "reports/summary.json"
 
@@ -32,16 +29,6 @@ SUMMARY = ROOT / "reports/summary.json"
 )
 def test_progress_is_parsed_from_a_line(line, percent):
     assert percent_done(line) == percent
-
-
-def artifacts_of(run: Any) -> dict[str, Artifact]:
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(
-                flow_run_id=ArtifactFilterFlowRunId(any_=[run.state_details.flow_run_id])
-            )
-        )
-    return {str(artifact.key): artifact for artifact in found}
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -85,8 +72,8 @@ def test_a_stage_continues_without_a_bar(monkeypatch):
     monkeypatch.setattr(artifacts, "create_progress_artifact", refuse)
     warnings: list[str] = []
     progress = Progress("distill", warnings.append)
-    progress.see("kd: epoch 1/2")
-    progress.see("kd: epoch 2/2")
+    for epoch in (1, 2):
+        progress.see(f"kd: epoch {epoch}/2")
     progress.finish()
     assert warnings == ["distill: Prefect no longer shows its progress (no server)"]
 

@@ -16,15 +16,8 @@ import httpx
 import pytest
 import torch
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas import filters
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterId,
-    LogFilter,
-)
-from prefect.client.schemas.filters import LogFilterFlowRunId as OfRun
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -33,23 +26,21 @@ from prefect.states import Cancelling
 import models
 from models.networks.checkpoint import save_network
 from tests.once import repository
-from tests.pipeline.conftest import ROOT, answers, invoke, prefect_home, spawn, wait_until
+from tests.pipeline.conftest import ROOT, answers, invoke, needs_proc, prefect_home, spawn
 from tests.pipeline.service.test_nightly import BRING, NAME
 from tests.pipeline.test_guard import MARK, left, none_left
 from tests.sshd import free_port
 from tests.stages.conftest import write_data
+from tests.waiting import wait_until
 from tests.warm_python import warm_python
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
-)
+pytestmark = needs_proc
 
 PAGE = ROOT / "docs/how-to-nightly.md"
 SET = 'ackd schedule "0 2 * * *" --timezone Europe/Berlin'
 PAUSE = "prefect deployment schedule pause --all"
 SET_CLONE = 'ackd schedule "0 3 * * *" --clone'
-LONGEST = 400.0
-"""Seconds that anything here may take on a machine that has other work to do."""
+LONGEST = 400.0  # seconds, on a machine that has other work to do
 
 # Trains a student that waits in its third epoch while a file called slow exists.
 TRAINING = """\
@@ -129,24 +120,13 @@ def student(tmp_path, monkeypatch):
     return repository(root)
 
 
-def weights(root: Path) -> bytes:
-    return (root / "artifacts/distilled/model.safetensors").read_bytes()
-
-
-def uninterrupted(project: Path, copy: Path) -> subprocess.Popen[bytes]:
-    """The same training without interruption, in parallel to the test."""
-    shutil.copytree(project, copy)
-    return subprocess.Popen([warm_python(), "-m", "training"], cwd=copy)
-
-
 def in_state(client: SyncPrefectClient, name: str) -> list[FlowRun]:
     return [run for run in client.read_flow_runs() if run.state and run.state.name == name]
 
 
-def state_name(client: SyncPrefectClient, run: FlowRun) -> str:
+def state_name(client: SyncPrefectClient, run: FlowRun) -> str | None:
     state = client.read_flow_run(run.id).state
-    assert state is not None
-    return str(state.name)
+    return state and state.name
 
 
 def stages_of(mark: str) -> list[str]:
@@ -159,7 +139,9 @@ def has_checkpoints(root: Path) -> bool:
 
 @pytest.mark.timeout(3000)
 def test_a_night(student, tmp_path):
-    reference = uninterrupted(student, tmp_path / "uninterrupted")
+    # The same training without interruption runs in parallel.
+    other = shutil.copytree(student, tmp_path / "uninterrupted")
+    reference = subprocess.Popen([warm_python(), "-m", "training"], cwd=other)
     (student / "slow").touch()
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -184,7 +166,7 @@ def test_a_night(student, tmp_path):
         deployment = client.read_deployment_by_name("compress/nightly")
         assert [(s.slug, s.active) for s in deployment.schedules] == [("nightly", True)]
         # The server is this project's: another project's runs would start in the wrong folder.
-        with contextlib.chdir(tmp_path / "uninterrupted"):
+        with contextlib.chdir(other):
             for command in (["schedule", "0 5 * * *"], ["worker"]):
                 code, _, error = invoke(*command)
                 assert code == 1
@@ -209,9 +191,8 @@ def test_a_night(student, tmp_path):
             client.update_deployment_schedule(deployment.id, schedule.id, active=False)
         assert "paused\n  next  none" in ackd("ackd schedule")
 
-        bars = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["progress-distill"]))
-        )
+        key = filters.ArtifactFilterKey(any_=["progress-distill"])
+        bars = client.read_artifacts(artifact_filter=filters.ArtifactFilter(key=key))
         assert bars, "no bar of progress"
         assert 0 < json.loads(str(bars[0].data)) < 100
 
@@ -236,28 +217,26 @@ def test_a_night(student, tmp_path):
         (student / "wait").touch()
         (student / "source.txt").write_text("2\n")
         third = client.create_flow_run_from_deployment(deployment.id)
-        ours = FlowRunFilterId(any_=[third.id])
+        its_logs = filters.LogFilter(flow_run_id=filters.LogFilterFlowRunId(any_=[third.id]))
+        of_third = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[third.id]))
 
         def told(line: str) -> bool:
-            logs = client.read_logs(LogFilter(flow_run_id=OfRun(any_=[third.id])))
-            return any(line in log.message for log in logs)
+            return any(line in log.message for log in client.read_logs(its_logs))
 
         def ended(stage: str) -> bool:
-            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=ours))
+            tasks = client.read_task_runs(flow_run_filter=of_third)
             return any(t.name == stage and t.state and t.state.is_completed() for t in tasks)
 
         wait_until(lambda: ended("distill"), "the end of the training")
         wait_until(lambda: told("resuming an interrupted training at"), "the line that says so", 60)
         assert reference.wait() == 0
-        assert weights(student) == weights(tmp_path / "uninterrupted")
+        weights = "artifacts/distilled/model.safetensors"
+        assert (student / weights).read_bytes() == (other / weights).read_bytes()
         wait_until(lambda: stages_of(mark), "the stage that waits")
         # When the worker ends, its runs end too.
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=LONGEST) == 128 + signal.SIGTERM
-        wait_until(
-            lambda: all("server" in command for command in left(mark)),
-            "the end of the worker's run",
-        )
+        wait_until(lambda: all("server" in c for c in left(mark)), "the end of the worker's run")
         assert json.loads((student / ".dvc/tmp/rwlock").read_text()) == {}
 
         assert "compress/nightly-clone: 0 3 * * *" in ackd(SET_CLONE)
@@ -274,8 +253,7 @@ def test_a_night(student, tmp_path):
 
 
 def test_every_command_of_the_page_is_run_by_a_test():
-    here = ["ackd server", "ackd worker", SET, SET_CLONE]
-    here += ["ackd schedule", "ackd schedule --remove"]
+    here = ["ackd server", "ackd worker", SET, SET_CLONE, "ackd schedule", "ackd schedule --remove"]
     assert f"`{PAUSE}`" in PAGE.read_text()
     there = [line.replace(NAME, "nightly-2026-11-27-0300") for line in BRING]
     assert sorted(documented()) == sorted(here + there)

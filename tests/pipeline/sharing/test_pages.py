@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import make_bundle, pack
-from tests.pages import ROOT, blocks, inline, programs, replace, type_in
+from tests.pages import ROOT, blocks, inline, replace, type_in
 from tests.pipeline.conftest import invoke
-from tests.sharing import assert_up_to_date, clone, commit, dvc, git, project, s3_server
-from tests.sshd import needs_sshd, sshd
-
-__all__ = ["programs", "project", "sshd"]
-
+from tests.pipeline.sharing.conftest import assert_up_to_date, clone, commit, dvc, git, s3_server
+from tests.sshd import needs_sshd
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -52,12 +49,8 @@ def test_share_through_ssh(project, sshd):
     _, ssh, keyfile, _, verify = SETTINGS
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{project.parent}/store"
     key = str(sshd.folder / "user_key")
-    share(
-        project,
-        replace(ssh, ("ssh://user@host/srv/students", url)),
-        verify,
-        replace(keyfile, ("FILE", key)),
-    )
+    remote = replace(ssh, ("ssh://user@host/srv/students", url))
+    share(project, remote, verify, replace(keyfile, ("FILE", key)))
     assert key not in git(project, "show", "HEAD:.dvc/config")
 
 
@@ -67,12 +60,10 @@ def test_share_through_s3(project, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3, _, _, endpoint, _ = SETTINGS
+    remote = replace(s3, ("s3://bucket/students", "s3://students/runs"))
     with s3_server() as port:
-        share(
-            project,
-            replace(s3, ("s3://bucket/students", "s3://students/runs")),
-            replace(endpoint, ("https://host:9000", f"http://127.0.0.1:{port}")),
-        )
+        here = ("https://host:9000", f"http://127.0.0.1:{port}")
+        share(project, remote, replace(endpoint, here))
 
 
 def test_how_to_release(project):
@@ -99,13 +90,11 @@ def test_how_to_release(project):
     empty = project.parent / "empty"
     empty.mkdir()
     fetch, plain = blocks("how-to-release.md", "3.")
-    assert type_in(empty, fetch, ("URL", origin)).startswith(
-        "student-1.1.0.tar.gz: student 1.1.0, "
-    )
+    fetched = type_in(empty, fetch, ("URL", origin))
+    assert fetched.startswith("student-1.1.0.tar.gz: student 1.1.0, ")
     type_in(empty, plain, ("URL", origin))
     [back] = blocks("how-to-release.md", "4.")
     type_in(project, back)
-    assert type_in(empty, fetch, ("URL", origin)).startswith(
-        "student-1.0.0.tar.gz: student 1.0.0, "
-    )
+    fetched = type_in(empty, fetch, ("URL", origin))
+    assert fetched.startswith("student-1.0.0.tar.gz: student 1.0.0, ")
     assert git(project, "status", "--porcelain") == ""

@@ -2,15 +2,14 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipeline.git_command import git
-from tests.pipeline.conftest import invoke, wait_until
-from tests.pipeline.sweep.project import (
+from tests.pipeline.conftest import invoke, needs_proc
+from tests.pipeline.sweep.conftest import (
     LOG,
     cached,
     commit,
@@ -22,11 +21,11 @@ from tests.pipeline.sweep.project import (
     write_sweep,
 )
 from tests.pipeline.test_guard import MARK, left, none_left
+from tests.sshd import free_port
+from tests.waiting import wait_until
 from tests.warm_python import warm_dvc
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="finds what is left by its environment in /proc"
-)
+pytestmark = needs_proc
 SWEEP = "name: {}\nuntil: distill\npresets: [kd]\nseeds: {}\nvariants: {{a: }}\n"
 
 
@@ -36,11 +35,9 @@ def shared(root: Path) -> Path:
     git(Path(), "init", "--quiet", "--bare", str(root / "origin.git"))
     git(project, "remote", "add", "origin", str(root / "origin.git"))
     (root / "data").mkdir()
+    data = {"/mnt/shared/dvc": str(root / "data")}
     for command in (
-        documented(
-            "dvc remote add --default shared /mnt/shared/dvc",
-            **{"/mnt/shared/dvc": str(root / "data")},
-        ),
+        documented("dvc remote add --default shared /mnt/shared/dvc", **data),
         documented('git commit --message "Share data" .dvc/config'),
         documented("git push origin HEAD"),
     ):
@@ -64,9 +61,7 @@ def start(project: Path, command: list[str], folder: Path, **env: str) -> subpro
 def cluster(tmp_path):
     """A project, the scheduler's address, and two workers."""
     project = shared(tmp_path / "main")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     here = {"10.0.0.1": f"127.0.0.1 --port {port} --no-dashboard"}
     scheduler = documented("dask scheduler --host 10.0.0.1", **here)
@@ -98,12 +93,6 @@ def sweep(project: Path, address: str) -> subprocess.Popen[str]:
     return start(project, command, project)
 
 
-def succeeded(process: subprocess.Popen[str]) -> str:
-    output = process.communicate(timeout=1400)[0]
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.mark.timeout(3000)  # on a busy machine
 def test_each_experiment_runs_once_even_if_a_worker_dies(cluster, tmp_path):
     project, address, (first, _) = cluster
@@ -120,7 +109,8 @@ def test_each_experiment_runs_once_even_if_a_worker_dies(cluster, tmp_path):
     assert process.poll() is None, process.communicate()[0]
     first.kill()
     assert none_left("worker-one", within_s=20), "the guard ends what a dead worker has started"
-    output = succeeded(process)
+    output = process.communicate(timeout=1400)[0]
+    assert process.returncode == 0, output
     assert "t: 3 of 3 in" in output
     assert output.count(" done in ") == 3
     assert " on two; " in output
@@ -147,13 +137,9 @@ def test_each_experiment_runs_once_even_if_a_worker_dies(cluster, tmp_path):
     # The committed teacher is shared, as if another processor had rounded differently.
     (project / "source.txt").write_text("other images\n")
     commit(project)
+    own = environment(project, SWEEP_PROCESSOR="another")
     for command in (["repro", "--quiet", "distill"], ["push", "--quiet"]):
-        subprocess.run(
-            warm_dvc(*command),
-            cwd=project,
-            env=environment(project, SWEEP_PROCESSOR="another"),
-            check=True,
-        )
+        subprocess.run(warm_dvc(*command), cwd=project, env=own, check=True)
     commit(project)
     git(project, "push", "--quiet", "origin", "HEAD")
     started = project.parent / f"{LOG}.started"

@@ -14,19 +14,19 @@ from typer.testing import CliRunner, Result
 
 from pipeline import cli
 from pipeline.git_command import git
-from tests.pipeline.conftest import spawn, wait_for, wait_until
-from tests.pipeline.sweep.project import (
+from tests.pipeline.conftest import spawn
+from tests.pipeline.sweep.conftest import (
     LOG,
     cached,
     commit,
     documented,
     environment,
-    make_project,
     results,
     runs,
     write_sweep,
 )
 from tests.pipeline.test_guard import MARK, left, none_left
+from tests.waiting import wait_for, wait_until
 from tests.warm_python import warm_dvc
 
 # The last of these fails.
@@ -39,14 +39,6 @@ variants:
   warm: {set: {distill.temperature: 3}}
   hot: {set: {distill.temperature: 13}}
 """
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    made = make_project(tmp_path)
-    monkeypatch.chdir(made)
-    monkeypatch.setenv("SWEEP_LOG", str(tmp_path / LOG))
-    return made
 
 
 def sweep(*arguments: str) -> Result:

@@ -12,14 +12,7 @@ from pipeline.git_command import git
 from pipeline.sweep.commits import done
 from pipeline.sweep.plan import Plan, load_plan
 from tests.pipeline.conftest import ROOT
-from tests.pipeline.sweep.project import COMMANDS, PAGE, commit, make_project, results, write_sweep
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    made = make_project(tmp_path)
-    monkeypatch.chdir(made)
-    return made
+from tests.pipeline.sweep.conftest import COMMANDS, PAGE, commit, results, write_sweep
 
 
 def planned(project: Path, text: str) -> Plan:
@@ -40,12 +33,8 @@ def test_variants_grids_and_seeds_make_experiments(project):
     # The text equals the result of `ackd use`, including comments.
     before = (project / "params.yaml").read_text().splitlines()
     changed = [x for x in plan.experiments[-1].text.splitlines() if x not in before]
-    assert {line.split("#")[0].strip() for line in changed} == {
-        "method: kd",
-        "epochs: 2",
-        "temperature: 8.5",
-        "seed: 5",
-    }
+    settings = {line.split("#")[0].strip() for line in changed}
+    assert settings == {"method: kd", "epochs: 2", "temperature: 8.5", "seed: 5"}
 
 
 def test_each_seed_tests_on_its_own_fold(project):
@@ -118,10 +107,7 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ("variants: {a: {set: {distill.network: resnet9}}}", "variant a: .*resnet9"),
         ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed, which fol"),
         ("variants: {a: {grid: {data.fold: [0, 1]}}}", "variant a sets data.fold, which follows"),
-        (
-            "variants: {a: {set: {teacher.weights: own.pt}}}",
-            "teacher.weights is 'own.pt', which is not in git",
-        ),
+        ("variants: {a: {set: {teacher.weights: own.pt}}}", "is 'own.pt', which is not in git"),
     ],
 )
 def test_an_impossible_sweep_is_one_sentence(project, text, sentence):
@@ -161,7 +147,6 @@ def exist(project: Path, plan: Plan) -> None:
 def test_an_experiment_is_done_only_with_the_same_code_and_end(project):
     text = "variants: {kd: {presets: [kd]}}"
     plan = planned(project, text)
-
     assert not done(plan)
     exist(project, plan)
     assert done(plan) == {"t.kd.seed0"}

@@ -5,16 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from pipeline.git_command import git
 from tests.bundles import make_bundle, pack
 from tests.once import once, repository
 from tests.sshd import free_port
+from tests.waiting import wait_until
 from tests.warm_python import warm_dvc
 
 DVC_YAML = """\
@@ -43,21 +44,13 @@ artifacts:
     type: model
     desc: The student as a bundle for devices
 """
-DATA_BYTES = 1_000_000
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return run(folder, "git", *arguments)
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    return run(folder, *warm_dvc(*arguments))
+    command = warm_dvc(*arguments)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def commit(project: Path) -> None:
@@ -77,9 +70,8 @@ def _make_project(folder: Path) -> None:
     (project / "dvc.yaml").write_text(DVC_YAML)
     (project / "params.yaml").write_text("gate: {min_accuracy: 0.9}\n")
     (project / "goals.json").write_text('{"passed": true, "goals": []}\n')
-    (project / "source.bin").write_bytes(os.urandom(DATA_BYTES))
-    bundle = pack(make_bundle(folder / "made", "1.0.0"))
-    shutil.copy(bundle, project / "made.tar.gz")
+    (project / "source.bin").write_bytes(os.urandom(1_000_000))
+    shutil.copy(pack(make_bundle(folder / "made")), project / "made.tar.gz")
     dvc(project, "repro", "--quiet")
     commit(project)
 
@@ -111,22 +103,18 @@ def assert_up_to_date(folder: Path) -> None:
 def s3_server() -> Iterator[int]:
     """The port of a server that speaks S3, with a bucket ``students``."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def has_bucket() -> bool:
+        assert process.poll() is None
+        with contextlib.suppress(httpx.TransportError):
+            url = f"http://127.0.0.1:{port}/students"
+            return httpx.put(url, trust_env=False, timeout=5).is_success
+        return False
+
     try:
-        end = time.monotonic() + 60
-        while True:
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/students", method="PUT")
-            try:
-                urllib.request.urlopen(request, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < end
-                time.sleep(0.1)
+        wait_until(has_bucket, "the S3 server", within_s=60)
         yield port
     finally:
         process.terminate()

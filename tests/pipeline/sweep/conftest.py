@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 from pipeline.experiments import list_refs
@@ -77,6 +78,15 @@ def make_project(root: Path) -> Path:
     """Create ``root/project`` with one commit; runs are logged in ``root/runs.log``."""
     shutil.copytree(once("sweep", _write_project), root / "project", symlinks=True)
     return root / "project"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The working directory."""
+    made = make_project(tmp_path)
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("SWEEP_LOG", str(tmp_path / LOG))
+    return made
 
 
 def _write_project(project: Path) -> None:
