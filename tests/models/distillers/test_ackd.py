@@ -207,14 +207,15 @@ def test_without_an_adversary_there_is_no_adversarial_loss(options):
         assert torch.equal(group.ensemble, group.learners[0].logits)
 
 
-def test_diversity_only_flips_the_learners_sign():
+def test_discriminators_maximise_and_diversity_only_flips_the_learners_sign():
     minimax, diversity = make(), make(objective="diversity")
     a, b = losses_of(minimax, BATCH, TEACHER), losses_of(diversity, BATCH, TEACHER)
     assert torch.equal(a["adversarial"], b["adversarial"])
     difference = (a["total"] - b["total"]).item()
     assert difference == pytest.approx(2 * a["adversarial"].item(), rel=1e-5)
     outputs = minimax(BATCH.images)
-    assert torch.equal(minimax.adversary_loss(outputs), diversity.adversary_loss(outputs))
+    for method in (minimax, diversity):
+        assert torch.equal(method.adversary_loss(outputs), -a["adversarial"])
 
 
 def test_discriminators_have_a_separate_step():
@@ -246,33 +247,6 @@ def test_the_target_never_sees_the_teacher_directly():
     own = method.student.layer3[0].conv1.weight
     assert own.grad is None or not own.grad.any()
     assert method.student.layer1[0].conv1.weight.grad.any()  # through the shared trunk
-
-
-@pytest.mark.parametrize(("objective", "rises"), [("minimax", False), ("diversity", True)])
-def test_which_parts_minimise_and_maximise_the_objective(objective, rises):
-    only = {"lambda_teacher_to_learners": 0.0, "lambda_learners_to_target": 0.0, "lambda_ce": 0.0}
-    method = make(objective=objective, **only)
-
-    def objective_now() -> float:
-        return float(method.discriminators(method(BATCH.images).maps).detach())
-
-    optimizer = method.adversary_optimizer()
-    before = objective_now()
-    for _ in range(5):
-        optimizer.zero_grad()
-        method.adversary.requires_grad_(True)
-        method.adversary_loss(method(BATCH.images)).backward()
-        optimizer.step()
-        method.adversary.requires_grad_(False)
-    after_discriminators = objective_now()
-    assert after_discriminators > before
-
-    main = torch.optim.SGD(method.learners.parameters(), lr=1e-2)
-    for _ in range(5):
-        main.zero_grad()
-        losses_of(method, BATCH, TEACHER)["total"].backward()
-        main.step()
-    assert (objective_now() > after_discriminators) == rises
 
 
 def test_discriminator_accuracy_is_the_share_of_right_answers():
