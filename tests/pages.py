@@ -53,7 +53,7 @@ def write_program(path: Path, lines: str) -> Path:
 
 
 def blocks(page: str, section: str) -> list[str]:
-    """Return the indented blocks below the title that begins with ``section``; "" has no title."""
+    """Return the indented blocks of the section that begins so; "": before the first section."""
     found = _sections(page)
     [part] = [text for title, text in found if title.startswith(section) and (section or not title)]
     return _indented(part)
