@@ -6,14 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InputError
-from stages.files import (
-    new_file,
-    new_folder,
-    read_json,
-    without_folders,
-    write_csv,
-    write_json,
-)
+from stages.files import new_file, new_folder, read_json, without_folders, write_csv, write_json
 
 
 def stop(opening: AbstractContextManager[Path]) -> None:

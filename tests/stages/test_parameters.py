@@ -35,11 +35,7 @@ SHORT = {"epochs": 1, "batch_size": 16, "network": "resnet8"}
 SMALL: dict[str, Any] = {
     "teacher": SHORT,
     "distill": SHORT,
-    "export": {
-        "precisions": ["fp32", "int8_u8s8"],
-        "calibration_images": 8,
-        "golden_images": 8,
-    },
+    "export": {"precisions": ["fp32", "int8_u8s8"], "calibration_images": 8, "golden_images": 8},
     "validate": {"batch_sizes": [1]},
     "profile": {"threads": [1], "min_runs": 2, "max_runs": 2, "warmup_seconds": 0.0},
     "analyze": {"cka_images": 8, "grad_cam_images": 1},

@@ -54,10 +54,7 @@ CASES = [
         for version in ("1.1", "2", "1.0-beta", "'1.2.3.4'", "''", '"1.2\\n"', "١.٢")
     ),
     ("proxy: {method: assistants}", "assistants.networks must name at least one network, such as"),
-    (
-        "proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}",
-        "leave the other empty",
-    ),
+    ("proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}", "leave the other empty"),
     (
         "proxy: {assistants: {candidates: [resnet14, resnet20]}}",
         "begins with resnet14, expected the student resnet8",

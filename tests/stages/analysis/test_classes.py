@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from models.errors import InputError
-from stages.analysis.classes import (
-    OneClass,
-    by_class,
-    compare_runs,
-    read_baseline,
-    write_classes,
-)
+from stages.analysis.classes import OneClass, by_class, compare_runs, read_baseline, write_classes
 from stages.data.arrays import Images
 from stages.files import read_csv
 

@@ -50,11 +50,7 @@ def test_every_mode_becomes_rgb(data, size, expected):
 
 @pytest.mark.parametrize(
     ("fit", "columns"),
-    [
-        ("crop", [80, 80, 160, 160]),
-        ("pad", [0, 80, 160, 240]),
-        ("stretch", [0, 80, 160, 240]),
-    ],
+    [("crop", [80, 80, 160, 160]), ("pad", [0, 80, 160, 240]), ("stretch", [0, 80, 160, 240])],
 )
 def test_a_wide_image_becomes_square(fit, columns):
     wide = np.zeros((4, 8, 3), np.uint8)

@@ -190,10 +190,7 @@ def test_hub_columns_are_found_by_type(save):
 
 @pytest.mark.parametrize(
     ("names", "chosen"),
-    [
-        (("label", "fine_label", "other"), "label"),
-        (("coarse_label", "fine_label"), "fine_label"),
-    ],
+    [(("label", "fine_label", "other"), "label"), (("coarse_label", "fine_label"), "fine_label")],
 )
 def test_hub_prefers_the_usual_label(save, names, chosen):
     features = datasets.Features(img=IMAGE, **dict.fromkeys(names, NAMES))

@@ -40,10 +40,7 @@ def tensorrt(monkeypatch):
 
 @pytest.mark.parametrize(
     ("version", "precision", "shape", "dtype"),
-    [
-        (VERSIONS[0], "fp16", "static", "float16"),
-        (VERSIONS[1], "int8_s8s8", "dynamic", "int8"),
-    ],
+    [(VERSIONS[0], "fp16", "static", "float16"), (VERSIONS[1], "int8_s8s8", "dynamic", "int8")],
 )
 def test_an_engine_keeps_the_precision_of_its_file(
     tensorrt, tiny_exported, monkeypatch, version, precision, shape, dtype

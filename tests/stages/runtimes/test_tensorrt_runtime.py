@@ -8,11 +8,7 @@ import pytest
 import torch
 
 from stages.runtimes.base import Job, RuntimeFailureError
-from stages.runtimes.tensorrt_runtime import (
-    TensorRtRuntime,
-    layers_by_dtype,
-    weight_dtypes,
-)
+from stages.runtimes.tensorrt_runtime import TensorRtRuntime, layers_by_dtype, weight_dtypes
 
 JOBS = [Job(np.full((5, 2, 2, 3), value, dtype=np.uint8), 2) for value in (3, 7)]
 

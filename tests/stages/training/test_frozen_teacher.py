@@ -32,10 +32,7 @@ def test_what_the_processes_have_seen_is_put_together_in_parts(tmp_path, monkeyp
 
     accelerator = SimpleNamespace(num_processes=2, reduce=add_the_others)
     engine = SimpleNamespace(
-        accelerator=accelerator,
-        is_main=True,
-        device=torch.device("cpu"),
-        settings=EngineSettings(),
+        accelerator=accelerator, is_main=True, device=torch.device("cpu"), settings=EngineSettings()
     )
     store = LogitsStore({}, SAMPLES, CLASSES, root=tmp_path)
     student, teacher = (models.build("resnet8", CLASSES) for _ in range(2))

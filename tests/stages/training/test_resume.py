@@ -50,9 +50,7 @@ def train(function: str = "", call: int = 0) -> None:
 
 
 def write_params(
-    augmentation: dict[str, Any] | None = None,
-    data: dict[str, Any] | None = None,
-    **settings: Any,
+    augmentation: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **settings: Any
 ) -> None:
     content = {
         "data": data or {},

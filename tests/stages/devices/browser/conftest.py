@@ -12,12 +12,7 @@ from stages.sections.export import Profile
 from tests.chromium import CHROMIUM
 
 QUICK = Profile(
-    threads=[1, 2],
-    warmup_runs=2,
-    warmup_seconds=0.0,
-    min_runs=20,
-    min_seconds=0.05,
-    max_runs=500,
+    threads=[1, 2], warmup_runs=2, warmup_seconds=0.0, min_runs=20, min_seconds=0.05, max_runs=500
 )
 PIXEL = (
     "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0"
