@@ -1,5 +1,3 @@
-"""Read images piece by piece from their file."""
-
 import os
 
 import numpy as np
@@ -23,15 +21,8 @@ def images(tmp_path, pixels):
 @pytest.mark.parametrize(
     "rows",
     [
-        slice(None),
-        slice(3, 7),
-        slice(18, 40),
-        slice(40, 50),
-        slice(-3, None),
-        slice(1, 15, 4),
-        [5, 0, 19, 5, -1],
-        np.array([7, 2]),
-        [],
+        *(slice(None), slice(3, 7), slice(18, 40), slice(40, 50), slice(-3, None)),
+        *(slice(1, 15, 4), [5, 0, 19, 5, -1], np.array([7, 2]), []),
     ],
     ids=str,
 )

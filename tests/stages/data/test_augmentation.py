@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.data.feed.augmentation import crop_and_flip, epoch_order, pad
+from stages.data.feed.augmentation import augment, crop_and_flip, epoch_order, pad
 from stages.data.feed.random_bits import random_bits
 from stages.sections.data import Augmentation
 
@@ -69,12 +69,13 @@ def test_each_result_is_a_window_of_its_padded_image(mode, flip):
         assert any(torch.equal(image, window) for window in windows)
 
 
-def test_the_choice_depends_on_the_sample_not_on_its_position():
+@pytest.mark.parametrize("crop", [{"crop_padding": 2}, {"crop": "resized", "crop_padding": 0}])
+def test_the_choice_depends_on_the_sample_not_on_its_position(crop):
     images = torch.randint(0, 256, (6, 12, 12, 3), dtype=torch.uint8)
-    settings = Augmentation(crop_padding=2, horizontal_flip=True)
+    settings = Augmentation(horizontal_flip=True, **crop)
     indices = torch.tensor([40, 3, 17])
-    together = crop_and_flip(images, torch.tensor([5, 0, 2]), indices, settings, 8, epoch=1)
-    alone = crop_and_flip(images[[2]], torch.tensor([0]), torch.tensor([17]), settings, 8, epoch=1)
+    together = augment(images, torch.tensor([5, 0, 2]), indices, settings, 8, epoch=1)
+    alone = augment(images[[2]], torch.tensor([0]), torch.tensor([17]), settings, 8, epoch=1)
     assert torch.equal(together[2:], alone)
 
 

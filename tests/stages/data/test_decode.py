@@ -11,8 +11,7 @@ from stages.data.sources.decode import DamagedImageError, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer := io.BytesIO(), kind, **options)
     return buffer.getvalue()
 
 
@@ -95,7 +94,7 @@ def test_a_truncated_image_is_named(kind):
         pixels(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("error", [AttributeError, TypeError, struct.error, MemoryError])
+@pytest.mark.parametrize("error", [AttributeError, struct.error, MemoryError])
 def test_whatever_a_decoder_raises_names_the_image(error):
     def fail() -> Image.Image:
         raise error("odd\nand long")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.processes import linux
+
 ROOT = Path(__file__).parents[3]
 SIZE, FEW, MANY = 160, 100, 1500  # in memory, the training images are 5 and 83 MB
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="the peak is read from /proc"
-)
+pytestmark = linux
 
 PEAK = """
 import os
@@ -85,12 +85,7 @@ def test_the_peak_does_not_depend_on_the_number_of_images(folders, program):
 
 def peak_kb(folder: Path, program: str) -> int:
     """Return the peak of a program and its workers; shared memory counts for each."""
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return int(ran.stdout.splitlines()[-1])
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program]
+    printed = subprocess.check_output(command, cwd=folder, env=env, text=True)
+    return int(printed.splitlines()[-1])

@@ -1,5 +1,3 @@
-"""Mixup and CutMix."""
-
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,3 @@
-"""Changes of colours by torchvision's transforms."""
-
 import pytest
 import torch
 

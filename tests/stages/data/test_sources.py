@@ -3,7 +3,6 @@
 import io
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -38,16 +37,10 @@ def write_folder(folder: Path, classes: tuple[str, ...], count: int = 3) -> None
             digit(k * count + i).save(folder / name / f"{i}.png")
 
 
-# digits
-
-
 def test_digits_test_split_is_stratified_and_independent_of_the_seed():
     labels = [open_source(Data(seed=s)).open_split("test").labels for s in (0, 1)]
     assert labels[0] == labels[1]
     assert np.bincount(labels[0]).tolist() == pytest.approx(np.bincount(DIGITS.target) / 5, abs=1)
-
-
-# imagefolder
 
 
 def test_image_folder_with_splits(tmp_path):
@@ -70,14 +63,12 @@ def test_image_folder_with_splits(tmp_path):
 
 
 def test_image_folder_with_named_splits(tmp_path):
-    write_folder(tmp_path / "learn", ("a", "b"))
-    write_folder(tmp_path / "try", ("a", "b"))
+    layout(tmp_path, "learn/a", "try/a")
     data = Data(source=f"imagefolder:{tmp_path}", train_split="learn", test_split="try")
     assert sorted(open_source(data).split_names) == ["learn", "try"]
 
 
 def layout(root: Path, *folders: str) -> Source:
-    """Write an image to each folder."""
     for position, folder in enumerate(folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
         digit(position).save(root / folder / "0.png")
@@ -146,12 +137,6 @@ def test_a_class_name_that_is_not_utf8_is_refused(tmp_path):
         open_source(Data(source=f"imagefolder:{tmp_path}"))
 
 
-# hf
-
-
-Save = Callable[[dict[str, list[object]], datasets.Features], str]
-
-
 @pytest.fixture
 def save(tmp_path):
     def write(columns: dict[str, list[object]], features: datasets.Features) -> str:
@@ -166,11 +151,11 @@ def save(tmp_path):
 
 IMAGES = [digit(i) for i in range(4)]
 IMAGE, NAMES = datasets.Image(), datasets.ClassLabel(names=["cat", "dog"])
+LABELED = datasets.Features(img=IMAGE, label=NAMES)
 
 
 def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer := io.BytesIO(), "PNG")
     return buffer.getvalue()
 
 
@@ -219,8 +204,7 @@ def test_hub_takes_files_in_structs_as_pandas_writes_them(tmp_path):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_hub_takes_what_save_to_disk_wrote(tmp_path, whole):
-    features = datasets.Features(image=IMAGE, label=NAMES)
-    rows = datasets.Dataset.from_dict({"image": IMAGES, "label": [0, 1, 1, 0]}, features=features)
+    rows = datasets.Dataset.from_dict({"img": IMAGES, "label": [0, 1, 1, 0]}, features=LABELED)
     (datasets.DatasetDict(train=rows) if whole else rows).save_to_disk(tmp_path / "set")
     source = open_source(Data(source=f"hf:{tmp_path / 'set'}"))
     assert source.split_names == ["train"]
@@ -228,13 +212,12 @@ def test_hub_takes_what_save_to_disk_wrote(tmp_path, whole):
 
 
 def test_hub_configurations_are_named(tmp_path):
+    listed = ""
     for config, labels in (("fine", [0, 1, 2, 3]), ("coarse", [0, 0, 1, 1])):
         (tmp_path / config).mkdir()
         rows = pyarrow.table({"image": [png(image) for image in IMAGES], "label": labels})
         pyarrow.parquet.write_table(rows, tmp_path / config / "train.parquet")
-    listed = "".join(
-        f"- config_name: {name}\n  data_files: {name}/*.parquet\n" for name in ("fine", "coarse")
-    )
+        listed += f"- {{config_name: {config}, data_files: {config}/*.parquet}}\n"
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     where = f"hf:{tmp_path}"
     assert open_source(Data(source=where, config="coarse")).open_split("train").labels[3] == 1
@@ -249,18 +232,10 @@ def test_hub_configurations_are_named(tmp_path):
         ({"img": IMAGE, "a": NAMES, "b": NAMES}, {}, "data.label_column: several .* one of a, b"),
         ({"img": IMAGE, "number": NUMBER}, {}, "data.label_column: no column .* img, number"),
         ({"x": IMAGE, "y": IMAGE, "label": NAMES}, {}, "data.image_column: several .* one of x, y"),
-        ({"img": IMAGE, "label": NAMES}, {"label_column": "lable"}, "'lable' .* mean 'label'"),
-        ({"img": IMAGE, "label": NAMES}, {"image_column": "image"}, "'image' .* mean 'img'"),
-        (
-            {"img": IMAGE, "label": NAMES},
-            {"image_column": "label"},
-            "'label' holds int64, expected images",
-        ),
-        (
-            {"img": IMAGE, "label": NAMES},
-            {"label_column": "img"},
-            "'img' holds .*, expected integers",
-        ),
+        (LABELED, {"label_column": "lable"}, "'lable' .* mean 'label'"),
+        (LABELED, {"image_column": "image"}, "'image' .* mean 'img'"),
+        (LABELED, {"image_column": "label"}, "'label' holds int64, expected images"),
+        (LABELED, {"label_column": "img"}, "'img' holds .*, expected integers"),
     ],
 )
 def test_hub_columns_that_do_not_fit(save, features, data, message):
@@ -272,9 +247,7 @@ def test_hub_columns_that_do_not_fit(save, features, data, message):
 
 @pytest.mark.parametrize("missing", [-1, None])
 def test_hub_split_without_public_labels_is_refused(save, missing):
-    where = save(
-        {"img": IMAGES, "label": [0, 1, missing, 0]}, datasets.Features(img=IMAGE, label=NAMES)
-    )
+    where = save({"img": IMAGES, "label": [0, 1, missing, 0]}, LABELED)
     with pytest.raises(InputError, match="row 2 of split 'train' has no label"):
         open_source(Data(source=where)).open_split("train")
 
@@ -285,7 +258,7 @@ def test_hub_folder_needs_no_network(save, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    where = save({"img": IMAGES, "label": [0, 1, 1, 0]}, datasets.Features(img=IMAGE, label=NAMES))
+    where = save({"img": IMAGES, "label": [0, 1, 1, 0]}, LABELED)
     assert open_source(Data(source=where)).open_split("train").labels == [0, 1, 1, 0]
 
 
@@ -303,9 +276,6 @@ def test_hub_out_of_reach(monkeypatch, capfd):
     with pytest.raises(InputError, match=r"could not read 'owner/name@main'.* hub is reachable"):
         open_source(Data(source="hf:owner/name@main"))
     assert capfd.readouterr() == ("", "")
-
-
-# invalid sources
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The rules for choosing, carving, limiting and ordering splits."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,7 @@ from stages.sections.data import Data
 
 def source(names: Sequence[str] | None = None, **splits: list[int] | list[str]) -> Source:
     def open_split(name: str) -> SourceSplit:
-        return SourceSplit(
-            splits[name], lambda position: Image.new("RGB", (1, 1)), lambda p: f"{name}[{p}]"
-        )
+        return SourceSplit(splits[name], lambda p: Image.new("L", (1, 1)), lambda p: f"{name}[{p}]")
 
     return Source(list(splits), open_split, names)
 
@@ -28,6 +27,11 @@ def positions(choice: Choice) -> dict[str, list[int]]:
 def sizes(choice: Choice) -> tuple[int, ...]:
     """Return the sizes of training, validation and test."""
     return tuple(len(split.labels) for split in choice.splits.values())
+
+
+def counts(choice: Choice) -> dict[str, list[int]]:
+    """Return the number of images of each class, by split."""
+    return {name: np.bincount(split.labels).tolist() for name, split in choice.splits.items()}
 
 
 TEN = [0, 1] * 10
@@ -69,9 +73,8 @@ def test_nothing_is_carved_if_all_images_train():
 def test_a_single_split_is_carved_twice_whatever_its_name():
     labels = ["b"] * 100 + ["a"] * 50
     choice = choose_splits(source(everything=labels), Data(val_fraction=0.25))
-    counts = {n: np.bincount(s.labels).tolist() for n, s in choice.splits.items()}
     # a fifth of each class, then a quarter of the rest
-    assert counts == {"train": [30, 60], "val": [10, 20], "test": [10, 20]}
+    assert counts(choice) == {"train": [30, 60], "val": [10, 20], "test": [10, 20]}
     together = [p for split in positions(choice).values() for p in split]
     assert sorted(together) == list(range(150))
     assert choice.classes == ["a", "b"]
@@ -81,8 +84,7 @@ def test_a_single_split_is_carved_twice_whatever_its_name():
 
 def test_five_images_a_class_are_enough():
     choice = choose_splits(source(all=[0, 1, 2] * 5), Data())
-    counts = {name: np.bincount(s.labels).tolist() for name, s in choice.splits.items()}
-    assert counts == {"train": [3] * 3, "val": [1] * 3, "test": [1] * 3}
+    assert counts(choice) == {"train": [3] * 3, "val": [1] * 3, "test": [1] * 3}
     with pytest.raises(InputError, match="class '0' has too few .*until it has three, or name"):
         choose_splits(source(all=[0, 1] * 2), Data())
 
@@ -93,10 +95,9 @@ def test_folds_test_each_image_once():
     tested = [p for choice in folds for p in positions(choice)["test"]]
     assert sorted(tested) == list(range(16))
     for choice in folds:
-        counts = {name: np.bincount(s.labels).tolist() for name, s in choice.splits.items()}
-        a, b = counts["test"]
+        a, b = counts(choice)["test"]
         assert (a, b) in {(1, 2), (1, 3)}
-        assert counts["train"] == [4 - 1, 11 - b - 1]  # and one of each class validates
+        assert counts(choice)["train"] == [4 - 1, 11 - b - 1]  # and one of each class validates
         assert sorted(p for split in positions(choice).values() for p in split) == list(range(16))
     assert "test is carved from 'all': part 4 of 5 of each class" in folds[4].notes
     # A validation split validates, and is not the test.
@@ -105,9 +106,7 @@ def test_folds_test_each_image_once():
 
 
 def test_folds_that_cannot_be_made_are_refused():
-    with pytest.raises(
-        InputError, match="class 'a' has 5 images, fewer than data.folds, which is 6"
-    ):
+    with pytest.raises(InputError, match="'a' has 5 images, fewer than data.folds, which is 6"):
         choose_splits(source(all=["b"] * 11 + ["a"] * 5), Data(folds=6))
     with pytest.raises(InputError, match="data.folds is 2, but there is a split 'testing' to test"):
         choose_splits(source(train=TEN, testing=[0, 1]), Data(folds=2))
@@ -124,39 +123,28 @@ def test_named_splits_win():
     data = Data(train_split="b", val_split="test", test_split="a")
     choice = choose_splits(source(a=[0, 1], b=TEN, test=[1, 0, 1], train=[0]), data)
     assert sizes(choice) == (20, 3, 2)
-
-
-def test_a_named_val_split_does_not_become_the_test():
+    # One that is named for validation does not become the test.
     choice = choose_splits(source(train=TEN, val=[0, 1]), Data(val_split="val"))
     assert sizes(choice) == (16, 2, 4)
 
 
-def test_val_fraction_does_not_change_the_test_split():
-    labels = [0, 1, 2] * 40
-    few, many = (
-        positions(choose_splits(source(all=labels), Data(val_fraction=f))) for f in (0.1, 0.5)
-    )
-    assert few["test"] == many["test"]
+def test_the_draw_depends_only_on_the_seed_and_that_of_the_test_not_on_val_fraction():
+    def drawn(**settings: Any) -> dict[str, list[int]]:
+        return positions(choose_splits(source(all=[0, 1, 2] * 40), Data(**settings)))
 
-
-def test_the_draw_depends_only_on_the_seed():
-    labels = [0, 1, 2] * 40
-    first, again, other = (
-        positions(choose_splits(source(all=labels), Data(seed=s))) for s in (3, 3, -4)
-    )
-    assert first == again
+    first, other = drawn(seed=3), drawn(seed=-4)
+    assert first == drawn(seed=3)
     assert first["val"] != other["val"]
     assert first["test"] != other["test"]
+    assert drawn(val_fraction=0.1)["test"] == drawn(val_fraction=0.5)["test"]
 
 
 def test_train_per_class_is_nested_and_only_limits_training():
     labels = [0] * 40 + [1] * 5 + [2] * 40
-    whole, ten, three = (
-        choose_splits(source(train=labels, test=[0, 1, 2]), Data(train_per_class=n))
-        for n in (None, 10, 3)
-    )
-    assert np.bincount(ten.splits["train"].labels).tolist() == [10, 4, 10]  # one of five validates
-    assert np.bincount(three.splits["train"].labels).tolist() == [3, 3, 3]
+    given = source(train=labels, test=[0, 1, 2])
+    whole, ten, three = (choose_splits(given, Data(train_per_class=n)) for n in (None, 10, 3))
+    assert counts(ten)["train"] == [10, 4, 10]  # one of five validates
+    assert counts(three)["train"] == [3, 3, 3]
     trained = [set(positions(choice)["train"]) for choice in (three, ten, whole)]
     assert trained[0] < trained[1] < trained[2]
     assert positions(ten)["val"] == positions(whole)["val"]
@@ -178,27 +166,20 @@ def test_integers_sort_as_numbers_and_need_not_be_dense():
 
 
 def test_declared_names_keep_their_numbers():
-    choice = choose_splits(
-        source(["cat", "dog", "fox"], train=[2, 0, 2, 0], val=[0], test=[2]), Data()
-    )
-    assert choice.classes == ["cat", "dog", "fox"]
+    names = ["cat", "dog", "fox"]
+    choice = choose_splits(source(names, train=[2, 0, 2, 0], val=[0], test=[2]), Data())
+    assert choice.classes == names
     assert choice.splits["test"].labels.tolist() == [2]
     assert "1 of 3 classes have no training image" in choice.notes
+    with pytest.raises(InputError, match="test has images of 'dog', which training lacks"):
+        choose_splits(source(names, train=[0, 2] * 5, test=[1, 0]), Data())
 
 
 @pytest.mark.parametrize(
     ("splits", "data", "message"),
     [
-        (
-            {"train": TEN, "test": [0]},
-            Data(train_split="trian"),
-            "data.train_split.*'trian'.*mean 'train'",
-        ),
-        (
-            {"train": TEN, "test": [0]},
-            Data(val_split="zzz"),
-            "data.val_split.*use one of train, test",
-        ),
+        ({"train": TEN, "test": [0]}, Data(train_split="trian"), "train_split.*'trian'.*'train'"),
+        ({"train": TEN, "test": [0]}, Data(val_split="zzz"), "val_split.*use one of train, test"),
         ({"train": TEN, "test": [0]}, Data(val_split="test", test_split="test"), "used twice"),
         ({"a": TEN, "b": [0]}, Data(), "no split is called train; name one of a, b"),
         ({"train": TEN, "Training": TEN}, Data(), "several splits are called train; name one"),
@@ -213,8 +194,3 @@ def test_declared_names_keep_their_numbers():
 def test_refusals(splits, data, message):
     with pytest.raises(InputError, match=message):
         choose_splits(source(**splits), data)
-
-
-def test_a_declared_class_that_is_tested_but_not_trained_is_named():
-    with pytest.raises(InputError, match="test has images of 'dog', which training lacks"):
-        choose_splits(source(["cat", "dog", "fox"], train=[0, 2] * 5, test=[1, 0]), Data())

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from stages.data.feed.base import FeedPlan, Shard
 from stages.data.feed.memory import MemoryFeed
 from stages.data.feed.stream import StreamFeed
 from stages.sections.data import Augmentation
+from tests.processes import assert_gone, children, linux
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]
@@ -63,25 +63,17 @@ def test_the_global_random_state_is_kept(data, workers):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are in /proc")
-
-
 @linux
 def test_workers_end_with_a_finished_or_abandoned_epoch(data):
     feed = StreamFeed(FeedPlan(data, SETTINGS, 16, CPU), workers=2)
-    own = set(children(os.getpid()))
+    own = set(children())
     epoch = feed.epoch(0)
     next(epoch)
-    assert len(set(children(os.getpid())) - own) == 2
+    assert len(set(children()) - own) == 2
     epoch.close()
-    assert set(children(os.getpid())) == own
+    assert set(children()) == own
     list(feed.epoch(0))
-    assert set(children(os.getpid())) == own
+    assert set(children()) == own
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -118,28 +110,15 @@ run_stage(main)
 """
 
 
-def start(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
+def start(folder: Path) -> tuple[Popen[str], list[int]]:
     """Start a training; return it with its workers once it is running."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, folder],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ONE_CORE},
-    )
-    assert process.stdout is not None
+    command = [sys.executable, "-c", PROGRAM, folder]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ONE_CORE}
+    process = Popen(command, stdout=PIPE, stderr=PIPE, text=True, cwd=ROOT, env=env)
     assert process.stdout.readline() == "at work\n"
     workers = children(process.pid)
     assert len(workers) == 2
     return process, workers
-
-
-def assert_gone(workers: list[int]) -> None:
-    end = time.monotonic() + 20
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < end, "a worker is left"
-        time.sleep(0.1)
 
 
 @linux
@@ -147,7 +126,7 @@ def test_no_worker_outlives_a_killed_training(data):
     process, workers = start(data.folder)
     process.kill()
     process.communicate()
-    assert_gone(workers)
+    assert_gone(*workers)
 
 
 @linux
@@ -159,4 +138,4 @@ def test_a_lost_worker_ends_the_training_with_one_sentence(data):
     assert errors.startswith(f"error: DataLoader worker (pid {workers[1]}) is killed by signal")
     assert "ACKD_WORKERS=0" in errors
     assert errors.count("\n") == 1
-    assert_gone(workers)
+    assert_gone(*workers)

@@ -27,7 +27,6 @@ def test_torchvision_array_set(tmp_path):
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", DIGITS.target[rows])
     source = open_source(Data(source=f"torchvision:MNIST:{tmp_path}"))
     assert source.split_names == ["train", "test"]
-    assert source.class_names is not None
     assert source.class_names[3] == "3 - three"
     test = source.open_split("test")
     assert test.labels == DIGITS.target[50:60].tolist()
