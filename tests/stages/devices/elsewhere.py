@@ -37,14 +37,8 @@ def make_bundle(exported: Path, folder: Path) -> Path:
 def answers(bundle: Path, python: list[str], env: dict[str, str]) -> Answers:
     """Run the bundle's runner in another Python."""
     file = bundle.parent / "answers.npz"
-    finished = subprocess.run(
-        [*python, "-B", str(_PROGRAM), str(bundle), str(file)],
-        cwd="/",
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [*python, "-B", str(_PROGRAM), str(bundle), str(file)]
+    finished = subprocess.run(command, cwd="/", env=env, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     with np.load(file) as logits:
         return Answers(finished.stdout.splitlines(), dict(logits))
@@ -70,6 +64,6 @@ def oldest_python() -> tuple[str, str]:
 def _itself(python: str, version: str) -> str | None:
     """Return a Python's real path behind pyenv's shims; None if it does not start."""
     asked = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    done = subprocess.run(asked, capture_output=True, text=True)
     found, _, path = done.stdout.strip().partition(" ")
     return path if done.returncode == 0 and found == version else None

@@ -21,6 +21,7 @@ from tests.bundles import flip_byte
 from tests.phone import THERMAL, Phone, phone, phones, whoever_opens
 from tests.stages.devices.browser.conftest import make_browser, no_runtime
 from tests.stages.devices.conftest import PROFILE, only
+from tests.stages.devices.test_native_runner import ANSWER
 from tests.stages.test_profile_latency import FIELDS
 
 __all__ = ["no_runtime", "phone", "phones"]
@@ -28,20 +29,13 @@ __all__ = ["no_runtime", "phone", "phones"]
 FIXED = "power set-fixed-performance-mode-enabled"
 ON_AND_OFF = [f"{FIXED} true", f"{FIXED} false"]
 #: What a runner prints: times that do not scatter, and torch's answers.
-LINE = (
-    '{"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1, "init_ms": 1,'
-    ' "first_ms": 1, "samples_ms": [1, 1],'
-    ' "golden": {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0}}'
-)
+LINE = json.dumps(ANSWER | {"samples_ms": [1, 1]})
 
 
 def begin(address: str) -> None:
     """Open the page like a browser and begin; never finish."""
-    base = address.partition("#")[0]
-    request = urllib.request.Request(
-        f"{base}runs", make_browser().model_dump_json().encode(), method="POST"
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    runs, described = address.partition("#")[0] + "runs", make_browser().model_dump_json()
+    with urllib.request.urlopen(runs, described.encode(), timeout=10) as answer:
         assert json.load(answer)["tasks"]
 
 
@@ -97,17 +91,12 @@ def test_a_phone_without_a_fixed_speed_and_models_that_fail(phone, tmp_path, exp
     phone.put("refused", "Failed to set FIXED_PERFORMANCE mode\nThis is likely because of HAL\n")
     phone.put("thermalservice", "Can't find service: thermalservice\n")
     phone.put("properties", "[ro.product.model]: [SM-A105]\n[ro.board.platform]: [exynos7885]\n")
-    runner = script(
-        tmp_path / "bin",
-        'case "$*" in *fp16*) echo no kernel >&2; exit 3;; *u8s8*) kill -9 $$;; esac\n'
-        f"echo '{LINE}'",
-    )
+    failing = 'case "$*" in *fp16*) echo no kernel >&2; exit 3;; *u8s8*) kill -9 $$;; esac'
+    runner = script(tmp_path / "bin", f"{failing}\necho '{LINE}'")
     measured = measure(f"adb:?runner={runner}", exported)
     found = measured.description
-    assert found["fixed_performance"] == {
-        "on": False,
-        "reason": "Failed to set FIXED_PERFORMANCE mode This is likely because of HAL",
-    }
+    refusal = "Failed to set FIXED_PERFORMANCE mode This is likely because of HAL"
+    assert found["fixed_performance"] == {"on": False, "reason": refusal}
     assert set(found["thermal"].values()) == {None}
     assert (found["system"], found["machine"], found["cpu"]) == ("Android", "SM-A105", "exynos7885")
     rows = {row["precision"]: row for row in measured.results}
@@ -133,9 +122,7 @@ def test_missing_and_hanging_browsers_are_reported(phone, exported, monkeypatch)
     ):
         measure("adb:", exported)
     phone.put("am", "Error: Activity not started, unable to resolve Intent { dat=http://x }\n")
-    with pytest.raises(
-        InputError, match=r"no browser could be opened \(Error: Activity not started"
-    ):
+    with pytest.raises(InputError, match=r"no browser could be opened \(Error: Activity not st"):
         measure("adb:", exported)
     assert phone.calls("cmd") == ON_AND_OFF * 3
     assert [call.split()[0] for call in phone.calls("reverse")] == ["--no-rebind", "--remove"] * 3
@@ -204,7 +191,6 @@ def test_which_phone(phones):
     first.attach()
     for url in ("adb:", "adb://", first.url):
         device = open_device(url, Opening())
-        assert isinstance(device, adb.AdbDevice)
         assert device.name == first.url
     assert "(device 'R58M' not found)" in refusal("adb://R58M")
     second.attach("unauthorized")
@@ -229,14 +215,8 @@ def test_no_adb_here(tmp_path, monkeypatch):
     ("text", "thermal"),
     [
         (THERMAL.format(status=3), Thermal(3, "skin", 31.0)),
-        (
-            "Thermal Status: 0\n\tTemperature{mValue=29.1, mType=2, mName=b, mStatus=0}",
-            (0, "battery", 29.1),
-        ),
-        (
-            "Thermal Status: 1\n\tTemperature{mValue=NaN, mType=3, mName=skin, mStatus=0}",
-            (1, None, None),
-        ),
+        ("Thermal Status: 0\n\tTemperature{mValue=29.1, mType=2, mName=b}", (0, "battery", 29.1)),
+        ("Thermal Status: 1\n\tTemperature{mValue=NaN, mType=3, mName=skin}", (1, None, None)),
         ("Temperature{mValue=-4.5, mType=3, mName=skin, mStatus=0}", (None, "skin", -4.5)),
         ("Can't find service: thermalservice", (None, None, None)),
     ],

@@ -14,6 +14,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -34,11 +35,9 @@ PUBLIC = KEY.public_key().public_bytes_raw().hex()
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
-def make_files(
-    version: str, text: str = "model", key: Ed25519PrivateKey | None = None
-) -> tuple[dict[str, bytes], str]:
-    """Write a bundle's files below ``bundle/``; return the checksum of its manifest."""
-    model = text.encode()
+def make_files(version: str, key: Ed25519PrivateKey | None = None) -> tuple[dict[str, bytes], str]:
+    """Write a bundle below ``bundle/``, its version as model; return its manifest's checksum."""
+    model = version.encode()
     manifest = {
         "format": "ackd-bundle-1",
         "name": "student",
@@ -70,11 +69,7 @@ def boot(*arguments: str, python: str = sys.executable) -> list[str]:
 def ask(*arguments: str, given: bytes = b"", python: str = sys.executable) -> Any:
     """Run an agent in a process; return its answer, or its one-sentence error."""
     finished = subprocess.run(
-        boot(*arguments, python=python),
-        input=SOURCE + given,
-        capture_output=True,
-        check=False,
-        cwd="/",
+        boot(*arguments, python=python), input=SOURCE + given, capture_output=True, cwd="/"
     )
     if finished.returncode:
         (line,) = finished.stderr.decode().splitlines()
@@ -86,17 +81,11 @@ def ask(*arguments: str, given: bytes = b"", python: str = sys.executable) -> An
 @contextlib.contextmanager
 def received(
     base: Path, files: dict[str, bytes], python: str = sys.executable
-) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+) -> Iterator[tuple[str, Popen[bytes]]]:
     """Send files to an agent; yield their token and the agent, which ends with its stdin."""
     token = secrets.token_hex(4)
-    with subprocess.Popen(
-        boot("receive", str(base), token, python=python),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd="/",
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    command = boot("receive", str(base), token, python=python)
+    with Popen(command, stdin=PIPE, stdout=PIPE, cwd="/") as process:
         process.stdin.write(SOURCE + tar(files))
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["folder"] == f"{base}/.new-{token}"
@@ -110,15 +99,9 @@ def order(digest: str, *, allow_downgrade: bool = False, key: str | None = None)
     return json.dumps({**wanted, "record": {"network": "resnet8"}})
 
 
-def serve(
-    base: Path,
-    version: str,
-    text: str = "model",
-    signer: Ed25519PrivateKey | None = None,
-    **wanted: Any,
-) -> Any:
+def serve(base: Path, version: str, signer: Ed25519PrivateKey | None = None, **wanted: Any) -> Any:
     """Serve a bundle like after :func:`received`, in this process."""
-    files, digest = make_files(version, text, signer)
+    files, digest = make_files(version, signer)
     token = secrets.token_hex(4)
     write_files(base / f".new-{token}", files)
     return agent.activate(base, token, order(digest, **wanted))
@@ -130,8 +113,12 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
-def served_text(base: Path) -> str:
+def served_model(base: Path) -> str:
     return (base / "served/model.onnx").read_text()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def refused(sentence: str) -> pytest.RaisesExc[DeviceError]:
@@ -141,34 +128,27 @@ def refused(sentence: str) -> pytest.RaisesExc[DeviceError]:
 def test_the_oldest_python_serves_and_rolls_back(tmp_path):
     _, python = oldest_python()
     base = tmp_path / "made/by/it"
-    for number, text in (("1", "one"), ("2", "two")):
-        files, digest = make_files(number, text, KEY)
+    for version in ("1", "2"):
+        files, digest = make_files(version, KEY)
         with received(base, files, python) as (token, _):
             answer = ask("activate", str(base), token, order(digest, key=PUBLIC), python=python)
-        assert (answer["served"]["version"], answer["problem"]) == (number, None)
-        assert served_text(base) == text
+        assert (answer["served"]["version"], answer["problem"]) == (version, None)
+        assert served_model(base) == version
     assert ask("rollback", str(base), "t", python=python)["served"]["version"] == "1"
     assert ask("status", str(base), python=python)["served"]["version"] == "1"
     assert ask("rollback", str(base), "t", python=python) == f"{base}: no version before 1 is kept"
-    assert served_text(base) == "one"
+    assert served_model(base) == "1"
 
 
-def test_serve_twice_and_roll_back(tmp_path):
-    first = serve(tmp_path, "1.0", "one")
-    assert (first["served"]["version"], first["previous"], first["problem"]) == ("1.0", None, None)
-    assert first["served"]["network"] == "resnet8"
-    assert (tmp_path / "served").readlink() == Path("releases", first["served"]["name"], "bundle")
-    second = serve(tmp_path, "1.1", "two")
-    assert (second["served"]["version"], second["previous"]["version"]) == ("1.1", "1.0")
-    back = agent.rollback(tmp_path, "token")
-    assert (back["served"]["version"], back["previous"]) == ("1.0", None)
-    assert served_text(tmp_path) == "one"
-    with refused("version 0.9 is older than the served 1.0"):
-        serve(tmp_path, "0.9", "old")
-    third = serve(tmp_path, "0.9", "old", allow_downgrade=True)
-    assert third["previous"]["version"] == "1.0"
-    # Two versions are kept.
-    assert len(list((tmp_path / "releases").iterdir())) == 2
+def test_two_versions_are_kept_and_an_older_one_is_served_on_request(tmp_path):
+    first, second = serve(tmp_path, "1.0"), serve(tmp_path, "1.1")
+    assert (first["previous"], second["previous"]["version"]) == (None, "1.0")
+    assert (tmp_path / "served").readlink() == Path("releases", second["served"]["name"], "bundle")
+    with refused("version 0.9 is older than the served 1.1"):
+        serve(tmp_path, "0.9")
+    third = serve(tmp_path, "0.9", allow_downgrade=True)
+    assert (third["served"]["network"], third["previous"]["version"]) == ("resnet8", "1.1")
+    assert len(names(tmp_path / "releases")) == 2
 
 
 @pytest.mark.parametrize(
@@ -191,8 +171,8 @@ def test_the_order_of_versions(served, given, wanted):
 
 
 def test_files_altered_in_transit_are_not_served(tmp_path):
-    serve(tmp_path, "1", "one")
-    files, digest = make_files("2", "two")
+    serve(tmp_path, "1")
+    files, digest = make_files("2")
     bundle = tmp_path / ".new-token/bundle"
     for name, wanted in (("manifest.json", "not the deployed one"), ("model.onnx", "altered")):
         write_files(tmp_path / ".new-token", files)
@@ -202,33 +182,33 @@ def test_files_altered_in_transit_are_not_served(tmp_path):
     (bundle / "model.onnx").unlink()
     with refused("model.onnx: missing"):
         agent.activate(tmp_path, "token", order(digest))
-    assert served_text(tmp_path) == "one"
+    assert served_model(tmp_path) == "1"
 
 
 def test_a_key_is_required_from_its_first_use_on(tmp_path):
-    serve(tmp_path, "1", "one")
-    assert serve(tmp_path, "2", "two", KEY, key=PUBLIC)["key"] == PUBLIC
+    serve(tmp_path, "1")
+    assert serve(tmp_path, "2", KEY, key=PUBLIC)["key"] == PUBLIC
     back = agent.rollback(tmp_path, "token")
     assert (back["served"]["version"], back["served"]["key_id"], back["key"]) == ("1", None, PUBLIC)
     name = key_id(KEY.public_key())
     for signer in (None, OTHER):
         with refused(f"manifest.json: not signed with the required key {name}"):
-            serve(tmp_path, "3", "three", signer)
-    assert served_text(tmp_path) == "one"
-    assert serve(tmp_path, "3", "three", KEY)["served"]["key_id"] == name
+            serve(tmp_path, "3", signer)
+    assert served_model(tmp_path) == "1"
+    assert serve(tmp_path, "3", KEY)["served"]["key_id"] == name
     # Another key replaces it if given.
     other = OTHER.public_key().public_bytes_raw().hex()
-    assert serve(tmp_path, "4", "four", OTHER, key=other)["key"] == other
+    assert serve(tmp_path, "4", OTHER, key=other)["key"] == other
     with refused("manifest.json: not signed with"):
-        serve(tmp_path, "5", "five", KEY)
+        serve(tmp_path, "5", KEY)
 
 
 def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_path):
-    serve(tmp_path, "1", "one", KEY, key=PUBLIC)
-    state = serve(tmp_path, "2", "two", KEY)
+    serve(tmp_path, "1", KEY, key=PUBLIC)
+    state = serve(tmp_path, "2", KEY)
     for which in ("served", "previous"):
         release = tmp_path / "releases" / state[which]["name"]
-        files, digest = make_files("1", "other", OTHER)
+        files, digest = make_files("1", OTHER)
         write_files(release, files)
         record = json.loads((release / "record.json").read_text())
         (release / "record.json").write_text(json.dumps({**record, "manifest_sha256": digest}))
@@ -241,18 +221,18 @@ def test_a_release_that_was_replaced_with_its_record_misses_its_signature(tmp_pa
 
 
 def test_damage_is_reported_and_repaired_and_blocks_rollback(tmp_path):
-    serve(tmp_path, "1", "one")
-    serve(tmp_path, "2", "two")
+    serve(tmp_path, "1")
+    serve(tmp_path, "2")
     (tmp_path / "served/model.onnx").write_text("other")
     problem = "model.onnx: altered since it was packaged; get the bundle again"
     assert agent.status(tmp_path)["problem"].endswith(problem)
-    repaired = serve(tmp_path, "2", "two")
+    repaired = serve(tmp_path, "2")
     assert (repaired["problem"], repaired["previous"]["version"]) == (None, "1")
     previous = tmp_path / "releases" / repaired["previous"]["name"]
     (previous / "bundle/model.onnx").write_text("other")
     with refused("model.onnx: altered"):
         agent.rollback(tmp_path, "token")
-    assert served_text(tmp_path) == "two"
+    assert served_model(tmp_path) == "2"
 
 
 def test_streams_that_write_elsewhere_or_end_too_early(tmp_path):
@@ -267,8 +247,8 @@ def test_streams_that_write_elsewhere_or_end_too_early(tmp_path):
 
 
 def test_unused_files_are_removed_with_their_sender_or_by_the_next(tmp_path):
-    serve(tmp_path, "1", "one")
-    kept = {path.name for path in (tmp_path / "releases").iterdir()}
+    serve(tmp_path, "1")
+    kept = names(tmp_path / "releases")
     files, _ = make_files("2")
     with received(tmp_path, files) as (dead, process):
         process.kill()
@@ -279,33 +259,28 @@ def test_unused_files_are_removed_with_their_sender_or_by_the_next(tmp_path):
     for name in ("2-unserved", ".old-1"):
         (tmp_path / "releases" / name).mkdir()
     with received(tmp_path, files) as (first, _), received(tmp_path, files) as (second, _):
-        assert {path.name for path in tmp_path.glob(".new-*")} == {
-            f".new-{first}",
-            f".new-{second}",
-        }
-        assert {path.name for path in (tmp_path / "releases").iterdir()} == kept
-    assert {path.name for path in tmp_path.iterdir()} == {"served", "releases"}
+        assert names(tmp_path) - {"served", "releases"} == {f".new-{first}", f".new-{second}"}
+        assert names(tmp_path / "releases") == kept
+    assert names(tmp_path) == {"served", "releases"}
 
 
 def test_a_full_disk(tmp_path):
     with small_disk(tmp_path, "size=64k") as disk:
         answer = ask("receive", str(disk), "t", given=tar({"bundle/model.onnx": bytes(100_000)}))
-        assert answer == (
-            f"{disk}/.new-t: could not be written (No space left on device);"
-            f" free some space in {disk}"
-        )
+        assert answer.startswith(f"{disk}/.new-t: could not be written (No space left on device);")
+        assert answer.endswith(f" free some space in {disk}")
         assert list(disk.iterdir()) == []
 
 
 def test_a_damaged_record(tmp_path):
-    name = serve(tmp_path, "1", "one")["served"]["name"]
+    name = serve(tmp_path, "1")["served"]["name"]
     record = tmp_path / "releases" / name / "record.json"
     for content in ("{}", "[]", "null", "{", "[" * 100_000):
         record.write_text(content)
         with refused(f"{record}: damaged; remove {tmp_path}/served and deploy again"):
             agent.status(tmp_path)
     (tmp_path / "served").unlink()
-    assert serve(tmp_path, "1", "one")["problem"] is None
+    assert serve(tmp_path, "1")["problem"] is None
 
 
 def test_foreign_folders_are_refused(tmp_path):
@@ -346,9 +321,9 @@ def test_a_switch_interrupted_at_any_step_leaves_a_complete_version(tmp_path, mo
     changes = [(Path, name) for name in ("rename", "replace", "symlink_to", "mkdir")]
     changes += [(shutil, "rmtree"), (os, "fsync")]
     origin = tmp_path / "origin"
-    for number, text in enumerate(("one", "two"), 1):
-        serve(origin, str(number), text, KEY)
-    files, digest = make_files("3", "three", KEY)
+    for version in ("1", "2"):
+        serve(origin, version, KEY)
+    files, digest = make_files("3", KEY)
     write_files(origin / ".new-token", files)
     taken, finished = 0, False
     while not finished:
@@ -365,13 +340,11 @@ def test_a_switch_interrupted_at_any_step_leaves_a_complete_version(tmp_path, mo
         status = agent.status(base)
         assert status["problem"] is None
         version = status["served"]["version"]
-        assert served_text(base) == {"2": "two", "3": "three"}[version]
+        assert served_model(base) == version
         assert status["previous"]["version"] == {"2": "1", "3": "2"}[version]
         assert version == "2" or status["key"] == PUBLIC
         # The next deployment works.
-        files_of_next, next_digest = make_files("4", "four", KEY)
-        write_files(base / ".new-next", files_of_next)
-        assert agent.activate(base, "next", order(next_digest))["problem"] is None
+        assert serve(base, "4", KEY)["problem"] is None
         assert len(list((base / "releases").iterdir())) == 2
     assert version == "3"
     assert taken > 8

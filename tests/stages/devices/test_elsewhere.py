@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 from tests.packages import pip
+from tests.stages.devices import elsewhere
 from tests.stages.devices.arm64 import arm64_python
-from tests.stages.devices.elsewhere import (
-    NUMPY,
-    OLDEST,
-    answers,
-    make_bundle,
-    oldest_python,
-    relative_error,
-)
+from tests.stages.devices.elsewhere import NUMPY, OLDEST, answers, relative_error
 
 #: Deviations from the tests' onnxruntime, relative to the largest logit. Measured with Python 3.8:
 #: fp32 and int8_u8s8 0, fp16 2e-7, int8_s8s8 2e-3.
@@ -23,7 +17,7 @@ LIMITS = {"fp32": 1e-6, "fp16": 1e-5, "int8_u8s8": 0.01, "int8_s8s8": 0.01}
 
 @pytest.fixture(scope="module")
 def bundle(tiny_exported, tmp_path_factory):
-    return make_bundle(tiny_exported, tmp_path_factory.mktemp("elsewhere") / "bundle")
+    return elsewhere.make_bundle(tiny_exported, tmp_path_factory.mktemp("elsewhere") / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +42,7 @@ def test_outputs_on_arm64_equal_this_machines(bundle, own):
 
 
 def test_the_oldest_onnxruntime_runs_every_file(bundle, own, tmp_path):
-    version, python = oldest_python()
+    version, python = elsewhere.oldest_python()
     pip(
         *("install", "--target", str(tmp_path), "--python-version", version),
         *(f"onnxruntime=={OLDEST}", f"numpy=={NUMPY[version]}"),

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,12 +25,10 @@ def bundle(tiny_exported, tmp_path):
     return elsewhere.make_bundle(tiny_exported, tmp_path / "bundle")
 
 
-def run(
-    folder: Path, *arguments: str, flags: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str, flag: str = "-B") -> subprocess.CompletedProcess[str]:
     """Run the runner in ``folder`` from another folder, without the project on the path."""
-    command = [sys.executable, *flags, str(folder / "runner.py"), *arguments]
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, env={})
+    command = [sys.executable, flag, str(folder / "runner.py"), *arguments]
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, env={})
 
 
 @pytest.mark.parametrize(
@@ -52,10 +49,8 @@ def test_a_bundle_passes_for_readers_and_as_json(bundle):
     finished = run(bundle, "--check")
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.splitlines()
-    assert lines[0].startswith(
-        "resnet8 (3 classes), 12 files unaltered, 8 golden images, onnxruntime "
-    )
-    assert len([line for line in lines if line.endswith("passed") and line != "passed"]) == 8
+    assert lines[0].startswith("resnet8 (3 classes), 12 files unaltered, 8 golden images, onnx")
+    assert len([line for line in lines if line.endswith("  passed")]) == 8
     assert lines[-1] == "passed"
     finished = run(bundle, "--check", "--json")
     checked = json.loads(finished.stdout)
@@ -139,7 +134,7 @@ def test_a_model_with_other_outputs_fails(bundle, capsys):
 
 def test_onnxruntime_is_missing(bundle):
     # -S leaves site-packages out.
-    finished = run(bundle, "--check", flags=("-S",))
+    finished = run(bundle, "--check", flag="-S")
     assert finished.returncode == 1
     assert finished.stderr.startswith("error: numpy is not installed for ")
     assert "-m pip install numpy onnxruntime" in finished.stderr
@@ -252,7 +247,7 @@ def test_statistics():
     [(5, 0.0, 100, (5, 5)), (1, 60.0, 7, (7, 7)), (3, 0.05, 1000, (4, 60))],
 )
 def test_a_measurement_lasts_for_runs_and_seconds(min_runs, min_seconds, max_runs, expected):
-    session = cast(Any, SimpleNamespace(run=lambda _, feed: time.sleep(0.001)))
+    session = SimpleNamespace(run=lambda _, feed: time.sleep(0.001))
     samples = runner.time_runs(session, {}, min_runs, min_seconds, max_runs)
     assert expected[0] <= len(samples) <= expected[1]
     assert min(samples) >= 1.0

@@ -1,10 +1,7 @@
 import pytest
 
 from models.errors import InputError
-from stages.devices.base import Opening
-from stages.devices.local import LocalDevice
-from stages.devices.urls import open_device, parse_url
-from stages.params import parse_params
+from stages.devices.urls import parse_url
 
 
 def test_parts_of_a_url():
@@ -66,20 +63,3 @@ def test_a_password_is_refused_and_not_repeated():
     with pytest.raises(InputError, match=r"^the URL of board has a password; remove it, and") as c:
         parse_url("ssh://pi:hunter2@board/x")
     assert "hunter2" not in str(c.value)
-
-
-def test_params_take_devices_that_exist_as_kinds():
-    devices = ["local:?cpus=0", "ssh://pi@board", "adb://R58M?runner=bench"]
-    assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
-    for wrong, sentence in (
-        (["locl:"], "profile: the device 'locl:' has no known scheme; expected local:"),
-        (["local:", "local:"], "profile: devices must name each device once"),
-        ([], "at least 1 item"),
-        (["local:", "adb:"], "'adb:' measures in a phone's browser, .* `ackd profile`, or add"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            parse_params({"profile": {"devices": wrong}})
-
-
-def test_opening_a_local_device():
-    assert isinstance(open_device("local:", Opening()), LocalDevice)

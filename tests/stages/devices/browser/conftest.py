@@ -18,8 +18,6 @@ PIXEL = (
     "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0"
     " Mobile Safari/537.36"
 )
-
-
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or not web_runtime.installed(),
     reason="chromium is not installed, or onnxruntime-web is not (ackd probe --install)",
@@ -43,14 +41,6 @@ def no_runtime(tmp_path, monkeypatch):
 
 def make_browser(**given: Any) -> Browser:
     gpu = {"vendor": "arm", "architecture": "valhall", "description": "", "half_precision": True}
-    known: dict[str, Any] = {
-        "user_agent": PIXEL,
-        "platform": "Android 16",
-        "model": "Pixel 8",
-        "cores": 8,
-        "isolated": True,
-        "secure": True,
-        "timer_ms": 0.005,
-        "gpu": gpu,
-    }
+    known: dict[str, Any] = {"user_agent": PIXEL, "platform": "Android 16", "model": "Pixel 8"}
+    known |= {"cores": 8, "isolated": True, "secure": True, "timer_ms": 0.005, "gpu": gpu}
     return Browser.model_validate(known | given)

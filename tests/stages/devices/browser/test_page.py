@@ -17,6 +17,7 @@ from stages.devices.browser.runs import Report
 from stages.files import sha256
 from stages.runtimes.exported import load_exported
 from stages.sections.export import Profile
+from tests.bundles import changed
 from tests.chromium import Page, opened_page
 from tests.stages.devices.browser.conftest import QUICK, needs_browser
 
@@ -35,9 +36,7 @@ def page():
 def measure(bundle: Path, profile: Profile, page: Page) -> Report:
     with probing(load_exported(bundle), profile, Reach()) as probe:
         page.open(probe.address + START)
-        report = probe.wait(120)
-    assert report is not None
-    return report
+        return probe.wait(120)
 
 
 def by_setting(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -46,9 +45,8 @@ def by_setting(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[st
 
 def keep_only(bundle: Path, *precisions: str) -> None:
     """Reduce the bundle to some of its models."""
-    description = json.loads((bundle / "model.json").read_text())
-    description["files"] = {name: description["files"][name] for name in precisions}
-    (bundle / "model.json").write_text(json.dumps(description))
+    with changed(bundle / "model.json") as model:
+        model["files"] = {name: model["files"][name] for name in precisions}
 
 
 def put(content: bytes, bundle: Path, name: str) -> None:
@@ -117,7 +115,6 @@ def test_from_another_host_only_https_is_isolated(bundle, page, https):
             assert "ackd probe --lan --https" in shown
             assert "threads need an isolated page" in page.evaluate("skipped.innerText")
         report = probe.wait(10)
-    assert report is not None
     assert report.browser.isolated == report.browser.secure == https
     rows = by_setting(report.rows)
     assert rows["fp32", "wasm", 1]["status"] == "passed"
@@ -173,21 +170,19 @@ def test_the_page_shows_that_the_server_has_gone(bundle, page):
 def pictures(folder: Path) -> dict[str, Path]:
     """Pictures that are wide, tall, small, of the model's width, square, and rotated by EXIF."""
     random = np.random.default_rng(0)
-    made = {}
+
+    def save(name: str, *shape: int, **options: Any) -> None:
+        pixels = random.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png", **options)
+
     sizes = [(301, 200), (97, 150), (97, 179), (9, 7), (9, 23), (16, 40), (40, 16), (16, 16)]
     for width, height in [*sizes, (128, 128), (15, 15), (1, 300)]:
-        pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        made[f"{width}x{height}"] = folder / f"{width}x{height}.png"
-        Image.fromarray(pixels).save(made[f"{width}x{height}"])
+        save(f"{width}x{height}", height, width, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be rotated by 90 degrees
-    made["turned"] = folder / "turned.png"
-    Image.fromarray(random.integers(0, 256, (30, 90, 3), dtype=np.uint8)).save(
-        made["turned"], exif=exif
-    )
-    made["grey"] = folder / "grey.png"
-    Image.fromarray(random.integers(0, 256, (60, 50), dtype=np.uint8)).save(made["grey"])
-    return made
+    save("turned", 30, 90, 3, exif=exif)
+    save("grey", 60, 50)
+    return {path.stem: path for path in folder.glob("*.png")}
 
 
 SHOWN = """
@@ -200,12 +195,12 @@ SHOWN = """
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_pictures_are_preprocessed_like_training_images(bundle, page, tmp_path, fit):
-    description = json.loads((bundle / "model.json").read_text())
-    (bundle / "model.json").write_text(json.dumps(description | {"fit": fit}))
-    sessions = {
-        precision: onnxruntime.InferenceSession(str(bundle / f"{precision}.static.onnx"))
+    with changed(bundle / "model.json") as model:
+        model["fit"] = fit
+    fp32, int8 = (
+        onnxruntime.InferenceSession(bundle / f"{precision}.static.onnx")
         for precision in ("fp32", "int8_u8s8")
-    }
+    )
     with probing(load_exported(bundle), QUICK, Reach()) as probe:
         page.open(probe.address)
         page.wait_for("precision.length > 0")
@@ -220,13 +215,13 @@ def test_pictures_are_preprocessed_like_training_images(bundle, page, tmp_path, 
             shown = np.array(page.evaluate(SHOWN), dtype=np.uint8).reshape(16, 16, 3)
             # With padding, Pillow may resize the other direction first.
             assert abs(shown.astype(int) - wanted).max() <= (fit == "pad"), name
-            assert_classes(page, sessions["fp32"], wanted)
+            assert_classes(page, fp32, wanted)
         page.evaluate("precision.value = 'int8_u8s8.static.onnx'; answer.hidden = true")
         page.evaluate("precision.dispatchEvent(new Event('change'))")
         page.wait_for("!answer.hidden")
         # int8 kernels round differently: onnxruntime's own answer changes by up to four points
         # when it does not fuse operators.
-        assert_classes(page, sessions["int8_u8s8"], wanted, points=5)
+        assert_classes(page, int8, wanted, points=5)
         (tmp_path / "notes.png").write_text("no picture")
         page.choose_file("#camera", tmp_path / "notes.png")
         shown = page.wait_for("!trouble.hidden && trouble.innerText")

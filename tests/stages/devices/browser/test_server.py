@@ -18,6 +18,7 @@ from stages.runtimes.exported import load_exported
 from tests.stages.devices.browser.conftest import QUICK, make_browser
 
 pytestmark = pytest.mark.usefixtures("no_runtime")
+FAILED = b'{"result": {"error": "no"}}'
 
 
 @pytest.fixture
@@ -28,8 +29,6 @@ def probe(bundle):
 
 def where(probe: Probe) -> tuple[str, int, str]:
     split = urlsplit(probe.address)
-    assert split.hostname is not None
-    assert split.port is not None
     return split.hostname, split.port, split.path
 
 
@@ -44,7 +43,7 @@ def ask(
         connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
     with contextlib.closing(connection):
         target = path if path.startswith("/") else root + path
-        connection.request(method, target, body, headers)  # type: ignore[arg-type]
+        connection.request(method, target, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
 
@@ -67,10 +66,10 @@ def stands(probe: Probe) -> bool:
     return ask(probe, "")[0] == 200
 
 
-def begun(probe: Probe) -> str:
-    status, body, _ = ask(probe, "runs", "POST", make_browser().model_dump_json())
+def begun(probe: Probe, **browser: Any) -> dict[str, Any]:
+    status, body, _ = ask(probe, "runs", "POST", make_browser(**browser).model_dump_json())
     assert status == 200
-    return str(json.loads(body)["run"])
+    return json.loads(body)
 
 
 def test_everything_that_a_page_needs_is_served_from_here(probe, bundle):
@@ -88,8 +87,7 @@ def test_everything_that_a_page_needs_is_served_from_here(probe, bundle):
     for path in app.PAGE.iterdir():
         assert ask(probe, path.name)[1] == path.read_bytes()
     assert ask(probe, "models/fp16.static.onnx")[1] == (bundle / "fp16.static.onnx").read_bytes()
-    golden = ask(probe, "golden")[1]
-    assert golden == probe.runs.images.tobytes()
+    assert ask(probe, "golden")[1] == probe.runs.images.tobytes()
     assert json.loads(ask(probe, "about")[1])["labels"] == ["blue", "green", "red"]
     status, content, headers = ask(probe, "runtime/ort.wasm.min.mjs")
     assert (status, headers["content-encoding"]) == (200, "gzip")
@@ -129,7 +127,7 @@ def test_only_the_files_of_the_page_are_there(probe, bundle):
 
 
 def test_a_long_body_is_refused_before_it_is_read(probe):
-    run = begun(probe)
+    run = begun(probe)["run"]
     most, (_, _, root) = probe.runs.max_message, where(probe)
     for path, length in (("runs", 1 << 40), (f"runs/{run}/0", most + 1), ("runs", 20_000)):
         with connected(probe) as connection:
@@ -184,7 +182,7 @@ def test_a_slow_head_times_out(bundle, monkeypatch, capfd, https, begin):
 
 
 def test_invalid_messages_are_refused_with_the_location(probe):
-    run = begun(probe)
+    run = begun(probe)["run"]
     good = make_browser().model_dump()
     cases = [
         ("runs", b"", "the body: invalid json"),
@@ -200,10 +198,8 @@ def test_invalid_messages_are_refused_with_the_location(probe):
         assert status == 400, path
         assert answer.decode().startswith(expected), answer
         assert len(answer) < 200
-    failed = b'{"result": {"error": "no"}}'
-    for number in ("99", "-1", "x", "9" * 5000, "%00"):
-        assert ask(probe, f"runs/{run}/{number}", "POST", failed)[:2] == (404, b"not found")
-    assert ask(probe, "runs/none/0", "POST", failed)[:2] == (404, b"not found")
+    for path in (*(f"{run}/{number}" for number in ("99", "-1", "x", "9" * 5000, "%00")), "none/0"):
+        assert ask(probe, f"runs/{path}", "POST", FAILED)[:2] == (404, b"not found")
     assert stands(probe)
 
 
@@ -239,30 +235,26 @@ def test_the_server_survives_too_many_open_files(bundle, monkeypatch, capfd):
 
 
 def test_a_run_is_answered_again_and_reported_once(probe):
-    status, body, _ = ask(probe, "runs", "POST", make_browser(gpu=None).model_dump_json())
-    assert status == 200
-    begun = json.loads(body)
-    open_tasks = [task for task in begun["tasks"] if task["status"] == "planned"]
-    assert {task["status"] for task in begun["tasks"]} == {"planned", "skipped"}
+    run = begun(probe, gpu=None)
+    open_tasks = [task for task in run["tasks"] if task["status"] == "planned"]
+    assert {task["status"] for task in run["tasks"]} == {"planned", "skipped"}
     failed = b'{"result": {"error": "out of\\nmemory"}}'
     for task in open_tasks:
-        path = f"runs/{begun['run']}/{task['number']}"
+        path = f"runs/{run['run']}/{task['number']}"
         first = ask(probe, path, "POST", failed)
         assert first[0] == 200
         assert ask(probe, path, "POST", failed)[1] == first[1]
         assert json.loads(first[1])["row"]["reason"] == "out of memory"
     report = probe.wait(5)
-    assert report is not None
     assert [row["status"] for row in report.rows].count("failed") == len(open_tasks) == 8
-    assert len(report.rows) == len(begun["tasks"]) == 10
+    assert len(report.rows) == len(run["tasks"]) == 10
     assert probe.wait(0.1) is None
 
 
 def test_of_many_runs_the_oldest_is_dropped(probe):
-    runs = [begun(probe) for _ in range(12)]
-    failed = b'{"result": {"error": "no"}}'
-    assert ask(probe, f"runs/{runs[0]}/0", "POST", failed)[0] == 404
-    assert ask(probe, f"runs/{runs[-1]}/0", "POST", failed)[0] == 200
+    runs = [begun(probe)["run"] for _ in range(12)]
+    assert ask(probe, f"runs/{runs[0]}/0", "POST", FAILED)[0] == 404
+    assert ask(probe, f"runs/{runs[-1]}/0", "POST", FAILED)[0] == 200
 
 
 def test_it_ends_with_clients_connected(bundle):
