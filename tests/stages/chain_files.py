@@ -67,13 +67,9 @@ def write_networks(settings: Distill) -> None:
     for name in ("teacher", "proxy"):
         save_network(Path("artifacts", name, "model.safetensors"), teacher)
     save_network(Path("artifacts/student/model.safetensors"), student)
-    header = {
-        "method": settings.method,
-        "network": student.name,
-        "num_classes": len(CLASSES),
-        "learners": [name.partition("#")[0] for name in method.learner_names],
-        "buffers": [],
-    }
+    header = {"method": settings.method, "network": student.name, "num_classes": len(CLASSES)}
+    learners = [name.partition("#")[0] for name in method.learner_names]
+    header |= {"learners": learners, "buffers": []}
     save_state(Path("artifacts/distilled/model.safetensors"), method.state_dict(), header)
 
 
@@ -89,42 +85,23 @@ def write_onnx() -> None:
         for shape, batch in (("dynamic", "batch"), ("static", 1)):
             path = folder / f"{precision}.{shape}.onnx"
             onnx.save(_mean_colour(weight, batch, precision), path)
-            files[precision][shape] = {
-                "path": path.name,
-                "sha256": sha256(path),
-                "bytes": path.stat().st_size,
-            }
+            known = {"path": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
+            files[precision][shape] = known
     images = random.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
-    session = onnxruntime.InferenceSession(
-        folder / "fp32.dynamic.onnx", providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(folder / "fp32.dynamic.onnx")
     (logits,) = session.run(None, {"images": images})
     np.savez(folder / "golden.npz", images=images, logits=logits, labels=logits.argmax(1))
     (folder / "labels.json").write_text(json.dumps(CLASSES))
-    write_json(
-        folder / "model.json",
-        {
-            "network": "resnet8",
-            "num_classes": len(CLASSES),
-            "image_size": SIZE,
-            "mean": [0.3, 0.3, 0.3],
-            "std": [0.2, 0.2, 0.2],
-            "opset": 18,
-            "ir_version": 10,
-            "input": "images",
-            "output": "logits",
-            "student_sha256": "0" * 64,
-            "files": files,
-            "failed": {},
-            "calibration": {"method": "minmax", "images": 256},
-            "int8": {},
-            "golden": {
-                "path": "golden.npz",
-                "sha256": sha256(folder / "golden.npz"),
-                "images": len(images),
-            },
-        },
-    )
+    golden = folder / "golden.npz"
+    model = {
+        **{"network": "resnet8", "num_classes": len(CLASSES), "image_size": SIZE},
+        **{"mean": [0.3, 0.3, 0.3], "std": [0.2, 0.2, 0.2], "opset": 18, "ir_version": 10},
+        **{"input": "images", "output": "logits", "student_sha256": "0" * 64},
+        **{"files": files, "failed": {}, "int8": {}},
+        "calibration": {"method": "minmax", "images": 256},
+        "golden": {"path": golden.name, "sha256": sha256(golden), "images": len(images)},
+    }
+    write_json(folder / "model.json", model)
 
 
 def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.ModelProto:
@@ -133,16 +110,11 @@ def _mean_colour(weight: np.ndarray, batch: str | int, precision: str) -> onnx.M
         helper.make_node("ReduceMean", ["float", "axes"], ["colour"], keepdims=0),
         helper.make_node("MatMul", ["colour", "weight"], ["logits"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        precision,
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, SIZE, SIZE, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(CLASSES)])],
-        [
-            numpy_helper.from_array(np.array([1, 2]), "axes"),
-            numpy_helper.from_array(weight, "weight"),
-        ],
-    )
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, SIZE, SIZE, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(CLASSES)])
+    constants = {"axes": np.array([1, 2]), "weight": weight}
+    initial = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, precision, [images], [logits], initial)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(model, {"precision": precision})
     return model
@@ -180,21 +152,16 @@ def _write_history(stage: str, epochs: int, learners: list[str]) -> None:
     rows = []
     for epoch in range(1, epochs + 1):
         left = np.exp(-epoch / 3) + random.uniform(0, 0.02)
-        row = {
-            "epoch": epoch,
-            "learning_rate": 0.1 * (1 - epoch / (epochs + 1)),
-            "seconds": 4.1,
-            "images_per_second": 310.0,
-            "loss/total": 3 * left * (4 if learners else 1),
-            "train_accuracy": 1 - left,
-            "val_accuracy": 0.99 - 0.9 * left,
-        }
+        row = {"epoch": epoch, "learning_rate": 0.1 * (1 - epoch / (epochs + 1))}
+        row |= {"seconds": 4.1, "images_per_second": 310.0}
+        row |= {"loss/total": 3 * left * (4 if learners else 1)}
+        row |= {"train_accuracy": 1 - left, "val_accuracy": 0.99 - 0.9 * left}
         if learners:
             row |= {f"loss/{term}": left * n for n, term in enumerate(("kd", "self", "ce"), 1)}
             row["loss/adversarial"] = -2.2 - left
             row |= {f"val_accuracy/{name}": 0.98 - left for name in [*learners, "ensemble"]}
-            row |= {f"attention/{name}": 1 / len(learners) + left * (-1) ** n * 0.4
-                    for n, name in enumerate(learners)}  # fmt: skip
+            for n, name in enumerate(learners):
+                row[f"attention/{name}"] = 1 / len(learners) + left * (-1) ** n * 0.4
         if len(learners) > 1:
             row["discriminator_accuracy"] = 0.6 + 0.3 * left
             row |= {f"cka/{a}~{b}": 0.9 - 0.3 * left for a, b in combinations(learners, 2)}

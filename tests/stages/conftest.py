@@ -1,14 +1,16 @@
 """A small project for the stages after training: data, a student, and its exports."""
 
-import json
+import os
 import runpy
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional as F
@@ -17,7 +19,9 @@ import models
 from models.networks.backbone import Backbone
 from models.networks.checkpoint import save_network
 from stages import export_onnx
-from stages.files import sha256
+from stages.data.arrays import load_data
+from stages.data.feed.normalize import Normalize
+from stages.files import read_json, sha256, write_json
 from stages.params import Params
 from tests.once import once
 from tests.splits import write_splits
@@ -39,13 +43,8 @@ PARAMS = Params.model_validate(
     {
         "export": {"calibration_images": 24, "golden_images": 8},
         "validate": {"batch_sizes": [1, 3, 8]},
-        "profile": {
-            "threads": [1],
-            "warmup_runs": 2,
-            "warmup_seconds": 0.0,
-            "min_runs": 20,
-            "min_seconds": 0.05,
-        },
+        "profile": {"threads": [1], "warmup_runs": 2, "warmup_seconds": 0.0}
+        | {"min_runs": 20, "min_seconds": 0.05},
     }
 )
 
@@ -56,12 +55,12 @@ def tiny_params():
     return PARAMS
 
 
-def write_data(folder: Path) -> None:
-    """Write 16x16 images of three classes, each brightest in its own channel."""
+def write_data(folder: Path, size: int = 16) -> None:
+    """Write square images of three classes, each brightest in its own channel."""
     generator = np.random.default_rng(0)
     splits = {}
     for name, count in (("train", 48), ("val", 12), ("test", 30)):
-        images = generator.integers(0, 160, (count, 16, 16, 3), dtype=np.uint8)
+        images = generator.integers(0, 160, (count, size, size, 3), dtype=np.uint8)
         images[np.arange(count), :, :, 2 - np.arange(count) % 3] += 80
         splits[name] = images
     scaled = splits["train"] / 255
@@ -69,22 +68,31 @@ def write_data(folder: Path) -> None:
     write_splits(folder, splits, CLASSES, mean, std)
 
 
-def write_unlabeled(folder: Path, count: int = 20) -> None:
-    """Add unlabelled images to the data of :func:`write_data`."""
-    images = np.random.default_rng(1).integers(0, 240, (count, 16, 16, 3), dtype=np.uint8)
-    np.save(folder / "unlabeled_images.npy", images)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    digest = sha256(folder / "unlabeled_images.npy")
-    manifest["unlabeled"] = {"source": "made", "count": count, "left_out": 0}
-    manifest["unlabeled"]["images_sha256"] = digest
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+def write_unlabeled() -> None:
+    """Add 20 unlabelled images to ``artifacts/data``."""
+    path = Path("artifacts/data/unlabeled_images.npy")
+    manifest = path.with_name("manifest.json")
+    np.save(path, np.random.default_rng(1).integers(0, 240, (20, 16, 16, 3), dtype=np.uint8))
+    made = {"source": "made", "count": 20, "left_out": 0, "images_sha256": sha256(path)}
+    write_json(manifest, read_json(manifest) | {"unlabeled": made})
+
+
+def normalized(images: np.ndarray, mean: npt.ArrayLike, std: npt.ArrayLike) -> torch.Tensor:
+    """Normalize images ``[N, H, W, 3]`` in numpy; return them as ``[N, 3, H, W]``."""
+    return torch.tensor((images / 255 - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
+
+
+def normalized_test_images() -> torch.Tensor:
+    """Return the test images in the current folder like the stages, ``[N, 3, H, W]``."""
+    data = load_data()
+    return Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
 
 
 def train_student(folder: Path) -> Backbone:
     """Train a resnet8 for a few steps, so that its BatchNorm and its logits are realistic."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    images = np.load(folder / "train_images.npy") / 255
-    pixels = torch.tensor((images - manifest["mean"]) / manifest["std"], dtype=torch.float32)
+    manifest = read_json(folder / "manifest.json")
+    images = np.load(folder / "train_images.npy")
+    pixels = normalized(images, manifest["mean"], manifest["std"])
     labels = torch.from_numpy(np.load(folder / "train_labels.npy"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -92,19 +100,13 @@ def train_student(folder: Path) -> Backbone:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for _ in range(20):
         optimizer.zero_grad()
-        F.cross_entropy(network(pixels.permute(0, 3, 1, 2)), labels).backward()
+        F.cross_entropy(network(pixels), labels).backward()
         optimizer.step()
     return network.eval()
 
 
 def made_once(name: str, make: Callable[[], object], origin: Path | None = None) -> Path:
-    """Call :func:`tests.once.once` with the new folder as the current one.
-
-    Args:
-        name: name of the folder.
-        make: fills the folder.
-        origin: folder to copy to it first.
-    """
+    """Return a folder made once a session: a copy of ``origin`` that ``make`` fills from within."""
 
     def make_there(folder: Path) -> None:
         if origin is not None:
@@ -142,19 +144,22 @@ def tiny_exported():
 
 
 @pytest.fixture
-def student_project(tiny_origin, tmp_path, monkeypatch):
-    """The current folder, a writable copy of :func:`tiny_origin`."""
-    shutil.copytree(tiny_origin, tmp_path, dirs_exist_ok=True)
+def here(tmp_path, monkeypatch):
+    """The current folder, which is empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def project(tiny_exported, tmp_path, monkeypatch):
+def student_project(tiny_origin, here):
+    """The current folder, a writable copy of :func:`tiny_origin`."""
+    return shutil.copytree(tiny_origin, here, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def project(tiny_exported, here):
     """The current folder, a writable copy of :func:`tiny_exported`."""
-    shutil.copytree(tiny_exported, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return shutil.copytree(tiny_exported, here, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -170,10 +175,9 @@ def reported(finished):
 
 
 @pytest.fixture
-def chain(finished, tmp_path, monkeypatch):
+def chain(finished, here):
     """A writable copy of a finished chain."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, here, dirs_exist_ok=True)
 
 
 def write_distillable(origin: Path) -> None:
@@ -185,13 +189,21 @@ def write_distillable(origin: Path) -> None:
 
 
 @pytest.fixture
-def distillable(tiny_origin, tmp_path, monkeypatch):
+def distillable(tiny_origin, here, monkeypatch):
     """The current folder, a writable project for distilling a student."""
-    monkeypatch.chdir(tmp_path)
     write_distillable(tiny_origin)
-    monkeypatch.setenv("ACKD_LOGITS", str(tmp_path / "logits"))
+    monkeypatch.setenv("ACKD_LOGITS", str(here / "logits"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
+    return here
+
+
+def imported_by(stage: str, folder: Path, *modules: str) -> str:
+    """Run a stage in a process; return the list of these modules that it has imported."""
+    program = f"import runpy, sys; runpy.run_module('stages.{stage}', run_name='__main__');"
+    program += f"print(sorted({set(modules)!r} & set(sys.modules)))"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", program]
+    return subprocess.check_output(command, cwd=folder, env=env, text=True)
 
 
 def exit_of(stage: str) -> object:

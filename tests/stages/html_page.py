@@ -59,9 +59,8 @@ class Page(HTMLParser):
         for name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
             if name in attributes:
                 self.references.append(attributes[name])
-        self.references += re.findall(
-            r"url\(([^)]*)\)", " ".join(filter(None, attributes.values()))
-        )
+        values = " ".join(filter(None, attributes.values()))
+        self.references += re.findall(r"url\(([^)]*)\)", values)
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)

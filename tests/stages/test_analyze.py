@@ -1,6 +1,4 @@
-import csv
 import itertools
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,14 @@ from models.networks.checkpoint import load_network, save_network
 from stages import analyze
 from stages.analysis.calibration import calibration
 from stages.analysis.classes import CLASSES_FILE, read_baseline
-from stages.files import sha256
+from stages.files import read_csv, read_json, sha256
 from stages.params import Params
 from stages.sections.methods import Ackd, Distill
 from stages.sections.result import Analyze
 from tests.models.test_similarity import cka_by_gram
 from tests.stages import chain_files
-from tests.stages.conftest import made_once
+from tests.stages.chain_files import CLASSES, LEARNERS
+from tests.stages.conftest import made_once, normalized
 
 PARAMS = Params(analyze=Analyze(cka_images=20, grad_cam_images=3))
 
@@ -47,14 +46,17 @@ def analysed(monkeypatch):
 
 
 @pytest.fixture
-def chain(tmp_path, monkeypatch):
+def chain(analysed, here):
     """A writable copy of :func:`analysed`."""
-    shutil.copytree(made_once("analysed", write_analysed), tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(analysed, here, dirs_exist_ok=True)
 
 
 def report() -> dict[str, Any]:
-    return json.loads(Path("reports/analysis.json").read_text())
+    return read_json(Path("reports/analysis.json"))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
 
 def outputs_by_hand(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -62,9 +64,8 @@ def outputs_by_hand(name: str) -> tuple[np.ndarray, np.ndarray]:
     network = load_network(Path(f"artifacts/{name}/model.safetensors"))
     embeddings, logits = [], []
     for image in np.load("artifacts/data/test_images.npy"):
-        x = (image.astype(np.float64) / 255 - 0.3) / 0.2
         with torch.no_grad():
-            features = network.features(torch.tensor(x.transpose(2, 0, 1)[None]).float())
+            features = network.features(normalized(image[None], 0.3, 0.2))
         embeddings.append(features.embedding[0].double().numpy())
         logits.append(features.logits[0].double().numpy())
     return np.array(embeddings), np.array(logits)
@@ -75,14 +76,11 @@ def test_compares_the_networks_as_table_1_does(analysed):
     labels = np.load("artifacts/data/test_labels.npy")
     by_hand = {name: outputs_by_hand(name) for name in ("teacher", "proxy", "student")}
 
-    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [
-        ("teacher", "proxy"),
-        ("teacher", "student"),
-        ("proxy", "student"),
-    ]
+    pairs = [(pair["a"], pair["b"]) for pair in found["pairs"]]
+    assert pairs == [("teacher", "proxy"), ("teacher", "student"), ("proxy", "student")]
     for pair in found["pairs"]:
         (x, p), (y, q) = by_hand[pair["a"]], by_hand[pair["b"]]
-        p, q = (np.exp(z[:20]) / np.exp(z[:20]).sum(1, keepdims=True) for z in (p, q))
+        p, q = softmax(p[:20]), softmax(q[:20])
         assert pair["cka"] == pytest.approx(cka_by_gram(x[:20], y[:20]), abs=1e-5)
         assert pair["kl"] == pytest.approx((p * np.log(p / q)).sum(1).mean(), abs=1e-5)
     assert found["pairs"][0]["cka"] == pytest.approx(1)  # the proxy is the teacher's copy
@@ -91,43 +89,34 @@ def test_compares_the_networks_as_table_1_does(analysed):
 
     accuracy = {name: (z.argmax(1) == labels).mean() for name, (_, z) in by_hand.items()}
     assert found["accuracy"] == pytest.approx(accuracy)
-    assert found["gap"]["teacher_student"] == pytest.approx(
-        accuracy["teacher"] - accuracy["student"]
-    )
+    gap = accuracy["teacher"] - accuracy["student"]
+    assert found["gap"]["teacher_student"] == pytest.approx(gap)
     assert (found["images"], found["test_images"]) == (20, 24)
 
 
 def test_how_the_learners_differ(analysed):
     learners = report()["learners"]
     group = load_learners(Path("artifacts/distilled/model.safetensors"))
-    x = (np.load("artifacts/data/test_images.npy").astype(np.float64) / 255 - 0.3) / 0.2
     with torch.no_grad():
-        target, branches = group(torch.tensor(x.transpose(0, 3, 1, 2)).float())
+        target, branches = group(normalized(np.load("artifacts/data/test_images.npy"), 0.3, 0.2))
     logits = {"target": target.logits.numpy()}
-    logits |= {
-        name: f.logits.numpy() for name, f in zip(chain_files.LEARNERS, branches, strict=True)
-    }
+    logits |= {name: f.logits.numpy() for name, f in zip(LEARNERS, branches, strict=True)}
     weights = attention_by_hand([f.stages[-1].numpy() for f in branches])
-    logits["ensemble"] = sum(
-        weights[:, [k]] * logits[n] for k, n in enumerate(chain_files.LEARNERS)
-    )
+    logits["ensemble"] = sum(weights[:, [k]] * logits[name] for k, name in enumerate(LEARNERS))
     answers = {name: z.argmax(1) for name, z in logits.items()}
     labels = np.load("artifacts/data/test_labels.npy")
 
     assert list(learners) == ["cka", "agreement", "accuracy", "attention"]
     assert 0 < learners["cka"]["D3B1~D2B2"] < 1
-    assert learners["accuracy"] == {
-        n: pytest.approx((a == labels).mean()) for n, a in answers.items()
-    }
-    assert learners["agreement"] == {
-        f"{a}~{b}": pytest.approx((answers[a] == answers[b]).mean())
-        for a, b in itertools.combinations(answers, 2)
-    }
-    assert learners["attention"] == pytest.approx(
-        dict(zip(chain_files.LEARNERS, weights.mean(0), strict=True)), abs=1e-6
-    )
-    for label, row in enumerate(rows_of("reports/classes.csv")):
-        for k, name in enumerate(chain_files.LEARNERS):
+    accuracy = {name: (answer == labels).mean() for name, answer in answers.items()}
+    assert learners["accuracy"] == pytest.approx(accuracy)
+    pairs = itertools.combinations(answers, 2)
+    agreement = {f"{a}~{b}": (answers[a] == answers[b]).mean() for a, b in pairs}
+    assert learners["agreement"] == pytest.approx(agreement)
+    attention = dict(zip(LEARNERS, weights.mean(0), strict=True))
+    assert learners["attention"] == pytest.approx(attention, abs=1e-6)
+    for label, row in enumerate(read_csv(CLASSES_FILE)):
+        for k, name in enumerate(LEARNERS):
             of_class = weights[labels == label, k].mean()
             assert float(row[f"attention/{name}"]) == pytest.approx(of_class, abs=1e-5)
             kept = (answers[name] == labels)[labels == label].mean()
@@ -142,37 +131,30 @@ def attention_by_hand(maps: list[np.ndarray]) -> np.ndarray:
         for name in ("hidden.weight", "hidden.bias", "weigh.weight", "weigh.bias")
     )
     flat = np.concatenate([m.reshape(len(m), -1) for m in maps], 1).astype(np.float64)
-    scores = np.maximum(flat @ hidden.T + bias, 0) @ weigh.T + offset
-    return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-
-
-def rows_of(path: str) -> list[dict[str, str]]:
-    with Path(path).open(newline="") as handle:
-        return list(csv.DictReader(handle))
+    return softmax(np.maximum(flat @ hidden.T + bias, 0) @ weigh.T + offset)
 
 
 def test_calibration_and_classes_of_a_whole_chain(analysed):
     labels = np.load("artifacts/data/test_labels.npy")
-    rows = rows_of("reports/classes.csv")
-    assert [row["class"] for row in rows] == chain_files.CLASSES
+    rows = read_csv(CLASSES_FILE)
+    assert [row["class"] for row in rows] == CLASSES
     assert [int(row["images"]) for row in rows] == [int((labels == k).sum()) for k in range(4)]
     assert not any(key.startswith("gain") for key in rows[0])
     for name in ("teacher", "student"):
         _, logits = outputs_by_hand(name)
-        claimed = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1)
         right = logits.argmax(1) == labels
-        expected = calibration(claimed, right)["error"]
+        expected = calibration(softmax(logits).max(1), right)["error"]
         assert report()["calibration"][name]["error"] == pytest.approx(expected, abs=1e-5)
         for label, row in enumerate(rows):
             accuracy = right[labels == label].mean()
             assert float(row[f"accuracy/{name}"]) == pytest.approx(accuracy, abs=1e-5)
-    for label, one in enumerate(read_baseline(CLASSES_FILE, chain_files.CLASSES)):
+    for label, one in enumerate(read_baseline(CLASSES_FILE, CLASSES)):
         np.testing.assert_array_equal(one.right, right[labels == label])
 
 
 def test_the_scores_and_the_errors_of_a_whole_chain(analysed):
     labels = np.load("artifacts/data/test_labels.npy")
-    found, classes = report(), chain_files.CLASSES
+    found = report()
     for name in ("teacher", "student"):
         answers = outputs_by_hand(name)[1].argmax(1)
         accuracy = (answers == labels).mean()
@@ -183,29 +165,31 @@ def test_the_scores_and_the_errors_of_a_whole_chain(analysed):
     assert found["confused"][0]["count"] == confusions.max()
     assert sum(pair["count"] for pair in found["confused"]) == confusions.sum()
     for pair in found["confused"]:
-        label, answer = classes.index(pair["class"]), classes.index(pair["answer"])
+        label, answer = CLASSES.index(pair["class"]), CLASSES.index(pair["answer"])
         assert pair["count"] == confusions[label, answer]
         assert pair["share"] == pytest.approx(pair["count"] / (labels == label).sum())
     errors = found["confident_errors"]
     sure = [error["confidence"] for error in errors]
     assert sure == sorted(sure, reverse=True)
-    assert [classes.index(error["class"]) for error in errors] == [
-        labels[error["image"]] for error in errors
-    ]
+    assert all(CLASSES.index(error["class"]) == labels[error["image"]] for error in errors)
     assert len(errors) == min(12, confusions.sum())
     with Image.open("artifacts/analysis/errors.png") as picture:
         assert picture.width > picture.height > 100
 
 
-def test_compares_every_class_with_another_run(chain):
-    shutil.move("reports/classes.csv", "other.csv")
-    path = Path("artifacts/student/model.safetensors")
+def change_classifier(name: str) -> None:
+    path = Path(f"artifacts/{name}/model.safetensors")
     network = load_network(path)
     torch.nn.init.normal_(network.fc.weight)
     save_network(path, network)
+
+
+def test_compares_every_class_with_another_run(chain):
+    shutil.move(CLASSES_FILE, "other.csv")
+    change_classifier("student")
     against = Analyze(cka_images=20, grad_cam_images=3, baseline="other.csv")
     analyze.main(Params(analyze=against))
-    ours, theirs = rows_of("reports/classes.csv"), rows_of("other.csv")
+    ours, theirs = read_csv(CLASSES_FILE), read_csv(Path("other.csv"))
     gained = [
         float(a["accuracy/student"]) - float(b["accuracy/student"])
         for a, b in zip(ours, theirs, strict=True)
@@ -220,27 +204,23 @@ def test_compares_every_class_with_another_run(chain):
     assert baseline["gain"] == pytest.approx(np.mean(gained), abs=1e-5)
 
 
+BRANCHES = ["target", "D3B1", "D3B1#2"]  # of ONE, whose gate also weights the student's own
+
+
 @pytest.mark.parametrize(
     ("settings", "members", "weighed"),
     [
         (Distill(method="kd"), None, []),
         (Distill(ackd=Ackd(learners=["D3B1"])), ["target", "D3B1", "ensemble"], ["D3B1"]),
-        (
-            Distill(method="one"),
-            ["target", "D3B1", "D3B1#2", "ensemble"],
-            ["target", "D3B1", "D3B1#2"],  # the gate also weights the student's own branch
-        ),
+        (Distill(method="one"), [*BRANCHES, "ensemble"], BRANCHES),
     ],
 )
-def test_any_method_is_analysed(tmp_path, monkeypatch, settings, members, weighed):
-    monkeypatch.chdir(tmp_path)
+def test_any_method_is_analysed(here, settings, members, weighed):
     write_chain(settings)
     analyze.main(Params(distill=settings, analyze=PARAMS.analyze))
     learners = report()["learners"]
-    columns = list(rows_of("reports/classes.csv")[0])
-    assert [name for name in columns if name.startswith("attention/")] == [
-        f"attention/{name}" for name in weighed
-    ]
+    columns = [name for name in read_csv(CLASSES_FILE)[0] if name.startswith("attention/")]
+    assert columns == [f"attention/{name}" for name in weighed]
     assert (learners and list(learners["accuracy"])) == members
     if weighed:
         assert sum(learners["attention"].values()) == pytest.approx(1)
@@ -249,8 +229,7 @@ def test_any_method_is_analysed(tmp_path, monkeypatch, settings, members, weighe
         assert panel.width == 176 * (3 + len({*(members or ())} - {"target", "ensemble"}))
 
 
-def test_attention_is_that_of_the_last_epoch(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_attention_is_that_of_the_last_epoch(here):
     write_chain(Distill(ackd=Ackd()))
     analyze.main(Params(analyze=PARAMS.analyze))
     trained = report()["learners"]["attention"]
@@ -266,10 +245,7 @@ def test_equal_inputs_give_equal_bytes_and_a_proxy_of_its_own_is_run(chain):
     before = [sha256(path) for path in paths]
     analyze.main(PARAMS)
     assert [sha256(path) for path in paths] == before
-    path = Path("artifacts/proxy/model.safetensors")
-    network = load_network(path)
-    torch.nn.init.normal_(network.fc.weight)
-    save_network(path, network)
+    change_classifier("proxy")
     analyze.main(PARAMS)
     pair = report()["pairs"][0]
     assert pair["cka"] == pytest.approx(1)  # the embedding is before the classifier

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from models.errors import InputError
 from stages.entry import run_stage
 from stages.params import Params
+from tests.processes import assert_gone, linux
 from tests.stages.conftest import exit_of
 from tests.test_dvc_yaml import STAGES
 
@@ -20,10 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("{}\n")
-    return tmp_path
+def project(here):
+    (here / "params.yaml").write_text("{}\n")
+    return here
 
 
 def raising(error: BaseException):
@@ -72,7 +71,7 @@ run_stage(main)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds dvc's Python through /proc")
+@linux
 def test_a_stage_finds_its_python_and_ends_with_dvc(project, monkeypatch):
     programs = project / "bin"
     programs.mkdir()
@@ -90,17 +89,13 @@ def test_a_stage_finds_its_python_and_ends_with_dvc(project, monkeypatch):
     (project / ".dvc").mkdir()
     (project / ".dvc/config").write_text("[core]\n    no_scm = True\n")  # as after `dvc init`
     dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], stdout=subprocess.PIPE)
-    assert dvc.stdout is not None
     assert any(line == b"caf\\xe9\n" for line in iter(dvc.stdout.readline, b""))
-    stage = Path("/proc", (project / "pid").read_text())
-    assert stage.exists()
+    stage = int((project / "pid").read_text())
+    assert Path(f"/proc/{stage}").exists()
     dvc.kill()
     dvc.wait()
     dvc.stdout.close()
-    end = time.monotonic() + 20
-    while stage.exists():
-        assert time.monotonic() < end, "a training that dvc would start again goes on"
-        time.sleep(0.1)
+    assert_gone(stage)  # or dvc would start a second training
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ from stages.files import read_json, sha256
 from stages.params import Params
 from stages.runtimes import litert_runtime
 from stages.runtimes.litert_runtime import LiteRtRuntime, Session
+from tests.stages.conftest import imported_by
 
 ABSENT = LiteRtRuntime().unavailable()
 # The contract of docs/files.md.
@@ -34,15 +34,7 @@ def asked(tiny_params):
 
 def test_switched_off_it_needs_neither_data_nor_any_package(tmp_path):
     (tmp_path / "params.yaml").write_text("litert: {enabled: false}\n")
-    program = (
-        "import runpy, sys\n"
-        "runpy.run_module('stages.export_litert', run_name='__main__')\n"
-        "print(sorted({'torch', 'onnx', 'onnxruntime', 'ai_edge_litert'} & set(sys.modules)))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"
+    assert imported_by("export_litert", tmp_path, "torch", "onnx", "ai_edge_litert") == "[]\n"
     assert list((tmp_path / "artifacts/litert").iterdir()) == []
     report = read_json(tmp_path / "reports/litert.json")
     assert report == {"enabled": False, "versions": None, "results": []}

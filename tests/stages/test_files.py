@@ -1,5 +1,3 @@
-"""Files appear complete or not at all."""
-
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -66,11 +64,8 @@ def test_json_and_csv(tmp_path):
         ("hf:/data/cifar100@v1", "hf:.../cifar100@v1"),
         ("~somebody/teacher.pth", ".../teacher.pth"),
         ("/classes.csv", ".../classes.csv"),
-        *(
-            (name, name)
-            for name in ("digits", "hf:uoft-cs/cifar100", "imagefolder:images/own", "/")
-        ),
-        ("ssh://pi@board/srv", "ssh://pi@board/srv"),
+        *((name, name) for name in ("digits", "hf:uoft-cs/cifar100", "imagefolder:images/own")),
+        *((name, name) for name in ("/", "ssh://pi@board/srv")),
     ],
 )
 def test_a_path_as_others_see_it(path, shown):

@@ -55,9 +55,7 @@ def test_the_panel_has_a_cell_for_each_image_and_network_and_is_reproducible(tmp
     with Image.open(tmp_path / "first.png") as file:
         panel = np.asarray(file.convert("RGBA"))
     height, width, _ = panel.shape
-    image, teacher, target = (
-        panel[height // 4, int(width * x)].tolist() for x in (1 / 6, 3 / 6, 5 / 6)
-    )
+    image, teacher, target = (panel[height // 4, width * n // 6].tolist() for n in (1, 3, 5))
     assert image == [0, 255, 0, 255]
     assert teacher[0] > 100  # the bright end of the colour map over green
     assert target[0] < 10

@@ -1,8 +1,6 @@
 import json
 import os
 import platform
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,8 +8,7 @@ import pytest
 
 from stages import identify_device
 from stages.params import Params
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.stages.conftest import imported_by
 
 
 def command(folder: Path, name: str, output: str, status: int = 0) -> None:
@@ -28,8 +25,7 @@ def tools(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_report_is_true(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_report_is_true(here):
     identify_device.main(Params())
     device = json.loads(identify_device.REPORT.read_bytes())
     assert device["runtimes"]["onnxruntime"] == version("onnxruntime")
@@ -41,14 +37,8 @@ def test_the_report_is_true(tmp_path, monkeypatch):
 
 def test_no_runtime_is_imported(tmp_path):
     (tmp_path / "params.yaml").write_text("{}\n")
-    program = (
-        "import runpy, sys; runpy.run_module('stages.identify_device', run_name='__main__');"
-        "print(sorted({'torch', 'numpy', 'onnx', 'onnxruntime', 'rich'} & set(sys.modules)))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", program]
-    printed = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
-    assert printed.strip() == "[]"
+    names = ("torch", "numpy", "onnx", "onnxruntime", "rich")
+    assert imported_by("identify_device", tmp_path, *names) == "[]\n"
     assert (tmp_path / "reports/device.json").is_file()
 
 
@@ -76,12 +66,9 @@ def test_the_processor_on_linux(tmp_path, content, expected):
 
 
 def test_the_processor_of_a_mac(tools):
-    command(
-        tools,
-        "sysctl",
-        "machdep.cpu.brand_string: Some M1\nhw.optional.arm.FEAT_DotProd: 1\n"
-        "hw.optional.arm.FEAT_I8MM: 0\nkern.version: a: b",
-    )
+    name = "machdep.cpu.brand_string: Some M1\nkern.version: a: b"
+    features = "hw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_I8MM: 0"
+    command(tools, "sysctl", f"{name}\n{features}")
     assert identify_device.cpu_of_macos() == ("Some M1", ["DotProd"])
 
 

@@ -67,8 +67,7 @@ def test_code_of_a_network_is_known_by_its_file(params, monkeypatch):
     assert "python:nets:build" in before
 
 
-def test_what_is_not_outside_has_no_sum(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_what_is_not_outside_has_no_sum(here):
     for teacher in ({}, {"weights": "pretrained"}):
         for source in ("digits", "hf:owner/name", "torchvision:MNIST:/data"):
             named = {"data": {"source": source}, "teacher": teacher}

@@ -1,5 +1,3 @@
-"""Free memory according to the system and its control groups."""
-
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,21 +27,16 @@ def group(prefix: str, limit: int | str, used: int, cached: int) -> dict[str, st
 
 AVAILABLE = 16 * GB
 INNER = {"proc/self/cgroup": "0::/service/inner\n"}
-BASE = "sys/fs/cgroup"
+BASE, OUTER = "sys/fs/cgroup", "sys/fs/cgroup/service"
 
 
 @pytest.mark.parametrize(
     ("groups", "wanted"),
     [
         ({}, AVAILABLE),
-        (INNER | group(f"{BASE}/service/inner", 4 * GB, 3 * GB, GB), 2 * GB),
+        (INNER | group(f"{OUTER}/inner", 4 * GB, 3 * GB, GB), 2 * GB),
         # Limits of parent groups count, and the one that a container sees at the root.
-        (
-            INNER
-            | group(f"{BASE}/service", 3 * GB, 2 * GB, 0)
-            | group(f"{BASE}/service/inner", "max", GB, 0),
-            GB,
-        ),
+        (INNER | group(OUTER, 3 * GB, 2 * GB, 0) | group(f"{OUTER}/inner", "max", GB, 0), GB),
         (INNER | group(BASE, 5 * GB, 2 * GB, 0), 3 * GB),
         (
             {

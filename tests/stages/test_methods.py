@@ -38,13 +38,12 @@ def test_interrupted_trainings_give_the_same_weights_and_a_plain_student(
     method, monkeypatch, capsys
 ):
     settings = {"method": method, "epochs": 2, "batch_size": 12, "learning_rate": 0.01}
-    params = Params.model_validate(
-        {
-            "augmentation": {"crop_padding": 1},
-            "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
-            "distill": settings | {"network": "resnet8", "seed": 5},
-        }
-    )
+    content = {
+        "augmentation": {"crop_padding": 1},
+        "training": {"precision": "fp32", "checkpoint_minutes": 1e-9},
+        "distill": settings | {"network": "resnet8", "seed": 5},
+    }
+    params = Params.model_validate(content)
     begun: list[dict[str, torch.Tensor]] = []
     build = distillers.build
 

@@ -22,11 +22,8 @@ from tests.stages import chain_files
 STAGES = YAML(typ="safe").load(Path(__file__).parents[2] / "dvc.yaml")["stages"]
 # Must not affect results, which the tests of training check.
 UNTRACKED = {
-    "data.feed",
-    "training.logits_store",
-    "training.checkpoint_every",
-    "training.checkpoint_minutes",
-    "training.tracker",
+    *("data.feed", "training.logits_store", "training.tracker"),
+    *("training.checkpoint_every", "training.checkpoint_minutes"),
 }
 # Read if images are damaged, or with folds.
 SELDOM = {"data.damaged", "data.fold"}
@@ -46,18 +43,12 @@ ASSISTANTS = {"proxy": {"method": "assistants", "assistants": {"networks": ["res
 METHODS = [{"distill": SHORT | {"method": method}} for method in ("scratch", "kd", "crd")]
 # Each stage with parameters for each of its code paths.
 RUNS: dict[str, list[dict[str, Any]]] = {
-    "identify_inputs": [{}],
-    "prepare_data": [{}],
-    "train_teacher": [{}],
     "train_proxy": [{}, EARLY_STOPPED, ASSISTANTS],
     "distill": METHODS,
-    "export_onnx": [{}],
-    "validate": [{}],
-    "profile_latency": [{}],
-    "analyze": [{}],
-    "gate": [{}],
     "package": [EARLY_STOPPED, ASSISTANTS, *METHODS],
 }
+ONCE = ("identify_inputs", "prepare_data", "train_teacher", "export_onnx", "validate")
+RUNS |= {stage: [{}] for stage in (*ONCE, "profile_latency", "analyze", "gate")}
 
 
 def leaves(section: Section, prefix: str) -> set[str]:
@@ -95,9 +86,8 @@ def reading(params: Params) -> Iterator[set[str]]:
     def dumped(section: Section, include: set[str] | None = None, **options: Any) -> Any:
         if (prefix := prefixes.get(id(section))) is not None:
             names = set(type(section).model_fields) if include is None else include
-            found.update(
-                k for k in leaves(section, prefix) if k[len(prefix) :].split(".")[0] in names
-            )
+            every = leaves(section, prefix)
+            found.update(key for key in every if key[len(prefix) :].split(".")[0] in names)
         return dump(section, include=include, **options)
 
     def copied(section: Section, **options: Any) -> Any:
@@ -139,9 +129,8 @@ def trained_project(project, monkeypatch):
 
 
 @pytest.fixture
-def finished_project(tmp_path, monkeypatch):
+def finished_project(here):
     """A project with all inputs of the later stages."""
-    monkeypatch.chdir(tmp_path)
     chain_files.write_chain()
     chain_files.write_networks(Params().distill)
     for stage in ("report", "gate"):

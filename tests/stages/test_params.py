@@ -8,10 +8,7 @@ from stages.params import Params, load_params, parse_params
 
 CASES = [
     ("distil: {}", "distil is not a parameter; did you mean 'distill'?"),
-    (
-        "distill: {temprature: 4}",
-        "distill.temprature is not a parameter; did you mean 'temperature'?",
-    ),
+    ("distill: {temprature: 4}", "distill.temprature is not a parameter; did you mean 'temper"),
     ("data: {zzz: 1}", "data.zzz is not a parameter; use one of "),
     ("teacher: {epochs: 1.5}", "teacher.epochs is 1.5, expected a valid integer"),
     ("teacher: {epochs: 0}", "teacher.epochs is 0, expected greater than or equal to 1"),
@@ -19,28 +16,23 @@ CASES = [
     ("distill: {method: akcd}", "distill.method is 'akcd', expected 'scratch', 'kd', 'dkd',"),
     ("distill: {ackd: {learners: []}}", "distill.ackd.learners is [], expected "),
     ("distill: {learning_rate: .inf}", "learning_rate is inf, expected a finite number"),
-    (
-        "distill: {seed: 1180591620717411303424}",
-        "seed is 1180591620717411303424, expected less than 92",
-    ),
+    ("distill: {seed: 1180591620717411303424}", "seed is 1180591620717411303424, expected less th"),
     ("gate: {min_accuracy: 97}", "gate.min_accuracy is 97, expected less than or equal to 1"),
     ("export: {precisions: [fp16]}", "precisions must begin with fp32"),
     ("export: {required: [int8_u8s8]}", "required must name fp32"),
     ("export: {precisions: [fp32], required: [fp32, fp16]}", "only members of precisions"),
     ("profile: {min_runs: 10, max_runs: 5}", "max_runs must not be below min_runs"),
-    (
-        "teacher: {schedule: multi_step, epochs: 5, milestones: [5]}",
-        "must be below the number of epochs, 5",
-    ),
+    ("profile: {devices: ['locl:']}", "profile: the device 'locl:' has no known scheme; expected"),
+    ("profile: {devices: ['local:', 'local:']}", "profile: devices must name each device once"),
+    ("profile: {devices: []}", "at least 1 item"),
+    ("profile: {devices: ['local:', 'adb:']}", "the device 'adb:' measures in a phone's browser,"),
+    ("teacher: {schedule: multi_step, epochs: 5, milestones: [5]}", "the number of epochs, 5"),
     ("teacher: {schedule: multi_step, epochs: 9, milestones: [5, 3]}", "milestones must increase"),
     ("teacher: {milestones: [3]}", "teacher: milestones apply only to schedule: multi_step"),
     ("data: {image_size: 224, resize: 160}", "is 160, expected at least image_size, which is 224"),
     ("augmentation: {crop: resized}", "crop_padding applies only to crop: shift; set it to 0"),
     ("teacher: {expect_accuracy: 0.7}", "expect_accuracy applies only to train: none"),
-    (
-        "teacher: {weights: a.pth, train: none, expect_accuracy: 70.2}",
-        "accuracy is 70.2, expected less than or",
-    ),
+    ("teacher: {weights: a.pth, train: none, expect_accuracy: 70.2}", "is 70.2, expected less"),
     (
         "teacher: {weights: a.pth, train: none, normalization: {mean: [0.5], sdt: []}}",
         "sdt is not a parameter; did you mean 'std'?",
@@ -55,10 +47,7 @@ CASES = [
     ),
     ("proxy: {method: assistants}", "assistants.networks must name at least one network, such as"),
     ("proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}", "leave the other empty"),
-    (
-        "proxy: {assistants: {candidates: [resnet14, resnet20]}}",
-        "begins with resnet14, expected the student resnet8",
-    ),
+    ("proxy: {assistants: {candidates: [resnet14, resnet20]}}", "expected the student resnet8"),
     (
         "{proxy: {assistants: {candidates: [resnet8, resnet14]}}, data: {val_fraction: 0.0}}",
         "would be compared on the test images",
@@ -87,6 +76,8 @@ def test_what_is_valid():
     assert parse_params({}) == Params()
     assert parse_params({"distill": {"temperature": 4}}).distill.temperature == 4.0
     assert parse_params({"package": {"version": "1.10"}}).package.version == "1.10"
+    devices = ["local:?cpus=0", "ssh://pi@board", "adb://R58M?runner=bench"]
+    assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
     for given, kept in (
         ("apache-2.0", "Apache-2.0"),
         ("MIT or Apache-2.0", "MIT OR Apache-2.0"),

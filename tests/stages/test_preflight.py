@@ -1,5 +1,7 @@
 """Impossible settings are refused before anything runs."""
 
+from typing import Any
+
 import pytest
 from torch import Tensor, nn
 
@@ -9,19 +11,20 @@ from stages.params import Params
 from stages.preflight import check, check_training, downloads
 
 
+def assistants(name: str) -> dict[str, Any]:
+    return {"method": "assistants", "assistants": {"networks": [name]}}
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ({"teacher": {"network": "resnet9"}}, "network 'resnet9' is not known"),
-        (
-            {"proxy": {"method": "assistants", "assistants": {"networks": ["wrn"]}}},
-            "network 'wrn' is not known",
-        ),
+        ({"proxy": assistants("wrn")}, "network 'wrn' is not known"),
         ({"distill": {"ackd": {"learners": ["D2B1"]}}}, "'D2B1' does not fit resnet8"),
         (
             {
                 "teacher": {"network": "resnet18_cifar"},
-                "proxy": {"method": "teacher", "assistants": {"networks": ["resnet32"]}},
+                "proxy": assistants("resnet32") | {"method": "teacher"},
                 "distill": {"ackd": {"learners": ["D3T"]}},
             },
             "resnet18_cifar has 4, resnet8 has 3",
@@ -38,10 +41,7 @@ from stages.preflight import check, check_training, downloads
             {"data": {"unlabeled": "digits"}, "distill": {"method": "crd"}},
             "method crd learns from labels only.* one of kd, dkd, dist, rld, at, .*, ackd, or set",
         ),
-        (
-            {"validate": {"tensorrt": "required"}},
-            "validate.tensorrt is required, but no NVIDIA GPU",
-        ),
+        ({"validate": {"tensorrt": "required"}}, "tensorrt is required, but no NVIDIA GPU"),
     ],
 )
 def test_impossible_settings_are_refused(content, said):

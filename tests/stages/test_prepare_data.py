@@ -1,6 +1,3 @@
-"""Run the stage: its files, their correctness, and its errors."""
-
-import hashlib
 import json
 import os
 import shutil
@@ -11,22 +8,20 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from models.errors import InputError
 from stages import prepare_data
 from stages.data.arrays import load_data
+from stages.files import read_json, sha256
 from stages.params import Params
 from stages.sections.data import Data
 from tests.disk import small_disk
 from tests.forked import run_stage
 from tests.stages.conftest import exit_of
+from tests.stages.data.test_sources import DIGITS, digit
 
 REAL = Path(os.environ.get("ACKD_TEST_DATA", Path(__file__).parents[3] / "shared/data"))
-needs_real_images = pytest.mark.skipif(
-    not REAL.is_dir(), reason=f"the real images are not at {REAL}"
-)
-DIGITS = load_digits()
+REPORT = Path("reports/data.json")
 
 
 @pytest.fixture
@@ -41,16 +36,12 @@ def project(tmp_path, monkeypatch):
 
 def prepare(**data: Any) -> dict[str, Any]:
     prepare_data.main(Params(data=Data(**data)))
-    return dict(json.loads(Path("artifacts/data/manifest.json").read_text()))
+    return read_json(Path("artifacts/data/manifest.json"))
 
 
-def sums(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for part in ("artifacts", "reports")
-        for path in sorted((folder / part).rglob("*"))
-        if path.is_file()
-    }
+def sums() -> dict[Path, str]:
+    paths = (*Path("artifacts").rglob("*"), *Path("reports").rglob("*"))
+    return {path: sha256(path) for path in paths if path.is_file()}
 
 
 def array(name: str) -> np.ndarray:
@@ -61,12 +52,8 @@ def write_folder(folder: Path, classes: str = "ab", count: int = 6, first: int =
     for k, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            pixels = (DIGITS.images[first + k * count + i] * 15).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.jpg", quality=100)
+            digit(first + k * count + i).save(folder / name / f"{i}.jpg", quality=100)
     return folder
-
-
-# what it writes
 
 
 def test_the_manifest_and_the_report_are_of_the_arrays(project):
@@ -79,15 +66,14 @@ def test_the_manifest_and_the_report_are_of_the_arrays(project):
         assert images.shape == (part["count"], 32, 32, 3)
         assert part["per_class"] == [int((labels == k).sum()) for k in range(10)]
         for kind in ("images", "labels"):
-            content = Path(f"artifacts/data/{name}_{kind}.npy").read_bytes()
-            assert part.pop(f"{kind}_sha256") == hashlib.sha256(content).hexdigest()
-        assert len(load_data().split(name)) == part["count"]  # type: ignore[arg-type]
+            path = Path(f"artifacts/data/{name}_{kind}.npy")
+            assert part.pop(f"{kind}_sha256") == sha256(path)
+        assert len(load_data().split(name)) == part["count"]
     scaled = array("train_images").astype(np.float64) / 255
     np.testing.assert_allclose(manifest["mean"], scaled.mean(axis=(0, 1, 2)), rtol=1e-10)
     np.testing.assert_allclose(manifest["std"], scaled.std(axis=(0, 1, 2)), rtol=1e-10)
     notes = ["val is carved from 'train': 10% of each class"]
-    report = json.loads(Path("reports/data.json").read_text())
-    assert report == manifest | {"notes": notes, "damaged": []}
+    assert read_json(REPORT) == manifest | {"notes": notes, "damaged": []}
 
 
 def test_only_training_images_keep_a_margin(project):
@@ -130,13 +116,13 @@ def test_own_size_leaves_pixels_as_they_are_and_the_test_may_validate(project):
 
 def test_another_seed_makes_others_and_an_older_result_is_replaced(project):
     prepare(train_per_class=20)
-    first = sums(project)
+    first = sums()
     Path("artifacts/data/stranger").touch()
     prepare(train_per_class=20, seed=1)
-    assert (second := sums(project)).keys() == first.keys()
+    assert (second := sums()).keys() == first.keys()
     assert second != first
     prepare(train_per_class=20)
-    assert sums(project) == first
+    assert sums() == first
 
 
 @pytest.mark.parametrize("size", [{"image_size": 16}, {"image_size": 8, "resize": 10}])
@@ -160,8 +146,7 @@ def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
     root, more = write_folder(project / "images"), project / "more"
     for number, name in enumerate(("0.jpg", "deep/er/1.jpg", "2.jpg")):
         (more / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = (DIGITS.images[100 + number] * 15).astype(np.uint8)
-        Image.fromarray(pixels).save(more / name, quality=100)
+        digit(100 + number).save(more / name, quality=100)
     for path in root.rglob("*.jpg"):
         shutil.copy(path, more / f"{path.parent.name}{path.name}")
     (more / "broken.jpg").write_text("no image")
@@ -174,8 +159,8 @@ def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
     assert manifest == plain
     assert (found["count"], found["left_out"]) == (3, 12)
     assert load_data().images("unlabeled").with_margin().shape == (3, 10, 10, 3)
-    report = json.loads(Path("reports/data.json").read_text())
-    assert report["unlabeled"] == {"source": "imagefolder:more", "count": 3, "left_out": 12}
+    noted = {"source": "imagefolder:more", "count": 3, "left_out": 12}
+    assert read_json(REPORT)["unlabeled"] == noted
     assert "; 3 unlabeled, 12 left out as duplicates" in capsys.readouterr().out
     # The rest of a partly labelled data set, whose labels are ignored.
     rest = prepare(train_per_class=20, unlabeled="digits")
@@ -185,9 +170,6 @@ def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
         prepare(unlabeled="digits")
     with pytest.raises(InputError, match=r"^data.unlabeled: 'no' is not a folder; correct"):
         prepare(unlabeled="imagefolder:no")
-
-
-# what it refuses
 
 
 def truncate(root: Path) -> None:
@@ -217,7 +199,7 @@ def constant(root: Path) -> None:
 def test_refusals_keep_the_older_result(project, damage, message):
     root = write_folder(project / "images", count=10)
     prepare(source="imagefolder:images", image_size=8)
-    before = sums(project)
+    before = sums()
     damage(root)
     parameters = {"data": {"source": "imagefolder:images", "image_size": 8}}
     (project / "params.yaml").write_text(json.dumps(parameters))
@@ -225,7 +207,7 @@ def test_refusals_keep_the_older_result(project, damage, message):
     assert refusal.startswith("error: ")
     assert "\n" not in refusal
     assert message in refusal
-    assert sums(project) == before
+    assert sums() == before
 
 
 @pytest.mark.parametrize(
@@ -243,7 +225,6 @@ def test_own_size_must_be_one_and_square(project, pattern, size, message):
 
 
 def write_damaged(folder: Path) -> None:
-    """Damage seven of twelve images."""
     for k, path in enumerate(sorted(write_folder(folder).rglob("*.jpg"))):
         if k % 6 > 2 or k == 0:
             path.write_text("no image")
@@ -262,9 +243,9 @@ def test_damaged_images_are_named_at_once_or_skipped_except_whole_classes(projec
     assert train.images.shape == (5, 8, 8, 3)
     assert np.bincount(train.labels).tolist() == [2, 3]
     assert "21 of the images cannot be read" in capsys.readouterr().out
-    report = json.loads(Path("reports/data.json").read_text())
-    assert len(report["damaged"]) == 21
-    assert "val/b/3.jpg (not an image)" in report["damaged"]
+    skipped = read_json(REPORT)["damaged"]
+    assert len(skipped) == 21
+    assert "val/b/3.jpg (not an image)" in skipped
     for path in (project / "images/train").glob("a/*.jpg"):
         path.write_text("no image")
     with pytest.raises(InputError, match="replace them, because a class or split has no other"):
@@ -290,10 +271,7 @@ def test_a_full_disk_is_one_sentence(project, monkeypatch, room, sentence):
     assert left == [disk / "params.yaml"]
 
 
-# real sets
-
-
-@needs_real_images
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not at {REAL}")
 def test_cifar100(project):
     manifest = prepare(source=f"hf:{REAL / 'cifar100'}", train_per_class=50)
     train, val, test = (load_data().split(name) for name in ("train", "val", "test"))

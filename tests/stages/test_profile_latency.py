@@ -1,4 +1,3 @@
-import json
 import os
 import statistics
 
@@ -55,7 +54,7 @@ def test_a_runner_that_crashes_is_a_row(tmp_path, monkeypatch, tiny_params):
     assert results[1]["reason"] == "the process ended with status -6"
     assert results[1]["p50_ms"] is None
     assert set(results[1]) == FIELDS
-    samples = json.loads((profile_latency.SAMPLES_FOLDER / "samples.json").read_text())
+    samples = read_json(profile_latency.SAMPLES_FOLDER / "samples.json")
     assert samples["local:|onnxruntime|fp16|1"] == []
 
 

@@ -1,8 +1,3 @@
-"""Students with branches that only help training."""
-
-import json
-from typing import Any
-
 import pytest
 import torch
 
@@ -11,15 +6,15 @@ from models.errors import InputError
 from models.networks import zoo
 from models.networks.checkpoint import load_network, save_state
 from stages import prune
-from stages.data.arrays import load_data
-from stages.data.feed.normalize import Normalize
+from stages.files import read_json
 from tests.shallow import build_shallow
+from tests.stages.conftest import normalized_test_images
 
 NETWORK = "timm:repghostnet_050"
 
 
 @pytest.fixture(autouse=True)
-def _shallow_networks(monkeypatch):
+def _shallow_networks(student_project, monkeypatch):
     monkeypatch.setattr(zoo, "_build_timm", build_shallow)
     monkeypatch.setattr(zoo, "_trunks", {})  # of whole networks
 
@@ -37,23 +32,14 @@ def save_distilled(network: str) -> torch.Tensor:
     header = {"method": "kd", "network": network, "num_classes": 3, "learners": []}
     prune.DISTILLED.parent.mkdir(parents=True, exist_ok=True)
     save_state(prune.DISTILLED, state, header | {"buffers": sorted(state.keys() - parameters)})
-    data = load_data()
-    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
     with torch.no_grad():
-        logits: torch.Tensor = student(images)
-    return logits
+        return student(normalized_test_images())
 
 
-def report() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(prune.REPORT.read_text())
-    return content
-
-
-@pytest.mark.usefixtures("student_project")
 def test_branches_are_fused(tiny_params):  # tests/stages/test_families.py exports one
     wanted = save_distilled(NETWORK)
     prune.main(tiny_params)
-    sizes = report()
+    sizes = read_json(prune.REPORT)
     parameters, macs = sizes["parameters"], sizes["macs"]
     assert parameters["student"] < parameters["plain"] == parameters["training"]
     assert macs["student"] <= macs["plain"] == macs["training"]
@@ -63,14 +49,12 @@ def test_branches_are_fused(tiny_params):  # tests/stages/test_families.py expor
 
     student = load_network(prune.STUDENT_FOLDER / "model.safetensors")
     assert sum(p.numel() for p in student.parameters()) == sizes["parameters"]["student"]
-    data = load_data()
-    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
+    images = normalized_test_images()
     with torch.no_grad():
         torch.testing.assert_close(student(images), wanted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(student.features(images).logits, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("student_project")
 def test_what_fusing_changes_by_more_than_rounding_is_refused(monkeypatch, tiny_params):
     before = (prune.STUDENT_FOLDER / "model.safetensors").read_bytes()
     save_distilled(NETWORK)
@@ -80,13 +64,10 @@ def test_what_fusing_changes_by_more_than_rounding_is_refused(monkeypatch, tiny_
     assert (prune.STUDENT_FOLDER / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.usefixtures("student_project")
 def test_a_student_without_branches_stays_bit_for_bit(tiny_params):
     wanted = save_distilled("timm:test_byobnet")
     prune.main(tiny_params)
-    assert report()["fused"] is None
-    data = load_data()
-    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
+    assert read_json(prune.REPORT)["fused"] is None
+    student = load_network(prune.STUDENT_FOLDER / "model.safetensors")
     with torch.no_grad():
-        student = load_network(prune.STUDENT_FOLDER / "model.safetensors")
-        assert torch.equal(student(images), wanted)
+        assert torch.equal(student(normalized_test_images()), wanted)

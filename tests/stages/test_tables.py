@@ -51,9 +51,8 @@ def test_nothing_in_a_name_is_markup(text, escaped):
 
 
 def test_a_section_in_markdown():
-    table = Table(
-        ["name", "ms"], [["a|b", "1 *"], ["c", None]], "Caption", "Reading.", ["* Noisy."]
-    )
+    rows = [["a|b", "1 *"], ["c", None]]
+    table = Table(["name", "ms"], rows, "Caption", "Reading.", ["* Noisy."])
     assert markdown.section(table).splitlines() == [
         *("| name | ms |", "| --- | ---: |", r"| a\|b | 1 \* |", "| c | not measured |"),
         *("", "Reading.", "", r"\* Noisy."),

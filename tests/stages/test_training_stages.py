@@ -1,8 +1,5 @@
 """Run train_teacher, train_proxy, distill and prune in sequence on a small real data set."""
 
-import csv
-import hashlib
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -19,12 +16,11 @@ from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_network, load_state
 from models.weights import Normalization, Origin
 from stages import analyze, distill, prune, train_proxy, train_teacher
-from stages.data.arrays import load_data
-from stages.data.feed.normalize import Normalize
+from stages.files import read_csv, read_json, sha256, write_json
 from stages.params import Params
 from stages.training.inference import FrozenNetwork
 from stages.training.run import weights_sha256
-from tests.stages.conftest import made_once
+from tests.stages.conftest import made_once, normalized, normalized_test_images
 
 SHORT = {"epochs": 2, "batch_size": 16, "learning_rate": 0.02}
 CONTENT: dict[str, Any] = {
@@ -58,32 +54,29 @@ def root(trained, tmp_path, monkeypatch):
     return tmp_path / "root"
 
 
-def read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+def weights(folder: str) -> Path:
+    return Path(f"artifacts/{folder}/model.safetensors")
 
 
 def test_metrics_and_history(trained):
     for stage, network in (("teacher", "resnet14"), ("distill", "resnet8")):
-        metrics = read(trained / "reports" / stage / "metrics.json")
+        metrics = read_json(trained / "reports" / stage / "metrics.json")
         assert metrics["network"] == network
         assert 0 <= metrics["accuracy"] <= 1
         assert 1 <= metrics["best_epoch"] <= metrics["epochs"] == 2
         assert metrics["best_val_accuracy"] >= metrics["val_accuracy"]
-        with (trained / "reports" / stage / "history.csv").open() as handle:
-            rows = list(csv.DictReader(handle))
+        rows = read_csv(trained / "reports" / stage / "history.csv")
         assert [row["epoch"] for row in rows] == ["1", "2"]
         assert float(rows[-1]["val_accuracy"]) == pytest.approx(metrics["val_accuracy"], rel=1e-5)
     assert list(metrics["learners"]) == ["D3B1", "D2B2", "ensemble"]
-    teacher = (trained / "artifacts/teacher/model.safetensors").read_bytes()
-    assert (trained / "artifacts/proxy/model.safetensors").read_bytes() == teacher
-    proxy = read(trained / "reports/proxy/metrics.json")
+    assert sha256(trained / weights("proxy")) == sha256(trained / weights("teacher"))
+    proxy = read_json(trained / "reports/proxy/metrics.json")
     assert proxy["method"] == "teacher"
-    assert proxy["accuracy"] == read(trained / "reports/teacher/metrics.json")["accuracy"]
+    assert proxy["accuracy"] == read_json(trained / "reports/teacher/metrics.json")["accuracy"]
 
 
 def test_all_trained_modules_are_kept_and_the_student_is_extracted(trained):
-    distilled = trained / "artifacts/distilled/model.safetensors"
+    distilled = trained / weights("distilled")
     state, header = load_state(distilled)
     buffers = header.pop("buffers")
     assert "student.bn1.running_mean" in buffers
@@ -98,13 +91,13 @@ def test_all_trained_modules_are_kept_and_the_student_is_extracted(trained):
     }
     tops = {name.split(".")[0] for name in state}
     assert tops == {"student", "learners", "attention", "discriminators"}
-    student = load_network(trained / "artifacts/student/model.safetensors")
+    student = load_network(trained / weights("student"))
     assert set(student.state_dict()) == set(models.build("resnet8", 3).state_dict())
     images = torch.randn(4, 3, 16, 16)
     target, _ = load_learners(distilled)(images)
     assert torch.equal(student(images), target.logits)
 
-    report = read(trained / "reports/prune.json")
+    report = read_json(trained / "reports/prune.json")
     parts = {"attention", *(f"{part}.{n}" for part in ("learners", "discriminators") for n in "01")}
     assert report["dropped"] == {
         part: sum(
@@ -130,10 +123,9 @@ def other_normalisation(root: Path) -> tuple[Backbone, torch.Tensor]:
     torch.manual_seed(5)
     network = models.build("resnet14", 3).eval()
     torch.save({"model": network.state_dict()}, root / "teacher.pth")
-    pixels = np.load(root / "artifacts/data/test_images.npy") / 255
-    images = torch.tensor((pixels - OWN["mean"]) / OWN["std"], dtype=torch.float32)
+    images = normalized(np.load(root / "artifacts/data/test_images.npy"), **OWN)
     with torch.no_grad():
-        return network, network(images.permute(0, 3, 1, 2))
+        return network, network(images)
 
 
 def loaded(**teacher: Any) -> Params:
@@ -143,25 +135,23 @@ def loaded(**teacher: Any) -> Params:
 
 def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monkeypatch):
     network, wanted = other_normalisation(root)
-    right = float(
-        (wanted.argmax(1).numpy() == np.load(root / "artifacts/data/test_labels.npy")).mean()
-    )
+    labels = np.load(root / "artifacts/data/test_labels.npy")
+    right = float((wanted.argmax(1).numpy() == labels).mean())
     train_teacher.main(loaded(normalization=OWN, expect_accuracy=right))
-    metrics = read(root / "reports/teacher/metrics.json")
+    metrics = read_json(root / "reports/teacher/metrics.json")
     assert metrics["accuracy"] == right
     assert "epochs" not in metrics  # it is measured but not trained
     train_proxy.main(loaded(normalization=OWN))
     # Downstream it accepts images with the data's normalisation, and has the plain names.
-    data = load_data()
-    images = Normalize(data.mean, data.std, torch.device("cpu"))(data.split("test").images[:])
+    images = normalized_test_images()
     for name in ("teacher", "proxy"):
-        again = load_network(root / f"artifacts/{name}/model.safetensors")
+        again = load_network(weights(name))
         assert list(again.state_dict()) == list(network.state_dict())
         with torch.no_grad():
             torch.testing.assert_close(again(images), wanted, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(FrozenNetwork(again)(images), wanted, rtol=1e-4, atol=1e-5)
     distill.main(params(method="kd", epochs=1))
-    with_own = (root / "artifacts/distilled/model.safetensors").read_bytes()
+    with_own = weights("distilled").read_bytes()
 
     def publish(fresh: Backbone, _: str, **given: bool) -> Origin:
         assert given == {"new_classifier": False}
@@ -172,26 +162,24 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monk
     with monkeypatch.context() as patched:
         patched.setattr("stages.training.run.load_weights", publish)
         train_teacher.main(loaded(weights="pretrained"))
-    published = load_network(root / "artifacts/teacher/model.safetensors")
-    assert weights_sha256(published) == weights_sha256(again)
+    known = weights_sha256(again)
+    assert weights_sha256(load_network(weights("teacher"))) == known
     # Another input makes another teacher, also in the store of logits.
     train_teacher.main(loaded())
-    plain = load_network(root / "artifacts/teacher/model.safetensors")
-    assert weights_sha256(plain) != weights_sha256(again)
+    assert weights_sha256(load_network(weights("teacher"))) != known
     train_proxy.main(loaded())
     distill.main(params(method="kd", epochs=1))
-    assert (root / "artifacts/distilled/model.safetensors").read_bytes() != with_own
+    assert weights("distilled").read_bytes() != with_own
 
 
 def test_only_a_head_is_trained(root):
     network, _ = other_normalisation(root)
     train_teacher.main(loaded(train="head", normalization=OWN, epochs=1, batch_size=10))
-    trained = load_network(root / "artifacts/teacher/model.safetensors").state_dict()
+    trained = load_network(weights("teacher")).state_dict()
     changed = {n for n, t in network.state_dict().items() if not torch.equal(t, trained[n])}
     assert changed == {"fc.weight", "fc.bias"}
-    weights = read(root / "reports/teacher/metrics.json")["weights"]
-    assert weights["source"] == "teacher.pth"
-    assert weights["sha256"] == hashlib.sha256((root / "teacher.pth").read_bytes()).hexdigest()
+    origin = read_json(root / "reports/teacher/metrics.json")["weights"]
+    assert (origin["source"], origin["sha256"]) == ("teacher.pth", sha256(root / "teacher.pth"))
 
 
 def test_a_student_starts_from_weights_of_other_classes(root, capsys):
@@ -202,20 +190,16 @@ def test_a_student_starts_from_weights_of_other_classes(root, capsys):
     distill.main(params(weights="student.pth", normalization=OWN, **still))
     assert "student.pth: a new classifier of 3 classes (was 7)" in capsys.readouterr().out
     prune.main(params())
-    student = load_network(root / "artifacts/student/model.safetensors")
+    student = load_network(weights("student"))
     for name, parameter in network.named_parameters():
         if not name.startswith("fc."):
             torch.testing.assert_close(student.get_parameter(name), parameter)
     # It accepts the data's normalisation, and converts it to that of its weights.
-    data = load_data()
-    pixels = torch.from_numpy(data.split("test").images[:4])
-    own = (pixels / 255 - torch.tensor(OWN["mean"])) / torch.tensor(OWN["std"])
-    given = Normalize(data.mean, data.std, torch.device("cpu"))(pixels)
-    torch.testing.assert_close(
-        student.renormalize(given), own.permute(0, 3, 1, 2).float(), rtol=1e-4, atol=1e-5
-    )
+    found = student.renormalize(normalized_test_images())
+    own = normalized(np.load(root / "artifacts/data/test_images.npy"), **OWN)
+    torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
     # Its learners start as copies of its stages.
-    group = load_learners(root / "artifacts/distilled/model.safetensors")
+    group = load_learners(weights("distilled"))
     own_stage = dict(group.target.layer3.named_parameters())
     for name, parameter in group.learners[0].layer3.named_parameters():
         torch.testing.assert_close(parameter, own_stage[name])
@@ -224,8 +208,8 @@ def test_a_student_starts_from_weights_of_other_classes(root, capsys):
 def test_a_teacher_below_its_published_accuracy_is_refused(root):
     other_normalisation(root)
     train_teacher.main(loaded())
-    found = read(root / "reports/teacher/metrics.json")["accuracy"]
-    before = (root / "artifacts/teacher/model.safetensors").read_bytes()
+    found = read_json(root / "reports/teacher/metrics.json")["accuracy"]
+    before = weights("teacher").read_bytes()
     train_teacher.main(loaded(expect_accuracy=found + 0.009))
     with pytest.raises(
         InputError,
@@ -233,7 +217,7 @@ def test_a_teacher_below_its_published_accuracy_is_refused(root):
         rf" {found + 0.011:.2%} .*; .*other data, .*normalisation .*order of classes",
     ):
         train_teacher.main(loaded(expect_accuracy=found + 0.011))
-    assert (root / "artifacts/teacher/model.safetensors").read_bytes() == before
+    assert weights("teacher").read_bytes() == before
 
 
 def test_a_teacher_and_a_student_whose_stages_cannot_be_found(root):
@@ -242,15 +226,14 @@ def test_a_teacher_and_a_student_whose_stages_cannot_be_found(root):
     for split in ("train", "val", "test"):  # 16 pixels are too few for them
         small = np.load(data / f"{split}_images.npy")
         np.save(data / f"{split}_images.npy", small.repeat(2, 1).repeat(2, 2))
-    manifest = read(data / "manifest.json") | {"image_size": 32}
-    (data / "manifest.json").write_text(json.dumps(manifest))
+    write_json(data / "manifest.json", read_json(data / "manifest.json") | {"image_size": 32})
     short = {"epochs": 1, "batch_size": 16, "learning_rate": 0.01}
     content = {stage: short | {"network": name} for stage, name in names.items()}
     content["distill"] |= {"method": "kd"}
     for stage in (train_teacher, train_proxy, distill, prune, analyze):
         stage.main(Params.model_validate(content))
     for folder in ("teacher", "student"):
-        assert load_network(root / f"artifacts/{folder}/model.safetensors").num_stages == 0
+        assert load_network(weights(folder)).num_stages == 0
 
 
 OWN_CODE = """
@@ -276,11 +259,11 @@ def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(root, monke
     }
     params = Params.model_validate(content)
     train_teacher.main(params)
-    teacher = load_network(root / "artifacts/teacher/model.safetensors")
+    teacher = load_network(weights("teacher"))
     assert (teacher.input_size, teacher.num_stages) == (160, 0)
     for stage in (train_proxy, distill, prune, analyze):
         stage.main(params)
-    assert load_network(root / "artifacts/student/model.safetensors").input_size is None
+    assert load_network(weights("student")).input_size is None
     # It sees the student's images, resized; with another size it is another teacher.
     images = torch.randn(2, 3, 16, 16)
     large = torch.nn.functional.interpolate(images, (160, 160), mode="bicubic", antialias=True)
@@ -292,7 +275,7 @@ def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(root, monke
 
 
 def test_a_damaged_proxy_leaves_the_old_student(root):
-    path, student = (root / f"artifacts/{n}/model.safetensors" for n in ("proxy", "distilled"))
+    path, student = (root / weights(name) for name in ("proxy", "distilled"))
     path.write_bytes(path.read_bytes()[:-10])
     before = student.read_bytes()
     with pytest.raises(InputError, match="artifacts/proxy/model.safetensors: damaged"):
@@ -306,42 +289,41 @@ def proxy(method: str, **own: Any) -> Params:
 
 def test_an_early_stopped_teacher_is_the_teacher_in_fewer_epochs(root):
     train_proxy.main(proxy("early_stopped", epochs=1))
-    metrics = read(root / "reports/proxy/metrics.json")
+    metrics = read_json(root / "reports/proxy/metrics.json")
     assert metrics["method"] == "early_stopped"
     assert (metrics["network"], metrics["epochs"]) == ("resnet14", 1)
-    stopped = load_network(root / "artifacts/proxy/model.safetensors")
     # It equals a teacher that is trained for one epoch.
     content = CONTENT | {"teacher": CONTENT["teacher"] | {"epochs": 1}}
     train_teacher.main(Params.model_validate(content))
-    wanted = load_network(root / "artifacts/teacher/model.safetensors").state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in stopped.state_dict().items())
+    stopped, wanted = (load_network(weights(name)) for name in ("proxy", "teacher"))
+    assert weights_sha256(stopped) == weights_sha256(wanted)
 
 
 def test_assistants_learn_one_from_another(root):
     train_proxy.main(proxy("assistants", networks=["resnet14", "resnet8"]))
-    metrics = read(root / "reports/proxy/metrics.json")
+    metrics = read_json(root / "reports/proxy/metrics.json")
     assert [link["network"] for link in metrics["chain"]] == ["resnet14", "resnet8"]
     assert metrics["accuracy"] == metrics["chain"][-1]["accuracy"]
-    assert load_network(root / "artifacts/proxy/model.safetensors").name == "resnet8"
+    assert load_network(weights("proxy")).name == "resnet8"
     assert not (root / ".checkpoints").exists()
     # Another first assistant leads to another second one.
-    first = (root / "artifacts/proxy/model.safetensors").read_bytes()
+    first = weights("proxy").read_bytes()
     train_proxy.main(proxy("assistants", networks=["resnet8x4", "resnet8"]))
-    assert (root / "artifacts/proxy/model.safetensors").read_bytes() != first
+    assert weights("proxy").read_bytes() != first
 
 
 def test_the_candidate_in_the_middle_becomes_the_assistant(root):
     names = ["resnet8", "resnet14", "resnet8x4"]
     train_proxy.main(proxy("assistants", candidates=names))
-    metrics = read(root / "reports/proxy/metrics.json")
+    metrics = read_json(root / "reports/proxy/metrics.json")
     alone = {link["network"]: link["val_accuracy"] for link in metrics["candidates"]}
     assert list(alone) == names
-    top = read(root / "reports/teacher/metrics.json")["val_accuracy"]
+    top = read_json(root / "reports/teacher/metrics.json")["val_accuracy"]
     distances = [abs(alone[name] - (alone["resnet8"] + top) / 2) for name in names[1:]]
     chosen = names[1 + distances.index(min(distances))]
     assert [link["network"] for link in metrics["chain"]] == [chosen]
-    found = (root / "artifacts/proxy/model.safetensors").read_bytes()
+    found = weights("proxy").read_bytes()
     # It equals the assistant that is named explicitly.
     train_proxy.main(proxy("assistants", networks=[chosen]))
-    assert (root / "artifacts/proxy/model.safetensors").read_bytes() == found
+    assert weights("proxy").read_bytes() == found
     assert not (root / ".checkpoints").exists()

@@ -11,11 +11,13 @@ from models.errors import InputError
 from models.networks.checkpoint import load_network, save_network
 from stages import validate
 from stages.analysis.calibration import calibration
-from stages.files import read_json, sha256, write_json
+from stages.files import read_json, sha256
 from stages.params import Params
 from stages.runtimes import parity
-from tests.bundles import flip_byte
+from tests.bundles import changed, flip_byte
+from tests.stages.conftest import normalized_test_images
 
+pytestmark = pytest.mark.usefixtures("project")
 ONNX = Path("artifacts/onnx")
 
 
@@ -34,17 +36,15 @@ def replace(name: str, weight: float) -> None:
     values[0] = weight
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     onnx.save(model, path)
-    description = read_json(ONNX / "model.json")
     precision, shape, _ = name.split(".")
-    description["files"][precision][shape]["sha256"] = sha256(path)
-    write_json(ONNX / "model.json", description)
+    with changed(ONNX / "model.json") as description:
+        description["files"][precision][shape]["sha256"] = sha256(path)
 
 
 def rows(runtime: str = "onnxruntime") -> list[dict[str, Any]]:
     return [row for row in read_json(validate.REPORT)["results"] if row["runtime"] == runtime]
 
 
-@pytest.mark.usefixtures("project")
 def test_every_export_passes(monkeypatch):
     monkeypatch.setattr(validate, "STATIC_IMAGES", 20)
     validate.main(params(tensorrt="off", batch_sizes=[1, 3, 9, 16]))  # the golden batch has 8
@@ -66,16 +66,6 @@ def test_every_export_passes(monkeypatch):
     assert rows("tensorrt")[0]["accuracy"] is None
 
 
-def torch_logits() -> np.ndarray:
-    manifest = read_json(Path("artifacts/data/manifest.json"))
-    images = np.load("artifacts/data/test_images.npy") / 255
-    pixels = torch.tensor((images - manifest["mean"]) / manifest["std"], dtype=torch.float32)
-    network = load_network(Path("artifacts/student/model.safetensors"))
-    with torch.no_grad():
-        return network(pixels.permute(0, 3, 1, 2)).double().numpy()
-
-
-@pytest.mark.usefixtures("project")
 def test_figures_against_an_independent_calculation():
     # Class 0 is no longer predicted: a third of the test images is lost.
     replace("int8_s8s8.dynamic.onnx", -1e6)
@@ -92,7 +82,9 @@ def test_figures_against_an_independent_calculation():
     largest = np.abs(reference).max()
     assert row["golden"]["max_relative_error"] == pytest.approx(1e6 / largest, rel=1e-3)
     # Only the two other classes have probability, so confidence comes from their logits.
-    others = torch_logits()[:, 1:]
+    with torch.no_grad():
+        logits = load_network(parity.STUDENT)(normalized_test_images())
+    others = logits.double().numpy()[:, 1:]
     claimed = np.exp(others).max(1) / np.exp(others).sum(1)
     right = (others.argmax(1) + 1) == np.load("artifacts/data/test_labels.npy")
     error = calibration(claimed, right)["error"]
@@ -101,7 +93,6 @@ def test_figures_against_an_independent_calculation():
     assert row["golden"]["top1_agreement"] == np.mean(reference.argmax(1) != 0)
 
 
-@pytest.mark.usefixtures("project")
 def test_a_precision_that_fails_is_left_out_or_where_required_ends_the_chain(capsys):
     replace("fp16.static.onnx", -6e4)
     replace("int8_s8s8.dynamic.onnx", -1e6)
@@ -119,11 +110,10 @@ def test_a_precision_that_fails_is_left_out_or_where_required_ends_the_chain(cap
     assert "export.required needs fp32, int8_s8s8: change that" in str(caught.value)
 
 
-@pytest.mark.usefixtures("project")
 def test_a_required_precision_that_was_not_exported_is_named_at_once():
-    description = read_json(ONNX / "model.json")
-    del description["files"]["fp16"]
-    write_json(ONNX / "model.json", description | {"failed": {"fp16": "not exported (why)"}})
+    with changed(ONNX / "model.json") as description:
+        del description["files"]["fp16"]
+        description["failed"] = {"fp16": "not exported (why)"}
     validate.main(params())
     validate.REPORT.unlink()
     with pytest.raises(InputError, match=r"required names fp16, which was not exported \(why\)"):
@@ -131,7 +121,6 @@ def test_a_required_precision_that_was_not_exported_is_named_at_once():
     assert not validate.REPORT.exists()
 
 
-@pytest.mark.usefixtures("project")
 def test_int8_that_no_device_would_take_and_logits_that_are_not_finite_fail():
     replace("int8_s8s8.static.onnx", -1e6)
     validate.main(params(min_agreement_int8=0.5))

@@ -8,21 +8,15 @@ from stages.analysis.classes import OneClass, by_class, compare_runs, read_basel
 from stages.data.arrays import Images
 from stages.files import read_csv
 
+pytestmark = pytest.mark.usefixtures("here")
 NAMES = ["cat", 'a, "b"', "none"]
+HEAD = "class,images,images_digest,student_right"
 
 
 def seen(seed: int, digest: str = "0") -> list[OneClass]:
     random = np.random.default_rng(seed)
-    counts = (13, 24, 0)
-    return [
-        OneClass(name, digest, random.uniform(size=count) < 0.6)
-        for name, count in zip(NAMES, counts, strict=True)
-    ]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    answers = [random.uniform(size=count) < 0.6 for count in (13, 24, 0)]
+    return [OneClass(name, digest, right) for name, right in zip(NAMES, answers, strict=True)]
 
 
 def test_written_classes_can_be_read_by_another_run():
@@ -75,12 +69,9 @@ def test_a_digest_covers_only_the_images_of_its_class():
     ("content", "message"),
     [
         ("", "lacks the columns class, images, images_digest, student_right"),
-        ("class,images,images_digest,student_right\ncat,9,0,ff\n", "one bit per image"),
-        ("class,images,images_digest,student_right\ncat,8\n", "one bit per image"),
-        (
-            "class,images,images_digest,student_right\ndog,1,0,80\n",
-            r"has 1 classes \(dog\), expected",
-        ),
+        (f"{HEAD}\ncat,9,0,ff\n", "one bit per image"),
+        (f"{HEAD}\ncat,8\n", "one bit per image"),
+        (f"{HEAD}\ndog,1,0,80\n", r"has 1 classes \(dog\), expected"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused(content, message):

@@ -48,6 +48,5 @@ def test_wilsons_interval_by_its_published_values():
     for share, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)):
         found = share_interval(share / count, count)
         assert (found["low"], found["high"]) == pytest.approx((low, high), abs=5e-5)
-    assert share_interval(0.0, 20) == pytest.approx(
-        {"value": 0, "low": 0, "high": 0.1611}, abs=5e-5
-    )
+    none = {"value": 0, "low": 0, "high": 0.1611}
+    assert share_interval(0.0, 20) == pytest.approx(none, abs=5e-5)

@@ -19,22 +19,20 @@ def row(name: str, **params: Any) -> list[str | None] | None:
     ("proxy", "expected"),
     [
         ({}, "resnet44"),
+        ({"early_stopped": {"epochs": 7}}, "resnet44, trained again for 7 epochs"),
         (
-            {"method": "early_stopped", "early_stopped": {"epochs": 7}},
-            "resnet44, trained again for 7 epochs",
-        ),
-        (
-            {"method": "assistants", "assistants": {"networks": ["resnet56", "resnet44"]}},
+            {"assistants": {"networks": ["resnet56", "resnet44"]}},
             "resnet44, the last of the assistants resnet56, resnet44",
         ),
         (
-            {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet44"]}},
+            {"assistants": {"candidates": ["resnet8", "resnet44"]}},
             "the assistant resnet44, chosen from resnet8, resnet44",
         ),
     ],
 )
 def test_whom_the_student_learned_from(proxy, expected):
-    assert row("learned from", proxy=proxy) == ["", expected]
+    method = next(iter(proxy), "teacher")
+    assert row("learned from", proxy={"method": method} | proxy) == ["", expected]
 
 
 def test_the_settings_of_both_trainings():
@@ -52,7 +50,5 @@ def test_the_settings_of_both_trainings():
     assert row("epochs", teacher=loaded, distill=_SLOW) == ["", "240"]
     published = {"weights": "pretrained", "train": "head"}
     assert row("method", teacher=published) == ["supervised, only the classifier", "ACKD"]
-    assert row("starts from", teacher=published) == [
-        "the library's pretrained weights",
-        "random weights",
-    ]
+    origins = ["the library's pretrained weights", "random weights"]
+    assert row("starts from", teacher=published) == origins

@@ -20,8 +20,7 @@ from stages.files import without_folders
         ("torchvision:CIFAR100:/mnt/data", DataSet("CIFAR100")),
     ],
 )
-def test_sources_are_published_without_local_paths(source, expected, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_sources_are_published_without_local_paths(source, expected, here):
     Path("here/flowers").mkdir(parents=True)
     assert data_set(source) == data_set(without_folders(source)) == expected
 

@@ -22,7 +22,6 @@ def test_a_new_key_is_private_and_works(tmp_path, monkeypatch):
     assert name == key_id(key) == hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
     monkeypatch.setenv("ACKD_SIGNING_KEY", str(private))
     own = configured_key()
-    assert own is not None
     assert is_signed_by(key, b"content", own.sign(b"content"))
     assert not is_signed_by(key, b"Content", own.sign(b"content"))
     assert not is_signed_by(key, b"content", b"short")
@@ -37,10 +36,9 @@ def test_existing_keys_are_not_overwritten(tmp_path, name):
 
 
 def test_invalid_keys_are_refused(tmp_path, monkeypatch):
-    for unset in (None, ""):
-        if unset is not None:
-            monkeypatch.setenv("ACKD_SIGNING_KEY", unset)
-        assert configured_key() is None
+    assert configured_key() is None
+    monkeypatch.setenv("ACKD_SIGNING_KEY", "")
+    assert configured_key() is None
     path = tmp_path / "key"
     monkeypatch.setenv("ACKD_SIGNING_KEY", str(path))
     with pytest.raises(InputError, match=r"key: no such file; ACKD_SIGNING_KEY names it"):
@@ -59,18 +57,14 @@ def test_invalid_keys_are_refused(tmp_path, monkeypatch):
     ):
         path.write_bytes(content)
         path.chmod(0o600)
-        with pytest.raises(
-            InputError, match=r"key: expected an Ed25519 private key without a passphrase"
-        ):
+        with pytest.raises(InputError, match="an Ed25519 private key without a passphrase"):
             configured_key()
     path.chmod(0o640)
     with pytest.raises(InputError, match=r"key: other users can read .* run `chmod 600 "):
         configured_key()
     for content in (b"text", (tmp_path / "own").read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(
-            InputError, match=r"key: expected an Ed25519 public key; give the \.pub file"
-        ):
+        with pytest.raises(InputError, match=r"an Ed25519 public key; give the \.pub file"):
             read_public_key(path)
 
 
@@ -87,5 +81,5 @@ def test_openssl_reads_the_keys_and_verifies_a_bundle(tmp_path):
     for altered in (0, 1):
         if altered:
             flip_byte(bundle / "manifest.json")
-        verified = subprocess.run(command, cwd=bundle, check=False, capture_output=True)
+        verified = subprocess.run(command, cwd=bundle, capture_output=True)
         assert verified.returncode == altered

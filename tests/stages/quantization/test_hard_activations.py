@@ -24,8 +24,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.hardswish(self.stem(x))
         gate = nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
-        logits: torch.Tensor = self.end((x * gate).mean((2, 3)))
-        return logits
+        return self.end((x * gate).mean((2, 3)))
 
 
 def exported() -> onnx.ModelProto:

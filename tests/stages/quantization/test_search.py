@@ -54,11 +54,8 @@ def search(outlier: float, max_drop: float = 0.12) -> tuple[Search, int]:
 
 def test_the_ranges_with_the_least_divergence_are_chosen():
     *tried, chosen = search(1.0)[0].run("int8_s8s8", "entropy")
-    assert [(trial.ranges, trial.in_float) for trial in tried] == [
-        ("entropy", ()),
-        ("minmax", ()),
-        ("percentile", ()),
-    ]
+    settings = [(trial.ranges, trial.in_float) for trial in tried]
+    assert settings == [("entropy", ()), ("minmax", ()), ("percentile", ())]
     assert chosen == min(tried, key=lambda trial: trial.divergence)
     assert chosen.drop_low <= 0.12
     assert chosen.lost <= 7

@@ -1,5 +1,3 @@
-"""Charts draw each point at its value."""
-
 import itertools
 import re
 
@@ -17,20 +15,15 @@ def test_a_reliability_diagram_is_drawn_at_its_values():
         for images, confidence, accuracy in ((5, 0.2, 0.6), (3, 0.4, 0.4), (2, 0.8, 0.0))
     ]
     svg = charts.reliability("one", {"a": bins}, "").svg
-    marks = re.findall(
-        r'<use href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series-1', svg
-    )
-    x, y = np.array(marks, dtype=float).T
+    mark = r'<use href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series-1'
+    x, y = np.array(re.findall(mark, svg), dtype=float).T
     assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(1 / 3, abs=1e-3)
     assert (y[1] - y[0]) / (y[2] - y[0]) == pytest.approx(1 / 3, abs=1e-3)
 
 
 def test_a_gain_is_drawn_with_its_interval_the_first_at_the_top():
-    rows = [
-        ("best", Gain(0.1, 0.05, 0.2)),
-        ("none", Gain(0, -0.1, 0.1)),
-        ("worst", Gain(-0.1, -0.2, -0.05)),
-    ]
+    rows = [("best", Gain(0.1, 0.05, 0.2)), ("none", Gain(0, -0.1, 0.1))]
+    rows.append(("worst", Gain(-0.1, -0.2, -0.05)))
     svg = charts.differences("three", rows, "", "").svg
     (best, worst) = (points_of(svg, n) for n in (1, 2))
     assert best[0, 1] == best[1, 1] < worst[0, 1]

@@ -15,12 +15,7 @@ _UNKNOWN = dict.fromkeys(("p50_ms", "p90_ms", "noisy", "n"))
 
 
 def write_device(url: str = BOARD, **changes: dict[str, Any]) -> None:
-    """Write results of `ackd profile`: these models at a tenth of the speed, with 4 and 1 threads.
-
-    Args:
-        url: URL of the device.
-        changes: changes of the rows, by precision.
-    """
+    """Write results of `ackd profile`: a tenth of the speed, 4 and 1 threads, and these changes."""
     model = json.loads(Path("artifacts/onnx/model.json").read_text())
     latency = json.loads(Path(LATENCY).read_text())
     here = {row["precision"]: row for row in latency["results"] if row["threads"] == 1}

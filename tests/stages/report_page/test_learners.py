@@ -1,5 +1,3 @@
-"""Learners, classes and warnings on the page."""
-
 import itertools
 import json
 import re
@@ -13,8 +11,7 @@ from tests.stages.html_page import PAGE, SUMMARY, Page, change, made, reasons
 
 
 @pytest.mark.parametrize("method", ["kd", "scratch"])
-def test_a_method_without_learners_has_no_section_for_them(tmp_path, monkeypatch, method):
-    monkeypatch.chdir(tmp_path)
+def test_a_method_without_learners_has_no_section_for_them(here, method):
     chain_files.write_chain(method)
     summary, page = made()
     assert "learners" not in page.order

@@ -25,6 +25,7 @@ def test_every_row_has_a_preset_of_its_pair_and_of_its_method():
     assert counts == [60, 22, 11, 11, 5, 5]
 
 
+PLAIN = "without attention and adversary"
 WITHOUT = {"ackd": {"attention": False, "adversarial": False}}
 TAKD = {"method": "assistants", "assistants": {"networks": ["resnet14"]}}
 
@@ -35,17 +36,11 @@ TAKD = {"method": "assistants", "assistants": {"networks": ["resnet14"]}}
         ({"method": "vid"}, {}, "vid", "VID"),
         ({"method": "kd"}, {"method": "early_stopped"}, "eskd", "ESKD"),
         ({"method": "kd"}, TAKD, "takd", "TAKD"),
-        (
-            {"method": "kd", "kd": {"standardize": True}},
-            *({}, "kd_standardized", "KD, standardized"),
-        ),
+        ({"method": "kd", "kd": {"standardize": True}}, {}, "kd_standardized", "KD, standardized"),
         ({"method": "reviewkd"}, {}, "reviewkd", "ReviewKD"),
         ({}, {}, "ackd", "ACKD"),
         ({"ackd": {"learners": ["D4B1", "D3B2"]}}, {}, "ackd", "ACKD"),
-        (
-            *(WITHOUT, {}, "ackd_without_attention_and_adversary"),
-            "ACKD without attention and adversary",
-        ),
+        (WITHOUT, {}, f"ackd_{'_'.join(PLAIN.split())}", f"ACKD {PLAIN}"),
         ({"ackd": {"learners": ["D2B2", "D2B2"]}}, {}, "ackd_d2b2_d2b2", "ACKD, D2B2 and D2B2"),
     ],
 )
@@ -54,11 +49,8 @@ def test_what_a_run_is_called(distill, proxy, name, shown):
     assert title(name) == shown
 
 
-PAIR = {
-    "report": {"paper": "cifar100"},
-    "teacher": {"network": "wrn_40_2"},
-    "distill": {"network": "wrn_40_1"},
-}
+PAIR = {"report": {"paper": "cifar100"}, "teacher": {"network": "wrn_40_2"}}
+PAIR |= {"distill": {"network": "wrn_40_1"}}
 RECIPE = {"epochs": 200, "batch_size": 128, "schedule": "multi_step", "milestones": [100, 150]}
 
 

@@ -4,7 +4,6 @@ The stand-in computes on the CPU; test_tensorrt_types.py compares it with the re
 """
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ import torch
 
 from models.errors import InputError
 from stages import validate
-from stages.files import read_json, write_json
+from stages.files import read_json
 from stages.params import Params
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 from stages.sections.export import Profile
+from tests.bundles import changed
 from tests.stages.runtimes.stand_in import engine_on_cpu
 
 REPOSITORY = Path(__file__).parents[3]
@@ -54,7 +54,6 @@ def test_an_engine_keeps_the_precision_of_its_file(
     assert execution.provider == "a stand-in for a GPU"
     assert execution.dtypes == [dtype]
     layers = execution.layers
-    assert layers is not None
     nodes = onnx.load(model).graph.node
     # The preprocessing's casts have no weights, so their output type counts.
     assert set(layers) == {dtype, "float32"}
@@ -65,21 +64,16 @@ def test_an_engine_keeps_the_precision_of_its_file(
     if shape == "dynamic":
         assert execution.times is None
     else:
-        assert execution.times is not None
         assert len(execution.times.gpu_ms) == len(execution.times.wall_ms) == 20
         # The host's time includes the GPU's, and what precedes and follows it.
         pairs = zip(execution.times.gpu_ms, execution.times.wall_ms, strict=True)
         assert all(0 < gpu < wall for gpu, wall in pairs)
 
 
-def test_a_required_tensorrt_is_judged_like_the_others(
-    tensorrt, tiny_exported, tmp_path, monkeypatch
-):
-    shutil.copytree(tiny_exported / "artifacts", tmp_path / "artifacts")
-    monkeypatch.chdir(tmp_path)
-    description = read_json(Path("artifacts/onnx/model.json"))
-    description["files"] = {"fp32": description["files"]["fp32"]}  # to save time
-    write_json(Path("artifacts/onnx/model.json"), description)
+@pytest.mark.usefixtures("project")
+def test_a_required_tensorrt_is_judged_like_the_others(tensorrt, monkeypatch):
+    with changed(Path("artifacts/onnx/model.json")) as description:
+        description["files"] = {"fp32": description["files"]["fp32"]}  # to save time
     monkeypatch.setattr(tensorrt, "unavailable", lambda: None)
     monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)
     settings = {"batch_sizes": [1, 3, 8], "tensorrt": "required"}
@@ -117,8 +111,7 @@ def test_a_model_that_the_parser_refuses_is_a_reason(tensorrt, tiny_exported, tm
     )
 
 
-def test_a_required_tensorrt_that_does_not_start_fails_first(tensorrt, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_required_tensorrt_that_does_not_start_fails_first(tensorrt, here, monkeypatch):
     monkeypatch.setenv("STAND_IN_TENSORRT", "8.6.1")
     monkeypatch.setattr(validate, "TensorRtRuntime", lambda: tensorrt)
     with pytest.raises(InputError) as caught:
@@ -128,7 +121,7 @@ def test_a_required_tensorrt_that_does_not_start_fails_first(tensorrt, tmp_path,
         " with status 1: TensorRT 8.6.1 is installed; 10.3 to 11 are supported; set it to auto or"
         " off"
     )
-    assert not list(tmp_path.iterdir())
+    assert not list(here.iterdir())
 
 
 def test_tensorrt_itself(tiny_exported):
@@ -140,5 +133,4 @@ def test_tensorrt_itself(tiny_exported):
     execution = TensorRtRuntime(timing=TIMING).run(model, [Job(images, 1)])
     assert np.abs(execution.logits[0] - logits).max() <= 1e-4 * np.abs(logits).max()
     assert execution.dtypes == ["float32"]
-    assert execution.times is not None
     assert min(execution.times.gpu_ms) > 0

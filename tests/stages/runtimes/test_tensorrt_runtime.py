@@ -42,24 +42,18 @@ def test_the_gpu_is_looked_for_first_then_the_extra_and_then_it_is_started(monke
 INT8 = {"Name": "conv", "Weights": {"Type": "Int8"}, "Outputs": [{"Datatype": "Float"}]}
 FLOAT = {"Name": "gemm", "Weights": {"Type": "Float"}}
 FUSED = {"Name": "kgen", "Outputs": [{"Format/Datatype": "Row major linear FP16 format"}]}
-WIDE = "Thirty-two wide channel vectorized row major Int8 format"
+INT8_FORMAT = "Thirty-two wide channel vectorized row major Int8 format"
+WIDE = {"Name": "a", "Outputs": [{"Format/Datatype": INT8_FORMAT}, {"Format/Datatype": "Float"}]}
 
 
 @pytest.mark.parametrize(
     ("layers", "weights", "by_dtype"),
     [
         (["conv1 + relu", "conv2"], [], {"unknown": ["conv1 + relu", "conv2"]}),
-        (
-            [INT8, FLOAT, FUSED],
-            ["float32", "int8"],
-            {"float16": ["kgen"], "float32": ["gemm"], "int8": ["conv"]},
-        ),
+        ([INT8, FLOAT], ["float32", "int8"], {"float32": ["gemm"], "int8": ["conv"]}),
+        ([FUSED, FLOAT], ["float32"], {"float16": ["kgen"], "float32": ["gemm"]}),
         ([{"Weights": {}, "Outputs": [{"Datatype": "BF16"}]}], ["bfloat16"], {"bfloat16": [""]}),
-        (
-            [{"Name": "a", "Outputs": [{"Format/Datatype": WIDE}, {"Format/Datatype": "Float"}]}],
-            ["float32", "int8"],
-            {"float32, int8": ["a"]},
-        ),
+        ([WIDE], ["float32", "int8"], {"float32, int8": ["a"]}),
     ],
 )
 def test_dtypes_come_from_the_inspector(layers, weights, by_dtype):

@@ -1,5 +1,3 @@
-"""The moving average of the weights."""
-
 import pytest
 import torch
 from torch import nn

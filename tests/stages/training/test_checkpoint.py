@@ -28,7 +28,6 @@ def made_state(number: int, size: int = 1000) -> dict[str, Any]:
 
 def number_of(state: dict[str, Any] | None) -> int:
     """Return the number of a complete state."""
-    assert state is not None
     assert torch.equal(state["weights"], torch.full_like(state["weights"], state["number"]))
     return int(state["number"])
 
@@ -63,15 +62,11 @@ def test_success_removes_them_and_nothing_else(tmp_path):
     other.clear()  # nothing is there, and that is no mistake
 
 
-def test_the_environment_says_where(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    for variable, place in (("", ".checkpoints"), (str(tmp_path / "elsewhere"), "elsewhere")):
+def test_the_environment_says_where(monkeypatch, here):
+    for variable, place in (("", ".checkpoints"), (str(here / "elsewhere"), "elsewhere")):
         monkeypatch.setenv("ACKD_CHECKPOINTS", variable)
         Checkpoints("distill", "ab").save(made_state(1))
-        assert names(tmp_path / place / "distill/ab") == ["00000000.checkpoint"]
-
-
-# Damage
+        assert names(here / place / "distill/ab") == ["00000000.checkpoint"]
 
 
 def test_damaged_and_foreign_checkpoints_are_skipped(tmp_path, capsys):
@@ -92,9 +87,6 @@ def test_damaged_and_foreign_checkpoints_are_skipped(tmp_path, capsys):
     newest.write_bytes(b"damaged")
     assert number_of(keeper.load()) == 0
     assert names(keeper.folder) == ["00000000.checkpoint"]
-
-
-# Whatever happens to the writer
 
 
 def test_a_full_disk_keeps_the_old_one(tmp_path, capsys):
@@ -134,8 +126,6 @@ def test_a_place_that_cannot_be_written_to_is_said_once(tmp_path, capsys):
     assert (tmp_path / "file").exists()
 
 
-# The fingerprint
-
 PROBE = """
 import json
 import sys
@@ -166,15 +156,8 @@ if __name__ == "__main__":
 
 
 def run_probe(project: Path, *command: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=project,
-        env=os.environ | {"PYTHONPATH": str(project)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    env = os.environ | {"PYTHONPATH": str(project)}
+    return json.loads(subprocess.check_output([sys.executable, *command], cwd=project, env=env))
 
 
 def test_the_code_that_computes_counts(tmp_path):

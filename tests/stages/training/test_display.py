@@ -1,5 +1,3 @@
-"""The output of a training for people."""
-
 import pytest
 import torch
 

@@ -5,10 +5,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from stages.params import Params
 from stages.sections.data import Augmentation
 from stages.training.logits_store import round_logits
 from stages.training.optimizer import build_optimizer
+from tests.processes import assert_gone, children, linux
 from tests.setting import make_setting
 from tests.stages.conftest import made_once, write_distillable, write_unlabeled
 from tests.stages.test_methods import METHODS
@@ -45,15 +46,10 @@ CONTENT: dict[str, Any] = {
 }
 
 
-def start(module: str, root: Path, python: str = sys.executable) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [python, "-m", module],
-        cwd=root,
-        env=os.environ | {"ACKD_PROCESSES": str(PROCESSES), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(module: str, root: Path, python: str = sys.executable) -> Popen[str]:
+    env = os.environ | {"ACKD_PROCESSES": str(PROCESSES), "PYTHONPATH": str(ROOT)}
+    command = [python, "-m", module]
+    return Popen(command, cwd=root, env=env, stdout=PIPE, stderr=PIPE, text=True)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +58,7 @@ def trained(tiny_origin):
 
     def make() -> None:
         write_distillable(tiny_origin)
-        write_unlabeled(Path("artifacts/data"))
+        write_unlabeled()
         shutil.copytree("artifacts/proxy", "artifacts/teacher")
         Path("reports/teacher").mkdir(parents=True)
         Path("reports/teacher/metrics.json").write_text('{"val_accuracy": 0.5}')
@@ -78,11 +74,7 @@ def trained(tiny_origin):
 
 
 class Accumulated:
-    """The reference: a copy of everything per part of the batch, with averaged gradients.
-
-    Attributes:
-        losses: the mean of each epoch.
-    """
+    """The reference: a copy of everything per part of the batch, with averaged gradients."""
 
     def __init__(self, method: str, root: Path, unlabeled: int) -> None:
         data = load_data(root / "artifacts/data")
@@ -93,15 +85,12 @@ class Accumulated:
         first = distillers.build(method, student, make_setting(batch_size=7), OPTIONS[method])
         self.copies: list[Distiller] = [first, copy.deepcopy(first)]
         augmentation, cpu = Augmentation(**CONTENT["augmentation"]), torch.device("cpu")
-        plans = [
-            FeedPlan(data, augmentation, 14, cpu, rank, PROCESSES, unlabeled=unlabeled)
-            for rank in (0, 1)
-        ]
-        self.feeds = [MemoryFeed(plan) for plan in plans]
+        one = FeedPlan(data, augmentation, 14, cpu, 0, PROCESSES, unlabeled=unlabeled)
+        self.feeds = [MemoryFeed(plan) for plan in (one, replace(one, process=1))]
         steps = self.feeds[0].steps
         self.optimizers = [build_optimizer(c, self.settings, steps) for c in self.copies]
         self.adversaries = [c.adversary_optimizer() for c in self.copies if c.adversary]
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # the mean of each epoch
 
     def run(self) -> Distiller:
         for epoch in range(self.settings.epochs):
@@ -206,7 +195,6 @@ def test_proxies_are_trained_by_two_processes(trained, proxy):
 
 
 # A launcher whose workers sleep.
-
 IDLE = """
 import time
 from stages.launch import run_training_stage
@@ -218,17 +206,12 @@ def main(params):
 if __name__ == "__main__":
     run_training_stage(main, "idle")
 """
-linux = pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="finds the workers through /proc"
-)
 
 
-def workers_of(launcher: subprocess.Popen[str], said: str) -> list[int]:
+def workers_of(launcher: Popen[str], said: str) -> list[int]:
     """Return the launcher's workers after the first one has printed this."""
-    assert launcher.stdout is not None
     assert any(said in line for line in launcher.stdout)
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    workers = [int(number) for number in children.read_text().split()]
+    workers = children(launcher.pid)
     assert len(workers) == PROCESSES
     return workers
 
@@ -251,7 +234,7 @@ def test_a_worker_that_is_killed_while_it_trains_is_named_before_those_who_miss_
     assert launcher.returncode == 1
     last = errors.splitlines()[-1]
     assert last.startswith("error: process 1 of 2 was killed by SIGKILL, and the others")
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert_gone(*workers, seconds=0)
     assert not (distillable / "artifacts/distilled").exists()
 
 
@@ -260,10 +243,7 @@ def test_workers_do_not_outlive_their_launcher(idle):
     workers = workers_of(idle, "at work")
     idle.kill()
     idle.communicate()
-    end = time.monotonic() + 20
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < end, "a worker goes on alone"
-        time.sleep(0.1)
+    assert_gone(*workers)
 
 
 @pytest.mark.parametrize("text", ["two", "0", "-1"])

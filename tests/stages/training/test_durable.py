@@ -1,5 +1,3 @@
-"""Files are complete or absent, and their content is verified."""
-
 import hashlib
 import os
 

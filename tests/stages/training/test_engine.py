@@ -1,5 +1,3 @@
-"""Devices, precision and their record."""
-
 import copy
 import functools
 from pathlib import Path
@@ -14,19 +12,16 @@ from models import distillers
 from models.distillers.base import Batch, Distiller, TeacherOutputs
 from models.errors import InputError
 from stages.sections.training import EngineSettings
-from stages.training.engine import (
-    _require_plain_batchnorms,
-    choose_precision,
-    has_fast_bf16,
-    start_engine,
-)
+from stages.training import engine as engines
+from stages.training.engine import choose_precision, has_fast_bf16, start_engine
 from tests.setting import make_setting
+from tests.stages.training.test_loop import OPTIONS
 
 CPU = torch.device("cpu")
 
 
-def scratch(network: str = "resnet8") -> Distiller:
-    return distillers.build("scratch", models.build(network, 3), make_setting(), {})
+def built(network: str = "resnet8", method: str = "scratch") -> Distiller:
+    return distillers.build(method, models.build(network, 3), make_setting(), OPTIONS[method])
 
 
 @pytest.mark.parametrize(
@@ -63,22 +58,19 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch):
     engine = start_engine(EngineSettings(sync_batchnorm=True, precision="fp32"))
     if engine.device.type == "cpu":
         with pytest.raises(InputError, match="true, but torch supports it only on GPUs"):
-            engine.place(scratch(), 16)
+            engine.place(built(), 16)
 
 
 def test_batchnorms_that_hold_an_activation_are_not_taken_apart():
     for name in ("resnet8", "timm:test_resnet"):
-        _require_plain_batchnorms(scratch(name))
+        engines._require_plain_batchnorms(built(name))
     with pytest.raises(InputError, match="custom BatchNorms of timm:test_efficientnet"):
-        _require_plain_batchnorms(scratch("timm:test_efficientnet"))
+        engines._require_plain_batchnorms(built("timm:test_efficientnet"))
 
 
 def test_under_reduced_precision_losses_and_weights_stay_float32():
     engine = start_engine(EngineSettings(precision="bf16"))
-    options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
-    distiller = engine.place(
-        distillers.build("kd", models.build("resnet8", 3), make_setting(), options), 16
-    )
+    distiller = engine.place(built(method="kd"), 16)
     seen = {}
     distiller.student.fc.register_forward_hook(lambda _m, _i, out: seen.update(fc=out.dtype))
     images = torch.randn(4, 3, 16, 16).to(memory_format=torch.channels_last)
@@ -109,7 +101,7 @@ def test_compiled_networks_learn_the_same(monkeypatch):
     for compile_ in (False, True):
         engine = start_engine(EngineSettings(precision="fp32", compile=compile_))
         torch.manual_seed(0)
-        distiller = engine.place(scratch(), 16)
+        distiller = engine.place(built(), 16)
         torch.manual_seed(1)
         images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
         labels = torch.arange(8) % 3
@@ -126,9 +118,9 @@ def test_depthwise_convolutions_stay_in_float32():
     engine = start_engine(EngineSettings(precision="bf16"))
     if engine.device.type != "cpu":
         pytest.skip("only a CPU's bf16 is slow at them")
-    network = models.build("mobilenet_v2_0.5", 3)
-    plain = copy.deepcopy(network)
-    distiller = engine.place(distillers.build("scratch", network, make_setting(), {}), 16)
+    distiller = built("mobilenet_v2_0.5")
+    plain = copy.deepcopy(distiller.student)
+    engine.place(distiller, 16)
     placed = copy.deepcopy(distiller).student  # like for averaged weights
     kinds = {}
     for module in placed.modules():

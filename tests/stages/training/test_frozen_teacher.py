@@ -1,7 +1,6 @@
 """The teacher's logits for an epoch, gathered and stored."""
 
 from types import SimpleNamespace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,10 +9,10 @@ import models
 from models import distillers
 from stages.sections.training import EngineSettings
 from stages.training import frozen_teacher
-from stages.training.engine import Engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.logits_store import LogitsStore, round_logits
 from tests.setting import make_setting
+from tests.stages.training.test_loop import OPTIONS
 
 SAMPLES, CLASSES = 50, 3
 
@@ -36,14 +35,11 @@ def test_what_the_processes_have_seen_is_put_together_in_parts(tmp_path, monkeyp
     )
     store = LogitsStore({}, SAMPLES, CLASSES, root=tmp_path)
     student, teacher = (models.build("resnet8", CLASSES) for _ in range(2))
-    options = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
-    kd = distillers.build("kd", student, make_setting(), options)
-    frozen = FrozenTeacher(teacher, kd, cast(Engine, engine), store, SAMPLES)
+    kd = distillers.build("kd", student, make_setting(), OPTIONS["kd"])
+    frozen = FrozenTeacher(teacher, kd, engine, store, SAMPLES)
     frozen.begin_epoch(0, 0)
-    assert frozen.kept is not None
     frozen.kept[own] = whole[own]
     frozen.end_epoch(0)
     assert sizes == [16, 16, 16, 2]
     stored = store.read(0)
-    assert stored is not None
     assert torch.equal(stored, whole)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ def make_store(root: Path, max_bytes: int = GIGABYTE, **changes: Any) -> LogitsS
 
 
 def bits(logits: Tensor | None) -> bytes:
-    assert logits is not None
     return logits.numpy().tobytes()
 
 
@@ -59,9 +58,6 @@ def files(root: Path) -> list[str]:
     return sorted(path.name for path in files)
 
 
-# Rounding
-
-
 def test_logits_are_rounded_as_ieee_says_and_refused_where_float16_cannot_hold_them():
     logits = torch.linspace(-3, 3, 1001)
     expected = logits.numpy().astype(np.float16)
@@ -70,9 +66,6 @@ def test_logits_are_rounded_as_ieee_says_and_refused_where_float16_cannot_hold_t
     for bad in (65520.0, -1e9, float("nan"), float("inf")):
         with pytest.raises(InputError, match="expected at most 65504"):
             round_logits(torch.tensor([[1.0, bad]]))
-
-
-# Reading
 
 
 def test_what_is_read_is_what_was_computed(tmp_path):
@@ -85,7 +78,6 @@ def test_what_is_read_is_what_was_computed(tmp_path):
 
     store = make_store(tmp_path)
     stored = store.read(3)
-    assert stored is not None
     assert (stored.dtype, stored.shape) == (torch.float16, (SAMPLES, CLASSES))
     assert bits(stored) == bits(live)
     assert path_of(store, 3).read_bytes()[SEAL:] == live.numpy().tobytes()
@@ -131,12 +123,7 @@ def test_damaged_and_foreign_logits_are_computed_again(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-# Several at once
-
-
-def while_running(
-    function: Callable[..., object], calls: Sequence[tuple[Any, ...]]
-) -> Iterator[None]:
+def while_running(function: Callable[..., object], calls: list[tuple[Any, ...]]) -> Iterator[None]:
     """Make the calls in processes of their own; yield while they run, then print their output."""
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(forked(function, *call)) for call in calls]
@@ -188,9 +175,6 @@ def test_several_writers_keep_the_bound_together(tmp_path):
     assert len(kept_epochs) > 10
 
 
-# Space
-
-
 def test_the_bound_is_for_all_keys_together(tmp_path, capsys):
     bound = KEY_BYTES + 2 * FILE_BYTES
     store = make_store(tmp_path, bound)
@@ -225,9 +209,6 @@ def test_without_room_nothing_is_written_and_all_is_read(tmp_path):
     assert rich.describe(1).startswith("teacher logits: 0 of 1 epochs")
 
 
-# Places that cannot be written to
-
-
 def test_a_place_that_is_no_folder_is_said_once(tmp_path, capsys):
     (tmp_path / "file").touch()
     store = make_store(tmp_path / "file" / "logits")
@@ -236,9 +217,6 @@ def test_a_place_that_is_no_folder_is_said_once(tmp_path, capsys):
         assert store.read(epoch) is None
         store.write(epoch, made_logits())
     assert capsys.readouterr().out.count("\n") == 1
-
-
-# The environment
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf", "1 GB"])

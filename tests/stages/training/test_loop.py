@@ -1,5 +1,3 @@
-"""One training loop for all methods."""
-
 import hashlib
 from typing import Any
 
@@ -9,7 +7,7 @@ import torch
 
 import models
 from models import distillers
-from models.distillers.base import Batch, Distiller, TeacherOutputs
+from models.distillers.base import Distiller
 from models.errors import InputError
 from models.networks.backbone import Backbone
 from stages.data.arrays import DataSet
@@ -19,7 +17,7 @@ from stages.data.feed.normalize import Normalize
 from stages.sections.data import Augmentation
 from stages.sections.methods import Ackd
 from stages.sections.training import EngineSettings, Training
-from stages.training.engine import Engine, start_engine
+from stages.training.engine import start_engine
 from stages.training.evaluate import accuracy, predict
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Progress
@@ -38,9 +36,8 @@ def data(tmp_path_factory):
     for split, count in (("train", 96), ("val", 30), ("test", 30)):
         labels = np.arange(count)[:, None, None, None] % 3
         splits[split] = (rng.integers(0, 60, (count, 16, 16, 3)) + 80 * labels).astype(np.uint8)
-    return write_splits(
-        tmp_path_factory.mktemp("data"), splits, "abc", mean=(0.43,) * 3, std=(0.27,) * 3
-    )
+    folder = tmp_path_factory.mktemp("data")
+    return write_splits(folder, splits, "abc", mean=(0.43,) * 3, std=(0.27,) * 3)
 
 
 SETTING = make_setting()
@@ -51,30 +48,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def engine(**settings: Any) -> Engine:
-    return start_engine(EngineSettings(**({"precision": "fp32"} | settings)))
-
-
 def train(
     data: DataSet,
     distiller: Distiller,
     teacher: Backbone | None = None,
-    settings: Training = SETTINGS,
-    **engine_settings: Any,
+    precision: str = "fp32",
+    **changes: Any,
 ) -> Progress:
+    settings = SETTINGS.model_copy(update=changes)
     feed = MemoryFeed(FeedPlan(data, Augmentation(crop_padding=1), settings.batch_size, CPU))
-    started = engine(**engine_settings)
-    started.place(distiller, data.image_size)
-    frozen = FrozenTeacher(teacher, distiller, started, None, len(feed))
-    return Trainer("test", distiller, frozen, feed, data.split("val"), settings, started).train()
+    engine = start_engine(EngineSettings(precision=precision))
+    engine.place(distiller, data.image_size)
+    frozen = FrozenTeacher(teacher, distiller, engine, None, len(feed))
+    return Trainer("test", distiller, frozen, feed, data.split("val"), settings, engine).train()
 
 
 def run(
-    data: DataSet, method: str, teacher: Backbone | None = None, settings: Training = SETTINGS
+    data: DataSet, method: str, teacher: Backbone | None = None, **changes: Any
 ) -> tuple[Distiller, Progress]:
     torch.manual_seed(0)
     distiller = distillers.build(method, models.build("resnet8", 3), SETTING, OPTIONS[method])
-    return distiller, train(data, distiller, teacher, settings)
+    return distiller, train(data, distiller, teacher, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +102,7 @@ def test_every_method_learns_and_leaves_its_teacher_alone(data, teacher, method)
 
 
 def test_history_has_every_term_and_learner(data, teacher):
-    _, trained = run(data, "ackd", teacher, SETTINGS.model_copy(update={"epochs": 2}))
+    _, trained = run(data, "ackd", teacher, epochs=2)
     assert [row["epoch"] for row in trained.history] == [1, 2]
     wanted = {"epoch", "learning_rate", "seconds", "images_per_second", "val_accuracy"}
     terms = ("total", "kd_learners", "kd_target", "ce_target", "ce_learners", "adversarial")
@@ -123,9 +117,8 @@ def test_history_has_every_term_and_learner(data, teacher):
 
 def test_one_image_more_than_full_batches_hold(data):
     # At 16 pixels this network's last maps are 1x1, where BatchNorm learns from two images or more.
-    settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 95})
     student = models.build("mobilenet_v2_0.5", 3)
-    train(data, distillers.build("scratch", student, SETTING, {}), settings=settings)
+    train(data, distillers.build("scratch", student, SETTING, {}), epochs=1, batch_size=95)
 
 
 def test_validation_is_in_float32_as_the_metrics_are(data):
@@ -141,9 +134,8 @@ def test_validation_is_in_float32_as_the_metrics_are(data):
             return {"total": outputs.float().square().mean()}
 
     seen = []
-    settings = SETTINGS.model_copy(update={"epochs": 1})
     distiller = Watched(models.build("resnet8", 3), SETTING)
-    train(data, distiller, settings=settings, precision="bf16")
+    train(data, distiller, precision="bf16", epochs=1)
     assert set(seen) == {False}
 
 
@@ -151,19 +143,15 @@ def test_the_loss_of_the_log_is_the_mean_over_samples(data):
     class Constant(Distiller):
         needs = "nothing"
 
-        def losses(
-            self, outputs: torch.Tensor, batch: Batch, teacher: TeacherOutputs
-        ) -> dict[str, torch.Tensor]:
+        def losses(self, outputs, batch, teacher):
             return {"total": 0 * outputs.sum() + batch.labels.double().mean()}
 
-    distiller = Constant(models.build("resnet8", 3), SETTING)
     # Batches of 36, 36 and 24.
-    trained = train(data, distiller, settings=SETTINGS.model_copy(update={"batch_size": 36}))
+    trained = train(data, Constant(models.build("resnet8", 3), SETTING), batch_size=36)
     assert trained.history[0]["loss/total"] == pytest.approx(1.0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data):
     distiller = distillers.build("scratch", models.build("resnet8", 3), SETTING, {})
-    settings = Training(epochs=3, batch_size=16, learning_rate=1e30, schedule="multi_step")
     with pytest.raises(InputError, match="not finite in epoch 1, step 2: loss total; use a"):
-        train(data, distiller, settings=settings)
+        train(data, distiller, learning_rate=1e30, schedule="multi_step")

@@ -1,5 +1,3 @@
-"""The learning rate at each step, and the optimizers."""
-
 import math
 
 import pytest
@@ -46,19 +44,16 @@ def test_one_cycle_rises_and_falls():
 
 def test_momentum_and_decay_are_those_of_sgd():
     module = module_of(torch.tensor([2.0]))
-    weight = module.weight
-    settings = Training(
-        epochs=1, learning_rate=0.1, schedule="multi_step", momentum=0.9, weight_decay=0.01
-    )
+    settings = Training(learning_rate=0.1, schedule="multi_step", momentum=0.9, weight_decay=0.01)
     optimizer, _ = build_optimizer(module, settings, 3)
     value, velocity = 2.0, 0.0
     for _ in range(3):
         optimizer.zero_grad()
-        (3 * weight).sum().backward()
+        (3 * module.weight).sum().backward()
         optimizer.step()
         velocity = 0.9 * velocity + 3 + 0.01 * value
         value -= 0.1 * velocity
-    assert float(weight.detach()) == pytest.approx(value, rel=1e-6)
+    assert float(module.weight.detach()) == pytest.approx(value, rel=1e-6)
 
 
 def test_cosine_warms_up_and_falls_to_nothing():
@@ -92,12 +87,11 @@ def test_adamw_spares_norms_and_biases():
     assert float(module.weight.detach()) == pytest.approx(2 * (1 - 0.01 * 0.1) - 0.01)
 
 
-@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
-def test_lower_layers_take_smaller_steps(optimizer_name):
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_lower_layers_take_smaller_steps(name):
     distiller = distiller_of("timm:test_resnet")
-    settings = Training(
-        optimizer=optimizer_name, learning_rate=0.5, schedule="multi_step", layer_decay=0.5
-    )
+    constant = {"learning_rate": 0.5, "schedule": "multi_step"}
+    settings = Training(optimizer=name, layer_decay=0.5, **constant)
     optimizer, _ = build_optimizer(distiller, settings, 1)
     assert sorted(p.numel() for group in optimizer.param_groups for p in group["params"]) == sorted(
         p.numel() for p in distiller.parameters()

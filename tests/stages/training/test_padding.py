@@ -29,7 +29,6 @@ def test_they_are_zero_on_maps_of_one_pixel(precision):
             losses = distiller.losses(distiller(batch.images), batch, TeacherOutputs())
         losses["total"].backward()
         layer = distiller.student.get_submodule("layer4.0.conv1")
-        assert isinstance(layer, nn.Conv2d)
         gradient = layer.weight.grad
         assert gradient[:, :, 1, 1].any()
         gradient[:, :, 1, 1] = 0

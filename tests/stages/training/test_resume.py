@@ -17,6 +17,7 @@ from stages.params import load_params
 from tests.forked import Child, forked
 from tests.stages.conftest import write_unlabeled
 
+pytestmark = pytest.mark.usefixtures("distillable")
 STUDENT = Path("artifacts/distilled/model.safetensors")
 HISTORY = Path("reports/distill/history.csv")
 RESUMED = "resuming an interrupted training at"
@@ -82,7 +83,6 @@ def untimed() -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k not in timed} for row in rows]
 
 
-@pytest.mark.usefixtures("distillable")
 def test_wherever_it_is_killed_the_weights_are_the_same():
     write_params()
     finish()
@@ -113,10 +113,9 @@ RECIPE = {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.1, "ema": 0.9}
 RECIPE |= {"clip_gradient": 1.0, "label_smoothing": 0.1, "epochs": 2}
 
 
-@pytest.mark.usefixtures("distillable")
 def test_every_part_of_a_recipe_is_resumed():
     mixing = {"mixup": 0.2, "cutmix": 1.0, "policy": "trivial", "erasing": 0.25}
-    write_unlabeled(Path("artifacts/data"))
+    write_unlabeled()
     images = {"unlabeled": "digits", "sampling": "balanced", "class_weights": "balanced"}
     write_params(mixing, images, **RECIPE)
     finish()

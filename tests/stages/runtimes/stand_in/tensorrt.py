@@ -70,11 +70,10 @@ class INetworkDefinition:
 
 
 class OnnxParser:
-    num_errors: int
+    num_errors = 0
 
     def __init__(self, network: INetworkDefinition, logger: Logger) -> None:
         self._network, self._logger = network, logger
-        self.num_errors = 0
 
     def parse_from_file(self, model: str) -> bool:
         loaded = onnx.load(model)
@@ -101,10 +100,9 @@ class IOptimizationProfile:
 
 
 class IBuilderConfig:
-    profiling_verbosity: ProfilingVerbosity
+    profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
 
     def __init__(self) -> None:
-        self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
         self.flags = {BuilderFlag.TF32}
         self.shapes: dict[str, tuple[Dims, Dims, Dims]] = {}
 
