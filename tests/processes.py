@@ -1,9 +1,10 @@
 """Finds the children of a process, and waits for their end."""
 
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_until
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 
@@ -15,7 +16,5 @@ def children(pid: int | str = "self") -> list[int]:
 
 def assert_gone(*pids: int, seconds: float = 20) -> None:
     """Check that these processes end within the given time."""
-    end = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < end, "a process goes on alone"
-        time.sleep(0.1)
+    folders = [Path(f"/proc/{pid}") for pid in pids]
+    wait_until(lambda: not any(folder.exists() for folder in folders), "their end", seconds)
