@@ -104,6 +104,8 @@ def laid(
     if source is not None:
         _lay({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}}, params)
     if epochs is not None:
+        for key in settings.keys() & {"teacher.milestones", "distill.milestones"}:
+            _lay(_nested(key, []), params)  # they are set for the shortened schedule
         _lay(_shortened(_checked(params), epochs), params)
     for key, value in settings.items():
         _lay(_nested(key, value), params)

@@ -22,7 +22,8 @@ def compressed(settings: T, epochs: int) -> T:
     milestones = [round(m * epochs / settings.epochs) for m in settings.milestones]
     if len({0, *milestones, epochs}) < len(milestones) + 2:
         raise InputError(
-            f"{epochs} epochs are too few to keep the milestones {settings.milestones} of"
-            f" {settings.epochs} apart; use more epochs, or schedule: one_cycle"
+            f"{type(settings).__name__.lower()}: {epochs} epochs are too few for the milestones"
+            f" {settings.milestones} of {settings.epochs}; use more epochs, or schedule: one_cycle"
+            " without milestones"
         )
     return settings.model_copy(update={"epochs": epochs, "milestones": milestones})

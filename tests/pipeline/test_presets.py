@@ -161,19 +161,23 @@ def test_a_short_schedule_has_the_same_shape():
     assert comments(PARAMS_FILE.read_text(encoding="utf-8")) == comments(DEFAULT)
 
 
+def test_milestones_that_are_set_are_not_scaled():
+    settings = ["teacher.schedule=one_cycle", "teacher.milestones=[]", "distill.milestones=[1]"]
+    presets.use(["cifar100/wrn_40_2_wrn_40_1"], settings, epochs=2)
+    params = load_params()
+    assert (params.teacher.epochs, params.teacher.milestones) == (2, [])
+    assert (params.distill.epochs, params.distill.milestones) == (2, [1])
+
+
 @pytest.mark.parametrize(
     ("preset", "epochs", "sentence"),
     [
         ("digits", 16, "15 epochs cannot be compressed into 16; use at most 15"),
         ("digits", 0, "--epochs is 0, expected 1 or more"),
-        ("cifar100/wrn_40_2_wrn_40_1", 2, r"2 epochs are too few to keep the milestones \[100, 15"),
-        (
-            "imagenet/resnet34_resnet18",
-            4,
-            r"4 epochs are too few to keep the milestones \[30, 60, ",
-        ),
+        ("cifar100/wrn_40_2_wrn_40_1", 2, r"distill: 2 epochs are too few for the milestones \[100,"),
+        ("imagenet/resnet34_resnet18", 4, r"distill: 4 epochs are too few for the milestones \[30, "),
         # An early-stopped teacher must keep its milestones too.
-        ("cifar100/resnet110_resnet20 methods/eskd", 5, "2 epochs are too few"),
+        ("cifar100/resnet110_resnet20 methods/eskd", 5, "teacher: 2 epochs are too few"),
     ],
 )
 def test_a_schedule_that_cannot_be_compressed(preset, epochs, sentence):

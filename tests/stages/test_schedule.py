@@ -15,7 +15,7 @@ def test_fewer_epochs_keep_the_shape():
     assert compressed(teacher, 4).milestones == [2, 3]
     student = compressed(Distill(epochs=15), 1)
     assert (type(student), student.epochs, student.milestones) == (Distill, 1, [])
-    with pytest.raises(InputError, match=r"3 epochs are too few to keep the milestones \[100"):
+    with pytest.raises(InputError, match=r"teacher: 3 epochs are too few for the milestones \[100"):
         compressed(teacher, 3)
     with pytest.raises(InputError, match="15 epochs cannot be compressed into 16"):
         compressed(Distill(epochs=15), 16)
