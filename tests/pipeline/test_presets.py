@@ -174,8 +174,8 @@ def test_milestones_that_are_set_are_not_scaled():
     [
         ("digits", 16, "15 epochs cannot be compressed into 16; use at most 15"),
         ("digits", 0, "--epochs is 0, expected 1 or more"),
-        ("cifar100/wrn_40_2_wrn_40_1", 2, r"distill: 2 epochs are too few for the milestones \[100,"),
-        ("imagenet/resnet34_resnet18", 4, r"distill: 4 epochs are too few for the milestones \[30, "),
+        ("cifar100/wrn_40_2_wrn_40_1", 2, r"distill: 2 epochs are too few for the milestones"),
+        ("imagenet/resnet34_resnet18", 4, r"distill: 4 epochs are too few for the milestones"),
         # An early-stopped teacher must keep its milestones too.
         ("cifar100/resnet110_resnet20 methods/eskd", 5, "teacher: 2 epochs are too few"),
     ],
