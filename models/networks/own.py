@@ -54,6 +54,7 @@ def code_sha256(name: str) -> str | None:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:  # only python -m adds the current folder
         sys.path.insert(0, here)
+    importlib.invalidate_caches()  # the file may be as new as the last search of its folder
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):

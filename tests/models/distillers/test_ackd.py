@@ -19,13 +19,23 @@ from tests.models.distillers.tiny import array, convolve, linear, losses_of, set
 from tests.setting import make_setting
 
 OPTIONS: dict[str, Any] = {
-    **{"temperature": 4.0, "learners": ["D3B1", "D2B2"], "ramp_up": 0.0, "ramp_down": 0.0},
-    **{"lambda_teacher_to_learners": 1.0, "lambda_learners_to_target": 1.0},
-    **{"lambda_adversarial": 1.0, "lambda_ce": 1.0},
-    **{"lambda_teacher_to_each": 0.0, "lambda_teacher_to_target": 0.0},
-    **{"attention": True, "attention_pool": "none"},
-    **{"attention_balance": 0.0, "attention_warm_up": 0.0},
-    **{"adversarial": True, "objective": "minimax", "discriminator_learning_rate": 1e-3},
+    "temperature": 4.0,
+    "learners": ["D3B1", "D2B2"],
+    "lambda_teacher_to_learners": 1.0,
+    "lambda_learners_to_target": 1.0,
+    "lambda_adversarial": 1.0,
+    "lambda_ce": 1.0,
+    "lambda_teacher_to_each": 0.0,
+    "lambda_teacher_to_target": 0.0,
+    "ramp_up": 0.0,
+    "ramp_down": 0.0,
+    "attention": True,
+    "attention_pool": "none",
+    "attention_balance": 0.0,
+    "attention_warm_up": 0.0,
+    "adversarial": True,
+    "objective": "minimax",
+    "discriminator_learning_rate": 1e-3,
 }
 BATCH = Batch(torch.randn(6, 3, 16, 16), torch.tensor([0, 3, 4, 1, 1, 2]), torch.arange(6))
 TEACHER = TeacherOutputs(torch.randn(6, 5))
@@ -157,7 +167,7 @@ def test_balance_is_the_squared_variation_of_the_mean_weights():
     weights = attend(method, np.concatenate(maps, axis=1))
     mean = weights.mean(0)
     wanted = (mean.std() / mean.mean()) ** 2
-    assert wanted > 0.1
+    assert wanted > 0.01
     assert losses["balance"].item() == pytest.approx(wanted, abs=1e-10)
     plain = make(**options).double()
     plain.load_state_dict(method.state_dict())
