@@ -94,10 +94,19 @@ def write_onnx() -> None:
     (folder / "labels.json").write_text(json.dumps(CLASSES))
     golden = folder / "golden.npz"
     model = {
-        **{"network": "resnet8", "num_classes": len(CLASSES), "image_size": SIZE},
-        **{"mean": [0.3, 0.3, 0.3], "std": [0.2, 0.2, 0.2], "opset": 18, "ir_version": 10},
-        **{"input": "images", "output": "logits", "student_sha256": "0" * 64},
-        **{"files": files, "failed": {}, "int8": {}},
+        "network": "resnet8",
+        "num_classes": len(CLASSES),
+        "image_size": SIZE,
+        "mean": [0.3, 0.3, 0.3],
+        "std": [0.2, 0.2, 0.2],
+        "opset": 18,
+        "ir_version": 10,
+        "input": "images",
+        "output": "logits",
+        "student_sha256": "0" * 64,
+        "files": files,
+        "failed": {},
+        "int8": {},
         "calibration": {"method": "minmax", "images": 256},
         "golden": {"path": golden.name, "sha256": sha256(golden), "images": len(images)},
     }

@@ -52,10 +52,17 @@ def test_the_summary_is_as_docs_files_says(summary, reported):
     p50, p90 = np.quantile(times, (0.5, 0.9))
     export = {
         "size_mb": (reported / "artifacts/onnx/int8_u8s8.static.onnx").stat().st_size / 1e6,
-        **{"accuracy": 0.9722, "drop": 0.0028, "drop_low": -0.0032, "drop_high": 0.0108},
+        "accuracy": 0.9722,
+        "drop": 0.0028,
+        "drop_low": -0.0032,
+        "drop_high": 0.0108,
         "max_relative_error": 4e-7,  # the worse of the two shapes
-        **{"agreement": 0.9972, "calibration_error": 0.0148},
-        **{"p50_ms": p50, "p90_ms": p90, "threads": 1, "speedup": fp32 / p50},
+        "agreement": 0.9972,
+        "calibration_error": 0.0148,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "threads": 1,
+        "speedup": fp32 / p50,
     }
     wanted = {name: pytest.approx(value) for name, value in export.items()}
     wanted |= {"status": "passed", "reason": None, "noisy": False, "in_float": []}

@@ -72,8 +72,13 @@ exec {ssh} -F {folder}/ssh_config -i {folder}/user_key "$@"
 # A native runner for the phone that records its arguments and prints a given answer.
 BENCH = 'echo "$@" >> {folder}/arguments\ncat {folder}/answer'
 ANSWER = {
-    **{"runtime": "bench", "version": "1", "provider": "cpu", "threads": 1},
-    **{"init_ms": 1, "first_ms": 1, "samples_ms": [2, 2]},
+    "runtime": "bench",
+    "version": "1",
+    "provider": "cpu",
+    "threads": 1,
+    "init_ms": 1,
+    "first_ms": 1,
+    "samples_ms": [2, 2],
     "golden": {"max_relative_error": 1e-9, "cosine": 1.0, "top1_agreement": 1.0},
 }
 

@@ -18,8 +18,14 @@ from tests.pipeline.conftest import invoke
 
 AGENT = "Mozilla/5.0 (Linux; Android 10; K) Chrome/156.0.0.0 Mobile"
 BROWSER = Browser(
-    **{"user_agent": AGENT, "platform": "Android 16", "model": "Pixel 8", "cores": 8},
-    **{"isolated": False, "secure": False, "timer_ms": 0.1, "gpu": None},
+    user_agent=AGENT,
+    platform="Android 16",
+    model="Pixel 8",
+    cores=8,
+    isolated=False,
+    secure=False,
+    timer_ms=0.1,
+    gpu=None,
 )
 
 
