@@ -61,7 +61,7 @@ def session_options() -> onnxruntime.SessionOptions:
     """Return options for a session with a thread per physical core that this process may use.
 
     By default onnxruntime counts all cores of the machine. If this process may use fewer, its
-    threads wait for each other, and a model takes several times as long.
+    threads wait for each other, and a model takes more than twice as long.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = min(cores(), psutil.cpu_count(logical=False) or 1)
