@@ -26,11 +26,12 @@ def weight_limits(graph: onnx.GraphProto) -> dict[str, tuple[int, Array]]:
     """
     found = {}
     for node, weights in _with_weights(graph):
-        transposed = any(each.name == "transB" and each.i for each in node.attribute)
-        axis = 0 if node.op_type == "Conv" or transposed else 1
+        attributes = {each.name: each.i for each in node.attribute}
+        axis = 0 if node.op_type == "Conv" or attributes.get("transB") else 1
         rows = np.moveaxis(weights, axis, 0)
         limits = np.abs(rows).reshape(len(rows), -1).max(1)
-        if not (node.op_type == "Conv" and weights.shape[1] == 1):  # depthwise: other kernels
+        depthwise = weights.shape[1] == 1 and attributes.get("group") == len(weights)
+        if not depthwise:  # its kernels are others
             if node.op_type == "Conv":
                 rows = np.moveaxis(rows, 1, -1)  # channels last, as in the kernels
             rows = rows.reshape(len(rows), -1)
