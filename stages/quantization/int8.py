@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
@@ -31,6 +32,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from stages.quantization.hard_activations import hard_activations_in_uint8
 from stages.quantization.weights import Array, rounding_shifts, shift_biases, weight_limits
+from stages.runtimes.onnx_runtime import session_options
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "int8_u8s8": {"ActivationSymmetric": False},
@@ -79,6 +81,11 @@ def calibrate(
             augmented_model_path=str(Path(folder, "augmented.onnx")),
             calibrate_method=kind,
             extra_options=options,
+        )
+        own = session_options()  # the calibrator's have a thread for each core of the machine
+        own.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        calibrator.infer_session = onnxruntime.InferenceSession(
+            calibrator.augmented_model_path, own, providers=["CPUExecutionProvider"]
         )
         # In parts, because histograms keep all activations of a part in memory.
         for start in range(0, len(images), _PART):

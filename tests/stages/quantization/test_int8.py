@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -49,6 +53,28 @@ def test_ranges_cover_all_images():
     values = [session.run([relu], {"images": image[None]})[0].max() for image in images]
     low, high = (np.asarray(value).item() for value in found.ranges[relu].range_value)
     assert (low, high) == (0, pytest.approx(max(values), rel=1e-5))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_calibration_starts_no_more_threads_than_the_process_may_use_cores(tmp_path):
+    onnx.save(exported(16), tmp_path / "model.onnx")
+    code = (
+        "import os, sys\n"
+        "import numpy, onnx, onnxruntime\n"
+        "from stages.quantization.int8 import calibrate\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "run, found = onnxruntime.InferenceSession.run, set()\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "def counted(*arguments):\n"
+        "    found.add(len(os.listdir('/proc/self/task')) - before)\n"
+        "    return run(*arguments)\n"
+        "onnxruntime.InferenceSession.run = counted\n"
+        "calibrate(onnx.load(sys.argv[1]), numpy.zeros((2, 16, 16, 3), numpy.uint8))\n"
+        "print(*found)\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "model.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr
 
 
 @pytest.mark.parametrize("precision", ["int8_u8s8", "int8_s8s8"])
