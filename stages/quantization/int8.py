@@ -82,7 +82,7 @@ def calibrate(
             calibrate_method=kind,
             extra_options=options,
         )
-        own = session_options()  # the calibrator's have a thread for each core of the machine
+        own = session_options()  # by default, a thread for each core of the machine
         own.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         calibrator.infer_session = onnxruntime.InferenceSession(
             calibrator.augmented_model_path, own, providers=["CPUExecutionProvider"]

@@ -31,7 +31,7 @@ def weight_limits(graph: onnx.GraphProto) -> dict[str, tuple[int, Array]]:
         rows = np.moveaxis(weights, axis, 0)
         limits = np.abs(rows).reshape(len(rows), -1).max(1)
         depthwise = weights.shape[1] == 1 and attributes.get("group") == len(weights)
-        if not depthwise:  # its kernels are others
+        if not depthwise:  # depthwise kernels do not saturate
             if node.op_type == "Conv":
                 rows = np.moveaxis(rows, 1, -1)  # channels last, as in the kernels
             rows = rows.reshape(len(rows), -1)
