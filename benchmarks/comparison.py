@@ -133,7 +133,7 @@ def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]])
 def _describe(results: Mapping[str, Any]) -> str:
     """Describe teacher, student and machines in one sentence."""
     teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
-    machines = ", ".join(sorted({run["machine"] for run in results["runs"].values()}))
+    machines = "; ".join(sorted({run["machine"] for run in results["runs"].values()}))
     accuracies = ", ".join(f"{value:.2%}" for value in sorted(results["teachers"].values()))
     return (
         f"{teacher['network']} ({teacher['epochs']} epochs, {accuracies})"

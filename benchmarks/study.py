@@ -83,6 +83,8 @@ class Study:
         chosen = self.params | {
             section: self.params.get(section, {}) | values for section, values in settings.items()
         }
+        cpu, count = cpu_of_linux(CPUINFO)[0] or platform.processor(), cores()
+        machine = f"{cpu}, {count} core{'' if count == 1 else 's'}"
         if peer is not None:
             contender, checkout = peer
             self._run(f"benchmarks.contenders.{contender}", chosen, checkout)
@@ -90,10 +92,10 @@ class Study:
         else:
             self._run("stages.distill", chosen)
             measured = read_json(self.work / "reports/distill/metrics.json")
+            machine += f", {read_json(self.work / 'reports/distill/environment.json')['precision']}"
             measured["last_epoch"] = read_csv(self.work / "reports/distill/history.csv")[-1]
-        cpu, count = cpu_of_linux(CPUINFO)[0] or platform.processor(), cores()
-        run: Json = {"machine": f"{cpu}, {count} core{'' if count == 1 else 's'}"}
-        run |= {"settings": settings, "teacher": self.teacher if learns else None} | measured
+        teacher = self.teacher if learns else None
+        run: Json = {"machine": machine, "settings": settings, "teacher": teacher} | measured
         if self.output.exists():  # another process may have added runs in the meantime
             kept = read_json(self.output)
             self.results["runs"] |= kept["runs"]

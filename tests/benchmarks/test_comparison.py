@@ -27,6 +27,7 @@ variants:
 def write_results(study: Study) -> None:
     """Write what a training of a student leaves."""
     write_json(study.work / "reports/distill/metrics.json", {"accuracy": 0.5})
+    write_json(study.work / "reports/distill/environment.json", {"precision": "fp32"})
     (study.work / "reports/distill/history.csv").write_text("epoch\n1\n")
 
 
@@ -50,6 +51,7 @@ def test_a_study_is_trained_once_and_becomes_a_table(page, capfd, monkeypatch):
     (row,) = (line for line in page.read_text().splitlines() if line.startswith("| warm"))
     assert row.endswith(f"| {warm - kd:+.2f} |")
     assert float(runs["kd, seed 0"]["last_epoch"]["epoch"]) == 1
+    assert runs["kd, seed 0"]["machine"].endswith(", fp32")
     assert runs["warm, seed 0"]["settings"]["augmentation"] == {"crop_padding": 0}
 
     with pytest.raises(InputError, match="has no variant colder"):
