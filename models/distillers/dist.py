@@ -20,8 +20,8 @@ class Dist(Distiller):
     * ``L_intra = T^2 (1 - mean_k rho(p_s[:, k], p_t[:, k]))`` over the batch for each class.
 
     Huang, You, Wang, Qian & Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,
-    section 4. The factor T^2 and the 1e-8 in rho's denominator come from their code. The batch is
-    that of one process.
+    section 4. The factor T^2, the 1e-8 in rho's denominator and the weights (ce 1, beta 2, gamma 2;
+    T = 4 on CIFAR-100, 1 on ImageNet) come from their code. The batch is that of one process.
     """
 
     needs: ClassVar[Needs] = "logits"

@@ -27,9 +27,9 @@ class Dkd(Distiller):
     * ``NCKD = T^2 KL`` of the probabilities of the classes other than y, renormalised.
 
     Zhao, Cui, Song, Qiu & Liang, *Decoupled Knowledge Distillation*, CVPR 2022, Eq. 7. On CIFAR-100
-    they use ce 1, alpha 1, beta 8 at T = 4. In their code, ``w`` rises linearly to 1 over the first
-    20 of 240 epochs; here over the same fraction of all epochs. Without a label, y is the teacher's
-    top class.
+    they use ce 1, alpha 1 and T = 4, with beta 2 for thin ResNets, 6 for VGG and wide ResNets, and
+    8 for others. In their code, ``w`` rises linearly to 1 over the first 20 of 240 epochs; here over
+    the same fraction of all epochs. Without a label, y is the teacher's top class.
     """
 
     needs: ClassVar[Needs] = "logits"

@@ -43,7 +43,7 @@ class Dkd(Rld):
     """Decoupled knowledge distillation."""
 
     alpha: NonNegativeFloat = 1.0  # weight of the target class against all others
-    beta: NonNegativeFloat = 8.0  # weight of the relations among the other classes
+    beta: NonNegativeFloat = 8.0  # weight of the relations among the other classes; 2 for thin ResNets
     standardize: bool = False  # standardize logits to mean 0 and variance 1
 
 
@@ -51,8 +51,8 @@ class Dist(Section):
     """Distillation from a stronger teacher."""
 
     ce_weight: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 1.0  # weight of the correlations between the classes of a sample
-    gamma: NonNegativeFloat = 1.0  # weight of the correlations between the samples of a class
+    beta: NonNegativeFloat = 2.0  # weight of the correlations between the classes of a sample
+    gamma: NonNegativeFloat = 2.0  # weight of the correlations between the samples of a class
 
 
 class FeatureWeights(Section):
