@@ -28,8 +28,8 @@ class Dkd(Distiller):
 
     Zhao, Cui, Song, Qiu & Liang, *Decoupled Knowledge Distillation*, CVPR 2022, Eq. 7. On CIFAR-100
     they use ce 1, alpha 1 and T = 4, with beta 2 for thin ResNets, 6 for VGG and wide ResNets, and
-    8 for others. In their code, ``w`` rises linearly to 1 over the first 20 of 240 epochs; here over
-    the same fraction of all epochs. Without a label, y is the teacher's top class.
+    8 for others. In their code, ``w`` rises linearly to 1 over the first 20 of 240 epochs; here
+    over the same fraction of all epochs. Without a label, y is the teacher's top class.
     """
 
     needs: ClassVar[Needs] = "logits"

@@ -43,7 +43,8 @@ class Dkd(Rld):
     """Decoupled knowledge distillation."""
 
     alpha: NonNegativeFloat = 1.0  # weight of the target class against all others
-    beta: NonNegativeFloat = 8.0  # weight of the relations among the other classes; 2 for thin ResNets
+    beta: NonNegativeFloat = 8.0
+    """Weight of the relations among the other classes; 2 for thin ResNets."""
     standardize: bool = False  # standardize logits to mean 0 and variance 1
 
 
