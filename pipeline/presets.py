@@ -100,6 +100,8 @@ def laid(
         overlay = _overlay(name)
         if overlay.keys() >= {"teacher", "distill"}:  # replaces the previous preset entirely
             _lay(_overlay(_DEFAULT), params)
+        elif name.startswith("methods/"):
+            _reset_method(params)
         _lay(overlay, params)
     if source is not None:
         _lay({"data": dict.fromkeys(_OF_A_SOURCE) | {"source": source}}, params)
@@ -129,6 +131,17 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping)
         found |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
+
+
+def _reset_method(params: CommentedMap) -> None:
+    """Reset the options of another method's preset to their defaults if it was applied before."""
+    default = leaves(_overlay(_DEFAULT))
+    for path in (PRESETS_FOLDER / "methods").glob("*.yaml"):
+        # Only options of a method, such as distill.kd.standardize.
+        options = {k: v for k, v in leaves(read_yaml(path)).items() if k.count(".") == 2}
+        if all(value_at(params, key) == value for key, value in options.items()):
+            for key in options:
+                _lay(_nested(key, default[key]), params)
 
 
 def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 import models
 from models.errors import InputError
+from models.learners import check_codes
+from models.networks import zoo
 from pipeline import presets
 from stages.params import PARAMS_FILE, Params, load_params, parse_params, read_yaml
 from stages.report_page.paper import method_of
@@ -138,7 +141,25 @@ SAME_AS = {
 }
 
 
-def test_the_networks_of_every_preset_can_be_built():
+@pytest.mark.parametrize("method", ["methods/ackd", "methods/kd"])
+def test_a_method_replaces_the_options_of_the_method_before(method):
+    pair = "cifar100/resnet110_resnet20"
+    fresh = presets.laid(DEFAULT, [pair, method], {})
+    for before in ("kd_standardized", "ackd_d3t", "ackd_d1b3_d1b3", "ackd_without_attention"):
+        text = presets.laid(DEFAULT, [pair, f"methods/{before}"], {})
+        assert presets.laid(text, [method], {}) == fresh, before
+
+
+def test_a_method_keeps_options_that_no_method_set():
+    settings = {"distill.kd.kd_weight": 9.0, "distill.ackd.ramp_up": 0.25}
+    text = presets.laid(DEFAULT, ["photos", "methods/ackd_without_attention"], settings)
+    kept = parse_params(YAML(typ="safe").load(presets.laid(text, ["methods/kd"], {}))).distill
+    assert (kept.kd.ce_weight, kept.kd.kd_weight, kept.ackd.ramp_up) == (0.5, 9.0, 0.25)
+    assert (kept.ackd.learners, kept.ackd.attention) == (["D4B1", "D3B2"], True)
+
+
+def test_the_networks_of_every_preset_can_be_built(monkeypatch):
+    monkeypatch.setattr(zoo, "_trunks", {})  # no stages are found without numbers
     names = set()
     for preset in WHOLE:
         params = params_of(preset)
@@ -146,6 +167,13 @@ def test_the_networks_of_every_preset_can_be_built():
     with torch.device("meta"):  # without drawing weights
         for name in sorted(names):
             assert models.build(name, 10).name == name
+
+
+@pytest.mark.parametrize("preset", WHOLE)
+def test_every_preset_has_learners_for_its_student(preset):
+    text = presets.laid(DEFAULT, [preset, "methods/ackd"], {})
+    distill = parse_params(YAML(typ="safe").load(text)).distill
+    assert check_codes(distill.ackd.learners, models.build(distill.network, 10), None)
 
 
 def test_a_short_schedule_has_the_same_shape():
