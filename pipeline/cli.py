@@ -192,9 +192,8 @@ def predict(
 ) -> None:
     """Classify your own pictures with the exported student."""
     from pipeline.predict import predict as answer
-    from stages.params import load_params
 
-    typer.echo("\n".join(answer(pictures, precision, load_params())))
+    typer.echo("\n".join(answer(pictures, precision)))
 
 
 @app.command()

@@ -12,7 +12,6 @@ from models.errors import InputError, printable
 from stages.data.arrays import load_data, middle
 from stages.data.sources.decode import DamagedImageError, decode
 from stages.formatting import percent
-from stages.params import Params
 from stages.runtimes.base import Job
 from stages.runtimes.exported import load_exported
 from stages.runtimes.onnx_runtime import OnnxRuntime
@@ -20,25 +19,24 @@ from stages.runtimes.onnx_runtime import OnnxRuntime
 _SHOWN = 3  # classes of each picture
 
 
-def predict(pictures: Sequence[Path], precision: str, params: Params) -> list[str]:
+def predict(pictures: Sequence[Path], precision: str) -> list[str]:
     """Return a line per picture with its most probable classes; prepare it like a test image.
 
     Raises:
         InputError: this precision was not exported, or pictures cannot be read; all of them are
             named.
     """
-    exported, data = load_exported(), load_data()
-    classes, resize = data.classes, params.data.resize
+    exported, classes = load_exported(), load_data().classes
     if precision not in exported.precisions:
         raise InputError(
             f"--precision {precision}: not exported; use one of {', '.join(exported.precisions)}"
         )
-    size = int(exported.description["image_size"])
+    size, resize, fit = (exported.description[key] for key in ("image_size", "resize", "fit"))
     images, damaged = [], []
     for picture in pictures:
         try:
             opened = partial(Image.open, picture)
-            pixels = decode(opened, resize or size, str(picture), data.fit)
+            pixels = decode(opened, resize, str(picture), fit)
             images.append(middle(pixels, size))
         except DamagedImageError as error:
             damaged.append(str(error))

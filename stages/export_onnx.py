@@ -76,6 +76,7 @@ def main(params: Params) -> None:
             "network": network.name,
             "num_classes": network.num_classes,
             "image_size": data.image_size,
+            "resize": params.data.resize or data.image_size,
             "fit": data.fit,
             "mean": list(data.mean),
             "std": list(data.std),

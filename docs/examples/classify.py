@@ -34,8 +34,10 @@ class ServedModel:
         self._follow()
         # Preprocess like the training images.
         upright = ImageOps.exif_transpose(picture).convert("RGB")
-        fitted = self._fit(upright, (self._size, self._size), Image.Resampling.BICUBIC)
-        pixels = np.asarray(fitted)
+        fitted = self._fit(upright, (self._resize, self._resize), Image.Resampling.BICUBIC)
+        start = (self._resize - self._size) // 2
+        end = start + self._size
+        pixels = np.asarray(fitted.crop((start, start, end, end)))
         (logits,) = self._session.run([self._output], {self._input: pixels[None]})
         shares = np.exp(logits[0] - logits[0].max())
         best = int(shares.argmax())
@@ -65,7 +67,9 @@ class ServedModel:
         self._labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self._version = manifest["version"]
+        # Older bundles have neither fit nor resize.
         self._size, self._fit = model["image_size"], FITS[model.get("fit", "crop")]
+        self._resize = model.get("resize", self._size)
         self._input, self._output = model["input"], model["output"]
 
 

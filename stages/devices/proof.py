@@ -29,7 +29,8 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9/_-]{0,98}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
-_NUMBERS = ("num_classes", "image_size")
+_NUMBERS = ("num_classes", "image_size", "resize")
+_FITS = ("crop", "pad", "stretch")
 
 
 def read_manifest(content: bytes) -> dict[str, Any]:
@@ -98,6 +99,8 @@ def read_description(folder: Path, remedy: str) -> dict[str, Any]:
     """
     try:
         description = dict(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+        description.setdefault("fit", "crop")  # older bundles have neither of these
+        description.setdefault("resize", description["image_size"])
         models = description["files"]
         entries = [files[shape] for files in models.values() for shape in ("dynamic", "static")]
         well_formed = (
@@ -109,6 +112,8 @@ def read_description(folder: Path, remedy: str) -> dict[str, Any]:
             )
             and all(description[key].isprintable() for key in ("network", "input", "output"))
             and all(type(n) is int and n > 0 for n in map(description.get, _NUMBERS))
+            and description["resize"] >= description["image_size"]
+            and description["fit"] in _FITS
         )
     except FileNotFoundError:
         raise DeviceError(f"model.json: no such file; {remedy}") from None

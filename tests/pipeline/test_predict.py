@@ -1,16 +1,18 @@
 """``ackd predict`` against torch, on picture files."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from models.networks.checkpoint import load_network
 from stages.data.arrays import load_data
 from stages.runtimes.torch_runtime import DeployedNetwork
+from tests.bundles import changed
 from tests.pipeline.conftest import ROOT, invoke
 from tests.stages.conftest import CLASSES, exported
 
@@ -19,14 +21,17 @@ from tests.stages.conftest import CLASSES, exported
 def project(tmp_path, monkeypatch):
     """A project with exports, and two test images as files, one rotated by EXIF."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "artifacts").symlink_to(exported() / "artifacts")
+    shutil.copytree(exported() / "artifacts", tmp_path / "artifacts")
+    with changed(Path("artifacts/onnx/model.json")) as model:
+        model["resize"] = model["image_size"] + 2
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     images = np.load("artifacts/data/test_images.npy")
-    Image.fromarray(images[0]).save("straight.png")
+    images = [ImageOps.expand(Image.fromarray(image), 1, "red") for image in images[:2]]
+    images[0].save("straight.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
-    Image.fromarray(np.rot90(images[1])).save("turned.png", exif=exif)
+    images[1].rotate(90).save("turned.png", exif=exif)
     return tmp_path
 
 

@@ -97,6 +97,8 @@ def write_onnx() -> None:
         "network": "resnet8",
         "num_classes": len(CLASSES),
         "image_size": SIZE,
+        "resize": SIZE,
+        "fit": "crop",
         "mean": [0.3, 0.3, 0.3],
         "std": [0.2, 0.2, 0.2],
         "opset": 18,

@@ -236,8 +236,10 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys)
     monkeypatch.setattr("stages.export_onnx.quantize", refuse)
     # Also has fewer images of both kinds than requested.
     wanted = {"golden_images": 31, "calibration_images": 49, "precisions": ["fp32", "int8_u8s8"]}
-    export_onnx.main(Params.model_validate({"export": wanted}))
+    data = {"image_size": 16, "resize": 18}
+    export_onnx.main(Params.model_validate({"data": data, "export": wanted}))
     description = read_json(ONNX / "model.json")
+    assert (description["image_size"], description["resize"]) == (16, 18)
     assert description["golden"]["images"] == 30
     assert list(description["files"]) == ["fp32"]
     assert description["calibration"] == {"method": "minmax", "images": 48}

@@ -113,6 +113,7 @@ def test_the_card_has_the_figures_and_lines_that_run(packaged, unpacked):
         "| test | 24 | 3 to 11 | 2 |",
         "| learned from |  | resnet20 |",
         "- ackd: `temperature` 4.0, `learners` D3B1 D2B2, ",
+        "\nFrom a picture: resize its shorter side to 16 pixels (bicubic, antialiased), then crop",
         "- torch 2.14.1, accelerate 1.15.0, numpy 2.3.1\n- project: ",
         "No licence is stated for the model",
     ):

@@ -15,18 +15,19 @@ from subprocess import PIPE, Popen
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.devices.deploy import deploy
 from stages.devices.base import Opening
 from stages.devices.browser import web_runtime
 from stages.devices.browser.app import PAGE
-from tests.bundles import make_bundle, seal
+from tests.bundles import changed, make_bundle, seal
 from tests.chromium import opened_page
 from tests.stages.devices import elsewhere
 from tests.stages.devices.browser.conftest import needs_browser
 
 EXAMPLES = Path(__file__).parents[3] / "docs/examples"
+MARGIN = 3  # pixels around the centre that the model sees
 
 
 def serve(bundle: Path, folder: Path) -> Path:
@@ -36,12 +37,14 @@ def serve(bundle: Path, folder: Path) -> Path:
 
 
 def golden(bundle: Path, folder: Path) -> tuple[list[Path], np.ndarray]:
-    """Write the golden images as PNG files; return torch's logits ``[G, K]``."""
+    """Write the golden images as PNG files with a margin; return torch's logits ``[G, K]``."""
     with np.load(bundle / "golden.npz") as arrays:
         images, logits = arrays["images"], arrays["logits"]
     paths = [folder / f"{number}.png" for number in range(len(images))]
     for path, image in zip(paths, images, strict=True):
-        Image.fromarray(image).save(path)
+        ImageOps.expand(Image.fromarray(image), MARGIN, "red").save(path)
+    with changed(bundle / "model.json") as model:
+        model["resize"] = model["image_size"] + 2 * MARGIN
     return paths, logits
 
 
@@ -55,8 +58,9 @@ def test_the_python_program_equals_torch_and_follows_deployments(tmp_path):
     second = make_bundle(tmp_path / "second")
     labels = json.loads((first / "labels.json").read_text())
     (second / "labels.json").write_text(json.dumps([f"new {label}" for label in labels]))
-    served = serve(first, tmp_path / "model")
     (picture, *_), logits = golden(first, tmp_path)
+    assert golden(second, tmp_path)[0][0] == picture
+    served = serve(seal(first), tmp_path / "model")
     label, share = labels[logits[0].argmax()], softmax(logits[0]).max()
     command = [sys.executable, "-I", EXAMPLES / "classify.py", served, "--precision", "int8_u8s8"]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as program:
@@ -106,15 +110,15 @@ def site(folder: Path) -> Iterator[str]:
 
 @needs_browser
 def test_the_web_page_equals_torch_and_follows_deployments(tiny_exported, tmp_path):
-    bundle = seal(elsewhere.make_bundle(tiny_exported, tmp_path / "bundle"), "1.0.0")
+    bundle = elsewhere.make_bundle(tiny_exported, tmp_path / "bundle")
+    pictures, logits = golden(bundle, tmp_path)
     folder = shutil.copytree(EXAMPLES / "web", tmp_path / "site")
     shutil.copy(PAGE / "picture.js", folder)
     (folder / "runtime").mkdir()
     for name in web_runtime.FILES:
         packed = web_runtime.folder() / f"{name}.gz"
         (folder / "runtime" / name).write_bytes(gzip.decompress(packed.read_bytes()))
-    (folder / "model").symlink_to(serve(bundle, tmp_path / "model"))
-    pictures, logits = golden(bundle, tmp_path)
+    (folder / "model").symlink_to(serve(seal(bundle), tmp_path / "model"))
     labels = json.loads((bundle / "labels.json").read_text())
     with site(folder) as address, opened_page() as page:
         page.open(address)

@@ -87,6 +87,8 @@ def test_altered_files_are_named(bundle):
         lambda model: model["files"]["fp32"]["static"].update(path="../../../../etc/passwd"),
         lambda model: model["golden"].update(path="/etc/passwd"),
         lambda model: model.update(network="\x1b[2J"),
+        lambda model: model.update(resize=model["image_size"] - 1),
+        lambda model: model.update(fit="zoom"),
         lambda model: model["files"].update({"\x1b[2J": model["files"]["fp32"]}),
     ],
 )

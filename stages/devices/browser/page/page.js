@@ -285,7 +285,7 @@ function prepareTrying(about) {
       throw new Error(`${file.name} is not a picture that this browser can read; choose another, such as a JPEG or PNG.`);
     }
     $("size").textContent = `${bitmap.width} × ${bitmap.height} → ${size} × ${size}`;
-    image = fitted(bitmap, size, about.fit);
+    image = fitted(bitmap, about);
     bitmap.close();
     await show();
   };

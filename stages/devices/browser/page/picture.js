@@ -92,14 +92,15 @@ function* each(rows, change) {
 // As Python rounds: halves to even numbers.
 const rounded = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 
-// uint8 [size, size, 3] of a bitmap; fit is that of model.json: crop, pad or stretch.
-export function fitted(bitmap, size, fit = "crop") {
+// uint8 [image_size, image_size, 3] of a bitmap: a square of length resize, and its centre. The
+// three values are those of model.json; fit is crop, pad or stretch.
+export function fitted(bitmap, { image_size: size, resize, fit }) {
   const { width, height } = bitmap;
   const short = Math.min(width, height);
   const long = Math.max(width, height);
   const along = (length) => {
     const shown = fit === "crop" ? short : length;
-    const count = fit === "pad" ? rounded((length / long) * size) : size;
+    const count = fit === "pad" ? rounded((length / long) * resize) : resize;
     const start = (length - shown) / 2;
     return length === count && start === 0
       // A direction that keeps its length is left alone.
@@ -108,15 +109,26 @@ export function fitted(bitmap, size, fit = "crop") {
   };
   const columns = along(width);
   const lines = along(height);
-  const [left, top] = [columns, lines].map(({ length }) => rounded((size - length) * 0.5));
+  const [left, top] = [columns, lines].map(({ length }) => rounded((resize - length) * 0.5));
   const shrink = (row) => shrunkRow(row, columns);
   // What comes first is rounded first, so it matters. Pillow 13 begins with the rows of a picture
   // that is tall enough. (With bars its rule is another one; that is a level's difference.)
   const rows = height + lines.length > 2 * Math.max(width, columns.length)
     ? shrunkRows(rowsOf(bitmap), lines).map(shrink)
     : shrunkRows(each(rowsOf(bitmap), shrink), lines);
+  const square = new Uint8Array(resize * resize * 3);
+  rows.forEach((row, y) => square.set(row, ((y + top) * resize + left) * 3));
+  return middle(square, resize, size);
+}
+
+// The centre [size, size, 3] of a square.
+function middle(square, side, size) {
+  const start = Math.floor((side - size) / 2);
   const image = new Uint8Array(size * size * 3);
-  rows.forEach((row, y) => image.set(row, ((y + top) * size + left) * 3));
+  for (let y = 0; y < size; y += 1) {
+    const at = ((y + start) * side + start) * 3;
+    image.set(square.subarray(at, at + size * 3), y * size * 3);
+  }
   return image;
 }
 
