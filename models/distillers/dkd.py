@@ -38,7 +38,8 @@ class Dkd(Distiller):
     alpha: float  # weight of TCKD
     beta: float  # weight of NCKD
     ramp_up: float  # fraction of all epochs in which w rises
-    standardize: bool  # as in :class:`models.distillers.kd.Kd`
+    standardize: bool
+    """As in :class:`models.distillers.kd.Kd`; published with nine times alpha and beta at T = 2."""
 
     def losses(self, outputs: Tensor, batch: Batch, teacher: TeacherOutputs) -> dict[str, Tensor]:
         assert teacher.logits is not None

@@ -26,8 +26,8 @@ class Rld(Distiller):
       teacher ranks below y; y and all classes ranked above it are left out.
 
     Sun, Chen, Lyu, Chen, Chen & Wang, *Knowledge Distillation with Refined Logits*, 2024 (arXiv
-    2408.07703). Their code uses ce 1, alpha 1, beta 8 at T = 4, with the ``w`` of DKD. Without a
-    label, y is the teacher's top class.
+    2408.07703). On CIFAR-100 they use ce 1, alpha 1, beta 8 and T = 4, with the ``w`` of DKD; on
+    ImageNet beta .5 or 2 and T = 1, without ``w``. Without a label, y is the teacher's top class.
 
     We chose it over multi-level logit distillation (CVPR 2023), whose results need two views of
     each image and twice the epochs. RLD costs the same as KD, uses the same stored logits, and is
