@@ -121,7 +121,7 @@ def test_photographs_of_many_sizes(programs, tmp_path, monkeypatch):
     for name in (params.teacher.network, params.distill.network):
         assert len(models.build(name, len(CLASSES)).stage_parts) == 4
     prepare_data.main(params)
-    assert shape(project, "train")[1:] == (128, 128, 3)
+    assert shape(project, "train")[1:] == (146, 146, 3)
     type_in(project, blocks(IMAGES, "Classes of uneven size")[0])
     data = load_params().data
     assert (data.sampling, data.class_weights) == ("balanced", "balanced")

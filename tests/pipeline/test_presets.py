@@ -150,6 +150,13 @@ def test_a_method_replaces_the_options_of_the_method_before(method):
         assert presets.laid(text, [method], {}) == fresh, before
 
 
+def test_a_preset_of_a_whole_chain_drops_what_belongs_to_other_images_or_weights():
+    own = {"teacher.weights": "a.pth", "teacher.train": "none", "teacher.expect_accuracy": 0.5}
+    own |= {"teacher.image_size": 224, "data.unlabeled": "imagefolder:more"}
+    text = presets.laid(DEFAULT, [], own)
+    assert presets.laid(text, ["photos"], {}) == presets.laid(DEFAULT, ["photos"], {})
+
+
 def test_a_method_keeps_options_that_no_method_set():
     settings = {"distill.kd.kd_weight": 9.0, "distill.ackd.ramp_up": 0.25}
     text = presets.laid(DEFAULT, ["photos", "methods/ackd_without_attention"], settings)
