@@ -210,7 +210,7 @@ def load_learners(path: Path) -> LearnerGroup:
     target = build_described(header)
     teacher = None
     if any(is_teacher_tail(code) for code in header["learners"]):
-        teacher = models.build(header["teacher"], header["num_classes"])
+        teacher = build_described(header["teacher"])
     learners = Learners(target, header["learners"], teacher, header.get("image_size"))
     group = LearnerGroup(target, learners)
     for prefix, module in (("student.", group.target), ("learners.", group.learners)):

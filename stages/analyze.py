@@ -15,12 +15,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import models
 from models import distillers
 from models.distillers.base import Distiller, Observation, Setting
 from models.learners import LearnerGroup, load_learners
 from models.networks.backbone import Backbone, Features
-from models.networks.checkpoint import load_network, load_state, load_strictly
+from models.networks.checkpoint import (
+    build_described,
+    load_network,
+    load_state,
+    load_strictly,
+)
 from stages.analysis.calibration import calibration, confidence
 from stages.analysis.classes import (
     by_class,
@@ -138,7 +142,7 @@ def load_method(settings: Distill, data: DataSet, teacher: Backbone) -> Distille
     state, header = load_state(DISTILLED)
     labels = torch.from_numpy(data.labels("train"))
     setting = Setting(teacher, data.image_size, labels, settings.batch_size, settings.epochs)
-    student = models.build(header["network"], header["num_classes"])
+    student = build_described(header)
     method = distillers.build(settings.method, student, setting, settings.options())
     load_strictly(method, state, DISTILLED)
     method.begin_epoch(settings.epochs - 1)  # the last epoch, after all warm-ups

@@ -37,7 +37,7 @@ def main(params: Params) -> None:
         header = describe(student) | {
             "method": method,
             "learners": [name.partition("#")[0] for name in names],
-            "teacher": teacher.name,
+            "teacher": describe(teacher),
             "image_size": data.image_size,
             "buffers": [name for name, _ in distiller.named_buffers()],
         }

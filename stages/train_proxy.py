@@ -90,12 +90,15 @@ class _Proxies:
     def _train(self, what: str, name: str, settings: Teacher, teacher: Backbone | None) -> Backbone:
         # Other networks can start from published weights, but not from the teacher's file.
         fits = name == settings.network or settings.weights == "pretrained"
-        kept = {} if fits and settings.train != "none" else {"weights": None, "normalization": None}
+        drawn = {"weights": None, "normalization": None, "layer_decay": 1.0}
+        kept = {} if fits and settings.train != "none" else drawn
         # An assistant gets images of the student's size.
         kept |= {} if name == settings.network else {"image_size": None}
         settings = settings.model_copy(update={"network": name} | kept)
         session, data = self.session, self.session.data
         network = session.start(what, name, settings).network
+        if settings.train == "head" and settings.weights is not None:
+            network.freeze_trunk()
         if teacher is None:
             trained = session.train(what, network, settings)
         else:

@@ -20,6 +20,13 @@ from PIL import Image, ImageOps
 FITS = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
 
 
+def rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):  # convert would clip at 255
+        levels = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    return picture.convert("RGB")
+
+
 class ServedModel:
     """The model that the link ``served`` points to, reloaded when the link changes."""
 
@@ -33,7 +40,7 @@ class ServedModel:
         """Return the most probable class, its probability, and the version of the model."""
         self._follow()
         # Preprocess like the training images.
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
+        upright = rgb(ImageOps.exif_transpose(picture))
         fitted = self._fit(upright, (self._resize, self._resize), Image.Resampling.BICUBIC)
         start = (self._resize - self._size) // 2
         end = start + self._size

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.training.engine import Engine
+
 
 class Average:
     """``a <- d a + (1 - d) w`` after each step, for weights and BatchNorm statistics.
@@ -38,6 +40,12 @@ class Average:
             yield
         finally:
             torch._foreach_copy_(self._tensors(), own)
+
+    def merge(self, engine: Engine) -> None:
+        """Merge the averaged BatchNorm statistics of all processes."""
+        with self.applied():
+            engine.average_statistics(self.module)
+            torch._foreach_copy_(self.averaged, self._tensors())
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -94,7 +94,7 @@ class Trainer:
             if progress.step < self.feed.steps and self.resume.is_due(progress.step):
                 losses_so_far.require_finite()
                 progress.seconds = time.perf_counter() - start
-                self.engine.average_statistics(self.distiller)
+                self._average_statistics()
                 progress.sums = {k: self.engine.average(s) for k, s in progress.sums.items()}
                 self.resume.save(progress)
         losses_so_far.require_finite()
@@ -136,12 +136,18 @@ class Trainer:
         self.adversary_optimizer.step()
         adversary.requires_grad_(False)  # the main step updates only the learners
 
+    def _average_statistics(self) -> None:
+        """Average all BatchNorm statistics over the processes, for checkpoints and validation."""
+        self.engine.average_statistics(self.distiller)
+        if self.average is not None:
+            self.average.merge(self.engine)
+
     def _end_epoch(self, progress: Progress) -> Row:
         """Sum up and validate the epoch, and begin the next."""
         engine, seen = self.engine, self.feed.seen
         sums = torch.stack(list(progress.sums.values()))
         totals = engine.average(sums) * engine.accelerator.num_processes
-        engine.average_statistics(self.distiller)
+        self._average_statistics()
         row: Row = {
             "epoch": progress.epoch + 1,
             "learning_rate": float(self.schedule.get_last_lr()[0]),

@@ -28,10 +28,10 @@ from stages.training.loop import Trainer
 
 
 def weights_sha256(network: Backbone) -> str:
-    """Hash the network's name, its state dict and how it transforms its input."""
+    """Hash the network's name and own code, its state dict and how it transforms its input."""
     inputs = {"input_scale": network.input_scale, "input_shift": network.input_shift}
     state = network.state_dict() | {k: t for k, t in inputs.items() if t is not None}
-    known = [network.name, network.input_size, state_sha256(state)]
+    known = [network.name, network.input_size, code_sha256(network.name), state_sha256(state)]
     return hashlib.sha256(" ".join(map(str, known)).encode()).hexdigest()
 
 
@@ -168,6 +168,7 @@ class Session:
             "augmentation": params.augmentation.model_dump(),
             "settings": settings.model_dump(include=set(Training.model_fields)),
             "network": [network.name, network.input_size, code_sha256(network.name)],
+            "only_head": network.trunk_is_frozen,
             "starts_from": weights_sha256(network) if settings.weights else None,
             "method": method,
             "options": options,

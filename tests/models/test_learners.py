@@ -9,7 +9,7 @@ from models.errors import InputError
 from models.learners import LearnerGroup, Learners, load_learners
 from models.measures import count_parameters
 from models.networks.backbone import Backbone
-from models.networks.checkpoint import save_network, save_state
+from models.networks.checkpoint import describe, save_network, save_state
 from tests.models.distillers.tiny import settle
 
 
@@ -101,13 +101,14 @@ def test_a_teacher_whose_stages_do_not_fit_is_refused():
 
 def test_saved_learners_load_unchanged(tmp_path):
     target = models.build("wrn_16_1", 7)
-    learners = Learners(target, ["D3B1", "D3T"], settled("wrn_16_2"), 32)
+    teacher = settled("wrn_16_2")
+    learners = Learners(target, ["D3B1", "D3T"], teacher, 32)
     group = LearnerGroup(target, learners)
     group.train()(torch.randn(4, 3, 32, 32))  # updates the running statistics
     group.eval()
     whole = nn.ModuleDict({"student": group.target, "learners": group.learners})
     header = {"network": "wrn_16_1", "num_classes": 7, "learners": learners.names}
-    header |= {"teacher": "wrn_16_2", "image_size": 32}
+    header |= {"teacher": describe(teacher), "image_size": 32}
     save_state(tmp_path / "model.safetensors", whole.state_dict(), header)
     again = load_learners(tmp_path / "model.safetensors")
     images = torch.randn(4, 3, 32, 32)

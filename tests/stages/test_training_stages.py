@@ -16,6 +16,8 @@ from models.networks.backbone import Backbone
 from models.networks.checkpoint import load_network, load_state
 from models.weights import Normalization, Origin
 from stages import analyze, distill, prune, train_proxy, train_teacher
+from stages.checkpoints.checkpoint import fingerprint
+from stages.data.arrays import load_data
 from stages.files import read_csv, read_json, sha256, write_json
 from stages.params import Params
 from stages.training.inference import FrozenNetwork
@@ -86,7 +88,7 @@ def test_all_trained_modules_are_kept_and_the_student_is_extracted(trained):
         "network": "resnet8",
         "num_classes": 3,
         "learners": ["D3B1", "D2B2"],
-        "teacher": "resnet14",
+        "teacher": {"network": "resnet14", "num_classes": 3},
         "image_size": 16,
     }
     tops = {name.split(".")[0] for name in state}
@@ -128,9 +130,9 @@ def other_normalisation(root: Path) -> tuple[Backbone, torch.Tensor]:
         return network, network(images)
 
 
-def loaded(**teacher: Any) -> Params:
+def loaded(proxy: dict[str, Any] | None = None, **teacher: Any) -> Params:
     settings = {"network": "resnet14", "weights": "teacher.pth", "train": "none"} | teacher
-    return Params.model_validate(CONTENT | {"teacher": settings})
+    return Params.model_validate(CONTENT | {"teacher": settings, "proxy": proxy or {}})
 
 
 def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monkeypatch):
@@ -174,12 +176,31 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monk
 
 def test_only_a_head_is_trained(root):
     network, _ = other_normalisation(root)
-    train_teacher.main(loaded(train="head", normalization=OWN, epochs=1, batch_size=10))
-    trained = load_network(weights("teacher")).state_dict()
-    changed = {n for n, t in network.state_dict().items() if not torch.equal(t, trained[n])}
-    assert changed == {"fc.weight", "fc.bias"}
+    head = {"train": "head", "normalization": OWN, "epochs": 1, "batch_size": 10}
+    train_teacher.main(loaded(**head))
+    train_proxy.main(
+        loaded(**head, proxy={"method": "early_stopped", "early_stopped": {"epochs": 1}})
+    )
+    for name in ("teacher", "proxy"):
+        trained = load_network(weights(name)).state_dict()
+        changed = {n for n, t in network.state_dict().items() if not torch.equal(t, trained[n])}
+        assert changed == {"fc.weight", "fc.bias"}
     origin = read_json(root / "reports/teacher/metrics.json")["weights"]
     assert (origin["source"], origin["sha256"]) == ("teacher.pth", sha256(root / "teacher.pth"))
+
+
+def test_a_training_of_all_layers_is_not_resumed_as_one_of_the_head(root, monkeypatch):
+    other_normalisation(root)
+    seen: list[str] = []
+
+    def note(*known: Any) -> str:
+        seen.append(fingerprint(*known))
+        return seen[-1]
+
+    monkeypatch.setattr("stages.training.run.fingerprint", note)
+    for part in ("all", "head"):
+        train_teacher.main(loaded(train=part, epochs=1, batch_size=16))
+    assert len(set(seen)) == 2
 
 
 def test_a_student_starts_from_weights_of_other_classes(root, capsys):
@@ -198,6 +219,8 @@ def test_a_student_starts_from_weights_of_other_classes(root, capsys):
     found = student.renormalize(normalized_test_images())
     own = normalized(np.load(root / "artifacts/data/test_images.npy"), **OWN)
     torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
+    method = analyze.load_method(params().distill, load_data(), load_network(weights("teacher")))
+    assert torch.equal(method.student.renormalize(normalized_test_images()), found)
     # Its learners start as copies of its stages.
     group = load_learners(weights("distilled"))
     own_stage = dict(group.target.layer3.named_parameters())
@@ -259,11 +282,19 @@ def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(root, monke
     }
     params = Params.model_validate(content)
     train_teacher.main(params)
+    # An assistant that starts from random weights does without the decay by layer.
+    assistant = {"method": "assistants", "assistants": {"networks": ["resnet8"]}}
+    train_proxy.main(Params.model_validate(content | {"proxy": assistant}))
     teacher = load_network(weights("teacher"))
     assert (teacher.input_size, teacher.num_stages) == (160, 0)
     for stage in (train_proxy, distill, prune, analyze):
         stage.main(params)
-    assert load_network(weights("student")).input_size is None
+    student = load_network(weights("student"))
+    assert student.input_size is None
+    # With other code it is another network.
+    known = weights_sha256(student)
+    (root / "own_student.py").write_text(f"{OWN_CODE}\n# changed\n")
+    assert weights_sha256(student) != known
     # It sees the student's images, resized; with another size it is another teacher.
     images = torch.randn(2, 3, 16, 16)
     large = torch.nn.functional.interpolate(images, (160, 160), mode="bicubic", antialias=True)

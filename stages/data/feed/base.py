@@ -132,6 +132,7 @@ class Feed:
         plan, train = self.plan, self.plan.data.manifest["splits"]["train"]
         found = {
             "data_sha256": train["images_sha256"],
+            "image_size": plan.data.image_size,
             "augmentation": plan.augmentation.model_dump(),
         }
         if plan.sampling == "balanced":

@@ -118,6 +118,12 @@ def test_batches_identify_images_only_where_these_are_mixed(data):
     assert identity(0.2, 16) != identity(0.2, 16, processes=2)
 
 
+def test_another_image_size_makes_other_images(data):
+    smaller = replace(data, manifest=data.manifest | {"image_size": data.image_size - 1})
+    feeds = [feed_of(data_, Augmentation(), 16) for data_ in (data, smaller)]
+    assert feeds[0].identity() != feeds[1].identity()
+
+
 @pytest.fixture
 def uneven(tmp_path):
     """30, 8, 2 and 0 images of four classes."""

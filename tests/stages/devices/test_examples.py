@@ -78,6 +78,17 @@ def test_the_python_program_equals_torch_and_follows_deployments(tmp_path):
     assert program.returncode == 0
 
 
+def test_the_python_program_reads_pictures_of_16_bits(tmp_path):
+    served = serve(make_bundle(tmp_path / "bundle"), tmp_path / "model")
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    command = [sys.executable, "-I", EXAMPLES / "classify.py", served, "8.png", "16.png"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=PIPE, text=True, check=True)
+    eight, sixteen = (line.partition(": ")[2] for line in done.stdout.splitlines())
+    assert eight == sixteen
+
+
 def test_the_python_program_refuses_in_one_sentence(tmp_path):
     served = serve(make_bundle(tmp_path / "bundle"), tmp_path / "model")
     program = [sys.executable, "-I", EXAMPLES / "classify.py"]

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -27,5 +29,11 @@ def test_it_is_the_mean_by_its_recurrence_and_gives_the_weights_back():
         assert module.running_mean.tolist() == pytest.approx([wanted["running_mean"]] * 2)
         assert int(module.num_batches_tracked) == 19
     assert module.weight.tolist() == [19, 19]
+    # Statistics of several processes are merged.
+    engine = SimpleNamespace(average_statistics=lambda module: module.running_mean.add_(1.0))
+    average.merge(engine)
+    with average.applied():
+        assert module.running_mean.tolist() == pytest.approx([wanted["running_mean"] + 1] * 2)
+    assert module.running_mean.tolist() == [-19, -19]
     average.apply()
     assert module.weight.tolist() == pytest.approx([wanted["weight"]] * 2)

@@ -176,7 +176,7 @@ def test_what_methods_keep_is_right_in_two_processes(trained, method):
     layout = alone.state_dict()
     assert {k: t.shape for k, t in state.items()} == {k: t.shape for k, t in layout.items()}
     assert all(tensor.isfinite().all() for tensor in state.values())
-    assert (header["method"], header["teacher"]) == (method, "resnet14")
+    assert (header["method"], header["teacher"]["network"]) == (method, "resnet14")
     assert header["buffers"] == [name for name, _ in alone.named_buffers()]
     environment = json.loads((trained / method / "reports/environment.json").read_text())
     assert environment["processes"] == PROCESSES
