@@ -13,7 +13,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from models.errors import InputError, did_you_mean
 from stages.files import new_file
-from stages.params import PARAMS_FILE, Params, parse_params, read_yaml
+from stages.params import PARAMS_FILE, Params, parse_params, parse_yaml, read_yaml
 from stages.schedule import compressed
 
 PRESETS_FOLDER = Path("presets")
@@ -38,7 +38,10 @@ def list_presets() -> dict[str, str]:
     """Return the descriptions of this project's presets by name, such as ``cifar100/trial``."""
     return {
         path.relative_to(PRESETS_FOLDER).with_suffix("").as_posix(): (
-            path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+            path.read_text(encoding="utf-8", errors="replace")
+            .partition("\n")[0]
+            .removeprefix("#")
+            .strip()
         )
         for path in sorted(PRESETS_FOLDER.rglob("*.yaml"))
     }
@@ -96,9 +99,13 @@ def laid(
         InputError: a preset, a setting or the result is invalid.
     """
     params: CommentedMap = _yaml().load(text)
-    for name in names:
+    for place, name in enumerate(names):
         overlay = _overlay(name)
         if overlay.keys() >= {"teacher", "distill"}:  # replaces the previous preset entirely
+            if place > 0:
+                raise InputError(
+                    f"{names[0]} would have no effect, because {name} replaces it; put {name} first"
+                )
             _lay(_overlay(_DEFAULT), params)
         elif name.startswith("methods/"):
             _reset_method(params)
@@ -134,8 +141,16 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _reset_method(params: CommentedMap) -> None:
-    """Reset the options of another method's preset to their defaults if it was applied before."""
-    default = leaves(_overlay(_DEFAULT))
+    """Reset the options of another method's preset if it was applied before.
+
+    They get the values of the whole chain's preset, which is recognised by its networks.
+    """
+    networks = ("teacher.network", "distill.network")
+    default = leaves(Params().model_dump(by_alias=True)) | leaves(_overlay(_DEFAULT))
+    for name in list_presets():
+        preset = {} if name.startswith("methods/") else leaves(read_yaml(_path(name)))
+        if all(preset.get(key) == value_at(params, key) for key in networks):
+            default |= preset
     for path in (PRESETS_FOLDER / "methods").glob("*.yaml"):
         # Only options of a method, such as distill.kd.standardize.
         options = {k: v for k, v in leaves(read_yaml(path)).items() if k.count(".") == 2}
@@ -167,7 +182,7 @@ def _shortened(params: Params, epochs: int) -> Mapping[str, Any]:
 
 
 def _checked(params: CommentedMap) -> Params:
-    return parse_params(YAML(typ="safe").load(_dumped(params)))
+    return parse_params(parse_yaml(_dumped(params).encode(), str(PARAMS_FILE)))
 
 
 def _yaml() -> YAML:
@@ -186,13 +201,17 @@ def _dumped(content: Any, flow: bool = False) -> str:
 
 
 def _overlay(preset: str) -> Mapping[str, Any]:
-    path = PRESETS_FOLDER / f"{preset}.yaml"
+    path = _path(preset)
     known = list(list_presets())
     if preset not in known:
         raise InputError(f"{path}: no such preset; {did_you_mean(preset, known)}")
     read_yaml(path)
     overlay: Mapping[str, Any] = YAML().load(path)
     return overlay
+
+
+def _path(preset: str) -> Path:
+    return PRESETS_FOLDER / f"{preset}.yaml"
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -76,11 +76,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
     """As :func:`read_yaml`, for the bytes of a file; messages name ``path``."""
     try:
-        content = YAML(typ="safe").load(text.decode("utf-8-sig"))
+        # The loader in C rejects addresses such as [ssh://pi@board] without quotes.
+        content = YAML(typ="safe", pure=True).load(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8; save it as UTF-8") from None
     except (YAMLError, RecursionError) as error:
-        detail = " ".join(str(error).split())
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f"line {mark.line + 1}: "
+        detail = place + " ".join(str(getattr(error, "problem", error)).split())
         raise InputError(f"{path}: not readable as YAML ({detail}); correct the file") from None
     if not isinstance(content, dict):
         raise InputError(

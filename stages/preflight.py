@@ -9,6 +9,7 @@ from models.errors import InputError
 from models.learners import check_codes
 from models.weights import download, load_weights
 from stages.params import Params
+from stages.schedule import compressed
 
 
 def check(params: Params) -> None:
@@ -52,6 +53,8 @@ def check(params: Params) -> None:
         from stages.data.sources.schemes import open_unlabeled
 
         open_unlabeled(params.data)
+    if params.proxy.method == "early_stopped":
+        compressed(params.teacher, params.proxy.early_stopped.epochs)
     _check_method(params)
     check_installed(params.litert)
     if params.validate_.tensorrt == "required":
@@ -90,6 +93,13 @@ def check_training(params: Params) -> None:
     from stages.data.arrays import load_data
 
     _check_method(params)
+    for key, file in (
+        ("teacher.weights", params.teacher.weights_file),
+        ("distill.weights", params.distill.weights_file),
+        ("analyze.baseline", params.analyze.baseline),
+    ):
+        if file is not None and not Path(file).exists():
+            raise InputError(f"params.yaml: {key}: {file}: no such file; correct the path")
     data = load_data()
     sizes = {"distill": params.distill.batch_size - params.unlabeled_per_batch}
     if params.teacher.train != "none":

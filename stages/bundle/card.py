@@ -23,8 +23,8 @@ _MANY_CLASSES = 20
 _UNTAUGHT = ("scratch", "one")
 #: Training settings without an effect at their defaults.
 _OPTIONAL = ("milestones", "warmup", "layer_decay", "clip_gradient", "label_smoothing", "ema")
-_SPLIT = ("train_split", "val_split", "test_split", "val_fraction", "folds", "fold")
-_SPLIT += ("train_per_class", "seed")
+_SPLIT = ["train_split", "val_split", "test_split", "val_fraction", "folds", "fold"]
+_SPLIT += ["train_per_class", "seed"]
 
 
 def model_card(

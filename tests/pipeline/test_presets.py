@@ -81,7 +81,8 @@ def test_a_preset_gives_valid_params_and_keeps_every_comment(name):
     default = presets.leaves(read_yaml(ROOT / PARAMS_FILE))
     assert found == default | wanted
     # Another preset replaces it entirely.
-    presets.use(["methods/ackd_d2b2_d1b3", "digits"])
+    presets.use(["methods/ackd_d2b2_d1b3"])
+    presets.use(["digits"])
     assert PARAMS_FILE.read_text(encoding="utf-8") == DEFAULT
 
 
@@ -148,6 +149,34 @@ def test_a_method_replaces_the_options_of_the_method_before(method):
     for before in ("kd_standardized", "ackd_d3t", "ackd_d1b3_d1b3", "ackd_without_attention"):
         text = presets.laid(DEFAULT, [pair, f"methods/{before}"], {})
         assert presets.laid(text, [method], {}) == fresh, before
+
+
+def test_a_method_gives_the_values_of_the_whole_chains_preset_again():
+    for before, method in (("ackd_d3t", "ackd"), ("kd_standardized", "kd")):
+        text = presets.laid(DEFAULT, ["photos", f"methods/{before}", f"methods/{method}"], {})
+        assert text == presets.laid(DEFAULT, ["photos", f"methods/{method}"], {})
+
+
+def test_presets_of_ones_own(folder):
+    own = "proxy: {method: teacher}\ndistill: {method: dkd, dkd: {beta: 2.5}}\n"
+    (folder / "presets/methods/mine.yaml").write_text(own)
+    presets.use(["methods/mine"])
+    assert load_params().distill.dkd.beta == 2.5
+    presets.use(["methods/dkd"])
+    assert load_params().distill.dkd.beta == 8.0
+    (folder / "presets/latin.yaml").write_bytes(b"# caf\xe9\n")
+    assert presets.list_presets()["latin"].startswith("caf")
+
+
+def test_a_preset_that_another_would_replace_is_refused():
+    sentence = "^methods/kd would have no effect, because photos replaces it; put photos first$"
+    with pytest.raises(InputError, match=sentence):
+        presets.use(["methods/kd", "photos"])
+
+
+def test_addresses_of_devices():
+    presets.use([], ["profile.devices=[ssh://pi@board, 'adb:?runner=/tmp/x']"])
+    assert load_params().profile.devices == ["ssh://pi@board", "adb:?runner=/tmp/x"]
 
 
 def test_a_preset_of_a_whole_chain_drops_what_belongs_to_other_images_or_weights():

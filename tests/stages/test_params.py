@@ -102,7 +102,7 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
         (b"- data\n", "expected a mapping of sections"),
         (b"data:\n  seed: 1\n  seed: 2\n", "not readable as YAML.*seed"),
         ("data: {}".encode("utf-16"), "not UTF-8; save it as UTF-8"),
-        (b"data:\n\timage_size: 8\n", r"not readable as YAML \(.*line 2, column 1\); correct"),
+        (b"data:\n\timage_size: 8\n", r"not readable as YAML \(line 2: .*\); correct"),
     ],
 )
 def test_a_file_that_is_no_yaml(tmp_path, content, sentence):

@@ -42,6 +42,10 @@ def assistants(name: str) -> dict[str, Any]:
             "method crd learns from labels only.* one of kd, dkd, dist, rld, at, .*, ackd, or set",
         ),
         ({"validate": {"tensorrt": "required"}}, "tensorrt is required, but no NVIDIA GPU"),
+        (
+            {"proxy": {"method": "early_stopped"}, "teacher": {"epochs": 5}},
+            "a schedule of 5 epochs cannot be compressed into 10",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(content, said):
@@ -124,3 +128,12 @@ def test_what_will_be_downloaded_is_known_beforehand(tmp_path, monkeypatch):
     assert downloads(Params.model_validate(content), both) == ["hf-hub:somebody/network"]
     content["distill"]["weights"] = "student.pth"
     assert downloads(Params.model_validate(content), both) == []
+
+
+@pytest.mark.usefixtures("student_project")
+@pytest.mark.parametrize(
+    "content", [{"distill": {"weights": "absent.pt"}}, {"analyze": {"baseline": "absent.csv"}}]
+)
+def test_files_of_later_stages_are_missed_before_training(content):
+    with pytest.raises(InputError, match=r"(weights|baseline): absent\.\w+: no such file"):
+        check_training(Params.model_validate(content))
