@@ -14,6 +14,13 @@ FOLDER = Path("docs/paper")
 _TABLES = range(2, 8)
 _BEST_LEARNERS = (["D3B1", "D2B2"], ["D4B1", "D3B2"])
 _RECIPE = ("epochs", "batch_size", "milestones", "weight_decay")
+#: Settings that the paper does not use, by section.
+_UNUSED = {
+    "teacher": ("weights", "optimizer", "layer_decay", "clip_gradient", "label_smoothing", "ema"),
+    "data": ("unlabeled", "sampling", "class_weights"),
+    "augmentation": ("policy", "color_jitter", "erasing", "mixup", "cutmix"),
+}
+_UNUSED["distill"] = _UNUSED["teacher"]
 _PROXIES = {"teacher": "kd", "early_stopped": "eskd", "assistants": "takd"}
 _TITLES = {
     "teacher": "teacher",
@@ -116,6 +123,11 @@ def _differences(setting: Record, measured: Measurements, params: Params) -> lis
         for key in _RECIPE
         if getattr(training, key) != setting[key]
     ]
+    for name, keys in _UNUSED.items():
+        section = getattr(params, name)
+        for key in keys if name != "teacher" or name in trainings else ():
+            if (value := getattr(section, key)) != type(section).model_fields[key].default:
+                found.append(f"{name}.{key} is {value}")
     for split in ("train", "test"):
         ours, theirs = measured.data["splits"][split]["count"], setting[f"{split}_images"]
         if ours != theirs:

@@ -96,7 +96,10 @@ def test_top5_is_compared_with_the_papers(pair):
 
 
 def test_what_cannot_be_compared_is_said(pair):
-    content = PAIR | {"distill": {"ackd": {"objective": "diversity"}}}
+    content = PAIR | {
+        "distill": {"ackd": {"objective": "diversity"}, "weights": "pretrained"},
+        "augmentation": {"mixup": 0.2},
+    }
     _, page = made(Params.model_validate(content))
     text = page.text["paper"]
     assert "From Table 2 of the paper. This run is not comparable with it: " in text
@@ -106,6 +109,8 @@ def test_what_cannot_be_compared_is_said(pair):
         "24 train images instead of 50,000",
         "24 test images instead of 10,000",
         "distill.ackd.objective is diversity instead of minimax",
+        "distill.weights is pretrained",
+        "augmentation.mixup is 0.2",
     ):
         assert reason in text
 
