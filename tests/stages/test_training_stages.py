@@ -270,6 +270,7 @@ def build(num_classes):
 
 def test_a_transformer_at_its_own_size_teaches_a_student_of_own_code(root, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own_student", raising=False)  # of another test
     (root / "own_student.py").write_text(OWN_CODE)
     torch.manual_seed(0)
     published = models.build("timm:test_vit", 7)
