@@ -82,19 +82,18 @@ def _check_method(params: Params) -> None:
 
 
 def check_training(params: Params) -> None:
-    """Check batch sizes against the prepared data, and that a library's network can be exported.
+    """Check what the stages from training on need, before anything is trained.
 
     Tests cover the export of this project's networks; trying another one takes a few seconds.
 
     Raises:
-        InputError: a batch is larger than the training set, the method needs labels, or the
-            student cannot be exported.
+        InputError: a batch is larger than the training set, the method needs labels, the student's
+            weights or the baseline are missing, or the student cannot be exported.
     """
     from stages.data.arrays import load_data
 
     _check_method(params)
     for key, file in (
-        ("teacher.weights", params.teacher.weights_file),
         ("distill.weights", params.distill.weights_file),
         ("analyze.baseline", params.analyze.baseline),
     ):

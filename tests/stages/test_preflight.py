@@ -135,5 +135,8 @@ def test_what_will_be_downloaded_is_known_beforehand(tmp_path, monkeypatch):
     "content", [{"distill": {"weights": "absent.pt"}}, {"analyze": {"baseline": "absent.csv"}}]
 )
 def test_files_of_later_stages_are_missed_before_training(content):
+    # A pulled teacher does without the file that it came from.
+    pulled = {"teacher": {"weights": "absent.pt", "batch_size": 8}, "distill": {"batch_size": 8}}
+    check_training(Params.model_validate(pulled))
     with pytest.raises(InputError, match=r"(weights|baseline): absent\.\w+: no such file"):
         check_training(Params.model_validate(content))
