@@ -40,6 +40,7 @@ class Batch(NamedTuple):
     slots: Tensor | None = None
     """Positions of the samples in their epoch, ``[B]``, on the CPU; the index of the stored teacher
     logits."""
+    mixed_classes: Tensor | None = None  # classes with the larger share, [B], if images are mixed
 
 
 class TeacherOutputs(NamedTuple):

@@ -48,8 +48,8 @@ def target_classes(batch: Batch, teacher_logits: Tensor) -> Tensor:
 
     For a mixed image it is the class with the larger share.
     """
-    own = batch.labels if batch.targets is None else batch.targets.argmax(1)
-    return torch.where(batch.labels < 0, teacher_logits.argmax(1), own)
+    own = batch.labels if batch.mixed_classes is None else batch.mixed_classes
+    return torch.where(own < 0, teacher_logits.argmax(1), own)
 
 
 def binary_divergence(

@@ -204,10 +204,11 @@ class Feed:
         """Normalise and mix a part of a batch; other processes' partners may follow its pixels."""
         plan, settings, device = self.plan, self.plan.augmentation, self.normalize.device
         images, own = self.normalize(pixels), slots[self._own]
-        labels, targets = self._labels[indices[own]], None
+        every_label = self._labels[indices[slots]]
+        labels, targets, mixed_classes = every_label[self._own], None, None
         weighted = plan.unlabeled or plan.class_weights == "balanced"
         if settings.mixes or plan.label_smoothing or weighted:
-            every = self._targets(self._labels[indices[slots]])
+            every = self._targets(every_label)
             targets = every[self._own]
             if settings.mixes:
                 mix = draw_mix(settings, epoch, step, images.shape[2])
@@ -217,8 +218,12 @@ class Feed:
                     partners = self._mirrored(slots, images)
                 images = mix.images(images, partners)
                 targets = mix.targets(targets, self._mirrored(slots, every)[self._own])
+                others = self._mirrored(slots, every_label)[self._own]
+                mixed_classes = (labels if mix.kept >= 0.5 else others).to(device)
             targets = targets.to(device)
-        batch = Batch(images, labels.to(device), indices[own].to(device), targets, own)
+        batch = Batch(
+            images, labels.to(device), indices[own].to(device), targets, own, mixed_classes
+        )
         return Shard(batch, len(own) * plan.processes / len(slots))
 
     def _targets(self, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from models.errors import InputError
 from stages.data.arrays import DataSet
 from stages.data.feed.base import FeedPlan
 from stages.data.feed.memory import MemoryFeed
+from stages.data.feed.mixing import draw_mix
 from stages.sections.data import Augmentation
 from tests.splits import write_splits
 
@@ -158,6 +159,17 @@ def test_balanced_weights_give_classes_equal_influence(uneven):
     ((batch, _),) = feed_of(uneven, Augmentation(), 40, class_weights="balanced").epoch(0)
     for label in range(3):
         assert float(batch.targets[batch.labels == label].sum()) == pytest.approx(40 / 3)
+
+
+def test_the_class_of_a_mixed_image_is_that_of_its_larger_part_not_of_its_heavier_target(uneven):
+    feed = feed_of(uneven, Augmentation(mixup=1.0), 40, class_weights="balanced")
+    mixed = [shard.batch for epoch in range(8) for shard in feed.epoch(epoch)]
+    kept = [draw_mix(Augmentation(mixup=1.0), epoch, 0, 8).kept for epoch in range(8)]
+    assert min(kept) < 0.5 < max(kept)
+    for batch, share in zip(mixed, kept, strict=True):
+        wanted = batch.labels if share > 0.5 else batch.labels.flip(0)
+        assert torch.equal(batch.mixed_classes, wanted)
+    assert any(not torch.equal(b.mixed_classes, b.targets.argmax(1)) for b in mixed)
 
 
 def test_arrays_that_do_not_fit_the_manifest_are_refused(data):
