@@ -87,20 +87,35 @@ def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True
         with path.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         return Origin(path.name, digest, None, None, notes)
+    if weights == "pretrained":
+        check_published(network.name)
     library, _, name = network.name.rpartition(":")
     if weights.startswith(_HUBS):
         source, state, licence, normalization = _from_timm(weights)
     elif library == "timm":
         source, state, licence, normalization = _from_timm(name)
-    elif library == "torchvision" or network.name in _IMAGENET_RESNETS:
-        source, state, licence, normalization = _from_torchvision(name)
     else:
-        raise InputError(
-            f"weights: pretrained: none are published for {network.name}; there are some for"
-            " networks torchvision:<name> and timm:<name>, and for resnet18 to resnet152"
-        )
+        source, state, licence, normalization = _from_torchvision(name)
     notes = _load(network, state, source, new_classifier)
     return Origin(source, state_sha256(state), licence, normalization, notes)
+
+
+def check_published(name: str) -> None:
+    """Raise InputError if no library publishes weights for a network; works offline."""
+    library, _, own_name = name.rpartition(":")
+    if library == "timm":
+        import timm
+
+        published = timm.get_pretrained_cfg(own_name)
+        if published is None or not published.has_weights:
+            raise InputError(
+                f"weights: pretrained: timm publishes none for {own_name}; name a file"
+            )
+    elif library != "torchvision" and name not in _IMAGENET_RESNETS:
+        raise InputError(
+            f"weights: pretrained: none are published for {name}; there are some for"
+            " networks torchvision:<name> and timm:<name>, and for resnet18 to resnet152"
+        )
 
 
 def download(name: str, weights: str) -> str | None:
@@ -185,10 +200,6 @@ def _from_torchvision(name: str) -> _Published:
 def _from_timm(name: str) -> _Published:
     import timm
 
-    if not name.startswith(_HUBS):
-        published = timm.get_pretrained_cfg(name)
-        if published is None or not published.has_weights:
-            raise InputError(f"weights: pretrained: timm publishes none for {name}; name a file")
     try:
         network: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # the download client may raise anything
@@ -271,6 +282,10 @@ def load_checkpoint(path: Path, network: nn.Module, *, new_classifier: bool = Fa
         else:
             left_out.append(name)
     for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise InputError(
+                f"{path}: {name} is sparse, quantized or without values; save it as a dense tensor"
+            )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(
                 f"{path}: {name} has values that are not finite; its training diverged, take an"

@@ -221,9 +221,12 @@ def _setting(text: str) -> tuple[str, Any]:
             f"-S {text}: expected section.key=value, for example -S distill.temperature=2"
         )
     try:
-        return key, YAML().load(value)
-    except YAMLError:
+        loaded = YAML().load(value)
+    except (YAMLError, ValueError):  # ValueError: an impossible date
         raise InputError(f"-S {text}: {value!r} is not valid YAML; quote or correct it") from None
+    if isinstance(loaded, Mapping) and not value.lstrip().startswith("{"):
+        raise InputError(f"-S {text}: {value!r} is a mapping in YAML; correct it, or quote a text")
+    return key, loaded
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Shows ``reports/summary.json`` on a terminal, and checks whether it is up to date."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,30 @@ def refuse_other_versions(remedy: str) -> Iterator[None]:
         ) from None
 
 
-def outdated(lock: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+def outdated(
+    lock: Mapping[str, Any], params: Mapping[str, Any], without: Collection[str] = ()
+) -> list[str]:
     """Return phrases that state why the results in ``dvc.lock`` are outdated, if they are.
 
-    A parameter may have changed, or a stage may have run without its downstream stages.
+    A parameter may have changed, or a stage may have run without its downstream stages. Stages in
+    ``without`` do not count.
+
+    Raises:
+        InputError: ``dvc.lock`` was not written by DVC.
     """
-    stages: Mapping[str, Any] = lock.get("stages") or {}
-    now, used = leaves(params), dict[str, Any]()
-    for stage in stages.values():
-        used |= leaves(stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}))
+    try:
+        stages = [own for name, own in (lock.get("stages") or {}).items() if name not in without]
+        used = dict[str, Any]()
+        for stage in stages:
+            used |= leaves(stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}))
+        made = {out["path"]: out.get("md5") for one in stages for out in one.get("outs", ())}
+        read = {(dep["path"], dep.get("md5")) for one in stages for dep in one.get("deps", ())}
+    except (LookupError, TypeError, AttributeError):
+        raise InputError(f"{LOCK}: damaged; restore it with `git checkout {LOCK}`") from None
+    now = leaves(params)
     phrases = []
     if other := [f"{k} {was} (now {now.get(k)})" for k, was in used.items() if now.get(k) != was]:
         phrases.append(f"made with {some_of(other)}")
-    made = {out["path"]: out.get("md5") for one in stages.values() for out in one.get("outs", ())}
-    read = {(dep["path"], dep.get("md5")) for one in stages.values() for dep in one.get("deps", ())}
     if newer := sorted(path for path, md5 in read if made.get(path, md5) != md5):
         phrases.append(f"older than {', '.join(newer)}")
     return phrases

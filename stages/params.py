@@ -53,11 +53,6 @@ class Params(Section):
                 f"proxy.assistants.candidates begins with {candidates[0]}, expected the student"
                 f" {student}"
             )
-        if candidates and self.data.val_fraction == 0:
-            raise ValueError(
-                "proxy.assistants.candidates would be compared on the test images; set"
-                " data.val_fraction above 0, or name the network in proxy.assistants.networks"
-            )
         return self
 
 
@@ -80,7 +75,7 @@ def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
         content = YAML(typ="safe", pure=True).load(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8; save it as UTF-8") from None
-    except (YAMLError, RecursionError) as error:
+    except (YAMLError, RecursionError, ValueError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f"line {mark.line + 1}: "
         detail = place + " ".join(str(getattr(error, "problem", error)).split())
@@ -112,6 +107,8 @@ def _sentence(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = sorted(_known_keys(keys[:-1]))
         return f"{where} is not a parameter; {did_you_mean(keys[-1], known)}"
+    if problem["type"] == "model_type":
+        return f"{where} is {problem['input']!r}, expected keys with values; add some or remove it"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":  # the input is a whole section, too long to show
         return f"{where}: {message}"

@@ -7,7 +7,7 @@ import models
 from models import distillers
 from models.errors import InputError
 from models.learners import check_codes
-from models.weights import download, load_weights
+from models.weights import check_published, download, load_weights
 from stages.params import Params
 from stages.schedule import compressed
 
@@ -16,8 +16,9 @@ def check(params: Params) -> None:
     """Check ``params.yaml`` on this machine; takes a second or two.
 
     Raises:
-        InputError: a network is unknown, does not accept the image size or has no stages for its
-            learners; an image folder has the wrong layout; a required runtime is missing.
+        InputError: a network is unknown, does not accept the image size, has no published weights
+            or no stages for the method; an image folder has the wrong layout; a required runtime is
+            missing.
     """
     from stages.runtimes.litert_runtime import check_installed
     from stages.runtimes.tensorrt_runtime import TensorRtRuntime
@@ -33,15 +34,19 @@ def check(params: Params) -> None:
         if pixels is not None:
             networks[name].probe(pixels)
     for training in (params.teacher, params.distill):
+        if training.weights == "pretrained":
+            check_published(training.network)
         file = training.weights_file
         # Like the images, it is not needed on a machine that has the results.
         if file is not None and file.exists():
             load_weights(networks[training.network], str(file))
+    # Of candidates, the proxy is not known yet: the last stands for all.
+    chain = assistants if params.proxy.method == "assistants" else []
+    taught_by = networks[[params.teacher.network, *chain][-1]]
+    student = networks[params.distill.network]
+    distillers.check_networks(params.distill.method, student, taught_by)
     if params.distill.method == "ackd":
-        # With candidates, the proxy is not known yet.
-        chain = between.networks if params.proxy.method == "assistants" else []
-        taught_by = networks[[params.teacher.network, *chain][-1]]
-        check_codes(params.distill.ackd.learners, networks[params.distill.network], taught_by)
+        check_codes(params.distill.ackd.learners, student, taught_by)
     scheme, _, location = params.data.source.partition(":")
     # The folder is not needed on a machine that has the prepared data.
     if scheme == "imagefolder" and Path(location).expanduser().is_dir():
@@ -88,7 +93,8 @@ def check_training(params: Params) -> None:
 
     Raises:
         InputError: a batch is larger than the training set, the method needs labels, the student's
-            weights or the baseline are missing, or the student cannot be exported.
+            weights or the baseline are missing, candidates have no validation images, or the
+            student cannot be exported.
     """
     from stages.data.arrays import load_data
 
@@ -100,6 +106,12 @@ def check_training(params: Params) -> None:
         if file is not None and not Path(file).exists():
             raise InputError(f"params.yaml: {key}: {file}: no such file; correct the path")
     data = load_data()
+    between = params.proxy
+    if between.method == "assistants" and between.assistants.candidates and data.validates_on_test:
+        raise InputError(
+            "params.yaml: proxy.assistants.candidates would be compared on the test images; set"
+            " data.val_fraction above 0, or name the network in proxy.assistants.networks"
+        )
     sizes = {"distill": params.distill.batch_size - params.unlabeled_per_batch}
     if params.teacher.train != "none":
         sizes["teacher"] = params.teacher.batch_size

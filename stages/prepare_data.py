@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from models.errors import InputError, printable
 from stages.data.arrays import DATA_FOLDER, SPLITS, Split, middle, write_header
+from stages.data.sources.base import SourceSplit
 from stages.data.sources.decode import DamagedImageError, decode
 from stages.data.sources.schemes import open_source, open_unlabeled
 from stages.data.splits import ChosenSplit, choose_splits
@@ -64,7 +65,9 @@ def main(params: Params) -> None:
     check(params)
     data = params.data
     choice = choose_splits(open_source(data), data)
-    for note in choice.notes:
+    extra = open_unlabeled(data) if data.unlabeled is not None else None
+    notes = [*choice.notes, *(extra.notes if extra else ())]
+    for note in notes:
         print(printable(note))
     size = data.image_size or _own_size(data.source, choice.splits["train"])
     _require_space(choice.splits, size, data.resize or size)
@@ -89,9 +92,9 @@ def main(params: Params) -> None:
                 "labels_sha256": sha256(labels_path),
             }
         unlabeled: dict[str, Any] = {}
-        if data.unlabeled is not None:
+        if extra is not None:
             known = {digest for part in statistics.values() for digest in part.digests}
-            unlabeled = _write_unlabeled(folder, data, size, known, damaged, choice.notes)
+            unlabeled = _write_unlabeled(folder, extra, data, size, known, damaged)
         damaged = list(dict.fromkeys(damaged))  # validation may use the test images
         if damaged:
             wanted = len(np.unique(choice.splits["train"].labels))
@@ -123,9 +126,11 @@ def main(params: Params) -> None:
     }
     summary |= {"source": without_folders(data.source), "splits": counts}
     if unlabeled:
-        own = {"source": without_folders(unlabeled["source"])}
-        summary["unlabeled"] = own | {key: unlabeled[key] for key in ("count", "left_out")}
-    summary |= {"notes": choice.notes, "damaged": damaged}
+        summary["unlabeled"] = {
+            "source": without_folders(unlabeled["source"]),
+            **{key: unlabeled[key] for key in ("count", "left_out")},
+        }
+    summary |= {"notes": notes, "damaged": damaged}
     write_json(REPORT, summary)
     print(describe(summary | {"source": data.source}))
 
@@ -155,11 +160,10 @@ def _require_space(splits: Mapping[Split, ChosenSplit], size: int, train_size: i
 
 
 def _write_unlabeled(
-    folder: Path, data: Data, size: int, known: set[int], damaged: list[str], notes: list[str]
+    folder: Path, split: SourceSplit, data: Data, size: int, known: set[int], damaged: list[str]
 ) -> dict[str, Any]:
     """Write the unlabeled images that are in no other split; return their manifest entry."""
-    path, split = folder / "unlabeled_images.npy", open_unlabeled(data)
-    notes += split.notes
+    path = folder / "unlabeled_images.npy"
     zeros = np.zeros(len(split.labels), np.int64)
     chosen = ChosenSplit(split, np.arange(len(zeros)), zeros)
     broken = len(damaged)

@@ -42,6 +42,11 @@ def check_unlabeled(name: str) -> None:
         )
 
 
+def check_networks(name: str, student: Backbone, teacher: Backbone) -> None:
+    """Raise InputError if a method needs stages of a network that has no known ones."""
+    _load(name).check_networks(student, teacher)
+
+
 def _load(name: str) -> type[Distiller]:
     if name not in _CLASSES:
         raise InputError(f"method {name!r} is not known: use one of {', '.join(_CLASSES)}")

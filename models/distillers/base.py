@@ -84,9 +84,14 @@ class Distiller(nn.Module):
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__()
+        self.check_networks(student, setting.teacher)
         self.student, self.epoch, self.epochs = student, 0, setting.epochs
         for name, value in options.items():
             setattr(self, name, value)
+
+    @classmethod
+    def check_networks(cls, student: Backbone, teacher: Backbone | None) -> None:
+        """Raise InputError if the method needs stages of a network that has no known ones."""
 
     @property
     def adversary(self) -> nn.Module | None:

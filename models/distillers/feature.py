@@ -1,6 +1,6 @@
 """Base class and helpers of the methods that compare feature maps or embeddings."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,12 +27,12 @@ class FeatureDistiller(Distiller):
     kd_weight: float
     feature_weight: float
 
-    def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
-        super().__init__(student, setting, **options)
-        if self.compares_maps:
-            for network in (student, setting.teacher):
+    @classmethod
+    def check_networks(cls, student: Backbone, teacher: Backbone | None) -> None:
+        if cls.compares_maps:
+            for network in (student, teacher):
                 if network is not None:
-                    network.require_stages(f"distill.method {type(self).__name__.lower()}")
+                    network.require_stages(f"distill.method {cls.__name__.lower()}")
 
     def feature_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Return the method's own loss, a scalar of at least float32, without teacher gradients."""

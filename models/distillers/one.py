@@ -55,13 +55,16 @@ class One(Distiller):
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__(student, setting, **options)
-        student.require_stages("distill.method one")
         last = student.num_stages
         codes = [f"D{last}B1"] * (self.branches - 1)
         self.learners = Learners(student, codes, copies=setting.copies)
         self.learner_names = self.learners.names
         shared_map = student.probe(setting.image_size).stage_input(last)
         self.gate = Gate(shared_map.shape[1], self.branches)
+
+    @classmethod
+    def check_networks(cls, student: Backbone, teacher: Backbone | None) -> None:
+        student.require_stages("distill.method one")
 
     def forward(self, images: Tensor) -> GroupOutput:
         """Compute target, learners, and their gated ensemble."""

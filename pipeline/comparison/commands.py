@@ -34,15 +34,19 @@ def compare(
     revisions: _Revisions = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page with charts that works offline."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Write a page with charts that works offline."
+        ),
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write the tables as Markdown."),
     ] = None,
     csv: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
+            dir_okay=False,
             help="Write a row per variant, precision and device: accuracies as fractions,"
             " latencies in ms, sizes in MB (10^6 bytes).",
         ),

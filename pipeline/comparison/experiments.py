@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from models.errors import InputError
 from pipeline.experiments import Ref, list_refs
 from pipeline.git_command import git
-from pipeline.presets import leaves
+from pipeline.presets import leaves, value_at
 from pipeline.summary import LOCK, SUMMARY, outdated, refuse_other_versions
 from stages.analysis.classes import CLASSES_FILE
 from stages.formatting import threads
@@ -172,10 +172,9 @@ def _refs(sweep: str | None) -> list[Ref]:
 def _load(name: str, revision: str | None, command: str | None) -> Experiment:
     params = parse_yaml(_read(PARAMS_FILE, revision).encode(), str(PARAMS_FILE))
     lock = parse_yaml(_read(LOCK, revision).encode(), str(LOCK))
-    stages = {k: v for k, v in lock.get("stages", {}).items() if k not in ("gate", "package")}
-    if "report" not in stages:
+    if value_at(lock, "stages.report") is None:
         raise InputError(f"{LOCK} has no stage report: {_NOT_REPORTED}")
-    if old := outdated({"stages": stages}, params):
+    if old := outdated(lock, params, without=("gate", "package")):
         raise InputError(f"{SUMMARY} is {' and '.join(old)}: {_NOT_REPORTED}")
     text = _read(SUMMARY, revision)
     try:

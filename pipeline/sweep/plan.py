@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,7 +30,17 @@ from stages.preflight import check
 
 SEED, FOLD = "distill.seed", "data.fold"
 PAGE = "docs/how-to-sweep.md"
+_MAX_SEEDS = 1000
 _Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+
+
+def _section_key(key: str) -> str:
+    if not all(key.split(".")[:2]) or "." not in key:
+        raise ValueError("expected a key such as distill.learning_rate")
+    return key
+
+
+_Key = Annotated[str, AfterValidator(_section_key)]
 
 
 class Variant(BaseModel):
@@ -38,9 +49,9 @@ class Variant(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     presets: list[str] = []
-    settings: dict[str, Any] = Field(default={}, alias="set")
+    settings: dict[_Key, Any] = Field(default={}, alias="set")
     """Values by ``section.key``, applied after the presets."""
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    grid: dict[_Key, Annotated[list[Any], Field(min_length=1)]] = {}
     """Lists of values by ``section.key``; every combination becomes a variant."""
 
 
@@ -60,7 +71,21 @@ class SweepFile(Variant):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, seeds: Any) -> Any:
-        return list(range(seeds)) if isinstance(seeds, int) else seeds
+        if type(seeds) is not int:
+            return seeds
+        if not 1 <= seeds <= _MAX_SEEDS:
+            raise ValueError(
+                f"{seeds} is the number of seeds, expected 1 to {_MAX_SEEDS}; for one seed of this"
+                f" value write [{seeds}]"
+            )
+        return list(range(seeds))
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: list[int]) -> list[int]:
+        if repeated := [seed for seed, count in Counter(seeds).items() if count > 1]:
+            raise ValueError(f"seed {repeated[0]} is listed twice; list it once")
+        return seeds
 
 
 @dataclass(frozen=True)
@@ -125,7 +150,8 @@ def _parse(path: Path) -> SweepFile:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
-        what = problem["msg"][0].lower() + problem["msg"][1:]
+        message = problem["msg"].removeprefix("Value error, ")
+        what = message[0].lower() + message[1:]
         raise InputError(f"{path}: {where}: {what}; see {PAGE}") from None
 
 
@@ -170,5 +196,5 @@ def _variants(content: SweepFile, path: Path) -> Iterator[tuple[str, list[str], 
 
 
 def _word(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return re.sub(r"[^a-z0-9-]+", "_", text.lower()).strip("_")

@@ -138,6 +138,12 @@ class DataSet:
         return int(self.manifest["image_size"])
 
     @property
+    def validates_on_test(self) -> bool:
+        """Whether validation uses the test images, which must not decide anything."""
+        splits = self.manifest["splits"]
+        return bool(splits["val"]["images_sha256"] == splits["test"]["images_sha256"])
+
+    @property
     def fit(self) -> str:
         """How images were made square; see ``data.fit``."""
         return str(self.manifest.get("fit", "crop"))

@@ -92,7 +92,19 @@ def not_finite(path: Path) -> None:
     torch.save(state | {"fc.bias": torch.full((10,), torch.nan)}, path)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def sparse(path: Path) -> None:
+    state = models.build("resnet8", 10).state_dict()
+    torch.save(state | {"fc.bias": torch.ones(10).to_sparse()}, path)
+
+
+def without_values(path: Path) -> None:
+    state = models.build("resnet8", 10).state_dict()
+    torch.save(state | {"fc.bias": torch.ones(10, device="meta")}, path)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::torch.jit.TracerWarning", "ignore:Validating sparse"
+)
 @pytest.mark.parametrize(
     ("write", "said"),
     [
@@ -100,6 +112,8 @@ def not_finite(path: Path) -> None:
         (lambda path: path.write_text("<!DOCTYPE html>\n<title>"), "a text file ('<!DOCTYPE"),
         (whole_network, "holds models.networks.resnet.ResNet besides tensors"),
         (not_finite, "fc.bias has values that are not finite"),
+        (sparse, "fc.bias is sparse, quantized or without values; save it as a dense tensor"),
+        (without_values, "fc.bias is sparse, quantized or without values"),
         (lambda path: path.mkdir(), "Is a directory; correct the path"),
     ],
 )

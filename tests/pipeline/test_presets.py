@@ -315,6 +315,8 @@ def test_a_section_that_params_lacks_is_added():
         (None, ["distill.epochs"], r"-S distill.epochs: expected section.key=value"),
         (None, ["=2"], r"-S =2: expected section.key=value"),
         (None, ["data.source=["], r"-S data.source=\[: .* is not valid YAML"),
+        (None, [f"teacher.epochs={'9' * 5001}"], "is not valid YAML"),
+        (None, ["data.source=imagefolder:"], "'imagefolder:' is a mapping in YAML; correct it, or"),
         (None, ["data.source.name=x"], r"data.source is 'digits' and has no keys"),
         ("digits", ["teacher.milestones=[9]"], r"milestones apply only to schedule: multi_step"),
     ],

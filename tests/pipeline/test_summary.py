@@ -145,6 +145,10 @@ def test_show_warns_of_outdated_results(finished):
     subprocess.run(warm_dvc("repro", "--quiet", "--single-item", "first"), check=True)
     output = " ".join(invoke("show")[1].split())
     assert "2.5) and older than first.txt; `ackd run` updates them" in output
+    Path("dvc.lock").write_text("stages: 5\n")
+    assert (
+        invoke("show")[2] == "error: dvc.lock: damaged; restore it with `git checkout dvc.lock`\n"
+    )
 
 
 def test_characters_beyond_the_terminals_encoding_are_escaped(project):

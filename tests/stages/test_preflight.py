@@ -1,5 +1,7 @@
 """Impossible settings are refused before anything runs."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +43,14 @@ def assistants(name: str) -> dict[str, Any]:
             {"data": {"unlabeled": "digits"}, "distill": {"method": "crd"}},
             "method crd learns from labels only.* one of kd, dkd, dist, rld, at, .*, ackd, or set",
         ),
+        (
+            {
+                "teacher": {"network": "timm:test_vit", "image_size": 160},
+                "distill": {"method": "at"},
+            },
+            "distill.method at needs the stages of timm:test_vit, which cannot be found",
+        ),
+        ({"distill": {"weights": "pretrained"}}, "pretrained: none are published for resnet8; the"),
         ({"validate": {"tensorrt": "required"}}, "tensorrt is required, but no NVIDIA GPU"),
         (
             {"proxy": {"method": "early_stopped"}, "teacher": {"epochs": 5}},
@@ -86,6 +96,19 @@ def test_batches_larger_than_the_training_images(tiny_origin, monkeypatch, conte
     monkeypatch.chdir(tiny_origin)
     message = f"{section}.batch_size needs 49 labeled images per step, more than the 48 training"
     with pytest.raises(InputError, match=message):
+        check_training(Params.model_validate(content))
+
+
+@pytest.mark.usefixtures("student_project")
+def test_candidates_are_not_compared_on_test_images():
+    candidates = {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet14"]}}
+    content = {"proxy": candidates, "distill": {"batch_size": 8}, "teacher": {"batch_size": 8}}
+    check_training(Params.model_validate(content))
+    manifest = Path("artifacts/data/manifest.json")
+    text = json.loads(manifest.read_text())
+    text["splits"]["val"] = text["splits"]["test"]
+    manifest.write_text(json.dumps(text))
+    with pytest.raises(InputError, match="would be compared on the test images; set data.val_frac"):
         check_training(Params.model_validate(content))
 
 

@@ -168,8 +168,10 @@ def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
     assert rest["unlabeled"]["count"] == pytest.approx(1437 - known, abs=3)  # and a few duplicates
     with pytest.raises(InputError, match=r"data.unlabeled: all images of digits are also in"):
         prepare(unlabeled="digits")
+    capsys.readouterr()
     with pytest.raises(InputError, match=r"^data.unlabeled: 'no' is not a folder; correct"):
         prepare(unlabeled="imagefolder:no")
+    assert capsys.readouterr().out == "", "refused before any image was written"
 
 
 def truncate(root: Path) -> None:

@@ -45,6 +45,8 @@ def test_compare_prints_and_writes_the_same_numbers(project, sweep):
         "compare", "night", "--html", "a.html", "--markdown", "a.md", "--csv", "out/a.csv"
     )
     assert (code, error) == (0, "")
+    code, _, error = invoke("compare", "night", "--html", str(project))
+    assert (code, error.count("is a directory")) == (2, 1)
     best = max(sweep, key=lambda name: fmean(sweep[name]))
     mean = f"{100 * fmean(sweep[best]):.2f} %"
     assert f"{best} is the most accurate of 13 variants: {mean}" in output
