@@ -1,8 +1,9 @@
 """Finds the best student within a device's budget, among all experiments and the workspace."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from models.errors import InputError
@@ -29,7 +30,7 @@ class Student(NamedTuple):
 
     experiment: Experiment
     precision: str
-    accuracy: float
+    accuracy: float  # with folds, the mean of the variant, because their images differ
     size_mb: float
     p90_ms: float | None  # on the device, if measured
 
@@ -72,6 +73,7 @@ def choose(found: Found, budget: Budget, device: str | None) -> Choice:
         raise InputError(f"no experiment has results to choose by{why}; run `ackd run` first")
     images = _images(found.experiments)
     judged = [e for e in found.experiments if e.images == images]
+    means = _means_over_folds(judged) if images.number is None else {}
     left_out = Counter(
         {
             "an experiment without results, see `ackd compare`": len(found.missing),
@@ -92,8 +94,10 @@ def choose(found: Found, budget: Budget, device: str | None) -> Choice:
             elif timed and latency and latency["noisy"]:
                 left_out["timed on a noisy machine: measure it again"] += 1
             else:
-                own = precision, export["accuracy"], export["size_mb"]
-                students.append(Student(experiment, *own, p90_ms))
+                accuracy: float = export["accuracy"]
+                accuracy = means.get((_variant(experiment), precision), accuracy)
+                size_mb = export["size_mb"]
+                students.append(Student(experiment, precision, accuracy, size_mb, p90_ms))
     students.sort(key=_merit)
     best: dict[str, Student] = {}
     for student in students:
@@ -126,6 +130,8 @@ def lines(chosen: Choice, budget: Budget) -> Iterator[str]:
     place, best = chosen.place, chosen.best
     where = place.title if place else "no device: no latency was measured"
     yield f"on {where}; {chosen.images.title}"
+    if chosen.images.number is None:
+        yield "  accuracies are means over the folds of a variant"
     for student in best.values():
         yield f"  {student.precision}: {student.experiment.name}, {_shown(student)}"
     for reason, number in chosen.left_out.items():
@@ -177,6 +183,22 @@ def _images(experiments: Sequence[Experiment]) -> Images:
             " comparable; name one sweep, as in `ackd choose SWEEP`"
         )
     return found[0]
+
+
+def _variant(experiment: Experiment) -> tuple[str | None, str]:
+    return experiment.sweep, experiment.variant
+
+
+def _means_over_folds(
+    experiments: Sequence[Experiment],
+) -> dict[tuple[tuple[str | None, str], str], float]:
+    """Return the mean accuracy of each variant in each precision."""
+    accuracies = defaultdict(list)
+    for experiment in experiments:
+        for precision, export in experiment.exports.items():
+            if export["accuracy"] is not None:
+                accuracies[_variant(experiment), precision].append(export["accuracy"])
+    return {key: fmean(values) for key, values in accuracies.items()}
 
 
 def _place(judged: Sequence[Experiment], wanted: str | None) -> Place | None:

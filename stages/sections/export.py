@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.devices.urls import parse_url
-from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from stages.sections.common import Fraction, NonNegativeFloat, PositiveInt, Section
 
 Precision = Literal["fp32", "fp16", "int8_u8s8", "int8_s8s8"]
 
@@ -52,7 +52,8 @@ class Validate(Section):
     tensorrt: Literal["auto", "required", "off"] = "auto"
     batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 16]
     """Batch sizes in which the dynamic model processes the golden batch."""
-    max_relative_error_fp32: PositiveFloat = 1e-4
+    max_relative_error_fp32: Annotated[float, Field(gt=0, le=1e-4)] = 1e-4
+    """At most the limit of the devices, in stages.devices.rules: they would refuse the rest."""
     min_agreement_fp16: Fraction = 0.95
     """Fraction of test images on which an fp16 model must agree with torch."""
     min_agreement_int8: Fraction = 0.9

@@ -4,6 +4,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from models.errors import InputError
+from stages.devices.rules import MAX_RELATIVE_ERROR_FP32
 from stages.params import Params, load_params, parse_params
 
 CASES = [
@@ -18,6 +19,14 @@ CASES = [
     ("distill: {learning_rate: .inf}", "learning_rate is inf, expected a finite number"),
     ("distill: {seed: 1180591620717411303424}", "seed is 1180591620717411303424, expected less th"),
     ("gate: {min_accuracy: 97}", "gate.min_accuracy is 97, expected less than or equal to 1"),
+    (
+        "validate: {max_relative_error_fp32: 1e-3}",
+        "is 0.001, expected less than or equal to 0.0001",
+    ),
+    (
+        f"validate: {{max_relative_error_fp32: {2 * MAX_RELATIVE_ERROR_FP32}}}",
+        "is 0.0002, expected less than or equal to 0.0001",
+    ),
     ("export: {precisions: [fp16]}", "precisions must begin with fp32"),
     ("export: {required: [int8_u8s8]}", "required must name fp32"),
     ("export: {precisions: [fp32], required: [fp32, fp16]}", "only members of precisions"),

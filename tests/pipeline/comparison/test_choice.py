@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.errors import InputError
-from pipeline.comparison.choice import Budget, Choice, choose, misses, parse_budget
+from pipeline.comparison.choice import Budget, Choice, choose, lines, misses, parse_budget
 from pipeline.comparison.experiments import WORKSPACE, Experiment, Found
 from tests.pipeline.comparison.exps import export, row
 from tests.pipeline.comparison.test_variants import experiment, with_rows
@@ -73,6 +73,21 @@ def test_limits_are_inclusive_and_misses_are_named():
         "size 2.50 MB is 0.500 MB, 25.0% too much",
         "accuracy 55.00 % is 5.00 points too little",
     ]
+
+
+def test_folds_are_judged_by_their_mean_because_their_images_differ():
+    accuracies = {"kd": (0.5, 0.9), "ackd": (0.72, 0.76)}
+    students = [
+        student(f"night.{name}.seed{seed}", ms=2.0, mb=1.0, accuracy=accuracy)
+        for name, own in accuracies.items()
+        for seed, accuracy in enumerate(own)
+    ]
+    images = students[0].images._replace(number=None, digest="2 folds, seed 0")
+    budget = Budget(None, None, 0.72)
+    chosen = choose(Found([replace(s, images=images) for s in students], []), budget, None)
+    assert chosen.best["int8"].experiment.variant == "ackd"
+    assert chosen.best["int8"].accuracy == pytest.approx(0.74)
+    assert "  accuracies are means over the folds of a variant" in list(lines(chosen, budget))
 
 
 def test_noisy_and_failed_exports_are_left_out_by_name():
