@@ -39,12 +39,20 @@ def open_registry(repository: str) -> Iterator[GitRegistry]:
     """Open the registry of a folder or a git URL; raises InputError if an operation fails."""
     from gto.exceptions import GTOException
     from gto.registry import GitRegistry
-    from scmrepo.exceptions import SCMError
+    from scmrepo.exceptions import CloneError, SCMError
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the final error covers its retries
     try:
         with GitRegistry.from_url(repository) as registry:
             yield registry
+    except CloneError as error:
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        raise InputError(
+            without_password(
+                f"registry of {repository}: cannot be cloned ({reason:.200}); correct the address,"
+                " or get access to it"
+            )
+        ) from None
     except (GTOException, SCMError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(without_password(f"registry of {repository}: {reason}")) from None

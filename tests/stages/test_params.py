@@ -20,10 +20,6 @@ CASES = [
     ("distill: {seed: 1180591620717411303424}", "seed is 1180591620717411303424, expected less th"),
     ("gate: {min_accuracy: 97}", "gate.min_accuracy is 97, expected less than or equal to 1"),
     (
-        "validate: {max_relative_error_fp32: 1e-3}",
-        "is 0.001, expected less than or equal to 0.0001",
-    ),
-    (
         f"validate: {{max_relative_error_fp32: {2 * MAX_RELATIVE_ERROR_FP32}}}",
         "is 0.0002, expected less than or equal to 0.0001",
     ),

@@ -106,6 +106,10 @@ def test_a_failed_fetch_leaves_nothing(project, store, monkeypatch):
     empty = project.parent / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
+    assert refusal("fetch", "/no/such", "student") == (
+        "registry of /no/such: cannot be cloned (No git repository was found at /no/such); correct"
+        " the address, or get access to it"
+    )
     public, key_id = new_key(project.parent / "signing.key")
     assert refusal("fetch", origin, "student", "--key", str(public)).startswith(
         f"manifest.json: not signed, but the key {key_id} is required"
