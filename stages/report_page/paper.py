@@ -1,19 +1,23 @@
 """Look up the ACKD paper's figures for this run's networks, and how this run differs."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from stages.formatting import count
 from stages.params import Params, read_yaml
 from stages.report_page.measurements import Measurements, Record
-from stages.sections.methods import Ackd
-from stages.sections.training import Training
+from stages.sections.common import Section
+from stages.sections.methods import Distill
+from stages.sections.training import Teacher
 
 FOLDER = Path("docs/paper")
 
 # Table 1 has no accuracies of methods.
 _TABLES = range(2, 8)
 _BEST_LEARNERS = (["D3B1", "D2B2"], ["D4B1", "D3B2"])
-_RECIPE = ("epochs", "batch_size", "milestones", "weight_decay")
+_RECIPE = ("epochs", "batch_size", "learning_rate", "milestones", "momentum", "weight_decay")
+#: What the paper's tables vary, or leave open.
+_VARIED = {"learners", "attention", "adversarial", "networks", "candidates"}
 #: Settings that the paper does not use, by section.
 _UNUSED = {
     "teacher": ("weights", "optimizer", "layer_decay", "clip_gradient", "label_smoothing", "ema"),
@@ -59,7 +63,7 @@ def paper_figures(measured: Measurements, params: Params) -> Record | None:
         "method": method_of(params),
         "accuracies": accuracies,
         "top5_accuracies": top5,
-        "differs": _differences(setting, measured, params) if setting else [],
+        "differs": _differences(setting, measured, params, accuracies) if setting else [],
     }
 
 
@@ -113,34 +117,50 @@ def _accuracies(rows: list[Record], kind: str) -> dict[str, float]:
     return found
 
 
-def _differences(setting: Record, measured: Measurements, params: Params) -> list[str]:
-    trainings: dict[str, Training] = {"distill": params.distill}
+def _differences(
+    setting: Record, measured: Measurements, params: Params, methods: Collection[str]
+) -> list[str]:
+    """List what differs from ``setting``, the head of a table that has these methods."""
+    trainings: dict[str, Teacher | Distill] = {"distill": params.distill}
     if params.teacher.train != "none":
         trainings["teacher"] = params.teacher
-    found = [
-        f"{name}.{key} is {getattr(training, key)} instead of {setting[key]}"
-        for name, training in trainings.items()
-        for key in _RECIPE
-        if getattr(training, key) != setting[key]
-    ]
+    found = []
+    for name, training in trainings.items():
+        rates = {"": setting["learning_rate"]} | setting.get("learning_rates", {})
+        rate = [rates[start] for start in rates if training.network.startswith(start)][-1]
+        found += _changed(
+            name, training, {key: setting[key] for key in _RECIPE} | {"learning_rate": rate}
+        )
     for name, keys in _UNUSED.items():
         section = getattr(params, name)
         for key in keys if name != "teacher" or name in trainings else ():
             if (value := getattr(section, key)) != type(section).model_fields[key].default:
                 found.append(f"{name}.{key} is {value}")
+    if (size := measured.data["image_size"]) != setting["image_size"]:
+        found.append(f"images of {size} pixels instead of {setting['image_size']}")
     for split in ("train", "test"):
         ours, theirs = measured.data["splits"][split]["count"], setting[f"{split}_images"]
         if ours != theirs:
             found.append(f"{count(ours)} {split} images instead of {count(theirs)}")
-    if params.distill.method != "kd" and params.proxy.method != "teacher":
-        found.append(f"proxy.method is {params.proxy.method} instead of teacher")
-    if params.distill.method == "ackd":
-        # The tables vary only these.
-        varied = {"learners", "attention", "adversarial"}
-        ours, theirs = (one.model_dump(exclude=varied) for one in (params.distill.ackd, Ackd()))
-        found += [
-            f"distill.ackd.{key} is {value} instead of {theirs[key]}"
-            for key, value in ours.items()
-            if value != theirs[key]
-        ]
+    method, proxy = params.distill.method, params.proxy.method
+    if method != "kd" and proxy != "teacher":
+        found.append(f"proxy.method is {proxy} instead of teacher")
+    if method_of(params) in methods:
+        used: dict[str, Section] = {f"distill.{method}": getattr(params.distill, method)}
+        used[f"proxy.{proxy}"] = getattr(params.proxy, proxy)
+        for name, section in used.items():
+            usual = type(section)().model_dump(exclude=_VARIED)
+            options = setting["options"].get(name.partition(".")[2], {})
+            found += _changed(name, section, usual | options)
+        if method != "scratch":
+            temperature = 3.0 if method == "one" else Distill.model_fields["temperature"].default
+            found += _changed("distill", params.distill, {"temperature": temperature})
     return found
+
+
+def _changed(name: str, section: Section, theirs: Record) -> list[str]:
+    return [
+        f"{name}.{key} is {value} instead of {theirs[key]}"
+        for key in theirs
+        if (value := getattr(section, key)) != theirs[key]
+    ]

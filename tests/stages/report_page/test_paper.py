@@ -1,11 +1,13 @@
 """docs/paper: every number has a preset, and is compared with ours if possible."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from stages.params import Params, read_yaml
-from stages.report_page.paper import method_of, title
+from stages.report_page.paper import method_of, paper_figures, title
 from tests.stages.html_page import change, made, reasons
 
 ROOT = Path(__file__).parents[3]
@@ -95,9 +97,44 @@ def test_top5_is_compared_with_the_papers(pair):
     assert ["teacher", "91.42 %", "90.00 %", "−1.42"] in table
 
 
+def merged(*contents: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for content in contents:
+        for key, value in content.items():
+            inner = isinstance(value, dict)
+            found[key] = merged(found.get(key, {}), value) if inner else value
+    return found
+
+
+def test_the_presets_differ_in_nothing(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for table in TABLES.values():
+        counts = {split: {"count": table[f"{split}_images"]} for split in ("train", "test")}
+        for row in table["figures"]:
+            if row["method"] == "teacher":
+                continue
+            teacher, student, data = row["teacher"], row["student"], table["data"]
+            names = f"{data}/{teacher}_{student}", f"methods/{row['method']}"
+            content = merged(*(read_yaml(Path(f"presets/{name}.yaml")) for name in names))
+            measured = SimpleNamespace(
+                data={"splits": counts, "image_size": content["data"]["image_size"]},
+                teacher={"network": teacher},
+                student={"network": student},
+            )
+            figures = paper_figures(measured, Params.model_validate(content))
+            assert figures["differs"] == [], names
+            content["distill"]["learning_rate"] *= 2
+            figures = paper_figures(measured, Params.model_validate(content))
+            assert [reason.split()[0] for reason in figures["differs"]] == ["distill.learning_rate"]
+
+
 def test_what_cannot_be_compared_is_said(pair):
     content = PAIR | {
-        "distill": {"ackd": {"objective": "diversity"}, "weights": "pretrained"},
+        "distill": {
+            "ackd": {"objective": "diversity"},
+            "weights": "pretrained",
+            "temperature": 2.0,
+        },
         "augmentation": {"mixup": 0.2},
     }
     _, page = made(Params.model_validate(content))
@@ -110,6 +147,7 @@ def test_what_cannot_be_compared_is_said(pair):
         "24 test images instead of 10,000",
         "distill.ackd.objective is diversity instead of minimax",
         "distill.weights is pretrained",
+        "distill.temperature is 2.0 instead of 4.0",
         "augmentation.mixup is 0.2",
     ):
         assert reason in text
@@ -121,6 +159,7 @@ def test_a_run_by_the_papers_recipe_is_comparable(pair):
             content["splits"][split]["count"] = images
 
     change("reports/data.json", whole)
+    change("reports/data.json", image_size=32)
     content = PAIR | {"teacher": RECIPE, "distill": RECIPE}
     summary, page = made(Params.model_validate(content))
     assert summary["paper"]["differs"] == []
