@@ -8,6 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.emitter import Emitter, ScalarAnalysis
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
@@ -32,6 +33,15 @@ class _PlainNull(RoundTripRepresenter):
 _PlainNull.add_representer(
     type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
 )
+
+
+class _QuotedColons(Emitter):
+    """Quotes texts with a colon in ``[...]`` and ``{...}``; DVC's loader rejects them plain."""
+
+    def analyze_scalar(self, scalar: Any) -> ScalarAnalysis:
+        analysis: ScalarAnalysis = super().analyze_scalar(scalar)
+        analysis.allow_flow_plain &= ":" not in scalar
+        return analysis
 
 
 def list_presets() -> dict[str, str]:
@@ -188,6 +198,7 @@ def _checked(params: CommentedMap) -> Params:
 def _yaml() -> YAML:
     yaml = YAML()
     yaml.Representer = _PlainNull
+    yaml.Emitter = _QuotedColons
     yaml.width = 10_000
     return yaml
 

@@ -71,15 +71,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
     """As :func:`read_yaml`, for the bytes of a file; messages name ``path``."""
     try:
-        # The loader in C rejects addresses such as [ssh://pi@board] without quotes.
-        content = YAML(typ="safe", pure=True).load(text.decode("utf-8-sig"))
+        content = YAML(typ="safe").load(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8; save it as UTF-8") from None
     except (YAMLError, RecursionError, ValueError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f"line {mark.line + 1}: "
         detail = place + " ".join(str(getattr(error, "problem", error)).split())
-        raise InputError(f"{path}: not readable as YAML ({detail}); correct the file") from None
+        plain_colon = detail.endswith("found unexpected ':'")
+        remedy = "quote the text with the colon" if plain_colon else "correct the file"
+        raise InputError(f"{path}: not readable as YAML ({detail}); {remedy}") from None
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: expected a mapping of sections, as in this project's params.yaml"

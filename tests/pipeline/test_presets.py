@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dvc.utils.serialize import load_yaml
 from ruamel.yaml import YAML
 
 import models
@@ -177,6 +178,17 @@ def test_a_preset_that_another_would_replace_is_refused():
 def test_addresses_of_devices():
     presets.use([], ["profile.devices=[ssh://pi@board, 'adb:?runner=/tmp/x']"])
     assert load_params().profile.devices == ["ssh://pi@board", "adb:?runner=/tmp/x"]
+
+
+def test_dvc_reads_texts_with_a_colon():
+    PARAMS_FILE.write_text("data: {source: 'imagefolder:a'}\nproxy: {}\n", encoding="utf-8")
+    assistants = "proxy.assistants.networks=[timm:resnet18, 'timm:resnet10t']"
+    presets.use([], ["profile.devices=[local:, ssh://pi@board]", assistants])
+    assert load_yaml(str(PARAMS_FILE)) == {
+        "data": {"source": "imagefolder:a"},
+        "proxy": {"assistants": {"networks": ["timm:resnet18", "timm:resnet10t"]}},
+        "profile": {"devices": ["local:", "ssh://pi@board"]},
+    }
 
 
 def test_a_preset_of_a_whole_chain_drops_what_belongs_to_other_images_or_weights():
