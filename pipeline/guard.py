@@ -5,6 +5,7 @@ group, and stops the whole group when the pipe to its starter breaks. Linux's pa
 would only reach dvc and leave the training that dvc started.
 """
 
+import contextlib
 import os
 import runpy
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +77,29 @@ def run_guarded(
                 _send(child, signal.SIGTERM)
 
     # Set handlers first, because a child inherits that background shells ignore SIGINT.
-    forwarded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, pass_on) for number in forwarded}
-    try:
+    with on_stop_signals(pass_on):
         child = start(module, *arguments, env=env)
         running.append(child.pid)
         code = child.wait()
         with child:  # closes the pipe
             stop([-child.pid])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if received:
         return 128 + received[0]
     return 128 - code if code < 0 else code
+
+
+@contextlib.contextmanager
+def on_stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Handle the signals that stop a command; SIGHUP stays ignored under ``nohup``."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _send(target: int, signal_number: int) -> bool:

@@ -41,6 +41,7 @@ def sweep(
     command resumes.
     """
     from models.errors import InputError
+    from pipeline.guard import on_stop_signals
     from pipeline.sweep.plan import load_plan
 
     if dask is not None and jobs is not None:
@@ -49,18 +50,14 @@ def sweep(
     if plan:
         _show(planned)
         return
-    interrupts = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in interrupts}
     try:
-        failed = _run(planned, jobs, dask)
+        with on_stop_signals(signal.default_int_handler):
+            failed = _run(planned, jobs, dask)
     except KeyboardInterrupt:
         typer.echo(
             "interrupted: all experiments are stopped; the same command resumes from here", err=True
         )
         raise typer.Exit(130) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if failed:
         for outcome in failed:
             typer.echo(f"failed: {outcome.name}: {outcome.reason}", err=True)

@@ -82,6 +82,16 @@ def test_stop_signals_are_passed_on_as_an_interrupt(tmp_path, number):
     assert none_left(mark, within_s=5), left(mark)
 
 
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path):
+    (tmp_path / "waits.py").write_text("import time; open('started', 'w'); time.sleep(60)\n")
+    nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    process, mark = start(["-c", nohup + GUARDED.format("waits")], tmp_path)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert none_left(mark, within_s=5), left(mark)
+
+
 def test_a_killed_run_leaves_neither_stages_nor_a_server(long_project, tmp_path_factory):
     home = prefect_home(tmp_path_factory.mktemp("prefect") / "home")
     code = GUARDED.format("pipeline.flow")
