@@ -17,7 +17,7 @@ import platform
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +72,16 @@ def _one_line(error: Exception) -> str:
 def run_batches(session: onnxruntime.InferenceSession, images: Array, batch_size: int) -> Array:
     """Return logits ``[N, K]`` of ``images`` uint8 ``[N, H, W, 3]``; may raise DeviceError."""
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    try:
+    with _running():
         feed = session.get_inputs()[0].name
         return np.concatenate([session.run(None, {feed: batch})[0] for batch in batches])
+
+
+@contextlib.contextmanager
+def _running() -> Iterator[None]:
+    """Raise DeviceError if the model fails; onnxruntime's exceptions share no narrower base."""
+    try:
+        yield
     except Exception as error:
         raise DeviceError(f"a model failed to run ({_one_line(error)})") from None
 
@@ -172,10 +179,11 @@ def time_runs(
     """Time at least ``min_runs`` runs over ``min_seconds``, at most ``max_runs``, each in ms."""
     samples: list[float] = []
     end = time.perf_counter() + min_seconds
-    while len(samples) < max_runs and (len(samples) < min_runs or time.perf_counter() < end):
-        start = time.perf_counter_ns()
-        session.run(None, feed)
-        samples.append((time.perf_counter_ns() - start) / 1e6)
+    with _running():
+        while len(samples) < max_runs and (len(samples) < min_runs or time.perf_counter() < end):
+            start = time.perf_counter_ns()
+            session.run(None, feed)
+            samples.append((time.perf_counter_ns() - start) / 1e6)
     return samples
 
 
@@ -299,6 +307,12 @@ def pin(cpus: str) -> None:
         raise DeviceError(f"--cpus {cpus}: expected processors among {there}") from None
 
 
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return int(text)
+
+
 def arguments() -> argparse.Namespace:
     """Parse the command line; ends the process if it is wrong."""
     parser = argparse.ArgumentParser(description="Check or time exported models on this machine.")
@@ -330,9 +344,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--golden", type=Path, metavar="FILE", help="default: golden.npz beside the model"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=_positive, default=1)
     for option, default in PROFILE.items():
-        parser.add_argument(f"--{option}", type=type(default), default=default)
+        kind = _positive if isinstance(default, int) else float
+        parser.add_argument(f"--{option}", type=kind, default=default)
     given = parser.parse_args()
     if given.profile and given.model is None:
         parser.error("--profile needs --model FILE")

@@ -68,8 +68,10 @@ class SshDevice(Host):
             options += ["-F", path]
         options += ["-p", str(self.url.port)] if self.url.port else []
         options += ["-l", self.url.user] if self.url.user else []
-        host, there = str(self.url.host), shlex.join(command)
-        return ["env", "LC_ALL=C", "ssh", "-T", *options, "--", host, there]
+        # A shell of its own turns the end by a signal into a status. ssh itself would exit with 255
+        # then, as for a lost connection.
+        there = shlex.join(["sh", "-c", f"{shlex.join(command)}; exit $?"])
+        return ["env", "LC_ALL=C", "ssh", "-T", *options, "--", str(self.url.host), there]
 
     def require_connection(self, finished: Finished) -> None:
         if finished.code != _CONNECTION_FAILED:

@@ -183,16 +183,22 @@ def test_profile_prints_one_line(bundle):
     assert result["model_sha256"] == sha256(model)
 
 
-def test_profile_refuses_unreadable_models(bundle):
+def test_profile_refuses_unreadable_models(bundle, tmp_path):
+    other = tmp_path / "golden.npz"
+    np.savez(other, images=np.zeros((1, 9, 9, 3), np.uint8), logits=np.zeros((1, 3), np.float32))
     model, labels = bundle / "fp32.static.onnx", bundle / "labels.json"
     for given, golden, sentence in (
         (Path("/nowhere/a.onnx"), bundle / "golden.npz", "/nowhere/a.onnx: no such file"),
         (model, Path("/nowhere/g.npz"), "/nowhere/g.npz: no such file"),
         (labels, bundle / "golden.npz", "cannot load it"),
         (model, labels, "labels.json: damaged"),
+        (model, other, "a model failed to run .*invalid dimensions"),
     ):
         with pytest.raises(DeviceError, match=sentence):
             runner.profile(given, golden, 1, None)
+    finished = run(bundle, "--profile", "--model", str(model), "--max-runs", "0")
+    assert finished.returncode == 2
+    assert finished.stderr.endswith("error: argument --max-runs: 0 is not above 0\n")
 
 
 def test_compare():

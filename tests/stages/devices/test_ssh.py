@@ -3,6 +3,7 @@
 import re
 import shutil
 import socket
+import sys
 import time
 from typing import Any
 from unittest.mock import Mock
@@ -125,6 +126,13 @@ def test_a_command_that_hangs_is_ended(known, tmp_path, monkeypatch):
         monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", wrong)
         with pytest.raises(InputError, match=f"ACKD_DEVICE_TIMEOUT is '{wrong}', expected a num"):
             commands.timeout_s()
+
+
+def test_a_command_that_crashes_is_no_lost_connection(known, tmp_path):
+    device = open_device(known.url(tmp_path), Opening())
+    crash = device.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], b"")
+    assert crash.code == 128 + 9
+    assert device.run(["sh", "-c", "exit 7"], b"").code == 7
 
 
 def test_a_host_without_python_is_refused(known, tmp_path):
