@@ -140,8 +140,9 @@ function showVerdict(rows) {
     .filter((row) => row.status === "passed")
     .sort((a, b) => a.p50_ms - b.p50_ms);
   const verdict = $("verdict");
-  verdict.className = `verdict ${failed ? "bad" : "good"}`;
-  const said = [failed ? `${failed} of ${rows.length} failed.` : "✓ All models match torch."];
+  verdict.className = `verdict ${failed || !rows.length ? "bad" : "good"}`;
+  const matched = `✓ All ${rows.length} measured models match torch.`;
+  const said = [failed ? `${failed} of ${rows.length} failed.` : rows.length ? matched : "Nothing could be measured here."];
   if (best) said.push(` Fastest is ${best.precision} on ${nameOf(best)}: ${significant(best.p50_ms)} ms${best.noisy ? " (noisy)" : ""}.`);
   verdict.replaceChildren(element("strong", "", said.shift()), ...said, " The report is on the computer.");
   verdict.hidden = false;

@@ -85,7 +85,7 @@ def test_a_browser_opens_the_page_and_the_rows_come_back(bundle, page):
     assert report.browser.secure
     assert 0 < report.browser.timer_ms <= 0.1
     assert report.name.endswith(page.evaluate("navigator.userAgent.match(/Chrome.(\\d+)/)[1]"))
-    assert "All models match torch" in page.wait_for("!verdict.hidden && verdict.innerText")
+    assert "measured models match torch" in page.wait_for("!verdict.hidden && verdict.innerText")
     # The page does not violate its content security policy.
     assert "violates" not in str(page.complaints)
 
