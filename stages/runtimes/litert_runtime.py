@@ -52,8 +52,11 @@ class Session:
         self, _outputs: None, feed: Mapping[str, npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
         """Return a list with the logits ``[1, K]`` of an image ``[1, H, W, 3]``."""
-        self._interpreter.set_tensor(self._input, feed[INPUT])
-        self._interpreter.invoke()
+        try:
+            self._interpreter.set_tensor(self._input, feed[INPUT])
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeFailureError(" ".join(str(error).split())) from None
         return [self._interpreter.get_tensor(self._output)]
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
