@@ -72,6 +72,8 @@ def main(params: Params) -> None:
             json.dumps(data.classes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         files, failed = _write_models(folder, models, export.precisions)
+        searched = export.int8_max_drop is not None
+        ranges = {} if searched else {"method": export.calibration_method}
         description = {
             "network": network.name,
             "num_classes": network.num_classes,
@@ -87,7 +89,7 @@ def main(params: Params) -> None:
             "student_sha256": facts["student_sha256"],
             "files": files,
             "failed": failed,
-            "calibration": {"method": export.calibration_method, "images": len(models.calibration)},
+            "calibration": ranges | {"images": len(models.calibration)},
             "int8": {name: asdict(trial) for name, trial in models.chosen.items()},
             "golden": golden,
         }

@@ -45,7 +45,8 @@ def main(params: Params) -> None:
     exported = load_exported()
     passed = {n for n, export in summary["exports"].items() if export["status"] == "passed"}
     description = exported.description | {"failed": {}}
-    description["files"] = {n: f for n, f in description["files"].items() if n in passed}
+    for part in ("files", "int8"):
+        description[part] = {n: entry for n, entry in description[part].items() if n in passed}
     models = [entry[shape]["path"] for entry in description["files"].values() for shape in SHAPES]
     classes, report = read_classes(), read_json(DATA)
     environment = read_json(ENVIRONMENT)

@@ -13,10 +13,13 @@ Record = dict[str, Any]
 #: None means not measured.
 Cell = str | None
 
+#: What the summary calls latencies that the chain did not measure; they must not change the bundle.
+BY_HAND = "latency by `ackd profile`"
 #: Marks a latency that was measured on a noisy machine.
 NOISY = " *"
-NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2)."
+NOISY_NOTE = "* The machine was noisy (coefficient of variation above 0.2) or throttled by heat."
 
+_NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research", re.IGNORECASE)
 _FIGURE = re.compile(r"[+−]?\d")
 
 
@@ -111,12 +114,26 @@ def of_records(
     return Table([*names, *headings(*keys)], rows, caption, reading, below)
 
 
+def of_latencies(
+    caption: str,
+    names: Sequence[str],
+    records: Iterable[tuple[Sequence[str], Record]],
+    keys: Sequence[str],
+) -> Table:
+    """As :func:`of_records`, with the status of each measurement and why a measured one failed."""
+    found = list(records)
+    failed = [item for item in found if item[1]["reason"] and item[1]["p50_ms"] is not None]
+    notes = [f"{called[-1]}: {row['reason']}." for called, row in failed]
+    return of_records(caption, names, found, ["status", *keys], notes=[*dict.fromkeys(notes)])
+
+
 def networks(summary: Record) -> Table:
     """Compare teacher, proxy (if it is another network) and student."""
     teacher, student = summary["teacher"], summary["student"]
     keys = ("network", "accuracy", "parameters", "macs", "size_mb")
     origins = [
-        f"The {name} starts from {weights['source']} ({weights['licence'] or 'no licence stated'})."
+        f"The {name} starts from {weights['source']} ({weights['licence'] or 'no licence stated'})"
+        f"{', for non-commercial use only' if is_non_commercial(weights) else ''}."
         for name in ("teacher", "student")
         if (weights := summary[name]["weights"])
     ]
@@ -228,6 +245,11 @@ def litert(summary: Record) -> Table | None:
         " bundle.",
         notes,
     )
+
+
+def is_non_commercial(weights: Record) -> bool:
+    """Return whether the licence that their publisher states forbids commercial use."""
+    return bool(_NON_COMMERCIAL.search(weights["licence"] or ""))
 
 
 def processor(device: Record) -> str:

@@ -14,7 +14,7 @@ from stages.markdown import plain, section, table
 from stages.params import Params
 from stages.sections.data import Data
 from stages.sections.training import Training
-from stages.tables import Table, exports, networks, of_records, processor, scores
+from stages.tables import BY_HAND, Table, exports, networks, of_latencies, processor, scores
 
 Record = dict[str, Any]
 
@@ -162,7 +162,7 @@ def _devices(summary: Record, description: Record) -> str:
         if precision in description["files"] and not device["by_hand"]
     ]
     names = ["device", "system and runtime", "precision"]
-    return section(of_records("Devices", names, rows, ["threads", "p50_ms", "p90_ms"]))
+    return section(of_latencies("Devices", names, rows, ["threads", "p50_ms", "p90_ms"]))
 
 
 def _splits(report: Record) -> Table:
@@ -184,7 +184,7 @@ def _skipped(summary: Record) -> list[Record]:
     return [
         item | {"device": names.get(item.get("device", ""))}
         for item in summary["skipped"]
-        if item.get("device") in {None, *names}
+        if item.get("device") in {None, *names} and item["what"] != BY_HAND
     ]
 
 

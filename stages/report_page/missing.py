@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from stages.formatting import threads
 from stages.report_page.devices import current_rows
 from stages.report_page.measurements import Measurements, Record
+from stages.tables import BY_HAND
 
 _P99_SAMPLES = 500
 _UNREADABLE = "the device does not report it"
@@ -29,26 +30,27 @@ def _latencies(measured: Measurements) -> Iterator[Missing]:
     for result in results:
         what = f"{result['precision']} at {threads(result['threads'])}"
         device = result["device"] if others else None
-        if result["status"] != "passed":
+        if result["p50_ms"] is None:
             yield f"latency of {what}", device, result["reason"]
         elif result["p99_ms"] is None:
             yield f"p99 of {what}", device, f"{result['n']} samples, fewer than {_P99_SAMPLES}"
     if 1 not in (r["threads"] for r in results if r["device"] == first):
-        yield "latency at one thread", None, "profile.threads lacks 1"
+        reason = f"{first} was measured with other numbers (profile.threads, or the device's URL)"
+        yield "latency at one thread", None, reason
 
 
 def _profiled(measured: Measurements) -> Iterator[Missing]:
     of_chain = {device["device"] for device in measured.latency["devices"]}
     for file in measured.devices:
-        url, what = file["device"], "latency by `ackd profile`"
+        url = file["device"]
         if url in of_chain:
-            yield what, url, "replaced by the chain's own measurement of this device"
+            yield BY_HAND, url, "replaced by the chain's own measurement of this device"
             continue
         current = current_rows(file, measured.model["files"])
         if len(current) < len(file["results"]):
-            yield what, url, "some or all of it is from other models; measure again"
+            yield BY_HAND, url, "some or all of it is from other models; measure again"
         for row in current:
-            if row["status"] != "passed":
+            if row["p50_ms"] is None:
                 at = f"{row['precision']} at {threads(row['threads'])}"
                 yield f"latency of {at}", url, row["reason"]
 
@@ -66,7 +68,7 @@ def _litert(measured: Measurements) -> Iterator[Missing]:
         if row["golden"] is None:
             yield f"LiteRT {row['precision']}", None, row["reason"]
         for timed in row["latency"]:
-            if timed["status"] != "passed":
+            if timed["p50_ms"] is None:
                 at = f"{row['precision']} at {threads(timed['threads'])}"
                 yield f"latency of {at} in LiteRT", None, timed["reason"]
 

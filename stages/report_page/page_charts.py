@@ -136,13 +136,18 @@ def gains_chart(measured: Measurements) -> Chart:
 
 
 def latency_charts(measured: Measurements) -> list[Chart]:
-    """Draw a chart for each device and number of threads."""
+    """Draw a chart for each device and number of threads; without models that failed parity."""
+    failed = {
+        "|".join(str(row[key]) for key in ("device", "runtime", "precision", "threads"))
+        for row in measured.latency["results"]
+        if row["status"] != "passed"
+    }
     groups: dict[str, dict[str, list[float]]] = {}
     for key, times in measured.samples.items():
         device, runtime, precision, number = key.rsplit("|", 3)
         title = threads(int(number)) + ("" if device == "local:" else f", {device}")
         label = precision if runtime == "onnxruntime" else f"{precision}, {runtime}"
-        groups.setdefault(title, {})[label] = times
+        groups.setdefault(title, {})[label] = [] if key in failed else times
     return [
         charts.distributions(title, samples)
         for title, samples in groups.items()

@@ -8,7 +8,7 @@ from stages.formatting import count, millions, percent, points, significant
 from stages.report_page.devices import devices
 from stages.report_page.measurements import Measurements, Record
 from stages.report_page.paper import title
-from stages.tables import Table, cells, headings, of_records
+from stages.tables import Table, cells, headings, of_latencies, of_records
 
 #: The most classes to show.
 _CLASSES = 20
@@ -55,7 +55,9 @@ def latency(measured: Measurements) -> Table:
     for result in measured.latency["results"]:
         name = f"{result['precision']}, {result['threads']}"
         rows.append(([f"{name}, {result['device']}" if several else name], result))
-    return of_records("Latency at batch 1", ["precision, threads"], rows, (*_TIMES, "peak_rss_mb"))
+    return of_latencies(
+        "Latency at batch 1", ["precision, threads"], rows, (*_TIMES, "peak_rss_mb")
+    )
 
 
 def litert_latency(measured: Measurements) -> Table | None:
@@ -67,7 +69,7 @@ def litert_latency(measured: Measurements) -> Table | None:
     ]
     if not rows:
         return None
-    return of_records("Latency at batch 1 in LiteRT", ["precision, threads"], rows, _TIMES)
+    return of_latencies("Latency at batch 1 in LiteRT", ["precision, threads"], rows, _TIMES)
 
 
 def measured_devices(measured: Measurements, exports: Record) -> Table | None:
@@ -84,8 +86,8 @@ def measured_devices(measured: Measurements, exports: Record) -> Table | None:
                 name += f", {row['provider']}"
             accuracy = exports.get(row["precision"], {}).get("accuracy")
             rows.append(([device.url, name], row | {"accuracy": accuracy}))
-    keys = ("status", "accuracy", "p50_ms", "p90_ms")
-    return of_records("All devices", ["device", "precision, threads"], rows, keys)
+    keys = ("accuracy", "p50_ms", "p90_ms")
+    return of_latencies("All devices", ["device", "precision, threads"], rows, keys)
 
 
 def calibration(summary: Record) -> Table:

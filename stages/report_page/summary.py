@@ -1,7 +1,5 @@
 """Build ``reports/summary.json``, the figures for goals, tables and the model card."""
 
-import re
-
 from stages.params import Params
 from stages.report_page.devices import Measured, devices, of_precisions
 from stages.report_page.learner_warnings import warnings
@@ -9,13 +7,13 @@ from stages.report_page.measurements import Measurements, Record
 from stages.report_page.missing import skipped
 from stages.report_page.paper import paper_figures
 from stages.report_page.recommendation import dominated_by, recommended
+from stages.tables import is_non_commercial
 
 # Of one parameter in fp32, so that networks without exports can be compared too.
 _BYTES = 4
 _MB = 1e6
 #: Where LiteRT is timed, whatever the other devices.
 _LOCAL = "local:"
-_NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research", re.IGNORECASE)
 
 
 def summarise(measured: Measurements, params: Params) -> Record:
@@ -79,7 +77,7 @@ def _non_commercial(networks: dict[str, Record]) -> list[str]:
         f"The weights that the {name} starts from, {weights['source']}, are licensed for"
         f" non-commercial use only ({weights['licence']})."
         for name, network in networks.items()
-        if (weights := network["weights"]) and _NON_COMMERCIAL.search(weights["licence"] or "")
+        if (weights := network["weights"]) and is_non_commercial(weights)
     ]
 
 

@@ -242,7 +242,7 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys)
     assert (description["image_size"], description["resize"]) == (16, 18)
     assert description["golden"]["images"] == 30
     assert list(description["files"]) == ["fp32"]
-    assert description["calibration"] == {"method": "minmax", "images": 48}
+    assert description["calibration"] == {"images": 48}
     assert list(description["failed"]) == ["int8_u8s8"]
     reason = description["failed"]["int8_u8s8"]
     assert reason.startswith("not exported (ValueError: shared mode is not supported yet yet ")

@@ -178,8 +178,8 @@ def test_devices_stay_out_of_the_bundle_but_for_their_processors(chain):
     def second(content):
         url = "ssh://somebody@secret-host/srv/secret"
         content["devices"].append(content["devices"][0] | {"device": url, "cpu": "Board CPU"})
-        row = content["results"][0] | {"device": url, "status": "failed", "reason": "no memory"}
-        content["results"].append(row)
+        failed = {"device": url, "status": "failed", "reason": "no memory"}
+        content["results"].append(content["results"][0] | failed | {"p50_ms": None, "p90_ms": None})
 
     change("reports/latency.json", second)
     assert "- no memory: latency of fp32 at 1 thread on Board CPU\n" in card()
@@ -187,8 +187,11 @@ def test_devices_stay_out_of_the_bundle_but_for_their_processors(chain):
     latency = json.loads(Path("reports/latency.json").read_text())
     files = json.loads(Path(MODEL).read_text())["files"]
     Path("reports/devices").mkdir(exist_ok=True)
-    for number, digest in enumerate((files["fp32"]["static"]["sha256"], "0" * 64)):
-        url = f"ssh://somebody@other-host-{number}/srv/secret"
+    current = files["fp32"]["static"]["sha256"]
+    others = [f"ssh://somebody@other-host-{number}/srv/secret" for number in range(2)]
+    # The last is a device that the chain has measured.
+    measured = zip([*others, "local:"], [current, "0" * 64, current], strict=True)
+    for number, (url, digest) in enumerate(measured):
         row = latency["results"][-1] | {"device": url, "reason": "of somebody"}
         row["model_sha256"] = digest
         kept = {"device": url, "description": latency["devices"][0], "results": [row]}
@@ -203,10 +206,12 @@ def test_what_failed_its_validation_or_was_not_exported_is_left_out(chain):
     fail("fp16")
     change(MODEL, lambda model: model["failed"].update(int8_s8s8="not exported (why)"))
     change(MODEL, lambda model: model["files"].pop("int8_s8s8"))
+    change(MODEL, int8={name: {"ranges": "minmax"} for name in ("int8_u8s8", "int8_s8s8")})
     change(SUMMARY, recommended=None)
     fail("int8_s8s8")
     package.main(PARAMS)
     described = json.loads((BUNDLE / "model.json").read_text())
+    assert list(described["int8"]) == ["int8_u8s8"]
     assert list(described["files"]) == ["fp32", "int8_u8s8"]
     assert described["failed"] == {}
     assert not [*BUNDLE.glob("fp16.*"), *BUNDLE.glob("int8_s8s8.*")]

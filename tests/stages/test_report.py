@@ -12,6 +12,8 @@ from models.errors import InputError
 from stages import report
 from stages.files import sha256
 from stages.params import Params
+from stages.report_page.measurements import Measurements
+from stages.report_page.page_charts import latency_charts
 from tests.chromium import CHROMIUM, opened_page
 from tests.stages import chain_files
 from tests.stages.html_page import PAGE, SUMMARY, Page, change, change_rows, made, reasons
@@ -216,6 +218,18 @@ def test_what_failed_or_was_not_exported_shows_with_its_reasons(chain):
     assert "onnxruntime fp16" in found["wrong <logits>"]
 
 
+def test_a_timed_model_that_missed_parity_is_marked_and_in_no_chart(chain):
+    change_rows(LATENCY, {"precision": "fp16", "threads": 1}, status="failed", reason="cosine 0.5")
+    summary, page = made()
+    rows = {row[0]: row[1] for row in page.tables["latency"][0]}
+    assert (rows["fp16, 1"], rows["fp32, 1"]) == ("failed", "passed")
+    assert "fp16, 1: cosine 0.5." in page.text["latency"]
+    assert "cosine 0.5" not in str(summary["skipped"])
+    legend = [name for name, *_ in latency_charts(Measurements())[0].legend]
+    assert "fp32" in legend
+    assert "fp16" not in legend
+
+
 def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain):
     change_rows(VALIDATION, {"precision": "int8_s8s8"}, accuracy=0.97, drop=0.005)
     small = Path("artifacts/onnx/int8_u8s8.static.onnx").stat().st_size
@@ -241,7 +255,8 @@ def test_one_export_is_recommended_and_what_it_beats_in_everything_is_not(chain)
     assert summary["recommended"] is None
     assert {export["speedup"] for export in summary["exports"].values()} == {None}
     assert "No export is recommended" in page.text["results"]
-    assert reasons(summary)["latency at one thread"] == "profile.threads lacks 1"
+    reason = "local: was measured with other numbers (profile.threads, or the device's URL)"
+    assert reasons(summary)["latency at one thread"] == reason
     change(LATENCY, results=[])
     assert "Not measured: no export has both" in made()[1].text["trade-off"]
 
@@ -268,10 +283,11 @@ def test_weights_of_others_are_named_with_their_licence(chain):
     summary, page = made()
     assert (summary["teacher"]["weights"], summary["student"]["weights"]) == (bound, free)
     text = page.text["results"]
-    assert "The teacher starts from timm:big.in1k (cc-by-nc-4.0)." in text
+    assert "starts from timm:big.in1k (cc-by-nc-4.0), for non-commercial use only." in text
     assert "The student starts from timm:small.in1k (apache-2.0)." in text
     (warning,) = [text for text in summary["warnings"] if "licen" in text]
     assert warning.startswith("The weights that the teacher starts from, timm:big.in1k, are")
+    assert warning in text
 
 
 def test_a_student_without_errors_has_no_pictures_of_them(chain):

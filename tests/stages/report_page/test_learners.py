@@ -63,7 +63,7 @@ def test_warns_of_learners_or_discriminators_without_effect(columns, expected):
         assert part in sentence
 
 
-def test_warnings_stand_in_the_summary_and_above_the_charts(chain, reported):
+def test_warnings_stand_in_the_summary_and_above_the_results(chain, reported):
     assert json.loads((reported / SUMMARY).read_text())["warnings"] == []
     path = Path("reports/distill/history.csv")
     rows = [line.split(",") for line in path.read_text().splitlines()]
@@ -74,7 +74,7 @@ def test_warnings_stand_in_the_summary_and_above_the_charts(chain, reported):
     summary, page = made()
     (sentence,) = summary["warnings"]
     assert "collapsed on D3B1, with 97.00 %" in sentence
-    assert sentence in page.text["learners"]
+    assert sentence in page.text["results"]
 
 
 def test_attention_by_class_shows_the_extremes(chain):
