@@ -1,4 +1,4 @@
-"""Stage ``identify_inputs``: hash the images, weights and network code from outside the project.
+"""Stage ``identify_inputs``: hash the files from outside the project and code of own networks.
 
 DVC only knows their names in ``params.yaml``. This stage always runs, so that the stages that read
 them depend on their content and run again if it changes.
@@ -13,33 +13,52 @@ from stages.data.sources.image_folder import walk
 from stages.entry import run_stage
 from stages.files import sha256, write_json
 from stages.params import Params
+from stages.sections.training import Training
 
-IMAGES = Path("reports/inputs/images.json")
-TEACHER = Path("reports/inputs/teacher.json")
-STUDENT = Path("reports/inputs/student.json")
-UNLABELED = Path("reports/inputs/unlabeled.json")
+FOLDER = Path("reports/inputs")
+IMAGES = FOLDER / "images.json"
+UNLABELED = FOLDER / "unlabeled.json"
+TEACHER = FOLDER / "teacher.json"
+ASSISTANTS = FOLDER / "assistants.json"
+STUDENT = FOLDER / "student.json"
+BASELINE = FOLDER / "baseline.json"
 
 
 def main(params: Params) -> None:
     """Write a report on each input; the report on an input that is absent here stays."""
+    for report, content in identify(params).items():
+        if content or not report.exists():
+            write_json(report, content or {"sha256": None})
+
+
+def identify(params: Params) -> dict[Path, dict[str, Any] | None]:
+    """Return what the reports should say; None for an input that is absent here."""
     between = params.proxy.assistants
+    chained = params.proxy.method == "assistants"
+    baseline = params.analyze.baseline
     networks = {
-        TEACHER: [params.teacher.network, *between.networks, *between.candidates],
+        TEACHER: [params.teacher.network],
+        ASSISTANTS: [*between.networks, *between.candidates] if chained else [],
         STUDENT: [params.distill.network],
     }
     places = {
         IMAGES: _folder(params.data.source),
         UNLABELED: _folder(params.data.unlabeled or ""),
-        TEACHER: params.teacher.weights_file,
-        STUDENT: params.distill.weights_file,
+        TEACHER: _weights(params.teacher),
+        ASSISTANTS: None,
+        STUDENT: _weights(params.distill),
+        BASELINE: None if baseline is None else Path(baseline),
     }
+    found: dict[Path, dict[str, Any] | None] = dict.fromkeys(places)
     for report, place in places.items():
-        if place is None or place.exists() or not report.exists():
-            content: dict[str, Any] = {"sha256": None if place is None else _sum(place)}
+        if place is None or place.exists():
+            images = report in (IMAGES, UNLABELED)
+            content: dict[str, Any] = {"sha256": None if place is None else _sum(place, images)}
             sums = {name: code_sha256(name) for name in networks.get(report, [])}
             if code := {name: own for name, own in sums.items() if own}:
                 content["code"] = code
-            write_json(report, content)
+            found[report] = content
+    return found
 
 
 def _folder(source: str) -> Path | None:
@@ -47,8 +66,13 @@ def _folder(source: str) -> Path | None:
     return Path(location).expanduser() if scheme in ("imagefolder", "hf") else None
 
 
-def _sum(place: Path) -> str | None:
-    """Hash a file's bytes, or the names and sizes of a folder's files, which is faster."""
+def _weights(training: Training) -> Path | None:
+    scheme, _, location = (training.weights or "").partition(":")
+    return Path(location) if scheme == "local-dir" else training.weights_file
+
+
+def _sum(place: Path, images: bool) -> str | None:
+    """Hash a file's bytes, or a folder's files; of images, by names and sizes, which is faster."""
     if place.is_file():
         return sha256(place)
     if not place.is_dir():
@@ -57,8 +81,8 @@ def _sum(place: Path) -> str | None:
     for inner, names in walk(place):
         for name in names:
             path = place / inner / name
-            size = path.stat().st_size if path.exists() else None
-            digest.update(f"{inner}/{name} {size}\n".encode(errors="surrogateescape"))
+            known = (path.stat().st_size if images else sha256(path)) if path.exists() else None
+            digest.update(f"{inner}/{name} {known}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -38,13 +38,14 @@ class Chain:
         The keys decide which experiments wait for each other. DVC's run cache knows which results
         already exist.
         """
-        read: dict[str, dict[str, Any]] = {}
+        made: dict[str, dict[str, Any]] = {}
         for stage in self.stages:
+            if stage.always_runs:  # identify_inputs reads parameters for other stages
+                continue
             names = [_fill(name, params) for name in self._entries(stage.name, "params")]
-            read[stage.name] = {name: value_at(params, name) for name in names}
+            made[stage.name] = {name: value_at(params, name) for name in names}
             for above in stage.upstream:
-                read[stage.name] |= read[above]
-        made = {stage.name: read[stage.name] for stage in self.stages if not stage.always_runs}
+                made[stage.name] |= made.get(above, {})
         if "train_proxy" in made and _reads_logits(params):
             # Logits are no stage's output: the first student that needs them stores them.
             made["logits"] = made["train_proxy"] | {"augmentation": params["augmentation"]}

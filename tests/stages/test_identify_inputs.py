@@ -55,16 +55,45 @@ def test_a_replaced_input_changes_only_its_own_report(params):
     assert identify(params) == before
 
 
-def test_code_of_a_network_is_known_by_its_file(params, monkeypatch):
+def test_files_of_weights_and_the_baseline_are_known_by_their_bytes(params):
+    Path("timm").mkdir()
+    weights, baseline = Path("timm/model.safetensors"), Path("classes.csv")
+    given = Params.model_validate(
+        {"teacher": {"weights": "local-dir:timm"}, "analyze": {"baseline": "classes.csv"}}
+    )
+    for file, report in (
+        (weights, identify_inputs.TEACHER),
+        (baseline, identify_inputs.BASELINE),
+    ):
+        file.write_text("first")
+        identify_inputs.main(given)
+        before = report.read_text()
+        file.write_text("other")
+        identify_inputs.main(given)
+        assert report.read_text() != before
+
+
+@pytest.mark.parametrize(
+    ("section", "report"),
+    [
+        ({"teacher": {"network": "python:nets:build"}}, identify_inputs.TEACHER),
+        ({"distill": {"network": "python:nets:build"}}, identify_inputs.STUDENT),
+        (
+            {"proxy": {"method": "assistants", "assistants": {"networks": ["python:nets:build"]}}},
+            identify_inputs.ASSISTANTS,
+        ),
+    ],
+)
+def test_code_of_a_network_changes_only_its_own_report(params, monkeypatch, section, report):
     monkeypatch.setattr(sys, "path", [*sys.path])
     Path("nets.py").write_text("def build(num_classes): ...")
-    own = Params.model_validate({"distill": {"network": "python:nets:build"}})
+    own = Params.model_validate(section)
     identify_inputs.main(own)
-    before = identify_inputs.STUDENT.read_text()
+    before = identify_inputs.identify(own)
     Path("nets.py").write_text("def build(num_classes, width=8): ...")
-    identify_inputs.main(own)
-    assert identify_inputs.STUDENT.read_text() != before
-    assert "python:nets:build" in before
+    after = identify_inputs.identify(own)
+    assert {path for path in after if after[path] != before[path]} == {report}
+    assert "python:nets:build" in report.read_text()
 
 
 def test_what_is_not_outside_has_no_sum(here):

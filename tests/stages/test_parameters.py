@@ -43,11 +43,12 @@ ASSISTANTS = {"proxy": {"method": "assistants", "assistants": {"networks": ["res
 METHODS = [{"distill": SHORT | {"method": method}} for method in ("scratch", "kd", "crd")]
 # Each stage with parameters for each of its code paths.
 RUNS: dict[str, list[dict[str, Any]]] = {
+    "identify_inputs": [{}, ASSISTANTS],
     "train_proxy": [{}, EARLY_STOPPED, ASSISTANTS],
     "distill": METHODS,
     "package": [EARLY_STOPPED, ASSISTANTS, *METHODS],
 }
-ONCE = ("identify_inputs", "prepare_data", "train_teacher", "export_onnx", "validate")
+ONCE = ("prepare_data", "train_teacher", "export_onnx", "validate")
 RUNS |= {stage: [{}] for stage in (*ONCE, "profile_latency", "analyze", "gate")}
 
 

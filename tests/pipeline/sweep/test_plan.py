@@ -57,7 +57,8 @@ def test_experiments_that_share_a_teacher_or_logits_wait(project):
         "variants:\n  kd: {presets: [kd]}\n  ackd:\n"
         "  scratch: {set: {distill.method: scratch}}\n"
         "  kd_again: {presets: [kd], set: {distill.at.feature_weight: 2.0}}\n"
-        "  long: {set: {teacher.epochs: 77, distill.method: scratch}}\n",
+        "  long: {set: {teacher.epochs: 77, distill.method: scratch}}\n"
+        "  larger: {set: {distill.network: resnet14, distill.method: scratch}}\n",
     )
     shared = {
         item.name.split(".")[1]: {json.loads(key)[0] for key in item.shared}
@@ -71,6 +72,7 @@ def test_experiments_that_share_a_teacher_or_logits_wait(project):
         "scratch": teacher,
         "kd_again": {*teacher, "logits", "distill"},
         "long": {"prepare_data"},
+        "larger": teacher,
     }
     assert "artifacts/data" not in plan.files
     assert "params.yaml" not in plan.files
