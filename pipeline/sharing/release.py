@@ -10,9 +10,11 @@ from pipeline.git_command import changed_files, git
 from pipeline.sharing.registry import CHAIN, LOCK, Release, is_of, list_releases, open_registry
 from stages.files import read_json
 from stages.formatting import some_of
-from stages.params import PARAMS_FILE, read_yaml
+from stages.identify_inputs import identify
+from stages.params import PARAMS_FILE, load_params, read_yaml
 
 GATE = "reports/gate.json"
+_CODE = ("models", "stages")  # folders that stages depend on as a whole
 
 
 def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str, list[str]]:
@@ -91,7 +93,8 @@ def _artifact_path(root: Path, name: str) -> str:
 def _require_committed(root: Path) -> None:
     needed = [CHAIN, LOCK, str(PARAMS_FILE), GATE, CONFIG]
     tracked = git(root, "ls-files", "--", *needed).splitlines()
-    if loose := [*changed_files(root), *(name for name in needed if name not in tracked)]:
+    new = git(root, "ls-files", "--others", "--exclude-standard", "--", *_CODE).splitlines()
+    if loose := [*changed_files(root), *new, *(name for name in needed if name not in tracked)]:
         raise InputError(
             f"{some_of(loose)}: changed or untracked; a release refers to a commit, so commit first"
         )
@@ -117,6 +120,13 @@ def _require_up_to_date(root: Path) -> None:
             f"{LOCK}: outdated by changes of code or parameters ({some_of(stale)} would run); run"
             " `ackd run` and commit the results"
         )
+    # A dry run does not identify the inputs.
+    for report, content in identify(load_params(root / PARAMS_FILE)).items():
+        if content and (root / report).exists() and read_json(root / report) != content:
+            raise InputError(
+                f"{report}: outdated, because what it describes was replaced; run `ackd run` and"
+                " commit the results"
+            )
 
 
 def _require_bundle(file: Path, name: str, version: str) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from stages.bundle.keys import new_key
+from stages.identify_inputs import main
+from stages.params import load_params
 from tests.bundles import make_bundle, pack, seal
 from tests.pipeline.conftest import invoke
 from tests.pipeline.sharing.conftest import commit, dvc, git
@@ -164,6 +166,27 @@ def test_unreliable_results_are_not_released(project, store):
     )
     assert git(project, "tag") == ""
     assert tags(project) == []
+
+
+def test_results_of_replaced_inputs_are_not_released(project, store):
+    release = ["release", "student", "1.0.0"]
+    weights = project.parent / "teacher.pth"
+    weights.write_text("weights")
+    text = f"gate: {{min_accuracy: 0.9}}\nteacher: {{weights: '{weights}'}}\n"
+    (project / "params.yaml").write_text(text)
+    main(load_params())
+    commit(project)
+    weights.write_text("others")
+    assert refusal(*release) == (
+        "reports/inputs/teacher.json: outdated, because what it describes was replaced; run"
+        " `ackd run` and commit the results"
+    )
+    (project / "stages").mkdir()
+    (project / "stages/new.py").touch()
+    assert refusal(*release).startswith("stages/new.py: changed or untracked; a release refers to")
+    (project / "stages/new.py").unlink()
+    weights.unlink()  # results are also released from machines without the inputs
+    assert invoke(*release)[0] == 0
 
 
 def test_a_local_default_remote_and_another_bundle_are_refused(project):
