@@ -5,6 +5,7 @@ them depend on their content and run again if it changes.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,24 @@ def main(params: Params) -> None:
             write_json(report, content or {"sha256": None})
 
 
-def identify(params: Params) -> dict[Path, dict[str, Any] | None]:
+def checksum(place: Path, images: bool) -> str | None:
+    """Hash a file's bytes, or a folder's files; of images, by names and sizes, which is faster."""
+    if place.is_file():
+        return sha256(place)
+    if not place.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for inner, names in walk(place):
+        for name in names:
+            path = place / inner / name
+            known = (path.stat().st_size if images else sha256(path)) if path.exists() else None
+            digest.update(f"{inner}/{name} {known}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def identify(
+    params: Params, checksum: Callable[[Path, bool], str | None] = checksum
+) -> dict[Path, dict[str, Any] | None]:
     """Return what the reports should say; None for an input that is absent here."""
     between = params.proxy.assistants
     chained = params.proxy.method == "assistants"
@@ -53,7 +71,8 @@ def identify(params: Params) -> dict[Path, dict[str, Any] | None]:
     for report, place in places.items():
         if place is None or place.exists():
             images = report in (IMAGES, UNLABELED)
-            content: dict[str, Any] = {"sha256": None if place is None else _sum(place, images)}
+            known = None if place is None else checksum(place, images)
+            content: dict[str, Any] = {"sha256": known}
             sums = {name: code_sha256(name) for name in networks.get(report, [])}
             if code := {name: own for name, own in sums.items() if own}:
                 content["code"] = code
@@ -69,21 +88,6 @@ def _folder(source: str) -> Path | None:
 def _weights(training: Training) -> Path | None:
     scheme, _, location = (training.weights or "").partition(":")
     return Path(location) if scheme == "local-dir" else training.weights_file
-
-
-def _sum(place: Path, images: bool) -> str | None:
-    """Hash a file's bytes, or a folder's files; of images, by names and sizes, which is faster."""
-    if place.is_file():
-        return sha256(place)
-    if not place.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for inner, names in walk(place):
-        for name in names:
-            path = place / inner / name
-            known = (path.stat().st_size if images else sha256(path)) if path.exists() else None
-            digest.update(f"{inner}/{name} {known}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

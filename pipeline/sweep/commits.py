@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from pipeline.experiments import Ref, list_refs
 from pipeline.git_command import changed_files, git
 from pipeline.presets import leaves
 from stages.formatting import some_of
-from stages.params import PARAMS_FILE, parse_yaml
+from stages.identify_inputs import FOLDER, checksum, identify
+from stages.params import PARAMS_FILE, parse_params, parse_yaml
 
 if TYPE_CHECKING:
     from pipeline.sweep.plan import Experiment, Plan
@@ -59,9 +61,10 @@ def done(plan: Plan) -> set[str]:
     planned = {item.name: item for item in plan.experiments}
     others: dict[str, str] = {}
     ready: set[str] = set()
+    hashed_once = cache(checksum)
     for ref in list_refs(Path()):
         if ref.name in planned:
-            if difference := _difference(plan, planned[ref.name], ref):
+            if difference := _difference(plan, planned[ref.name], ref, hashed_once):
                 others.setdefault(ref.name, difference)
             else:
                 ready.add(ref.name)
@@ -74,7 +77,9 @@ def done(plan: Plan) -> set[str]:
     return ready
 
 
-def _difference(plan: Plan, experiment: Experiment, ref: Ref) -> str | None:
+def _difference(
+    plan: Plan, experiment: Experiment, ref: Ref, hashed: Callable[[Path, bool], str | None]
+) -> str | None:
     text = git(Path(), "show", f"{ref.revision}:{PARAMS_FILE.as_posix()}")
     params = leaves(parse_yaml(text.encode(), f"{PARAMS_FILE} of {ref.name}"))
     wanted = leaves(experiment.params)
@@ -92,4 +97,10 @@ def _difference(plan: Plan, experiment: Experiment, ref: Ref) -> str | None:
     changed = git(Path(), "diff", "--name-only", ref.baseline, plan.commit, "--", *plan.files)
     if changed:
         return f"and was made by other code ({some_of(changed.splitlines())} changed since)"
+    inputs = git(Path(), "ls-tree", "-r", "--name-only", ref.revision, f"{FOLDER.as_posix()}/")
+    now = identify(parse_params(experiment.params), hashed) if inputs else {}
+    for report in inputs.splitlines():
+        content = now.get(Path(report))
+        if content and content != json.loads(git(Path(), "show", f"{ref.revision}:{report}")):
+            return f"and was made from other inputs (those of {report} were replaced since)"
     return None

@@ -4,13 +4,17 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from models.errors import InputError
 from pipeline.git_command import git
+from pipeline.presets import laid
 from pipeline.sweep.commits import done
 from pipeline.sweep.plan import Plan, load_plan
+from stages import identify_inputs
+from stages.params import load_params
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.sweep.conftest import COMMANDS, PAGE, commit, results, write_sweep
 
@@ -141,9 +145,9 @@ def test_an_unknown_last_stage_and_uncommitted_files_are_refused(project, monkey
         planned(project, "variants: {a: }")
 
 
-def exist(project: Path, plan: Plan) -> None:
-    """Commit the plan's first experiment like DVC."""
-    item = plan.experiments[0]
+def exist(project: Path, plan: Plan, place: int = 0) -> None:
+    """Commit one of the plan's experiments like DVC."""
+    item = plan.experiments[place]
     head = git(Path(), "rev-parse", "HEAD")
     (project / "params.yaml").write_text(item.text)
     git(Path(), "commit", "--quiet", "--all", "--message", "ackd sweep t\n\nuntil: distill")
@@ -167,3 +171,27 @@ def test_an_experiment_is_done_only_with_the_same_code_and_end(project):
     commit(project)
     with pytest.raises(InputError, match=r"made by other code \(source.txt changed since\)"):
         done(planned(project, text))
+
+
+def test_an_experiment_is_done_only_with_the_same_inputs(project, monkeypatch):
+    images = project.parent / "images/a"
+    images.mkdir(parents=True)
+    (images / "0.png").write_text("pixels")
+    text = (project / "params.yaml").read_text()
+    source = f"imagefolder:{images.parent}"
+    (project / "params.yaml").write_text(laid(text, [], {"data.unlabeled": source}))
+    identify_inputs.main(load_params())
+    commit(project)
+    text = "seeds: 2\nvariants: {kd: {presets: [kd]}}"
+    plan = planned(project, text)
+    for place in (0, 1):
+        exist(project, plan, place)
+    hashed = Mock(wraps=identify_inputs.checksum)
+    monkeypatch.setattr("pipeline.sweep.commits.checksum", hashed)
+    assert done(plan) == {"t.kd.seed0", "t.kd.seed1"}
+    hashed.assert_called_once()
+    (images / "0.png").write_text("other pixels")
+    with pytest.raises(
+        InputError, match=r"t\.kd\.seed0 exists and was made from other inputs .those"
+    ):
+        done(plan)
