@@ -150,7 +150,7 @@ class Trainer:
         self._average_statistics()
         row: Row = {
             "epoch": progress.epoch + 1,
-            "learning_rate": float(self.schedule.get_last_lr()[0]),
+            "learning_rate": float(max(self.schedule.get_last_lr())),
             "seconds": progress.seconds,
             "images_per_second": seen / progress.seconds,
         }

@@ -115,6 +115,12 @@ def test_history_has_every_term_and_learner(data, teacher):
         assert 0 <= row["cka/D3B1~D2B2"] <= 1 + 1e-9
 
 
+def test_the_learning_rate_of_the_log_is_that_of_the_classifier(data):
+    distiller = distillers.build("scratch", models.build("timm:test_resnet", 3), SETTING, {})
+    settings = {"learning_rate": 0.01, "layer_decay": 0.5, "schedule": "multi_step"}
+    assert train(data, distiller, epochs=1, **settings).history[0]["learning_rate"] == 0.01
+
+
 def test_one_image_more_than_full_batches_hold(data):
     # At 16 pixels this network's last maps are 1x1, where BatchNorm learns from two images or more.
     student = models.build("mobilenet_v2_0.5", 3)
