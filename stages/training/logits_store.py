@@ -4,6 +4,7 @@ Each sample of an epoch is a pure function of the data seed, so a frozen teacher
 later runs with the same teacher, images and augmentation read them instead of running the teacher.
 """
 
+import importlib.metadata
 import json
 import math
 import os
@@ -24,10 +25,22 @@ from stages.checkpoints.durable import (
     open_sealed,
     seal,
 )
-from stages.files import json_sha256
+from stages.files import json_sha256, sha256
 
 _PLACE, _BOUND = "ACKD_LOGITS", "ACKD_LOGITS_MAX_GB"
 _DEFAULT_GB = "10"
+# All of it, imported or not, because students of other networks share the logits.
+_CODE = ("stages/data/feed/*.py", "models/networks/*.py", "stages/training/inference.py")
+_LIBRARIES = ("timm", "torchvision")
+
+
+def made_by(root: Path = Path(__file__).parents[2]) -> dict[str, Any]:
+    """Return what identifies the code that makes images and their logits, for a store's key."""
+    paths = sorted(path for pattern in _CODE for path in root.glob(pattern))
+    return {
+        "code_sha256": json_sha256({str(path.relative_to(root)): sha256(path) for path in paths}),
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
 
 
 def round_logits(logits: Tensor) -> Tensor:

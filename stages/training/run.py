@@ -23,7 +23,7 @@ from stages.sections.training import Teacher, Training
 from stages.training.engine import Engine, start_engine
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.history import Progress
-from stages.training.logits_store import LogitsStore
+from stages.training.logits_store import LogitsStore, made_by
 from stages.training.loop import Trainer
 
 
@@ -161,7 +161,7 @@ class Session:
                 "computed_by": [torch.__version__, *engine.kernels(settings.batch_size)],
                 "compile": params.training.compile,
             }
-            store = LogitsStore(key, feed.slots, teacher.num_classes)
+            store = LogitsStore(key | made_by(), feed.slots, teacher.num_classes)
             if engine.is_main:
                 print(store.describe(settings.epochs), flush=True)
         chosen = {

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor
 import models
 from models.errors import InputError
 from stages.checkpoints.durable import IN_USE
-from stages.training.logits_store import LogitsStore, round_logits
+from stages.training.logits_store import LogitsStore, made_by, round_logits
 from tests.forked import forked
 
 SAMPLES, CLASSES = 60, 10
@@ -98,6 +99,23 @@ def test_the_folder_says_what_it_is_for(tmp_path):
     assert turned.folder == store.folder
     for changes in ({"precision": "bf16"}, {"augmentation": {"seed": 1}}):
         assert make_store(tmp_path, **changes).folder != store.folder
+
+
+def test_other_code_or_another_library_makes_other_logits(tmp_path, monkeypatch):
+    counts = ["stages/data/feed/recolor.py", "models/networks/zoo.py"]
+    counts += ["stages/training/inference.py", "stages/training/loop.py"]
+    for name in counts:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [made_by(tmp_path)]
+    for name in counts:
+        (tmp_path / name).write_text("changed")
+        found.append(made_by(tmp_path))
+    *first, last, uncounted = found
+    assert uncounted == last
+    assert all(one != other for one, other in itertools.pairwise([*first, last]))
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "another")
+    assert made_by(tmp_path) != last
 
 
 def test_damaged_and_foreign_logits_are_computed_again(tmp_path, capsys):

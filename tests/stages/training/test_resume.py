@@ -14,6 +14,7 @@ import pytest
 
 from stages import distill
 from stages.params import load_params
+from stages.training.logits_store import made_by
 from tests.forked import Child, forked
 from tests.stages.conftest import write_unlabeled
 
@@ -87,6 +88,8 @@ def test_wherever_it_is_killed_the_weights_are_the_same():
     write_params()
     finish()
     wanted, history = STUDENT.read_bytes(), untimed()
+    (key,) = Path("logits").glob("*/key.json")
+    assert made_by().items() <= json.loads(key.read_text()).items()
     assert not Path(".checkpoints").exists(), "checkpoints vanish on success"
     shutil.rmtree(STUDENT.parent)
     shutil.rmtree("logits")
