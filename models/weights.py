@@ -89,6 +89,9 @@ def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True
         return Origin(path.name, digest, None, None, notes)
     if weights == "pretrained":
         check_published(network.name)
+    scheme, _, folder = weights.partition(":")
+    if scheme == "local-dir" and not Path(folder).is_dir():
+        raise InputError(f"weights: {weights}: no such folder; correct the path")
     library, _, name = network.name.rpartition(":")
     if weights.startswith(_HUBS):
         source, state, licence, normalization = _from_timm(weights)

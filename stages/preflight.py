@@ -3,50 +3,27 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
+
 import models
 from models import distillers
+from models.distillers.base import Setting
 from models.errors import InputError
 from models.learners import check_codes
+from models.networks.backbone import Backbone
 from models.weights import check_published, download, load_weights
 from stages.params import Params
 from stages.schedule import compressed
+from stages.sections.training import Training
 
 
 def check(params: Params) -> None:
     """Check ``params.yaml`` on this machine; takes a second or two.
 
     Raises:
-        InputError: a network is unknown, does not accept the image size, has no published weights
-            or no stages for the method; an image folder has the wrong layout; a required runtime is
-            missing.
+        InputError: as :func:`check_settings`, or an image folder has the wrong layout.
     """
-    from stages.runtimes.litert_runtime import check_installed
-    from stages.runtimes.tensorrt_runtime import TensorRtRuntime
-
-    classes = 2  # no check depends on the number
-    between = params.proxy.assistants
-    assistants = [*between.networks, *between.candidates]
-    wanted = dict.fromkeys([params.teacher.network, *assistants, params.distill.network])
-    networks = {name: models.build(name, classes) for name in wanted}
-    size = params.data.image_size
-    shown = [(name, size) for name in (*assistants, params.distill.network)]
-    for name, pixels in [(params.teacher.network, params.teacher.image_size or size), *shown]:
-        if pixels is not None:
-            networks[name].probe(pixels)
-    for training in (params.teacher, params.distill):
-        if training.weights == "pretrained":
-            check_published(training.network)
-        file = training.weights_file
-        # Like the images, it is not needed on a machine that has the results.
-        if file is not None and file.exists():
-            load_weights(networks[training.network], str(file))
-    # Of candidates, the proxy is not known yet: the last stands for all.
-    chain = assistants if params.proxy.method == "assistants" else []
-    taught_by = networks[[params.teacher.network, *chain][-1]]
-    student = networks[params.distill.network]
-    distillers.check_networks(params.distill.method, student, taught_by)
-    if params.distill.method == "ackd":
-        check_codes(params.distill.ackd.learners, student, taught_by)
+    check_settings(params, params.data.image_size)
     scheme, _, location = params.data.source.partition(":")
     # The folder is not needed on a machine that has the prepared data.
     if scheme == "imagefolder" and Path(location).expanduser().is_dir():
@@ -58,12 +35,68 @@ def check(params: Params) -> None:
         from stages.data.sources.schemes import open_unlabeled
 
         open_unlabeled(params.data)
+
+
+def check_settings(params: Params, size: int | None) -> None:
+    """Check everything but the images, whose height and width may be known.
+
+    Raises:
+        InputError: a network is unknown, does not accept the image size, has no published weights,
+            or no layers, stages or maps as the settings need them; a required runtime is missing.
+    """
+    from stages.runtimes.litert_runtime import check_installed
+    from stages.runtimes.tensorrt_runtime import TensorRtRuntime
+
+    classes = 2  # no check depends on the number
+    teacher, distill, between = params.teacher, params.distill, params.proxy.assistants
+    assistants = [*between.networks, *between.candidates]
+    wanted = dict.fromkeys([teacher.network, *assistants])
+    networks = {name: models.build(name, classes) for name in wanted}
+    networks[teacher.network].input_size = teacher.image_size
+    student = models.build(distill.network, classes)
+    for network in (*networks.values(), student):
+        if pixels := network.input_size or size:
+            network.probe(pixels)
+    # Of candidates, the proxy is not known yet: the last stands for all.
+    chain = assistants if params.proxy.method == "assistants" else []
+    starts: list[tuple[Backbone, Training]] = [
+        (networks[teacher.network], teacher),
+        (student, distill),
+    ]
+    for network, settings in starts:
+        file = settings.weights_file
+        # Like the images, it is not needed on a machine that has the results.
+        if file is not None and file.exists():
+            load_weights(network, str(settings.weights))
+    if teacher.weights == "pretrained" and teacher.train != "none":
+        starts += [(networks[name], teacher) for name in chain]
+    for network, settings in starts:
+        if settings.weights == "pretrained":
+            check_published(network.name)
+        if settings.layer_decay != 1 and (settings is distill or teacher.train != "none"):
+            from stages.training.optimizer import check_layers  # imports slowly
+
+            check_layers(network, settings.layer_decay)
+    _check_method(params, student, networks[[teacher.network, *chain][-1]], size)
     if params.proxy.method == "early_stopped":
-        compressed(params.teacher, params.proxy.early_stopped.epochs)
-    _check_method(params)
+        compressed(teacher, params.proxy.early_stopped.epochs)
     check_installed(params.litert)
     if params.validate_.tensorrt == "required":
         TensorRtRuntime().left_out(params.validate_)
+
+
+def _check_method(params: Params, student: Backbone, teacher: Backbone, size: int | None) -> None:
+    settings = params.distill
+    if params.unlabeled_per_batch:
+        distillers.check_unlabeled(settings.method)
+    if size is not None:
+        known = (teacher, size, torch.arange(4) % 2, settings.batch_size, settings.epochs)
+        setting = Setting(*known, copies=settings.weights is not None)
+        distillers.build(settings.method, student, setting, settings.options())
+        return
+    distillers.check_networks(settings.method, student, teacher)
+    if settings.method == "ackd":
+        check_codes(settings.ackd.learners, student, teacher)
 
 
 def downloads(params: Params, stages: Collection[str]) -> list[str]:
@@ -81,31 +114,26 @@ def downloads(params: Params, stages: Collection[str]) -> list[str]:
     return [name for name in dict.fromkeys(found) if name is not None]
 
 
-def _check_method(params: Params) -> None:
-    if params.unlabeled_per_batch:
-        distillers.check_unlabeled(params.distill.method)
-
-
 def check_training(params: Params) -> None:
     """Check what the stages from training on need, before anything is trained.
 
     Tests cover the export of this project's networks; trying another one takes a few seconds.
 
     Raises:
-        InputError: a batch is larger than the training set, the method needs labels, the student's
-            weights or the baseline are missing, candidates have no validation images, or the
-            student cannot be exported.
+        InputError: as :func:`check_settings`, or a batch is larger than the training set, the
+            student's weights or the baseline are missing, candidates have no validation images, or
+            the student cannot be exported.
     """
     from stages.data.arrays import load_data
 
-    _check_method(params)
+    data = load_data()
+    check_settings(params, data.image_size)
     for key, file in (
         ("distill.weights", params.distill.weights_file),
         ("analyze.baseline", params.analyze.baseline),
     ):
         if file is not None and not Path(file).exists():
             raise InputError(f"params.yaml: {key}: {file}: no such file; correct the path")
-    data = load_data()
     between = params.proxy
     if between.method == "assistants" and between.assistants.candidates and data.validates_on_test:
         raise InputError(

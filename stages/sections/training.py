@@ -50,11 +50,11 @@ class Training(Section):
 
     @property
     def weights_file(self) -> Path | None:
-        """The weights, if they are a file."""
+        """The weights, if they are a file, or the folder of ``local-dir:``."""
         weights = "pretrained" if self.weights is None else self.weights
-        if weights == "pretrained" or weights.startswith(("hf-hub:", "local-dir:")):
+        if weights == "pretrained" or weights.startswith("hf-hub:"):
             return None
-        return Path(weights).expanduser()
+        return Path(weights.removeprefix("local-dir:")).expanduser()
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> Self:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.distillers.base import Distiller
 from models.errors import InputError
+from models.networks.backbone import Backbone
 from stages.sections.training import Training
 
 _WARMUP_SHARE = 0.3
@@ -59,6 +60,15 @@ def build_optimizer(
     return optimizer, LambdaLR(optimizer, schedules[settings.schedule])
 
 
+def check_layers(network: Backbone, layer_decay: float) -> None:
+    """Raise InputError if ``layer_decay`` is set, but the network's layers are not known."""
+    if layer_decay != 1 and not hasattr(getattr(network, "network", None), "group_matcher"):
+        raise InputError(
+            f"layer_decay is {layer_decay}, but the layers of {network.name} are not known; set it"
+            " to 1, or use one of timm's networks"
+        )
+
+
 def _groups(module: nn.Module, settings: Training) -> list[dict[str, Any]]:
     """Group parameters by weight decay and, for the student's layers, by learning rate.
 
@@ -69,19 +79,14 @@ def _groups(module: nn.Module, settings: Training) -> list[dict[str, Any]]:
         if spares:
             return list(param_groups_weight_decay(module, decay))
         return [{"params": [p for p in module.parameters() if p.requires_grad]}]
-    student = module.student if isinstance(module, Distiller) else module
-    library_network: Any = getattr(student, "network", None)
-    if not hasattr(library_network, "group_matcher"):
-        raise InputError(
-            f"layer_decay is {settings.layer_decay}, but the layers of this network are not known;"
-            " set it to 1, or use one of timm's networks"
-        )
+    student: Any = module.student if isinstance(module, Distiller) else module
+    check_layers(student, settings.layer_decay)
     beside = nn.Module()
     for name, child in module.named_children():
         if isinstance(module, Distiller) and child is not student:
             beside.add_module(name, child)
     groups = param_groups_layer_decay(
-        library_network, decay, weight_decay_exclude_1d=spares, layer_decay=settings.layer_decay
+        student.network, decay, weight_decay_exclude_1d=spares, layer_decay=settings.layer_decay
     )
     groups += param_groups_weight_decay(beside, decay, weight_decay_exclude_1d=spares)
     for group in groups:

@@ -243,6 +243,11 @@ def test_offline_it_is_one_sentence(name):
         load_weights(models.build(name, 1000), "pretrained")
 
 
+def test_a_folder_that_is_missing():
+    with pytest.raises(InputError, match="weights: local-dir:absent: no such folder; correct"):
+        load_weights(models.build("timm:test_resnet", 10), "local-dir:absent")
+
+
 @pytest.mark.parametrize("name", ["resnet20", "resnet18_cifar", "timm:resnet10t.untrained"])
 def test_networks_without_published_weights(name):
     if name.startswith("timm"):

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-import models
 from models.errors import InputError
 from stages.params import Params
 from stages.preflight import check, check_training, downloads
@@ -15,6 +14,9 @@ from stages.preflight import check, check_training, downloads
 
 def assistants(name: str) -> dict[str, Any]:
     return {"method": "assistants", "assistants": {"networks": [name]}}
+
+
+TAIL = {"ackd": {"learners": ["D3T", "D2B2"]}}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,31 @@ def assistants(name: str) -> dict[str, Any]:
             "distill.method at needs the stages of timm:test_vit, which cannot be found",
         ),
         ({"distill": {"weights": "pretrained"}}, "pretrained: none are published for resnet8; the"),
+        (
+            {
+                "teacher": {"network": "resnet18", "weights": "pretrained"},
+                "proxy": assistants("resnet14"),
+            },
+            "pretrained: none are published for resnet14",
+        ),
+        ({"teacher": {"layer_decay": 0.5}}, "layer_decay is 0.5, but the layers of resnet20 are"),
+        ({"distill": {"layer_decay": 0.5}}, "layer_decay is 0.5, but the layers of resnet8 are"),
+        (
+            {
+                "teacher": {"network": "timm:test_resnet", "weights": "pretrained"}
+                | {"layer_decay": 0.5},
+                "proxy": assistants("resnet18"),
+            },
+            "layer_decay is 0.5, but the layers of resnet18 are",
+        ),
+        (
+            {"data": {"image_size": 32}, "teacher": {"network": "resnet8x4"}, "distill": TAIL},
+            "last maps have 64 and 256 channels",
+        ),
+        (
+            {"data": {"image_size": 32}, "teacher": {"image_size": 64}, "distill": TAIL},
+            "D3T needs maps of one size",
+        ),
         ({"validate": {"tensorrt": "required"}}, "tensorrt is required, but no NVIDIA GPU"),
         (
             {"proxy": {"method": "early_stopped"}, "teacher": {"epochs": 5}},
@@ -113,16 +140,20 @@ def test_candidates_are_not_compared_on_test_images():
 
 
 class Unexportable(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+
     def forward(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+        return self.fc(images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3)))
 
 
 def test_a_student_that_cannot_be_exported(tiny_origin, monkeypatch):
     monkeypatch.chdir(tiny_origin)
-    monkeypatch.setattr(models, "build", lambda name, classes: Unexportable())
-    student = {"network": "timm:odd", "batch_size": 8}
+    name = f"python:{__name__}:Unexportable"
+    student = {"network": name, "batch_size": 8, "method": "kd"}
     params = Params.model_validate({"distill": student, "teacher": {"batch_size": 8}})
-    with pytest.raises(InputError, match="distill.network: timm:odd cannot be exported to ONNX"):
+    with pytest.raises(InputError, match=f"distill.network: {name} cannot be exported to ONNX"):
         check_training(params)
 
 
@@ -154,8 +185,22 @@ def test_what_will_be_downloaded_is_known_beforehand(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("student_project")
+def test_before_training_the_size_of_the_images_is_known():
+    content = {"teacher": {"network": "resnet8x4"}, "distill": TAIL}
+    content["data"] = {"source": "imagefolder:/no/such/folder", "image_size": None}
+    check(Params.model_validate(content))
+    with pytest.raises(InputError, match="last maps have 64 and 256 channels"):
+        check_training(Params.model_validate(content))
+
+
+@pytest.mark.usefixtures("student_project")
 @pytest.mark.parametrize(
-    "content", [{"distill": {"weights": "absent.pt"}}, {"analyze": {"baseline": "absent.csv"}}]
+    "content",
+    [
+        {"distill": {"weights": "local-dir:absent.pt"}},
+        {"distill": {"weights": "absent.pt"}},
+        {"analyze": {"baseline": "absent.csv"}},
+    ],
 )
 def test_files_of_later_stages_are_missed_before_training(content):
     # A pulled teacher does without the file that it came from.

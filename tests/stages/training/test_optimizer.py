@@ -104,5 +104,5 @@ def test_lower_layers_take_smaller_steps(name):
 
 
 def test_layers_that_are_not_known_are_refused():
-    with pytest.raises(InputError, match="layer_decay is 0.5, but the layers of this network"):
+    with pytest.raises(InputError, match="layer_decay is 0.5, but the layers of resnet8 are"):
         build_optimizer(distiller_of("resnet8"), Training(layer_decay=0.5), 1)
