@@ -102,6 +102,17 @@ class Engine:
         (same,) = broadcast_object_list([content])
         return dict(same)
 
+    def track(self, stage: str, what: str) -> None:
+        """Start a run of the tracker, if there is one, after ending that of another training."""
+        tracker = self.settings.tracker
+        if tracker == "none":
+            return
+        for earlier in self.accelerator.trackers:
+            earlier.finish()
+        self.accelerator.trackers.clear()
+        project = stage if tracker == "mlflow" else f"{stage}/{what}"
+        self.accelerator.init_trackers(project, init_kwargs={"mlflow": {"run_name": what}})
+
     def kernels(self, batch_size: int) -> list[str | int]:
         """Return what a network's last bits depend on besides weights, input and torch."""
         if self.device.type == "cuda":

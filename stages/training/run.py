@@ -182,8 +182,7 @@ class Session:
             "sync_batchnorm": params.training.sync_batchnorm,
         }
         checkpoints = Checkpoints(self.stage, fingerprint(self.stage, chosen, data.folder))
-        if params.training.tracker != "none":
-            accelerator.init_trackers(self.stage)
+        engine.track(self.stage, what)
         trainer = Trainer(
             what,
             distiller,

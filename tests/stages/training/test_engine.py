@@ -1,9 +1,13 @@
 import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
+import accelerate
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -59,6 +63,50 @@ def test_what_is_not_there_is_refused_before_training(monkeypatch):
     if engine.device.type == "cpu":
         with pytest.raises(InputError, match="true, but torch supports it only on GPUs"):
             engine.place(built(), 16)
+
+
+class Tracker(GeneralTracker):
+    """Notes its runs, and like MLflow has only one at a time."""
+
+    name, tracker, requires_logging_directory = "noting", None, False
+    runs: ClassVar[list[tuple[Any, ...]]] = []
+    active: ClassVar[list[str]] = []
+
+    def __init__(self, *given: str, **named: str) -> None:
+        super().__init__(_blank=True)
+        self.run = (*given, *named.values())
+
+    def start(self) -> None:
+        assert not self.active
+        self.active.append(self.run)
+        self.runs.append(self.run)
+
+    def finish(self) -> None:
+        self.active.clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("tensorboard", [("train_proxy/assistant a", "runs"), ("train_proxy/assistant b", "runs")]),
+        ("mlflow", [("train_proxy", "assistant a"), ("train_proxy", "assistant b")]),
+    ],
+)
+def test_each_training_has_its_own_run_of_the_tracker(monkeypatch, name, runs):
+    monkeypatch.setattr(Tracker, "runs", [])
+    monkeypatch.setattr(Tracker, "requires_logging_directory", name == "tensorboard")
+    monkeypatch.setitem(accelerate.accelerator.LOGGER_TYPE_TO_CLASS, name, Tracker)
+    engine = start_engine(EngineSettings())
+    engine.accelerator.log_with, engine.accelerator.project_configuration.logging_dir = (
+        [name],
+        "runs",
+    )
+    engine = replace(engine, settings=EngineSettings(tracker=name))
+    for network in "ab":
+        engine.track("train_proxy", f"assistant {network}")
+    engine.accelerator.end_training()
+    assert Tracker.runs == runs
+    assert not Tracker.active
 
 
 def test_batchnorms_that_hold_an_activation_are_not_taken_apart():
