@@ -1,5 +1,6 @@
 """The contract of a feed: batches in the epoch's order, augmented and normalised."""
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -96,6 +97,9 @@ class Feed:
 
     def __init__(self, plan: FeedPlan) -> None:
         self.plan = plan
+        if plan.augmentation.recolors:
+            # Imported only now, and before a checkpoint's fingerprint is taken of what is imported.
+            importlib.import_module("stages.data.feed.recolor")
         self.labels = torch.from_numpy(np.array(plan.data.labels("train")))
         self.normalize = Normalize(plan.data.mean, plan.data.std, plan.device)
         self.files = plan.files()

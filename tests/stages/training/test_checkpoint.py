@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from stages.checkpoints.checkpoint import Checkpoints, fingerprint
 from stages.checkpoints.durable import IN_USE
+from stages.data.feed.base import FeedPlan
+from stages.data.feed.memory import MemoryFeed
 from stages.files import sha256
+from stages.sections.data import Augmentation
 from tests.disk import small_disk
+from tests.splits import write_splits
 
 ROOT = Path(__file__).parents[3]
 
@@ -181,6 +186,16 @@ def test_the_code_that_computes_counts(tmp_path):
         shutil.move(tmp_path / name, moved / name)
     again = "import json; from stages import probe; print(json.dumps(probe.now()))"
     assert run_probe(moved, "-c", again) == plain
+
+
+def test_it_does_not_depend_on_epochs_before(tmp_path, monkeypatch):
+    images = {name: np.zeros((4, 8, 8, 3), np.uint8) for name in ("train", "val", "test")}
+    data = write_splits(tmp_path, images, "ab")
+    monkeypatch.delitem(sys.modules, "stages.data.feed.recolor", raising=False)
+    feed = MemoryFeed(FeedPlan(data, Augmentation(policy="trivial"), 4, torch.device("cpu")))
+    before = fingerprint("train_proxy", {}, tmp_path)
+    list(feed.epoch(0))
+    assert fingerprint("train_proxy", {}, tmp_path) == before
 
 
 def test_settings_and_data_count(tmp_path):
