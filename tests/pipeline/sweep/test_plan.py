@@ -192,6 +192,6 @@ def test_an_experiment_is_done_only_with_the_same_inputs(project, monkeypatch):
     hashed.assert_called_once()
     (images / "0.png").write_text("other pixels")
     with pytest.raises(
-        InputError, match=r"t\.kd\.seed0 exists and was made from other inputs .those"
+        InputError, match=r"exists and was made from other inputs \(those of reports/"
     ):
         done(plan)
