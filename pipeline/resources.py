@@ -34,12 +34,12 @@ def listed_gpus() -> list[str]:
 class Resources:
     """Assigns GPUs to running stages, and keeps the machine quiet for those that measure time.
 
-    Without ``gpus``, ids for ``CUDA_VISIBLE_DEVICES``, every stage sees every GPU.
+    ``gpus`` are ids for ``CUDA_VISIBLE_DEVICES``. Stages that need none for themselves see all of
+    these; without ``gpus``, every stage sees every GPU.
     """
 
     def __init__(self, gpus: Sequence[str]) -> None:
-        self._free = list(gpus)
-        self._total = len(gpus)
+        self._gpus, self._free = list(gpus), list(gpus)
         self._running = 0
         self._alone = False
         self._changed = threading.Condition()
@@ -47,14 +47,15 @@ class Resources:
     @contextlib.contextmanager
     def hold(self, needs: Needs) -> Iterator[dict[str, str]]:
         """Wait for the needed resources; yield the variables that confine a stage to its GPUs."""
-        count = min(needs.gpu, self._total)
+        count = min(needs.gpu, len(self._gpus))
         with self._changed:
             self._changed.wait_for(lambda: self._fits(count, needs.alone))
             held, self._free = self._free[:count], self._free[count:]
             self._running += 1
             self._alone = needs.alone
         try:
-            yield {"CUDA_VISIBLE_DEVICES": ",".join(held)} if held else {}
+            visible = held or self._gpus
+            yield {"CUDA_VISIBLE_DEVICES": ",".join(visible)} if visible else {}
         finally:
             with self._changed:
                 self._free += held

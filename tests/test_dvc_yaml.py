@@ -103,6 +103,12 @@ def test_a_stage_depends_on_exactly_the_code_that_it_runs(name, graph):
         assert files & used, f"{place} is of no use"
 
 
+def test_every_training_has_a_gpu_of_its_own():
+    training = {name for name, stage in STAGES.items() if "stages/training" in stage["deps"]}
+    needs = {name: stage.get("meta", {}).get("prefect", {}) for name, stage in STAGES.items()}
+    assert {name for name in needs if needs[name].get("gpu") == 1} == training
+
+
 def flat(content: dict, prefix: str = "") -> set[str]:
     found = set()
     for key, value in content.items():

@@ -33,7 +33,9 @@ stages:
     outs: [{mine}.txt]
     meta: {{prefect: {{gpu: 1}}}}
   measure_{mine}:
-    cmd: ls | grep busy > measured_{mine}.txt; touch {mine}.m.busy; sleep 0.3; rm {mine}.m.busy
+    cmd: >-
+      (echo $CUDA_VISIBLE_DEVICES; ls | grep busy) > measured_{mine}.txt;
+      touch {mine}.m.busy; sleep 0.3; rm {mine}.m.busy
     outs: [measured_{mine}.txt]
     meta: {{prefect: {{alone: true}}}}
 """
@@ -118,7 +120,7 @@ def test_parallel_trainings_have_a_gpu_each_and_measurements_run_alone(project, 
     seen = {(project / f"{stage}.txt").read_text().strip() for stage in ("left", "right")}
     assert seen == {"3", "5"}
     beside = [(project / f"measured_{stage}.txt").read_text() for stage in ("left", "right")]
-    assert beside == ["", ""]
+    assert beside == ["3,5\n", "3,5\n"]
 
 
 def test_unreachable_remotes_and_busy_files_are_retried(project):
