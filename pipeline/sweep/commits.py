@@ -41,7 +41,10 @@ def check_in_git(params: Mapping[str, Any]) -> None:
     for key, value in leaves(params).items():
         if not isinstance(value, str) or not value:
             continue
-        place = Path(value.partition(":")[2] or value)
+        scheme, _, location = value.partition(":")
+        if scheme == "torchvision":  # torchvision:CIFAR10:folder
+            location = location.partition(":")[2]
+        place = Path(location or value)
         if place.is_absolute() or not place.exists() or place == Path():
             continue
         if not git(Path(), "ls-files", "--", place.as_posix()):

@@ -119,10 +119,15 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed, which fol"),
         ("variants: {a: {grid: {data.fold: [0, 1]}}}", "variant a sets data.fold, which follows"),
         ("variants: {a: {set: {teacher.weights: own.pt}}}", "is 'own.pt', which is not in git"),
+        (
+            "variants: {a: {set: {data.source: 'torchvision:CIFAR10:local'}}}",
+            "data.source is 'torchvision:CIFAR10:local', which is not in git",
+        ),
     ],
 )
 def test_an_impossible_sweep_is_one_sentence(project, text, sentence):
     (project / "own.pt").touch()
+    (project / "local").mkdir()
     (project / ".gitignore").write_text("/*.pt\n/sweep.yaml\n")
     commit(project)
     with pytest.raises(InputError, match=sentence) as caught:
