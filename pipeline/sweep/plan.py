@@ -180,10 +180,11 @@ def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
 
 
 def _variants(content: SweepFile, path: Path) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
-    """Yield names, presets and settings; values of a grid override those of ``set``."""
+    """Yield names, presets and settings; what is a variant's own overrides what is shared."""
     for name, given in content.variants.items():
         variant = given or Variant()
-        grid = {**content.grid, **variant.grid}
+        shared = {k: v for k, v in content.grid.items() if k not in variant.settings}
+        grid = {**shared, **variant.grid}
         settings = {**content.settings, **variant.settings}
         for key in (SEED, FOLD):
             if key in settings or key in grid:

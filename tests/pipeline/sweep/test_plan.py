@@ -41,6 +41,20 @@ def test_variants_grids_and_seeds_make_experiments(project):
     assert settings == {"method: kd", "epochs: 2", "temperature: 8.5", "seed: 5"}
 
 
+def test_what_a_variant_sets_overrides_the_shared_grid(project):
+    plan = planned(
+        project,
+        "grid: {distill.temperature: [2, 8], distill.epochs: [3]}\n"
+        "variants:\n  grid:\n  own: {set: {distill.temperature: 5}}\n",
+    )
+    found = {item.name.split(".")[1]: item.params["distill"] for item in plan.experiments}
+    assert {name: (own["temperature"], own["epochs"]) for name, own in found.items()} == {
+        "grid-temperature_2-epochs_3": (2, 3),
+        "grid-temperature_8-epochs_3": (8, 3),
+        "own-epochs_3": (5, 3),
+    }
+
+
 def test_each_seed_tests_on_its_own_fold(project):
     plan = planned(project, "seeds: 4\nset: {data.folds: 3}\nvariants: {a: }\n")
     chosen = [(item.params["data"]["fold"], item.text) for item in plan.experiments]
