@@ -68,7 +68,7 @@ def test_keep_it_running(finished):
         os.utime(checkpoints.folder / IN_USE, (long_ago, long_ago))
     release(abandoned.folder)
     (finished / "last.txt").unlink()
-    status, find, cache = blocks(RUNNING, "Disk")
+    status, find, fetch, cache = blocks(RUNNING, "Disk")
     before = type_in(finished, status)
     assert "will run" in before
     assert "disk: " in before
@@ -83,6 +83,15 @@ def test_keep_it_running(finished):
     unused = Path(".dvc/cache/files/md5/00/000000000000000000000000000000")
     unused.parent.mkdir(parents=True)
     unused.write_text("nobody's\n")
+    type_in(
+        finished, "git add --all && git commit -qm Start && git init -q --bare .dvc/tmp/origin.git"
+    )
+    type_in(finished, "git remote add origin .dvc/tmp/origin.git")
+    head = git(finished, "rev-parse", "HEAD")
+    night = f"refs/exps/{head[:2]}/{head[2:]}/nightly"
+    git(finished, "push", "--quiet", "origin", f"HEAD:{night}")
+    type_in(finished, fetch)
+    assert git(finished, "rev-parse", night) == head
     listed = type_in(finished, cache)
     for path in (unused, "artifacts/.artifacts.1.partial", "reports/.reports.1.partial"):
         assert str(path) in listed
