@@ -89,14 +89,15 @@ def _check_method(params: Params, student: Backbone, teacher: Backbone, size: in
     settings = params.distill
     if params.unlabeled_per_batch:
         distillers.check_unlabeled(settings.method)
-    if size is not None:
-        known = (teacher, size, torch.arange(4) % 2, settings.batch_size, settings.epochs)
-        setting = Setting(*known, copies=settings.weights is not None)
-        distillers.build(settings.method, student, setting, settings.options())
-        return
     distillers.check_networks(settings.method, student, teacher)
-    if settings.method == "ackd":
+    if settings.method != "ackd":
+        return  # the others depend on the size of the batch only, and may take long to build
+    if size is None:
         check_codes(settings.ackd.learners, student, teacher)
+        return
+    known = (teacher, size, torch.arange(4) % 2, settings.batch_size, settings.epochs)
+    setting = Setting(*known, copies=settings.weights is not None)
+    distillers.build(settings.method, student, setting, settings.options())
 
 
 def downloads(params: Params, stages: Collection[str]) -> list[str]:
