@@ -8,6 +8,7 @@
   student and teacher is chosen, as in the ACKD paper.
 """
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ _SHARED = ("network", "accuracy", "val_accuracy", "parameters", "macs")
 def main(params: Params) -> None:
     """Write ``artifacts/proxy`` and its metrics."""
     if params.proxy.method == "teacher":
+        if os.environ.get("RANK", "0") != "0":
+            return  # one of several processes is enough
         teacher = read_json(TEACHER_METRICS)
         write_json(METRICS, {"method": "teacher"} | {key: teacher[key] for key in _SHARED})
         with new_folder(PROXY_FOLDER) as folder:

@@ -315,6 +315,16 @@ def test_a_damaged_proxy_leaves_the_old_student(root):
     assert student.read_bytes() == before
 
 
+def test_only_the_first_process_copies_the_teacher(root, monkeypatch):
+    shutil.rmtree(root / "artifacts/proxy")
+    monkeypatch.setenv("RANK", "1")
+    train_proxy.main(params())
+    assert not (root / "artifacts/proxy").exists()
+    monkeypatch.setenv("RANK", "0")
+    train_proxy.main(params())
+    assert sha256(weights("proxy")) == sha256(weights("teacher"))
+
+
 def proxy(method: str, **own: Any) -> Params:
     return Params.model_validate(CONTENT | {"proxy": {"method": method, method: own}})
 
