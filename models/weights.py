@@ -263,7 +263,8 @@ def load_checkpoint(path: Path, network: nn.Module, *, new_classifier: bool = Fa
     prefix with the most of the network's parameters is used. Averaged (EMA) weights win a tie, then
     the student's. Profiler counters are ignored, and BatchNorm's ``num_batches_tracked`` may be
     missing. Names of other ResNet implementations for CIFAR, ``shortcut`` and ``linear``, are
-    translated to ``downsample`` and ``fc``.
+    translated to ``downsample`` and ``fc``. A file of this project also has the scale and shift of
+    the images and, used without a new classifier, their size.
 
     Returns:
         Notes on prefixes, ignored tensors and a new classifier, if any.
@@ -272,7 +273,7 @@ def load_checkpoint(path: Path, network: nn.Module, *, new_classifier: bool = Fa
         InputError: the file cannot be read, or its parameters do not fit the network or are not
             finite.
     """
-    content = load_state(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
+    content, header = load_state(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
     tensors = dict(_tensors(content))
     if not tensors:
         raise InputError(f"{path}: holds no state dict; expected parameter names and tensors")
@@ -299,6 +300,11 @@ def load_checkpoint(path: Path, network: nn.Module, *, new_classifier: bool = Fa
     if left_out:
         more = f" and {len(left_out) - 2} more" if len(left_out) > 2 else ""
         notes.append(f"left out {', '.join(left_out[:2])}{more}")
+    if isinstance(network, Backbone) and "input_scale" in header:
+        network.set_input(header["input_scale"], header["input_shift"])
+        notes.append("images are scaled and shifted as the file says")
+    if isinstance(network, Backbone) and not new_classifier:
+        network.input_size = network.input_size or header.get("input_size")
     return notes + _load(network, tracked | state, path, new_classifier)
 
 

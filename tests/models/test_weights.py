@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import models
 from models.errors import InputError
+from models.networks.checkpoint import save_network
 from models.weights import load_checkpoint, load_weights
 
 
@@ -158,6 +159,19 @@ def test_safetensors_in_the_home_folder(tmp_path, monkeypatch):
     save_file(source.state_dict(), tmp_path / "a.safetensors")
     load_weights(network, "~/a.safetensors")
     assert same(source, network)
+
+
+def test_how_a_network_transforms_images_is_kept(tmp_path):
+    source, network = (models.build("resnet8", 10).eval() for _ in range(2))
+    source.set_input([2, 3, 4], [0.1, 0.2, 0.3])
+    source.input_size = 24
+    save_network(tmp_path / "a.safetensors", source)
+    origin = load_weights(network, str(tmp_path / "a.safetensors"))
+    assert origin.notes == ["images are scaled and shifted as the file says"]
+    assert network.input_size is None  # it is trained further, with images of another size
+    load_weights(network, str(tmp_path / "a.safetensors"), new_classifier=False)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network(images), source(images))
 
 
 def test_another_architecture_is_refused_with_the_differences(tmp_path):

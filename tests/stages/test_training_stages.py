@@ -166,6 +166,10 @@ def test_a_teacher_with_a_normalisation_of_its_own_gets_it_everywhere(root, monk
         train_teacher.main(loaded(weights="pretrained"))
     known = weights_sha256(again)
     assert weights_sha256(load_network(weights("teacher"))) == known
+    # A teacher of this project brings its own along.
+    shutil.copy(weights("teacher"), "own.safetensors")
+    train_teacher.main(loaded(weights="own.safetensors"))
+    assert weights_sha256(load_network(weights("teacher"))) == known
     # Another input makes another teacher, also in the store of logits.
     train_teacher.main(loaded())
     assert weights_sha256(load_network(weights("teacher"))) != known
