@@ -30,6 +30,8 @@ _RENAMES = (
 )
 #: Buffers that profilers register beside the weights.
 _COUNTERS = ("total_ops", "total_params")
+#: Auxiliary classifiers of GoogLeNet and Inception, which are built without.
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 #: Types that training scripts store beside the weights and that are safe to unpickle.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -230,8 +232,9 @@ def _load(
         Notes for :class:`Origin`.
     """
     own, notes, others, theirs = network.state_dict(), [], list[str](), ""
+    state = {n: t for n, t in state.items() if n in own or not n.startswith(_AUXILIARY)}
     if isinstance(network, Backbone):
-        classifier = {id(parameter) for parameter in network.last_layer().parameters()}
+        classifier = {id(parameter) for parameter in network.last_layers().parameters()}
         others = [
             name
             for name, parameter in network.named_parameters()
@@ -240,11 +243,7 @@ def _load(
         ]
         theirs = next((f"{len(state[name])}" for name in others if name in state), "no")
         if others and new_classifier:
-            # A library's initialisation for a thousand classes is too large for a few: the first
-            # steps would destroy what the trunk has learned.
-            for layer in network.last_layer().modules():
-                if isinstance(layer, nn.Linear | nn.Conv2d):
-                    layer.reset_parameters()
+            network.reset_classifier()
             notes.append(f"a new classifier of {network.num_classes} classes (was {theirs})")
         state = state | {name: own[name] for name in others}
     load_strictly(network, state, source)

@@ -92,8 +92,22 @@ class Backbone(nn.Module):
         return last_map.mean((2, 3))
 
     def last_layer(self) -> nn.Module:
-        """Return the layer whose parameters depend on the classes."""
+        """Return the layer that gives the logits."""
         return self.get_submodule(self.classifier_part)
+
+    def last_layers(self) -> nn.ModuleList:
+        """Return all layers whose parameters depend on the classes; some networks have two."""
+        return nn.ModuleList([self.last_layer()])
+
+    def reset_classifier(self) -> None:
+        """Draw a new classifier with torch's initialisation.
+
+        A library's initialisation for a thousand classes is too large for a few: the first steps
+        would destroy what pretrained stages have learned.
+        """
+        for layer in self.last_layers().modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.reset_parameters()
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Map the pooled embedding ``[B, D]`` to logits ``[B, K]``."""
@@ -103,7 +117,7 @@ class Backbone(nn.Module):
     def freeze_trunk(self) -> None:
         """Freeze everything but the classifier; the rest stays in eval mode."""
         self.requires_grad_(False)
-        self.last_layer().requires_grad_(True)
+        self.last_layers().requires_grad_(True)
         self.trunk_is_frozen = True
 
     def train(self, mode: bool = True) -> Self:

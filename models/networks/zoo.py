@@ -153,6 +153,11 @@ class WholeNetwork(ZooNetwork):
         logits: Tensor = self.network.forward(self.renormalize(images))
         return logits
 
+    def last_layers(self) -> nn.ModuleList:
+        heads = getattr(self.network, "get_classifier", lambda: None)()
+        several = isinstance(heads, tuple | nn.ModuleList)  # such as one for a teacher's labels
+        return nn.ModuleList(heads) if several else super().last_layers()
+
     def last_layer(self) -> nn.Module:
         for layer in reversed(list(self.network.modules())):
             if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == self.num_classes:

@@ -161,6 +161,26 @@ def test_safetensors_in_the_home_folder(tmp_path, monkeypatch):
     assert same(source, network)
 
 
+def test_auxiliary_classifiers_are_dropped(tmp_path):
+    source, network = (models.build("resnet8", 10) for _ in range(2))
+    beside = ("AuxLogits.fc.weight", "aux1.conv.bn.bias", "aux2.fc1.weight")
+    torch.save(source.state_dict() | {name: torch.ones(3) for name in beside}, tmp_path / "a.pth")
+    load_checkpoint(tmp_path / "a.pth", network)
+    assert same(source, network)
+
+
+def test_both_heads_of_a_network_are_its_classifier(tmp_path):
+    name, heads = "timm:deit_tiny_distilled_patch16_224", ("head.", "head_dist.")
+    source, network = models.build(name, 1000), models.build(name, 10)
+    torch.save(source.state_dict(), tmp_path / "a.pth")
+    load_weights(network, str(tmp_path / "a.pth"))
+    for own, tensor in network.state_dict().items():
+        assert own.startswith(heads) or torch.equal(tensor, source.state_dict()[own])
+    network.freeze_trunk()
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert trained == [head + kind for head in heads for kind in ("weight", "bias")]
+
+
 def test_how_a_network_transforms_images_is_kept(tmp_path):
     source, network = (models.build("resnet8", 10).eval() for _ in range(2))
     source.set_input([2, 3, 4], [0.1, 0.2, 0.3])
