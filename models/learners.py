@@ -128,9 +128,8 @@ class Learners(nn.ModuleList):
             else:
                 tail = models.build(target.name, target.num_classes)
                 if copies:
-                    classifier = copy.deepcopy(tail.last_layer().state_dict())
                     tail.load_state_dict(target.state_dict())
-                    tail.last_layer().load_state_dict(classifier)
+                    tail.reset_classifier()
                 tail.keep_tail(stage)
                 learners.append(tail)
         super().__init__(learners)

@@ -47,6 +47,14 @@ def test_learners_are_initialised_independently():
     assert learners.names == ["D3B1", "D3B1#2"]
 
 
+def test_copies_have_a_small_new_classifier():
+    target = models.build("timm:test_efficientnet", 7)
+    (tail,) = Learners(target, ["D4B1"], copies=True)
+    assert torch.equal(tail.conv_head.weight, target.conv_head.weight)
+    weight = tail.last_layer().weight
+    assert 0 < weight.abs().max() <= weight.shape[1] ** -0.5
+
+
 @pytest.mark.parametrize("code", ["D3B2", "D4B1", "D0B4", "D2B1"])
 def test_a_code_that_does_not_fit_is_refused(code):
     with pytest.raises(InputError, match=f"'{code}' does not fit resnet8.*use D3B1, D2B2, D1B3"):
