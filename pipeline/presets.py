@@ -261,6 +261,8 @@ def _without_comment(value: Any) -> Any:
     """Copy a value without the comment that follows a list in the preset."""
     if isinstance(value, list):
         return YAML().load(_dumped(list(value), flow=True))
+    if isinstance(value, Mapping):  # later settings may add keys
+        return YAML().load(_dumped(value))
     return copy.deepcopy(value)
 
 

@@ -14,7 +14,6 @@ from stages.data.sources.image_folder import walk
 from stages.entry import run_stage
 from stages.files import sha256, write_json
 from stages.params import Params
-from stages.sections.training import Training
 
 FOLDER = Path("reports/inputs")
 IMAGES = FOLDER / "images.json"
@@ -62,9 +61,9 @@ def identify(
     places = {
         IMAGES: _folder(params.data.source),
         UNLABELED: _folder(params.data.unlabeled or ""),
-        TEACHER: _weights(params.teacher),
+        TEACHER: params.teacher.weights_file,
         ASSISTANTS: None,
-        STUDENT: _weights(params.distill),
+        STUDENT: params.distill.weights_file,
         BASELINE: None if baseline is None else Path(baseline),
     }
     found: dict[Path, dict[str, Any] | None] = dict.fromkeys(places)
@@ -83,11 +82,6 @@ def identify(
 def _folder(source: str) -> Path | None:
     scheme, _, location = source.partition(":")
     return Path(location).expanduser() if scheme in ("imagefolder", "hf") else None
-
-
-def _weights(training: Training) -> Path | None:
-    scheme, _, location = (training.weights or "").partition(":")
-    return Path(location) if scheme == "local-dir" else training.weights_file
 
 
 if __name__ == "__main__":

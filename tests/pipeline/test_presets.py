@@ -309,9 +309,10 @@ def test_line_endings_are_kept():
 
 def test_a_section_that_params_lacks_is_added():
     PARAMS_FILE.write_text("distill:\n  network: resnet8  # small\n", encoding="utf-8")
-    presets.use([], ["gate.min_accuracy=0.5"])
+    presets.use([], ["gate.min_accuracy=0.5", "gate.max_drop_from_teacher=0.1"])
     assert PARAMS_FILE.read_text(encoding="utf-8") == (
-        "distill:\n  network: resnet8  # small\ngate:\n  min_accuracy: 0.5\n"
+        "distill:\n  network: resnet8  # small\n"
+        "gate:\n  min_accuracy: 0.5\n  max_drop_from_teacher: 0.1\n"
     )
 
 
