@@ -2,12 +2,12 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
-from models.distillers.losses import at_least_float32, cross_entropy, kl_divergence
+from models.distillers.losses import cross_entropy, kl_divergence
 from models.networks.backbone import Backbone, Features
+from models.pooling import average_pool
 
 
 class FeatureDistiller(Distiller):
@@ -63,27 +63,3 @@ def at_common_size(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Te
     """Average-pool two maps ``[B, C, H, W]`` to the smaller H and the smaller W of the two."""
     height, width = (min(student_map.shape[i], teacher_map.shape[i]) for i in (2, 3))
     return average_pool(student_map, height, width), average_pool(teacher_map, height, width)
-
-
-def average_pool(feature_map: Tensor, height: int, width: int) -> Tensor:
-    """Pool ``[B, C, H, W]`` to ``[B, C, height, width]`` in at least float32.
-
-    The windows are those of ``adaptive_avg_pool2d``, whose gradient is not deterministic on a GPU.
-    Pooling is therefore written as products with one matrix for rows and one for columns.
-    """
-    feature_map = at_least_float32(feature_map)
-    if feature_map.shape[2:] == (height, width):
-        return feature_map
-    rows = _windows(feature_map.shape[2], height, feature_map.device).to(feature_map.dtype)
-    columns = _windows(feature_map.shape[3], width, feature_map.device).to(feature_map.dtype)
-    with torch.autocast(feature_map.device.type, enabled=False):
-        return torch.einsum("bchw,ih,jw->bcij", feature_map, rows, columns)
-
-
-def _windows(length: int, parts: int, device: torch.device) -> Tensor:
-    """Return a matrix ``[parts, length]`` whose rows average one window each."""
-    part = torch.arange(parts, device=device).unsqueeze(1)
-    place = torch.arange(length, device=device)
-    first, last = part * length // parts, ((part + 1) * length - 1) // parts
-    inside = ((first <= place) & (place <= last)).double()
-    return inside / inside.sum(1, keepdim=True)

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.distillers.base import Batch, Setting
-from models.distillers.feature import FeatureDistiller, average_pool, probe_both
+from models.distillers.feature import FeatureDistiller, probe_both
 from models.distillers.losses import at_least_float32, linear_ramp
 from models.networks.backbone import Backbone, Features
+from models.pooling import average_pool
 
 _MAX_WIDTH = 512
 

@@ -19,6 +19,7 @@ from models.errors import InputError, did_you_mean
 from models.networks.backbone import Backbone, Features
 from models.networks.own import build_own
 from models.networks.trunk import Trunk, find_trunk
+from models.pooling import average_pool
 
 # Image size for finding stages; it can be halved five times and the sizes still differ.
 _PROBE_SIZE = 128
@@ -89,7 +90,15 @@ class TorchvisionNetwork(ZooNetwork):
         if isinstance(self.network, DenseNet):
             last_map = F.relu(last_map)
         pool = getattr(self.network, "avgpool", None)
-        embedding = F.adaptive_avg_pool2d(last_map, 1) if pool is None else pool(last_map)
+        sides: Any = getattr(pool, "output_size", 1)
+        trained_on_gpu = torch.is_grad_enabled() and next(self.parameters()).is_cuda
+        if pool is None:
+            embedding = F.adaptive_avg_pool2d(last_map, 1)
+        elif trained_on_gpu and sides not in (1, (1, 1)):
+            # The pooling of AlexNet and VGG has no deterministic gradient there.
+            embedding = average_pool(last_map, *sides)
+        else:
+            embedding = pool(last_map)
         *before, _ = self._head_layers()
         if not any(isinstance(layer, nn.Flatten) for layer in before):
             embedding = embedding.flatten(1)

@@ -70,6 +70,7 @@ class _Tracer(fx.Tracer):
         return type(module) in (*_CONVOLUTIONS, *_NORMS) or super().is_leaf_module(module, name)
 
 
+@torch.no_grad()
 def _folded(network: Backbone) -> fx.GraphModule:
     """Trace a network and fold its BatchNorms; unfolded modules are shared with the network."""
     graph = _Tracer().trace(network)

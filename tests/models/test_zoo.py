@@ -132,6 +132,19 @@ def test_a_copy_is_a_consistent_network():
     assert not copied.network.training
 
 
+def test_pooling_is_deterministic_where_a_gpu_trains(monkeypatch):
+    network = models.build("torchvision:alexnet", 7).eval()
+    calls = []
+    network.get_submodule("avgpool").register_forward_hook(lambda *_: calls.append("adaptive"))
+    last_map = torch.randn(2, 256, 7, 7)
+    wanted = network.embed(last_map)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    torch.testing.assert_close(network.embed(last_map), wanted, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(network.embed(last_map), wanted)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

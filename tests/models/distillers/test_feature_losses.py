@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.distillers.at import At
 from models.distillers.cc import Cc
-from models.distillers.feature import FeatureDistiller, at_common_size, average_pool
+from models.distillers.feature import FeatureDistiller, at_common_size
 from models.distillers.sp import Sp
 from models.distillers.vid import Vid
 from models.networks.backbone import Features
@@ -156,21 +155,6 @@ def test_the_initial_variance_of_vid_is_five():
     for predictor in Vid(STUDENT, SETTING, **WEIGHTS).predictors:
         variance = np.log1p(np.exp(array(predictor.rho))) + 1e-5
         np.testing.assert_allclose(variance, 5, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("size", "wanted"),
-    [((8, 8), (4, 4)), ((7, 9), (4, 5)), ((5, 6), (3, 6)), ((7, 7), (1, 7)), ((3, 3), (3, 3))],
-)
-def test_windows_are_those_of_adaptive_pooling(size, wanted):
-    feature_map = torch.randn(2, 3, *size, dtype=torch.double, requires_grad=True)
-    pooled = average_pool(feature_map, *wanted)
-    reference = F.adaptive_avg_pool2d(feature_map, wanted)
-    assert torch.allclose(pooled, reference, rtol=0, atol=1e-14)
-    upstream = torch.randn_like(pooled)
-    ours = torch.autograd.grad(pooled, feature_map, upstream)[0]
-    theirs = torch.autograd.grad(reference, feature_map, upstream)[0]
-    assert torch.allclose(ours, theirs, rtol=0, atol=1e-14)
 
 
 def test_both_maps_get_the_smaller_height_and_width():
