@@ -78,7 +78,8 @@ def main(params: Params) -> None:
             "network": network.name,
             "num_classes": network.num_classes,
             "image_size": data.image_size,
-            "resize": params.data.resize or data.image_size,
+            # Only a crop cuts off what is around the middle.
+            "resize": (params.data.resize if data.fit == "crop" else None) or data.image_size,
             "fit": data.fit,
             "mean": list(data.mean),
             "std": list(data.std),

@@ -241,9 +241,12 @@ def _write_images(
     decoded_size = resize or size
     stored_size = decoded_size if margin else size
 
-    def pixels(position: int) -> npt.NDArray[np.uint8] | str:
+    def pixels(position: int) -> tuple[npt.NDArray[np.uint8], int] | str:
         try:
             image = _decode(chosen, position, resize, data.fit)
+            stored = middle(image, stored_size)
+            if data.fit != "crop" and stored_size < decoded_size:  # nothing may be cut off
+                stored = _decode(chosen, position, stored_size, data.fit)
         except DamagedImageError as error:
             return str(error)
         if image.shape[:2] != (decoded_size, decoded_size):
@@ -252,10 +255,10 @@ def _write_images(
                 f"{data.source}: {chosen.source.describe(position)} has {width}x{height} pixels"
                 f" where others have {size}x{size}; set data.image_size to resize and crop"
             )
-        return middle(image, stored_size)
+        return stored, _digest(image, size)
 
-    def decoded() -> Iterator[npt.NDArray[np.uint8] | str]:
-        ahead: deque[Future[npt.NDArray[np.uint8] | str]] = deque()
+    def decoded() -> Iterator[tuple[npt.NDArray[np.uint8], int] | str]:
+        ahead: deque[Future[tuple[npt.NDArray[np.uint8], int] | str]] = deque()
         for position in positions:
             ahead.append(pool.submit(pixels, int(position)))
             if len(ahead) == _AHEAD * cores():
@@ -267,11 +270,12 @@ def _write_images(
     with path.open("wb") as handle, ThreadPoolExecutor(cores()) as pool:
         write_header(handle, np.uint8, (len(positions), stored_size, stored_size, 3))
         images = track(decoded(), path.stem.replace("_", " "), total=len(positions))
-        for row, image in enumerate(images):
-            if isinstance(image, str):
-                damaged.append(image)
+        for row, found in enumerate(images):
+            if isinstance(found, str):
+                damaged.append(found)
                 continue
-            if (digest := _digest(image, size)) in known:
+            image, digest = found
+            if digest in known:
                 continue
             kept.append(row)
             handle.write(image.tobytes())

@@ -13,7 +13,7 @@ import models
 from models.errors import InputError
 from models.networks.checkpoint import load_network, save_network
 from stages import export_onnx
-from stages.files import read_json, sha256
+from stages.files import read_json, sha256, write_json
 from stages.params import Params
 from stages.quantization.int8 import calibrate, quantize, tensorrt_violations
 from stages.runtimes.base import Job
@@ -229,7 +229,8 @@ def test_other_networks_answer_and_norms_without_a_convolution_stay_float(name, 
 
 
 @pytest.mark.usefixtures("student_project")
-def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys):
+@pytest.mark.parametrize(("fit", "resize"), [("crop", 18), ("pad", 16)])
+def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys, fit, resize):
     def refuse(*_: object) -> None:
         raise ValueError(f"shared mode is not supported {'yet ' * 200}")
 
@@ -237,9 +238,11 @@ def test_a_precision_that_fails_is_left_out_with_its_reason(monkeypatch, capsys)
     # Also has fewer images of both kinds than requested.
     wanted = {"golden_images": 31, "calibration_images": 49, "precisions": ["fp32", "int8_u8s8"]}
     data = {"image_size": 16, "resize": 18}
+    manifest = Path("artifacts/data/manifest.json")
+    write_json(manifest, read_json(manifest) | {"fit": fit})
     export_onnx.main(Params.model_validate({"data": data, "export": wanted}))
     description = read_json(ONNX / "model.json")
-    assert (description["image_size"], description["resize"]) == (16, 18)
+    assert (description["image_size"], description["resize"]) == (16, resize)
     assert description["golden"]["images"] == 30
     assert list(description["files"]) == ["fp32"]
     assert description["calibration"] == {"images": 48}

@@ -95,6 +95,12 @@ def test_a_photograph_is_kept_whole_where_that_is_asked_for(project):
         manifest = prepare(source="imagefolder:images", image_size=8, fit=fit)
         assert manifest["fit"] == load_data().fit == fit
         assert int((array("train_images")[0].max((1, 2)) > 0).sum()) == columns
+        # A margin is for training alone.
+        shown, repeated = array("val_images"), manifest["val_images_also_in_train"]
+        manifest = prepare(source="imagefolder:images", image_size=8, resize=12, fit=fit)
+        np.testing.assert_array_equal(array("val_images"), shown)
+        assert array("train_images").shape[1:] == (12, 12, 3)
+        assert manifest["val_images_also_in_train"] == repeated > 0
 
 
 def test_own_size_leaves_pixels_as_they_are_and_the_test_may_validate(project):
