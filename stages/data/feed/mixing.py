@@ -35,7 +35,7 @@ class Mix(NamedTuple):
 
 def draw_mix(settings: Augmentation, epoch: int, step: int, size: int) -> Mix:
     """Draw mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) for images of ``size`` pixels."""
-    generator = np.random.default_rng((settings.seed, epoch, step, _PURPOSE))
+    generator = np.random.default_rng((settings.seed % 2**64, epoch, step, _PURPOSE))
     cuts = generator.random() < 0.5 if settings.mixup and settings.cutmix else settings.cutmix > 0
     alpha = settings.cutmix if cuts else settings.mixup
     kept = float(generator.beta(alpha, alpha))

@@ -31,7 +31,8 @@ def test_mixing_depends_on_seed_epoch_and_step():
     settings = Augmentation(mixup=0.5, cutmix=0.5)
     drawn = [draw_mix(settings, epoch, step, 32) for epoch in range(20) for step in range(50)]
     assert draw_mix(settings, 3, 4, 32) == drawn[3 * 50 + 4]
-    assert draw_mix(settings.model_copy(update={"seed": 1}), 3, 4, 32) != drawn[3 * 50 + 4]
+    for seed in (1, -1):
+        assert draw_mix(settings.model_copy(update={"seed": seed}), 3, 4, 32) != drawn[3 * 50 + 4]
     assert len({mix.kept for mix in drawn if mix.box is None}) > 430
     blended = [mix.kept for mix in drawn if mix.box is None]
     assert 430 < len(blended) < 570
