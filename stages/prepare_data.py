@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ def main(params: Params) -> None:
     for note in notes:
         print(printable(note))
     size = data.image_size or _own_size(data.source, choice.splits["train"])
-    _require_space(choice.splits, size, data.resize or size)
+    _require_space(choice.splits, len(extra.labels) if extra else 0, size, data.resize or size)
     statistics: dict[Split, Statistics] = {}
     splits: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
@@ -91,16 +91,16 @@ def main(params: Params) -> None:
                 "images_sha256": sha256(images_path),
                 "labels_sha256": sha256(labels_path),
             }
-        unlabeled: dict[str, Any] = {}
-        if extra is not None:
-            known = {digest for part in statistics.values() for digest in part.digests}
-            unlabeled = _write_unlabeled(folder, extra, data, size, known, damaged)
         damaged = list(dict.fromkeys(damaged))  # validation may use the test images
         if damaged:
             wanted = len(np.unique(choice.splits["train"].labels))
             trained = int(np.count_nonzero(splits["train"]["per_class"]))
             emptied = trained < wanted or not all(split["count"] for split in splits.values())
-            _judge_damage(damaged, data, emptied)
+            lacking = "a class or split has no other images" if emptied else ""
+            _judge_damage(damaged, data.source, data, lacking)
+        unlabeled: dict[str, Any] = {}
+        if extra is not None:
+            unlabeled = _write_unlabeled(folder, extra, data, size, statistics.values(), damaged)
         mean, std = statistics["train"].mean_and_std()
         if min(std) == 0:
             raise InputError(
@@ -146,10 +146,13 @@ def describe(report: dict[str, Any]) -> str:
     return line + more
 
 
-def _require_space(splits: Mapping[Split, ChosenSplit], size: int, train_size: int) -> None:
+def _require_space(
+    splits: Mapping[Split, ChosenSplit], unlabeled: int, size: int, train_size: int
+) -> None:
     """Raise InputError early if the images will not fit on the disk."""
     sides = {name: train_size if name == "train" else size for name in splits}
-    needed = 3 * sum(len(chosen.positions) * sides[name] ** 2 for name, chosen in splits.items())
+    pixels = sum(len(chosen.positions) * sides[name] ** 2 for name, chosen in splits.items())
+    needed = 3 * (pixels + unlabeled * train_size**2)
     free = shutil.disk_usage(Path()).free
     if needed > free:
         raise InputError(
@@ -160,15 +163,28 @@ def _require_space(splits: Mapping[Split, ChosenSplit], size: int, train_size: i
 
 
 def _write_unlabeled(
-    folder: Path, split: SourceSplit, data: Data, size: int, known: set[int], damaged: list[str]
+    folder: Path,
+    split: SourceSplit,
+    data: Data,
+    size: int,
+    others: Iterable[Statistics],
+    damaged: list[str],
 ) -> dict[str, Any]:
-    """Write the unlabeled images that are in no other split; return their manifest entry."""
+    """Write the unlabeled images that are in no other split; return their manifest entry.
+
+    Adds those that cannot be read to ``damaged``.
+    """
     path = folder / "unlabeled_images.npy"
     zeros = np.zeros(len(split.labels), np.int64)
     chosen = ChosenSplit(split, np.arange(len(zeros)), zeros)
-    broken = len(damaged)
-    _, kept = _write_images(path, chosen, size, data, damaged, known, margin=True)
-    left_out = len(zeros) - len(kept) - (len(damaged) - broken)
+    known = {digest for part in others for digest in part.digests}
+    broken: list[str] = []
+    _, kept = _write_images(path, chosen, size, data, broken, known, margin=True)
+    if broken:
+        lacking = "there are no others" if len(broken) == len(zeros) else ""
+        _judge_damage(broken, f"data.unlabeled: {data.unlabeled}", data, lacking)
+        damaged += [image for image in broken if image not in damaged]
+    left_out = len(zeros) - len(kept) - len(broken)
     if not kept:
         raise InputError(
             f"data.unlabeled: all images of {data.unlabeled} are also in train, val or test; name"
@@ -184,12 +200,12 @@ def _digest(image: npt.NDArray[np.uint8], size: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _judge_damage(damaged: list[str], data: Data, emptied: bool) -> None:
+def _judge_damage(damaged: list[str], source: str, data: Data, lacking: str) -> None:
     listed = ", ".join(damaged[:_NAMED])
     more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-    problem = f"{data.source}: {len(damaged)} of the images cannot be read: {listed}{more};"
-    if emptied:
-        raise InputError(f"{problem} replace them, because a class or split has no other images")
+    problem = f"{source}: {len(damaged)} of the images cannot be read: {listed}{more};"
+    if lacking:
+        raise InputError(f"{problem} replace them, because {lacking}")
     if data.damaged == "refuse":
         raise InputError(f"{problem} replace or remove them, or set data.damaged: skip")
     print(printable(f"{problem} they are skipped"))

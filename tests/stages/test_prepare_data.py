@@ -158,8 +158,15 @@ def test_unlabeled_images_are_those_that_are_in_no_split(project, capsys):
     (more / "broken.jpg").write_text("no image")
     data: dict[str, Any] = {"source": "imagefolder:images", "image_size": 8, "resize": 10}
     plain = prepare(**data)
-    with pytest.raises(InputError, match=r"cannot be read: broken.jpg"):
+    message = (
+        r"^data.unlabeled: imagefolder:more: 1 of the images cannot be read: broken.jpg .* or set"
+    )
+    with pytest.raises(InputError, match=message):
         prepare(**data, unlabeled="imagefolder:more")
+    (project / "unreadable").mkdir()
+    (project / "unreadable/broken.jpg").write_text("no image")
+    with pytest.raises(InputError, match=r"^data.unlabeled: .* because there are no others$"):
+        prepare(**data, unlabeled="imagefolder:unreadable", damaged="skip")
     manifest = prepare(**data, unlabeled="imagefolder:more", damaged="skip")
     found = manifest.pop("unlabeled")
     assert manifest == plain
@@ -277,6 +284,17 @@ def test_a_full_disk_is_one_sentence(project, monkeypatch, room, sentence):
     assert code == 1
     assert printed.splitlines()[-1].startswith(f"error: {sentence}")
     assert left == [disk / "params.yaml"]
+
+
+@pytest.mark.usefixtures("project")
+def test_unlabeled_images_need_room(monkeypatch):
+    room = shutil.disk_usage(Path())._replace(free=6_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+    prepare()
+    with pytest.raises(
+        InputError, match="the images need 0.0099. GB, but this disk has only 0.006"
+    ):
+        prepare(unlabeled="digits")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not at {REAL}")
