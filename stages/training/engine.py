@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -101,6 +101,10 @@ class Engine:
         """Return the main process's content in every process; the others' is ignored."""
         (same,) = broadcast_object_list([content])
         return dict(same)
+
+    def collect(self, own: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the content of all processes, in their order."""
+        return list(gather_object([own]))
 
     def track(self, stage: str, what: str) -> None:
         """Start a run of the tracker, if there is one, after ending that of another training."""

@@ -35,22 +35,25 @@ class Resume:
             return Progress()
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        torch.set_rng_state(state["random"])
-        if len(state["random_cuda"]) == torch.cuda.device_count() > 0:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        random = state["random"][self.engine.accelerator.process_index]
+        torch.set_rng_state(random["cpu"])
+        if self.engine.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self.engine.device)
         progress = Progress(**state["progress"])
         progress.sums = {k: total.to(self.engine.device) for k, total in progress.sums.items()}
         return progress
 
     def save(self, progress: Progress) -> None:
-        """Save the state; only the main process writes."""
-        if self.checkpoints is not None and self.engine.is_main:
-            state = {name: part.state_dict() for name, part in self.parts.items()}
-            random = {
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state_all(),
-            }
-            self.checkpoints.save(state | random | {"progress": dict(vars(progress))})
+        """Save the state; all processes must call it, but only the main one writes."""
+        if self.checkpoints is not None:
+            own = {"cpu": torch.get_rng_state()}
+            if self.engine.device.type == "cuda":
+                own["cuda"] = torch.cuda.get_rng_state(self.engine.device)
+            random = self.engine.collect(own)
+            if self.engine.is_main:
+                state = {name: part.state_dict() for name, part in self.parts.items()}
+                progressed = {"random": random, "progress": dict(vars(progress))}
+                self.checkpoints.save(state | progressed)
         self.last_saved = time.monotonic()
 
     def is_due(self, step: int) -> bool:

@@ -8,13 +8,18 @@ import pkgutil
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from stages import distill
+from stages.checkpoints.checkpoint import Checkpoints
 from stages.params import load_params
+from stages.training.history import Progress
 from stages.training.logits_store import made_by
+from stages.training.resume import Resume
 from tests.forked import Child, forked
 from tests.stages.conftest import write_unlabeled
 
@@ -110,6 +115,31 @@ def test_wherever_it_is_killed_the_weights_are_the_same():
     assert RESUMED in finish()
     assert STUDENT.read_bytes() == wanted
     assert untimed() == history
+
+
+def test_each_process_gets_its_own_random_states(monkeypatch):
+    class Process:
+        is_main, device = True, SimpleNamespace(type="cuda")
+
+        def __init__(self, index: int) -> None:
+            self.accelerator = SimpleNamespace(scaler=None, process_index=index)
+
+        def collect(self, own: dict[str, Any]) -> list[dict[str, Any]]:
+            return [own, {"cpu": seeded(5), "cuda": torch.tensor([6])}]
+
+    def seeded(seed: int) -> torch.Tensor:
+        return torch.Generator().manual_seed(seed).get_state()
+
+    restored: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: torch.tensor([4]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: restored.append(state))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        Resume({}, Process(0), Checkpoints("distill", "0" * 64)).save(Progress())
+        for index, seed in enumerate((3, 5)):
+            Resume({}, Process(index), Checkpoints("distill", "0" * 64)).load()
+            assert torch.equal(torch.get_rng_state(), seeded(seed))
+    assert torch.cat(restored).tolist() == [4, 6]
 
 
 RECIPE = {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.1, "ema": 0.9}
