@@ -7,7 +7,7 @@ from torch import Tensor
 from models.distillers.base import Batch, Distiller, Needs, Setting, TeacherOutputs
 from models.distillers.losses import cross_entropy, kl_divergence
 from models.networks.backbone import Backbone, Features
-from models.pooling import average_pool
+from models.networks.pooling import average_pool
 
 
 class FeatureDistiller(Distiller):

@@ -10,7 +10,7 @@ from models.distillers.base import Batch, Setting
 from models.distillers.feature import FeatureDistiller, probe_both
 from models.distillers.losses import at_least_float32, linear_ramp
 from models.networks.backbone import Backbone, Features
-from models.pooling import average_pool
+from models.networks.pooling import average_pool
 
 _MAX_WIDTH = 512
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from models.errors import InputError, did_you_mean
 from models.networks.backbone import Backbone, Features
 from models.networks.own import build_own
+from models.networks.pooling import average_pool
 from models.networks.trunk import Trunk, find_trunk
-from models.pooling import average_pool
 
 # Image size for finding stages; it can be halved five times and the sizes still differ.
 _PROBE_SIZE = 128

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.pooling import average_pool
+from models.networks.pooling import average_pool
 
 
 @pytest.mark.parametrize(
