@@ -95,8 +95,8 @@ def _check_method(params: Params, student: Backbone, teacher: Backbone, size: in
     if size is None:
         check_codes(settings.ackd.learners, student, teacher)
         return
-    known = (teacher, size, torch.arange(4) % 2, settings.batch_size, settings.epochs)
-    setting = Setting(*known, copies=settings.weights is not None)
+    labels, copies = torch.arange(4) % 2, settings.weights is not None
+    setting = Setting(teacher, size, labels, settings.batch_size, settings.epochs, copies=copies)
     distillers.build(settings.method, student, setting, settings.options())
 
 

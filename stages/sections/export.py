@@ -53,7 +53,7 @@ class Validate(Section):
     batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 3, 16]
     """Batch sizes in which the dynamic model processes the golden batch."""
     max_relative_error_fp32: Annotated[float, Field(gt=0, le=1e-4)] = 1e-4
-    """At most the limit of the devices, in stages.devices.rules: they would refuse the rest."""
+    """Relative to the largest logit; devices refuse a model above 1e-4 (stages.devices.rules)."""
     min_agreement_fp16: Fraction = 0.95
     """Fraction of test images on which an fp16 model must agree with torch."""
     min_agreement_int8: Fraction = 0.9
