@@ -12,6 +12,7 @@ from models.errors import InputError
 from models.learners import check_codes
 from models.networks.backbone import Backbone
 from models.weights import check_published, download, load_weights
+from stages.analysis.classes import read_baseline
 from stages.params import Params
 from stages.schedule import compressed
 from stages.sections.training import Training
@@ -122,19 +123,18 @@ def check_training(params: Params) -> None:
 
     Raises:
         InputError: as :func:`check_settings`, or a batch is larger than the training set, the
-            student's weights or the baseline are missing, candidates have no validation images, or
-            the student cannot be exported.
+            student's weights are missing, the baseline is missing, damaged or of other classes,
+            candidates have no validation images, or the student cannot be exported.
     """
     from stages.data.arrays import load_data
 
     data = load_data()
     check_settings(params, data.image_size)
-    for key, file in (
-        ("distill.weights", params.distill.weights_file),
-        ("analyze.baseline", params.analyze.baseline),
-    ):
-        if file is not None and not Path(file).exists():
-            raise InputError(f"params.yaml: {key}: {file}: no such file; correct the path")
+    weights, baseline = params.distill.weights_file, params.analyze.baseline
+    if weights is not None and not weights.exists():
+        raise InputError(f"params.yaml: distill.weights: {weights}: no such file; correct the path")
+    if baseline is not None:
+        read_baseline(Path(baseline), data.classes)
     between = params.proxy
     if between.method == "assistants" and between.assistants.candidates and data.validates_on_test:
         raise InputError(

@@ -1,6 +1,7 @@
 """Analysis, goals, bundle and report."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -19,6 +20,14 @@ class Analyze(Section):
     grad_cam_images: Annotated[int, Field(ge=1, le=32)] = 8
     baseline: Annotated[str, Field(min_length=1)] | None = None
     """Copy of another run's ``reports/classes.csv``, to compare class by class."""
+
+    @field_validator("baseline")
+    @classmethod
+    def _is_a_copy(cls, value: str | None) -> str | None:
+        own = Path("reports/classes.csv")  # deleted before it is written again
+        if value is not None and Path(value).resolve() == own.resolve():
+            raise ValueError(f"expected a copy, because every run replaces {own}; copy it first")
+        return value
 
 
 class Gate(Section):

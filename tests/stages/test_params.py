@@ -53,6 +53,7 @@ CASES = [
     ("proxy: {method: assistants}", "assistants.networks must name at least one network, such as"),
     ("proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}", "leave the other empty"),
     ("proxy: {assistants: {candidates: [resnet14, resnet20]}}", "expected the student resnet8"),
+    ("analyze: {baseline: ./reports/classes.csv}", "analyze.baseline: expected a copy, because"),
     ("data: ", "data is None, expected keys with values; add some or remove it"),
     ("package: {license: Apache 2}", "package.license: expected an SPDX expression, such as"),
 ]

@@ -200,11 +200,14 @@ def test_before_training_the_size_of_the_images_is_known():
         {"distill": {"weights": "local-dir:absent.pt"}},
         {"distill": {"weights": "absent.pt"}},
         {"analyze": {"baseline": "absent.csv"}},
+        {"analyze": {"baseline": "other.csv"}},
     ],
 )
 def test_files_of_later_stages_are_missed_before_training(content):
     # A pulled teacher does without the file that it came from.
     pulled = {"teacher": {"weights": "absent.pt", "batch_size": 8}, "distill": {"batch_size": 8}}
     check_training(Params.model_validate(pulled))
-    with pytest.raises(InputError, match=r"(weights|baseline): absent\.\w+: no such file"):
+    Path("other.csv").write_text("class,images,images_digest,student_right\ncat,1,0,80\n")
+    message = r"(weights|baseline): (absent\.\w+: no such file|other.csv has 1 classes \(cat\))"
+    with pytest.raises(InputError, match=message):
         check_training(Params.model_validate(content))
