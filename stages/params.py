@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from models.errors import InputError, did_you_mean
+from stages.devices.urls import parse_url
 from stages.sections.common import Section
 from stages.sections.data import Augmentation, Data
 from stages.sections.export import Export, Litert, Profile, Validate
@@ -52,6 +53,16 @@ class Params(Section):
             raise ValueError(
                 f"proxy.assistants.candidates begins with {candidates[0]}, expected the student"
                 f" {student}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_goal_for_latency_is_measured(self) -> Params:
+        threads = parse_url(self.profile.devices[0]).threads or self.profile.threads
+        if self.gate.max_p90_ms is not None and 1 not in threads:
+            raise ValueError(
+                f"gate.max_p90_ms is for one thread, but {self.profile.devices[0]} is measured with"
+                f" {threads}; add 1 to profile.threads or the device's URL, or set the goal to null"
             )
         return self
 
@@ -104,7 +115,7 @@ def parse_params(content: dict[str, Any], path: Path = PARAMS_FILE) -> Params:
 
 def _sentence(problem: dict[str, Any]) -> str:
     keys = [str(part) for part in problem["loc"]]
-    where = ".".join(keys) or "the file"
+    where = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         known = sorted(_known_keys(keys[:-1]))
         return f"{where} is not a parameter; {did_you_mean(keys[-1], known)}"
@@ -112,8 +123,8 @@ def _sentence(problem: dict[str, Any]) -> str:
         return f"{where} is {problem['input']!r}, expected keys with values; add some or remove it"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":  # the input is a whole section, too long to show
-        return f"{where}: {message}"
-    return f"{where} is {problem['input']!r}, expected {message}" if problem["loc"] else message
+        return f"{where}: {message}" if keys else message
+    return f"{where} is {problem['input']!r}, expected {message}"
 
 
 def _known_keys(path: list[str]) -> list[str]:

@@ -55,6 +55,10 @@ CASES = [
     ("proxy: {assistants: {candidates: [resnet14, resnet20]}}", "expected the student resnet8"),
     ("analyze: {baseline: ./reports/classes.csv}", "analyze.baseline: expected a copy, because"),
     ("data: ", "data is None, expected keys with values; add some or remove it"),
+    (
+        "{gate: {max_p90_ms: 5}, profile: {threads: [1, 2], devices: ['local:?threads=4']}}",
+        "params.yaml: gate.max_p90_ms is for one thread, but local:?threads=4 is measured with [4]",
+    ),
     ("package: {license: Apache 2}", "package.license: expected an SPDX expression, such as"),
 ]
 
