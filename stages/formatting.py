@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+#: Methods whose student does not learn from the teacher.
+WITHOUT_TEACHER = ("scratch", "one")
+
 
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
@@ -73,8 +76,8 @@ def between(least: int, most: int) -> str:
 def origin(summary: dict[str, Any]) -> str:
     """Say how the student of ``reports/summary.json`` was trained."""
     method: str = summary["student"]["method"]
-    if method == "scratch":
-        return "trained from scratch"
+    if method in WITHOUT_TEACHER:
+        return "trained from scratch" if method == "scratch" else f"trained by {method.upper()}"
     return f"distilled from {summary['teacher']['network']} by {method.upper()}"
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.bundle.hub import data_set, front_matter
 from stages.bundle.sbom import RUNNER_LICENSE
-from stages.formatting import between, by_reason, count, origin, percent
+from stages.formatting import WITHOUT_TEACHER, between, by_reason, count, origin, percent
 from stages.markdown import plain, section, table
 from stages.params import Params
 from stages.sections.data import Data
@@ -20,7 +20,6 @@ Record = dict[str, Any]
 
 #: With more classes, only the weakest and the strongest are shown.
 _MANY_CLASSES = 20
-_UNTAUGHT = ("scratch", "one")
 #: Training settings without an effect at their defaults.
 _OPTIONAL = ("milestones", "warmup", "layer_decay", "clip_gradient", "label_smoothing", "ema")
 _SPLIT = ["train_split", "val_split", "test_split", "val_fraction", "folds", "fold"]
@@ -82,7 +81,7 @@ def making(params: Params, proxy: str) -> Table:
     rows = [["method", taught.get(teacher.train, "not trained here"), method]]
     if teacher.weights or student.weights:
         rows.append(["starts from", *(_start(training.weights) for training in (teacher, student))])
-    if student.method not in _UNTAUGHT:
+    if student.method not in WITHOUT_TEACHER:
         rows.append(["learned from", "", _taught_by(params, proxy)])
     if teacher.image_size is not None:
         rows.append(["image size", f"{teacher.image_size} pixels", ""])

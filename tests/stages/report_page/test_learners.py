@@ -10,14 +10,20 @@ from tests.stages import chain_files
 from tests.stages.html_page import PAGE, SUMMARY, Page, change, made, reasons
 
 
-@pytest.mark.parametrize("method", ["kd", "scratch"])
-def test_a_method_without_learners_has_no_section_for_them(here, method):
+@pytest.mark.parametrize(
+    ("method", "origin"),
+    [
+        ("kd", "distilled from resnet20 by KD"),
+        ("scratch", "trained from scratch"),
+        ("one", "trained by ONE"),
+    ],
+)
+def test_a_method_without_learners_has_no_section_for_them(here, method, origin):
     chain_files.write_chain(method)
     summary, page = made()
     assert "learners" not in page.order
     assert reasons(summary)["auxiliary learners"] == f"the method {method} has none"
     assert "Only the student was trained" in page.text["prune"]
-    origin = "trained from scratch" if method == "scratch" else "distilled from resnet20 by KD"
     assert f"resnet8, {origin}" in page.text[""]
 
 
