@@ -39,12 +39,13 @@ def validation(measured: Measurements) -> Table:
 
 
 def similarity(measured: Measurements) -> Table:
-    gap = measured.analysis["gap"]
-    rows = [
-        [f"{a}, {b}", f"{pair['cka']:.4f}", f"{pair['kl']:.4f}", points(gap[f"{a}_{b}"])]
-        for pair in measured.analysis["pairs"]
-        for a, b in [(pair["a"], pair["b"])]
-    ]
+    """Compare the networks in pairs; without the proxy if it is the teacher."""
+    gap, rows = measured.analysis["gap"], []
+    for pair in measured.analysis["pairs"]:
+        a, b = pair["a"], pair["b"]
+        if measured.proxy["method"] != "teacher" or "proxy" not in (a, b):
+            figures = f"{pair['cka']:.4f}", f"{pair['kl']:.4f}", points(gap[f"{a}_{b}"])
+            rows.append([f"{a}, {b}", *figures])
     head = ["first, second", "CKA", "KL, nats", "accuracy gap, points"]
     return Table(head, rows, "Pairs of networks")
 
