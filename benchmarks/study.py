@@ -32,8 +32,13 @@ class Study:
         self.results: Json = {"params": params, "teachers": {}, "runs": {}}
         if self.output.exists():
             self.results = read_json(self.output)
-        if self.results["params"] != params:
-            raise InputError(f"{self.output}: holds results of other settings; rename the plan")
+        for section in self.results["params"].keys() | params.keys():
+            theirs, ours = self.results["params"].get(section), params.get(section)
+            if theirs != ours:
+                raise InputError(
+                    f"{self.output}: holds results with {section} {theirs}, not {ours}; use the"
+                    " same, or rename the plan"
+                )
 
     def train_teacher(self, checkpoint: Path | None) -> None:
         """Train the teacher, or load ``checkpoint``, unless that is done."""
