@@ -170,8 +170,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         if student["in_float"]:
             text += f" int8_u8s8 keeps in float: {', '.join(student['in_float'])}."
         parts += [f"### {name}", text, _rows(student), _operators(student["operators_ms"])]
-        if not any(student["browsers"].values()):
-            parts.append("Not measured in a browser; run `ackd probe` in the student's project.")
+    if absent := [name for name, student in results["students"].items() if not student["browsers"]]:
+        parts.append(f"Not measured in a browser: {', '.join(absent)}.")
     return "\n\n".join(parts) + "\n"
 
 
