@@ -3,7 +3,7 @@
 import pytest
 
 from stages import markdown
-from stages.formatting import between, duration, millions, points, significant, times
+from stages.formatting import between, duration, millions, origin, points, significant, times
 from stages.tables import NOISY_NOTE, Table, of_records
 
 
@@ -16,6 +16,19 @@ def test_numbers_as_text():
     assert (millions(40813184), times(272474 / 78042)) == ("40.8 M", "3.49×")
     assert [duration(x) for x in (0.123, 7300, 3e5)] == ["0.12 s", "2 h", "3.5 days"]
     assert (between(6, 6), between(999, 1000)) == ("6", "999 to 1,000")
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ("scratch", "trained from scratch"),
+        ("one", "trained by ONE"),
+        ("kd", "distilled from resnet20 by KD"),
+    ],
+)
+def test_how_a_student_was_trained(method, text):
+    summary = {"student": {"method": method}, "teacher": {"network": "resnet20"}}
+    assert origin(summary) == text
 
 
 def test_a_table_of_records_marks_what_was_measured_on_a_noisy_machine():
