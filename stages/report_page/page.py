@@ -19,7 +19,7 @@ from stages.report_page import page_charts, page_tables, paper
 from stages.report_page.measurements import Measurements, Record
 
 _FOLDER = Path(__file__).parent
-_FORMS = ("between", "by_reason", "count", "millions", "origin", "percent", "points", "significant")
+_FORMS = ("between", "by_reason", "count", "origin", "percent", "points")
 
 
 def page_template(path: Path) -> Template:
@@ -31,7 +31,7 @@ def page_template(path: Path) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {name: getattr(formatting, name) for name in (*_FORMS, "times")}
+    environment.globals |= {name: getattr(formatting, name) for name in _FORMS}
     numbers = itertools.count()
 
     def with_own_ids(svg: Markup) -> Markup:
