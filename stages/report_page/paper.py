@@ -7,6 +7,7 @@ from stages.formatting import count
 from stages.params import Params, read_yaml
 from stages.report_page.measurements import Measurements, Record
 from stages.sections.common import Section
+from stages.sections.data import Augmentation
 from stages.sections.methods import Distill
 from stages.sections.training import Teacher
 
@@ -22,7 +23,6 @@ _VARIED = {"learners", "attention", "adversarial", "networks", "candidates"}
 _UNUSED = {
     "teacher": ("weights", "optimizer", "layer_decay", "clip_gradient", "label_smoothing", "ema"),
     "data": ("unlabeled", "sampling", "class_weights"),
-    "augmentation": ("policy", "color_jitter", "erasing", "mixup", "cutmix"),
 }
 _UNUSED["distill"] = _UNUSED["teacher"]
 _PROXIES = {"teacher": "kd", "early_stopped": "eskd", "assistants": "takd"}
@@ -136,6 +136,8 @@ def _differences(
         for key in keys if name != "teacher" or name in trainings else ():
             if (value := getattr(section, key)) != type(section).model_fields[key].default:
                 found.append(f"{name}.{key} is {value}")
+    augmentation = Augmentation(**setting["augmentation"]).model_dump(exclude={"seed"})
+    found += _changed("augmentation", params.augmentation, augmentation)
     if (size := measured.data["image_size"]) != setting["image_size"]:
         found.append(f"images of {size} pixels instead of {setting['image_size']}")
     for split in ("train", "test"):

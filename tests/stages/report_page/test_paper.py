@@ -149,6 +149,7 @@ def test_what_cannot_be_compared_is_said(pair):
         "distill.weights is pretrained",
         "distill.temperature is 2.0 instead of 4.0",
         "augmentation.mixup is 0.2",
+        "augmentation.horizontal_flip is False instead of True",
     ):
         assert reason in text
 
@@ -160,7 +161,8 @@ def test_a_run_by_the_papers_recipe_is_comparable(pair):
 
     change("reports/data.json", whole)
     change("reports/data.json", image_size=32)
-    content = PAIR | {"teacher": RECIPE, "distill": RECIPE}
+    flipped = {"crop_padding": 4, "horizontal_flip": True}
+    content = PAIR | {"teacher": RECIPE, "distill": RECIPE, "augmentation": flipped}
     summary, page = made(Params.model_validate(content))
     assert summary["paper"]["differs"] == []
     assert "This run was trained as in the paper" in page.text["paper"]
