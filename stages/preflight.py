@@ -22,8 +22,12 @@ def check(params: Params) -> None:
     """Check ``params.yaml`` on this machine; takes a second or two.
 
     Raises:
-        InputError: as :func:`check_settings`, or an image folder has the wrong layout.
+        InputError: as :func:`check_settings`, an image folder has the wrong layout, or the key that
+            signs the bundle cannot be used.
     """
+    from stages.bundle.keys import configured_key
+
+    configured_key()
     check_settings(params, params.data.image_size)
     scheme, _, location = params.data.source.partition(":")
     # The folder is not needed on a machine that has the prepared data.

@@ -126,6 +126,12 @@ def test_batches_larger_than_the_training_images(tiny_origin, monkeypatch, conte
         check_training(Params.model_validate(content))
 
 
+def test_a_missing_signing_key(monkeypatch):
+    monkeypatch.setenv("ACKD_SIGNING_KEY", "absent.key")
+    with pytest.raises(InputError, match="absent.key: no such file; ACKD_SIGNING_KEY names it"):
+        check(Params())
+
+
 @pytest.mark.usefixtures("student_project")
 def test_candidates_are_not_compared_on_test_images():
     candidates = {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet14"]}}
