@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,8 @@ from models.networks.backbone import Features
 # Readable on white and near-black, because the page has a light and a dark scheme.
 INK = "#7d7d7d"
 CELL_INCHES = 1.1
+#: For names in scripts that matplotlib's own font lacks, those of these that are installed.
+_OTHER_FONTS = {"Arial Unicode MS", "Droid Sans Fallback", "Noto Sans CJK JP", "Noto Sans CJK SC"}
 
 
 def grad_cam(features: Features, classes: Tensor) -> Tensor:
@@ -95,8 +98,9 @@ def panel(
     path: Path, rows: int, columns: int, inches: tuple[float, float]
 ) -> Iterator[tuple[Figure, Any]]:
     """Open a figure with a grid for pictures, and write it as a reproducible PNG at the end."""
+    fonts = ["DejaVu Sans", *sorted(_OTHER_FONTS & set(get_font_names()))]
     # Without math, because a class may be called "$".
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
+    with mpl.rc_context({"font.family": fonts, "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=inches, dpi=160)
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:

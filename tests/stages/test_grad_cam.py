@@ -6,7 +6,7 @@ from PIL import Image
 import models
 from models.networks.backbone import Features
 from stages.files import sha256
-from stages.grad_cam import draw_looks, grad_cam
+from stages.grad_cam import draw_looks, grad_cam, panel
 
 
 @pytest.fixture
@@ -60,3 +60,10 @@ def test_the_panel_has_a_cell_for_each_image_and_network_and_is_reproducible(tmp
     assert teacher[0] > 100  # the bright end of the colour map over green
     assert target[0] < 10
     assert panel[2, 2, 3] == 0  # transparent around, for light and dark pages
+
+
+def test_names_in_other_scripts_use_a_font_that_is_installed(tmp_path, monkeypatch):
+    # Comes with matplotlib and has every character; a missing one would be a warning.
+    monkeypatch.setattr("stages.grad_cam._OTHER_FONTS", {"Last Resort High-Efficiency"})
+    with panel(tmp_path / "panel.png", 1, 1, (1, 1)) as (_, grid):
+        grid[0][0].set_xlabel("桜")
