@@ -126,7 +126,6 @@ def summarize_student(
         "test_images": student.torch["images"],
         "rows": rows,
         "operators_ms": {key: operator_times(path, images[:1]) for key, path in models.items()},
-        "browsers": student.browsers,
         "goals": goals(rows, MIN_SPEEDUP[depthwise]),
     }
 
@@ -170,8 +169,6 @@ def markdown(results: Mapping[str, Any]) -> str:
         if student["in_float"]:
             text += f" int8_u8s8 keeps in float: {', '.join(student['in_float'])}."
         parts += [f"### {name}", text, _rows(student), _operators(student["operators_ms"])]
-    if absent := [name for name, student in results["students"].items() if not student["browsers"]]:
-        parts.append(f"Not measured in a browser: {', '.join(absent)}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -209,14 +206,12 @@ def _rows(student: Json) -> str:
     rows = []
     for row in student["rows"].values():
         accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f}"
-        cells = [_title(row["title"], row), accuracy, drop(row) or ""]
-        cells += [significant(row["size_mb"]), *_parity(row["golden"])]
+        failed = f"failed: {row['reason']}" if row["reason"] else ""
+        title = "; ".join(filter(None, [row["title"], failed, "noisy" if row["noisy"] else ""]))
+        error, agreement = (row["golden"][k] for k in ("max_relative_error", "top1_agreement"))
+        parity = ["", ""] if error is None else [f"{error:.1e}", f"{agreement:.0%}"]
+        cells = [title, accuracy, drop(row) or "", significant(row["size_mb"]), *parity]
         rows.append([*cells, spread(row["p50_ms"], 3), spread(row["speedup"], 2)])
-    for device, measured in student["browsers"].items():
-        for row in measured:
-            title = f"{device}, {row['precision']}, {row['provider']}"
-            p50 = "" if row["p50_ms"] is None else f"{row['p50_ms']:.3f}"
-            rows.append([_title(title, row), "", "", "", *_parity(row["golden"]), p50, ""])
     return table(heads, rows)
 
 
@@ -229,18 +224,6 @@ def _operators(times: Mapping[str, Mapping[str, float]]) -> str:
         parts = [f"{operator} {time / total:.0%}" for operator, time in largest]
         lines.append(f"Time in {model}, {total:.2f} ms when profiled: {', '.join(parts)}.")
     return "\n".join(lines)
-
-
-def _title(title: str, row: Json) -> str:
-    remarks = [f"failed: {row['reason']}" if row["reason"] else "", "noisy" if row["noisy"] else ""]
-    return "; ".join([title, *filter(None, remarks)])
-
-
-def _parity(golden: Mapping[str, float | None] | None) -> list[str]:
-    """Format the largest relative error and the top-1 agreement on the golden batch."""
-    found = golden or {}
-    formats = {"max_relative_error": "{:.1e}", "top1_agreement": "{:.0%}"}
-    return ["" if found.get(k) is None else form.format(found[k]) for k, form in formats.items()]
 
 
 if __name__ == "__main__":

@@ -23,12 +23,10 @@ from benchmarks.results import Json
 from models.errors import InputError
 from models.networks.checkpoint import load_network
 from stages.data.arrays import DATA_FOLDER, DataSet, ImageFile, load_data
-from stages.devices.browser.measurement import RUNTIME
 from stages.devices.proof import DeviceError
 from stages.devices.runner import open_session, time_runs
 from stages.files import read_json, sha256
 from stages.quantization.int8 import calibrate, quantize
-from stages.report_page.devices import current_rows
 from stages.runtimes.exported import Exported, load_exported
 
 PRECISIONS = ("fp32", "fp16", "int8_u8s8", "int8_s8s8")
@@ -48,7 +46,6 @@ class Student:
     weights: Path  # that the models were exported from
     torch: Json  # its ``accuracy``, and the number of test ``images``
     validated: dict[str, Json]  # reports/validation.json on the whole test split, by precision
-    browsers: dict[str, list[Json]]  # single-threaded measurements in browsers, by device
 
 
 def read_student(folder: Path) -> Student:
@@ -76,18 +73,8 @@ def read_student(folder: Path) -> Student:
             f"{folder}: has no validated {', '.join(missing)}; add to export.precisions in its"
             " params.yaml, and run `dvc repro validate` there"
         )
-    browsers = {}
-    for path in sorted((folder / "reports/devices").glob("*.json")):
-        content = read_json(path)
-        rows = [
-            row
-            for row in current_rows(content, exported.description["files"])
-            if (row["runtime"], row["threads"]) == (RUNTIME, 1) and row["status"] != "skipped"
-        ]
-        if rows:
-            browsers[content["device"]] = rows
     data = load_data(folder / DATA_FOLDER)
-    return Student(exported, data, weights, report["torch"], validated, browsers)
+    return Student(exported, data, weights, report["torch"], validated)
 
 
 @dataclass(frozen=True)
