@@ -45,7 +45,6 @@ BATCH_SIZE = 128
 WORKERS = sorted({8, cores()})
 #: The limits, and torch's names of their types.
 LIMITS = {"fp32": "float32", "bf16": "bfloat16"}
-NO_TORCHDISTILL = "torchdistill is not installed here"
 _MODULES = "benchmarks.contenders"
 _PAIRS = ("resnet110-resnet20", "wrn_40_2-wrn_40_1")
 #: The ratios, with their titles and targets.
@@ -93,7 +92,6 @@ class Row:
     title: str  # of its row
     module: str  # trains it
     options: dict[str, Any]  # of that module
-    reason: str | None = None  # why it cannot be measured here
 
     @property
     def method(self) -> str:
@@ -105,7 +103,7 @@ def contenders(checkout: str) -> dict[str, Row]:
     """Return all rows by key: large matrix products, our own trainings, and the peers'.
 
     Keys are ``limit_fp32``, ``kd_live``, ``ackd_warm_compiled``, ``repdistiller_<workers>``,
-    ``torchdistill`` and so on.
+    ``torchdistill`` (if it is installed) and so on.
     """
     rows = {
         f"limit_{name}": Row(f"limit in {name}", f"{_MODULES}.processor", {"dtype": dtype})
@@ -120,10 +118,11 @@ def contenders(checkout: str) -> dict[str, Row]:
         options = {"checkout": checkout, "workers": count}
         row = Row(f"RepDistiller, {count} workers", f"{_MODULES}.repdistiller", options)
         rows[f"repdistiller_{count}"] = row
-    # Like RepDistiller it uses torch's loader, so a single number of workers is enough.
-    reason = NO_TORCHDISTILL if importlib.util.find_spec("torchdistill") is None else None
-    title, options = f"torchdistill, {cores()} workers", {"workers": cores()}
-    return rows | {"torchdistill": Row(title, f"{_MODULES}.torchdistill", options, reason)}
+    if importlib.util.find_spec("torchdistill") is not None:
+        # Like RepDistiller it uses torch's loader, so a single number of workers is enough.
+        title, options = f"torchdistill, {cores()} workers", {"workers": cores()}
+        rows["torchdistill"] = Row(title, f"{_MODULES}.torchdistill", options)
+    return rows
 
 
 def measure(
@@ -147,10 +146,9 @@ def measure(
         names = (teacher, student, str(data.folder), str(folder))
         facts = executor.submit(_write_pair, *names).result()
     shared = (teacher, student, str(data.folder.resolve()), str(folder), len(data.classes))
-    chosen = {key: row for key, row in rows.items() if row.reason is None}
-    measured: dict[str, list[Json]] = {key: [] for key in chosen}
+    measured: dict[str, list[Json]] = {key: [] for key in rows}
     for number in range(1, rounds + 1):
-        for key, row in chosen.items():
+        for key, row in rows.items():
             print(f"{pair}: round {number} of {rounds}, {row.title}", file=sys.stderr, flush=True)
             task = Task(row.module, *shared, BATCH_SIZE, seconds, row.options)
             # Rows with a warm store reuse the networks compiled for the row with a live teacher.
@@ -228,9 +226,6 @@ def summarize_pair(facts: Mapping[str, Any], rows: Mapping[str, Row], measured: 
     for key, row in rows.items():
         if key.startswith("limit_"):
             continue
-        if row.reason is not None:
-            summaries[key] = {"title": row.title, "reason": row.reason}
-            continue
         precision = facts["precision"] if "store" in row.options else "fp32"
         cost = macs[row.method] + (0 if row.options.get("store") else macs["teacher"])
         first, images = measured[key][0], rates(measured[key])
@@ -287,8 +282,6 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    if "reason" in row:
-        return [row["title"], f"not measured: {row['reason']}", *[""] * 6]
     cells = [row["title"], row["precision"], spread(row["images_per_second"], 0)]
     cells += [spread(row["ratio_to_repdistiller"], 2), f"{row['share_of_limit']['median']:.0%}"]
     cells += [f"{row['feed_share']['median']:.1%}", f"{row['peak_memory_mb']:.0f}"]
