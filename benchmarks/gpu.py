@@ -49,9 +49,6 @@ SPEED_SECONDS = 61
 
 
 def main(
-    data: Annotated[
-        Path | None, typer.Option(help="Folder written by prepare_data, with images of 32 pixels.")
-    ] = None,
     repdistiller: Annotated[
         Path | None, typer.Option(help="RepDistiller checkout, to compare with.")
     ] = None,
@@ -61,9 +58,9 @@ def main(
         raise InputError("nvidia-smi shows no GPU; run this on a machine that has one")
     with tempfile.TemporaryDirectory(prefix="ackd-benchmark-") as work:
         checkout = check_checkout(repdistiller) if repdistiller else None
-        plan = Plan(work, PAIRS, str(data.resolve()) if data else None, checkout)
+        plan = Plan(work, PAIRS, checkout)
         results = describe(1) | {"plan": dataclasses.asdict(plan), "parts": {}}
-        results["plan"] |= {"work": None, "repdistiller": None, "data": data is not None}
+        results["plan"] |= {"work": None, "repdistiller": None}
         results["machine"] |= {"gpu": found, "torch": torch.__version__}
         for name, measured in measure(plan):
             results["parts"][name] = measured
@@ -135,11 +132,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Return the tables of all parts."""
     machine, plan, parts = results["machine"], results["plan"], results["parts"]
     device = machine["gpu"]
-    images = "images of a data set" if plan["data"] else "random images"
     text = [
         f"{device['name']}, driver {device['driver']}, torch {machine['torch']}, {machine['cpu']},"
         f" {machine['cores']} cores, {results['date'][:10]}; one run of {plan['seconds']:g} s per"
-        f" row after a warm-up, batch {plan['batch_size']}, {images}."
+        f" row after a warm-up, batch {plan['batch_size']}, random images."
     ]
     for name, pair in plan["pairs"].items():
         own = [part for key, part in parts.items() if key.startswith(f"{name}, ")]

@@ -31,7 +31,6 @@ class Plan:
     work: str
     pairs: Mapping[str, Pair]
     """Pairs by name; the first one's student is small enough to leave a GPU idle."""
-    data: str | None = None  # folder of images for the first pair
     repdistiller: str | None = None  # checkout
     batch_size: int = 128  # of every training
     seconds: float = 1.5  # per row, after a warm-up
@@ -49,20 +48,15 @@ class Plan:
     def task(self, name: str) -> Task:
         """Return a task for a pair, creating its images and weights if they are missing."""
         pair, folder = self.pairs[name], Path(self.work, name)
-        data = folder / "data"
-        if self.data is not None and name == self.first:
-            data = Path(self.data)
-        elif not data.exists():
-            data.mkdir(parents=True)
+        data, classes = folder / "data", 100
+        if not (folder / "student.pt").exists():
+            data.mkdir(parents=True, exist_ok=True)
             size, few = pair.image_size, min(pair.images, 256)
             splits = {"train": (pair.images, size), "val": (few, size), "test": (few, size)}
-            write_noise(data, splits, 100, size)
-        images = load_data(data)
-        if not (folder / "student.pt").exists():
-            folder.mkdir(exist_ok=True)
-            draw_pair(pair.teacher, pair.student, images, folder)
+            write_noise(data, splits, classes, size)
+            draw_pair(pair.teacher, pair.student, load_data(data), folder)
         options = {"ackd": {"learners": list(pair.learners)}}
-        shared = (str(data), str(folder), len(images.classes), self.batch_size, self.seconds)
+        shared = (str(data), str(folder), classes, self.batch_size, self.seconds)
         return Task("", pair.teacher, pair.student, *shared, options)
 
 
