@@ -24,10 +24,12 @@ class Analyze(Section):
     @field_validator("baseline")
     @classmethod
     def _is_a_copy(cls, value: str | None) -> str | None:
-        own = Path("reports/classes.csv")  # deleted before it is written again
-        if value is not None and Path(value).resolve() == own.resolve():
+        if value is None:
+            return None
+        own, path = Path("reports/classes.csv"), Path(value).expanduser()
+        if path.resolve() == own.resolve():  # deleted before it is written again
             raise ValueError(f"expected a copy, because every run replaces {own}; copy it first")
-        return value
+        return str(path)
 
 
 class Gate(Section):

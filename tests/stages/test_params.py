@@ -1,5 +1,7 @@
 """params.yaml: each mistake is one sentence that names the key and what was expected."""
 
+from pathlib import Path
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -85,6 +87,8 @@ def test_what_is_valid():
     assert parse_params({"package": {"version": "1.10"}}).package.version == "1.10"
     devices = ["local:?cpus=0", "ssh://pi@board", "adb://R58M?runner=bench"]
     assert parse_params({"profile": {"devices": devices}}).profile.devices == devices
+    baseline = parse_params({"analyze": {"baseline": "~/kd.csv"}}).analyze.baseline
+    assert baseline == str(Path.home() / "kd.csv")
     for given, kept in (
         ("apache-2.0", "Apache-2.0"),
         ("MIT or Apache-2.0", "MIT OR Apache-2.0"),
