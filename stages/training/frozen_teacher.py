@@ -45,9 +45,15 @@ class FrozenTeacher:
 
     def begin_epoch(self, epoch: int, start_step: int) -> None:
         """Read the epoch from the store, or prepare to keep it if it starts at its first step."""
-        self.kept = None
-        self.stored = None if self.store is None else self.store.read(epoch)
-        if self.store is not None and self.stored is None and start_step == 0:
+        self.kept = self.stored = None
+        if self.store is None:
+            return
+        stored = self.store.read(epoch)
+        # Hosts may have different stores; all processes must read, or all compute and merge.
+        found = torch.tensor(float(stored is not None), device=self.engine.device)
+        if self.engine.average(found) == 1:
+            self.stored = stored
+        elif start_step == 0:
             classes = self.teacher.num_classes
             self.kept = torch.zeros(self.slots, classes, dtype=torch.float16)
 

@@ -31,7 +31,11 @@ def test_what_the_processes_have_seen_is_put_together_in_parts(tmp_path, monkeyp
 
     accelerator = SimpleNamespace(num_processes=2, reduce=add_the_others)
     engine = SimpleNamespace(
-        accelerator=accelerator, is_main=True, device=torch.device("cpu"), settings=EngineSettings()
+        accelerator=accelerator,
+        is_main=True,
+        device=torch.device("cpu"),
+        settings=EngineSettings(),
+        average=lambda found: found / 2,  # the other process has stored nothing
     )
     store = LogitsStore({}, SAMPLES, CLASSES, root=tmp_path)
     student, teacher = (models.build("resnet8", CLASSES) for _ in range(2))
@@ -43,3 +47,6 @@ def test_what_the_processes_have_seen_is_put_together_in_parts(tmp_path, monkeyp
     assert sizes == [16, 16, 16, 2]
     stored = store.read(0)
     assert torch.equal(stored, whole)
+    frozen.begin_epoch(0, 0)
+    assert frozen.stored is None, "this process would not merge what the others compute"
+    assert frozen.kept is not None
