@@ -164,8 +164,12 @@ class WholeNetwork(ZooNetwork):
 
     def last_layers(self) -> nn.ModuleList:
         heads = getattr(self.network, "get_classifier", lambda: None)()
-        several = isinstance(heads, tuple | nn.ModuleList)  # such as one for a teacher's labels
-        return nn.ModuleList(heads) if several else super().last_layers()
+        if isinstance(heads, tuple | nn.ModuleList):  # such as one for a teacher's labels
+            return nn.ModuleList(heads)
+        layers = super().last_layers()
+        if isinstance(of_patches := getattr(self.network, "aux_head", None), nn.Linear):  # VOLO's
+            layers.append(of_patches)
+        return layers
 
     def last_layer(self) -> nn.Module:
         for layer in reversed(list(self.network.modules())):

@@ -169,8 +169,14 @@ def test_auxiliary_classifiers_are_dropped(tmp_path):
     assert same(source, network)
 
 
-def test_both_heads_of_a_network_are_its_classifier(tmp_path):
-    name, heads = "timm:deit_tiny_distilled_patch16_224", ("head.", "head_dist.")
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("timm:deit_tiny_distilled_patch16_224", ("head.", "head_dist.")),
+        ("timm:volo_d1_224", ("aux_head.", "head.")),
+    ],
+)
+def test_both_heads_of_a_network_are_its_classifier(tmp_path, name, heads):
     source, network = models.build(name, 1000), models.build(name, 10)
     torch.save(source.state_dict(), tmp_path / "a.pth")
     load_weights(network, str(tmp_path / "a.pth"))
