@@ -50,12 +50,10 @@ def identify(
     params: Params, checksum: Callable[[Path, bool], str | None] = checksum
 ) -> dict[Path, dict[str, Any] | None]:
     """Return what the reports should say; None for an input that is absent here."""
-    between = params.proxy.assistants
-    chained = params.proxy.method == "assistants"
     baseline = params.analyze.baseline
     networks = {
         TEACHER: [params.teacher.network],
-        ASSISTANTS: [*between.networks, *between.candidates] if chained else [],
+        ASSISTANTS: params.proxy.all_assistants,
         STUDENT: [params.distill.network],
     }
     places = {

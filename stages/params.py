@@ -49,7 +49,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _candidates_begin_with_the_student(self) -> Params:
         candidates, student = self.proxy.assistants.candidates, self.distill.network
-        if candidates and candidates[0] != student:
+        if self.proxy.method == "assistants" and candidates and candidates[0] != student:
             raise ValueError(
                 f"proxy.assistants.candidates begins with {candidates[0]}, expected the student"
                 f" {student}"

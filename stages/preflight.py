@@ -54,7 +54,7 @@ def check_settings(params: Params, size: int | None) -> None:
 
     classes = 2  # no check depends on the number
     teacher, distill, between = params.teacher, params.distill, params.proxy.assistants
-    assistants = [*between.networks, *between.candidates]
+    assistants = params.proxy.all_assistants
     wanted = dict.fromkeys([teacher.network, *assistants])
     networks = {name: models.build(name, classes) for name in wanted}
     networks[teacher.network].input_size = teacher.image_size
@@ -62,8 +62,6 @@ def check_settings(params: Params, size: int | None) -> None:
     for network in (*networks.values(), student):
         if pixels := network.input_size or size:
             network.probe(pixels)
-    # Of candidates, the proxy is not known yet: the last stands for all.
-    chain = assistants if params.proxy.method == "assistants" else []
     starts: list[tuple[Backbone, Training]] = [
         (networks[teacher.network], teacher),
         (student, distill),
@@ -74,7 +72,7 @@ def check_settings(params: Params, size: int | None) -> None:
         if file is not None and file.exists():
             load_weights(network, str(settings.weights))
     if teacher.weights == "pretrained" and teacher.train != "none":
-        starts += [(networks[name], teacher) for name in chain]
+        starts += [(networks[name], teacher) for name in assistants]
     for network, settings in starts:
         if settings.weights == "pretrained":
             check_published(network.name)
@@ -82,7 +80,11 @@ def check_settings(params: Params, size: int | None) -> None:
             from stages.training.optimizer import check_layers  # imports slowly
 
             check_layers(network, settings.layer_decay)
-    _check_method(params, student, networks[[teacher.network, *chain][-1]], size)
+    proxies = [teacher.network, *assistants][-1:]
+    if assistants and between.candidates:  # any of them but the student's network
+        proxies = assistants[1:]
+    for name in proxies:
+        _check_method(params, student, networks[name], size)
     if params.proxy.method == "early_stopped":
         compressed(teacher, params.proxy.early_stopped.epochs)
     check_installed(params.litert)

@@ -222,6 +222,12 @@ class Proxy(Section):
     early_stopped: EarlyStopped = EarlyStopped()
     assistants: Assistants = Assistants()
 
+    @property
+    def all_assistants(self) -> list[str]:
+        """The networks of all assistants that are trained, with candidates."""
+        chain = [*self.assistants.networks, *self.assistants.candidates]
+        return chain if self.method == "assistants" else []
+
     @model_validator(mode="after")
     def _assistants_are_named(self) -> Self:
         networks, candidates = self.assistants.networks, self.assistants.candidates

@@ -54,7 +54,10 @@ CASES = [
     ),
     ("proxy: {method: assistants}", "assistants.networks must name at least one network, such as"),
     ("proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}", "leave the other empty"),
-    ("proxy: {assistants: {candidates: [resnet14, resnet20]}}", "expected the student resnet8"),
+    (
+        "proxy: {method: assistants, assistants: {candidates: [resnet14, resnet20]}}",
+        "expected the student resnet8",
+    ),
     ("analyze: {baseline: ./reports/classes.csv}", "analyze.baseline: expected a copy, because"),
     ("data: ", "data is None, expected keys with values; add some or remove it"),
     (

@@ -12,8 +12,8 @@ from stages.params import Params
 from stages.preflight import check, check_training, downloads
 
 
-def assistants(name: str) -> dict[str, Any]:
-    return {"method": "assistants", "assistants": {"networks": [name]}}
+def assistants(*names: str, kind: str = "networks") -> dict[str, Any]:
+    return {"method": "assistants", "assistants": {kind: list(names)}}
 
 
 TAIL = {"ackd": {"learners": ["D3T", "D2B2"]}}
@@ -29,6 +29,13 @@ TAIL = {"ackd": {"learners": ["D3T", "D2B2"]}}
             {
                 "teacher": {"network": "resnet18_cifar"},
                 "proxy": assistants("resnet32") | {"method": "teacher"},
+                "distill": {"ackd": {"learners": ["D3T"]}},
+            },
+            "resnet18_cifar has 4, resnet8 has 3",
+        ),
+        (
+            {
+                "proxy": assistants("resnet8", "resnet18_cifar", "resnet14", kind="candidates"),
                 "distill": {"ackd": {"learners": ["D3T"]}},
             },
             "resnet18_cifar has 4, resnet8 has 3",
@@ -102,6 +109,9 @@ def test_a_folder_without_classes_is_refused(tmp_path):
     zoo = {"network": "torchvision:resnet18", "ackd": {"learners": ["D4B1", "D3B2"]}}
     check(Params.model_validate({"distill": zoo}))
     check(Params.model_validate({"data": {"source": "imagefolder:/no/such/folder"}}))
+    # Assistants of a proxy that is not selected do not matter.
+    unused = assistants("resnet14", "absent", kind="candidates") | {"method": "teacher"}
+    check(Params.model_validate({"proxy": unused}))
     check(Params.model_validate({"teacher": {"network": "timm:test_vit", "image_size": 160}}))
 
 
@@ -134,7 +144,7 @@ def test_a_missing_signing_key(monkeypatch):
 
 @pytest.mark.usefixtures("student_project")
 def test_candidates_are_not_compared_on_test_images():
-    candidates = {"method": "assistants", "assistants": {"candidates": ["resnet8", "resnet14"]}}
+    candidates = assistants("resnet8", "resnet14", kind="candidates")
     content = {"proxy": candidates, "distill": {"batch_size": 8}, "teacher": {"batch_size": 8}}
     check_training(Params.model_validate(content))
     manifest = Path("artifacts/data/manifest.json")
