@@ -29,13 +29,11 @@ def run_training_stage(stage: Callable[[Params], None], name: str) -> None:
 
     ``name`` is the stage's module, for example ``stages.distill``.
     """
-    if "RANK" in os.environ:
-        run_stage(stage)
-        return
-    count = _wanted_processes()
+    count = 1 if "RANK" in os.environ else _wanted_processes()
 
     def checked(params: Params) -> None:
-        check_training(params)
+        if LAUNCHER not in os.environ:  # which has checked them
+            check_training(params, int(os.environ.get("WORLD_SIZE", count)))
         if count == 1:
             stage(params)
         else:

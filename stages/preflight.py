@@ -52,6 +52,21 @@ def check_settings(params: Params, size: int | None) -> None:
     from stages.runtimes.litert_runtime import check_installed
     from stages.runtimes.tensorrt_runtime import TensorRtRuntime
 
+    padding, reflects = params.augmentation.crop_padding, params.augmentation.pad_mode == "reflect"
+    if size is not None and reflects and padding >= size:
+        raise InputError(
+            f"augmentation.crop_padding is {padding}, too large to reflect images of {size} pixels;"
+            " use less or pad_mode: zero"
+        )
+    _check_networks(params, size)
+    if params.proxy.method == "early_stopped":
+        compressed(params.teacher, params.proxy.early_stopped.epochs)
+    check_installed(params.litert)
+    if params.validate_.tensorrt == "required":
+        TensorRtRuntime().left_out(params.validate_)
+
+
+def _check_networks(params: Params, size: int | None) -> None:
     classes = 2  # no check depends on the number
     teacher, distill, between = params.teacher, params.distill, params.proxy.assistants
     assistants = params.proxy.all_assistants
@@ -85,20 +100,15 @@ def check_settings(params: Params, size: int | None) -> None:
         proxies = assistants[1:]
     for name in proxies:
         _check_method(params, student, networks[name], size)
-    if params.proxy.method == "early_stopped":
-        compressed(teacher, params.proxy.early_stopped.epochs)
-    check_installed(params.litert)
-    if params.validate_.tensorrt == "required":
-        TensorRtRuntime().left_out(params.validate_)
 
 
 def _check_method(params: Params, student: Backbone, teacher: Backbone, size: int | None) -> None:
     settings = params.distill
     if params.unlabeled_per_batch:
         distillers.check_unlabeled(settings.method)
-    distillers.check_networks(settings.method, student, teacher)
+    distillers.load(settings.method).check_networks(student, teacher)
     if settings.method != "ackd":
-        return  # the others depend on the size of the batch only, and may take long to build
+        return  # the others fit all networks, and may take long to build
     if size is None:
         check_codes(settings.ackd.learners, student, teacher)
         return
@@ -122,17 +132,19 @@ def downloads(params: Params, stages: Collection[str]) -> list[str]:
     return [name for name in dict.fromkeys(found) if name is not None]
 
 
-def check_training(params: Params) -> None:
+def check_training(params: Params, processes: int = 1) -> None:
     """Check what the stages from training on need, before anything is trained.
 
     Tests cover the export of this project's networks; trying another one takes a few seconds.
 
     Raises:
-        InputError: as :func:`check_settings`, or a batch is larger than the training set, the
-            student's weights are missing, the baseline is missing, damaged or of other classes,
-            candidates have no validation images, or the student cannot be exported.
+        InputError: as :func:`check_settings`, or a batch is larger than the training set or too
+            small for the method and the processes, the student's weights are missing, the baseline
+            is missing, damaged or of other classes, candidates have no validation images, or the
+            student cannot be exported.
     """
     from stages.data.arrays import load_data
+    from stages.data.feed.base import FeedPlan
 
     data = load_data()
     check_settings(params, data.image_size)
@@ -147,15 +159,24 @@ def check_training(params: Params) -> None:
             "params.yaml: proxy.assistants.candidates would be compared on the test images; set"
             " data.val_fraction above 0, or name the network in proxy.assistants.networks"
         )
-    sizes = {"distill": params.distill.batch_size - params.unlabeled_per_batch}
-    if params.teacher.train != "none":
-        sizes["teacher"] = params.teacher.batch_size
-    for section, size in sizes.items():
-        if size > data.count("train"):
-            raise InputError(
-                f"params.yaml: {section}.batch_size needs {size} labeled images per step, more than"
-                f" the {data.count('train')} training images; lower it"
+    method, unlabeled = distillers.load(params.distill.method), params.unlabeled_per_batch
+    batches = {"distill": (params.distill.batch_size, method, unlabeled)}
+    if params.teacher.train != "none" or params.proxy.method != "teacher":
+        batches["teacher"] = (params.teacher.batch_size, distillers.load("scratch"), 0)
+    for section, (size, method, unlabeled) in batches.items():
+        try:
+            FeedPlan(
+                data,
+                params.augmentation,
+                size,
+                torch.device("cpu"),
+                processes=processes,
+                full_batches=method.needs_full_batches,
+                min_batch=method.min_batch,
+                unlabeled=unlabeled,
             )
+        except InputError as error:
+            raise InputError(f"params.yaml: {section}.{error}") from None
     name = params.distill.network
     if ":" not in name:
         return

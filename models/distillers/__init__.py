@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from models.errors import InputError
 
 if TYPE_CHECKING:
-    from models.distillers.base import Distiller, Needs, Setting
+    from models.distillers.base import Distiller, Setting
     from models.networks.backbone import Backbone
 
 # By the name of the method, which is also that of its file.
@@ -23,31 +23,22 @@ _CLASSES = {
 
 
 def build(name: str, student: Backbone, setting: Setting, options: Mapping[str, Any]) -> Distiller:
-    """Build a method, importing only its own file; raises InputError if there is none."""
-    return _load(name)(student, setting, **options)
-
-
-def needs(name: str) -> Needs:
-    """Return what a method needs from the teacher; raises InputError if there is no such method."""
-    return _load(name).needs
+    """Build a method; raises InputError if there is none."""
+    return load(name)(student, setting, **options)
 
 
 def check_unlabeled(name: str) -> None:
     """Raise InputError, naming the others, if a method cannot learn from unlabelled images."""
-    if _load(name).needs_labels:
-        fitting = [other for other in _CLASSES if not _load(other).needs_labels]
+    if load(name).needs_labels:
+        fitting = [other for other in _CLASSES if not load(other).needs_labels]
         raise InputError(
             f"distill.method {name} learns from labels only, but data.unlabeled is set; choose one"
             f" of {', '.join(fitting)}, or set distill.unlabeled_share to 0"
         )
 
 
-def check_networks(name: str, student: Backbone, teacher: Backbone) -> None:
-    """Raise InputError if a method needs stages of a network that has no known ones."""
-    _load(name).check_networks(student, teacher)
-
-
-def _load(name: str) -> type[Distiller]:
+def load(name: str) -> type[Distiller]:
+    """Return a method's class, importing only its own file; raises InputError if there is none."""
     if name not in _CLASSES:
         raise InputError(f"method {name!r} is not known: use one of {', '.join(_CLASSES)}")
     module = importlib.import_module(f"models.distillers.{name}")

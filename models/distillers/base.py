@@ -80,6 +80,7 @@ class Distiller(nn.Module):
     needs_labels: ClassVar[bool] = False  # it cannot learn from unlabelled images
     needs_full_batches: ClassVar[bool] = False
     """Every batch must have ``setting.batch_size`` samples; an incomplete last one is dropped."""
+    min_batch: ClassVar[int] = 2  # images per step of one process; BatchNorm needs two
     learner_names: Sequence[str] = ()  # of auxiliary learners, in the order of their parameters
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from models.distillers.base import Batch, Setting
 from models.distillers.feature import FeatureDistiller, at_common_size, probe_both
 from models.distillers.losses import at_least_float32
-from models.errors import InputError
 from models.networks.backbone import Backbone, Features
 
 
@@ -60,21 +59,14 @@ class SemCkd(FeatureDistiller):
     learning rate of .05: the regressors do not end with a normalisation, so the product of rate and
     weight limits the stability of their last convolutions. On CIFAR-100, they diverged with 400
     when the rate exceeded .06; with 100, 75 steps at rates of up to .2 stayed finite.
-
-    Raises:
-        InputError: the batch is too small for queries and keys, whose size is a quarter of it.
     """
 
     needs_full_batches: ClassVar[bool] = True
+    min_batch: ClassVar[int] = 4  # the size of queries and keys is a quarter of it
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__(student, setting, **options)
         size = setting.batch_size // 4
-        if size == 0:
-            raise InputError(
-                f"batch_size leaves each process {setting.batch_size} images a step, but semckd"
-                " needs 4; use a larger batch_size or fewer processes"
-            )
         both = probe_both(student, setting)
         widths = [[stage.shape[1] for stage in features.stages] for features in both]
         self.queries, self.keys = (

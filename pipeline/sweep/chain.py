@@ -72,7 +72,7 @@ def _reads_logits(params: Mapping[str, Any]) -> bool:
     from models import distillers
 
     stored = bool(params["training"]["logits_store"])
-    return stored and distillers.needs(params["distill"]["method"]) == "logits"
+    return stored and distillers.load(params["distill"]["method"]).needs == "logits"
 
 
 def _fill(text: str, params: Mapping[str, Any]) -> str:

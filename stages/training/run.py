@@ -145,6 +145,7 @@ class Session:
             accelerator.process_index,
             accelerator.num_processes,
             distiller.needs_full_batches,
+            distiller.min_batch,
             settings.label_smoothing,
             unlabeled,
             params.data.sampling,

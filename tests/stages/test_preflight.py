@@ -85,6 +85,10 @@ TAIL = {"ackd": {"learners": ["D3T", "D2B2"]}}
             {"data": {"image_size": 32}, "teacher": {"image_size": 64}, "distill": TAIL},
             "D3T needs maps of one size",
         ),
+        (
+            {"augmentation": {"crop_padding": 32, "pad_mode": "reflect"}},
+            "crop_padding is 32, too large to reflect images of 32 pixels; use less or pad_mode",
+        ),
         ({"validate": {"tensorrt": "required"}}, "tensorrt is required, but no NVIDIA GPU"),
         (
             {"proxy": {"method": "early_stopped"}, "teacher": {"epochs": 5}},
@@ -116,24 +120,43 @@ def test_a_folder_without_classes_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "section"),
+    ("content", "processes", "said"),
     [
-        ({"distill": {"batch_size": 49}}, "distill"),
-        ({"distill": {"batch_size": 48}, "teacher": {"batch_size": 49}}, "teacher"),
+        ({"distill": {"batch_size": 49}}, 1, "distill.batch_size needs 49 labeled images per step"),
+        (
+            {"distill": {"batch_size": 48}, "teacher": {"batch_size": 49}},
+            1,
+            "teacher.batch_size needs 49 labeled images per step, more than the 48 training images",
+        ),
         (
             {
                 "data": {"unlabeled": "digits"},
                 "distill": {"batch_size": 98, "unlabeled_share": 0.5, "method": "kd"},
             },
-            "distill",
+            1,
+            "distill.batch_size needs 49 labeled images per step",
+        ),
+        (
+            {"distill": {"batch_size": 3, "method": "semckd"}},
+            1,
+            "distill.batch_size is 3, expected at least 4 images for each of 1 processes",
+        ),
+        (
+            {"distill": {"batch_size": 16, "method": "semckd"}},
+            3,
+            "distill.batch_size is 16, which this method cannot divide evenly among 3 processes",
+        ),
+        (
+            {"distill": {"batch_size": 16}, "teacher": {"batch_size": 7}},
+            4,
+            "teacher.batch_size is 7, expected at least 2 images for each of 4 processes; use a",
         ),
     ],
 )
-def test_batches_larger_than_the_training_images(tiny_origin, monkeypatch, content, section):
+def test_batches_that_training_cannot_use(tiny_origin, monkeypatch, content, processes, said):
     monkeypatch.chdir(tiny_origin)
-    message = f"{section}.batch_size needs 49 labeled images per step, more than the 48 training"
-    with pytest.raises(InputError, match=message):
-        check_training(Params.model_validate(content))
+    with pytest.raises(InputError, match=said):
+        check_training(Params.model_validate(content), processes)
 
 
 def test_a_missing_signing_key(monkeypatch):

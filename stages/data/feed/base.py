@@ -43,6 +43,7 @@ class FeedPlan:
     process: int = 0
     processes: int = 1
     full_batches: bool = False  # drop the last images of an epoch if they do not fill a batch
+    min_batch: int = 2  # images per step that each process needs
     label_smoothing: float = 0.0  # fraction of each target that is spread over all classes
     unlabeled: int = 0  # images without label in each batch
     sampling: Literal["uniform", "balanced"] = "uniform"  # of labeled images; see data.sampling
@@ -63,24 +64,18 @@ class FeedPlan:
         size, count, processes = self.batch_size, self.data.count("train"), self.processes
         if self.labeled > count:
             raise InputError(
-                f"batch_size is {size}, but there are {count} training images;"
-                " use a smaller batch_size or more images"
+                f"batch_size needs {self.labeled} labeled images per step, more than the {count}"
+                " training images; lower it"
             )
-        if size < 2 * processes:
+        if size < self.min_batch * processes:
             raise InputError(
-                f"batch_size is {size}, expected at least two images for each of {processes}"
-                " processes; use a larger batch_size or fewer processes"
+                f"batch_size is {size}, expected at least {self.min_batch} images for each of"
+                f" {processes} processes; use a larger batch_size or fewer processes"
             )
         if self.full_batches and size % processes:
             raise InputError(
                 f"batch_size is {size}, which this method cannot divide evenly among {processes}"
                 " processes; use a multiple of their number"
-            )
-        padding = self.augmentation.crop_padding
-        if self.augmentation.pad_mode == "reflect" and padding >= self.data.image_size:
-            raise InputError(
-                f"augmentation.crop_padding is {padding}, too large to reflect images of"
-                f" {self.data.image_size} pixels; use less or pad_mode: zero"
             )
 
 

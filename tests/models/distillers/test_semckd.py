@@ -7,7 +7,6 @@ from torch import nn
 
 from models.distillers.base import Batch
 from models.distillers.semckd import SemCkd
-from models.errors import InputError
 from models.networks.backbone import Backbone, Features
 from tests.models.distillers import tiny
 from tests.models.distillers.test_kd import softmax
@@ -83,11 +82,6 @@ def test_shapes_are_inferred():
     channels = [(r[0].in_channels, r[3].out_channels, r[6].out_channels) for r in method.regressors]
     assert channels == [(own, 2 * other, other) for own in (2, 3, 2) for other in (3, 2, 4, 5)]
     assert all(c.bias is None for c in method.regressors.modules() if isinstance(c, nn.Conv2d))
-
-
-def test_a_batch_of_fewer_than_four_is_refused():
-    with pytest.raises(InputError, match="batch_size leaves each process 3 images a step"):
-        make(Tiny(2, 3), Tiny(3, 2), batch_size=3)
 
 
 def test_similarities_beyond_fp16_are_float32_under_autocast():

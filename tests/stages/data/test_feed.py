@@ -81,19 +81,6 @@ def test_no_process_ever_sees_a_single_image(data, processes):
         assert len(sizes) == parts[0].steps
 
 
-@pytest.mark.parametrize(
-    ("settings", "size", "processes", "message"),
-    [
-        ({}, 7, 4, "batch_size is 7, expected at least two images for each of 4"),
-        ({}, 51, 1, "batch_size is 51, but there are 50 training images"),
-        ({"crop_padding": 8, "pad_mode": "reflect"}, 10, 1, "crop_padding is 8, too large to refl"),
-    ],
-)
-def test_what_cannot_be_fed_is_refused(data, settings, size, processes, message):
-    with pytest.raises(InputError, match=message):
-        FeedPlan(data, Augmentation(**settings), size, CPU, 0, processes)
-
-
 def test_smoothed_and_mixed_targets(data):
     (shard,) = feed_of(data, Augmentation(), 50, label_smoothing=0.1).epoch(0)
     wanted = 0.9 * torch.eye(5)[shard.batch.labels] + 0.1 / 5

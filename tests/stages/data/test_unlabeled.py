@@ -97,9 +97,7 @@ def test_mixed_images_have_partners_of_their_kind(more):
         assert mass[10:].tolist() == [0] * 6
 
 
-def test_what_cannot_be_fed_is_refused(more):
-    with pytest.raises(InputError, match="batch_size is 57, but there are 50 training images"):
-        plan(more, STILL, size=57)
+def test_missing_images_are_refused(more):
     (more.folder / "unlabeled_images.npy").unlink()
     with pytest.raises(InputError, match="unlabeled_images.npy: missing or damaged"):
         MemoryFeed(plan(more, STILL))

@@ -252,3 +252,16 @@ def test_an_invalid_number_of_processes_is_refused(monkeypatch, text):
     sentence = f"^error: ACKD_PROCESSES is '{text}', expected a number of processes, at least 1$"
     with pytest.raises(SystemExit, match=sentence):
         launch.run_training_stage(lambda _: None, "idle")
+
+
+@pytest.mark.parametrize(("launcher", "checked"), [("", [3]), ("1", [])])
+def test_torchruns_processes_check_their_settings(monkeypatch, launcher, checked):
+    seen: list[int] = []
+    monkeypatch.setattr(launch, "check_training", lambda _, processes: seen.append(processes))
+    monkeypatch.setattr(launch, "run_stage", lambda stage: stage(Params()))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    if launcher:
+        monkeypatch.setenv("ACKD_LAUNCHER", launcher)
+    launch.run_training_stage(lambda _: seen.append(0), "idle")
+    assert seen == [*checked, 0]
