@@ -77,20 +77,14 @@ def _check_networks(params: Params, size: int | None) -> None:
     for network in (*networks.values(), student):
         if pixels := network.input_size or size:
             network.probe(pixels)
-    starts: list[tuple[Backbone, Training]] = [
-        (networks[teacher.network], teacher),
-        (student, distill),
-    ]
-    for network, settings in starts:
+    for _, name, settings in _starts(params):
+        network = student if settings is distill else networks[name]
         file = settings.weights_file
         # Like the images, it is not needed on a machine that has the results.
         if file is not None and file.exists():
             load_weights(network, str(settings.weights))
-    if teacher.weights == "pretrained" and teacher.train != "none":
-        starts += [(networks[name], teacher) for name in assistants]
-    for network, settings in starts:
         if settings.weights == "pretrained":
-            check_published(network.name)
+            check_published(name)
         if settings.layer_decay != 1 and (settings is distill or teacher.train != "none"):
             from stages.training.optimizer import check_layers  # imports slowly
 
@@ -100,6 +94,19 @@ def _check_networks(params: Params, size: int | None) -> None:
         proxies = assistants[1:]
     for name in proxies:
         _check_method(params, student, networks[name], size)
+
+
+def _starts(params: Params) -> list[tuple[str, str, Training]]:
+    """Return stage, network and settings of all trainings that can start from weights."""
+    teacher, distill, proxy = params.teacher, params.distill, params.proxy
+    starts: list[tuple[str, str, Training]] = [
+        ("train_teacher", teacher.network, teacher),
+        ("distill", distill.network, distill),
+    ]
+    if teacher.weights == "pretrained" and teacher.train != "none":
+        again = [teacher.network] if proxy.method == "early_stopped" else proxy.all_assistants
+        starts += [("train_proxy", name, teacher) for name in again]
+    return starts
 
 
 def _check_method(params: Params, student: Backbone, teacher: Backbone, size: int | None) -> None:
@@ -119,15 +126,10 @@ def _check_method(params: Params, student: Backbone, teacher: Backbone, size: in
 
 def downloads(params: Params, stages: Collection[str]) -> list[str]:
     """List the weights that these stages would download, with size and licence if known."""
-    teacher, student = params.teacher, params.distill
-    starts = {
-        "train_teacher": (teacher.network, teacher.weights),
-        "distill": (student.network, student.weights),
-    }
     found = [
-        download(network, weights)
-        for stage, (network, weights) in starts.items()
-        if stage in stages and weights is not None
+        download(network, settings.weights)
+        for stage, network, settings in _starts(params)
+        if stage in stages and settings.weights is not None
     ]
     return [name for name in dict.fromkeys(found) if name is not None]
 

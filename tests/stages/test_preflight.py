@@ -209,6 +209,9 @@ def test_what_will_be_downloaded_is_known_beforehand(tmp_path, monkeypatch):
     both = ["train_teacher", "distill", "report"]
     assert downloads(params, both) == [teacher, student]
     assert downloads(params, ["distill"]) == [student]
+    proxy = assistants("timm:mobilenetv3_small_100")
+    params = Params.model_validate(content | {"proxy": proxy})
+    assert downloads(params, ["train_proxy"]) == [teacher]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/resnet18-f37072fd.pth").touch()
     snapshot = tmp_path / "models--timm--mobilenetv3_small_100.lamb_in1k/snapshots/0"
