@@ -141,18 +141,22 @@ def check_training(params: Params, processes: int = 1) -> None:
 
     Raises:
         InputError: as :func:`check_settings`, or a batch is larger than the training set or too
-            small for the method and the processes, the student's weights are missing, the baseline
-            is missing, damaged or of other classes, candidates have no validation images, or the
-            student cannot be exported.
+            small for the method and the processes, the student's weights are missing or cannot be
+            downloaded, the baseline is missing, damaged or of other classes, candidates have no
+            validation images, or the student cannot be exported.
     """
     from stages.data.arrays import load_data
     from stages.data.feed.base import FeedPlan
 
     data = load_data()
     check_settings(params, data.image_size)
-    weights, baseline = params.distill.weights_file, params.analyze.baseline
+    student, baseline = params.distill, params.analyze.baseline
+    weights = student.weights_file
     if weights is not None and not weights.exists():
         raise InputError(f"params.yaml: distill.weights: {weights}: no such file; correct the path")
+    if student.weights is not None and weights is None:
+        # Downloaded now, as hours of training the teacher may lie between.
+        load_weights(models.build(student.network, len(data.classes)), student.weights)
     if baseline is not None:
         read_baseline(Path(baseline), data.classes)
     between = params.proxy

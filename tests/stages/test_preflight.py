@@ -253,3 +253,15 @@ def test_files_of_later_stages_are_missed_before_training(content):
     message = r"(weights|baseline): (absent\.\w+: no such file|other.csv has 1 classes \(cat\))"
     with pytest.raises(InputError, match=message):
         check_training(Params.model_validate(content))
+
+
+@pytest.mark.usefixtures("student_project")
+def test_the_students_weights_are_downloaded_before_training(monkeypatch):
+    def offline(network: nn.Module, weights: str) -> None:
+        raise InputError(f"the weights of {network.name} cannot be downloaded")
+
+    monkeypatch.setattr("stages.preflight.load_weights", offline)
+    student = {"network": "resnet18", "weights": "pretrained", "method": "kd", "batch_size": 8}
+    content = {"distill": student, "teacher": {"batch_size": 8}}
+    with pytest.raises(InputError, match="weights of resnet18 cannot be downloaded"):
+        check_training(Params.model_validate(content))
