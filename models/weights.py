@@ -91,12 +91,15 @@ def load_weights(network: Backbone, weights: str, *, new_classifier: bool = True
         return Origin(path.name, digest, None, None, notes)
     if weights == "pretrained":
         check_published(network.name)
-    scheme, _, folder = weights.partition(":")
-    if scheme == "local-dir" and not Path(folder).is_dir():
-        raise InputError(f"weights: {weights}: no such folder; correct the path")
+    scheme, _, place = weights.partition(":")
+    if scheme == "local-dir":
+        place = str(Path(place).expanduser())
+        if not Path(place).is_dir():
+            raise InputError(f"weights: {weights}: no such folder; correct the path")
     library, _, name = network.name.rpartition(":")
     if weights.startswith(_HUBS):
-        source, state, licence, normalization = _from_timm(weights)
+        _, state, licence, normalization = _from_timm(f"{scheme}:{place}")
+        source = weights
     elif library == "timm":
         source, state, licence, normalization = _from_timm(name)
     else:
@@ -211,7 +214,7 @@ def _from_timm(name: str) -> _Published:
         raise _unreachable(name, error) from None
     config = network.pretrained_cfg
     normalization = Normalization(tuple(config["mean"]), tuple(config["std"]))
-    source = name if name.startswith(_HUBS) else f"timm:{config['architecture']}.{config['tag']}"
+    source = f"timm:{config.get('architecture')}.{config.get('tag')}"
     return source, network.state_dict(), config.get("license"), normalization
 
 

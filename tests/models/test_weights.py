@@ -13,6 +13,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 import models
 from models.errors import InputError
@@ -283,7 +284,14 @@ def test_offline_it_is_one_sentence(name):
         load_weights(models.build(name, 1000), "pretrained")
 
 
-def test_a_folder_that_is_missing():
+def test_a_folder_as_in_timm(tmp_path, monkeypatch):
+    source, network = models.build("timm:test_resnet", 10), models.build("timm:test_resnet", 3)
+    save_for_hf(source.network, tmp_path / "known", model_config={"num_classes": 10})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    origin = load_weights(network, "local-dir:~/known")
+    assert origin.source == "local-dir:~/known"
+    assert origin.notes == ["a new classifier of 3 classes (was 10)"]
+    assert torch.equal(network.conv1[0].weight, source.conv1[0].weight)
     with pytest.raises(InputError, match="weights: local-dir:absent: no such folder; correct"):
         load_weights(models.build("timm:test_resnet", 10), "local-dir:absent")
 
