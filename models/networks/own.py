@@ -46,7 +46,7 @@ def code_sha256(name: str) -> str | None:
     """Return the checksum of the file that defines an own network; None for other networks.
 
     Raises:
-        InputError: the module does not exist.
+        InputError: the module does not exist, or the package that it is in fails.
     """
     if not name.startswith(PREFIX):
         return None
@@ -55,10 +55,13 @@ def code_sha256(name: str) -> str | None:
     if here not in sys.path and "" not in sys.path:  # only python -m adds the current folder
         sys.path.insert(0, here)
     importlib.invalidate_caches()  # the file may be as new as the last search of its folder
+    spec, reason = None, ""
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        raise InputError(f"network '{name}': no module {module!r} is found; correct its name")
+    except Exception as error:  # it imports the packages around the module
+        reason = f" ({type(error).__name__}: {error})"
+    if spec is None or spec.origin is None or not spec.has_location:
+        raise InputError(
+            f"network '{name}': no module {module!r} is found{reason}; correct its name or code"
+        )
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

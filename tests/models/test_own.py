@@ -51,6 +51,8 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "own_nets", raising=False)
     (tmp_path / "own_nets.py").write_text(CODE)
+    (tmp_path / "broken_nets").mkdir()
+    (tmp_path / "broken_nets/__init__.py").write_text("1 / 0")
 
 
 @pytest.mark.parametrize("name", ["convolutional", "transformer"])
@@ -75,6 +77,8 @@ def test_a_file_is_identified_by_its_content():
     [
         ("own_nets", "expected python:<module>:<function>; correct its name"),
         ("absent:build", "no module 'absent' is found; correct its name"),
+        ("sys:exit", "no module 'sys' is found; correct its name"),
+        ("broken_nets.tiny:build", r"no module 'broken_nets.tiny' .*ZeroDivisionError: division"),
         ("own_nets:absent", "cannot be built .*AttributeError.* correct the code"),
         ("own_nets:broken", "RuntimeError: no such width"),
         ("own_nets:nothing", "is NoneType, expected a torch.nn.Module"),
