@@ -42,7 +42,7 @@ def check(params: Params) -> None:
         open_unlabeled(params.data)
 
 
-def check_settings(params: Params, size: int | None) -> None:
+def check_settings(params: Params, size: int | None, classes: int = 2) -> None:
     """Check everything but the images, whose height and width may be known.
 
     Raises:
@@ -58,7 +58,7 @@ def check_settings(params: Params, size: int | None) -> None:
             f"augmentation.crop_padding is {padding}, too large to reflect images of {size} pixels;"
             " use less or pad_mode: zero"
         )
-    _check_networks(params, size)
+    _check_networks(params, size, classes)
     if params.proxy.method == "early_stopped":
         compressed(params.teacher, params.proxy.early_stopped.epochs)
     check_installed(params.litert)
@@ -66,8 +66,7 @@ def check_settings(params: Params, size: int | None) -> None:
         TensorRtRuntime().left_out(params.validate_)
 
 
-def _check_networks(params: Params, size: int | None) -> None:
-    classes = 2  # no check depends on the number
+def _check_networks(params: Params, size: int | None, classes: int) -> None:
     teacher, distill, between = params.teacher, params.distill, params.proxy.assistants
     assistants = params.proxy.all_assistants
     wanted = dict.fromkeys([teacher.network, *assistants])
@@ -149,7 +148,7 @@ def check_training(params: Params, processes: int = 1) -> None:
     from stages.data.feed.base import FeedPlan
 
     data = load_data()
-    check_settings(params, data.image_size)
+    check_settings(params, data.image_size, len(data.classes))
     student, baseline = params.distill, params.analyze.baseline
     weights = student.weights_file
     if weights is not None and not weights.exists():

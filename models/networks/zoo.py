@@ -66,9 +66,15 @@ class ZooNetwork(Backbone):
         return self.is_fused
 
     def probe(self, image_size: int) -> Features:
-        """Probe like :meth:`Backbone.probe`; raises InputError if the network rejects the size."""
+        """Probe like :meth:`Backbone.probe`.
+
+        Raises:
+            InputError: the network rejects the size, has no embedding or another number of logits.
+        """
         try:
-            return super().probe(image_size)
+            features = super().probe(image_size)
+        except InputError:
+            raise
         except Exception as error:  # another library may raise anything
             reason = str(error).strip().partition("\n")[0]
             config = getattr(self.network, "pretrained_cfg", None) or {}
@@ -79,6 +85,12 @@ class ZooNetwork(Backbone):
                 f" pixels ({reason}); set data.image_size, or for a teacher teacher.image_size, to"
                 f" {takes}, or choose another network"
             ) from None
+        if features.logits.shape != (1, self.num_classes):
+            raise InputError(
+                f"network {self.name!r} gives logits {list(features.logits.shape)} for an image,"
+                f" expected {[1, self.num_classes]}; correct its code or choose another network"
+            )
+        return features
 
 
 class TorchvisionNetwork(ZooNetwork):
@@ -176,8 +188,8 @@ class WholeNetwork(ZooNetwork):
             if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == self.num_classes:
                 return layer
         raise InputError(
-            f"network {self.name!r} has no embedding: its last layer is neither linear nor a"
-            " convolution; choose another network"
+            f"network {self.name!r} has no embedding: no linear layer or convolution gives the"
+            f" {self.num_classes} logits; correct its code or choose another network"
         )
 
 

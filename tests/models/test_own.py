@@ -37,6 +37,12 @@ def staged(num_classes):
     from models.networks.resnet import ResNet
     return ResNet(8, num_classes, 1)
 
+def ten_convolutional(num_classes):
+    return convolutional(10)
+
+def ten_transformer(num_classes):
+    return Patches(10)
+
 def nothing(num_classes):
     return None
 
@@ -87,3 +93,18 @@ def test_a_file_is_identified_by_its_content():
 def test_anything_but_a_network_is_refused_in_one_sentence(name, said):
     with pytest.raises(InputError, match=said):
         models.build(f"python:{name}", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ten_convolutional", r"gives logits \[1, 10\] for an image, expected \[1, 5\]; correct"),
+        (
+            "ten_transformer",
+            "^network \\S+ has no embedding: no linear .* gives the 5 logits",
+        ),
+    ],
+)
+def test_another_number_of_logits_is_refused(name, said):
+    with pytest.raises(InputError, match=said):
+        models.build(f"python:own_nets:{name}", 5).probe(16)
