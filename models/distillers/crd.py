@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from models.distillers.base import Batch, Setting
 from models.distillers.feature import FeatureDistiller, probe_both
 from models.distillers.losses import at_least_float32
-from models.errors import InputError
 from models.networks.backbone import Backbone, Features
 
 _EPSILON = 1e-7
@@ -64,9 +63,6 @@ class Crd(FeatureDistiller):
 
     Negatives are a function of seed, epoch and sample. All processes have equal memories, because
     they exchange their embeddings.
-
-    Raises:
-        InputError: all samples belong to one class.
     """
 
     compares_maps: ClassVar[bool] = False
@@ -82,11 +78,6 @@ class Crd(FeatureDistiller):
 
     def __init__(self, student: Backbone, setting: Setting, **options: Any) -> None:
         super().__init__(student, setting, **options)
-        if bool((setting.labels == setting.labels[0]).all()):
-            raise InputError(
-                "crd contrasts samples of different classes, but all training images belong to one;"
-                " use another method"
-            )
         samples, size = len(setting.labels), self.embedding_size
         ours, theirs = probe_both(student, setting)
         self.embed_student = nn.Linear(ours.embedding.shape[1], size)

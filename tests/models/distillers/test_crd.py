@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from models.distillers.base import Batch
 from models.distillers.crd import Crd
-from models.errors import InputError
 from models.networks.backbone import Features
 from tests.models.distillers import tiny
 from tests.models.distillers.test_feature_methods import CRD
@@ -276,9 +275,3 @@ def test_float32_suffices_for_thousands_of_negatives():
     assert single.dtype == torch.float32
     double = method.double().feature_loss(*exact, batch)
     assert single.item() == pytest.approx(double.item(), rel=1e-6)
-
-
-def test_images_of_one_class_are_refused():
-    setting = make_setting(teacher=Tiny(3, 2), labels=torch.full((48,), 2), image_size=8)
-    with pytest.raises(InputError, match="all training images belong to one"):
-        Crd(Tiny(2, 3), setting, **OPTIONS)
