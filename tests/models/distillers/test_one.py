@@ -118,23 +118,5 @@ def test_losses_are_float32_under_autocast():
     assert group.ensemble.dtype == group.weights.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("network", "code"), [("resnet8", "D3B1"), ("wrn_10_2", "D3B1"), ("resnet18_cifar", "D4B1")]
-)
-def test_branches_are_copies_of_the_last_stage(network, code):
-    method = make(network)
-    student = method.student
-    assert method.learner_names == [code, f"{code}#2"]
-    plain = models.build(network, 5)
-    assert list(student.state_dict()) == list(plain.state_dict())
-    stage = student.stage_parts[-1][0]
-    for learner in method.learners:
-        own = learner.get_submodule(stage).state_dict()
-        assert list(own) == list(student.get_submodule(stage).state_dict())
-        before = [n for n, _ in learner.named_parameters() if n.startswith(student.stem_parts)]
-        assert before == []
-        weight = student.fc.weight
-        assert learner.fc.weight.shape == weight.shape
-        assert not torch.equal(learner.fc.weight, weight)
-    parts = {name.partition(".")[0] for name in method.state_dict()}
-    assert parts == {"student", "learners", "gate"}
+def test_branches_are_last_stages():
+    assert make("resnet18_cifar").learner_names == ["D4B1", "D4B1#2"]
