@@ -130,26 +130,20 @@ def download(name: str, weights: str) -> str | None:
     """Describe what :func:`load_weights` would download for a network, with size and licence.
 
     Return None if nothing would be downloaded. Works offline, and so gives no size and licence for
-    ``hf-hub:`` names.
+    ``hf-hub:`` names. Published weights must exist (:func:`check_published`).
     """
     library, _, own_name = name.rpartition(":")
     if weights.startswith("hf-hub:"):
         return None if _is_cached(weights.removeprefix("hf-hub:")) else weights
     if weights != "pretrained":
         return None
-    if library == "timm":
-        return _download_of_timm(own_name)
-    if library == "torchvision" or name in _IMAGENET_RESNETS:
-        return _download_of_torchvision(own_name)
-    return None
+    return _download_of_timm(own_name) if library == "timm" else _download_of_torchvision(own_name)
 
 
 def _download_of_timm(name: str) -> str | None:
     import timm
 
     published: Any = timm.get_pretrained_cfg(name)
-    if published is None or not published.has_weights:
-        return None
     if published.hf_hub_id and _is_cached(published.hf_hub_id):
         return None
     with torch.device("meta"):  # allocates no memory
