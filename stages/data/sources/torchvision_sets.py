@@ -31,7 +31,7 @@ SETS = {
     "KMNIST": _TRAIN_FLAG,
     "MNIST": _TRAIN_FLAG,
     "RenderedSST2": _split_names("train", "val", "test"),
-    "STL10": _split_names("train", "test"),
+    "STL10": _split_names("train", "test", "unlabeled"),
     "SVHN": _split_names("train", "test", "extra"),
     "USPS": _TRAIN_FLAG,
 }  # the constructor's arguments for each set and split

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.errors import InputError
-from stages.data.sources.schemes import open_source
+from stages.data.sources.schemes import open_source, open_unlabeled
 from stages.sections.data import Data
 from tests.stages.data.test_sources import DIGITS, digit, write_folder
 
@@ -42,6 +42,16 @@ def test_torchvision_set_of_files(tmp_path):
     split = source.open_split("valid")
     assert split.labels == [0, 0, 0, 1, 1, 1]
     np.testing.assert_array_equal(np.asarray(split.image(5)), np.asarray(digit(5)))
+
+
+def test_unlabeled_images_of_stl10(tmp_path, monkeypatch):
+    (tmp_path / "stl10_binary").mkdir()
+    for name, count in (("train", 4), ("unlabeled", 6)):
+        images = np.zeros((count, 3, 96, 96), np.uint8)
+        (tmp_path / "stl10_binary" / f"{name}_X.bin").write_bytes(images.tobytes())
+    (tmp_path / "stl10_binary/train_y.bin").write_bytes(bytes([1, 2, 2, 1]))
+    monkeypatch.setattr("torchvision.datasets.STL10._check_integrity", lambda _: True)
+    assert len(open_unlabeled(Data(unlabeled=f"torchvision:STL10:{tmp_path}")).labels) == 6
 
 
 def test_torchvision_table_fits_the_library():
