@@ -26,20 +26,16 @@ def check(params: Params) -> None:
             signs the bundle cannot be used.
     """
     from stages.bundle.keys import configured_key
+    from stages.data.sources.schemes import open_source, open_unlabeled
 
     configured_key()
-    check_settings(params, params.data.image_size)
-    scheme, _, location = params.data.source.partition(":")
-    # The folder is not needed on a machine that has the prepared data.
-    if scheme == "imagefolder" and Path(location).expanduser().is_dir():
-        from stages.data.sources.schemes import open_source
-
-        open_source(params.data)
-    unlabeled = (params.data.unlabeled or "").partition(":")[2]
-    if unlabeled and Path(unlabeled).expanduser().is_dir():
-        from stages.data.sources.schemes import open_unlabeled
-
-        open_unlabeled(params.data)
+    data = params.data
+    check_settings(params, data.image_size)
+    for source, open_it in ((data.source, open_source), (data.unlabeled, open_unlabeled)):
+        scheme, _, location = (source or "").partition(":")
+        # The folder is not needed on a machine that has the prepared data.
+        if scheme == "imagefolder" and Path(location).expanduser().is_dir():
+            open_it(data)
 
 
 def check_settings(params: Params, size: int | None, classes: int = 2) -> None:

@@ -109,6 +109,8 @@ def test_a_folder_without_classes_is_refused(tmp_path):
         check(Params.model_validate({"data": source}))
     with pytest.raises(InputError, match=f"data.unlabeled: {tmp_path}: no images found; add"):
         check(Params.model_validate({"data": {"unlabeled": f"imagefolder:{tmp_path}"}}))
+    # A data set of the hub is left to prepare_data, as converting it may take long.
+    check(Params.model_validate({"data": {"unlabeled": f"hf:{tmp_path}"}}))
     # Images prepared elsewhere need no folder here; networks of other libraries have stages.
     zoo = {"network": "torchvision:resnet18", "ackd": {"learners": ["D4B1", "D3B2"]}}
     check(Params.model_validate({"distill": zoo}))
