@@ -56,7 +56,10 @@ def check_settings(params: Params, size: int | None, classes: int = 2) -> None:
         )
     _check_networks(params, size, classes)
     if params.proxy.method == "early_stopped":
-        compressed(params.teacher, params.proxy.early_stopped.epochs)
+        try:
+            compressed(params.teacher, params.proxy.early_stopped.epochs)
+        except InputError as error:
+            raise InputError(f"params.yaml: proxy.early_stopped.epochs: {error}") from None
     check_installed(params.litert)
     if params.validate_.tensorrt == "required":
         TensorRtRuntime().left_out(params.validate_)

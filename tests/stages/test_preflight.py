@@ -92,7 +92,7 @@ TAIL = {"ackd": {"learners": ["D3T", "D2B2"]}}
         ({"validate": {"tensorrt": "required"}}, "tensorrt is required, but no NVIDIA GPU"),
         (
             {"proxy": {"method": "early_stopped"}, "teacher": {"epochs": 5}},
-            "a schedule of 5 epochs cannot be compressed into 10",
+            "proxy.early_stopped.epochs: a schedule of 5 epochs cannot be compressed into 10",
         ),
     ],
 )
