@@ -116,20 +116,6 @@ def test_batchnorms_that_hold_an_activation_are_not_taken_apart():
         engines._require_plain_batchnorms(built("timm:test_efficientnet"))
 
 
-def test_under_reduced_precision_losses_and_weights_stay_float32():
-    engine = start_engine(EngineSettings(precision="bf16"))
-    distiller = engine.place(built(method="kd"), 16)
-    seen = {}
-    distiller.student.fc.register_forward_hook(lambda _m, _i, out: seen.update(fc=out.dtype))
-    images = torch.randn(4, 3, 16, 16).to(memory_format=torch.channels_last)
-    batch = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))
-    with engine.accelerator.autocast():
-        losses = distiller.losses(distiller(images), batch, TeacherOutputs(torch.randn(4, 3)))
-    assert seen["fc"] == torch.bfloat16
-    assert all(loss.dtype == torch.float32 for loss in losses.values())
-    assert all(parameter.dtype == torch.float32 for parameter in distiller.parameters())
-
-
 def test_the_environment_is_the_same_each_time():
     engine = start_engine(EngineSettings(precision="fp32"))
     described = engine.describe()
