@@ -155,29 +155,25 @@ def is_teacher_tail(code: str) -> bool:
 
 def check_codes(codes: Sequence[str], target: Backbone, teacher: Backbone | None) -> list[int]:
     """Return the stage at whose input each learner branches off; raises as :class:`Learners`."""
-    return [_branch_stage(code, target, teacher) for code in codes]
-
-
-def _branch_stage(code: str, target: Backbone, teacher: Backbone | None) -> int:
-    user = f"an auxiliary learner ({code})"
-    target.require_stages(user)
     stages = target.num_stages
-    codes = {f"D{n}B{stages - n + 1}": n for n in range(stages, 0, -1)}
-    if is_teacher_tail(code) and teacher is not None:
-        teacher.require_stages(user)
-        if teacher.num_stages != stages:
-            raise InputError(
-                f"distill.ackd.learners: {code!r} needs a teacher with as many stages as the"
-                f" student; {teacher.name} has {teacher.num_stages}, {target.name} has {stages}"
-            )
+    fitting = {f"D{n}B{stages - n + 1}": n for n in range(stages, 0, -1)}
     if teacher is not None:
-        codes |= {f"D{n}T": n for n in range(stages, 0, -1)}
-    if code not in codes:
-        raise InputError(
-            f"distill.ackd.learners: {code!r} does not fit {target.name}, which has {stages}"
-            f" stages; use {', '.join(codes)}"
-        )
-    return codes[code]
+        fitting |= {f"D{n}T": n for n in range(stages, 0, -1)}
+    for code in codes:
+        target.require_stages(f"an auxiliary learner ({code})")
+        if is_teacher_tail(code) and teacher is not None:
+            teacher.require_stages(f"an auxiliary learner ({code})")
+            if teacher.num_stages != stages:
+                raise InputError(
+                    f"distill.ackd.learners: {code!r} needs a teacher with as many stages as the"
+                    f" student; {teacher.name} has {teacher.num_stages}, {target.name} has {stages}"
+                )
+        if code not in fitting:
+            raise InputError(
+                f"distill.ackd.learners: {code!r} does not fit {target.name}, which has {stages}"
+                f" stages; use {', '.join(fitting)}"
+            )
+    return [fitting[code] for code in codes]
 
 
 class LearnerGroup(nn.Module):
