@@ -148,13 +148,9 @@ def check_training(params: Params, processes: int = 1) -> None:
 
     data = load_data()
     check_settings(params, data.image_size, len(data.classes))
-    student, baseline = params.distill, params.analyze.baseline
-    weights = student.weights_file
+    weights, baseline = params.distill.weights_file, params.analyze.baseline
     if weights is not None and not weights.exists():
         raise InputError(f"params.yaml: distill.weights: {weights}: no such file; correct the path")
-    if student.weights is not None and weights is None:
-        # Downloaded now, as hours of training the teacher may lie between.
-        load_weights(models.build(student.network, len(data.classes)), student.weights)
     if baseline is not None:
         read_baseline(Path(baseline), data.classes)
     between = params.proxy
@@ -181,13 +177,21 @@ def check_training(params: Params, processes: int = 1) -> None:
             )
         except InputError as error:
             raise InputError(f"params.yaml: {section}.{error}") from None
-    name = params.distill.network
+    settings, student = params.distill, models.build(params.distill.network, len(data.classes))
+    if settings.weights is not None and settings.weights_file is None:
+        # Downloaded now, as hours of training the teacher may lie between.
+        load_weights(student, settings.weights)
+    if params.training.sync_batchnorm:
+        from stages.training.engine import require_plain_batchnorms  # imports slowly
+
+        require_plain_batchnorms(student)
+    name = settings.network
     if ":" not in name:
         return
     from stages.export_onnx import export_network
     from stages.runtimes.torch_runtime import DeployedNetwork
 
-    network = DeployedNetwork(models.build(name, len(data.classes)), data.mean, data.std)
+    network = DeployedNetwork(student, data.mean, data.std)
     try:
         export_network(network, data.image_size, params.export.opset)
     except Exception as error:  # the exporter runs another library's code

@@ -55,7 +55,7 @@ class Engine:
                     "training.sync_batchnorm is true, but torch supports it only on GPUs, and there"
                     " is none; set it to false"
                 )
-            _require_plain_batchnorms(distiller)
+            require_plain_batchnorms(distiller)
             nn.SyncBatchNorm.convert_sync_batchnorm(distiller)  # type: ignore[no-untyped-call]
         if self.settings.compile:
             for module in distiller.modules():
@@ -191,9 +191,9 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(told & {"avx512_bf16", "bf16"})
 
 
-def _require_plain_batchnorms(distiller: Distiller) -> None:
+def require_plain_batchnorms(trained: nn.Module) -> None:
     """Refuse timm's BatchNorms with a built-in activation, which the conversion would drop."""
-    for network in distiller.modules():
+    for network in trained.modules():
         if isinstance(network, Backbone) and any(
             isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d
             for module in network.modules()

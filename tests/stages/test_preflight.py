@@ -153,9 +153,18 @@ def test_a_folder_without_classes_is_refused(tmp_path):
             4,
             "teacher.batch_size is 7, expected at least 2 images for each of 4 processes; use a",
         ),
+        (
+            {
+                "training": {"sync_batchnorm": True},
+                "distill": {"network": "timm:test_efficientnet", "batch_size": 8, "method": "kd"},
+                "teacher": {"batch_size": 8},
+            },
+            2,
+            "sync_batchnorm is true, but torch cannot convert the custom BatchNorms of timm:test_e",
+        ),
     ],
 )
-def test_batches_that_training_cannot_use(tiny_origin, monkeypatch, content, processes, said):
+def test_what_training_cannot_use(tiny_origin, monkeypatch, content, processes, said):
     monkeypatch.chdir(tiny_origin)
     with pytest.raises(InputError, match=said):
         check_training(Params.model_validate(content), processes)

@@ -111,9 +111,9 @@ def test_each_training_has_its_own_run_of_the_tracker(monkeypatch, name, runs):
 
 def test_batchnorms_that_hold_an_activation_are_not_taken_apart():
     for name in ("resnet8", "timm:test_resnet"):
-        engines._require_plain_batchnorms(built(name))
+        engines.require_plain_batchnorms(built(name))
     with pytest.raises(InputError, match="custom BatchNorms of timm:test_efficientnet"):
-        engines._require_plain_batchnorms(built("timm:test_efficientnet"))
+        engines.require_plain_batchnorms(built("timm:test_efficientnet"))
 
 
 def test_the_environment_is_the_same_each_time():
