@@ -236,6 +236,8 @@ class Proxy(Section):
                 "assistants.networks must name at least one network, such as [resnet44], or"
                 " assistants.candidates at least two, such as [resnet20, resnet32, resnet44]"
             )
+        if len(set(candidates)) < len(candidates):
+            raise ValueError("assistants.candidates must name each network once")
         if networks and candidates:
             raise ValueError(
                 "set assistants.networks or assistants.candidates, and leave the other empty"

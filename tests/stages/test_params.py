@@ -54,6 +54,7 @@ CASES = [
     ),
     ("proxy: {method: assistants}", "assistants.networks must name at least one network, such as"),
     ("proxy: {assistants: {candidates: [resnet8, x], networks: [y]}}", "leave the other empty"),
+    ("proxy: {assistants: {candidates: [resnet8, resnet8]}}", "must name each network once"),
     (
         "proxy: {method: assistants, assistants: {candidates: [resnet14, resnet20]}}",
         "expected the student resnet8",
