@@ -164,17 +164,9 @@ def check_training(params: Params, processes: int = 1) -> None:
     if params.teacher.train != "none" or params.proxy.method != "teacher":
         batches["teacher"] = (params.teacher.batch_size, distillers.load("scratch"), 0)
     for section, (size, method, unlabeled) in batches.items():
+        plan = (data, params.augmentation, size, torch.device("cpu"), 0, processes)
         try:
-            FeedPlan(
-                data,
-                params.augmentation,
-                size,
-                torch.device("cpu"),
-                processes=processes,
-                full_batches=method.needs_full_batches,
-                min_batch=method.min_batch,
-                unlabeled=unlabeled,
-            )
+            FeedPlan(*plan, method.needs_full_batches, method.min_batch, unlabeled=unlabeled)
         except InputError as error:
             raise InputError(f"params.yaml: {section}.{error}") from None
     settings, student = params.distill, models.build(params.distill.network, len(data.classes))
