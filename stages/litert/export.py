@@ -14,7 +14,7 @@ from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.exported import load_exported
 from stages.runtimes.litert_runtime import LiteRtRuntime
 from stages.runtimes.parity import OF_ANSWERS, breaches, measurements, read_reference
-from stages.runtimes.process import run_process
+from stages.runtimes.process import run_apart, run_process
 from stages.sections.export import Profile
 
 Row = dict[str, Any]
@@ -56,7 +56,8 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
             _convert(path, folder / "fp32.tflite", params.export.calibration_images)
             row |= {"sha256": sha256(path), "bytes": path.stat().st_size}
             test = reference.test.images
-            ran = LiteRtRuntime().run(path, [Job(reference.golden_images, 1), Job(test, 1)])
+            jobs = [Job(reference.golden_images, 1), Job(test, 1)]
+            ran = run_apart(LiteRtRuntime(), path, jobs)
             row |= {"provider": ran.provider, "dtypes": ran.dtypes}
             row |= measurements(ran, [1], reference, len(test))
         except RuntimeFailureError as error:

@@ -4,8 +4,12 @@ import re
 import signal
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
 
-from stages.runtimes.base import RuntimeFailureError
+from stages.runtimes.base import Execution, Job, Runtime, RuntimeFailureError
 
 #: Conversions and engine builds take minutes; whatever takes longer hangs.
 _TIMEOUT_SECONDS = 1800
@@ -43,3 +47,14 @@ def run_process(command: Sequence[str]) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     why = [line for line in lines[-1:] if not _LOGGED.search(line)] + _LOGGED.findall(output)[:1]
     raise RuntimeFailureError(f"{how}: {'; '.join(why)}" if why else how)
+
+
+def run_apart(runtime: Runtime, model: Path, jobs: Sequence[Job]) -> Execution:
+    """As ``runtime.run``; also raises RuntimeFailureError if the runtime crashes."""
+    # By default, Ctrl-C prints a traceback of the other process as well.
+    quiet = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
+    with ProcessPoolExecutor(1, get_context("spawn"), *quiet) as pool:
+        try:
+            return pool.submit(runtime.run, model, jobs).result()
+        except BrokenProcessPool:
+            raise RuntimeFailureError("its process crashed, or was killed for memory") from None

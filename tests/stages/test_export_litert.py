@@ -1,4 +1,7 @@
+import os
+import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +9,11 @@ import pytest
 from models.errors import InputError
 from stages import export_litert
 from stages.files import read_json, sha256
+from stages.litert import export
 from stages.params import Params
 from stages.runtimes import litert_runtime
 from stages.runtimes.litert_runtime import LiteRtRuntime, Session
+from stages.runtimes.onnx_runtime import OnnxRuntime
 from tests.stages.conftest import imported_by
 
 ABSENT = LiteRtRuntime().unavailable()
@@ -72,6 +77,28 @@ def test_what_fails_is_a_row_and_fp32_ends_the_chain(project, asked, monkeypatch
     export_litert.main(asked)
     assert read_json(export_litert.REPORT)["results"] == results
     assert "export_litert: int8 failed: no fp32 file" in capsys.readouterr().out
+
+
+class Crashing(LiteRtRuntime):
+    """Runs fp32 in onnxruntime, and crashes on int8."""
+
+    def run(self, model, jobs):
+        if model.stem == "int8":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return OnnxRuntime().run(Path("artifacts/onnx/fp32.static.onnx"), jobs)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_model_that_crashes_the_interpreter_fails_alone(asked, monkeypatch):
+    monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
+    monkeypatch.setattr(export, "LiteRtRuntime", Crashing)
+    monkeypatch.setattr(export, "_convert", lambda path, *_: path.touch())
+    monkeypatch.setattr(export, "_latency", lambda *_: {"threads": 1, "status": "passed"})
+    export_litert.main(asked)
+    fp32, int8 = read_json(export_litert.REPORT)["results"]
+    assert (fp32["status"], fp32["images"]) == ("passed", 30)
+    assert (int8["status"], int8["golden"]) == ("failed", None)
+    assert int8["reason"] == "its process crashed, or was killed for memory"
 
 
 @pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
