@@ -144,11 +144,8 @@ def _litert(measured: Measurements) -> Record | None:
 
 
 def _timed(measured: Measurements, device: str, precision: str) -> Record:
-    wanted = (device, "onnxruntime", precision)
     rows = measured.latency["results"]
-    return _at_one_thread(
-        [r for r in rows if (r["device"], r["runtime"], r["precision"]) == wanted]
-    )
+    return _at_one_thread([r for r in rows if (r["device"], r["precision"]) == (device, precision)])
 
 
 def _at_one_thread(rows: list[Record]) -> Record:

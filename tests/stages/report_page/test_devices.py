@@ -96,6 +96,14 @@ def test_what_is_of_other_models_is_left_out_and_named(chain):
     assert "trade-off" not in page.tables
 
 
+def test_times_by_another_runtime_count_if_its_device_is_the_first(chain):
+    exports = made()[0]["exports"]
+    change_rows(LATENCY, {}, runtime="bench")
+    summary, _ = made()
+    assert summary["exports"] == exports
+    assert summary["recommended"] is not None
+
+
 def test_several_devices_of_the_chain(chain):
     def second(content: dict[str, Any]) -> None:
         content["devices"].append(content["devices"][0] | {"device": "ssh://board", "cpu": None})
