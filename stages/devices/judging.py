@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from models.errors import printable
 from stages.devices.base import Row
 from stages.devices.rules import NOISY_CV, breach, outcome, statistics
+from stages.formatting import threads
 
 Text = Annotated[
     str, Field(max_length=512), AfterValidator(lambda text: printable(" ".join(text.split())))
@@ -33,7 +34,7 @@ def judge(
 ) -> Row:
     """Return the row of one measurement; ``trouble`` states why its times are invalid, if so."""
     if timed.threads != row["threads"]:
-        trouble = f"ran with {timed.threads} threads instead of {row['threads']}"
+        trouble = f"ran with {threads(timed.threads)} instead of {row['threads']}"
     elif trouble is None and not any(timed.samples_ms):
         trouble = f"every run was shorter than a tick of the {clock}'s clock"
     times: Row = {}
@@ -44,7 +45,6 @@ def judge(
         **row,
         "version": timed.version,
         "provider": timed.provider,
-        "threads": timed.threads,
         "init_ms": round(timed.init_ms, 4),
         "first_ms": round(timed.first_ms, 4),
         "golden": parity,

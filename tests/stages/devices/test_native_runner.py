@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from models.errors import InputError
-from stages.devices.base import unmeasured
+from stages.devices.base import Measurement, unmeasured
 from stages.devices.judging import judge
 from stages.devices.native_runner import files_of, parse
 
@@ -45,6 +45,16 @@ def test_the_rules_are_those_of_all_devices(given, reason, exported):
     assert row["status"] == ("failed" if reason else "passed")
     assert (row["reason"] or "").startswith(reason or "")
     assert row["p50_ms"] == (None if row["n"] is None else 1.25)
+
+
+def test_a_program_that_ignores_the_threads_keeps_the_times_that_are_right(exported):
+    answer, rows = parse(json.dumps(ANSWER), "adb:x"), []
+    for threads in (1, 2):
+        row = unmeasured(exported.entry("fp32", "static"), "fp32", threads, answer.runtime, None)
+        rows.append(judge(row, answer, GOLDEN, "runner"))
+    assert rows[1]["reason"] == "ran with 1 thread instead of 2"
+    samples = Measurement("adb:x", {}, rows).samples
+    assert samples == {"adb:x|bench|fp32|1": [1, 1.5], "adb:x|bench|fp32|2": []}
 
 
 def test_missing_and_broken_programs_are_refused(tmp_path):

@@ -108,7 +108,7 @@ def test_wrong_answers_fail_by_the_runners_tolerance():
 )
 def test_incomplete_measurements_have_no_times(given, reason):
     row = judge(TASK, measured(**given), REFERENCE, 10)
-    assert (row["status"], row["reason"]) == ("failed", reason)
+    assert (row["status"], row["reason"], row["threads"]) == ("failed", reason, 1)
     assert row["p50_ms"] is None
     assert row["golden"]["top1_agreement"] == 1.0
 
