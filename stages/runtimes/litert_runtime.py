@@ -1,7 +1,5 @@
 """LiteRT on the CPU, an optional runtime that is imported only when a file is loaded."""
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,19 +11,14 @@ import numpy.typing as npt
 from models.errors import InputError
 from stages.machine import cores
 from stages.runtimes.base import Execution, Job, RuntimeFailureError
-from stages.runtimes.versions import version_of
+from stages.runtimes.versions import installed_version, version_of
 from stages.sections.export import Litert
 
 #: Names of the signature, input and output of every file.
 SIGNATURE, INPUT, OUTPUT = "serving_default", "images", "logits"
 
-# The module of each package that runs, converts or quantises.
-_PACKAGES = {
-    "ai-edge-litert": "ai_edge_litert",
-    "litert-torch": "litert_torch",
-    "litert-converter": "litert_converter",
-    "ai-edge-quantizer": "ai_edge_quantizer",
-}
+# What runs, converts and quantises.
+_PACKAGES = ("ai-edge-litert", "litert-torch", "litert-converter", "ai-edge-quantizer")
 _WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
 
 
@@ -90,7 +83,7 @@ class LiteRtRuntime:
 
     def unavailable(self) -> str | None:
         """Return why models cannot be converted or run here; None if they can."""
-        missing = [p for p, module in _PACKAGES.items() if importlib.util.find_spec(module) is None]
+        missing = [package for package, version in versions().items() if version is None]
         if not missing:
             return None
         verb = "are" if len(missing) > 1 else "is"
@@ -104,9 +97,9 @@ class LiteRtRuntime:
         return Execution(logits, session.provider(), session.dtypes())
 
 
-def versions() -> dict[str, str]:
-    """Return the version of every package that writes or runs files."""
-    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+def versions() -> dict[str, str | None]:
+    """Return the version of every package that writes or runs files; None if not installed."""
+    return {package: installed_version(package) for package in _PACKAGES}
 
 
 def check_installed(settings: Litert) -> None:

@@ -14,7 +14,11 @@ DISTRIBUTIONS = {
 
 def version_of(runtime: str) -> str | None:
     """Return the installed version of a key of :data:`DISTRIBUTIONS`; None if there is none."""
-    for name in DISTRIBUTIONS[runtime]:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
+    return next(filter(None, map(installed_version, DISTRIBUTIONS[runtime])), None)
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of a distribution; None if it is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(distribution)
     return None

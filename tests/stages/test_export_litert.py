@@ -47,9 +47,9 @@ def test_switched_off_it_needs_neither_data_nor_any_package(tmp_path):
 
 @pytest.mark.usefixtures("project")
 def test_missing_packages_are_named_before_any_work(asked, monkeypatch):
-    monkeypatch.setattr(litert_runtime, "_PACKAGES", {"litert-torch": "no_such_module"})
+    monkeypatch.setattr(litert_runtime, "_PACKAGES", ["numpy", "no-such-package"])
     expected = (
-        r"params\.yaml: litert\.enabled is true, but litert-torch is not installed"
+        r"params\.yaml: litert\.enabled is true, but no-such-package is not installed"
         r" \(see docs/how-to-litert\.md\); install what is missing, or set litert.enabled to false"
     )
     with pytest.raises(InputError, match=expected):
@@ -61,7 +61,7 @@ def test_what_fails_is_a_row_and_fp32_ends_the_chain(project, asked, monkeypatch
     crash = project / "crash"
     crash.write_text("#!/bin/sh\necho 'about to fail' >&2\nkill -ABRT $$\n")
     crash.chmod(0o755)
-    monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
+    monkeypatch.setattr(litert_runtime, "_PACKAGES", [])
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(crash))
         reason = "not converted: the converter crashed with SIGABRT: about to fail"
@@ -90,7 +90,7 @@ class Crashing(LiteRtRuntime):
 
 @pytest.mark.usefixtures("project")
 def test_a_model_that_crashes_the_interpreter_fails_alone(asked, monkeypatch):
-    monkeypatch.setattr(litert_runtime, "_PACKAGES", {})
+    monkeypatch.setattr(litert_runtime, "_PACKAGES", [])
     monkeypatch.setattr(export, "LiteRtRuntime", Crashing)
     monkeypatch.setattr(export, "_convert", lambda path, *_: path.touch())
     monkeypatch.setattr(export, "_latency", lambda *_: {"threads": 1, "status": "passed"})
