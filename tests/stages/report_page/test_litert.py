@@ -56,3 +56,6 @@ def test_failures_have_reasons_and_times_of_other_machines_do_not_count():
     assert (fp32["p50_ms"], fp32["speedup"], int8["size_mb"]) == (0.155, None, None)
     assert reasons(summary)["LiteRT int8"] == "not converted: <why>"
     assert "int8 in LiteRT: not converted: <why>." in page.text["results"]
+    summary, page = measured(*(row(n, **failed, reason="no kernel") for n in ("fp32", "int8")))
+    assert summary["litert"]["exports"]["fp32"]["status"] == "failed"
+    assert "fp32 in LiteRT: no kernel." in page.text["results"]
