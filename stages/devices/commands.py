@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,8 +22,12 @@ class Finished(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Return the last line of stderr, or else the status."""
+        """Return the signal that ended it, and the last line of stderr, or else the status."""
         line = last_line(self.err).removeprefix("error: ")
+        with contextlib.suppress(ValueError):  # not the number of a signal
+            # On another machine, a shell adds 128.
+            ended = signal.Signals(-self.code if self.code < 0 else self.code - 128).name
+            return f"the process was ended by {ended}{f': {line}' if line else ''}"
         return line or f"the process ended with status {self.code}"
 
 

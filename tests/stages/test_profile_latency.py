@@ -44,14 +44,16 @@ def test_a_runner_that_crashes_is_a_row(tmp_path, monkeypatch, tiny_params):
     wrapper = tmp_path / "runner.py"
     wrapper.write_text(
         "import os, runpy, sys\n"
-        "if 'fp16.static.onnx' in ' '.join(sys.argv): os.abort()\n"
+        "if 'fp16.static.onnx' in ' '.join(sys.argv):\n"
+        "    print('no GPU found', file=sys.stderr, flush=True)\n"
+        "    os.abort()\n"
         f"runpy.run_path({str(real)!r}, run_name='__main__')\n"
     )
     monkeypatch.setattr(local, "RUNNER", wrapper)
     profile_latency.main(tiny_params)
     results = read_json(profile_latency.REPORT)["results"]
     assert [row["status"] for row in results] == ["passed", "failed", "passed", "passed"]
-    assert results[1]["reason"] == "the process ended with status -6"
+    assert results[1]["reason"] == "the process was ended by SIGABRT: no GPU found"
     assert results[1]["p50_ms"] is None
     assert set(results[1]) == FIELDS
     samples = read_json(profile_latency.SAMPLES_FOLDER / "samples.json")
