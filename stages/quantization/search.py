@@ -4,10 +4,8 @@ The search uses images that neither train weights nor calibrate ranges. Its orde
 not depend on time, so exports of the same student on the same machine are byte-identical.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -138,10 +136,9 @@ class Search:
         return Trial(ranges, in_float, lost, drop_low, float(divergence))
 
     def _predict(self, model: onnx.ModelProto) -> npt.NDArray[np.float64]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "model.onnx")
-            onnx.save(model, path)
-            (logits,) = OnnxRuntime().run(path, [Job(self._images, _BATCH)]).logits
+        # Not from a file, whose temporary path would be in the reason of a failure.
+        content = model.SerializeToString()
+        (logits,) = OnnxRuntime().run(content, [Job(self._images, _BATCH)]).logits
         found: npt.NDArray[np.float64] = log_softmax(logits.astype(np.float64), axis=1)
         return found
 

@@ -31,7 +31,7 @@ class OnnxRuntime:
     def unavailable(self) -> str | None:
         return None
 
-    def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
+    def run(self, model: Path | bytes, jobs: Sequence[Job]) -> Execution:
         # onnxruntime's exceptions share no narrower base class.
         try:
             session, dtypes = self._load(model)
@@ -44,7 +44,7 @@ class OnnxRuntime:
             raise RuntimeFailureError(" ".join(str(error).split())) from None
         return Execution(logits, session.get_providers()[0], dtypes)
 
-    def _load(self, model: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    def _load(self, model: Path | bytes) -> tuple[onnxruntime.InferenceSession, list[str]]:
         options = session_options()
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory() as folder:

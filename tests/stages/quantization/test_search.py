@@ -9,6 +9,7 @@ from stages.data.arrays import load_data
 from stages.export_onnx import export_network
 from stages.quantization.int8 import FIRST, calibrate, kinds
 from stages.quantization.search import Search, held_back
+from stages.runtimes.base import RuntimeFailureError
 from stages.runtimes.torch_runtime import DeployedNetwork
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (60, 1, 1, 3), dtype=np.uint8)
@@ -112,3 +113,10 @@ def test_validation_images_decide_unless_they_are_the_test_images(tiny_origin):
     np.testing.assert_array_equal(data.calibration_images(12), train[::4])
     assert len(labels) == 36
     assert len(held_back(data, 48)[1]) == 48  # there are no others
+
+
+def test_the_reason_of_a_failure_is_the_same_in_every_run():
+    model = export_network(deployed(1.0), 8, 18)
+    model.graph.node[-1].op_type = "Unknown"
+    with pytest.raises(RuntimeFailureError, match="INVALID_GRAPH : This is an invalid model"):
+        Search(model, IMAGES, np.zeros(60, np.int64), 0.1, lambda method: calibrate(model, IMAGES))
