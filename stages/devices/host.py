@@ -22,8 +22,12 @@ from stages.runtimes.exported import Exported
 from stages.sections.export import Profile
 
 _AGENT = single_file(AGENT)
-# The agent reads its own source from stdin, then the data.
-_BOOT = "import sys;exec(compile(sys.stdin.buffer.read(int(sys.argv[1])),'agent','exec'))"
+# The agent reads its own source from stdin, then the data. An older Python cannot compile it.
+_BOOT = (
+    "import sys;sys.version_info>=(3,8) or sys.exit('error: Python %d.%d is too old, expected 3.8"
+    " or newer; choose another with ?python=<program>'%sys.version_info[:2]);"
+    "exec(compile(sys.stdin.buffer.read(int(sys.argv[1])),'agent','exec'))"
+)
 
 
 @dataclass(frozen=True)

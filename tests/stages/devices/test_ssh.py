@@ -135,11 +135,16 @@ def test_a_command_that_crashes_is_no_lost_connection(known, tmp_path):
     assert device.run(["sh", "-c", "exit 7"], b"").code == 7
 
 
-def test_a_host_without_python_is_refused(known, tmp_path):
-    url = known.url(tmp_path).partition("?")[0] + "?python=python9"
-    device = open_device(url, Opening())
-    with pytest.raises(InputError, match=r"cannot run python9 there; choose another with \?py"):
-        device.ask_agent("status", str(tmp_path))
+def test_a_host_without_a_python_that_is_new_enough_is_refused(known, tmp_path):
+    old = tmp_path / "python3.6"
+    claim = "import sys; sys.version_info = (3, 6, 9, 'final', 0); exec(sys.argv.pop(1))"
+    old.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -c "{claim}" "$@"\n')
+    old.chmod(0o755)
+    for python, reason in (("python9", "cannot run python9 there"), (old, "Python 3.6 is too old")):
+        url = known.url(tmp_path).partition("?")[0] + f"?python={python}"
+        device = open_device(url, Opening())
+        with pytest.raises(InputError, match=rf"{reason}.*; choose another with \?python=<prog"):
+            device.ask_agent("status", str(tmp_path))
 
 
 def test_a_greeting_does_not_hide_the_answer():
