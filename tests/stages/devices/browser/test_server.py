@@ -1,7 +1,6 @@
 """Hostile requests are refused without details, and the server keeps serving the page."""
 
 import contextlib
-import errno
 import http.client
 import json
 import socket
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stages.devices.browser import app, server
+from stages.devices.browser import app
 from stages.devices.browser.probe import Probe, Reach, probing
 from stages.runtimes.exported import load_exported
 from tests.stages.devices.browser.conftest import QUICK, make_browser
@@ -163,24 +162,6 @@ def test_a_slow_body_times_out(probe, monkeypatch):
     assert stands(probe)
 
 
-@pytest.mark.parametrize(
-    ("https", "begin"), [(False, b""), (False, b"GET / HT"), (True, b"\x16\x03\x01")]
-)
-def test_a_slow_head_times_out(bundle, monkeypatch, capfd, https, begin):
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
-    with probing(load_exported(bundle), QUICK, Reach(https=https)) as probe:
-        with connected(probe) as connection:
-            connection.sendall(begin)
-            start = time.monotonic()
-            assert received(connection) == b""
-        assert time.monotonic() - start < 10
-        monkeypatch.undo()
-        assert stands(probe)
-    printed = capfd.readouterr().err
-    assert printed.startswith("probe: 1 connections failed before any") if https else not printed
-    assert printed.count("\n") == https
-
-
 def test_invalid_messages_are_refused_with_the_location(probe):
     run = begun(probe)["run"]
     good = make_browser().model_dump()
@@ -207,31 +188,11 @@ def test_invalid_messages_are_refused_with_the_location(probe):
 def test_idle_connections_do_not_block_others(bundle, https):
     with contextlib.ExitStack() as stack:
         probe = stack.enter_context(probing(load_exported(bundle), QUICK, Reach(https=https)))
-        idle = [stack.enter_context(connected(probe)) for _ in range(200)]
+        for _ in range(200):
+            stack.enter_context(connected(probe))
         start = time.monotonic()
         assert stands(probe)
         assert time.monotonic() - start < 5
-        # The oldest connections were closed first.
-        idle[0].settimeout(5)
-        assert received(idle[0]) == b""
-        assert stands(probe)
-
-
-def test_the_server_survives_too_many_open_files(bundle, monkeypatch, capfd):
-    accept, refused = socket.socket.accept, []
-
-    def refuse(listener: socket.socket) -> tuple[socket.socket, Any]:
-        if len(refused) < 3:
-            refused.append(listener)
-            raise OSError(errno.EMFILE, "Too many open files")
-        return accept(listener)
-
-    monkeypatch.setattr(socket.socket, "accept", refuse)
-    with probing(load_exported(bundle), QUICK, Reach()) as probe:
-        assert stands(probe)
-    printed = capfd.readouterr().err
-    assert printed.startswith("probe: 3 connections failed before any request")
-    assert printed.count("\n") == 1
 
 
 def test_a_run_is_answered_again_and_reported_once(probe):
