@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 from models.errors import InputError
-from stages.devices.base import Opening
 from stages.devices.urls import open_device
 from stages.entry import run_stage
 from stages.files import new_folder, write_json
@@ -23,7 +22,7 @@ def main(params: Params) -> None:
     """Write the report and the raw samples; raises InputError if all measurements failed."""
     exported = load_exported()
     # Open all devices first, so that an unreachable one fails before any time is spent.
-    devices = [open_device(url, Opening()) for url in params.profile.devices]
+    devices = [open_device(url) for url in params.profile.devices]
     measured = [d.measure(exported, params.profile) for d in devices]
     samples = {key: times for found in measured for key, times in found.samples.items()}
     results = [row for found in measured for row in found.results]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,16 +13,7 @@ from pipeline.signatures import KeyOption, read_key, report_unchecked
 
 if TYPE_CHECKING:
     from pipeline.devices.deploy import State
-    from stages.devices.base import Opening
 
-_AcceptHostKey = Annotated[
-    str | None,
-    typer.Option(
-        "--accept-host-key",
-        metavar="SHA256:...",
-        help="Trust a new host if its key has this fingerprint.",
-    ),
-]
 _Device = Annotated[str, typer.Argument(metavar="DEVICE", help="local:/folder or ssh://host.")]
 
 keys = typer.Typer(no_args_is_help=True, help="Manage the keys that sign bundles.")
@@ -39,7 +29,6 @@ def profile(
         typer.Option(metavar="FILE", help="Bundle to measure; by default artifacts/onnx."),
     ] = None,
     key: KeyOption = None,
-    accept_host_key: _AcceptHostKey = None,
 ) -> None:
     """Measure latency and parity on devices, and keep the results for the report.
 
@@ -52,8 +41,7 @@ def profile(
     from stages.params import load_params
 
     settings = load_params().profile
-    opening = _opening(accept_host_key)
-    for measured, path in measure.measure(devices, bundle, settings, opening, read_key(key)):
+    for measured, path in measure.measure(devices, bundle, settings, read_key(key)):
         print_table(wide_console(), measure.results(measured))
         typer.echo(f"kept  {path}; `ackd run` adds it to the report")
 
@@ -116,15 +104,11 @@ def deploy(
     allow_downgrade: Annotated[
         bool, typer.Option("--allow-downgrade", help="Let an older version replace a newer one.")
     ] = False,
-    accept_host_key: _AcceptHostKey = None,
 ) -> None:
     """Serve a bundle on a device after verifying its files and its models' outputs there."""
     from pipeline.devices import deploy as deployment
 
-    opening = _opening(accept_host_key)
-    done = deployment.deploy(
-        bundle, device, read_key(key), allow_downgrade=allow_downgrade, opening=opening
-    )
+    done = deployment.deploy(bundle, device, read_key(key), allow_downgrade=allow_downgrade)
     if done.results is None:
         typer.echo("this bundle is already served; nothing was changed")
     for result in done.results or []:
@@ -134,18 +118,18 @@ def deploy(
     _report(done.state)
 
 
-def rollback(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
+def rollback(device: _Device) -> None:
     """Serve the device's previous bundle again."""
     from pipeline.devices import deploy as deployment
 
-    _report(deployment.rollback(device, _opening(accept_host_key)))
+    _report(deployment.rollback(device))
 
 
-def deployed(device: _Device, accept_host_key: _AcceptHostKey = None) -> None:
+def deployed(device: _Device) -> None:
     """Show what a device serves and verify its files; exit status 1 if they are damaged."""
     from pipeline.devices import deploy as deployment
 
-    state = deployment.deployed(device, _opening(accept_host_key))
+    state = deployment.deployed(device)
     _report(state)
     if state["problem"] is not None:
         raise typer.Exit(1)
@@ -173,15 +157,6 @@ def new(
 def _keys() -> None:
     # Without a callback, typer omits the name of a single command.
     pass
-
-
-def _opening(accept_host_key: str | None) -> Opening:
-    from stages.devices.base import Opening
-
-    def ask(question: str) -> bool:
-        return typer.confirm(question, err=True)
-
-    return Opening(accept_host_key, ask if sys.stdin.isatty() else None)
 
 
 def _report(state: State) -> None:

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
 from pipeline.bundles import open_bundle
-from stages.devices.base import Opening
 from stages.devices.host import Host, new_token
 from stages.devices.urls import open_device, parse_url
 
@@ -27,7 +26,6 @@ def deploy(
     key: Ed25519PublicKey | None,
     *,
     allow_downgrade: bool = False,
-    opening: Opening,
 ) -> Deployment:
     """Serve a bundle on a device after verifying its files and its models' outputs there.
 
@@ -39,7 +37,7 @@ def deploy(
             fails parity on the device; or the device cannot be reached.
     """
     with open_bundle(bundle, key) as opened:
-        host = _host(url, opening)
+        host = _host(url)
         state: State = host.ask_agent("status", str(host.folder))
         given = None if key is None else key.public_bytes_raw().hex()
         if key is None and state["key"] is not None:
@@ -66,21 +64,21 @@ def deploy(
         return Deployment(state, checked["results"], unverified)
 
 
-def rollback(url: str, opening: Opening) -> State:
+def rollback(url: str) -> State:
     """Serve the previous bundle again; raises InputError if no intact one is left."""
-    host = _host(url, opening)
+    host = _host(url)
     return host.ask_agent("rollback", str(host.folder), new_token())
 
 
-def deployed(url: str, opening: Opening) -> State:
+def deployed(url: str) -> State:
     """Verify and return what the device serves; raises InputError if it is out of reach."""
-    host = _host(url, opening)
+    host = _host(url)
     return host.ask_agent("status", str(host.folder))
 
 
-def _host(url: str, opening: Opening) -> Host:
+def _host(url: str) -> Host:
     # Refuse Android devices without connecting to them.
-    device = None if parse_url(url).scheme == "adb" else open_device(url, opening)
+    device = None if parse_url(url).scheme == "adb" else open_device(url)
     if not isinstance(device, Host):
         raise InputError(f"{url}: nothing can be deployed there; give local:/folder or ssh://host")
     if device.folder is None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.errors import InputError
 from pipeline.bundles import open_bundle
-from stages.devices.base import Measurement, Opening
+from stages.devices.base import Measurement
 from stages.devices.urls import open_device, parse_url
 from stages.files import read_json, write_json
 from stages.formatting import by_reason
@@ -27,7 +27,6 @@ def measure(
     urls: Sequence[str],
     bundle: Path | None,
     profile: Profile,
-    opening: Opening,
     key: Ed25519PublicKey | None = None,
 ) -> Iterator[tuple[Measurement, Path]]:
     """Measure a bundle, or ``artifacts/onnx``, on each device; yield each result and its file.
@@ -48,7 +47,7 @@ def measure(
             exported = stack.enter_context(open_bundle(bundle, key)).exported
         for url in dict.fromkeys(urls):
             try:
-                measured = open_device(url, opening).measure(exported, profile)
+                measured = open_device(url).measure(exported, profile)
             except InputError as error:
                 problems.append(str(error))
                 continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from models.errors import InputError
 from stages.devices import native_runner
 from stages.devices.adb_client import Adb, find
-from stages.devices.base import Device, Measurement, Opening, Row, unmeasured
+from stages.devices.base import Device, Measurement, Row, unmeasured
 from stages.devices.browser.probe import START, Probe, Reach, probing
 from stages.devices.browser.runs import Report
 from stages.devices.commands import last_line, timeout_s
@@ -155,6 +155,6 @@ class AdbDevice(Device):
                 )
 
 
-def open_device(url: DeviceUrl, opening: Opening) -> AdbDevice:
+def open_device(url: DeviceUrl) -> AdbDevice:
     """Open the device; raises InputError if it is not attached or not usable."""
     return AdbDevice(url, find(url.host, url.text))

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,6 @@ UNMEASURED = (
     *("mean_ms", "cv", "peak_rss_mb", "load_before", "load_after", "temperature_before"),
     *("temperature_after", "noisy", "golden"),
 )
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What the user allows when a device is opened."""
-
-    accept_host_key: str | None = None
-    """The fingerprint (``SHA256:...``) to accept from an unknown host."""
-    ask: Callable[[str], bool] | None = None
-    """Shows a question and returns the answer; None in batch mode."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from models.errors import InputError
-from stages.devices.base import Opening
 from stages.devices.host import Host, Place
 from stages.devices.programs import RUNNER, single_file
 from stages.devices.urls import DeviceUrl
@@ -32,7 +31,7 @@ class LocalDevice(Host):
             yield Place(str(exported.folder.resolve()), str(runner))
 
 
-def open_device(url: DeviceUrl, opening: Opening) -> LocalDevice:
+def open_device(url: DeviceUrl) -> LocalDevice:
     # Relative to the user's home, as on other machines.
     folder = None if url.folder is None else str(Path.home() / url.folder)
     return LocalDevice(url, folder, sys.executable)

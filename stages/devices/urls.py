@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 from models.errors import InputError
 
 if TYPE_CHECKING:
-    from stages.devices.base import Device, Opening
+    from stages.devices.base import Device
 
 
 class _Scheme(NamedTuple):
@@ -124,9 +124,9 @@ def _folder(path: str, text: str) -> str:
     return path.removeprefix("/~/")
 
 
-def open_device(url: str, opening: Opening) -> Device:
+def open_device(url: str) -> Device:
     """Connect to the device of a URL; raises InputError if it is wrong, or out of reach."""
     parsed = parse_url(url)
     module = importlib.import_module(f"stages.devices.{parsed.scheme}")
-    opener: Callable[[DeviceUrl, Opening], Device] = module.open_device
-    return opener(parsed, opening)
+    opener: Callable[[DeviceUrl], Device] = module.open_device
+    return opener(parsed)

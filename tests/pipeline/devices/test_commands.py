@@ -11,7 +11,6 @@ from stages.files import read_json
 from tests.bundles import make_bundle
 from tests.pages import write_program
 from tests.pipeline.conftest import ROOT, invoke, spawn
-from tests.sshd import needs_sshd
 from tests.waiting import wait_for
 
 
@@ -67,17 +66,6 @@ def test_keys_deploy_and_rollback(project, monkeypatch):
     assert code == 1
     assert "labels.json: altered since it was packaged; get the bundle again" in output
     assert invoke("rollback", "local:")[2].startswith("error: local:: names no folder to deploy")
-
-
-@needs_sshd
-def test_a_fingerprint_accepts_a_host(project, sshd):
-    url = sshd.url(project / "model")
-    code, _, error = invoke("deploy", "artifacts/bundle", url)
-    assert code == 1
-    assert f"repeat with --accept-host-key {sshd.fingerprint}" in error
-    assert len(error.splitlines()) == 1
-    code, output, error = invoke("deployed", url, "--accept-host-key", sshd.fingerprint)
-    assert (code, output, error) == (0, "served    nothing\nprevious  nothing\n", "")
 
 
 def test_ctrl_c_restores_the_phone(project, phone):

@@ -13,7 +13,6 @@ from models.errors import InputError
 from pipeline.devices.deploy import Deployment, State, deploy, deployed, rollback
 from stages.bundle.keys import key_id
 from stages.devices import runner
-from stages.devices.base import Opening
 from stages.files import sha256
 from tests.bundles import KEY, flip_byte, make_bundle, pack
 
@@ -30,7 +29,7 @@ def bundles(tmp_path_factory):
 
 
 def put(bundle: Path, url: str, key: Ed25519PublicKey | None = None) -> Deployment:
-    return deploy(bundle, url, key, opening=Opening())
+    return deploy(bundle, url, key)
 
 
 def version(state: State, which: str = "served") -> str:
@@ -39,7 +38,7 @@ def version(state: State, which: str = "served") -> str:
 
 def test_deploy_update_and_roll_back(bundles, tmp_path):
     url = f"local:{tmp_path}/model"
-    assert deployed(url, Opening())["served"] is None
+    assert deployed(url)["served"] is None
     first = put(pack(shutil.copytree(bundles / "1.0.0", tmp_path / "b")), url)
     assert first.results is not None
     assert [r["status"] for r in first.results] == ["passed"] * 8
@@ -57,11 +56,11 @@ def test_deploy_update_and_roll_back(bundles, tmp_path):
         put(bundles / "wrong", url)
     assert served.readlink() == before
     assert {p.name for p in (tmp_path / "model").iterdir()} == {"served", "releases"}
-    back = rollback(url, Opening())
+    back = rollback(url)
     assert version(back) == "1.0.0"
-    assert deployed(url, Opening()) == back
+    assert deployed(url) == back
     with pytest.raises(InputError, match=r"no version before 1\.0\.0 is kept"):
-        rollback(url, Opening())
+        rollback(url)
 
 
 def test_an_already_served_bundle_is_not_sent_again(bundles, tmp_path):
@@ -72,7 +71,7 @@ def test_an_already_served_bundle_is_not_sent_again(bundles, tmp_path):
     assert (tmp_path / "model/served").readlink() == before
     # Damaged files are repaired.
     flip_byte(tmp_path / "model/served/labels.json")
-    assert "labels.json: altered" in deployed(url, Opening())["problem"]
+    assert "labels.json: altered" in deployed(url)["problem"]
     repaired = put(bundles / "1.0.0", url)
     assert repaired.results is not None
     assert repaired.state["problem"] is None

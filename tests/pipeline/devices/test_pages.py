@@ -24,7 +24,6 @@ from models.errors import InputError
 from pipeline.cli import app
 from pipeline.devices.deploy import deploy
 from stages import gate, report
-from stages.devices.base import Opening
 from stages.devices.browser import network, web_runtime
 from stages.devices.host import RUNNER
 from stages.devices.urls import open_device, parse_url
@@ -134,7 +133,7 @@ def test_own_device(board, tmp_path, monkeypatch):
     params = load_params()
     assert params.profile.devices == ["local:", f"ssh://{host}"]
     for url in params.profile.devices:
-        open_device(url, Opening())
+        open_device(url)
     for url in re.findall(r"`'?(ssh://[^`']+)", (ROOT / "docs" / BOARD).read_text()):
         parse_url(url)
 
@@ -148,7 +147,7 @@ def test_own_device(board, tmp_path, monkeypatch):
     [serve] = blocks(BOARD, "4.")
     older = pack(make_bundle(tmp_path / "older", "0.0.1"))
     url = replace("ssh://pi@board/srv/model", there, folder)
-    deploy(older, url, None, opening=Opening())
+    deploy(older, url, None)
     told = type_in(project, serve, there, folder)
     *_, after_deploy, deployed, back = re.findall(r"served +(\S+), ", told)
     assert [after_deploy, deployed, back] == ["0.1.0", "0.1.0", "0.0.1"]

@@ -12,7 +12,7 @@ import pytest
 from models.errors import InputError
 from stages.devices import adb, adb_client
 from stages.devices import phone as condition
-from stages.devices.base import Measurement, Opening
+from stages.devices.base import Measurement
 from stages.devices.phone import Thermal, parse_thermal
 from stages.devices.programs import RUNNER, single_file
 from stages.devices.urls import open_device
@@ -49,7 +49,7 @@ def script(folder: Path, text: str, name: str = "bench") -> Path:
 
 
 def measure(url: str, exported: Exported) -> Measurement:
-    return open_device(url, Opening()).measure(exported, PROFILE)
+    return open_device(url).measure(exported, PROFILE)
 
 
 def test_a_native_runner_measures(phone, tmp_path, exported):
@@ -182,7 +182,7 @@ def test_runners_and_models_that_cannot_be_used(phone, tmp_path, exported):
 def test_which_phone(phones):
     def refusal(url: str) -> str:
         with pytest.raises(InputError) as caught:
-            open_device(url, Opening())
+            open_device(url)
         assert "; attach an Android device with USB debugging" in str(caught.value)
         return str(caught.value)
 
@@ -190,7 +190,7 @@ def test_which_phone(phones):
     first, second = Phone(phones, "one"), Phone(phones, "192.168.1.7:5555")
     first.attach()
     for url in ("adb:", "adb://", first.url):
-        device = open_device(url, Opening())
+        device = open_device(url)
         assert device.name == first.url
     assert "(device 'R58M' not found)" in refusal("adb://R58M")
     second.attach("unauthorized")
@@ -201,14 +201,14 @@ def test_which_phone(phones):
 def test_no_adb_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="adb is not installed here; install Android's platform"):
-        open_device("adb:", Opening())
+        open_device("adb:")
     for program, reason in (
         ("echo recovery", "its state is recovery"),
         ("echo 'adb: failed to start daemon' >&2; exit 1", "adb: failed to start daemon"),
     ):
         script(tmp_path, program, "adb")
         with pytest.raises(InputError, match=rf"no usable device \({reason}\)"):
-            open_device("adb:", Opening())
+            open_device("adb:")
 
 
 @pytest.mark.parametrize(

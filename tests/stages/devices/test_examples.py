@@ -18,7 +18,6 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.devices.deploy import deploy
-from stages.devices.base import Opening
 from stages.devices.browser import web_runtime
 from stages.devices.browser.app import PAGE
 from tests.bundles import changed, make_bundle, seal
@@ -32,7 +31,7 @@ MARGIN = 3  # pixels around the centre that the model sees
 
 def serve(bundle: Path, folder: Path) -> Path:
     """Deploy the bundle, and return the link to it."""
-    deploy(bundle, f"local:{folder}", None, opening=Opening())
+    deploy(bundle, f"local:{folder}", None)
     return folder / "served"
 
 

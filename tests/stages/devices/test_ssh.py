@@ -5,15 +5,11 @@ import shutil
 import socket
 import sys
 import time
-from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
 from models.errors import InputError
 from stages.devices import commands, ssh
-from stages.devices.base import Opening
-from stages.devices.host_keys import fingerprint
 from stages.devices.urls import open_device
 from stages.runtimes.exported import Exported
 from tests.bundles import flip_byte
@@ -31,15 +27,15 @@ def known(sshd):
     return sshd
 
 
-def assert_refused(url: str, sentence: str, **opening: Any) -> None:
+def assert_refused(url: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        open_device(url, Opening(**opening))
+        open_device(url)
 
 
 def test_sent_files_are_measured_and_removed(known, tmp_path, exported):
     work = tmp_path / "work place"
     url = known.url(work, "&threads=2").replace(" ", "%20")
-    measured = open_device(url, Opening()).measure(only(exported, "fp32"), PROFILE)
+    measured = open_device(url).measure(only(exported, "fp32"), PROFILE)
     (row,) = measured.results
     assert set(row) == FIELDS
     assert (row["device"], row["status"], row["threads"]) == (url, "passed", 2)
@@ -55,38 +51,18 @@ def test_what_is_altered_on_its_way_or_wrong_there_is_named(known, tmp_path, exp
         ("&cpus=4095", exported, r"--cpus 4095: expected processors among \d"),
     ):
         with pytest.raises(InputError, match=sentence):
-            open_device(known.url(tmp_path / "work", query), Opening()).measure(models, PROFILE)
+            open_device(known.url(tmp_path / "work", query)).measure(models, PROFILE)
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_an_unknown_host_is_refused_or_accepted_by_its_fingerprint(sshd, tmp_path):
-    url = sshd.url(tmp_path)
-    known_as = re.escape(sshd.fingerprint)
-    assert_refused(url, f"host is unknown; its key ssh-ed25519.*--accept-host-key {known_as}")
-    other = "SHA256:" + "A" * 43
-    assert_refused(url, f"key has the fingerprint {known_as}, e", accept_host_key=other)
+def test_an_unknown_host_is_refused(sshd, tmp_path):
+    command = rf"`ssh -F .*/ssh_config -p {sshd.port} -l .* -- 127\.0\.0\.1`"
+    assert_refused(sshd.url(tmp_path), rf"the host is unknown; connect once with {command}, and ac")
     assert not sshd.known_hosts.exists()
-    open_device(url, Opening(accept_host_key=sshd.fingerprint))
-    assert sshd.known_hosts.stat().st_mode & 0o777 == 0o600
-    open_device(url, Opening())
-
-
-def test_an_unknown_host_is_confirmed_once(sshd, tmp_path):
-    sshd.known_hosts.write_text("elsewhere ssh-ed25519 AAAA")  # its last line has no newline
-    ask = Mock(side_effect=[False, True])
-    assert_refused(sshd.url(tmp_path), "the host key was not accepted", ask=ask)
-    open_device(sshd.url(tmp_path), Opening(ask=ask))
-    for (question,), _ in ask.call_args_list:
-        assert sshd.fingerprint in question
-        assert f"[127.0.0.1]:{sshd.port} is new to this machine" in question
-    first, line = sshd.known_hosts.read_text().splitlines()
-    assert first == "elsewhere ssh-ed25519 AAAA"
-    assert fingerprint(line) == sshd.fingerprint
-    open_device(sshd.url(tmp_path), Opening())
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
-def test_a_changed_host_key_is_refused_whatever_is_allowed(known, tmp_path, kind):
+def test_a_changed_host_key_is_refused(known, tmp_path, kind):
     before = known.known_hosts.read_text()
     other = tmp_path / "other"
     other.mkdir()
@@ -95,9 +71,8 @@ def test_a_changed_host_key_is_refused_whatever_is_allowed(known, tmp_path, kind
     shutil.copy(known.folder / "user_key.pub", other)
     known.process.terminate()
     known.process.wait(timeout=10)
-    with running(other, known.port) as server:
-        allowed = {"accept_host_key": server.fingerprint, "ask": lambda _: True}
-        assert_refused(known.url(tmp_path), "this may be another machine; if you know", **allowed)
+    with running(other, known.port):
+        assert_refused(known.url(tmp_path), "this may be another machine; if you know")
     assert known.known_hosts.read_text() == before
 
 
@@ -118,7 +93,7 @@ def test_rejected_logins_and_unreachable_hosts(known, tmp_path, monkeypatch):
 
 
 def test_a_command_that_hangs_is_ended(known, tmp_path, monkeypatch):
-    device = open_device(known.url(tmp_path), Opening())
+    device = open_device(known.url(tmp_path))
     monkeypatch.setenv("ACKD_DEVICE_TIMEOUT", "0.5")
     with pytest.raises(InputError, match=r"no answer within 0\.5 s; ACKD_DEVICE_TIMEOUT sets"):
         device.run(["sleep", "60"])
@@ -129,7 +104,7 @@ def test_a_command_that_hangs_is_ended(known, tmp_path, monkeypatch):
 
 
 def test_a_command_that_crashes_is_no_lost_connection(known, tmp_path):
-    device = open_device(known.url(tmp_path), Opening())
+    device = open_device(known.url(tmp_path))
     crash = device.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], b"")
     assert crash.code == 128 + 9
     assert device.run(["sh", "-c", "exit 7"], b"").code == 7
@@ -142,7 +117,7 @@ def test_a_host_without_a_python_that_is_new_enough_is_refused(known, tmp_path):
     old.chmod(0o755)
     for python, reason in (("python9", "cannot run python9 there"), (old, "Python 3.6 is too old")):
         url = known.url(tmp_path).partition("?")[0] + f"?python={python}"
-        device = open_device(url, Opening())
+        device = open_device(url)
         with pytest.raises(InputError, match=rf"{reason}.*; choose another with \?python=<prog"):
             device.ask_agent("status", str(tmp_path))
 
