@@ -1,13 +1,14 @@
 """Convert, validate and time each precision for ``export_litert``."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from stages.devices.proof import DeviceError
 from stages.devices.rules import outcome
 from stages.files import sha256
 from stages.formatting import threads as number_of_threads
+from stages.litert.timing import time_file
 from stages.params import Params
 from stages.progress import track
 from stages.runtimes.base import Job, RuntimeFailureError
@@ -57,7 +58,7 @@ def export(folder: Path, params: Params) -> tuple[list[Row], dict[str, list[floa
             row |= {"sha256": sha256(path), "bytes": path.stat().st_size}
             test = reference.test.images
             jobs = [Job(reference.golden_images, 1), Job(test, 1)]
-            ran = run_apart(LiteRtRuntime(), path, jobs)
+            ran = run_apart(LiteRtRuntime().run, path, jobs)
             row |= {"provider": ran.provider, "dtypes": ran.dtypes}
             row |= measurements(ran, [1], reference, len(test))
         except RuntimeFailureError as error:
@@ -89,10 +90,7 @@ def _convert(target: Path, float32: Path, calibration_images: int) -> None:
 
 def _latency(path: Path, golden: Path, threads: int, profile: Profile) -> Row:
     """Time in a fresh process, as on every device; has ``samples_ms`` only if it succeeds."""
-    command = [sys.executable, "-m", "stages.litert.timing", str(path), str(golden), path.stem]
     try:
-        printed = run_process([*command, str(threads), profile.model_dump_json()])
-    except RuntimeFailureError as error:
+        return run_apart(time_file, path, golden, threads, profile)
+    except (DeviceError, RuntimeFailureError) as error:
         return {"threads": threads, **dict.fromkeys(_UNTIMED), **outcome(str(error))}
-    timed: Row = json.loads(printed.splitlines()[-1])
-    return timed

@@ -3,13 +3,16 @@
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from stages.runtimes.base import Execution, Job, Runtime, RuntimeFailureError
+from stages.runtimes.base import RuntimeFailureError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Conversions and engine builds take minutes; whatever takes longer hangs.
 _TIMEOUT_SECONDS = 1800
@@ -49,12 +52,12 @@ def run_process(command: Sequence[str]) -> str:
     raise RuntimeFailureError(f"{how}: {'; '.join(why)}" if why else how)
 
 
-def run_apart(runtime: Runtime, model: Path, jobs: Sequence[Job]) -> Execution:
-    """As ``runtime.run``; also raises RuntimeFailureError if the runtime crashes."""
+def run_apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a new process; raises RuntimeFailureError if that crashes."""
     # By default, Ctrl-C prints a traceback of the other process as well.
     quiet = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
     with ProcessPoolExecutor(1, get_context("spawn"), *quiet) as pool:
         try:
-            return pool.submit(runtime.run, model, jobs).result()
+            return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
             raise RuntimeFailureError("its process crashed, or was killed for memory") from None
