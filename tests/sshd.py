@@ -58,10 +58,9 @@ class Sshd:
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {' '.join(key)}\n")
 
 
-def make_key(path: Path, kind: str = "ed25519") -> None:
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)], check=True
-    )
+def make_key(path: Path) -> None:
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
+    subprocess.run(command, check=True)
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from stages.devices import commands, ssh
 from stages.devices.urls import open_device
 from stages.runtimes.exported import Exported
 from tests.bundles import flip_byte
-from tests.sshd import make_key, needs_sshd, running
+from tests.sshd import needs_sshd, running
 from tests.stages.devices.conftest import PROFILE, only
 from tests.stages.test_profile_latency import FIELDS
 
@@ -61,12 +61,10 @@ def test_an_unknown_host_is_refused(sshd, tmp_path):
     assert not sshd.known_hosts.exists()
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
-def test_a_changed_host_key_is_refused(known, tmp_path, kind):
+def test_a_changed_host_key_is_refused(known, tmp_path):
     before = known.known_hosts.read_text()
     other = tmp_path / "other"
     other.mkdir()
-    make_key(other / "host_key", kind)
     shutil.copy(known.folder / "user_key", other)
     shutil.copy(known.folder / "user_key.pub", other)
     known.process.terminate()
