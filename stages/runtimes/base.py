@@ -55,8 +55,5 @@ class Runtime(Protocol):
     def version(self) -> str | None:
         """Return the version of the library; None if it is not installed."""
 
-    def unavailable(self) -> str | None:
-        """Return why it cannot run here; None if it can."""
-
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         """Run every job on one loaded model; raises RuntimeFailureError if that fails."""

@@ -50,6 +50,7 @@ class TensorRtRuntime:
         return version_of(self.name)
 
     def unavailable(self) -> str | None:
+        """Return why it cannot run here; None if it can."""
         # Check the GPU first: without one, TensorRT may crash after its import.
         if not torch.cuda.is_available():
             return "no NVIDIA GPU that torch can use"

@@ -34,17 +34,6 @@ def test_no_model_and_a_batch_that_does_not_fit_are_reasons(tiny_exported, tmp_p
         OnnxRuntime().run(model, [Job(np.zeros((2, 16, 16, 3), dtype=np.uint8), 2)])
 
 
-def test_a_provider_that_fell_back_is_a_reason(tiny_exported, monkeypatch):
-    # onnxruntime warns of a missing provider, and falls back to the CPU.
-    monkeypatch.setattr(OnnxRuntime, "provider", "CUDAExecutionProvider")
-    model = tiny_exported / "artifacts/onnx/fp32.static.onnx"
-    with (
-        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
-        pytest.raises(RuntimeFailureError, match="CUDAExecutionProvider was requested, but CPU"),
-    ):
-        OnnxRuntime().run(model, [])
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_it_starts_no_more_threads_than_the_process_may_use_cores(tiny_exported):
     code = (
