@@ -37,6 +37,8 @@ def test_a_replaced_input_changes_only_its_own_report(params):
         lambda: Path("../images/a/1.png").write_text("pixels"),
         lambda: Path("../images/a/1.png").rename("../images/b/1.png"),
         lambda: Path("../images/b/1.png").write_text("more pixels"),
+        lambda: Path("../images/a/1.bmp").write_text("pixels"),
+        lambda: Path("../images/a/1.bmp").write_text("others"),
     ):
         change()
         assert identify(params)[0] != images
