@@ -13,6 +13,7 @@ from models.learners import check_codes
 from models.networks.backbone import Backbone
 from models.weights import check_published, download, load_weights
 from stages.analysis.classes import read_baseline
+from stages.devices.urls import parse_url
 from stages.params import Params
 from stages.schedule import compressed
 from stages.sections.training import Training
@@ -140,11 +141,12 @@ def check_training(params: Params, processes: int = 1) -> None:
     Raises:
         InputError: as :func:`check_settings`, or a batch is larger than the training set or too
             small for the method and the processes, the student's weights are missing or cannot be
-            downloaded, the baseline is missing, damaged or of other classes, candidates have no
-            validation images, or the student cannot be exported.
+            downloaded, the baseline is missing, damaged or of other classes, a phone's runner is
+            missing, candidates have no validation images, or the student cannot be exported.
     """
     from stages.data.arrays import load_data
     from stages.data.feed.base import FeedPlan
+    from stages.devices.native_runner import files_of
 
     data = load_data()
     check_settings(params, data.image_size, len(data.classes))
@@ -153,6 +155,9 @@ def check_training(params: Params, processes: int = 1) -> None:
         raise InputError(f"params.yaml: distill.weights: {weights}: no such file; correct the path")
     if baseline is not None:
         read_baseline(Path(baseline), data.classes)
+    for device in params.profile.devices:
+        if runner := parse_url(device).options.get("runner"):
+            files_of(runner, device)
     between = params.proxy
     if between.method == "assistants" and between.assistants.candidates and data.validates_on_test:
         raise InputError(
