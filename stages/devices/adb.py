@@ -122,10 +122,11 @@ class AdbDevice(Device):
                 finished = self.adb.shell(*start, *arguments)
                 if finished.code in (126, 127):  # of env
                     raise self._does_not_run(last_line(finished.err).replace(f"{folder}/", ""))
-                if finished.code:
-                    yield unmeasured(entry, precision, threads, program, finished.reason)
+                try:
+                    answer = native_runner.parse(finished)
+                except InputError as error:
+                    yield unmeasured(entry, precision, threads, program, str(error))
                     continue
-                answer = native_runner.parse(finished.out, self.name)
                 row = unmeasured(entry, precision, threads, answer.runtime, None)
                 row["peak_rss_mb"] = answer.peak_rss_mb
                 row = judge(row, answer, answer.golden.model_dump(), "runner")

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import InputError
-from stages.devices.commands import last_json
+from stages.devices.commands import Finished, last_json
 from stages.devices.judging import Milliseconds, Text, Timed
 
 #: Name of the program if the URL names a folder.
@@ -57,12 +57,14 @@ def files_of(given: str, url: str) -> list[Path]:
     return [program, *sorted(p for p in path.iterdir() if p.is_file() and p != program)]
 
 
-def parse(text: str, url: str) -> Answer:
-    """Parse the program's line of JSON; raises InputError if it lacks keys of :class:`Answer`."""
-    found = last_json(text)
+def parse(finished: Finished) -> Answer:
+    """Parse the program's line of JSON; raises InputError if it failed or lacks keys."""
+    if finished.code:
+        raise InputError(finished.reason)
+    found = last_json(finished.out)
     if found is None:
         raise InputError(
-            f"{url}: the runner printed {text.strip()[-80:]!r}, expected one line of JSON with the"
+            f"the runner printed {finished.out.strip()[-80:]!r}, expected one line of JSON with the"
             " keys of docs/how-to-phone.md"
         )
     try:
@@ -71,6 +73,6 @@ def parse(text: str, url: str) -> Answer:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{url}: the runner's JSON is wrong at {key}: {first['msg'].lower()}; see"
-            " docs/how-to-phone.md for its keys"
+            f"the runner's JSON is wrong at {key}: {first['msg'].lower()}; see docs/how-to-phone.md"
+            " for its keys"
         ) from None

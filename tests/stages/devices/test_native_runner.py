@@ -7,6 +7,7 @@ import pytest
 
 from models.errors import InputError
 from stages.devices.base import Measurement, unmeasured
+from stages.devices.commands import Finished
 from stages.devices.judging import judge
 from stages.devices.native_runner import files_of, parse
 
@@ -18,7 +19,7 @@ ANSWER |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("ready", r"the runner printed 'ready', expected one line of JSON with the keys of docs/"),
+        ("ready", r" printed 'ready', expected one line of JSON with the keys of docs/"),
         ({"init_ms": None}, "JSON is wrong at init_ms: input should be a valid number"),
         ({"samples_ms": []}, "JSON is wrong at samples_ms: list should have at least 1"),
         ({"golden": {"cosine": 1.0}}, r"wrong at golden\.max_relative_error: field required"),
@@ -26,8 +27,8 @@ ANSWER |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN
 )
 def test_invalid_measurements_are_refused(given, sentence):
     text = given if isinstance(given, str) else json.dumps(ANSWER | given)
-    with pytest.raises(InputError, match=f"^adb:x: .*{sentence}"):
-        parse(text, "adb:x")
+    with pytest.raises(InputError, match=f"^the runner.*{sentence}"):
+        parse(Finished(0, text, ""))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_invalid_measurements_are_refused(given, sentence):
     ],
 )
 def test_the_rules_are_those_of_all_devices(given, reason, exported):
-    answer = parse("a greeting\n" + json.dumps(ANSWER | given), "adb:x")
+    answer = parse(Finished(0, "a greeting\n" + json.dumps(ANSWER | given), ""))
     row = unmeasured(exported.entry("fp32", "static"), "fp32", 1, answer.runtime, None)
     row = judge(row, answer, answer.golden.model_dump(), "runner")
     assert row["status"] == ("failed" if reason else "passed")
@@ -48,7 +49,7 @@ def test_the_rules_are_those_of_all_devices(given, reason, exported):
 
 
 def test_a_program_that_ignores_the_threads_keeps_the_times_that_are_right(exported):
-    answer, rows = parse(json.dumps(ANSWER), "adb:x"), []
+    answer, rows = parse(Finished(0, json.dumps(ANSWER), "")), []
     for threads in (1, 2):
         row = unmeasured(exported.entry("fp32", "static"), "fp32", threads, answer.runtime, None)
         rows.append(judge(row, answer, GOLDEN, "runner"))
