@@ -48,7 +48,7 @@ class DeployedNetwork(nn.Module):
 
 @torch.no_grad()
 def normalise_statistics(network: nn.Module) -> None:
-    """Give every BatchNorm mean 0 and variance 1, and adapt its weight and bias.
+    """Give every BatchNorm mean 0 and variance 1, with weight and bias to match.
 
     Outputs in eval mode stay the same. Training may leave variances above 65,504, which overflow
     half precision; the quotient of weight and deviation does not.
@@ -57,9 +57,10 @@ def normalise_statistics(network: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
-            scale = module.weight / torch.sqrt(module.running_var + module.eps)
-            module.bias.sub_(module.running_mean * scale)
-            module.weight.copy_(scale)
+            weight, bias = (1, 0) if module.weight is None else (module.weight, module.bias)
+            scale = weight / torch.sqrt(module.running_var + module.eps)
+            module.bias = nn.Parameter(bias - module.running_mean * scale)
+            module.weight = nn.Parameter(scale)
             module.running_mean.zero_()
             module.running_var.fill_(1 - module.eps)
 

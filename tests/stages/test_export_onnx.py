@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 import models
 from models.errors import InputError
@@ -278,10 +279,12 @@ def test_a_student_of_other_classes_or_damaged():
     assert not list(Path("artifacts").glob(".*"))
 
 
-def test_fp16_bears_statistics_beyond_its_range(tmp_path):
+@pytest.mark.parametrize("affine", [True, False])
+def test_fp16_bears_statistics_beyond_its_range(affine):
     # A variance above 65,504 is infinite in half precision, and the channel would be lost.
     network = models.build("resnet8", 3).eval()
     network.get_parameter("conv1.weight").data *= 400
+    network.bn1 = nn.BatchNorm2d(16, affine=affine).eval()
     network.get_buffer("bn1.running_var").fill_(1e5)
     deployed = DeployedNetwork(network, [0.5] * 3, [0.25] * 3)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
