@@ -1,7 +1,7 @@
 """Stage ``validate``: compare exported models with torch on the golden batch and the test split.
 
 A precision fails if either of its shapes fails in any runtime. Unless ``export.required`` names it,
-it is then left out of all further stages. A dynamic model is judged on the whole test split, a
+it is then left out of the bundle. A dynamic model is judged on the whole test split, a
 static one, which takes images one by one, on its first :data:`STATIC_IMAGES`.
 """
 

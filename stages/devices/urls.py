@@ -95,7 +95,8 @@ def parse_url(text: str) -> DeviceUrl:
         )
     place, _, query = rest.partition("?")
     found = scheme.place.fullmatch(place)
-    pairs = parse_qsl(query, keep_blank_values=True)
+    # Paths may contain "+", which parse_qsl would read as a space.
+    pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
     options = dict(pairs)
     if (
         found is None

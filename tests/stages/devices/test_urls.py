@@ -17,9 +17,9 @@ def test_parts_of_a_url():
     assert parse_url("ssh://[fe80::1]:22").host == "fe80::1"
     assert parse_url("ssh://Me@Lab-Pi:22/x").host == "Lab-Pi"  # an alias of ssh's configuration
     # Upper and lower case differ in serial numbers, and a port belongs to them.
-    phone = parse_url("adb://R58M30ABC?threads=2&runner=bin/bench")
+    phone = parse_url("adb://R58M30ABC?threads=2&runner=build/c++/my%20bench")
     assert (phone.host, phone.port, phone.folder) == ("R58M30ABC", None, None)
-    assert (phone.threads, phone.options["runner"]) == ([2], "bin/bench")
+    assert (phone.threads, phone.options["runner"]) == ([2], "build/c++/my bench")
     for serial in ("emulator-5554", "192.168.1.7:5555", "[fe80::1]:5555", "adb-X-y._adb._tcp"):
         assert parse_url(f"adb://{serial}").host == serial
     for only in ("adb:", "adb://", "adb:///", "adb:?threads=1"):
