@@ -1,8 +1,9 @@
 """Build a TensorRT engine from an ONNX file, run it and time it, with TensorRT 10.3 to 11.
 
 ``python -m stages.runtimes.tensorrt_engine`` verifies that TensorRT starts here. With a FOLDER, it
-reads ``request.json`` (``{"model", "batch_sizes", "timing"}``) and ``images<i>.npy`` from it, and
-writes ``logits<i>.npy`` for the i-th batch size, and ``execution.json``.
+reads ``request.json`` from it, ``{"model", "jobs", "timing"}``, and writes ``logits<i>.npy`` for
+the i-th job, and ``execution.json``. A job has the ``path`` of a ``.npy`` file of images, their
+``count`` and ``size``, and ``batch_size``.
 
 The ONNX file sets the precision: the network is strongly typed, as version 11 requires.
 """
@@ -165,10 +166,10 @@ def execute(folder: Path, builder: trt.Builder, logger: trt.ILogger) -> None:
     """Execute ``request.json`` in the folder; a static model is also timed."""
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     jobs = [
-        Job(ImageFile(folder / f"images{index}.npy"), size)
-        for index, size in enumerate(request["batch_sizes"])
+        Job(ImageFile(Path(job["path"]), job["size"]).first(job["count"]), job["batch_size"])
+        for job in request["jobs"]
     ]
-    max_batch = max(request["batch_sizes"])
+    max_batch = max(job.batch_size for job in jobs)
     engine = Engine(build_plan(builder, Path(request["model"]), max_batch, logger), logger)
     for index, job in enumerate(jobs):
         logits = np.concatenate([engine.run(batch)[0] for batch in job.batches()])

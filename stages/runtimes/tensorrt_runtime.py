@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from models.errors import InputError
-from stages.data.arrays import write_header
+from stages.data.arrays import ImageFile
 from stages.runtimes.base import Execution, Job, RuntimeFailureError, Times
 from stages.runtimes.process import run_process
 from stages.runtimes.versions import version_of
@@ -79,11 +79,20 @@ class TensorRtRuntime:
 
     def run(self, model: Path, jobs: Sequence[Job]) -> Execution:
         with tempfile.TemporaryDirectory() as folder:
-            for index, job in enumerate(jobs):
-                _write_images(Path(folder, f"images{index}.npy"), job)
+            described = []
+            for index, (images, batch_size) in enumerate(jobs):
+                if isinstance(images, ImageFile):  # read where it is, as it may be large
+                    path = images.path
+                else:
+                    path = Path(folder, f"images{index}.npy")
+                    np.save(path, images)
+                count, size = images.shape[:2]
+                described.append(
+                    {"path": str(path), "count": count, "size": size, "batch_size": batch_size}
+                )
             request = {
                 "model": str(model),
-                "batch_sizes": [job.batch_size for job in jobs],
+                "jobs": described,
                 "timing": self.timing.model_dump(),
             }
             Path(folder, "request.json").write_text(json.dumps(request), encoding="utf-8")
@@ -100,14 +109,6 @@ class TensorRtRuntime:
             layers_by_dtype(ran["layers"]),
             Times(**ran["times"]) if ran["times"] else None,
         )
-
-
-def _write_images(path: Path, job: Job) -> None:
-    """Write like ``np.save``, without all images in memory."""
-    with path.open("wb") as handle:
-        write_header(handle, np.uint8, job.images.shape)
-        for batch in job.batches():
-            handle.write(batch.tobytes())
 
 
 def layers_by_dtype(layers: list[Any]) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.data.arrays import ImageFile
 from stages.runtimes.base import Job, RuntimeFailureError
 from stages.runtimes.tensorrt_runtime import TensorRtRuntime, layers_by_dtype, weight_dtypes
 
@@ -24,6 +25,13 @@ def test_a_crash_is_a_reason():
     with pytest.raises(RuntimeFailureError) as caught:
         runtime(crash).run(Path("some.onnx"), JOBS)
     assert str(caught.value) == "crashed with SIGSEGV: going down; [TRT] [E] CUDA error 35"
+
+
+def test_images_in_a_file_are_not_copied(tiny_exported):
+    images = ImageFile(tiny_exported / "artifacts/data/test_images.npy")
+    program = "import os, sys; sys.exit(' '.join(sorted(os.listdir(sys.argv[1]))))"
+    with pytest.raises(RuntimeFailureError, match=r"status 1: images0\.npy request\.json$"):
+        runtime(program).run(Path("some.onnx"), [JOBS[0], Job(images, 2)])
 
 
 def test_the_gpu_is_looked_for_first_then_the_extra_and_then_it_is_started(monkeypatch):
