@@ -1,12 +1,14 @@
 """Run a library in a separate process, so that a crash is just another result."""
 
+import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import ParamSpec, TypeVar
 
 from stages.runtimes.base import RuntimeFailureError
@@ -54,10 +56,20 @@ def run_process(command: Sequence[str]) -> str:
 
 def run_apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a new process; raises RuntimeFailureError if that crashes."""
-    # By default, Ctrl-C prints a traceback of the other process as well.
-    quiet = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
-    with ProcessPoolExecutor(1, get_context("spawn"), *quiet) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_the_parent) as pool:
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
             raise RuntimeFailureError("its process crashed, or was killed for memory") from None
+
+
+def _end_with_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # quietly, without a traceback
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
