@@ -146,18 +146,10 @@ def check_training(params: Params, processes: int = 1) -> None:
     """
     from stages.data.arrays import load_data
     from stages.data.feed.base import FeedPlan
-    from stages.devices.native_runner import files_of
 
     data = load_data()
     check_settings(params, data.image_size, len(data.classes))
-    weights, baseline = params.distill.weights_file, params.analyze.baseline
-    if weights is not None and not weights.exists():
-        raise InputError(f"params.yaml: distill.weights: {weights}: no such file; correct the path")
-    if baseline is not None:
-        read_baseline(Path(baseline), data.classes)
-    for device in params.profile.devices:
-        if runner := parse_url(device).options.get("runner"):
-            files_of(runner, device)
+    _check_files(params, data.classes)
     between = params.proxy
     if between.method == "assistants" and between.assistants.candidates and data.validates_on_test:
         raise InputError(
@@ -200,3 +192,16 @@ def check_training(params: Params, processes: int = 1) -> None:
             f"params.yaml: distill.network: {name} cannot be exported to ONNX with images of"
             f" {data.image_size} pixels ({reason:.200}); choose another student"
         ) from None
+
+
+def _check_files(params: Params, classes: list[str]) -> None:
+    from stages.devices.native_runner import files_of
+
+    weights, baseline = params.distill.weights_file, params.analyze.baseline
+    if weights is not None and not weights.exists():
+        raise InputError(f"params.yaml: distill.weights: {weights}: no such file; correct the path")
+    if baseline is not None:
+        read_baseline(Path(baseline), classes)
+    for device in params.profile.devices:
+        if runner := parse_url(device).options.get("runner"):
+            files_of(runner, device)
