@@ -51,16 +51,18 @@ class Chain:
             made["logits"] = made["train_proxy"] | {"augmentation": params["augmentation"]}
         return {json.dumps([name, made[name]], sort_keys=True, default=str) for name in made}
 
+    def reads(self) -> set[str]:
+        """Return what stages read, results of other stages included, as ``dvc.yaml`` names it."""
+        return {path for stage in self.stages for path in self._entries(stage.name, "deps")}
+
     def files(self, params: Iterable[Mapping[str, Any]]) -> list[str]:
         """Return the files that stages read but no stage writes."""
-        found = list(params)
-        made, read = {PARAMS_FILE.as_posix()}, {_DVC_YAML}
+        made = {PARAMS_FILE.as_posix()}
         for stage in self.stages:
             for kind in ("outs", "metrics", "plots"):
                 made.update(self._entries(stage.name, kind))
-            for path in self._entries(stage.name, "deps"):
-                read.update(_fill(path, own) for own in found)
-        return sorted(read - made)
+        read = {_fill(path, own) for own in params for path in self.reads()}
+        return sorted({_DVC_YAML, *read} - made)
 
     def _entries(self, stage: str, kind: str) -> list[str]:
         """Return paths or parameters; those with options are mappings with one key."""

@@ -100,9 +100,10 @@ def _difference(
     changed = git(Path(), "diff", "--name-only", ref.baseline, plan.commit, "--", *plan.files)
     if changed:
         return f"and was made by other code ({some_of(changed.splitlines())} changed since)"
-    inputs = git(Path(), "ls-tree", "-r", "--name-only", ref.revision, f"{FOLDER.as_posix()}/")
+    listed = git(Path(), "ls-tree", "-r", "--name-only", ref.revision, f"{FOLDER.as_posix()}/")
+    inputs = plan.reads.intersection(listed.splitlines())
     now = identify(parse_params(experiment.params), hashed) if inputs else {}
-    for report in inputs.splitlines():
+    for report in sorted(inputs):
         content = now.get(Path(report))
         if content and content != json.loads(git(Path(), "show", f"{ref.revision}:{report}")):
             return f"and was made from other inputs (those of {report} were replaced since)"

@@ -108,6 +108,7 @@ class Plan:
     commit: str
     until: str
     measuring: list[str]  # stages that measure time
+    reads: set[str]  # what stages read, results of other stages included
     files: list[str]  # that stages read; changing them makes other experiments
     experiments: list[Experiment]
 
@@ -132,6 +133,7 @@ def load_plan(path: Path) -> Plan:
         commit=commit,
         until=content.until,
         measuring=[stage.name for stage in chain.stages if stage.needs.alone],
+        reads=chain.reads(),
         files=chain.files(params.values()),
         experiments=[
             Experiment(

@@ -193,12 +193,15 @@ def test_an_experiment_is_done_only_with_the_same_code_and_end(project):
 
 
 def test_an_experiment_is_done_only_with_the_same_inputs(project, monkeypatch):
+    own_chain(project)
     images = project.parent / "images/a"
     images.mkdir(parents=True)
     (images / "0.png").write_text("pixels")
+    baseline = project.parent / "kd.csv"
+    baseline.write_text("class\n")
     text = (project / "params.yaml").read_text()
-    source = f"imagefolder:{images.parent}"
-    (project / "params.yaml").write_text(laid(text, [], {"data.unlabeled": source}))
+    own = {"data.unlabeled": f"imagefolder:{images.parent}", "analyze.baseline": str(baseline)}
+    (project / "params.yaml").write_text(laid(text, [], own))
     identify_inputs.main(load_params())
     commit(project)
     text = "seeds: 2\nvariants: {kd: {presets: [kd]}}"
@@ -208,7 +211,9 @@ def test_an_experiment_is_done_only_with_the_same_inputs(project, monkeypatch):
     hashed = Mock(wraps=identify_inputs.checksum)
     monkeypatch.setattr("pipeline.sweep.commits.checksum", hashed)
     assert done(plan) == {"t.kd.seed0", "t.kd.seed1"}
-    hashed.assert_called_once()
+    assert [call.args[0] for call in hashed.call_args_list] == [images.parent, baseline]
+    baseline.write_text("class,images\n")  # analyze reads it, after the last stage
+    assert done(plan) == {"t.kd.seed0", "t.kd.seed1"}
     (images / "0.png").write_text("other pixels")
     with pytest.raises(
         InputError, match=r"exists and was made from other inputs \(those of reports/"
