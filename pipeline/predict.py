@@ -1,5 +1,6 @@
 """``ackd predict``: classifies the user's pictures with the exported student."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from models.errors import InputError, printable
-from stages.data.arrays import load_data, middle
+from stages.data.arrays import middle
 from stages.data.sources.decode import DamagedImageError, decode
 from stages.formatting import percent
 from stages.runtimes.base import Job
@@ -26,7 +27,8 @@ def predict(pictures: Sequence[Path], precision: str) -> list[str]:
         InputError: this precision was not exported, or pictures cannot be read; all of them are
             named.
     """
-    exported, classes = load_exported(), load_data().classes
+    exported = load_exported()
+    classes = json.loads((exported.folder / "labels.json").read_text(encoding="utf-8"))
     if precision not in exported.precisions:
         raise InputError(
             f"--precision {precision}: not exported; use one of {', '.join(exported.precisions)}"
