@@ -65,7 +65,9 @@ def compare(found: Found, baseline: str | None) -> Comparison:
     if not experiments:
         name, reason = missing[0]
         raise InputError(f"no experiment has results: {name}: {reason}")
-    if len({e.sweep for e in experiments if e.sweep}) > 1:
+    sweeps = {e.sweep for e in experiments if e.sweep}
+    single = {e.variant for e in experiments if e.sweep is None}
+    if len(sweeps) > 1 or any(e.sweep and e.variant in single for e in experiments):
         experiments = [
             replace(e, variant=f"{e.sweep}.{e.variant}") if e.sweep else e for e in experiments
         ]

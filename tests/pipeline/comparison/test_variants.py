@@ -66,12 +66,15 @@ def test_the_baseline_is_kd_or_the_first_or_the_requested_one():
     message = r"^--baseline ackd: no such variant with results; expected one of kd, zeta$"
     with pytest.raises(InputError, match=message):
         compared(sweep_of(zeta=[0.5], kd=[0.6]), "ackd")
-    # With several sweeps, variants have their sweep's prefix.
+    # With several sweeps, or an experiment of the same name, variants have their sweep's prefix.
     names = ("workspace", "night.kd.seed0", "day.kd.seed0")
     several = [experiment(name, summary(0.7 - n / 10)) for n, name in enumerate(names)]
     comparison = compared(several)
     assert [v.name for v in comparison.groups[0].variants] == ["workspace", "night.kd", "day.kd"]
     assert comparison.baseline == "day.kd"
+    single = experiment("kd", summary(0.9))
+    means = {v.name: v.accuracy.mean for v in one_group([*sweep_of(kd=[0.5]), single]).variants}
+    assert means == {"kd": 0.9, "night.kd": 0.5}
 
 
 def test_a_single_seed_has_no_interval_and_disjoint_seeds_no_difference():
