@@ -126,7 +126,9 @@ def load_plan(path: Path) -> Plan:
     chain = Chain(content.until, path)
     texts = _texts(content, git(Path(), "show", f"{commit}:{PARAMS_FILE}"), path)
     params = {name: parse_yaml(text.encode(), str(path)) for name, text in texts.items()}
-    results = {name: chain.results(own) for name, own in params.items()}
+    # Complete, because params.yaml may leave out what DVC does not track.
+    complete = {n: parse_params(own).model_dump(by_alias=True) for n, own in params.items()}
+    results = {name: chain.results(own) for name, own in complete.items()}
     counts = Counter(itertools.chain.from_iterable(results.values()))
     return Plan(
         name=content.name,
@@ -134,7 +136,7 @@ def load_plan(path: Path) -> Plan:
         until=content.until,
         measuring=[stage.name for stage in chain.stages if stage.needs.alone],
         reads=chain.reads(),
-        files=chain.files(params.values()),
+        files=chain.files(complete.values()),
         experiments=[
             Experiment(
                 name, text, params[name], frozenset(key for key in results[name] if counts[key] > 1)

@@ -69,6 +69,9 @@ def own_chain(project: Path) -> None:
 
 
 def test_experiments_that_share_a_teacher_or_logits_wait(project):
+    params = (project / "params.yaml").read_text()
+    assert params.count("  logits_store: true") == 1
+    (project / "params.yaml").write_text(params.replace("  logits_store: true", "  #"))  # default
     own_chain(project)
     plan = planned(
         project,
