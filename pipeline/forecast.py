@@ -94,7 +94,10 @@ def _trainings(params: Params, stages: Collection[str]) -> Iterator[_Training]:
         between = params.proxy.assistants
         for name in between.networks or between.candidates:
             if "train_proxy" in stages:
-                settings = teacher.model_copy(update={"image_size": None})
+                # Weights of the teacher's own file do not fit it, so all of it is trained.
+                fits = name == teacher.network or teacher.weights == "pretrained"
+                train = teacher.train if fits else "all"
+                settings = teacher.model_copy(update={"image_size": None, "train": train})
                 options = between.options()
                 yield _Training(f"assistant {name}", name, settings, "kd", options, taught_by)
             taught_by = name
@@ -131,7 +134,7 @@ def _images_per_second(
         sees = params.teacher if training.teacher == params.teacher.network else None
         teacher = _build(training.teacher, images.classes, sees).to(engine.device)
     student = _build(training.network, images.classes, settings)
-    if params.teacher.train == "head" and training.what == "teacher":
+    if isinstance(settings, Teacher) and settings.train == "head":
         student.freeze_trunk()
     method, options = training.method, training.options
     distiller = build_distiller(method, student, options, data, settings, engine, teacher).train()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from models.networks.backbone import Backbone
 from pipeline import forecast
 from stages.files import write_json
 from stages.params import Params
@@ -70,3 +71,24 @@ def test_real_steps_are_timed(method: str, monkeypatch: pytest.MonkeyPatch) -> N
     lines = list(forecast.forecast(params(data=data, distill=distill), STAGES))
     assert [line.partition(":")[0] for line in lines] == ["teacher", method, "training"]
     assert sizes == [20] * 8
+
+
+def test_only_the_head_is_trained_where_the_chain_trains_only_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen: list[str] = []
+    monkeypatch.setattr(Backbone, "freeze_trunk", lambda network: frozen.append(network.name))
+    head = SHORT | {"epochs": 10, "weights": "own.pt", "train": "head"}
+    stopped = {"method": "early_stopped", "early_stopped": {"epochs": 5}}
+    list(forecast.forecast(params(teacher=head, proxy=stopped), STAGES))
+    assert frozen == ["resnet8", "resnet8"]
+    assistants = {"method": "assistants", "assistants": {"networks": ["resnet14"]}}
+    list(forecast.forecast(params(teacher=head, proxy=assistants), ["prepare_data", "train_proxy"]))
+    assert frozen == ["resnet8", "resnet8"]
+    pretrained = head | {"weights": "pretrained"}
+    list(
+        forecast.forecast(
+            params(teacher=pretrained, proxy=assistants), ["prepare_data", "train_proxy"]
+        )
+    )
+    assert frozen[2:] == ["resnet14"]
