@@ -47,6 +47,12 @@ def prepare() -> None:
         os.environ["PATH"] = f"{own}{os.pathsep}{path}"
 
 
+def folders() -> dict[str, str]:
+    """Return the variables of folders that outlive clones, if set, as absolute paths."""
+    names = ("ACKD_CHECKPOINTS", "ACKD_LOGITS")
+    return {name: str(Path(os.environ[name]).resolve()) for name in names if os.environ.get(name)}
+
+
 def choose_prefect_home() -> None:
     """Keep Prefect's database in the project, and say so, if ``PREFECT_HOME`` is read-only."""
     home = Path(os.environ.get(_HOME) or "~/.prefect").expanduser()

@@ -41,7 +41,7 @@ def worker() -> None:
     require_own()
     typer.echo(f"a worker of the pool {pool} at {url}; Ctrl-C stops it and its runs")
     command = ("--no-prompt", "worker", "start", "--type", "process", "--pool", pool)
-    env = {**worker_variables(), **os.environ, "PREFECT_API_URL": url}
+    env = {**os.environ, **worker_variables(), "PREFECT_API_URL": url}
     raise typer.Exit(run_guarded("prefect", *command, env=env, with_children=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from models.errors import InputError
 from pipeline.dvc_config import cache_folder
+from pipeline.environment import folders
 from pipeline.git_command import git
 from pipeline.prefect_server import connect
 from stages.params import read_yaml
@@ -55,7 +57,10 @@ def read_pool() -> str:
 
 
 def worker_variables() -> dict[str, str]:
-    """Return the variables that ``prefect.yaml`` takes from its worker to locate this project."""
+    """Return the variables of this project that runs take from their worker, as set or by default.
+
+    ``prefect.yaml`` reads most of them.
+    """
 
     def ask(*arguments: str) -> str:
         with contextlib.suppress(InputError):  # without git, there are no runs in clones
@@ -71,9 +76,9 @@ def worker_variables() -> dict[str, str]:
         "ACKD_CHECKPOINTS": str(root / ".checkpoints"),
         "ACKD_DVC_CACHE": str(cache_folder(root)),
         "ACKD_REPOSITORY": origin,
+        "ACKD_BRANCH": ask("branch", "--show-current"),  # empty for the default branch
     }
-    branch = ask("branch", "--show-current")
-    return found | ({"ACKD_BRANCH": branch} if branch else {})
+    return {name: os.environ.get(name) or value for name, value in found.items()} | folders()
 
 
 def set_schedule(schedule: CronSchedule, name: str) -> str:

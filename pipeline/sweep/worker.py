@@ -6,7 +6,6 @@ processes end too (:mod:`pipeline.guard`), and Dask gives the experiment to anot
 
 import configparser
 import contextlib
-import os
 import shutil
 import signal
 import time
@@ -20,6 +19,7 @@ from models.errors import InputError
 from pipeline.dvc_command import StageError
 from pipeline.dvc_config import cache_folder
 from pipeline.dvc_runner import Runner
+from pipeline.environment import folders
 from pipeline.experiments import list_refs
 from pipeline.git_command import git
 from pipeline.resources import listed_gpus
@@ -59,10 +59,7 @@ class Workshop(WorkerPlugin):  # type: ignore[misc]  # distributed's types are p
         self._cache = cache_folder(Path()) if self.here else own / "cache"
         # Checkpoints must outlive the clone, which is deleted even if its experiment fails.
         checkpoints = Path(".checkpoints") if self.here else own / "checkpoints"
-        self._env = {"ACKD_CHECKPOINTS": str(checkpoints.resolve())}
-        for name in ("ACKD_CHECKPOINTS", "ACKD_LOGITS"):
-            if os.environ.get(name):
-                self._env[name] = str(Path(os.environ[name]).resolve())
+        self._env = {"ACKD_CHECKPOINTS": str(checkpoints.resolve()), **folders()}
         if self.here:
             # Ignore the terminal's interrupt, because the command ends this worker.
             signal.signal(signal.SIGINT, lambda *_: None)

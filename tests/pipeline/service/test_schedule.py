@@ -46,10 +46,18 @@ def test_conflicting_options_are_refused(planned):
         assert error.startswith("error: give a cron expression (and its --timezone), or --remove")
 
 
-def test_a_worker_knows_its_project(planned):
+def test_a_worker_knows_its_project(planned, monkeypatch):
+    for name in ("ACKD_CHECKPOINTS", "ACKD_PROJECT"):
+        monkeypatch.setenv(name, "")  # counts as unset
+    monkeypatch.setenv("ACKD_LOGITS", "logits")
     found = worker_variables()
     assert found["ACKD_PROJECT"] == found["ACKD_REPOSITORY"] == str(planned.resolve())
     assert found["ACKD_DVC_CACHE"] == str(planned.resolve() / ".dvc/cache")
+    assert found["ACKD_CHECKPOINTS"] == str(planned.resolve() / ".checkpoints")
+    assert found["ACKD_LOGITS"] == str(planned.resolve() / "logits"), "not in a clone"
+    monkeypatch.setenv("ACKD_BRANCH", "release")
+    assert worker_variables()["ACKD_BRANCH"] == "release"
+    monkeypatch.delenv("ACKD_BRANCH")
     assert found["ACKD_BRANCH"] in ("main", "master")
     (planned / ".git/config").write_text('[remote "origin"]\n\turl = git@host:team/students\n')
     assert worker_variables()["ACKD_REPOSITORY"] == "git@host:team/students"
