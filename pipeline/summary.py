@@ -18,6 +18,7 @@ from stages.tables import Table, exports, litert, networks, of_records, scores
 
 SUMMARY = Path("reports/summary.json")
 PAGE = Path("reports/index.html")
+GATE = Path("reports/gate.json")
 BUNDLE = Path("artifacts/bundle.tar.gz")
 LOCK = Path("dvc.lock")
 
@@ -104,12 +105,10 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
         for reason, missing in by_reason(summary["skipped"]).items():
             console.print(f"  {', '.join(missing)}: {reason}", highlight=False, markup=False)
     console.print()
-    # If a goal is missed, there is a report but no bundle.
-    for result, path, remedy in (
-        ("report", PAGE, "`ackd run` creates it"),
-        ("bundle", BUNDLE, "see the goals in reports/gate.json"),
-    ):
-        place = str(path) if path.exists() else f"none; {remedy}"
+    for result, path in (("report", PAGE), ("bundle", BUNDLE)):
+        place = str(path) if path.exists() else "none; `ackd run` creates it"
+        if path == BUNDLE and GATE.exists() and not read_json(GATE)["passed"]:
+            place = f"none of this student; see the goals in {GATE}"  # perhaps an older one's
         console.print(f"[bold]{result}[/]  {place}", highlight=False)
 
 

@@ -84,7 +84,7 @@ def test_show_prints_every_number_and_path(project):
         "warning  The attention has collapsed on [D3B1].",
         "tensorrt [fp32] on [a]: no NVIDIA GPU",
         "report  reports/index.html",
-        "bundle  none; see the goals in reports/gate.json",
+        "bundle  none; `ackd run` creates it",
     ):
         assert sentence in output
     (project / "artifacts").mkdir()
@@ -93,6 +93,9 @@ def test_show_prints_every_number_and_path(project):
     output = invoke("show")[1]
     assert "bundle  artifacts/bundle.tar.gz" in output
     assert "No export is recommended: none has accuracy, size and latency" in output
+    write_json(project / "reports/gate.json", {"passed": False, "goals": []})
+    goals = "bundle  none of this student; see the goals in reports/gate.json"
+    assert goals in invoke("show")[1], "the bundle is an older student's"
 
 
 def test_wide_tables_are_split_into_parts_that_fit_the_terminal():
