@@ -28,10 +28,16 @@ def release(root: Path, name: str, version: str, stage: str | None) -> tuple[str
 
     Raises:
         InputError: the results are outdated, or not committed and pushed; the gate failed; the
-            version belongs to another commit or differs from the bundle's; the bundle is damaged or
-            missing; or a remote does not respond.
+            version is not semantic, belongs to another commit or differs from the bundle's; the
+            bundle is damaged or missing; or a remote does not respond.
     """
+    from gto.versions import SemVer
+
     version = version.removeprefix("v")
+    if not SemVer.is_valid(f"v{version}"):  # type: ignore[no-untyped-call]
+        raise InputError(
+            f"{name} {version}: expected a semantic version of three numbers, such as 1.2.0"
+        )
     path = _artifact_path(root, name)
     _require_committed(root)
     commit = git(root, "rev-parse", "HEAD")
