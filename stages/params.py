@@ -90,7 +90,9 @@ def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
         place = "" if mark is None else f"line {mark.line + 1}: "
         detail = place + " ".join(str(getattr(error, "problem", error)).split())
         plain_colon = detail.endswith("found unexpected ':'")
-        remedy = "quote the text with the colon" if plain_colon else "correct the file"
+        remedy = "correct the file"
+        if plain_colon:
+            remedy = "quote the text with the colon, or write a space after the colon of a key"
         raise InputError(f"{path}: not readable as YAML ({detail}); {remedy}") from None
     if not isinstance(content, dict):
         raise InputError(

@@ -118,7 +118,7 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
         (b"data:\n  seed: 1\n  seed: 2\n", "not readable as YAML.*seed"),
         (
             b"profile:\n  devices: [ssh://pi@board]\n",
-            r"not .* \(line 2: .*'\); quote the text with",
+            r"not .* \(line 2: .*'\); quote the text with the colon, or write a space after",
         ),
         ("data: {}".encode("utf-16"), "not UTF-8; save it as UTF-8"),
         (b"data:\n\timage_size: 8\n", r"not readable as YAML \(line 2: .*\); correct"),
