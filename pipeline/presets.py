@@ -114,7 +114,8 @@ def laid(
         if overlay.keys() >= {"teacher", "distill"}:  # replaces the previous preset entirely
             if place > 0:
                 raise InputError(
-                    f"{names[0]} would have no effect, because {name} replaces it; put {name} first"
+                    f"{names[0]} would have no effect, because {name} replaces it; leave it"
+                    f" out, or put {name} first"
                 )
             _lay(_overlay(_DEFAULT), params)
         elif name.startswith("methods/"):

@@ -170,9 +170,10 @@ def test_presets_of_ones_own(folder):
 
 
 def test_a_preset_that_another_would_replace_is_refused():
-    sentence = "^methods/kd would have no effect, because photos replaces it; put photos first$"
-    with pytest.raises(InputError, match=sentence):
-        presets.use(["methods/kd", "photos"])
+    for first in ("methods/kd", "digits"):
+        sentence = f"^{first} would have no effect, because photos replaces it; leave it out, or "
+        with pytest.raises(InputError, match=sentence):
+            presets.use([first, "photos"])
 
 
 def test_addresses_of_devices():
