@@ -37,21 +37,28 @@ def check_committed() -> None:
 
 
 def check_in_git(params: Mapping[str, Any]) -> None:
-    """Raise InputError for relative paths outside git: experiments run in other folders."""
+    """Raise InputError for relative paths and modules outside git: experiments run elsewhere."""
     for key, value in leaves(params).items():
-        if not isinstance(value, str) or not value:
-            continue
-        scheme, _, location = value.partition(":")
-        if scheme == "torchvision":  # torchvision:CIFAR10:folder
-            location = location.partition(":")[2]
-        place = Path(location or value)
-        if place.is_absolute() or not place.exists() or place == Path():
-            continue
-        if not git(Path(), "ls-files", "--", place.as_posix()):
-            raise InputError(
-                f"{key} is {value!r}, which is not in git; experiments run in other folders: give"
-                " the absolute path"
-            )
+        for text in value if isinstance(value, list) else [value]:
+            place = _place(text) if isinstance(text, str) and text else Path()
+            if place.is_absolute() or not place.exists() or place == Path():
+                continue
+            if not git(Path(), "ls-files", "--", place.as_posix()):
+                remedy = "add it to git" if place.suffix == ".py" else "give the absolute path"
+                raise InputError(
+                    f"{key} is {text!r}, which is not in git; experiments run in other folders:"
+                    f" {remedy}"
+                )
+
+
+def _place(text: str) -> Path:
+    """Return the path in a source, the module of an own network, or the text itself."""
+    scheme, _, location = text.partition(":")
+    if scheme == "torchvision":  # torchvision:CIFAR10:folder
+        location = location.partition(":")[2]
+    if scheme == "python":  # python:module:function
+        location = location.partition(":")[0].replace(".", "/") + ".py"
+    return Path(location or text)
 
 
 def message(plan: Plan) -> str:

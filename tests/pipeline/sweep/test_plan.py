@@ -140,12 +140,17 @@ def test_every_command_of_the_page_is_run_by_a_test():
             "variants: {a: {set: {data.source: 'torchvision:CIFAR10:local'}}}",
             "data.source is 'torchvision:CIFAR10:local', which is not in git",
         ),
+        (
+            "variants: {a: {set: {proxy.assistants.networks: ['python:local.own:build']}}}",
+            "proxy.assistants.networks is 'python:local.own:build', which .* add it to git",
+        ),
     ],
 )
 def test_an_impossible_sweep_is_one_sentence(project, text, sentence):
     (project / "own.pt").touch()
     (project / "local").mkdir()
-    (project / ".gitignore").write_text("/*.pt\n/sweep.yaml\n")
+    (project / "local/own.py").touch()
+    (project / ".gitignore").write_text("/*.pt\n/local\n/sweep.yaml\n")
     commit(project)
     with pytest.raises(InputError, match=sentence) as caught:
         planned(project, text)
