@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -53,6 +54,13 @@ class Variant(BaseModel):
     """Values by ``section.key``, applied after the presets."""
     grid: dict[_Key, Annotated[list[Any], Field(min_length=1)]] = {}
     """Lists of values by ``section.key``; every combination becomes a variant."""
+
+    @field_validator("grid")
+    @classmethod
+    def _not_set(cls, grid: dict[str, list[Any]], info: ValidationInfo) -> dict[str, list[Any]]:
+        if both := grid.keys() & info.data.get("settings", {}):
+            raise ValueError(f"{min(both)} is also in set; keep one of the two")
+        return grid
 
 
 class SweepFile(Variant):

@@ -131,6 +131,10 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ("variants: {a: {set: {distill: {seed: 2}}}}", "set.distill: expected a key such as dis"),
         ("seeds: 1", "variants: field required"),
         ("variants: {a: {grid: {distill.epochs: []}}}", "grid.distill.epochs: list should have at"),
+        (
+            "set: {distill.epochs: 3}\ngrid: {distill.epochs: [2]}\nvariants: {a: }",
+            "grid: distill.epochs is also in set; keep one of the two",
+        ),
         ("variants: {a: {presets: [kdd]}}", "variant a: .*no such preset; did you mean 'kd'"),
         ("variants: {a: {set: {distill.network: resnet9}}}", "variant a: .*resnet9"),
         ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed, which fol"),
