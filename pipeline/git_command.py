@@ -9,10 +9,12 @@ from models.errors import InputError
 
 _NOISE = ("hint:", "warning:", "remote:", "To ", "Please make sure", "and the repository exists")
 
+_NO_ORIGIN = "this repository has no origin; run `git remote add origin URL`"
 _REMEDIES = {
     "Please tell me who you are": "does not know who you are; run `git config user.name NAME` and"
     " `git config user.email ADDRESS`",
-    "'origin' does not appear": "this repository has no origin; run `git remote add origin URL`",
+    "'origin' does not appear": _NO_ORIGIN,
+    "No such remote 'origin'": _NO_ORIGIN,
     "not a git repository (or": "not a repository; run ackd in the project's root, and `git init`"
     " where it is new",
 }  # remedies for git's errors, by a part of the message

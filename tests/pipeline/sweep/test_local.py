@@ -142,7 +142,7 @@ def test_an_interrupt_stops_all_and_the_same_command_resumes(project, monkeypatc
     ("arguments", "sentence"),
     [
         (["--dask", "tcp://127.0.0.1:1", "--jobs", "2"], "--jobs is for this machine"),
-        (["--dask", "tcp://127.0.0.1:1"], "git remote: No such remote 'origin'"),
+        (["--dask", "tcp://127.0.0.1:1"], "this repository has no origin; run `git remote add"),
     ],
 )
 def test_a_mistake_is_one_sentence(project, arguments, sentence):
