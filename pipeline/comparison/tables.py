@@ -1,14 +1,14 @@
 """Builds the tables of a comparison for the terminal, Markdown and the page."""
 
 import json
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pipeline.comparison.experiments import Place
 from pipeline.comparison.seeds import Paired
 from pipeline.comparison.variants import Comparison, Group, Variant, beaten_by
 from pipeline.presets import leaves
-from stages.formatting import percent, points
+from stages.formatting import percent, points, some_of
 from stages.report_page.paper import title as title_in_paper
 from stages.report_page.svg import Chart
 from stages.tables import NOISY_NOTE, Cell, Table, cells, headings
@@ -97,6 +97,10 @@ def accuracies(group: Group) -> Table:
                 f"The variants have different {role}s ({', '.join(networks)}), so differences are"
                 " not due to the method alone."
             )
+    for variant in group.variants:
+        if mixed := _differing([leaves(e.params) for e in variant.seeds.values()]):
+            differ = f"differ in {some_of(mixed)}, not only in the seed"
+            notes.append(f"The experiments of {variant.name} {differ}.")
     caption = f"Accuracy on {group.images.title}"
     return Table([*head, "seeds", "student"], rows, caption, _ACCURACY, notes)
 
@@ -165,12 +169,16 @@ def paper(group: Group) -> Table | None:
 def parameters(group: Group) -> Table | None:
     """Build a table of the parameters that differ between variants; None if none do."""
     found = {variant.name: leaves(variant.first.params) for variant in group.variants}
-    keys = dict.fromkeys(key for own in found.values() for key in own if key not in _SEEDS)
-    shown = {name: {key: _value(own.get(key)) for key in keys} for name, own in found.items()}
-    differing = [key for key in keys if len({own[key] for own in shown.values()}) > 1]
-    rows = [[name, *(own[key] for key in differing)] for name, own in shown.items()]
+    differing = _differing(list(found.values()))
+    rows = [[name, *(_value(own.get(key)) for key in differing)] for name, own in found.items()]
     head = ["variant", *differing]
     return Table(head, rows, "Parameters that differ", _PARAMETERS) if differing else None
+
+
+def _differing(params: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys, except seeds, that do not have the same value everywhere."""
+    keys = dict.fromkeys(key for own in params for key in own if key not in _SEEDS)
+    return [key for key in keys if len({_value(own.get(key)) for own in params}) > 1]
 
 
 def missing(comparison: Comparison) -> dict[str, list[str]]:

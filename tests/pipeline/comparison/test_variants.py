@@ -216,6 +216,15 @@ def test_parameters_that_differ_except_seeds():
     assert table.rows == [["warm", "[2]", "8.0"], ["kd", "[1, 2]", "null"]]
 
 
+def test_a_variant_of_different_settings_is_noted():
+    experiments = [
+        experiment(f"night.kd.seed{seed}", summary(0.5), seed=seed, epochs=2 + seed)
+        for seed in (0, 1)
+    ]
+    (note,) = tables.accuracies(one_group(experiments)).notes
+    assert note == "The experiments of kd differ in distill.epochs, not only in the seed."
+
+
 def test_comparing_without_results_is_refused():
     broken = [("night.kd.seed0", "it stopped"), ("night.kd.seed1", "it stopped")]
     with pytest.raises(InputError, match=r"^no experiment has results: night.kd.seed0: it"):
