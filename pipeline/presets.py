@@ -271,6 +271,7 @@ def _move_comment(params: CommentedMap, key: str) -> None:
     """Move the comment to two columns after the new value; ruamel keeps its old column."""
     comment = params.ca.items.get(key)
     if comment and comment[2]:
+        comment[3] = None  # of a list over several lines; ruamel would omit the next line break
         _, column = params.lc.key(key)
         comment[2].start_mark.column = column + len(f"{key}: {_shown(params[key])}  ")
 

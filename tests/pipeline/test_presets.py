@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 from ruamel.yaml import YAML
 
@@ -306,6 +307,15 @@ def test_line_endings_are_kept():
     presets.use([], ["distill.temperature=2.5"])
     changed = whole.replace(b"\n  temperature: 4.0", b"\n  temperature: 2.5")
     assert path.read_bytes() == changed.replace(b"\n", b"\r\n")
+
+
+def test_params_that_dvc_has_written():
+    apply_overrides(str(PARAMS_FILE), ["distill.method=kd"])  # dvc exp run -S
+    assert "learners:  " in PARAMS_FILE.read_text(encoding="utf-8"), "a list over several lines"
+    presets.use(["photos"], ["profile.devices=['ssh://pi@board']", "validate.batch_sizes=[1]"])
+    presets.use(["digits"], ["profile.devices=['local:']", "validate.batch_sizes=[1, 3, 16]"])
+    assert load_params() == parse_params(YAML(typ="safe").load(DEFAULT))
+    assert comments(PARAMS_FILE.read_text(encoding="utf-8")) == comments(DEFAULT)
 
 
 def test_a_section_that_params_lacks_is_added():
