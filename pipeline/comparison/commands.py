@@ -102,8 +102,8 @@ def choose(
         str | None,
         typer.Option(
             metavar="DEVICE",
-            help="URL, such as ssh://pi@board, or part of the processor's name; by default the"
-            " first device of this project's report.",
+            help="URL, such as ssh://pi@board, or part of the processor's name; by default the only"
+            " device or, without SWEEP, the first of this project's report.",
         ),
     ] = None,
     revisions: _Revisions = None,
