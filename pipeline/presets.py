@@ -164,7 +164,8 @@ def _reset_method(params: CommentedMap) -> None:
             default |= preset
     for path in (PRESETS_FOLDER / "methods").glob("*.yaml"):
         # Only options of a method, such as distill.kd.standardize.
-        options = {k: v for k, v in leaves(read_yaml(path)).items() if k.count(".") == 2}
+        own = leaves(read_yaml(path)).items()
+        options = {k: v for k, v in own if k in default and k.count(".") == 2}
         if all(value_at(params, key) == value for key, value in options.items()):
             for key in options:
                 _lay(_nested(key, default[key]), params)

@@ -160,7 +160,8 @@ def test_a_method_gives_the_values_of_the_whole_chains_preset_again():
 
 
 def test_presets_of_ones_own(folder):
-    own = "proxy: {method: teacher}\ndistill: {method: dkd, dkd: {beta: 2.5}}\n"
+    own = "proxy: {method: teacher}\ndistill: {method: dkd, dkd: {beta: 2.5}\n"
+    own += ", weights: pretrained, normalization: {mean: [0, 0, 0], std: [1, 1, 1]}}\n"
     (folder / "presets/methods/mine.yaml").write_text(own)
     presets.use(["methods/mine"])
     assert load_params().distill.dkd.beta == 2.5
