@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -141,7 +142,8 @@ def lines(chosen: Choice, budget: Budget) -> Iterator[str]:
         command, file = student.experiment.command, _file(student.precision)
         yield f"best     {student.name}: {_shown(student)}"
         if command is None:
-            yield f"get it   the student of this workspace: {file}"
+            missing = "" if Path(file).exists() else ", which `ackd run` creates"
+            yield f"get it   the student of this workspace: {file}{missing}"
         else:
             yield f"get it   {command}"
             yield f"         the file is then {file}"

@@ -133,7 +133,8 @@ def test_the_device_is_given_by_url_or_processor_and_never_guessed():
     assert place.title == "local: (Slow CPU), 1 thread"
 
 
-def test_accuracies_on_other_images_are_not_compared():
+def test_accuracies_on_other_images_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     a, b = (student(name, ms=1.0, mb=1.0, accuracy=0.6) for name in "ab")
     b = replace(b, images=b.images._replace(digest="bb"))
     with pytest.raises(InputError, match="tested on different images .* name one sweep"):
@@ -142,5 +143,7 @@ def test_accuracies_on_other_images_are_not_compared():
     chosen = chosen_of([a, b, here])
     assert chosen.left_out == {"tested on other images": 1}
     assert chosen.best["int8"].experiment is here, "of equals what is at hand"
+    *_, last = lines(chosen, Budget(None, None, None))
+    assert last.endswith(": artifacts/onnx/int8.static.onnx, which `ackd run` creates")
     with pytest.raises(InputError, match="no experiment has results to choose by: a: it stopped"):
         choose(Found([], [("a", "it stopped")]), Budget(None, None, None), None)
