@@ -39,6 +39,12 @@ def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
     from tzlocal import get_localzone_name
 
     zone = timezone or get_localzone_name() or "UTC"
+    no_cron = InputError(
+        f"{cron!r} is no cron expression; expected minute, hour, day, month and day of the week"
+        ' in quotes, such as "0 2 * * *" for 02:00 every night'
+    )
+    if len(cron.split()) > 5:  # Prefect would take a sixth field for seconds
+        raise no_cron
     try:
         return CronSchedule(cron=cron, timezone=zone)
     except ValidationError as error:
@@ -46,10 +52,7 @@ def parse_cron(cron: str, timezone: str | None) -> CronSchedule:
             raise InputError(
                 f"--timezone: {zone!r} is no time zone; expected a name such as Europe/Berlin"
             ) from None
-        raise InputError(
-            f"{cron!r} is no cron expression; expected minute, hour, day, month and day of the week"
-            ' in quotes, such as "0 2 * * *" for 02:00 every night'
-        ) from None
+        raise no_cron from None
 
 
 def read_pool() -> str:

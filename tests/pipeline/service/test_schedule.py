@@ -14,7 +14,7 @@ from tests.sshd import free_port
 @pytest.mark.parametrize(
     ("cron", "zone", "sentence"),
     [
-        *((cron, "UTC", "is no cron expression; ex") for cron in ("2", "0 25 * * *", "0 2 * *")),
+        *((cron, "UTC", "is no cron expression;") for cron in ("2", "0 25 * * *", "0 0 2 * * *")),
         *(("0 2 * * *", zone, "is no time zone; expected a name") for zone in ("Berlin", "../UTC")),
     ],
 )
