@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models.errors import InputError
 from pipeline.experiments import Ref, list_refs
@@ -14,7 +14,7 @@ from pipeline.git_command import changed_files, git
 from pipeline.presets import leaves
 from stages.formatting import some_of
 from stages.identify_inputs import FOLDER, checksum, identify
-from stages.params import PARAMS_FILE, parse_params, parse_yaml
+from stages.params import PARAMS_FILE, Params, parse_params, parse_yaml
 
 if TYPE_CHECKING:
     from pipeline.sweep.plan import Experiment, Plan
@@ -36,29 +36,34 @@ def check_committed() -> None:
         )
 
 
-def check_in_git(params: Mapping[str, Any]) -> None:
+def check_in_git(params: Params) -> None:
     """Raise InputError for relative paths and modules outside git: experiments run elsewhere."""
-    for key, value in leaves(params).items():
-        for text in value if isinstance(value, list) else [value]:
-            place = _place(text) if isinstance(text, str) and text else Path()
-            if place.is_absolute() or not place.exists() or place == Path():
-                continue
-            if not git(Path(), "ls-files", "--", place.as_posix()):
-                remedy = "add it to git" if place.suffix == ".py" else "give the absolute path"
-                raise InputError(
-                    f"{key} is {text!r}, which is not in git; experiments run in other folders:"
-                    f" {remedy}"
-                )
+    for key, place in _places(params):
+        if place.is_absolute() or not place.exists() or place == Path():
+            continue
+        if not git(Path(), "ls-files", "--", place.as_posix()):
+            remedy = "add it to git" if key == "network" else "give the absolute path"
+            raise InputError(
+                f"{key}: {place} is not in git; experiments run in other folders: {remedy}"
+            )
 
 
-def _place(text: str) -> Path:
-    """Return the path in a source, the module of an own network, or the text itself."""
-    scheme, _, location = text.partition(":")
-    if scheme == "torchvision":  # torchvision:CIFAR10:folder
-        location = location.partition(":")[2]
-    if scheme == "python":  # python:module:function
-        location = location.partition(":")[0].replace(".", "/") + ".py"
-    return Path(location or text)
+def _places(params: Params) -> Iterator[tuple[str, Path]]:
+    """Yield what may be in the project's folder: images, files and code of own networks."""
+    for key, source in (("source", params.data.source), ("unlabeled", params.data.unlabeled)):
+        scheme, _, location = (source or "").partition(":")
+        if scheme == "torchvision":  # torchvision:CIFAR10:folder
+            location = location.partition(":")[2]
+        yield f"data.{key}", Path(location)
+    yield "teacher.weights", params.teacher.weights_file or Path()
+    yield "distill.weights", params.distill.weights_file or Path()
+    yield "analyze.baseline", Path(params.analyze.baseline or "")
+    between = params.proxy.assistants
+    networks = [params.teacher.network, params.distill.network]
+    for name in (*networks, *between.networks, *between.candidates):
+        scheme, _, module = name.rpartition(":")[0].partition(":")  # python:module:function
+        if scheme == "python":
+            yield "network", Path(f"{module.replace('.', '/')}.py")
 
 
 def message(plan: Plan) -> str:

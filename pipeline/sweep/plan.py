@@ -179,12 +179,12 @@ def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:
             try:
                 lay = partial(laid, base, presets, source=content.data, epochs=content.epochs)
                 text = lay(own)
-                params = parse_yaml(text.encode(), str(path))
-                if folds := parse_params(params).data.folds:
+                params = parse_params(parse_yaml(text.encode(), str(path)))
+                if folds := params.data.folds:
                     text = lay({**own, FOLD: seed % folds})
                 if seed == content.seeds[0]:
                     check_in_git(params)
-                    check(parse_params(params))
+                    check(params)
             except InputError as error:
                 raise InputError(f"{path}: variant {variant}: {error}") from None
             found[name] = text

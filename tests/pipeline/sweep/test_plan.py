@@ -42,6 +42,7 @@ def test_variants_grids_and_seeds_make_experiments(project):
 
 
 def test_what_a_variant_sets_overrides_the_shared_grid(project):
+    (project / "student").mkdir()  # named like package.name
     plan = planned(
         project,
         "grid: {distill.temperature: [2, 8], distill.epochs: [3]}\n"
@@ -139,14 +140,14 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ("variants: {a: {set: {distill.network: resnet9}}}", "variant a: .*resnet9"),
         ("variants: {a: {set: {distill.seed: 3}}}", "variant a sets distill.seed, which fol"),
         ("variants: {a: {grid: {data.fold: [0, 1]}}}", "variant a sets data.fold, which follows"),
-        ("variants: {a: {set: {teacher.weights: own.pt}}}", "is 'own.pt', which is not in git"),
+        ("variants: {a: {set: {teacher.weights: own.pt}}}", "teacher.weights: own.pt is not in"),
         (
             "variants: {a: {set: {data.source: 'torchvision:CIFAR10:local'}}}",
-            "data.source is 'torchvision:CIFAR10:local', which is not in git",
+            "data.source: local is not in git; .*: give the absolute path",
         ),
         (
             "variants: {a: {set: {proxy.assistants.networks: ['python:local.own:build']}}}",
-            "proxy.assistants.networks is 'python:local.own:build', which .* add it to git",
+            "network: local/own.py is not in git; .*: add it to git",
         ),
     ],
 )
