@@ -30,6 +30,6 @@ def write_splits(
             path = folder / f"{name}_{kind}.npy"
             np.save(path, values)
             described[name][f"{kind}_sha256"] = sha256(path)
-    manifest = {"classes": list(classes), "image_size": splits["test"].shape[1]}
+    manifest = {"classes": list(classes), "image_size": splits["test"].shape[1], "fit": "crop"}
     write_json(folder / "manifest.json", manifest | {"splits": described, "mean": mean, "std": std})
     return load_data(folder)

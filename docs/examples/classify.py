@@ -74,9 +74,8 @@ class ServedModel:
         self._labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self._version = manifest["version"]
-        # Older bundles have neither fit nor resize.
-        self._size, self._fit = model["image_size"], FITS[model.get("fit", "crop")]
-        self._resize = model.get("resize", self._size)
+        self._size, self._resize = model["image_size"], model["resize"]
+        self._fit = FITS[model["fit"]]
         self._input, self._output = model["input"], model["output"]
 
 

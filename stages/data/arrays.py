@@ -146,7 +146,7 @@ class DataSet:
     @property
     def fit(self) -> str:
         """How images were made square; see ``data.fit``."""
-        return str(self.manifest.get("fit", "crop"))
+        return str(self.manifest["fit"])
 
     @property
     def mean(self) -> Sequence[float]:

@@ -99,8 +99,6 @@ def read_description(folder: Path, remedy: str) -> dict[str, Any]:
     """
     try:
         description = dict(json.loads((folder / "model.json").read_text(encoding="utf-8")))
-        description.setdefault("fit", "crop")  # older bundles have neither of these
-        description.setdefault("resize", description["image_size"])
         models = description["files"]
         entries = [files[shape] for files in models.values() for shape in ("dynamic", "static")]
         well_formed = (

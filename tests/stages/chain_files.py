@@ -41,7 +41,7 @@ def write_data(count: int = 24) -> None:
         np.save(folder / f"{split}_labels.npy", labels)
         per_class = np.bincount(labels, minlength=len(CLASSES)).tolist()
         splits[split] = {"count": count, "per_class": per_class}
-    head = {"source": "digits", "image_size": SIZE, "classes": CLASSES}
+    head = {"source": "digits", "image_size": SIZE, "fit": "crop", "classes": CLASSES}
     head |= {"mean": [0.3, 0.3, 0.3], "std": [0.2, 0.2, 0.2]}
     head |= {"val_images_also_in_train": 0, "test_images_also_in_train": 2}
     write_json(folder / "manifest.json", {**head, "splits": splits})

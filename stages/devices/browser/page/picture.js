@@ -93,8 +93,8 @@ function* each(rows, change) {
 const rounded = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 
 // uint8 [image_size, image_size, 3] of a bitmap: a square of length resize, and its centre. The
-// three values are those of model.json, without the last two in older bundles.
-export function fitted(bitmap, { image_size: size, resize = size, fit = "crop" }) {
+// three values are those of model.json.
+export function fitted(bitmap, { image_size: size, resize, fit }) {
   const { width, height } = bitmap;
   const short = Math.min(width, height);
   const long = Math.max(width, height);
