@@ -1,9 +1,11 @@
 """The exception for user errors, and helpers to show text safely."""
 
 import difflib
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import TextIOWrapper
+from typing import Any
 from unicodedata import bidirectional, category
 
 _OBEYED = {"Cc", "Cs", "Zl", "Zp"}
@@ -59,3 +61,10 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) 
     if near:
         return f"did you mean {near[0]!r}?"
     return otherwise or f"use one of {', '.join(known) or 'none'}"
+
+
+def explain(problem: Mapping[str, Any]) -> str:
+    """Return what pydantic expected of a value, from one of its ``ValidationError.errors()``."""
+    message = problem["msg"].removeprefix("Value error, ").partition(" after validation")[0]
+    message = re.sub(r"^\w+ should (be |have )?", "expected ", message)
+    return message[0].lower() + message[1:]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from models.errors import InputError, did_you_mean
+from models.errors import InputError, did_you_mean, explain
 from stages.devices.urls import parse_url
 from stages.sections.common import Section
 from stages.sections.data import Augmentation, Data
@@ -123,10 +123,10 @@ def _sentence(problem: dict[str, Any]) -> str:
         return f"{where} is not a parameter; {did_you_mean(keys[-1], known)}"
     if problem["type"] == "model_type":
         return f"{where} is {problem['input']!r}, expected keys with values; add some or remove it"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = explain(problem)
     if problem["type"] == "value_error":  # the input is a whole section, too long to show
         return f"{where}: {message}" if keys else message
-    return f"{where} is {problem['input']!r}, expected {message}"
+    return f"{where} is {problem['input']!r}, {message}"
 
 
 def _known_keys(path: list[str]) -> list[str]:

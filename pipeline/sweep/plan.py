@@ -15,24 +15,24 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from models.errors import InputError
+from models.errors import InputError, explain
 from pipeline.git_command import git
 from pipeline.presets import laid
 from pipeline.sweep.chain import Chain
 from pipeline.sweep.commits import check_committed, check_in_git
 from stages.params import PARAMS_FILE, parse_params, parse_yaml, read_yaml
 from stages.preflight import check
+from stages.sections.common import of_pattern
 
 SEED, FOLD = "distill.seed", "data.fold"
 PAGE = "docs/how-to-sweep.md"
 _MAX_SEEDS = 1000
-_Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+_Word = Annotated[str, of_pattern(r"[a-z0-9_-]+", "small letters, digits, - and _")]
 
 
 def _section_key(key: str) -> str:
@@ -162,9 +162,7 @@ def _parse(path: Path) -> SweepFile:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
-        message = problem["msg"].removeprefix("Value error, ")
-        what = message[0].lower() + message[1:]
-        raise InputError(f"{path}: {where}: {what}; see {PAGE}") from None
+        raise InputError(f"{path}: {where}: {explain(problem)}; see {PAGE}") from None
 
 
 def _texts(content: SweepFile, base: str, path: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import InputError
+from models.errors import InputError, explain
 from stages.devices.commands import Finished, last_json
 from stages.devices.judging import Milliseconds, Text, Timed
 
@@ -73,6 +73,6 @@ def parse(finished: Finished) -> Answer:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"the runner's JSON is wrong at {key}: {first['msg'].lower()}; see docs/how-to-phone.md"
-            " for its keys"
+            f"the runner's JSON is wrong at {key}: {explain(first)}; see docs/how-to-phone.md for"
+            " its keys"
         ) from None

@@ -4,7 +4,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.sections.common import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from stages.sections.common import (
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    of_pattern,
+)
 from stages.sections.training import Training
 
 _OfLogits = Literal["kd", "dkd", "dist", "rld"]
@@ -129,7 +136,8 @@ class Ackd(Section):
     """Adversarial collaborative distillation; the lambdas are from Eq. 7."""
 
     learners: Annotated[
-        list[Annotated[str, Field(pattern=r"^D[1-9](B[1-9]|T)$")]], Field(min_length=1)
+        list[Annotated[str, of_pattern(r"D[1-9](B[1-9]|T)", "a code such as D3B1 or D3T")]],
+        Field(min_length=1),
     ] = ["D3B1", "D2B2"]
     """DNBM branches off at the input of stage N and has its own copies of M stages. DNT, not in the
     paper, continues with the teacher's frozen stages."""

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from pydantic import Field, field_validator
 
-from stages.sections.common import Fraction, PositiveFloat, PositiveInt, Section
+from stages.sections.common import Fraction, PositiveFloat, PositiveInt, Section, of_pattern
 
 #: Version of a bundle: one to three numbers, compared from the left.
 VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}"
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9/_-]{0,98}[A-Za-z0-9])?"
 
 
 class Analyze(Section):
@@ -49,9 +50,8 @@ class Gate(Section):
 class Package(Section):
     """The bundle."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9/_-]{0,98}[A-Za-z0-9])?$")] = (
-        "student"  # name of the model for releases, as in dvc.yaml: artifacts
-    )
+    name: Annotated[str, of_pattern(_NAME, "at most 100 letters, digits, -, _ and /")] = "student"
+    """Name of the model for releases, as in dvc.yaml: artifacts."""
     version: str = "0.1.0"
     """One to three numbers; devices refuse a version older than the one they serve."""
     license: str | None = None

@@ -60,6 +60,12 @@ CASES = [
         "expected the student resnet8",
     ),
     ("analyze: {baseline: ./reports/classes.csv}", "analyze.baseline: expected a copy, because"),
+    (
+        "package: {name: my model}",
+        "package.name: expected at most 100 letters, digits, -, _ and /, ",
+    ),
+    ("distill: {ackd: {learners: [D3b1]}}", "learners.0: expected a code such as D3B1 or D3T, not"),
+    ("distill: {ackd: {learners: []}}", "distill.ackd.learners is [], expected at least 1 item"),
     ("data: ", "data is None, expected keys with values; add some or remove it"),
     (
         "{gate: {max_p90_ms: 5}, profile: {threads: [1, 2], devices: ['local:?threads=4']}}",

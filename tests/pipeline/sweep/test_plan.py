@@ -125,13 +125,16 @@ def test_every_command_of_the_page_is_run_by_a_test():
         ("variants: {a: {sett: {}}}", r"a\.sett: extra inputs are not permitted; see docs/how-to"),
         ("seeds: 0\nvariants: {a: }", "seeds: 0 is the number of seeds, expected 1 to 1000"),
         ("seeds: 20240101\nvariants: {a: }", r"for one seed of this value write \[20240101\]"),
-        ("seeds: true\nvariants: {a: }", "seeds: input should be a valid list"),
+        ("seeds: true\nvariants: {a: }", "seeds: expected a valid list"),
         ("seeds: [1, 1]\nvariants: {a: }", "seeds: seed 1 is listed twice; list it once"),
         ("variants: {a: {grid: {distill.epochs: [2, 2]}}}", "two experiments have the name t.a-ep"),
         ("variants: {a: {grid: {distill.epochs: [2026-12-01]}}}", "variant a-epochs_2026-12-01: "),
         ("variants: {a: {set: {distill: {seed: 2}}}}", "set.distill: expected a key such as dis"),
         ("seeds: 1", "variants: field required"),
-        ("variants: {a: {grid: {distill.epochs: []}}}", "grid.distill.epochs: list should have at"),
+        (
+            "variants: {a: {grid: {distill.epochs: []}}}",
+            "grid.distill.epochs: expected at least 1 item; see",
+        ),
         (
             "set: {distill.epochs: 3}\ngrid: {distill.epochs: [2]}\nvariants: {a: }",
             "grid: distill.epochs is also in set; keep one of the two",

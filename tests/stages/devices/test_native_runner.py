@@ -20,8 +20,8 @@ ANSWER |= {"init_ms": 1, "first_ms": 1, "samples_ms": [1, 1.5], "golden": GOLDEN
     ("given", "sentence"),
     [
         ("ready", r" printed 'ready', expected one line of JSON with the keys of docs/"),
-        ({"init_ms": None}, "JSON is wrong at init_ms: input should be a valid number"),
-        ({"samples_ms": []}, "JSON is wrong at samples_ms: list should have at least 1"),
+        ({"init_ms": None}, "JSON is wrong at init_ms: expected a valid number"),
+        ({"samples_ms": []}, "JSON is wrong at samples_ms: expected at least 1 item; see"),
         ({"golden": {"cosine": 1.0}}, r"wrong at golden\.max_relative_error: field required"),
     ],
 )
