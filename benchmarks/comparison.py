@@ -77,7 +77,7 @@ def compare(
                 continue
             peer = (_PEERS[name], checkout) if checkout and name in _PEERS else None
             study.distil(f"{name}, seed {seed}", sections(variant, seed), peer)
-    publish(plan, markdown(study.results, list(variants), content["baselines"]))
+    publish(plan, markdown(study.results, content))
 
 
 def sections(variant: Json, seed: int) -> dict[str, Json]:
@@ -89,20 +89,26 @@ def sections(variant: Json, seed: int) -> dict[str, Json]:
     return changed
 
 
-def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Sequence[str]) -> str:
-    """Return a table of each variant's mean, range, and paired difference from each baseline."""
+def markdown(results: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """Return a table of each variant's mean, range, and paired difference from each baseline.
+
+    Accuracies are those on test images, or on validation images if the plan has ``tuning: true``.
+    """
+    baselines = plan["baselines"]
+    images = "validation" if plan.get("tuning", False) else "test"
+    key = "val_accuracy" if images == "validation" else "accuracy"
     runs: dict[str, list[Json]] = {}
     found: dict[str, dict[int, float]] = {}  # accuracies in percent, by variant and seed
     for name, run in results["runs"].items():
         variant, _, seed = name.rpartition(", seed ")
         runs.setdefault(variant, []).append(run)
-        found.setdefault(variant, {})[int(seed)] = 100 * run["accuracy"]
+        found.setdefault(variant, {})[int(seed)] = 100 * run[key]
     # If a peer reports its speed, compare speeds as well.
     paced = any("images_per_second" in run for run in results["runs"].values())
     heads = ["", "accuracy, %", "range", *(["images/s"] if paced else [])]
     heads += [f"vs {name}, points (95 % interval)" for name in baselines]
     rows = []
-    for variant in filter(found.get, variants):
+    for variant in filter(found.get, plan["variants"]):
         mean, low, high, number = spread(found[variant].values())
         rows.append(
             [
@@ -113,7 +119,7 @@ def markdown(results: Mapping[str, Any], variants: Sequence[str], baselines: Seq
                 *(_over(variant, name, found) for name in baselines),
             ]
         )
-    return f"{_describe(results)}\n\n{table(heads, rows)}\n"
+    return f"{_describe(results, images)}\n\n{table(heads, rows)}\n"
 
 
 def _pace(runs: Sequence[Json]) -> str:
@@ -130,14 +136,14 @@ def _over(variant: str, baseline: str, found: Mapping[str, Mapping[int, float]])
     return f"{over.mean:+.2f}{between}"
 
 
-def _describe(results: Mapping[str, Any]) -> str:
+def _describe(results: Mapping[str, Any], images: str) -> str:
     """Describe teacher, student and machines in one sentence."""
     teacher, distill = (results["params"][section] for section in ("teacher", "distill"))
     machines = "; ".join(sorted({run["machine"] for run in results["runs"].values()}))
     accuracies = ", ".join(f"{value:.2%}" for value in sorted(results["teachers"].values()))
     return (
         f"{teacher['network']} ({teacher['epochs']} epochs, {accuracies})"
-        f" to {distill['network']} ({distill['epochs']} epochs), test accuracy after the last"
+        f" to {distill['network']} ({distill['epochs']} epochs), {images} accuracy after the last"
         f" epoch; {machines}."
     )
 

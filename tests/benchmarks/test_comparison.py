@@ -73,9 +73,17 @@ def test_a_peer_that_measures_its_speed_is_compared_in_it():
         "params": {"teacher": training, "distill": training},
         "runs": {"kd, seed 0": ours, "timm's train.py, seed 0": theirs},
     }
-    text = comparison.markdown(results, ["kd", "timm's train.py"], ["timm's train.py"])
+    variants = dict.fromkeys(["kd", "timm's train.py"])
+    plan = {"variants": variants, "baselines": ["timm's train.py"]}
+    text = comparison.markdown(results, plan)
     assert "| kd | 50.00 | 50.00 to 50.00 (1 seed) | 12.5 | +10.00 |" in text
     assert "| timm's train.py | 40.00 | 40.00 to 40.00 (1 seed) | 10.0 |  |" in text
+    assert "test accuracy after" in text
+    for run in (ours, theirs):
+        run["val_accuracy"] = 0.25
+    text = comparison.markdown(results, plan | {"tuning": True})
+    assert "| kd | 25.00 |" in text
+    assert "validation accuracy after the last epoch" in text
 
 
 def test_a_variant_may_be_trained_by_the_loop_of_a_peer(page, checkout, monkeypatch):
@@ -115,7 +123,9 @@ def test_the_students_of_a_seed_have_one_teacher(monkeypatch):
         other.distil("sp, seed 0", {"distill": {"seed": 0, "method": "sp"}})
     results = read_json(FOLDER / "one.json")
     results["params"]["distill"] = results["params"]["teacher"]
-    assert "a (1 epochs, 50.00%, 62.50%)" in comparison.markdown(results, ["kd"], [])
+    assert "a (1 epochs, 50.00%, 62.50%)" in comparison.markdown(
+        results, {"variants": ["kd"], "baselines": []}
+    )
     one.distil("sp, seed 0", {"distill": {"seed": 0, "method": "sp"}})
     runs = read_json(FOLDER / "one.json")["runs"]
     assert list(runs) == ["kd, seed 0", "kd, seed 1", "scratch, seed 0", "sp, seed 0"]

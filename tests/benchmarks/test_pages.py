@@ -32,7 +32,7 @@ def test_a_page_has_the_table_of_each_comparison(path):
     plan, results = read_yaml(path), ROOT / FOLDER / f"{path.stem}.json"
     text = section(path.stem)
     if results.exists():
-        made = comparison.markdown(read_json(results), list(plan["variants"]), plan["baselines"])
+        made = comparison.markdown(read_json(results), plan)
         assert text == made
 
 
