@@ -65,6 +65,8 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) 
 
 def explain(problem: Mapping[str, Any]) -> str:
     """Return what pydantic expected of a value, from one of its ``ValidationError.errors()``."""
-    message = problem["msg"].removeprefix("Value error, ").partition(" after validation")[0]
+    if problem["type"] == "value_error":  # of this project
+        return str(problem["msg"].removeprefix("Value error, "))
+    message = problem["msg"].partition(" after validation")[0]
     message = re.sub(r"^\w+ should (be |have )?", "expected ", message)
     return message[0].lower() + message[1:]
